@@ -1,0 +1,1 @@
+"""Messages to values and back, by attribute or from serialized bytes; knows no ROS."""

@@ -1,0 +1,1 @@
+"""Bundles: one TorchScript file that carries preprocessing, network, decoding and NMS."""

@@ -1,0 +1,1 @@
+"""The ROS shells: the only room that imports rclpy or message packages."""

@@ -1,0 +1,1 @@
+"""Clock, fixed-rate scheduler, mailbox, frame ledger, statistics; standard library only."""

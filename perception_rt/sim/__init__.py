@@ -1,0 +1,1 @@
+"""A small synthetic drive with ground truth."""

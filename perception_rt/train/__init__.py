@@ -1,0 +1,1 @@
+"""Recipes that train the shipped bundles on the simulator."""

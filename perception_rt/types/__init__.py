@@ -1,0 +1,14 @@
+"""The values that flow between the steps: small, frozen, shapes checked at birth."""
+
+from perception_rt.types.detections import Detections2D
+from perception_rt.types.errors import BundleError, CodecError, ConfigError, PerceptionError
+from perception_rt.types.frames import CameraFrame
+
+__all__ = [
+    "BundleError",
+    "CameraFrame",
+    "CodecError",
+    "ConfigError",
+    "Detections2D",
+    "PerceptionError",
+]

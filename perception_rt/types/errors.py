@@ -1,0 +1,30 @@
+"""Every error that bad input can raise; each one names the field and the value."""
+
+from __future__ import annotations
+
+
+class PerceptionError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class CodecError(PerceptionError):
+    """A message that cannot be turned into a value.
+
+    Attributes:
+        field: the message field at fault, e.g. ``"step"``.
+        value: its value as received (shortened when long).
+    """
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        text = repr(value)
+        self.field = field
+        self.value = value
+        super().__init__(f"{field}={text if len(text) <= 80 else text[:77] + '...'}: {reason}")
+
+
+class BundleError(PerceptionError):
+    """A bundle that cannot be saved, loaded or trusted; the text is one line that says why."""
+
+
+class ConfigError(PerceptionError):
+    """A parameter or a command-line value that cannot be used; names it and says what to do."""

@@ -1,0 +1,29 @@
+"""Sensor frames as they leave the codec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CameraFrame:
+    """One camera image at its native size.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, often a read-only view into the message; rows may be padded (strided).
+        bgr: True when the channels are blue, green, red; False for red, green, blue.
+        stamp_ns: the sensor's stamp, ns.
+        frame_id: the optical frame of the camera (REP 103).
+    """
+
+    pixels: np.ndarray
+    bgr: bool
+    stamp_ns: int
+    frame_id: str
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise ValueError(f"pixels must be a non-empty (H, W, 3) uint8 array, got {shape} {dtype}")
