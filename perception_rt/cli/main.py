@@ -19,7 +19,7 @@ SUBCOMMANDS = {
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser; only the module of `command` is imported, so that --help of one needs no torch of another."""
+    """The parser; only the module of `command` is imported, as importing all is slow."""
     parser = argparse.ArgumentParser(prog="perception-rt", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
