@@ -57,11 +57,14 @@ def average_precision(
     return {**means, "per_class": per_class}
 
 
-def _precision(
-    truths: Sequence[Detections2D], detections: Sequence[Detections2D], classes: int
-) -> np.ndarray:
+def _labels(frames: Sequence[Detections2D]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.int64), *(frame.labels for frame in frames)])
+
+
+def _precision(truths: Sequence[Detections2D], found: Sequence[Detections2D], classes: int) -> np.ndarray:
+    """(IoU thresholds, recalls, classes), -1 for a class without truth."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = COCOeval(_coco(truths, classes), _coco(detections, classes), "bbox")
+        evaluation = COCOeval(_coco(truths, classes), _coco(found, classes), "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
