@@ -1,7 +1,7 @@
 """The values that flow between the steps: small, frozen, shapes checked at birth."""
 
 from perception_rt.types.detections import Detections2D
-from perception_rt.types.errors import BundleError, CodecError, ConfigError, PerceptionError
+from perception_rt.types.errors import BundleError, CodecError, ConfigError, ModelError, PerceptionError
 from perception_rt.types.frames import CameraFrame
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "CodecError",
     "ConfigError",
     "Detections2D",
+    "ModelError",
     "PerceptionError",
 ]

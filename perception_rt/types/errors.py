@@ -28,3 +28,7 @@ class BundleError(PerceptionError):
 
 class ConfigError(PerceptionError):
     """A parameter or a command-line value that cannot be used; names it and says what to do."""
+
+
+class ModelError(PerceptionError):
+    """A model that failed while running: wrong input, an exception inside, out of memory."""

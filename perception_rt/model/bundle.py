@@ -1,0 +1,110 @@
+"""Save, load and verify bundles: one TorchScript file that carries its manifest.
+
+A bundle is a program: opening one runs the code inside it. Open only those whose source you trust. The
+hash in the manifest guards against damage and mix-ups, not against an author with bad intent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perception_rt.model.golden import GOLDEN_SHAPE, golden_input, make_golden
+from perception_rt.model.manifest import InputSpec, Manifest, parse_manifest
+from perception_rt.model.runtime import (
+    Runtime,
+    module_sha256,
+    read_archive,
+    resolve_bundle,
+    resolve_device,
+    script_module,
+    write_archive,
+)
+from perception_rt.types.errors import BundleError
+
+
+def save(
+    path: str | Path,
+    module: torch.nn.Module,
+    *,
+    name: str,
+    classes: Sequence[str],
+    input_spec: InputSpec,
+    licence: str,
+    version: str = "1",
+    task: str = "detect2d",
+    provenance: Mapping[str, Any] | None = None,
+    golden_seed: int = 0,
+) -> Manifest:
+    """Script a module and write it with its manifest, whole or not at all.
+
+    Args:
+        path: the file to write; its folder must exist.
+        module: takes ``(images, bgr, score_threshold, nms_threshold)`` as `Detector` does, and has the
+            float attributes ``score_threshold`` and ``nms_threshold``: the defaults of the bundle.
+        name: what the bundle is called.
+        classes: class names, by label.
+        input_spec: how images reach the network.
+        licence: of the weights.
+        version: of the bundle.
+        task: what it does.
+        provenance: where the weights come from, JSON values.
+        golden_seed: seed of the golden input.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        BundleError: where the module cannot be scripted, answers nothing to the golden input, or a
+            field is invalid.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise BundleError(f"{path}: no folder {path.parent}")
+    scripted = script_module(module.to("cpu"))
+    defaults = {key: getattr(scripted, key, None) for key in ("score_threshold", "nms_threshold")}
+    for key, value in defaults.items():
+        if not isinstance(value, float):
+            raise BundleError(f"module attribute {key}={value!r}: must be a float, the bundle's default")
+    with torch.inference_mode():
+        images = torch.from_numpy(golden_input(golden_seed, GOLDEN_SHAPE))
+        answer = scripted(images, False, 0.0, -1.0)
+    boxes, scores, labels, image_index = (tensor.numpy() for tensor in answer)
+    if not len(scores):
+        raise BundleError("the module finds nothing in the golden input at score 0: that would prove nothing")
+    manifest = Manifest(
+        name=name,
+        version=version,
+        task=task,
+        input=input_spec,
+        classes=tuple(classes),
+        sha256=module_sha256(scripted),
+        golden=make_golden((boxes, scores, labels, image_index), golden_seed),
+        provenance=dict(provenance or {}),
+        licence=licence,
+        **defaults,
+    )
+    parse_manifest(manifest.to_json())  # what cannot be read back is not written
+    write_archive(scripted, manifest, path)
+    return manifest
+
+
+def load(path_or_name: str | Path, device: str = "cpu") -> tuple[torch.nn.Module, Manifest]:
+    """Load a bundle's module as it was saved, weights held to their hash; to run one use `Runtime`.
+
+    Raises:
+        BundleError: one line that says why not.
+    """
+    return read_archive(resolve_bundle(path_or_name), resolve_device(device))
+
+
+def verify(path_or_name: str | Path, device: str = "cpu") -> Manifest:
+    """Hold a bundle to its manifest, its hash and its golden answer.
+
+    Raises:
+        BundleError: one line that says what is wrong.
+    """
+    return Runtime.open(path_or_name, device).manifest
