@@ -1,0 +1,232 @@
+"""sensor_msgs/Image to frames, with cv_bridge's meaning of the encodings.
+
+Parsing checks the header and the layout and touches no pixel, so it is cheap enough for the thread that
+receives; `RawImage.decode` does the work, where there is any: rgb8 and bgr8 are views into the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+
+from perception_rt.codec.cdr import BYTES_LIKE, CdrReader, message_header, message_octets
+from perception_rt.types import CameraFrame, CodecError
+
+MAX_BYTES = 1 << 28
+"""Default limit on one image, received or decoded: 256 MiB, above any camera of today."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawImage:
+    """One sensor_msgs/Image whose layout was found sound; make it with `parse_image`.
+
+    Attributes:
+        stamp_ns: the sensor's stamp, ns.
+        frame_id: the optical frame of the camera.
+        encoding: name of the pixel layout, a key of sensor_msgs' image_encodings.
+        height: rows, px.
+        width: columns, px.
+        step: bytes from one row to the next, padding included.
+        is_bigendian: byte order of 16-bit pixels.
+        data: (N,) uint8, read-only view into the message.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    encoding: str
+    height: int
+    width: int
+    step: int
+    is_bigendian: bool
+    data: np.ndarray
+
+    def decode(self) -> CameraFrame:
+        """The pixels as (H, W, 3) uint8.
+
+        rgb8 and bgr8 are read-only views (strided where rows are padded); all else becomes new RGB pixels.
+        16-bit values are scaled by 255 / 65535 and rounded, as in cv_bridge.
+        """
+        layout = _LAYOUTS[self.encoding]
+        pixels = layout.unpack(self)
+        return CameraFrame(pixels, layout.bgr, self.stamp_ns, self.frame_id)
+
+
+def parse_image(source: object, max_bytes: int = MAX_BYTES) -> RawImage:
+    """Check a sensor_msgs/Image and give a handle on it; no pixel is read or copied.
+
+    Args:
+        source: the message object (of rclpy or rosbags), or its serialized bytes.
+        max_bytes: limit on the image as received and as decoded, bytes.
+
+    Raises:
+        CodecError: for truncated bytes, zero size, an encoding or a step that does not fit, short data, or
+            an image over the limit.
+    """
+    image = _from_bytes(source) if isinstance(source, BYTES_LIKE) else _from_message(source)
+    _check(image, max_bytes)
+    return image
+
+
+def _from_bytes(source: bytes | bytearray | memoryview) -> RawImage:
+    reader = CdrReader(source)
+    stamp_ns, frame_id = reader.header()
+    height, width = reader.scalars("height, width", "I", 2)
+    encoding = reader.string("encoding")
+    (is_bigendian,) = reader.scalars("is_bigendian", "B")
+    (step,) = reader.scalars("step", "I")
+    return RawImage(
+        stamp_ns, frame_id, encoding, height, width, step, bool(is_bigendian), reader.octets("data")
+    )
+
+
+def _from_message(message: object) -> RawImage:
+    try:
+        return RawImage(
+            *message_header(message),
+            message.encoding,
+            message.height,
+            message.width,
+            message.step,
+            bool(message.is_bigendian),
+            message_octets("data", message.data),
+        )
+    except AttributeError as error:
+        raise CodecError("source", type(message).__name__, f"not a sensor_msgs/Image: {error}") from error
+
+
+def _check(image: RawImage, max_bytes: int) -> None:
+    layout = _LAYOUTS.get(image.encoding)
+    if layout is None:
+        raise CodecError("encoding", image.encoding, f"unknown; known are {', '.join(_LAYOUTS)}")
+    height, width, step = image.height, image.width, image.step
+    for field, size, multiple in (
+        ("height", height, layout.even_rows),
+        ("width", width, layout.even_columns),
+    ):
+        if size < layout.least or size % multiple:
+            rule = f"at least {layout.least}" if size < layout.least else f"a multiple of {multiple}"
+            raise CodecError(field, size, f"{image.encoding} needs {rule}")
+    row = width * layout.pixel_bytes
+    if step < row:
+        raise CodecError("step", step, f"{width} px of {image.encoding} take {row} bytes")
+    rows = height * layout.rows_per_2 // 2
+    received = step * (rows - 1) + row
+    if max(received, height * width * 3) > max_bytes:
+        raise CodecError(
+            "height x width x step", (height, width, step), f"over the limit of {max_bytes} bytes"
+        )
+    if len(image.data) < received:
+        raise CodecError("data", len(image.data), f"{rows} rows of {step} bytes need at least {received}")
+
+
+def _view(image: RawImage, *shape: int, dtype: str = "u1", offset: int = 0, step: int = 0) -> np.ndarray:
+    """Rows of the message's data as an array of `shape`: no copy."""
+    itemsize = np.dtype(dtype).itemsize
+    strides = [step or image.step, itemsize]
+    if len(shape) == 3:
+        strides.insert(1, itemsize * shape[2])
+    return np.ndarray(shape, dtype, image.data, offset, strides)
+
+
+def _packed(image: RawImage) -> np.ndarray:
+    return _view(image, image.height, image.width, 3)
+
+
+def _colour(image: RawImage, *, code: int, channels: int) -> np.ndarray:
+    shape = (image.height, image.width) if channels == 1 else (image.height, image.width, channels)
+    return cv2.cvtColor(_view(image, *shape), code)
+
+
+def _native16(image: RawImage) -> np.ndarray:
+    wire = _view(image, image.height, image.width, dtype=">u2" if image.is_bigendian else "<u2")
+    # An odd step or an odd place in the message leaves the values unaligned, which OpenCV does not take.
+    return np.require(wire, np.uint16, ["ALIGNED"])
+
+
+def _mono16(image: RawImage) -> np.ndarray:
+    return cv2.cvtColor(to_8_bit(_native16(image)), cv2.COLOR_GRAY2RGB)
+
+
+def _bayer16(image: RawImage, *, code: int) -> np.ndarray:
+    return to_8_bit(cv2.cvtColor(_native16(image), code))
+
+
+def _nv(image: RawImage, *, code: int) -> np.ndarray:
+    return cv2.cvtColor(_view(image, image.height * 3 // 2, image.width), code)
+
+
+def _nv24(image: RawImage) -> np.ndarray:
+    """Each pixel has its own U and V: two equal luma samples make it a UYVY pair, of which one is kept."""
+    luma = _view(image, image.height, image.width)
+    chroma = _view(image, image.height, image.width, 2, offset=image.height * image.step, step=2 * image.step)
+    pairs = np.stack((chroma[..., 0], luma, chroma[..., 1], luma), axis=-1)
+    wide = cv2.cvtColor(pairs.reshape(image.height, 2 * image.width, 2), cv2.COLOR_YUV2RGB_UYVY)
+    return np.ascontiguousarray(wide[:, ::2])
+
+
+def to_8_bit(pixels: np.ndarray) -> np.ndarray:
+    """16-bit pixels scaled to 8 bits as cv_bridge does: times 255 / 65535, rounded."""
+    return cv2.convertScaleAbs(pixels, alpha=255 / 65535)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How one encoding lies in memory.
+
+    Attributes:
+        pixel_bytes: bytes per pixel in a row.
+        unpack: makes the (H, W, 3) uint8 pixels.
+        bgr: the channel order that `unpack` leaves.
+        rows_per_2: rows of `step` bytes for every two image rows (more than two where chroma planes follow).
+        even_rows: the height is a multiple of this.
+        even_columns: the width is a multiple of this.
+        least: smallest height and width.
+    """
+
+    pixel_bytes: int
+    unpack: Callable[[RawImage], np.ndarray]
+    bgr: bool = False
+    rows_per_2: int = 2
+    even_rows: int = 1
+    even_columns: int = 1
+    least: int = 1
+
+
+_UYVY = _Layout(2, partial(_colour, code=cv2.COLOR_YUV2RGB_UYVY, channels=2), even_columns=2)
+_YUYV = _Layout(2, partial(_colour, code=cv2.COLOR_YUV2RGB_YUYV, channels=2), even_columns=2)
+
+# OpenCV names a Bayer pattern by the second row's second and third pixel, ROS by the first row's first two.
+_BAYER = {
+    "rggb": cv2.COLOR_BayerBG2RGB,
+    "bggr": cv2.COLOR_BayerRG2RGB,
+    "gbrg": cv2.COLOR_BayerGR2RGB,
+    "grbg": cv2.COLOR_BayerGB2RGB,
+}
+
+_LAYOUTS = {
+    "rgb8": _Layout(3, _packed),
+    "bgr8": _Layout(3, _packed, bgr=True),
+    "rgba8": _Layout(4, partial(_colour, code=cv2.COLOR_RGBA2RGB, channels=4)),
+    "bgra8": _Layout(4, partial(_colour, code=cv2.COLOR_BGRA2RGB, channels=4)),
+    "mono8": _Layout(1, partial(_colour, code=cv2.COLOR_GRAY2RGB, channels=1)),
+    "mono16": _Layout(2, _mono16),
+    "yuv422": _UYVY,
+    "uyvy": _UYVY,
+    "yuv422_yuy2": _YUYV,
+    "yuyv": _YUYV,
+    "nv12": _Layout(1, partial(_nv, code=cv2.COLOR_YUV2RGB_NV12), rows_per_2=3, even_rows=2, even_columns=2),
+    "nv21": _Layout(1, partial(_nv, code=cv2.COLOR_YUV2RGB_NV21), rows_per_2=3, even_rows=2, even_columns=2),
+    "nv24": _Layout(1, _nv24, rows_per_2=6),
+    # OpenCV leaves a Bayer image of less than 3 x 3 px black.
+    **{
+        f"bayer_{name}8": _Layout(1, partial(_colour, code=code, channels=1), least=3)
+        for name, code in _BAYER.items()
+    },
+    **{f"bayer_{name}16": _Layout(2, partial(_bayer16, code=code), least=3) for name, code in _BAYER.items()},
+}
+ENCODINGS = tuple(_LAYOUTS)
+"""The encodings that `parse_image` takes."""
