@@ -1,0 +1,190 @@
+"""What all nodes share: lifecycle with guarded transitions, parameters, diagnostics at 1 Hz."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from perception_rt.node import parameters
+from perception_rt.node.parameters import Parameter
+
+AUTOSTART = Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager.")
+DIAGNOSTICS_PERIOD_S = 1.0
+
+
+class PerceptionNode(LifecycleNode):
+    """A lifecycle node whose subclass fills in four steps and its diagnostics.
+
+    `setup` loads, verifies and warms up; `start` only enables; `stop` and `teardown` undo them. A step that
+    raises is logged with its traceback, undone, and the transition fails.
+    """
+
+    PARAMETERS: ClassVar[Sequence[Parameter]] = ()
+
+    def __init__(self, node_name: str, **kwargs: Any) -> None:
+        super().__init__(node_name, **kwargs)
+        self._table = (AUTOSTART, *self.PARAMETERS)
+        self._configured = False
+        self.active = False
+        self.values: dict[str, Any] = {}
+        parameters.declare(self, self._table)
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.add_post_set_parameters_callback(self._take_parameters)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Wall time: diagnostics must go on while simulated time stands still.
+        wall = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_second, clock=wall)
+
+    # What subclasses fill in.
+
+    def setup(self) -> None:
+        """Take resources, by `self.values`; any exception fails the transition."""
+
+    def start(self) -> None:
+        """Enable; must be quick."""
+
+    def stop(self) -> None:
+        """Disable; must be quick."""
+
+    def teardown(self) -> None:
+        """Give every resource back; also called after a failed `setup`, so each may be missing."""
+
+    def on_parameters(self) -> None:
+        """Live parameters changed; `self.values` is up to date."""
+
+    def every_second(self) -> None:
+        """Called at 1 Hz while active, before the diagnostics."""
+
+    def diagnostics(self) -> list[DiagnosticStatus]:
+        """The statuses to publish at 1 Hz."""
+        return []
+
+    # Lifecycle.
+
+    def autostart(self) -> bool:
+        """Configure and activate if the parameter `autostart` says so; False where that failed."""
+        if not self.get_parameter(AUTOSTART.name).value:
+            return True
+        done = TransitionCallbackReturn.SUCCESS
+        return self.trigger_configure() == done and self.trigger_activate() == done
+
+    def wind_down(self) -> None:
+        """Deactivate and clean up from wherever the node stands, with a last diagnostics message."""
+        if self.active:
+            self.trigger_deactivate()
+        self._publish_diagnostics()
+        if self._configured:
+            self.trigger_cleanup()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read and check the parameters, then `setup`."""
+
+        def configure() -> None:
+            self.values = parameters.read(self, self._table)
+            self.setup()
+            self._configured = True
+
+        return self._guard("configure", configure, self.teardown)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Enable."""
+
+        def activate() -> None:
+            super(PerceptionNode, self).on_activate(state)  # without it lifecycle publishers stay silent
+            self.start()
+            self.active = True
+
+        return self._guard("activate", activate, self.stop)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Disable."""
+
+        def deactivate() -> None:
+            self.active = False
+            self.stop()
+            super(PerceptionNode, self).on_deactivate(state)
+
+        return self._guard("deactivate", deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give everything back."""
+
+        def cleanup() -> None:
+            self._configured = False
+            self.teardown()
+
+        return self._guard("clean up", cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Disable and give everything back, from any state."""
+
+        def shutdown() -> None:
+            if self.active:
+                self.active = False
+                self.stop()
+            self._configured = False
+            self.teardown()
+
+        return self._guard("shut down", shutdown)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured, so that the node can be configured again."""
+        self.active = self._configured = False
+        return self._guard("recover", self.teardown)
+
+    def _guard(
+        self, transition: str, step: Callable[[], None], undo: Callable[[], None] | None = None
+    ) -> TransitionCallbackReturn:
+        """Run a step; rclpy would swallow its exception, so log it here, undo, and fail."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - any failure must fail the transition, not the process
+            self.get_logger().error(f"cannot {transition}: {error}\n{traceback.format_exc()}")
+            if undo is not None:
+                self._guard(f"undo {transition}", undo)
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    # Parameters and diagnostics.
+
+    def _check_parameters(self, changes: list) -> Any:
+        return parameters.check_set(self._table, changes, self._configured)
+
+    def _take_parameters(self, changes: list) -> None:
+        if self._configured:
+            self.values = parameters.read(self, self._table)
+            self.on_parameters()
+
+    def _on_second(self) -> None:
+        if self.active:
+            self.every_second()
+        self._publish_diagnostics()
+
+    def _publish_diagnostics(self) -> None:
+        statuses = self.diagnostics()
+        if statuses:
+            message = DiagnosticArray(status=statuses)
+            message.header.stamp = self.get_clock().now().to_msg()
+            self._diagnostics_publisher.publish(message)
+
+
+def status(name: str, level: bytes, message: str, hardware_id: str, values: dict) -> DiagnosticStatus:
+    """A DiagnosticStatus from plain values; floats are shown with two decimals, None as empty."""
+
+    def text(value: object) -> str:
+        if value is None:
+            return ""
+        return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+    return DiagnosticStatus(
+        name=name,
+        level=level,
+        message=message,
+        hardware_id=hardware_id,
+        values=[KeyValue(key=key, value=text(value)) for key, value in values.items()],
+    )

@@ -1,0 +1,99 @@
+"""The fixed-rate scheduler: keeps the rate and moves its phase to fall just after arrivals.
+
+A timer that ignores arrivals adds up to one period of age, differently at each start
+(https://github.com/autowarefoundation/autoware_universe/issues/8657). Three rules end that:
+
+* A tick that finds no frame stays open; the next arrival runs at once and becomes the new phase.
+* Where every frame of the last ticks had to wait, the phase moves earlier, a few percent of a period a tick,
+  until the shortest wait is `MARGIN_NS`.
+* A run that takes longer than a period is followed at once by the next; the ticks under it are skipped, never
+  queued.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+MARGIN_NS = 500_000  # waits shorter than this are jitter
+SLEW = 0.05  # of a period, the most that one tick moves the phase
+WINDOW = 16  # ticks whose shortest wait counts; longer than the usual beat of camera and tick
+
+
+class FixedRateScheduler:
+    """Decides when to run; holds no thread and no clock, so that it runs the same under virtual time.
+
+    Call `poll` whenever a frame arrives and at `wake_ns`; call `finished` when a run ended. Times are
+    in ns, of one clock.
+
+    Attributes:
+        empty: ticks that passed without a new frame.
+        skipped: ticks that passed while a run was still busy.
+        deadline_misses: runs that were still busy at the next tick.
+    """
+
+    def __init__(self, rate_hz: float) -> None:
+        self.empty = 0
+        self.skipped = 0
+        self.deadline_misses = 0
+        self._due_ns: int | None = None
+        self._waits: deque[int] = deque(maxlen=WINDOW)
+        self.rate_hz = rate_hz
+
+    @property
+    def rate_hz(self) -> float:
+        """The rate, Hz; may be set while running."""
+        return self._rate_hz
+
+    @rate_hz.setter
+    def rate_hz(self, rate_hz: float) -> None:
+        if not 0 < rate_hz <= 1000:
+            raise ValueError(f"rate_hz={rate_hz} must be above 0 and at most 1000")
+        self._rate_hz = rate_hz
+        self.period_ns = round(1e9 / rate_hz)
+
+    def poll(self, now_ns: int, ready_ns: int | None) -> bool:
+        """Whether to run now.
+
+        Args:
+            now_ns: the time now.
+            ready_ns: when the waiting frame became ready; None without one.
+        """
+        due = now_ns if self._due_ns is None else self._due_ns
+        if due - now_ns > 2 * self.period_ns:  # the clock was set back: start over
+            due = now_ns
+        ready = ready_ns is not None and ready_ns <= now_ns
+        if self._due_ns is not None:
+            # Ticks that ended before this frame was ready found nothing.
+            passed = max(0, (min(ready_ns, now_ns) if ready else now_ns) - due) // self.period_ns
+            self.empty += passed
+            due += passed * self.period_ns
+            self._due_ns = due
+        if not ready or now_ns < due:
+            return False
+        self._due_ns = max(due, ready_ns) + self.period_ns - self._phase_step(max(0, due - ready_ns))
+        return True
+
+    def _phase_step(self, wait_ns: int) -> int:
+        """How much earlier the next tick falls, ns, now that a frame waited `wait_ns` for this one."""
+        self._waits.append(wait_ns)
+        if len(self._waits) < WINDOW:
+            return 0
+        step = min(min(self._waits) - MARGIN_NS, int(SLEW * self.period_ns))
+        if step <= 0:
+            return 0
+        self._waits = deque((wait - step for wait in self._waits), maxlen=WINDOW)
+        return step
+
+    def finished(self, now_ns: int) -> None:
+        """A run ended; ticks that fell under it are skipped and the next may start at once."""
+        if self._due_ns is not None and now_ns > self._due_ns:
+            self.deadline_misses += 1
+            self.skipped += (now_ns - self._due_ns) // self.period_ns
+            self._due_ns = now_ns
+            self._waits.clear()
+
+    def wake_ns(self, ready_ns: int | None) -> int | None:
+        """When to poll again if nothing arrives before; None: only an arrival matters."""
+        if ready_ns is None:
+            return None
+        return ready_ns if self._due_ns is None else max(self._due_ns, ready_ns)

@@ -1,0 +1,56 @@
+"""Latency statistics over the latest samples."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+
+
+class LatencyWindow:
+    """The latest `size` samples of one duration, ms; safe to use from several threads."""
+
+    def __init__(self, size: int = 2048) -> None:
+        self._samples: deque[float] = deque(maxlen=size)
+        self._lock = threading.Lock()
+
+    def add(self, value_ms: float) -> None:
+        """Add one sample, ms."""
+        with self._lock:
+            self._samples.append(value_ms)
+
+    def percentiles(self) -> dict[str, float] | None:
+        """`{"p50": ms, "p99": ms}` by nearest rank, or None before the first sample."""
+        with self._lock:
+            ordered = sorted(self._samples)
+        if not ordered:
+            return None
+        return {f"p{q}": ordered[math.ceil(q / 100 * len(ordered)) - 1] for q in (50, 99)}
+
+
+class RateMeter:
+    """Rate of the latest events, from their times."""
+
+    def __init__(self, size: int = 64) -> None:
+        self._times_ns: deque[int] = deque(maxlen=size)
+        self._lock = threading.Lock()
+
+    def add(self, now_ns: int) -> None:
+        """An event happened; a clock that was set back starts the measurement over."""
+        with self._lock:
+            if self._times_ns and now_ns < self._times_ns[-1]:
+                self._times_ns.clear()
+            self._times_ns.append(now_ns)
+
+    def rate_hz(self, now_ns: int) -> float:
+        """Events a second, Hz; falls towards zero once they stop."""
+        with self._lock:
+            if len(self._times_ns) < 2:
+                return 0.0
+            intervals = len(self._times_ns) - 1
+            first, last = self._times_ns[0], self._times_ns[-1]
+        silence = now_ns - last
+        usual = (last - first) / intervals
+        # A silence of several intervals is not jitter: let it count.
+        span = last - first + (silence if silence > 2 * usual else 0)
+        return intervals / (span / 1e9) if span > 0 else 0.0

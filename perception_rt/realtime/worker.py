@@ -1,0 +1,127 @@
+"""The worker: the one thread that runs the model, woken by arrivals and by the scheduler."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from perception_rt.realtime.clock import Clock
+from perception_rt.realtime.mailbox import Mailbox
+from perception_rt.realtime.scheduler import FixedRateScheduler
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+POLL_S = 0.005  # how often a clock that may jump or stand still (simulated time) is looked at
+
+
+class Worker(Generic[Item]):
+    """Runs `process` on the newest items, on one thread of its own, when the scheduler says so.
+
+    Torch's parallel operators lose half their speed once two threads have used them, so `call` runs all
+    else that touches the model (loading, warming up) on this thread too.
+
+    Args:
+        process: called with `{stream: (item, arrival_ns)}`; must not raise.
+        clock: the time of the scheduler and of arrivals.
+        steady: the clock runs at the speed of the machine's; False for simulated time, which is polled.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[dict[str, tuple[Item, int]]], None],
+        scheduler: FixedRateScheduler,
+        mailbox: Mailbox[Item],
+        clock: Clock,
+        steady: bool = True,
+    ) -> None:
+        self._process = process
+        self._scheduler = scheduler
+        self._mailbox = mailbox
+        self._clock = clock
+        self._steady = steady
+        self._jobs: list[tuple[Callable, Future]] = []
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
+        self._thread.start()
+
+    def put(self, stream: str, item: Item) -> Item | None:
+        """Hand over the newest item of `stream`; returns the one it supersedes, if any."""
+        with self._condition:
+            superseded = self._mailbox.put(stream, item, self._clock.now_ns())
+            self._condition.notify()
+        return superseded
+
+    def peek(self, stream: str) -> Item | None:
+        """The item of `stream` that waits, if any."""
+        with self._condition:
+            return self._mailbox.peek(stream)
+
+    def clear(self) -> dict[str, tuple[Item, int]]:
+        """Take back whatever waits, unprocessed."""
+        with self._condition:
+            return self._mailbox.take()
+
+    def call(self, job: Callable[[], Result]) -> Future[Result]:
+        """Run `job` on the worker's thread between two batches."""
+        future: Future[Result] = Future()
+        with self._condition:
+            if self._stopping:
+                future.cancel()
+            else:
+                self._jobs.append((job, future))
+                self._condition.notify()
+        return future
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after the batch in hand; False where it is still busy after `timeout_s`."""
+        with self._condition:
+            self._stopping = True
+            for _, future in self._jobs:
+                future.cancel()
+            self._jobs.clear()
+            self._condition.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _loop(self) -> None:
+        while True:
+            with self._condition:
+                batch, jobs = self._await_work()
+                if self._stopping:
+                    return
+            for job, future in jobs:
+                _fulfil(job, future)
+            if batch:
+                self._process(batch)
+                self._scheduler.finished(self._clock.now_ns())
+
+    def _await_work(self) -> tuple[dict, list]:
+        """Wait, with the condition held, until there are jobs, a batch is due or the worker is to stop."""
+        while not self._stopping:
+            if self._jobs:
+                jobs, self._jobs = self._jobs, []
+                return {}, jobs
+            ready = self._mailbox.ready_ns()
+            now = self._clock.now_ns()
+            if self._scheduler.poll(now, ready):
+                return self._mailbox.take(), []
+            wake = self._scheduler.wake_ns(ready)
+            if wake is None:
+                self._condition.wait()
+            else:
+                timeout = max(wake - now, 0) / 1e9
+                self._condition.wait(timeout if self._steady else min(timeout, POLL_S))
+        return {}, []
+
+
+def _fulfil(job: Callable, future: Future) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(job())
+    except Exception as error:  # noqa: BLE001 - handed to whoever waits for the future
+        future.set_exception(error)

@@ -1,0 +1,46 @@
+"""Camera frames to 2D detections: several cameras, one bundle, one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from perception_rt.codec.tensor import as_tensor
+from perception_rt.model.runtime import Runtime
+from perception_rt.types import CameraFrame, Detections2D
+
+
+def detect2d(
+    runtime: Runtime,
+    frames: Sequence[CameraFrame],
+    score_threshold: float | None = None,
+    nms_threshold: float | None = None,
+) -> list[Detections2D]:
+    """Detect in every frame; frames of one size and channel order share one forward.
+
+    Args:
+        runtime: a bundle of task `detect2d`.
+        frames: any number of frames of any sizes.
+        score_threshold: least score; None for the bundle's own.
+        nms_threshold: IoU above which the lower score of a class is dropped; None for the bundle's own.
+
+    Returns:
+        One result a frame, in order.
+
+    Raises:
+        ModelError: the network failed or the device is out of memory.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for index, frame in enumerate(frames):
+        groups.setdefault((frame.pixels.shape, frame.bgr), []).append(index)
+    results: list[Detections2D] = [Detections2D.empty()] * len(frames)
+    for (_, bgr), indices in groups.items():
+        tensors = [as_tensor(frames[index]) for index in indices]
+        images = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+        xyxy, scores, labels, image_index = runtime(images, bgr, score_threshold, nms_threshold)
+        detections = Detections2D(xyxy, scores, labels)
+        for position, index in enumerate(indices):
+            results[index] = detections[np.asarray(image_index == position)]
+    return results
