@@ -1,5 +1,25 @@
-"""Messages to values and back, by attribute or from serialized bytes; knows no ROS."""
+"""Messages to values and back, by attribute or from serialized bytes; knows no ROS.
 
-from perception_rt.codec.image import MAX_BYTES, RawImage, parse_image
+`perception_rt.codec.tensor` is apart, so that the thread that receives need not import torch.
+"""
 
-__all__ = ["MAX_BYTES", "RawImage", "parse_image"]
+from perception_rt.codec.camera_info import CameraModel, parse_camera_info
+from perception_rt.codec.compressed import EncodedImage, parse_compressed
+from perception_rt.codec.detections import DetectionEncoder, decode_detections
+from perception_rt.codec.encode import encode_compressed, encode_image
+from perception_rt.codec.image import ENCODINGS, MAX_BYTES, RawImage, parse_image
+
+__all__ = [
+    "ENCODINGS",
+    "MAX_BYTES",
+    "CameraModel",
+    "DetectionEncoder",
+    "EncodedImage",
+    "RawImage",
+    "decode_detections",
+    "encode_compressed",
+    "encode_image",
+    "parse_camera_info",
+    "parse_compressed",
+    "parse_image",
+]

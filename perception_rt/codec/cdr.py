@@ -1,6 +1,6 @@
 """CDR, the wire form of ROS 2 messages: a bounds-checked reader over a buffer and a small writer.
 
-Plain CDR (XCDR version 1) as in DDSI-RTPS 2.5, section 10: a four-byte encapsulation header, then every primitive
+Plain CDR (XCDR version 1, DDSI-RTPS 2.5, section 10): a four-byte encapsulation header, then every primitive
 aligned to its own size, counted from the end of that header.
 """
 
