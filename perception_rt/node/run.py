@@ -17,6 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 from perception_rt.node.shell import PerceptionNode
 
 SPIN_S = 0.1  # how soon an idle executor notices that it is to stop
+DRAIN_S = 1.0  # after the last played message, for what is still on its way
 END_S = 1.5  # after a signal the process ends within this, whatever still computes
 
 
@@ -89,14 +90,12 @@ class Graph:
 def run(
     factories: Sequence[Callable[[], PerceptionNode]],
     args: Sequence[str] | None = None,
-    until: Callable[[], bool] | None = None,
 ) -> int:
-    """Run nodes until SIGINT, SIGTERM or `until()`.
+    """Run nodes until SIGINT, SIGTERM or the end of what one of them plays.
 
     Args:
         factories: make the nodes, after rclpy is up.
         args: ROS arguments (`--ros-args ...`), as from a command line.
-        until: asked ten times a second; True ends the run.
 
     Returns:
         0; 1 where a node could not be brought up.
@@ -109,7 +108,8 @@ def run(
     graph = Graph([factory() for factory in factories])
     up = graph.start()
     while up and not stop.wait(SPIN_S) and rclpy.ok():
-        if until is not None and until():
+        if any(node.finished.is_set() for node in graph.nodes):
+            stop.wait(DRAIN_S)
             break
     # A model that computes for seconds cannot be interrupted; the process ends without it.
     fuse = threading.Timer(END_S, lambda: (sys.stdout.flush(), os._exit(0 if up else 1)))

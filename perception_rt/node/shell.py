@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from perception_rt.node import parameters
@@ -15,6 +17,7 @@ from perception_rt.node.parameters import Parameter
 
 AUTOSTART = Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager.")
 DIAGNOSTICS_PERIOD_S = 1.0
+LAST_WORD_S = 0.3  # for the last diagnostics to reach those who listen
 
 
 class PerceptionNode(LifecycleNode):
@@ -31,6 +34,7 @@ class PerceptionNode(LifecycleNode):
         self._table = (AUTOSTART, *self.PARAMETERS)
         self._configured = False
         self.active = False
+        self.finished = threading.Event()  # set by nodes whose work has an end
         self.values: dict[str, Any] = {}
         parameters.declare(self, self._table)
         self.add_on_set_parameters_callback(self._check_parameters)
@@ -78,6 +82,7 @@ class PerceptionNode(LifecycleNode):
         if self.active:
             self.trigger_deactivate()
         self._publish_diagnostics()
+        self._diagnostics_publisher.wait_for_all_acked(Duration(seconds=LAST_WORD_S))
         if self._configured:
             self.trigger_cleanup()
 

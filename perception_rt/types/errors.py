@@ -32,3 +32,7 @@ class ConfigError(PerceptionError):
 
 class ModelError(PerceptionError):
     """A model that failed while running: wrong input, an exception inside, out of memory."""
+
+
+class BagError(PerceptionError):
+    """A recording that cannot be read; the text is one line that names the path and says why."""

@@ -1,0 +1,41 @@
+"""Run the nodes of a parameter file in one process, until Ctrl-C or the end of what is played.
+
+The same file and the same nodes as `ros2 launch perception_rt perception.launch.py params_file:=FILE`, for
+machines without ros2 launch. The nodes are those that the file names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from perception_rt.node.graph import node_factory, read_graph, transport_environment
+
+EXAMPLES = """\
+  perception-rt up config/demo.yaml
+  perception-rt up config/demo.yaml -p rate_hz:=15.0
+  perception-rt up my_car.yaml --ros-args -r image_raw:=/front/image_raw"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `up`."""
+    parser.add_argument("params_file", type=Path, help="ROS parameter file; its keys are the nodes to run")
+    parser.add_argument(
+        "-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="override, for all nodes"
+    )
+    parser.add_argument(
+        "--ros-args", nargs=argparse.REMAINDER, default=[], help="further ROS arguments, e.g. remappings"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Bring the graph up and wait for its end."""
+    graph = read_graph(args.params_file)
+    os.environ.update(transport_environment())
+    from perception_rt.node.run import run as run_nodes  # after the environment: DDS reads it once
+
+    ros_args = ["--ros-args", "--params-file", str(args.params_file)]
+    for override in args.param:
+        ros_args += ["-p", override]
+    return run_nodes([node_factory(spec) for spec in graph], [*ros_args, *args.ros_args])

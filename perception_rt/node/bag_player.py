@@ -1,0 +1,96 @@
+"""Node bag_player: publishes a rosbag2 with its recorded spacing, and /clock."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from perception_rt.node.parameters import Parameter
+from perception_rt.node.run import run
+from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
+from perception_rt.replay.bag import Bag, BagMessage
+from perception_rt.types import ConfigError
+
+SENSOR_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2")
+
+
+class BagPlayer(SourceNode):
+    """Serialized bytes go out as they were recorded; stamps are left alone."""
+
+    PARAMETERS = (
+        Parameter("bag", "", "The rosbag2 folder (mcap or sqlite3)."),
+        Parameter("topics", [""], "Topics to play; one empty name plays all."),
+        *SOURCE_PARAMETERS,
+    )
+
+    def __init__(self, node_name: str = "bag_player", **kwargs: Any) -> None:
+        super().__init__(node_name, **kwargs)
+        self._bag: Bag | None = None
+        self._outputs: dict[str, Publisher] = {}
+
+    def setup(self) -> None:
+        """Open the bag and create a publisher for every topic whose type is installed."""
+        if not self.values["bag"]:
+            raise ConfigError("bag='': name a rosbag2 folder, e.g. -p bag:=/data/drive1")
+        self._bag = Bag(self.values["bag"])
+        wanted = [topic for topic in self.values["topics"] if topic] or list(self._bag.topics)
+        missing = sorted(set(wanted) - set(self._bag.topics))
+        if missing:
+            raise ConfigError(f"topics={missing}: not in the bag, which has {sorted(self._bag.topics)}")
+        for topic in wanted:
+            if topic == "/clock":  # this node is the clock
+                continue
+            message_type = message_class(self._bag.topics[topic][0])
+            if message_type is None:
+                self.get_logger().warning(
+                    f"{topic}: {self._bag.topics[topic][0]} is not installed: not played"
+                )
+                continue
+            self._outputs[topic] = self.create_publisher(message_type, topic, qos_of(topic))
+
+    def teardown(self) -> None:
+        """Close the bag."""
+        for publisher in self._outputs.values():
+            self.destroy_publisher(publisher)
+        self._outputs = {}
+        if self._bag is not None:
+            self._bag.__exit__()
+            self._bag = None
+
+    def listened(self) -> list[Publisher]:
+        """Sensor topics, or all where there are none."""
+        sensors = [self._outputs[t] for t in self._bag.of_type(*SENSOR_TYPES) if t in self._outputs]
+        return sensors or list(self._outputs.values())
+
+    def events(self) -> Iterator[Event]:
+        """Every message at its log time."""
+
+        def emit(message: BagMessage) -> None:
+            self._outputs[message.topic].publish(message.data)
+
+        for message in self._bag.messages(list(self._outputs)):
+            yield message.log_ns, lambda message=message: emit(message)
+
+
+def message_class(message_type: str) -> type | None:
+    """The Python class of `package/msg/Name`, or None where its package is not installed."""
+    package, kind, name = message_type.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.{kind}"), name, None)
+    except ImportError:
+        return None
+
+
+def qos_of(topic: str) -> QoSProfile:
+    """Reliable, which matches every subscriber; static transforms stay for those who come late."""
+    durability = DurabilityPolicy.TRANSIENT_LOCAL if topic == "/tf_static" else DurabilityPolicy.VOLATILE
+    return QoSProfile(depth=10, durability=durability)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until the bag ends."""
+    return run([BagPlayer], args)

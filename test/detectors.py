@@ -1,0 +1,55 @@
+"""Tiny real detectors for tests: what they find can be computed by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class BrightBox(nn.Module):
+    """One box around the pixels of each image whose red channel is above 200: class 0, score 0.9.
+
+    Args:
+        work: rounds of extra arithmetic, to make it slow.
+        fail_above: image heights above this raise, to test model errors.
+    """
+
+    def __init__(self, work: int = 0, fail_above: int = 1_000_000) -> None:
+        super().__init__()
+        self.score_threshold: float = 0.5
+        self.nms_threshold: float = 0.5
+        self.work = work
+        self.fail_above = fail_above
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        bgr: bool = False,
+        score_threshold: float = -1.0,
+        nms_threshold: float = -1.0,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        if images.shape[1] > self.fail_above:
+            raise ValueError("image too tall for this model")
+        threshold = self.score_threshold if score_threshold < 0 else score_threshold
+        noise = torch.ones(256, 256)
+        for _ in range(self.work):
+            noise = (noise @ noise).clamp(0, 1)
+        boxes: list[torch.Tensor] = []
+        index: list[int] = []
+        red = images[:, :, :, 2 if bgr else 0] > 200
+        for i in range(images.shape[0]):
+            found = torch.nonzero(red[i])
+            if found.shape[0] > 0 and threshold <= 0.9:
+                low = found.min(0)[0].float()
+                high = found.max(0)[0].float() + noise[0, 0].clamp(1, 1)
+                boxes.append(torch.stack([low[1], low[0], high[1], high[0]]))
+                index.append(i)
+        n = len(boxes)
+        xyxy = torch.stack(boxes) if n > 0 else torch.zeros(0, 4)
+        return (
+            xyxy,
+            torch.full((n,), 0.9) * self.weight,
+            torch.zeros(n, dtype=torch.long),
+            torch.tensor(index, dtype=torch.long),
+        )
