@@ -21,7 +21,7 @@ _STAMP = 8
 # After the score come position 3, orientation 4 and covariance 36, then the box: centre x y, theta, size x y.
 _POSE = (0.0,) * 3 + (0.0, 0.0, 0.0, 1.0) + (0.0,) * 36
 _BOX_AT = 1 + len(_POSE)
-_COLUMNS = np.array([0, _BOX_AT, _BOX_AT + 1, _BOX_AT + 3, _BOX_AT + 4])
+_ROWS = np.array([[0], [_BOX_AT], [_BOX_AT + 1], [_BOX_AT + 3], [_BOX_AT + 4]])
 
 
 class DetectionEncoder:
@@ -62,9 +62,9 @@ class DetectionEncoder:
         parts = _templates(self.classes, frame_id)
         keys, tails = _keys(labels, len(self.classes), len(prefix) - _ENCAPSULATION, ids)
         buffer, starts = _join(parts, keys, tails, prefix, stamp)
-        numbers = np.frombuffer(buffer, "<f8", (len(buffer) - _ENCAPSULATION) // 8, _ENCAPSULATION)
-        numbers[(starts + parts.score_at[keys])[:, None] // 8 + _COLUMNS] = _numbers(detections)
-        return bytes(buffer)
+        numbers = np.frombuffer(buffer, "<f8", len(buffer) // 8 - 1, 8)
+        numbers[(starts + parts.score_at[keys]) // 8 + _ROWS] = _numbers(detections)
+        return bytes(memoryview(buffer)[_ENCAPSULATION:])
 
 
 class _Templates(NamedTuple):
@@ -117,8 +117,8 @@ def _keys(
 def _join(
     templates: _Templates, keys: np.ndarray, tails: list[bytes] | None, prefix: bytes, stamp: bytes
 ) -> tuple[bytearray, np.ndarray]:
-    """The message without its numbers, and where each detection starts in the payload."""
-    bodies = [templates.bodies[key] for key in keys.tolist()]
+    """The message without its numbers, four bytes late to align them, and where each detection starts."""
+    bodies = list(map(templates.bodies.__getitem__, keys.tolist()))
     sizes = templates.sizes[keys] + _STAMP
     if tails is None:
         separator, last = _EMPTY_TAIL + stamp, _EMPTY_TAIL
@@ -127,19 +127,20 @@ def _join(
         separator, last = stamp, tails[-1]
         bodies[:-1] = [body + tail for body, tail in zip(bodies, tails[:-1], strict=False)]
         sizes += [len(tail) for tail in tails]
-    bodies[0] = prefix + stamp + bodies[0]
+    bodies[0] = bytes(8 - _ENCAPSULATION) + prefix + stamp + bodies[0]
     buffer = bytearray(separator).join(bodies)
     buffer += last[: 4 + int.from_bytes(last[:4], "little")]  # nothing follows: no padding
     return buffer, len(prefix) - _ENCAPSULATION + np.cumsum(sizes) - sizes
 
 
 def _numbers(detections: Detections2D) -> np.ndarray:
-    """(N, 5) float64: score, centre x y, size x y."""
-    numbers = np.empty((len(detections), 5))
-    low, high = detections.xyxy[:, :2].astype(np.float64), detections.xyxy[:, 2:]
-    numbers[:, 0] = detections.scores
-    numbers[:, 1:3] = (low + high) / 2
-    numbers[:, 3:5] = high - low
+    """(5, N) float64: score, centre x y, size x y."""
+    corners = detections.xyxy.T.astype(np.float64, order="C")
+    numbers = np.empty((5, len(detections)))
+    numbers[0] = detections.scores
+    np.add(corners[:2], corners[2:], out=numbers[1:3])
+    numbers[1:3] *= 0.5
+    np.subtract(corners[2:], corners[:2], out=numbers[3:])
     return numbers
 
 
