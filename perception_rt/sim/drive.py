@@ -1,0 +1,175 @@
+"""A seeded drive: camera image, ground truth and vehicle signals at any time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from perception_rt.sim.camera import Camera
+from perception_rt.sim.path import EgoState
+from perception_rt.sim.render import draw_objects
+from perception_rt.sim.scene import Look, background, draw_road, to_base
+from perception_rt.sim.world import Objects, World
+from perception_rt.types import ConfigError, Detections2D
+
+# What a person would label: large enough, seen enough, and not just a sliver at the image's edge.
+MIN_HEIGHT_PX = 14.0
+MIN_WIDTH_PX = 5.0
+MIN_VISIBLE = 0.4
+MIN_INSIDE = 0.2
+
+GRAVITY = 9.80665
+GYRO_SIGMA = 0.003
+ACCEL_SIGMA = 0.06
+ODOM_V_SIGMA = 0.05
+ODOM_YAW_RATE_SIGMA = 0.004
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Objects3D:
+    """Labelled things within sensor range in base_link, occluded ones too.
+
+    Attributes:
+        xyzlwh_yaw: (N, 7) float64, centre x y z, length width height, yaw (relative to the ego), m and rad.
+        velocity: (N, 2) float64, over ground, in base_link axes, m/s.
+        labels: (N,) int64, index into SIM_CLASSES. ids: (N,) int64.
+    """
+
+    xyzlwh_yaw: np.ndarray
+    velocity: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Imu:
+    """An IMU in base_link: (3,) rad/s and (3,) m/s^2; at rest it measures gravity upward (REP 145)."""
+
+    angular_velocity: np.ndarray
+    linear_acceleration: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Odometry:
+    """Wheel odometry in base_link: forward speed, m/s, and yaw rate, rad/s, with white noise."""
+
+    v: float
+    yaw_rate: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DriveSample:
+    """One moment of a drive.
+
+    Attributes:
+        stamp_ns: time since the drive's start, ns.
+        image: (H, W, 3) uint8 RGB.
+        truth: what a person would label, scores 1, labels into SIM_CLASSES.
+        truth_ids: (N,) int64, stable through the drive; the same ids as in objects3d.
+        objects3d: the labelled things around in base_link.
+        ego: the true state. camera: intrinsics and place.
+    """
+
+    stamp_ns: int
+    image: np.ndarray
+    truth: Detections2D
+    truth_ids: np.ndarray
+    objects3d: Objects3D
+    ego: EgoState
+    camera: Camera
+
+
+class Drive:
+    """An endless drive through a seeded world; every method is a function of (seed, size, t) alone.
+
+    Args:
+        seed: any non-negative int. size: (width, height) of the image, px.
+
+    Raises:
+        ConfigError: a seed or a size that cannot be used.
+    """
+
+    def __init__(self, seed: int, size: tuple[int, int] = (960, 540)) -> None:
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ConfigError(f"seed={seed!r}: give a non-negative integer")
+        if len(size) != 2 or min(size) < 64 or max(size) > 8192:
+            raise ConfigError(f"size={size!r}: give (width, height), each 64 to 8192 px")
+        self.seed, self.size = int(seed), (int(size[0]), int(size[1]))
+        self.camera = Camera.of_size(self.size)
+        self.world = World(self.seed)
+        self.look = Look(self.camera, self.seed)
+        rng = np.random.default_rng([self.seed, 5])
+        width, height = self.size
+        grain = rng.normal(0, self.look.noise, (height + 64, width + 64, 3))
+        self._brighter = np.clip(np.rint(grain), 0, 255).astype(np.uint8)
+        self._darker = np.clip(np.rint(-grain), 0, 255).astype(np.uint8)
+
+    def sample(self, t_s: float) -> DriveSample:
+        """Everything at t_s: the rendered image and its truth.
+
+        Args:
+            t_s: seconds since the start, >= 0.
+
+        Raises:
+            ConfigError: a time that is negative or not finite.
+        """
+        ego, objects = self.ego(t_s), self.world.objects(t_s)
+        image = background(self.look, ego)
+        draw_road(image, self.look, self.world, ego, self.world.ego.s(t_s))
+        drawn = draw_objects(image, self.look, ego, objects, MIN_HEIGHT_PX)
+        rng = self._rng(6, t_s)
+        oy, ox = rng.integers(0, 64, 2)
+        roi = slice(oy, oy + self.size[1]), slice(ox, ox + self.size[0])
+        cv2.add(image, self._brighter[roi], image)
+        cv2.subtract(image, self._darker[roi], image)
+        wide, high = drawn.xyxy[:, 2] - drawn.xyxy[:, 0], drawn.xyxy[:, 3] - drawn.xyxy[:, 1]
+        keep = (high >= MIN_HEIGHT_PX) & (wide >= MIN_WIDTH_PX) & (drawn.visible >= MIN_VISIBLE)
+        keep &= (objects.labels >= 0) & (wide * high >= MIN_INSIDE * drawn.unclipped_area)
+        truth = Detections2D(drawn.xyxy[keep], np.ones(int(keep.sum()), np.float32), objects.labels[keep])
+        return DriveSample(
+            round(t_s * 1e9), image, truth, objects.ids[keep], _in_base(ego, objects), ego, self.camera
+        )
+
+    def ego(self, t_s: float) -> EgoState:
+        """The true state of the vehicle; raises as `sample`."""
+        if not (np.isfinite(t_s) and t_s >= 0):
+            raise ConfigError(f"t_s={t_s!r}: give a finite time >= 0")
+        return self.world.ego.state(t_s)
+
+    def objects3d(self, t_s: float) -> Objects3D:
+        """The labelled things around the vehicle, without rendering; raises as `sample`."""
+        return _in_base(self.ego(t_s), self.world.objects(t_s, scenery=False))
+
+    def imu(self, t_s: float) -> Imu:
+        """The IMU's reading with white noise of GYRO_SIGMA and ACCEL_SIGMA; raises as `sample`."""
+        ego, rng = self.ego(t_s), self._rng(7, t_s)
+        return Imu(
+            np.array([0, 0, ego.yaw_rate]) + rng.normal(0, GYRO_SIGMA, 3),
+            np.array([ego.accel, ego.v * ego.yaw_rate, GRAVITY]) + rng.normal(0, ACCEL_SIGMA, 3),
+        )
+
+    def odometry(self, t_s: float) -> Odometry:
+        """Measured speed and yaw rate, white noise of ODOM_V_SIGMA and ODOM_YAW_RATE_SIGMA; raises as `sample`."""
+        ego, rng = self.ego(t_s), self._rng(8, t_s)
+        return Odometry(
+            ego.v + rng.normal(0, ODOM_V_SIGMA), ego.yaw_rate + rng.normal(0, ODOM_YAW_RATE_SIGMA)
+        )
+
+    def _rng(self, stream: int, t_s: float) -> np.random.Generator:
+        return np.random.default_rng([self.seed, stream, round(t_s * 1e9)])
+
+
+def _in_base(ego: EgoState, objects: Objects) -> Objects3D:
+    kept = objects.labels >= 0
+    x, y = to_base(ego, objects.xyz[kept, 0], objects.xyz[kept, 1])
+    yaw = (objects.yaw[kept] - ego.yaw + np.pi) % (2 * np.pi) - np.pi
+    still = EgoState(0, 0, ego.yaw, 0, 0, 0)
+    vx, vy = to_base(still, objects.velocity[kept, 0], objects.velocity[kept, 1])
+    return Objects3D(
+        np.column_stack([x, y, objects.xyz[kept, 2], objects.lwh[kept], yaw]),
+        np.stack([vx, vy], -1),
+        objects.labels[kept],
+        objects.ids[kept],
+    )
