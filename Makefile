@@ -1,0 +1,50 @@
+# Everything that is done with this checkout; `make help` lists it.
+PYTHON ?= python3
+VENV := .venv/bin
+BAG ?=
+BUNDLE ?=
+
+# A Python of another virtual environment with ROS wheels leaves this set, and ours would then skip its own set-up.
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+.PHONY: help setup demo demo-real test lint bench accuracy train lock clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+setup: ## make .venv ready: ROS 2, torch, message interfaces, this package (done by the others as needed)
+	@command -v $(PYTHON) >/dev/null || { echo "setup: missing $(PYTHON); install with: sudo apt install python3"; exit 1; }
+	@$(PYTHON) tools/setup.py
+
+demo: setup ## ten seconds of simulated drive through real topics; leaves out/demo
+	@$(VENV)/perception-rt demo --out out/demo
+
+demo-real: setup ## replay a rosbag2 through the graph: make demo-real BAG=folder BUNDLE=file
+	@$(if $(and $(BAG),$(BUNDLE)),,echo "usage: make demo-real BAG=<rosbag2> BUNDLE=<bundle>"; exit 2)
+	@$(VENV)/perception-rt demo --bag "$(BAG)" --bundle "$(BUNDLE)" --out out/demo-real
+
+test: setup ## every test
+	@$(VENV)/python -m pytest
+
+lint: setup ## ruff: rules and format
+	@$(VENV)/ruff check
+	@$(VENV)/ruff format --check
+
+bench: setup ## measure speed; prints a table, writes out/bench/*.json
+	@$(VENV)/python -m bench.run
+
+accuracy: setup ## measure scores; prints a table, writes out/accuracy/*.json
+	@$(VENV)/python -m bench.accuracy
+
+train: setup ## train the shipped detector on the simulator
+	@$(VENV)/perception-rt train
+
+LOCK := $(VENV)/uv pip compile --quiet --universal --python-version 3.10 --no-python-downloads \
+	--only-binary :all: --no-binary empy --generate-hashes --no-annotate --no-header
+
+lock: setup ## bring the locked requirements up to date
+	@cd requirements && for name in wheels distro; do ../$(LOCK) --upgrade $$name.in -o $$name.txt || exit 1; done
+
+clean: ## remove what was built and measured, and .venv
+	rm -rf .venv build install log out *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,51 @@
+"""The ament_python package: read by pip and by colcon."""
+
+import sys
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "perception_rt"
+EXECUTABLES = ("camera_detector", "drive_simulator", "bag_player")
+
+# ros2 looks in lib/<package>/, where colcon puts entry points (setup.cfg); pip puts them only into bin/.
+# The guard of another environment's ROS wheels would keep this one's Python from finding its libraries.
+FORWARD = """#!/bin/sh
+exec env -u _ROS_WHEELS_BOOTSTRAP_COMPLETE "$(dirname "$0")/../../bin/$(basename "$0")" "$@"
+"""
+
+
+def ros_executables() -> list:
+    """Write the scripts of lib/<package> for an installation by pip; return them for data_files."""
+    if not {"bdist_wheel", "editable_wheel"} & set(sys.argv):
+        return []
+    folder = Path("build", "ros_executables")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in EXECUTABLES:
+        (folder / name).write_text(FORWARD)
+        (folder / name).chmod(0o755)
+    return [(f"lib/{PACKAGE}", [str(folder / name) for name in EXECUTABLES])]
+
+
+setup(
+    name=PACKAGE,
+    description="Camera and lidar perception for ROS 2 with PyTorch, on time",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={PACKAGE: ["bundles/*.pt", "node/*.xml"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
+        (f"share/{PACKAGE}/config", glob("config/*.yaml")),
+        *ros_executables(),
+    ],
+    entry_points={
+        "console_scripts": [
+            "perception-rt = perception_rt.cli.main:main",
+            *(f"{name} = {PACKAGE}.node.{name}:main" for name in EXECUTABLES),
+        ]
+    },
+)
