@@ -1,0 +1,69 @@
+"""Start the nodes that a parameter file names, with their parameters.
+
+ros2 launch perception_rt perception.launch.py params_file:=config/kitti.yaml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from perception_rt.node.graph import GraphNode, read_graph, transport_environment
+
+CONFIG = Path(get_package_share_directory("perception_rt"), "config")
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "params_file",
+                default_value=str(CONFIG / "camera.yaml"),
+                description="ROS parameter file; the nodes that it names are started",
+            ),
+            DeclareLaunchArgument(
+                "use_sim_time",
+                default_value="",
+                choices=["", "true", "false"],
+                description="take time from /clock; empty: as the parameter file says",
+            ),
+            DeclareLaunchArgument(
+                "namespace", default_value="", description="put before all nodes' namespaces"
+            ),
+            DeclareLaunchArgument(
+                "log_level", default_value="info", description="debug, info, warn, error or fatal"
+            ),
+            *(SetEnvironmentVariable(name, value) for name, value in transport_environment().items()),
+            OpaqueFunction(function=make_nodes),
+        ]
+    )
+
+
+def make_nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    arguments = {
+        name: LaunchConfiguration(name).perform(context)
+        for name in ("params_file", "use_sim_time", "namespace", "log_level")
+    }
+    return [make_node(node, **arguments) for node in read_graph(arguments["params_file"])]
+
+
+def make_node(node: GraphNode, params_file: str, use_sim_time: str, namespace: str, log_level: str) -> Node:
+    levels = [level for level in (*namespace.split("/"), *node.namespace.split("/")) if level]
+    # The file for its wildcard entries; the node's own entry again, as `namespace` may hide it from rcl.
+    parameters = [params_file, *([node.parameters] if node.parameters else [])]
+    if use_sim_time:
+        parameters.append({"use_sim_time": use_sim_time == "true"})
+    return Node(
+        package="perception_rt",
+        executable=node.name,
+        name=node.name,
+        namespace="/" + "/".join(levels),
+        parameters=parameters,
+        ros_arguments=["--log-level", log_level],
+        output="screen",
+    )

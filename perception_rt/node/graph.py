@@ -1,0 +1,96 @@
+"""Which nodes a parameter file asks for: the one list of `ros2 launch` and of `perception-rt up`.
+
+A ROS parameter file already names nodes; that is the list. A node's name says what it runs
+(`camera_detector`); several of one kind differ by namespace (`/front/camera_detector`). Entries with a
+wildcard (`/**`) set parameters and start nothing. No rclpy here: launch files import this.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from perception_rt.types import ConfigError
+
+EXECUTABLES = ("camera_detector", "drive_simulator", "bag_player")
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+PROFILE = Path(__file__).with_name("fastdds.xml")
+PARAMETERS = "ros__parameters"
+
+
+class GraphNode(NamedTuple):
+    """A node to run.
+
+    Attributes:
+        name: its name, which is that of its executable too.
+        namespace: absolute, `/` if none.
+        parameters: what the file sets for it, apart from wildcard entries.
+    """
+
+    name: str
+    namespace: str
+    parameters: dict[str, Any]
+
+
+def read_graph(params_file: str | os.PathLike) -> list[GraphNode]:
+    """Read which nodes a ROS parameter file names.
+
+    Args:
+        params_file: in any form that rcl takes: `name:`, `/ns/name:` or `ns:` above `name:`.
+
+    Returns:
+        The nodes, in the file's order.
+
+    Raises:
+        ConfigError: no such file, not a parameter file, an unknown node, the same node twice, or none.
+    """
+    try:
+        content = yaml.safe_load(Path(params_file).read_text())
+    except OSError as error:
+        raise ConfigError(f"params_file={params_file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"params_file={params_file}: not YAML: {' '.join(str(error).split())}") from error
+    nodes = []
+    for path, parameters in _entries(content, "", params_file):
+        namespace, _, name = path.rpartition("/")
+        if "*" in path:
+            continue
+        if name not in EXECUTABLES:
+            raise ConfigError(f"params_file={params_file}: no node {path!r}; known: {', '.join(EXECUTABLES)}")
+        nodes.append(GraphNode(name, namespace or "/", parameters))
+    if not nodes:
+        raise ConfigError(f"params_file={params_file}: names no node; known: {', '.join(EXECUTABLES)}")
+    named = [(node.namespace, node.name) for node in nodes]
+    twice = {path for path in named if named.count(path) > 1}
+    if twice:
+        raise ConfigError(
+            f"params_file={params_file}: named twice: {sorted('/'.join(path) for path in twice)}"
+        )
+    return nodes
+
+
+def _entries(level: Any, prefix: str, params_file: str | os.PathLike) -> list[tuple[str, dict]]:
+    """Return (absolute node name, parameters) of all nodes below a level of the file."""
+    if not isinstance(level, dict):
+        raise ConfigError(f"params_file={params_file}: {prefix or 'the file'} holds no {PARAMETERS}")
+    entries = []
+    for key, value in level.items():
+        if key != PARAMETERS:
+            entries += _entries(value, f"{prefix}/{str(key).strip('/')}", params_file)
+        elif isinstance(value, dict):
+            entries.append((prefix, value))
+        else:
+            raise ConfigError(
+                f"params_file={params_file}: {prefix}: {PARAMETERS}={value!r}: must be a mapping"
+            )
+    return entries
+
+
+def transport_environment() -> dict[str, str]:
+    """Return the variables that give Fast DDS room for images; none where the user has set a profile."""
+    if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
+        return {}
+    return dict.fromkeys(PROFILE_VARIABLES, str(PROFILE))
