@@ -16,7 +16,7 @@ from collections import deque
 
 MARGIN_NS = 500_000  # waits shorter than this are jitter
 SLEW = 0.05  # of a period, the most that one tick moves the phase
-WINDOW = 16  # ticks whose shortest wait counts; longer than the usual beat of camera and tick
+WINDOW = 8  # ticks whose shortest wait counts: longer than the usual beats, short enough to follow a drift
 
 
 class FixedRateScheduler:
