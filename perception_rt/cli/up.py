@@ -10,7 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-from perception_rt.node.graph import node_factory, read_graph, transport_environment
+from perception_rt.node.graph import read_graph, transport_environment
 
 EXAMPLES = """\
   perception-rt up config/demo.yaml
@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     """Bring the graph up and wait for its end."""
     graph = read_graph(args.params_file)
     os.environ.update(transport_environment())
-    from perception_rt.node.run import run as run_nodes  # after the environment: DDS reads it once
+    from perception_rt.node.run import node_factory  # rclpy only when the file is sound
+    from perception_rt.node.run import run as run_nodes
 
     ros_args = ["--ros-args", "--params-file", str(args.params_file)]
     for override in args.param:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from perception_rt.node.graph import GraphNode
 from perception_rt.node.shell import PerceptionNode
 
 SPIN_S = 0.1  # how soon an idle executor notices that it is to stop
@@ -85,6 +88,13 @@ class Graph:
             executor.remove_node(node)
             executor.shutdown()
             node.destroy_node()
+
+
+def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:
+    """What makes the node of one entry of a parameter file: class CamelCase of module snake_case."""
+    module = importlib.import_module(f"perception_rt.node.{spec.name}")
+    node_class = getattr(module, "".join(word.capitalize() for word in spec.name.split("_")))
+    return partial(node_class, namespace=spec.namespace)
 
 
 def run(
