@@ -110,7 +110,7 @@ def _keys(
     if ids is None:
         return keys, None  # after an empty id, which fills 8 bytes, the next one starts at 0 mod 8
     tails = [_tail(id_) for id_ in ids]
-    keys[1:] += [classes * (len(tail) % 8 // 4) for tail in tails[:-1]]
+    keys[1:] += classes * (np.array([len(tail) for tail in tails[:-1]], np.int64) % 8 // 4)
     return keys, tails
 
 
@@ -126,7 +126,7 @@ def _join(
     else:
         separator, last = stamp, tails[-1]
         bodies[:-1] = [body + tail for body, tail in zip(bodies, tails[:-1], strict=False)]
-        sizes += [len(tail) for tail in tails]
+        sizes += np.array([len(tail) for tail in tails], np.int64)
     bodies[0] = bytes(8 - _ENCAPSULATION) + prefix + stamp + bodies[0]
     buffer = bytearray(separator).join(bodies)
     buffer += last[: 4 + int.from_bytes(last[:4], "little")]  # nothing follows: no padding

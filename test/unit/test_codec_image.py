@@ -184,6 +184,19 @@ def test_red_in_every_yuv_layout(encoding, data):
     assert np.abs(rgb(frame).astype(int) - (255, 0, 0)).max() <= 2
 
 
+def test_padded_nv24_has_chroma_rows_twice_as_long():
+    rng = np.random.default_rng(0)
+    luma, chroma = rng.integers(0, 256, (3, 5), np.uint8), rng.integers(0, 256, (3, 10), np.uint8)
+    tight = np.concatenate([luma.ravel(), chroma.ravel()])
+    padded = np.concatenate(
+        [np.pad(luma, ((0, 0), (0, 2))).ravel(), np.pad(chroma, ((0, 0), (0, 4))).ravel()]
+    )
+    frames = [
+        parse_image(message("nv24", 3, 5, step, data)).decode() for step, data in ((5, tight), (7, padded))
+    ]
+    np.testing.assert_array_equal(frames[0].pixels, frames[1].pixels)
+
+
 @pytest.mark.parametrize(
     ("field", "arguments"),
     [
