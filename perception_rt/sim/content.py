@@ -11,6 +11,7 @@ from perception_rt.sim import figures, shapes
 from perception_rt.sim.shapes import Figure, Mesh
 
 SIM_CLASSES = ("car", "pedestrian", "cyclist")
+SCENERY = frozenset(("tree", "lamp", "sign", "clutter", "trailer", "building"))
 
 _CAR_SIZES = {
     "sedan": (4.6, 1.82, 1.46),

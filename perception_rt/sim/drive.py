@@ -19,6 +19,7 @@ MIN_HEIGHT_PX = 14.0
 MIN_WIDTH_PX = 5.0
 MIN_VISIBLE = 0.4
 MIN_INSIDE = 0.2
+MIN_AREA = 0.01  # of the image: a thing this large is labelled however much of it lies outside
 
 GRAVITY = 9.80665
 GYRO_SIGMA = 0.003
@@ -102,9 +103,9 @@ class Drive:
         self.look = Look(self.camera, self.seed)
         rng = np.random.default_rng([self.seed, 5])
         width, height = self.size
-        grain = rng.normal(0, self.look.noise, (height + 64, width + 64, 3))
-        self._brighter = np.clip(np.rint(grain), 0, 255).astype(np.uint8)
-        self._darker = np.clip(np.rint(-grain), 0, 255).astype(np.uint8)
+        grain = rng.standard_normal((height + 64, width + 64, 3), np.float32) * np.float32(self.look.noise)
+        self._brighter = cv2.convertScaleAbs(np.maximum(grain, 0))
+        self._darker = cv2.convertScaleAbs(np.minimum(grain, 0))
 
     def sample(self, t_s: float) -> DriveSample:
         """Everything at t_s: the rendered image and its truth.
@@ -126,7 +127,8 @@ class Drive:
         cv2.subtract(image, self._darker[roi], image)
         wide, high = drawn.xyxy[:, 2] - drawn.xyxy[:, 0], drawn.xyxy[:, 3] - drawn.xyxy[:, 1]
         keep = (high >= MIN_HEIGHT_PX) & (wide >= MIN_WIDTH_PX) & (drawn.visible >= MIN_VISIBLE)
-        keep &= (objects.labels >= 0) & (wide * high >= MIN_INSIDE * drawn.unclipped_area)
+        large = np.minimum(MIN_INSIDE * drawn.unclipped_area, MIN_AREA * self.size[0] * self.size[1])
+        keep &= (objects.labels >= 0) & (wide * high >= large)
         truth = Detections2D(drawn.xyxy[keep], np.ones(int(keep.sum()), np.float32), objects.labels[keep])
         return DriveSample(
             round(t_s * 1e9), image, truth, objects.ids[keep], _in_base(ego, objects), ego, self.camera

@@ -160,18 +160,18 @@ def tree(rng: np.random.Generator, height: float, radius: float, tint: tuple) ->
     conifer = rng.random() < 0.3
     joints: list = [(0, 0, 0), (0, 0, height * 0.62)]
     radii, colors = [0.035 * height * 0.55], [(92, 70, 52)]
-    n = 6 if conifer else 9
+    n = 7
     for i in range(n):
         shade = rng.uniform(0.72, 1.15)
         if conifer:
             level = i / (n - 1)
-            joints.append((0, 0, height * (0.3 + 0.66 * level)))
-            radii.append(radius * (0.85 - 0.72 * level))
+            joints.append((0, 0, height * (0.32 + 0.5 * level + 0.1 * level * level)))
+            radii.append(radius * (0.82 - 0.5 * level))
         else:
             angle = rng.uniform(0, 2 * np.pi)
             out = radius * rng.uniform(0.2, 0.62)
             joints.append((out * np.cos(angle), out * np.sin(angle), height * rng.uniform(0.55, 0.84)))
-            radii.append(radius * rng.uniform(0.42, 0.62))
+            radii.append(radius * rng.uniform(0.45, 0.68))
         colors.append(tuple(shade * c for c in tint))
     ends = [(0, 1)] + [(i, i) for i in range(2, len(joints))]
     return Figure(np.array(joints, float), np.array(ends), np.array(radii), np.array(colors, float))

@@ -10,7 +10,7 @@ import numpy as np
 
 from perception_rt.sim.camera import NEAR_M, Camera
 from perception_rt.sim.path import EgoState
-from perception_rt.sim.world import LANE_M, PARKING_M, SIDEWALK_M, World
+from perception_rt.sim.world import LANE_M, PARKING_M, SIDEWALK_M, STREET_M, World
 
 SHIFT = 4  # cv2's sub-pixel bits
 _DASH_M = 9.0
@@ -74,15 +74,18 @@ class Look:
         rng = np.random.default_rng([self.seed, 3])
         width, height = self.camera.size
         turn, rows = round(2 * np.pi * self.camera.focal), height // 2
+        columns = turn // 4  # clouds are soft: painted coarsely, then stretched
         up = np.linspace(1, 0, rows)[:, None, None] ** 0.8
-        sky = np.broadcast_to(self.fog * (1 - up) + self.zenith * up, (rows, turn, 3)).copy()
-        cloud = np.zeros((rows, turn))
+        sky = np.broadcast_to(self.fog * (1 - up) + self.zenith * up, (rows, columns, 3))
+        cloud = np.zeros((rows, columns))
         for cells, weight in ((5, 0.55), (11, 0.3), (25, 0.15)):
             grid = rng.random((cells, cells * 5)).astype(np.float32)
             grid[:, -1] = grid[:, 0]
-            cloud += weight * cv2.resize(grid, (turn, rows), interpolation=cv2.INTER_CUBIC)
+            cloud += weight * cv2.resize(grid, (columns, rows), interpolation=cv2.INTER_CUBIC)
         cover = np.clip((cloud - rng.uniform(0.42, 0.62)) * 4, 0, 0.85)[..., None] * np.minimum(up * 3, 1)
         sky = sky * (1 - cover) + np.minimum(self.fog * 1.12, 252) * cover
+        sky = np.clip(sky, 0, 255).astype(np.uint8)
+        sky = cv2.resize(sky, (turn, rows), interpolation=cv2.INTER_LINEAR)
         angle = np.arange(turn) * 2 * np.pi / turn
         for depth, low, rough in ((0.75, 0.09, 5), (0.5, 0.05, 17)):
             ridge = low + 0.35 * low * sum(
@@ -90,8 +93,7 @@ class Look:
             )
             hill = self.ground["verge"] * (1 - depth) * 0.8 + self.fog * depth
             mask = (np.arange(rows)[::-1, None] / rows) < ridge[None]
-            sky[mask] = hill
-        sky = np.clip(sky, 0, 255).astype(np.uint8)
+            cv2.copyTo(np.full_like(sky, hill.astype(np.uint8)), mask.astype(np.uint8), sky)
         return np.concatenate([sky, sky[:, :width]], 1)
 
     @cached_property
@@ -140,7 +142,20 @@ def draw_road(image: np.ndarray, look: Look, world: World, ego: EgoState, ego_s:
             cv2.fillPoly(
                 image, [outline], fade[i, (cells.start + cells.stop - 1) // 2].tolist(), cv2.LINE_AA, SHIFT
             )
-    _draw_quads(image, look, world, ego, _marks(world, near), near)
+    _draw_quads(image, look, world, ego, _side_streets(world, near) + _marks(world, near))
+
+
+def _side_streets(world: World, near: float) -> list[tuple[float, float, float, float, str]]:
+    """Quads of the streets that meet the road, cut into pieces so that they stay before the camera."""
+    quads = []
+    for s in world.streets(near - 4, near + 140):
+        for sign, edge in ((-1, world.right_edge), (1, world.left_edge)):
+            steps = [edge + sign * v for v in (0, 12, 18, 26, 38, 60)]
+            quads += [
+                (s - STREET_M / 2, s + STREET_M / 2, a, b, "asphalt")
+                for a, b in zip(steps, steps[1:], strict=False)
+            ]
+    return [(max(q[0], near), *q[1:]) for q in quads if q[1] > near]
 
 
 def _marks(world: World, near: float) -> list[tuple[float, float, float, float, str]]:
@@ -162,7 +177,7 @@ def _marks(world: World, near: float) -> list[tuple[float, float, float, float, 
     return [(max(m[0], near), *m[1:]) for m in marks if m[1] > near]
 
 
-def _draw_quads(image: np.ndarray, look: Look, world: World, ego: EgoState, marks: list, near: float) -> None:
+def _draw_quads(image: np.ndarray, look: Look, world: World, ego: EgoState, marks: list) -> None:
     if not marks:
         return
     s0, s1, d0, d1 = np.array([m[:4] for m in marks]).T

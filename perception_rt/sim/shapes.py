@@ -21,6 +21,7 @@ class Mesh:
         points: (V, 3) float64 corners. faces: (F, MAX_CORNERS) int, padded by repeating the last corner.
         counts: (F,) corners. normals: (F, 3) outward. colors: (F, 3) float RGB 0..255.
         glow: (F,) bool, lamps: not shaded. far_faces: how many of the first faces are enough from afar.
+        reach: (V,) zeros (see Figure).
     """
 
     points: np.ndarray
@@ -30,6 +31,10 @@ class Mesh:
     colors: np.ndarray
     glow: np.ndarray
     far_faces: int
+    reach: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reach", np.zeros(len(self.points)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +44,7 @@ class Figure:
     Attributes:
         points: (J, 3) joints, m. ends: (K, 2) joint indices. radii: (K,) m. colors: (K, 3) RGB 0..255.
         rings: joint index arrays, each a closed line. ring_radius: half its thickness, m.
+        reach: (J,) how far the paint goes beyond each joint, m.
     """
 
     points: np.ndarray
@@ -47,6 +53,14 @@ class Figure:
     colors: np.ndarray
     rings: tuple[np.ndarray, ...] = ()
     ring_radius: float = 0.0
+    reach: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        reach = np.zeros(len(self.points))
+        np.maximum.at(reach, self.ends.ravel(), np.repeat(self.radii, 2))
+        for wheel in self.rings:
+            reach[wheel] = self.ring_radius
+        object.__setattr__(self, "reach", reach)
 
 
 @dataclass
@@ -60,8 +74,9 @@ class _MeshMaker:
     def face(self, corners: np.ndarray, color: tuple, outward: np.ndarray, glow: bool = False) -> None:
         """Add a convex face; `outward` is any vector on its outer side."""
         corners = np.asarray(corners, float)
-        normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
-        normal /= np.linalg.norm(normal)
+        (ax, ay, az), (bx, by, bz) = (corners[1:3] - corners[0]).tolist()
+        normal = np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
+        normal /= np.sqrt(normal @ normal)
         if normal @ outward < 0:
             normal = -normal
         first = len(self.points)

@@ -7,20 +7,26 @@ near the ego at any t are found without simulating what came before, and a drive
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from perception_rt.sim.content import Entity, make_entity
+from perception_rt.sim.content import SCENERY, Entity, make_entity
 from perception_rt.sim.path import EgoMotion, RoadPath
 
 LANE_M = 3.4
 PARKING_M = 2.4
 SIDEWALK_M = 3.2
+STREET_M = 7.0
 AHEAD_M = 130.0
 BEHIND_M = 12.0
 _ID_STRIDE = 10_000_000
+# Small things are looked for up to where they are a dozen pixels high in a 960 px wide image.
+_SIGHT_M = {"pedestrian": 95.0, "waiting": 95.0, "cyclist": 95.0, "sign": 95.0, "clutter": 75.0}
+# Who crosses: least and greatest speed, m/s, and how far from the kerb it starts and ends, m.
+_CROSSING = {"pedestrian": (1.1, 1.6, 0.8), "cyclist": (2.5, 3.5, 1.5), "car": (5.0, 8.0, 45.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One thing of a flow: its slot and its drift about it; for crossers, when it crosses."""
+    """One thing of a flow: its place in it and its slow drift about that."""
 
     id: int
     entity: Entity
@@ -58,6 +64,17 @@ class Member:
     swing: float
     rate: float
     phase: float
+
+
+@dataclass(frozen=True, slots=True)
+class Crosser:
+    """A member that waits at d = start, crosses at a speed from the time `begin` on, and stays at d = end."""
+
+    member: Member
+    begin: float
+    start: float
+    end: float
+    speed: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,7 +178,7 @@ class World:
                     0.0,
                     230.0,
                 ),
-                ("tree", back + sign * 34, 0.0, 15, 0.6, 8.0, 0.0, None, 230.0),
+                ("tree", back + sign * 34, 0.0, 20, 0.6, 8.0, 0.0, None, 230.0),
             ]
         return tuple(_flow(number, row) for number, row in enumerate(rows, 1))
 
@@ -170,14 +187,18 @@ class World:
         if rng.random() >= flow.fill:
             return None
         entity = make_entity(flow.kind, rng)
+        s = i * flow.spacing
         room = max(0.0, (flow.spacing - entity.length - 0.8) / 2 - flow.swing)
         turned = rng.uniform(-np.pi, np.pi) if flow.turned is None else flow.turned
         if flow.speed is not None and np.signbit(flow.speed):
             turned += np.pi
+        s += rng.uniform(-room, room)
+        if flow.speed == 0 and self._in_street(s, max(entity.lwh[:2]) / 2 + STREET_M / 2 + 0.5):
+            return None
         return Member(
             id=flow.number * _ID_STRIDE + i + _ID_STRIDE // 2,
             entity=entity,
-            s=i * flow.spacing + rng.uniform(-room, room),
+            s=s,
             d=flow.d + rng.uniform(-flow.spread, flow.spread),
             turned=turned,
             swing=flow.swing * rng.uniform(0.4, 1),
@@ -191,31 +212,71 @@ class World:
         last = int(np.floor((s_high - self.crossing_phase) / self.crossing_gap))
         return [(i, self.crossing_phase + i * self.crossing_gap) for i in range(first, last + 1)]
 
-    def _make_crossers(self, index: int, s: float) -> list[tuple[Member, float, float, float, float]]:
-        """Who crosses at a crossing, as (member, start time, start d, end d, speed); clear before the ego comes."""
+    def streets(self, s_low: float, s_high: float) -> list[float]:
+        """Arc lengths of the side streets between two arc lengths; each lies behind a zebra crossing."""
+        return [s + 8.0 for i, s in self.crossings(s_low - 8, s_high - 8) if (i * 7 + self.seed) % 5 < 3]
+
+    def _in_street(self, s: float, margin: float) -> bool:
+        return bool(self.streets(s - margin, s + margin))
+
+    def _make_crossers(self, index: int, s: float) -> list[Crosser]:
+        """Who crosses at a zebra crossing and on its side street; clear of the ego's lane before the ego comes."""
         rng = np.random.default_rng([self.seed, 90, index + _ID_STRIDE // 2])
-        arrival = self.ego.arrival(s)
-        right, left = self.right_edge - PARKING_M - 0.8, self.left_edge + PARKING_M + 0.8
+        kinds = ["cyclist" if rng.random() < 0.3 else "pedestrian" for _ in range(rng.integers(1, 5))]
+        if self.streets(s + 7, s + 9):
+            kinds += ["car"] * int(rng.integers(1, 4))
         out = []
-        for k in range(int(rng.integers(1, 5))):
-            kind = "cyclist" if rng.random() < 0.3 else "pedestrian"
+        for k, kind in enumerate(kinds):
+            low, high, reach = _CROSSING[kind]
+            speed, side = rng.uniform(low, high), 1 if rng.random() < 0.5 else -1
+            start = (self.left_edge if side > 0 else self.right_edge) + side * (PARKING_M + reach)
+            end = (self.right_edge if side > 0 else self.left_edge) - side * (PARKING_M + reach)
+            # A car keeps to the right of the side street.
+            place = s + (8.0 + side * 1.7 if kind == "car" else rng.uniform(-1.2, 1.2))
             entity = make_entity(kind, rng)
-            speed = rng.uniform(1.1, 1.6) if kind == "pedestrian" else rng.uniform(2.5, 3.5)
-            start, end = (left, right) if rng.random() < 0.5 else (right, left)
-            # The crosser leaves the ego's lane at least 1.3 s before the ego's front is there.
-            to_clear = abs((-1.6 if end < start else 1.6) - start) / speed
-            begin = arrival - to_clear - 1.3 - rng.uniform(0, 5)
+            clear = abs(start) + 1.6 + entity.length / 2
+            begins = self.ego.arrival(place) - clear / speed - 1.4 - rng.uniform(0, 7, 8)
+            begin = max(begins, key=lambda b: min(self._clearance(place, start, -side * speed, b), 9.0))
             member = Member(
                 id=90 * _ID_STRIDE + index * 10 + k + _ID_STRIDE // 2,
                 entity=entity,
-                s=s + rng.uniform(-1.2, 1.2),
+                s=place,
                 d=start,
-                turned=np.pi / 2 if end > start else -np.pi / 2,
+                turned=-side * np.pi / 2,
                 swing=0.0,
                 rate=0.0,
                 phase=0.0,
             )
-            out.append((member, begin, start, end, speed))
+            out.append(Crosser(member, float(begin), start, end, speed))
+        return out
+
+    def _clearance(self, s: float, start: float, rate: float, begin: float) -> float:
+        """Least distance, m, along the road to the moving traffic of the lanes that a crosser passes."""
+        gap = np.inf
+        for flow in self.flows:
+            if flow.kind == "car" and flow.speed != 0:
+                t = begin + (flow.d - start) / rate
+                places = [p for _, p, _ in self._near(flow, t, s - 15, s + 15)]
+                gap = min([gap, *(abs(p - s) for p in places)])
+        return gap
+
+    def _near(self, flow: Flow, t: float, s_low: float, s_high: float) -> list[tuple[Member, float, float]]:
+        """The members of a flow between two arc lengths at t, with their arc length and its rate."""
+        base, speed = (
+            (flow.speed * t, flow.speed) if flow.speed is not None else (self.ego.s(t), self.ego.v(t))
+        )
+        first = int(np.floor((s_low - base) / flow.spacing))
+        last = int(np.ceil((s_high - base) / flow.spacing))
+        if flow.speed is None:
+            first = max(first, 1)  # slot 0 is the ego itself, and nothing follows it
+        out = []
+        for i in range(first, last + 1):
+            m = self._member(flow, i)
+            if m is not None:
+                angle = m.rate * t + m.phase
+                out.append(
+                    (m, base + m.s + m.swing * math.sin(angle), speed + m.swing * m.rate * math.cos(angle))
+                )
         return out
 
     def objects(self, t: float, scenery: bool = True) -> Objects:
@@ -225,24 +286,17 @@ class World:
             t: s. scenery: also trees, buildings and the like (label -1).
         """
         rows: list[tuple] = []
-        ego_s, ego_v = self.ego.s(t), self.ego.v(t)
+        ego_s = self.ego.s(t)
         for flow in self.flows:
-            base, speed = (ego_s, ego_v) if flow.speed is None else (flow.speed * t, flow.speed)
-            first = int(np.floor((ego_s - BEHIND_M - base) / flow.spacing)) if flow.speed is not None else 1
-            last = int(np.ceil((ego_s + flow.ahead - base) / flow.spacing))
-            for i in range(first, last + 1):
-                m = self._member(flow, i)
-                if m is None or (not scenery and m.entity.label < 0):
-                    continue
-                angle = m.rate * t + m.phase
-                offset, ds = m.s + m.swing * np.sin(angle), speed + m.swing * m.rate * np.cos(angle)
-                rows.append((m, base + offset, m.d, ds, 0.0, abs(base) + offset))
-        for index, s in self.crossings(ego_s - BEHIND_M, ego_s + AHEAD_M):
-            for m, begin, start, end, speed in self._crossers(index, s):
-                span = abs(end - start)
-                gone = min(max(speed * (t - begin), 0.0), span)
-                rate = speed * np.sign(end - start) if 0 < gone < span else 0.0
-                rows.append((m, m.s, start + gone * np.sign(end - start), 0.0, rate, gone))
+            if scenery or flow.kind not in SCENERY:
+                for m, s, ds in self._near(flow, t, ego_s - BEHIND_M, ego_s + flow.ahead):
+                    rows.append((m, s, m.d, ds, 0.0, abs(s)))
+        for index, place in self.crossings(ego_s - 2 * BEHIND_M, ego_s + AHEAD_M):
+            for c in self._crossers(index, place):
+                gone = min(max(c.speed * (t - c.begin), 0.0), abs(c.end - c.start))
+                sign = 1.0 if c.end > c.start else -1.0
+                rate = c.speed * sign if 0 < gone < abs(c.end - c.start) else 0.0
+                rows.append((c.member, c.member.s, c.start + gone * sign, 0.0, rate, gone))
         return self._bend(rows)
 
     def _bend(self, rows: list[tuple]) -> Objects:
@@ -265,4 +319,5 @@ class World:
 
 
 def _flow(number: int, row: tuple) -> Flow:
-    return Flow(number, *row)
+    flow = Flow(number, *row)
+    return replace(flow, ahead=min(flow.ahead, _SIGHT_M.get(flow.kind, flow.ahead)))
