@@ -22,6 +22,8 @@ _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN = 0xDA
+_JPEG_SEGMENTS = 4096
+"""Segments and fill bytes looked at before the first scan; real headers have some tens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,10 +92,12 @@ def parse_compressed(source: object, max_bytes: int = MAX_BYTES) -> EncodedImage
             raise CodecError("source", name, f"not a sensor_msgs/CompressedImage: {error}") from error
     if "compressedDepth" in named:
         raise CodecError("format", named, "a depth image, not a picture")
+    if len(data) > max_bytes:
+        raise CodecError("data", len(data), f"bytes, over the limit of {max_bytes}")
     encoding, height, width = _inspect(data.data, named)
     if min(height, width) < 1:
         raise CodecError("height, width", (height, width), "an empty image")
-    if max(len(data), height * width * 3) > max_bytes:
+    if height * width * 3 > max_bytes:
         raise CodecError("height, width", (height, width), f"over the limit of {max_bytes} bytes")
     return EncodedImage(stamp_ns, frame_id, encoding, height, width, data)
 
@@ -118,14 +122,14 @@ def _inspect(view: memoryview, named: str) -> tuple[str, int, int]:
 def _jpeg_size(view: memoryview) -> tuple[int, int, int]:
     """Height, width and where the first scan starts, from the marker segments (ITU-T T.81, annex B)."""
     at, size = 2, None
-    while at + 4 <= len(view) and view[at] == 0xFF:
+    for _ in range(_JPEG_SEGMENTS):
+        if at + 4 > len(view) or view[at] != 0xFF:
+            break
         kind = view[at + 1]
-        if kind == 0xFF:
-            at += 1
-            continue
         if kind == _JPEG_SCAN and size:
             return *size, at
         if kind in _JPEG_FRAMES and at + 9 <= len(view):
             size = int.from_bytes(view[at + 5 : at + 7], "big"), int.from_bytes(view[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(view[at + 2 : at + 4], "big")
+        # 0xFF is a fill byte before a marker; all else has its length.
+        at += 1 if kind == 0xFF else 2 + int.from_bytes(view[at + 2 : at + 4], "big")
     raise CodecError("data", bytes(view[at : at + 16]), f"no JPEG marker at byte {at} of {len(view)}")

@@ -143,6 +143,19 @@ def test_size_that_would_fill_the_memory_is_refused_before_decoding():
         assert error.value.field == "height, width"
 
 
+def test_received_bytes_count_against_the_limit():
+    with pytest.raises(CodecError, match="over the limit of 100") as error:
+        parse_compressed(message(JPEG), max_bytes=100)
+    assert error.value.field == "data"
+
+
+def test_endless_header_is_refused():
+    endless = np.full(1 << 20, 0xFF, np.uint8)
+    endless[1] = 0xD8
+    with pytest.raises(CodecError, match="no JPEG marker"):
+        parse_compressed(message(endless))
+
+
 def test_size_zero_is_refused():
     png = PNG.copy()
     png[16:24] = 0
