@@ -34,7 +34,7 @@ def select_detections(
         boxes (K, 4), scores (K,), labels (K,), image_index (K,); by image, best score first.
     """
     scores, order = scores.topk(min(top_k, scores.shape[1]), dim=1)
-    image, rank = torch.nonzero(scores >= score_threshold, as_tuple=True)
+    image, rank = torch.nonzero(scores >= score_threshold).unbind(1)
     order, scores = order[image, rank], scores[image, rank]
     boxes, labels = boxes[image, order], labels[image, order]
     if suppress and boxes.shape[0] > 0:

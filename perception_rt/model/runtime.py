@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 import zipfile
@@ -62,14 +63,24 @@ def trace_module(module: torch.nn.Module, example: torch.Tensor) -> torch.jit.Sc
 
 def write_archive(module: torch.jit.ScriptModule, manifest: Manifest, path: Path) -> None:
     """Write module and manifest; a reader sees the old file or the whole new one, never a part."""
+    buffer = io.BytesIO()  # not a file name, which torch would put inside the archive
+    torch.jit.save(module, buffer, _extra_files={MANIFEST_FILE: manifest.to_json()})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.jit.save(module, str(temporary), _extra_files={MANIFEST_FILE: manifest.to_json()})
+        temporary.write_bytes(buffer.getvalue())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise BundleError(f"{path}: cannot be written: {_first_line(error)}") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def archive_copy(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """The module as it would come back from its file."""
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer)
 
 
 def read_manifest(path: Path) -> Manifest:
