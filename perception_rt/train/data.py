@@ -1,0 +1,167 @@
+"""Simulated frames to learn from: rendered once, then cropped and varied for every batch.
+
+Drive seeds are split by construction: evaluation takes them from 1 000 000 up, training with seed S takes
+them from 10 000 000 + 100 000 S up. Demos and tests use smaller ones: nothing there was learned from.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from perception_rt.sim.drive import Drive, DriveSample
+from perception_rt.train.network import INPUT_SIZE
+
+EVALUATION_SEED = 1_000_000
+DRIVE_SECONDS = 60.0
+FRAMES_PER_DRIVE = 12
+CROP = (384, 640)  # height, width: half the pixels, and most of what is in them
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames at the network's size.
+
+    Attributes:
+        images: (F, H, W, 3) uint8 RGB.
+        boxes: F tensors (n, 4) float32, xyxy in px of `images`.
+        labels: F tensors (n,) int64.
+    """
+
+    images: np.ndarray
+    boxes: list[Tensor]
+    labels: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one training step and their truth, flat over the batch.
+
+    Attributes:
+        images: (N, 3, H, W) float32 in [0, 1].
+        boxes: (G, 4) float32 xyxy in px of `images`.
+        labels: (G,) int64.
+        image: (G,) int64, which image a truth is in.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    image: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def training_seeds(seed: int, drives: int) -> list[int]:
+    """The drive seeds that training with `seed` learns from."""
+    return [10_000_000 + 100_000 * seed + i for i in range(drives)]
+
+
+def evaluation_seeds(drives: int) -> list[int]:
+    """Drive seeds that no training ever uses."""
+    return [EVALUATION_SEED + i for i in range(drives)]
+
+
+def drive_samples(seed: int, count: int) -> list[DriveSample]:
+    """`count` samples of one drive, spread over its first minute at times that the seed decides."""
+    drive = Drive(seed, INPUT_SIZE)
+    jitter = np.random.default_rng(seed).uniform(size=count)
+    return [drive.sample(float(t)) for t in (np.arange(count) + jitter) * (DRIVE_SECONDS / count)]
+
+
+def _render_drive(seed: int, count: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    samples = drive_samples(seed, count)
+    return (
+        np.stack([s.image for s in samples]),
+        [s.truth.xyxy for s in samples],
+        [s.truth.labels for s in samples],
+    )
+
+
+def render(
+    seeds: Sequence[int],
+    per_drive: int = FRAMES_PER_DRIVE,
+    workers: int | None = None,
+    on_drive: Callable[[], None] = lambda: None,
+) -> Frames:
+    """Render drives into memory, 1.6 MB a frame.
+
+    Args:
+        seeds: of the drives.
+        per_drive: frames of each.
+        workers: processes; None for one a core, 0 to render in this one.
+        on_drive: called after each drive.
+    """
+    width, height = INPUT_SIZE
+    images = np.empty((len(seeds), per_drive, height, width, 3), np.uint8)
+    boxes, labels = [], []
+    for row, drive in zip(images, _render_drives(seeds, per_drive, workers), strict=True):
+        row[:] = drive[0]
+        boxes += [torch.from_numpy(b) for b in drive[1]]
+        labels += [torch.from_numpy(b) for b in drive[2]]
+        on_drive()
+    return Frames(images.reshape(-1, height, width, 3), boxes, labels)
+
+
+def _render_drives(seeds: Sequence[int], per_drive: int, workers: int | None) -> Iterator[tuple]:
+    counts = [per_drive] * len(seeds)
+    if workers == 0:
+        yield from map(_render_drive, seeds, counts)
+        return
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
+        yield from pool.map(_render_drive, seeds, counts)
+
+
+def draw_batch(frames: Frames, index: Sequence[int], rng: np.random.Generator) -> Batch:
+    """A window of each frame of `index`: zoomed, recoloured and mirrored at random."""
+    images, boxes, labels = np.empty((len(index), *CROP, 3), np.uint8), [], []
+    for out, i in zip(images, index, strict=True):
+        window, box, keep = _window(frames.images[i], frames.boxes[i], rng)
+        cv2.LUT(window, _recolouring(rng), out)
+        if rng.random() < 0.5:
+            out[:] = out[:, ::-1].copy()
+            box = torch.stack((CROP[1] - box[:, 2], box[:, 1], CROP[1] - box[:, 0], box[:, 3]), 1)
+        boxes.append(box[keep])
+        labels.append(frames.labels[i][keep])
+    counts = torch.tensor([len(b) for b in boxes])
+    return Batch(
+        torch.from_numpy(images).permute(0, 3, 1, 2).float().mul_(1.0 / 255.0),
+        torch.cat(boxes),
+        torch.cat(labels),
+        torch.arange(len(index)).repeat_interleave(counts),
+    )
+
+
+def _recolouring(rng: np.random.Generator) -> np.ndarray:
+    """(256, 1, 3) uint8: each channel's contrast, and the brightness, changed a little."""
+    contrast, brightness = rng.uniform(0.8, 1.2, 3), rng.uniform(-25, 25)
+    table = (np.arange(256.0)[:, None] - 128) * contrast + 128 + brightness
+    return np.clip(np.rint(table), 0, 255).astype(np.uint8)[:, None]
+
+
+def _window(image: np.ndarray, boxes: Tensor, rng: np.random.Generator) -> tuple[np.ndarray, Tensor, Tensor]:
+    """A random window of an image, enlarged or shrunk by up to a quarter to CROP.
+
+    Returns:
+        The window, all boxes in its px and cut at its edges, and a mask of those of which enough is left.
+    """
+    height, width, _ = image.shape
+    zoom = max(float(np.exp(rng.uniform(-0.22, 0.22))), CROP[0] / height, CROP[1] / width)
+    h, w = round(CROP[0] / zoom), round(CROP[1] / zoom)
+    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    window = cv2.resize(image[top : top + h, left : left + w], CROP[::-1], interpolation=cv2.INTER_LINEAR)
+    moved = (boxes - torch.tensor([left, top, left, top])) * torch.tensor([CROP[1] / w, CROP[0] / h] * 2)
+    cut = torch.minimum(moved.clamp(min=0), torch.tensor([CROP[1], CROP[0]] * 2))
+    whole, seen = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (moved, cut))
+    return window, cut, seen > 0.3 * whole

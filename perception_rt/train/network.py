@@ -1,0 +1,206 @@
+"""The small camera detector: an anchor-free convolutional network, and the module that it ships in."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from perception_rt.model.detector import select_detections
+
+INPUT_SIZE = (960, 540)  # width, height: what larger and smaller images are resized to
+
+
+class ConvBnRelu(nn.Sequential):
+    """A convolution without bias, its batch normalisation, a ReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int | None = None
+    ) -> None:
+        padding = kernel // 2 if padding is None else padding
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class CrossStage(nn.Module):
+    """Half of the channels pass residual blocks, half go by (cross stage partial, arXiv:1911.11929)."""
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.enter = ConvBnRelu(channels, half, 1)
+        self.bypass = ConvBnRelu(channels, half, 1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(ConvBnRelu(half, half), ConvBnRelu(half, half)) for _ in range(blocks)
+        )
+        self.leave = ConvBnRelu(2 * half, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        y = self.enter(x)
+        for block in self.blocks:
+            y = y + block(y)
+        return self.leave(torch.cat((y, self.bypass(x)), 1))
+
+
+def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(ConvBnRelu(inputs, outputs, 3, 2), CrossStage(outputs, blocks))
+
+
+class Network(nn.Module):
+    """Image to raw class logits and boxes at strides 8, 16 and 32.
+
+    One prediction per cell and no anchor boxes, as in FCOS (arXiv:1904.01355) and YOLOX (arXiv:2107.08430).
+    The stem goes to a quarter of the size at once: it sees every pixel, which far pedestrians need, cheaply.
+    """
+
+    def __init__(self, classes: int, neck: int = 40) -> None:
+        super().__init__()
+        self.classes = classes
+        self.stem = ConvBnRelu(3, 24, 6, 4, 1)
+        self.stages = nn.ModuleList(
+            [_stage(24, 40, 1), _stage(40, 80, 2), _stage(80, 128, 2), _stage(128, 128, 1)]
+        )
+        self.lateral = nn.ModuleList([nn.Conv2d(c, neck, 1) for c in (40, 80, 128, 128)])
+        self.heads = nn.ModuleList([self._head(neck, classes) for _ in range(3)])
+
+    @staticmethod
+    def _head(neck: int, classes: int) -> nn.Sequential:
+        predict = nn.Conv2d(neck, classes + 4, 1)
+        nn.init.normal_(predict.weight, std=0.01)
+        nn.init.zeros_(predict.bias)
+        nn.init.constant_(
+            predict.bias[:classes], -4.6
+        )  # every score starts at 0.01: few cells hold an object
+        return nn.Sequential(ConvBnRelu(neck, neck), predict)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predictions of all cells.
+
+        Args:
+            x: (N, 3, H, W) float RGB in [0, 1]; H and W at least 32.
+
+        Returns:
+            (N, A, classes + 4): logits, then the box as `decode` reads it; cells in the order of `cells`.
+        """
+        x = self.stem(x)
+        features: list[Tensor] = []
+        for stage, lateral in zip(self.stages, self.lateral):  # noqa: B905  (TorchScript's zip has no strict)
+            x = stage(x)
+            features.append(lateral(x))
+        for i in (2, 1, 0):
+            _, _, h, w = features[i].shape
+            up = F.interpolate(features[i + 1], scale_factor=2.0, mode="nearest")
+            features[i] = features[i] + up[:, :, :h, :w]
+        out: list[Tensor] = []
+        for i, head in enumerate(self.heads):
+            out.append(head(features[i]).permute(0, 2, 3, 1).flatten(1, 2))
+        return torch.cat(out, 1)
+
+
+def cells(height: int, width: int, like: Tensor) -> Tensor:
+    """(A, 3): centre x, centre y and stride in px of every cell of a network input of this size."""
+    grids: list[Tensor] = []
+    rows, columns = height // 4, width // 4
+    for stride in (8, 16, 32):
+        rows, columns = (rows + 1) // 2, (columns + 1) // 2
+        x = (torch.arange(columns, device=like.device, dtype=torch.float32) + 0.5) * stride
+        y = (torch.arange(rows, device=like.device, dtype=torch.float32) + 0.5) * stride
+        yy, xx = torch.meshgrid(y, x, indexing="ij")
+        grids.append(torch.stack((xx, yy, torch.full_like(xx, stride)), 2).flatten(0, 1))
+    return torch.cat(grids)
+
+
+def decode(raw: Tensor, at: Tensor) -> Tensor:
+    """Boxes xyxy in px of the network input from raw (..., 4) predictions at cells (..., 3)."""
+    stride = at[..., 2:]
+    centre = at[..., :2] + raw[..., :2] * stride
+    half = raw[..., 2:].clamp(-4.0, 3.0).exp() * stride * 0.5
+    return torch.cat((centre - half, centre + half), -1)
+
+
+def resize(images: Tensor, width: int, height: int) -> Tensor:
+    """Images resized to just fit width x height, aspect kept, antialiased.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+
+    Returns:
+        (N, 3, h, w), no side under 32 px: uint8 on a CPU, rounded float32 elsewhere.
+    """
+    h, w = images.shape[2], images.shape[3]
+    scale = min(width / w, height / h)
+    size = [max(32, int(round(h * scale))), max(32, int(round(w * scale)))]  # noqa: RUF046  (TorchScript: float)
+    if size[0] == h and size[1] == w:
+        return images
+    if images.device.type == "cpu":
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
+    return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round()
+
+
+class Detector(nn.Module):
+    """What the bundle holds: native uint8 images in, boxes in native pixels out."""
+
+    def __init__(self, network: Network, score_threshold: float, nms_threshold: float) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = network.classes
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.top_k = 300  # most boxes an image may have, before NMS too
+        self.width, self.height = INPUT_SIZE
+
+    def forward(
+        self, images: Tensor, bgr: bool = False, score_threshold: float = -1.0, nms_threshold: float = -1.0
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Detect.
+
+        Args:
+            images: (N, H, W, 3) uint8.
+            bgr: the channels are blue, green, red.
+            score_threshold: a box below it is dropped; negative for the bundle's own.
+            nms_threshold: of two boxes of one class with a higher IoU the lesser is dropped; negative for the
+                bundle's own.
+
+        Returns:
+            boxes (K, 4) xyxy in native px, scores (K,), labels (K,) int64, image index (K,) int64; ordered by
+            image, then by falling score.
+        """
+        x = resize(images.permute(0, 3, 1, 2), self.width, self.height)
+        if bgr:
+            x = x.flip(1)
+        h, w = x.shape[2], x.shape[3]
+        x = x.to(self.network.lateral[0].weight.dtype, memory_format=torch.channels_last) * (1.0 / 255.0)
+        raw = self.network(x).float()
+        scores, labels = raw[:, :, : self.classes].sigmoid().max(2)
+        boxes, scores, labels, image_index = select_detections(
+            decode(raw[:, :, self.classes :], cells(h, w, raw)),
+            scores,
+            labels,
+            self.score_threshold if score_threshold < 0 else score_threshold,
+            self.nms_threshold if nms_threshold < 0 else nms_threshold,
+            True,
+            self.top_k,
+            self.top_k,
+        )
+        native_h, native_w = images.shape[1], images.shape[2]
+        x1x2 = (boxes[:, 0::2] * (native_w / w)).clamp(0.0, float(native_w))
+        y1y2 = (boxes[:, 1::2] * (native_h / h)).clamp(0.0, float(native_h))
+        boxes = torch.stack((x1x2[:, 0], y1y2[:, 0], x1x2[:, 1], y1y2[:, 1]), 1)
+        return boxes, scores, labels, image_index
+
+
+def fused(network: Network) -> Network:
+    """The network in evaluation mode with every batch normalisation folded into its convolution, in place."""
+    network.eval().to(memory_format=torch.channels_last)
+    for module in network.modules():
+        if isinstance(module, ConvBnRelu):
+            module[0] = fuse_conv_bn_eval(module[0], module[1])
+            module[1] = nn.Identity()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return network
