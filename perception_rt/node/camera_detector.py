@@ -57,10 +57,8 @@ class CameraDetector(DetectorNode):
             prefix = "~"
             if len(streams) > 1:
                 prefix += str(PurePosixPath(stream.removesuffix("/compressed")).parent).rstrip("/")
-            self._detections[stream] = self.create_lifecycle_publisher(
-                Detection2DArray, f"{prefix}/detections", 5
-            )
-            self._annotated[stream] = self.create_lifecycle_publisher(Image, f"{prefix}/image_annotated", 1)
+            self._detections[stream] = self.open_output(Detection2DArray, f"{prefix}/detections", 5)
+            self._annotated[stream] = self.open_output(Image, f"{prefix}/image_annotated", 1)
         names = [publisher.topic_name for publisher in self._detections.values()]
         if len(set(names)) != len(names):
             raise ConfigError(f"image_topics={streams}: two cameras would both publish {names[0]}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.lifecycle import LifecyclePublisher
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
@@ -17,13 +19,14 @@ from perception_rt.node.qos import AdaptiveSubscription
 from perception_rt.node.shell import PerceptionNode, status
 from perception_rt.realtime.ledger import Fate
 from perception_rt.realtime.mailbox import Mailbox
-from perception_rt.realtime.pipeline import FramePipeline
+from perception_rt.realtime.pipeline import Account, FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.realtime.worker import Worker
-from perception_rt.types import BundleError
+from perception_rt.types import BundleError, PerceptionError
 
 STALE_NS = 2_000_000_000  # silence after which diagnostics warn
-WORKER_STOP_S = 1.0
+DRAIN_S = 0.3  # for the frame in hand, when the node is deactivated
+WORKER_STOP_S = 0.5
 
 DETECTOR_PARAMETERS = (
     Parameter("device", "auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where it is."),
@@ -54,6 +57,8 @@ class DetectorNode(PerceptionNode):
         self._worker: Worker | None = None
         self._pipeline: FramePipeline | None = None
         self._subscriptions_in: dict[str, AdaptiveSubscription] = {}
+        self._outputs: list[LifecyclePublisher] = []
+        self._gate = threading.Lock()  # nothing is received once the mailbox was emptied for good
         self._swapping = threading.Lock()
         self.create_service(Trigger, "~/swap_bundle", self._on_swap)
 
@@ -120,9 +125,15 @@ class DetectorNode(PerceptionNode):
         )
 
     def stop(self) -> None:
-        """Take back what waits."""
-        if self._worker is not None:
-            self._pipeline.abandon(self._worker.clear(), "the node was deactivated")
+        """Take back what waits; the frame in hand is published if it is done soon, else given up."""
+        if self._worker is None:
+            return
+        reason = "the node was deactivated"
+        with self._gate:
+            waiting = self._worker.clear()
+        self._pipeline.abandon(waiting, reason)
+        if not self._worker.drain(DRAIN_S):
+            self._pipeline.give_up(reason)
 
     def teardown(self) -> None:
         """Unsubscribe, end the worker, drop the model."""
@@ -130,7 +141,10 @@ class DetectorNode(PerceptionNode):
             subscription.close()
         self._subscriptions_in = {}
         if self._worker is not None and not self._worker.stop(WORKER_STOP_S):
-            self.get_logger().warning("the model still computes; the result of its last frame is lost")
+            self.get_logger().warning("the model still computes; the result of its last frame is not used")
+        for publisher in self._outputs:
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs = []
         self._worker = self._pipeline = self.runtime = None
 
     def on_parameters(self) -> None:
@@ -139,6 +153,12 @@ class DetectorNode(PerceptionNode):
         self._pipeline.max_age_ms = self.values["max_age_ms"]
 
     # The way of a frame.
+
+    def open_output(self, message_type: type, topic: str, depth: int) -> LifecyclePublisher:
+        """A publisher that lives until the node is cleaned up."""
+        publisher = self.create_lifecycle_publisher(message_type, topic, depth)
+        self._outputs.append(publisher)
+        return publisher
 
     def now_ns(self) -> int:
         """ROS time, ns: the clock of scheduler and ages."""
@@ -150,11 +170,14 @@ class DetectorNode(PerceptionNode):
         return None if value < 0 else value
 
     def _receive(self, stream: str, data: bytes) -> None:
-        if self.active:
-            self._pipeline.receive(stream, data, self._worker.put)
+        with self._gate:
+            if self.active:
+                self._pipeline.receive(stream, data, self._worker.put)
 
     def _complain(self, stream: str, error: Exception) -> None:
-        self.get_logger().warning(f"{stream}: {error}", throttle_duration_sec=1.0)
+        unforeseen = not isinstance(error, PerceptionError)
+        text = "".join(traceback.format_exception(error)) if unforeseen else str(error)
+        self.get_logger().warning(f"{stream}: {text}", throttle_duration_sec=1.0)
 
     # Bundle.
 
@@ -206,9 +229,11 @@ class DetectorNode(PerceptionNode):
 
     def diagnostics(self) -> list[DiagnosticStatus]:
         """One status for the node and one for each stream."""
-        runtime, scheduler, pipeline = self.runtime, getattr(self, "_scheduler", None), self._pipeline
-        if runtime is None or pipeline is None:
+        # Held here, as another thread may be configuring or cleaning up.
+        runtime, pipeline, subscriptions = self.runtime, self._pipeline, self._subscriptions_in
+        if not self._configured or runtime is None or pipeline is None:
             return []
+        scheduler = self._scheduler
         whole = {
             "bundle": runtime.manifest.name,
             "bundle_sha256": runtime.sha256,
@@ -219,19 +244,17 @@ class DetectorNode(PerceptionNode):
             "deadline_misses": scheduler.deadline_misses,
         }
         name, device = self.get_name(), str(runtime.device)
-        statuses = [status(name, DiagnosticStatus.OK, "running", device, whole)]
-        for stream in pipeline.accounts:
-            level, message, values = self._stream_status(stream)
+        state = "running" if self.active else "inactive"
+        statuses = [status(name, DiagnosticStatus.OK, state, device, whole)]
+        for stream, subscription in subscriptions.items():
+            level, message, values = self._stream_status(stream, pipeline.accounts[stream], subscription)
             statuses.append(status(f"{name}: {stream}", level, message, device, values))
         return statuses
 
-    def _stream_status(self, stream: str) -> tuple[bytes, str, dict]:
-        account, subscription, now = (
-            self._pipeline.accounts[stream],
-            self._subscriptions_in[stream],
-            self.now_ns(),
-        )
-        book = account.ledger.snapshot()
+    def _stream_status(
+        self, stream: str, account: Account, subscription: AdaptiveSubscription
+    ) -> tuple[bytes, str, dict]:
+        book, now = account.ledger.snapshot(), self.now_ns()
         values = {"received": book["received"], "pending": book["pending"], **book["states"]}
         values |= {"transport_lost": subscription.lost, "reliability": subscription.reliability}
         values["rate_hz"] = account.rate.rate_hz(now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import queue
 import signal
 import sys
 import threading
@@ -112,20 +113,39 @@ def run(
     """
     keep_large_blocks()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
+    # Events and locks may deadlock in a signal handler; this queue is made for it.
+    wishes: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: wishes.put(number))
+    stop, ended = threading.Event(), threading.Event()
+    limit = threading.Thread(target=_limit_end, args=(wishes, stop, ended), daemon=True)
+    limit.start()
     graph = Graph([factory() for factory in factories])
     up = graph.start()
     while up and not stop.wait(SPIN_S) and rclpy.ok():
         if any(node.finished.is_set() for node in graph.nodes):
             stop.wait(DRAIN_S)
             break
-    # A model that computes for seconds cannot be interrupted; the process ends without it.
-    fuse = threading.Timer(END_S, lambda: (sys.stdout.flush(), os._exit(0 if up else 1)))
-    fuse.daemon = True
-    fuse.start()
+    code = 0 if up or stop.is_set() else 1
+    wishes.put(0)
     graph.end()
     rclpy.try_shutdown()
-    fuse.cancel()
-    return 0 if up else 1
+    ended.set()
+    limit.join()
+    if any(thread.daemon for thread in threading.enumerate()):
+        _leave(code)  # a model that still computes would crash the interpreter's end
+    return code
+
+
+def _limit_end(wishes: queue.SimpleQueue[int], stop: threading.Event, ended: threading.Event) -> None:
+    """End the process some time after the first wish: a model that loads or computes cannot be interrupted."""
+    wishes.get()
+    stop.set()
+    if not ended.wait(END_S):
+        _leave(0)
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -48,6 +48,11 @@ class Bag:
     def __exit__(self, *_: object) -> None:
         self._reader.close()
 
+    @property
+    def duration_s(self) -> float:
+        """From the first to the last message, s."""
+        return max(self._reader.duration - 1, 0) / 1e9
+
     def of_type(self, *message_types: str) -> list[str]:
         """The topics of these types, sorted."""
         return sorted(topic for topic, (kind, _) in self.topics.items() if kind in message_types)
