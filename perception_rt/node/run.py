@@ -116,7 +116,7 @@ def run(
     # Events and locks may deadlock in a signal handler; this queue is made for it.
     wishes: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: wishes.put(number))
+        signal.signal(number, lambda *_: wishes.put(0))
     stop, ended = threading.Event(), threading.Event()
     limit = threading.Thread(target=_limit_end, args=(wishes, stop, ended), daemon=True)
     limit.start()
@@ -127,7 +127,7 @@ def run(
             stop.wait(DRAIN_S)
             break
     code = 0 if up or stop.is_set() else 1
-    wishes.put(0)
+    wishes.put(code)
     graph.end()
     rclpy.try_shutdown()
     ended.set()
@@ -138,11 +138,11 @@ def run(
 
 
 def _limit_end(wishes: queue.SimpleQueue[int], stop: threading.Event, ended: threading.Event) -> None:
-    """End the process some time after the first wish: a model that loads or computes cannot be interrupted."""
-    wishes.get()
+    """End the process soon after the first wish (an exit code): a model cannot be interrupted."""
+    code = wishes.get()
     stop.set()
     if not ended.wait(END_S):
-        _leave(0)
+        _leave(code)
 
 
 def _leave(code: int) -> None:

@@ -45,6 +45,8 @@ class Worker(Generic[Item]):
         self._jobs: list[tuple[Callable, Future]] = []
         self._condition = threading.Condition()
         self._stopping = False
+        self._idle = threading.Event()
+        self._idle.set()
         self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
         self._thread.start()
 
@@ -64,6 +66,10 @@ class Worker(Generic[Item]):
         """Take back whatever waits, unprocessed."""
         with self._condition:
             return self._mailbox.take()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait for the batch in hand; False where it is still being processed after `timeout_s`."""
+        return self._idle.wait(timeout_s)
 
     def call(self, job: Callable[[], Result]) -> Future[Result]:
         """Run `job` on the worker's thread between two batches."""
@@ -93,11 +99,14 @@ class Worker(Generic[Item]):
                 batch, jobs = self._await_work()
                 if self._stopping:
                     return
+                if batch:
+                    self._idle.clear()
             for job, future in jobs:
                 _fulfil(job, future)
             if batch:
                 self._process(batch)
                 self._scheduler.finished(self._clock.now_ns())
+                self._idle.set()
 
     def _await_work(self) -> tuple[dict, list]:
         """Wait, with the condition held, until there are jobs, a batch is due or the worker is to stop."""
