@@ -1,5 +1,6 @@
 """The ament_python package: read by pip and by colcon."""
 
+import shutil
 import sys
 from glob import glob
 from pathlib import Path
@@ -9,22 +10,15 @@ from setuptools import find_packages, setup
 PACKAGE = "perception_rt"
 EXECUTABLES = ("camera_detector", "drive_simulator", "bag_player")
 
-# ros2 looks in lib/<package>/, where colcon puts entry points (setup.cfg); pip puts them only into bin/.
-# The guard of another environment's ROS wheels would keep this one's Python from finding its libraries.
-FORWARD = """#!/bin/sh
-exec env -u _ROS_WHEELS_BOOTSTRAP_COMPLETE "$(dirname "$0")/../../bin/$(basename "$0")" "$@"
-"""
-
 
 def ros_executables() -> list:
-    """Write the scripts of lib/<package> for an installation by pip; return them for data_files."""
-    if not {"bdist_wheel", "editable_wheel"} & set(sys.argv):
+    """Make the scripts of lib/<package> for pip, as data_files; colcon makes its own (setup.cfg)."""
+    if "bdist_wheel" not in sys.argv:
         return []
     folder = Path("build", "ros_executables")
     folder.mkdir(parents=True, exist_ok=True)
     for name in EXECUTABLES:
-        (folder / name).write_text(FORWARD)
-        (folder / name).chmod(0o755)
+        shutil.copy("tools/ros_executable", folder / name)
     return [(f"lib/{PACKAGE}", [str(folder / name) for name in EXECUTABLES])]
 
 

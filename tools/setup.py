@@ -13,6 +13,7 @@ Standard library only, and no syntax newer than Python 3.7, so that any Python c
 
 from __future__ import annotations
 
+import configparser
 import fcntl
 import hashlib
 import importlib.util
@@ -156,10 +157,10 @@ def fingerprint(*parts: object) -> str:
 def step_keys(distro: str | None) -> dict:
     """Return for every step the hash of what it is made from; each includes the one before."""
     lock = ROOT / "requirements" / ("distro.txt" if distro else "wheels.txt")
-    venv = fingerprint(base_python(), sys.version_info[:2], VENV, distro)
+    venv = fingerprint(sys.version_info[:2], str(VENV), distro)
     requirements = fingerprint(venv, lock)
     interfaces = fingerprint(requirements, distro or ROOT / "interfaces")
-    sources = ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "launch", "config", "resource")
+    sources = ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "tools")
     package = fingerprint(interfaces, *(ROOT / name for name in sources))
     return {"venv": venv, "requirements": requirements, "interfaces": interfaces, "package": package}
 
@@ -330,10 +331,35 @@ def build_interfaces(title: str, distro: str | None) -> None:
 def install_package(title: str, distro: str | None) -> None:
     """Install this package editable, and import what it stands on once."""
     run(title, [PYTHON, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--editable", ROOT])
+    link_for_ros2()
     imports = "import torch, torchvision, cv2, rclpy, vision_msgs.msg, tf2_msgs.msg, perception_rt"
     env = dict(os.environ) if distro else child_environment()
     env.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
     run("check", [PYTHON, "-c", imports], env)
+
+
+def link_for_ros2() -> None:
+    """Link what ros2 looks for into the environment; an editable installation leaves data files out."""
+    entry_points = configparser.ConfigParser(delimiters="=")
+    entry_points.read(
+        next(VENV.glob("lib/python3*/site-packages/perception_rt-*.dist-info/entry_points.txt"))
+    )
+    scripts = entry_points["console_scripts"].items()
+    links = {
+        "share/ament_index/resource_index/packages/perception_rt": ROOT / "resource" / "perception_rt",
+        **{f"share/perception_rt/{name}": ROOT / name for name in ("package.xml", "launch", "config")},
+        **{
+            f"lib/perception_rt/{name}": ROOT / "tools" / "ros_executable"
+            for name, function in scripts
+            if function.startswith("perception_rt.node.")
+        },
+    }
+    for name, target in links.items():
+        link = VENV / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if link.is_symlink() or link.exists():
+            link.unlink()
+        link.symlink_to(target)
 
 
 STEPS = {
