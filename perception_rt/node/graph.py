@@ -16,7 +16,8 @@ import yaml
 from perception_rt.types import ConfigError
 
 EXECUTABLES = ("camera_detector", "drive_simulator", "bag_player")
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # new name, old name
+OLD_NAME_DISTROS = ("humble", "iron", "jazzy")  # later ones warn about the old name
 PROFILE = Path(__file__).with_name("fastdds.xml")
 PARAMETERS = "ros__parameters"
 
@@ -93,4 +94,5 @@ def transport_environment() -> dict[str, str]:
     """Return the variables that give Fast DDS room for images; none where the user has set a profile."""
     if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
         return {}
-    return dict.fromkeys(PROFILE_VARIABLES, str(PROFILE))
+    old = os.environ.get("ROS_DISTRO") in OLD_NAME_DISTROS
+    return {PROFILE_VARIABLES[old]: str(PROFILE)}
