@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from perception_rt.model.decoders import DECODERS
 from perception_rt.model.detector import Detector
 from perception_rt.model.manifest import InputSpec
+from perception_rt.model.onnx_network import convert_onnx, listed_network
 from perception_rt.model.preprocess import Preprocess
-from perception_rt.model.runtime import trace_module
 from perception_rt.types.errors import BundleError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -185,56 +185,6 @@ def _load_state(model: nn.Module, path: Path, names: list[str]) -> str:
 # --- ONNX ----------------------------------------------------------------------------------------------
 
 
-class OutputList(nn.Module):
-    """A network's one or several outputs as a tuple, for tracing."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Any:
-        """A tuple of every output."""
-        out = self.network(x)
-        return (out,) if isinstance(out, Tensor) else tuple(out)
-
-
-class OneOutput(nn.Module):
-    """A traced network of one output, image by image where it was exported for a batch of one."""
-
-    def __init__(self, network: nn.Module, any_batch: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.any_batch = any_batch
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, h, w) -> raw outputs, N first."""
-        if self.any_batch or x.shape[0] == 1:
-            return [self.network(x)[0]]
-        return [torch.cat([self.network(image)[0] for image in x.split(1)])]
-
-
-class TwoOutputs(nn.Module):
-    """As `OneOutput`, for a network of two."""
-
-    def __init__(self, network: nn.Module, any_batch: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.any_batch = any_batch
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, h, w) -> raw outputs, N first."""
-        if self.any_batch or x.shape[0] == 1:
-            first, second = self.network(x)
-            return [first, second]
-        firsts: list[Tensor] = []
-        seconds: list[Tensor] = []
-        for image in x.split(1):
-            first, second = self.network(image)
-            firsts.append(first)
-            seconds.append(second)
-        return [torch.cat(firsts), torch.cat(seconds)]
-
-
 def import_onnx(
     path: str | Path,
     decoder: str,
@@ -261,7 +211,7 @@ def import_onnx(
     fields = {name: getattr(PRESETS[decoder], name) for name in Preset.__dataclass_fields__}
     preset = Preset(**{**fields, **{k: v for k, v in changes.items() if v is not None}})
     head = DECODERS[decoder](size)
-    listed, raw = _listed_network(network, size, path)
+    listed, raw = listed_network(network, size, path)
     names = _class_names(classes, head, raw, decoder)
     preprocess = Preprocess(
         size, preset.resize, preset.filter, preset.order, preset.scale, preset.mean, preset.std
@@ -270,66 +220,6 @@ def import_onnx(
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     provenance = {"onnx": path.name, "onnx_sha256": digest, "decoder": decoder}
     return Imported(module.eval(), names, preprocess.spec(), provenance)
-
-
-def convert_onnx(path: Path, input_size: tuple[int, int] | None = None) -> tuple[nn.Module, tuple[int, int]]:
-    """Convert an ONNX file to a torch module.
-
-    Returns:
-        the module, and (height, width) of its input.
-
-    Raises:
-        BundleError: not ONNX, not one image input, or an operator that cannot be converted.
-    """
-    import onnx  # only export needs these
-    import onnx2torch
-
-    if not path.is_file():
-        raise BundleError(f"{path}: no such file")
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
-    except Exception as error:
-        raise BundleError(f"{path}: not ONNX: {str(error).strip().splitlines()[0]}") from error
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        raise BundleError(f"{path}: inputs={[v.name for v in inputs]}: must be one image")
-    kind = inputs[0].type.tensor_type
-    shape = [dim.dim_value or None for dim in kind.shape.dim]
-    if len(shape) != 4 or shape[1] not in (3, None) or kind.elem_type != onnx.TensorProto.FLOAT:
-        raise BundleError(f"{path}: input {inputs[0].name} {shape}: must be float32 (N, 3, H, W)")
-    size = tuple(shape[2:])
-    if None in size and input_size is None:
-        raise BundleError(f"{path}: input {inputs[0].name} {shape} leaves its size open: give --input-size")
-    if None not in size and input_size is not None and input_size != size:
-        raise BundleError(f"input_size={input_size}: {path} is made for {size}")
-    try:
-        return onnx2torch.convert(model).eval(), input_size or size
-    except NotImplementedError as error:
-        raise BundleError(f"{path}: cannot be converted: {str(error).splitlines()[0]}") from error
-
-
-def _listed_network(network: nn.Module, size: tuple[int, int], path: Path) -> tuple[nn.Module, list[Tensor]]:
-    """The traced network that returns a list, and its answer to zeros."""
-    traced = trace_module(OutputList(network), torch.zeros(1, 3, *size))
-    probe = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        raw = [traced(image) for image in probe.split(1)]
-        try:
-            both = traced(probe)
-            any_batch = all(
-                whole.shape[0] == 2 and torch.allclose(whole, torch.cat(parts), atol=1e-4)
-                for whole, *parts in zip(both, *raw, strict=True)
-            )
-        except RuntimeError:  # reshapes made for a batch of one
-            any_batch = False
-    outputs = list(raw[0])
-    if len(outputs) not in (1, 2):
-        # Detectors with auxiliary outputs (YOLOv5 training heads) put the decoded one first.
-        raise BundleError(f"{path}: {len(outputs)} outputs: must be one or two")
-    adapter = OneOutput if len(outputs) == 1 else TwoOutputs
-    return adapter(traced, any_batch), outputs
 
 
 def _class_names(

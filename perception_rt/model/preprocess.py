@@ -55,8 +55,8 @@ def column_bands(
         group: columns a product makes: small costs calls, large costs zeros (8 and 16 measure best).
 
     Returns:
-        start (groups,) int64, first input column of each group; band (groups, 3 * window, 3 * group)
-        float32, from interleaved input columns to planar output columns.
+        start (groups,) int64, first input column of each group; band (groups, 3 * window, group * 3)
+        float32; channels are interleaved on both sides.
     """
     n_out = index.shape[0]
     groups = (n_out + group - 1) // group
@@ -71,10 +71,10 @@ def column_bands(
     column = index - start.repeat_interleave(group).unsqueeze(1)
     dense = torch.zeros(groups * group, window).scatter_add_(1, column, weight)
     dense = dense.view(groups, group, window).transpose(1, 2)
-    band = torch.zeros(groups, window, 3, 3, group)
+    band = torch.zeros(groups, window, 3, group, 3)
     for channel in range(3):
-        band[:, :, 2 - channel if swap else channel, channel] = dense
-    return start, band.view(groups, window * 3, 3 * group)
+        band[:, :, 2 - channel if swap else channel, :, channel] = dense
+    return start, band.view(groups, window * 3, group * 3)
 
 
 class Preprocess(nn.Module):
@@ -118,10 +118,8 @@ class Preprocess(nn.Module):
         self.bgr = order == "bgr"
         self.pad = pad
         deviation = torch.tensor(std, dtype=torch.float64)
-        self.register_buffer("gain", (scale / deviation).float().view(1, 3, 1, 1))
-        self.register_buffer(
-            "offset", (-torch.tensor(mean, dtype=torch.float64) / deviation).float().view(1, 3, 1, 1)
-        )
+        self.register_buffer("gain", (scale / deviation).float())
+        self.register_buffer("offset", (-torch.tensor(mean, dtype=torch.float64) / deviation).float())
         self.has_offset = any(value != 0 for value in mean)
         self._tables = {}
         self.cached_sizes = 16
@@ -136,23 +134,19 @@ class Preprocess(nn.Module):
         )
 
     def forward(self, images: Tensor, bgr: bool) -> Tensor:
-        """(N, H, W, 3) uint8 in the order that `bgr` says -> (N, 3, height, width) float32."""
+        """(N, H, W, 3) uint8 in the order that `bgr` says -> (N, 3, height, width) float32, channels last."""
         n, h, w = images.shape[0], images.shape[1], images.shape[2]
         top, left, new_h, new_w = self.placement(h, w)
         tables = self.tables(h, w, new_h, new_w, bgr != self.bgr, images)
-        planar = resize_dense(images, tables) if images.is_cuda else resize_banded(images, tables, new_w)
-        planar = planar.round_()
-        if new_h == self.height and new_w == self.width:
-            return self.normalise(planar).contiguous()
-        out = self.normalise(torch.full((1, 3, 1, 1), self.pad, device=images.device))
-        out = out.expand(n, 3, self.height, self.width).contiguous()
-        out[:, :, top : top + new_h, left : left + new_w] = self.normalise(planar)
-        return out
-
-    def normalise(self, planar: Tensor) -> Tensor:
-        """Grey levels (N, 3, H, W) to the network's range."""
-        scaled = planar * self.gain
-        return scaled.add_(self.offset) if self.has_offset else scaled
+        grey = resize_dense(images, tables) if images.is_cuda else resize_banded(images, tables, new_w)
+        x = grey.round_().mul_(self.gain)
+        if self.has_offset:
+            x = x.add_(self.offset)
+        if new_h != self.height or new_w != self.width:
+            bars = (self.pad * self.gain + self.offset).expand(n, self.height, self.width, 3).contiguous()
+            bars[:, top : top + new_h, left : left + new_w] = x
+            x = bars
+        return x.permute(0, 3, 1, 2)
 
     def placement(self, h: int, w: int) -> tuple[int, int, int, int]:
         """Where an image of h x w px lies in the network's input: top, left, height, width."""
@@ -199,13 +193,13 @@ class Preprocess(nn.Module):
 
 
 def resize_banded(images: Tensor, tables: list[Tensor], new_w: int) -> Tensor:
-    """Resize on a CPU: rows through the byte-wise embedding bag, columns through banded products.
+    """Resize on a CPU: rows through the byte-wise embedding bag, columns by banded products.
 
     The embedding bag sums weighted uint8 rows straight to float32, without a float copy of the frame: a
     quarter of the time of any other way in torch. Each row must end in its own scale and bias: 1 and 0.
 
     Returns:
-        (N, 3, new_h, new_w) float32 grey levels, a view of rows with planar channels.
+        (N, new_h, new_w, 3) float32 grey levels.
     """
     n, h, w = images.shape[0], images.shape[1], images.shape[2]
     padded = torch.cat([images.reshape(n * h, w * 3), tables[5].expand(n * h, 8)], 1)
@@ -218,16 +212,16 @@ def resize_banded(images: Tensor, tables: list[Tensor], new_w: int) -> Tensor:
     parts: list[Tensor] = []
     for group in range(len(starts)):
         begin = starts[group] * 3
-        parts.append(torch.mm(rows[:, begin : begin + length], band[group]).view(rows.shape[0], 3, -1))
-    planar = torch.cat(parts, 2)
-    return planar.view(n, rows.shape[0] // n, 3, planar.shape[2])[..., :new_w].permute(0, 2, 1, 3)
+        parts.append(torch.mm(rows[:, begin : begin + length], band[group]))
+    return torch.cat(parts, 1)[:, : new_w * 3].reshape(n, -1, new_w, 3)
 
 
 def resize_dense(images: Tensor, tables: list[Tensor]) -> Tensor:
     """Resize on a GPU, where two dense products cost less than many small calls.
 
     Returns:
-        (N, 3, new_h, new_w) float32 grey levels.
+        (N, new_h, new_w, 3) float32 grey levels.
     """
     planar = images.permute(0, 3, 1, 2).index_select(1, tables[2]).float()
-    return torch.matmul(torch.matmul(tables[0], planar), tables[1]).float()
+    grey = torch.matmul(torch.matmul(tables[0], planar), tables[1]).float()
+    return grey.permute(0, 2, 3, 1).contiguous()

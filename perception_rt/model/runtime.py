@@ -132,9 +132,34 @@ def module_sha256(module: torch.nn.Module) -> str:
     return weights_sha256([*module.named_parameters(), *module.named_buffers()])
 
 
-def optimise(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """Fold the weights into the graph, and let nothing be compiled after warm-up."""
-    return torch.jit.freeze(module)
+# A convolution as a trace and as a script write it.
+_CONVOLUTIONS = {
+    "aten::_convolution": "%x,%w,%b,%stride,%padding,%dilation,%transposed,%outpad,%groups,%q,%r,%s,%t",
+    "aten::conv2d": "%x,%w,%b,%stride,%padding,%dilation,%groups",
+}
+
+
+def optimise(module: torch.jit.ScriptModule, device: torch.device) -> torch.jit.ScriptModule:
+    """Fold the weights into the graph; on a CPU also channels last, and activations in place.
+
+    Freezing alone leaves a small detector at twice the time. `torch.jit.optimize_for_inference` reaches
+    half of this gain only, and its constants cannot leave the CPU.
+    """
+    # Without profiling nothing is compiled again after the first call, whatever sizes come.
+    torch._C._jit_set_profiling_mode(False)
+    if device.type == "cpu":
+        module = module.to(memory_format=torch.channels_last)
+    frozen = torch.jit.freeze(module)
+    if device.type == "cpu":
+        for convolution, args in _CONVOLUTIONS.items():
+            for activation in ("relu", "hardswish", "silu"):
+                before, after = (
+                    f"graph({args}):\n  %c = {convolution}({args})\n  %y = aten::{activation}{suffix}(%c)\n"
+                    "  return (%y)"
+                    for suffix in ("", "_")
+                )
+                torch._C._jit_pass_custom_pattern_based_rewrite_graph(before, after, frozen.graph)
+    return frozen
 
 
 # --- Runtime -----------------------------------------------------------------------------------------
@@ -222,7 +247,7 @@ class Runtime:
             raise ConfigError(f"half={half}: fp16 needs a CUDA device, this is {target}")
         path = resolve_bundle(path_or_name)
         module, manifest = read_archive(path, target)
-        runtime = cls(optimise(module), manifest, target, half)
+        runtime = cls(optimise(module, target), manifest, target, half)
         runtime.check_golden(path)
         return runtime
 
