@@ -6,7 +6,9 @@ ros2 launch perception_rt perception.launch.py params_file:=config/kitti.yaml
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
@@ -54,8 +56,9 @@ def make_nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def make_node(node: GraphNode, params_file: str, use_sim_time: str, namespace: str, log_level: str) -> Node:
     levels = [level for level in (*namespace.split("/"), *node.namespace.split("/")) if level]
-    # The file for its wildcard entries; the node's own entry again, as `namespace` may hide it from rcl.
-    parameters = [params_file, *([node.parameters] if node.parameters else [])]
+    parameters: list = [params_file]
+    if namespace and node.parameters:
+        parameters.append(write_parameters("/" + "/".join([*levels, node.name]), node.parameters))
     if use_sim_time:
         parameters.append({"use_sim_time": use_sim_time == "true"})
     return Node(
@@ -67,3 +70,10 @@ def make_node(node: GraphNode, params_file: str, use_sim_time: str, namespace: s
         ros_arguments=["--log-level", log_level],
         output="screen",
     )
+
+
+def write_parameters(node_path: str, parameters: dict) -> str:
+    """Write a node's entry again under its final name: rcl compares whole names, which `namespace` changes."""
+    with NamedTemporaryFile("w", prefix="perception_rt_", suffix=".yaml", delete=False) as file:
+        yaml.safe_dump({node_path: {"ros__parameters": parameters}}, file)
+    return file.name

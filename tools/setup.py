@@ -160,7 +160,7 @@ def step_keys(distro: str | None) -> dict:
     venv = fingerprint(sys.version_info[:2], str(VENV), distro)
     requirements = fingerprint(venv, lock)
     interfaces = fingerprint(requirements, distro or ROOT / "interfaces")
-    sources = ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "tools")
+    sources = ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "tools", "launch")
     package = fingerprint(interfaces, *(ROOT / name for name in sources))
     return {"venv": venv, "requirements": requirements, "interfaces": interfaces, "package": package}
 
@@ -347,7 +347,9 @@ def link_for_ros2() -> None:
     scripts = entry_points["console_scripts"].items()
     links = {
         "share/ament_index/resource_index/packages/perception_rt": ROOT / "resource" / "perception_rt",
-        **{f"share/perception_rt/{name}": ROOT / name for name in ("package.xml", "launch", "config")},
+        **{f"share/perception_rt/{name}": ROOT / name for name in ("package.xml", "config")},
+        # one by one: ros2 launch does not look into a linked folder
+        **{f"share/perception_rt/launch/{file.name}": file for file in (ROOT / "launch").glob("*.launch.py")},
         **{
             f"lib/perception_rt/{name}": ROOT / "tools" / "ros_executable"
             for name, function in scripts
