@@ -7,10 +7,9 @@ machines without ros2 launch. The nodes are those that the file names.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from perception_rt.node.graph import read_graph, transport_environment
+from perception_rt.node.graph import read_graph
 
 EXAMPLES = """\
   perception-rt up config/demo.yaml
@@ -32,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Bring the graph up and wait for its end."""
     graph = read_graph(args.params_file)
-    os.environ.update(transport_environment())
     from perception_rt.node.run import node_factory  # rclpy only when the file is sound
     from perception_rt.node.run import run as run_nodes
 

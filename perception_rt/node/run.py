@@ -17,7 +17,8 @@ from rclpy.context import Context
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from perception_rt.node.graph import GraphNode
+from perception_rt.node.graph import GraphNode, transport_environment
+from perception_rt.node.shared_memory import clean_shared_memory
 from perception_rt.node.shell import PerceptionNode
 
 SPIN_S = 0.1  # how soon an idle executor notices that it is to stop
@@ -112,6 +113,8 @@ def run(
         0; 1 where a node could not be brought up.
     """
     keep_large_blocks()
+    os.environ.update(transport_environment())  # before rclpy.init: DDS reads it once
+    clean_shared_memory()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     # Events and locks may deadlock in a signal handler; this queue is made for it.
     wishes: queue.SimpleQueue[int] = queue.SimpleQueue()

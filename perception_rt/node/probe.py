@@ -1,0 +1,74 @@
+"""Listening to topics for `perception-rt doctor`: who publishes, with which QoS, what arrives."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import rclpy
+from rclpy.context import Context
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from perception_rt.node.bag_player import message_class
+from perception_rt.node.run import make_executor, spin
+
+DISCOVERY_S = 1.5
+
+
+def probe_topics(topics: Sequence[str], seconds: float) -> Iterator[tuple[str, str]]:
+    """Findings `(level, text)` about every topic, after listening for `seconds`."""
+    context = Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("perception_rt_doctor", context=context)
+    executor, stop = make_executor(context), threading.Event()
+    executor.add_node(node)
+    thread = threading.Thread(target=spin, args=(executor, stop, context))
+    thread.start()
+    try:
+        time.sleep(DISCOVERY_S)
+        counts = {}
+        for topic in topics:
+            counts[topic] = _listen(node, topic)
+        time.sleep(seconds)
+        for topic in topics:
+            yield _judge(node, topic, counts[topic], seconds)
+    finally:
+        stop.set()
+        thread.join()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def _listen(node: rclpy.node.Node, topic: str) -> list[int]:
+    """Subscribe as a sensor node would; the sizes of what arrives, in bytes."""
+    sizes: list[int] = []
+    kinds = dict(node.get_topic_names_and_types()).get(node.resolve_topic_name(topic), [])
+    kind = message_class(kinds[0]) if kinds else None
+    if kind is not None:
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        node.create_subscription(kind, topic, lambda data: sizes.append(len(data)), qos, raw=True)
+    return sizes
+
+
+def _judge(node: rclpy.node.Node, topic: str, sizes: list[int], seconds: float) -> tuple[str, str]:
+    publishers = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
+    if not publishers:
+        close = [
+            name
+            for name, _ in node.get_topic_names_and_types()
+            if name.split("/")[-1] == topic.split("/")[-1]
+        ]
+        hint = f"; did you mean {' or '.join(sorted(close))}?" if close else ""
+        return "FAIL", f"{topic}: nobody publishes it in domain {node.context.get_domain_id()}{hint}"
+    offered = ", ".join(
+        f"{info.node_name} ({info.topic_type}, {info.qos_profile.reliability.name.lower()})"
+        for info in publishers
+    )
+    if not sizes:
+        return "FAIL", (
+            f"{topic}: published by {offered}, but nothing arrives: give the publisher the "
+            "shared-memory profile (FASTDDS_DEFAULT_PROFILES_FILE), or set `reliability: reliable`"
+        )
+    return "ok", f"{topic}: {len(sizes) / seconds:.1f} Hz, {sizes[-1] / 1e6:.2f} MB each, from {offered}"

@@ -1,0 +1,42 @@
+"""What killed nodes leave behind in shared memory."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import time
+from pathlib import Path
+
+FOLDER = Path("/dev/shm")
+SEGMENT = re.compile(r"fastdds_[0-9a-f]{16}")
+SETTLED_S = 60.0  # younger files may belong to a process that is just starting
+
+
+def clean_shared_memory(folder: Path = FOLDER) -> list[str]:
+    """Remove the Fast DDS segments whose process has died, as `fastdds shm clean` does.
+
+    A living owner holds a lock on `<segment>_el`; the kernel frees it with the process. Files of other users, and
+    all that is younger than a minute, are left alone.
+
+    Returns:
+        The names of the removed segments.
+    """
+    removed = []
+    for lock in folder.glob("fastdds_*_el"):
+        segment = folder / lock.name.removesuffix("_el")
+        if SEGMENT.fullmatch(segment.name) and _is_abandoned(lock):
+            segment.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+            removed.append(segment.name)
+    return removed
+
+
+def _is_abandoned(lock: Path) -> bool:
+    try:
+        if time.time() - lock.stat().st_mtime < SETTLED_S:
+            return False
+        with lock.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # locked, gone, or another user's: not ours to remove
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""A recorded drive through real topics: FastestDet on KITTI."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from perception_rt.cli import demo
+from perception_rt.cli.main import main
+from perception_rt.model.runtime import Runtime
+from perception_rt.replay.bag import Bag
+from perception_rt.stage.detect2d import detect2d
+from perception_rt.types import BagError, ConfigError
+
+TOPIC = "/camera/front/image_raw"
+
+
+@pytest.fixture(scope="module")
+def fastestdet(shared_data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundle") / "fastestdet.pt"
+    onnx = str(shared_data / "models" / "FastestDet.onnx")
+    assert main(["bundle", "export", "onnx", onnx, "--decoder", "fastestdet", "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def drive(shared_data):
+    return shared_data / "bags" / "kitti_city"
+
+
+def arguments(**changes) -> argparse.Namespace:
+    return argparse.Namespace(**{"config": None, "bag": None, "bundle": None, "topic": None} | changes)
+
+
+@pytest.fixture(scope="module")
+def played(fastestdet, drive, tmp_path_factory):
+    """The drive, played at 10 Hz through rclpy topics: (plan, collector)."""
+    pytest.importorskip("rclpy", reason="rclpy is not installed: run `make setup`")
+    os.environ["ROS_DOMAIN_ID"] = str(110 + os.getpid() % 50)
+    out = tmp_path_factory.mktemp("drive")
+    plan = demo.plan_bag(arguments(bag=drive, bundle=str(fastestdet), out=out))
+    classes = list(Runtime.open(fastestdet, device="cpu").manifest.classes)
+    return plan, demo.run_graph(plan, classes, Console()), classes
+
+
+def test_every_frame_is_answered_and_has_a_car(played, drive):
+    plan, collector, classes = played
+    found = collector.detections[plan.streams[TOPIC]]
+    assert sorted(found) == [frame.stamp_ns for frame in demo.bag_frames(drive, TOPIC)]
+    assert len(found) == 24
+    assert all((detections.labels == classes.index("car")).any() for detections in found.values())
+    account = collector.statuses[f"camera_detector: {TOPIC}"]
+    assert (account["received"], account["published"], account["pending"]) == ("24", "24", "0")
+
+
+def test_the_graph_says_what_the_bundle_says(played, drive, fastestdet):
+    """Parity: topics, threads and batches change nothing."""
+    plan, collector, _ = played
+    runtime = Runtime.open(fastestdet, device="cpu")
+    for frame in demo.bag_frames(drive, TOPIC):
+        expected = detect2d(runtime, [frame])[0]
+        found = collector.detections[plan.streams[TOPIC]][frame.stamp_ns]
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+        np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-2)
+
+
+def test_a_bag_tells_its_topics(drive):
+    with Bag(drive) as bag:
+        assert bag.topics[TOPIC] == ("sensor_msgs/msg/Image", 24)
+        assert bag.of_type("sensor_msgs/msg/PointCloud2") == ["/lidar/points"]
+        assert bag.duration_s == pytest.approx(2.3, abs=0.1)
+        assert sum(1 for _ in bag.messages()) == sum(count for _, count in bag.topics.values())
+
+
+def test_what_cannot_be_played_is_said_in_one_line(drive, tmp_path, capsys):
+    with pytest.raises(BagError, match="no such bag"):
+        Bag(tmp_path / "nothing")
+    (tmp_path / "metadata.yaml").write_text("not: a bag")
+    with pytest.raises(BagError, match="not a readable rosbag2"):
+        Bag(tmp_path)
+    with pytest.raises(ConfigError, match="--bundle"):
+        demo.plan_bag(arguments(bag=drive, out=tmp_path))
+    assert (
+        main(["demo", "--bag", str(drive), "--bundle", "x.pt", "--topic", "/none", "--out", str(tmp_path)])
+        == 2
+    )
+    line = capsys.readouterr().err.strip()
+    assert line.count("\n") == 0
+    assert "/none" in line
+    assert "/camera/front/image_raw" in line
