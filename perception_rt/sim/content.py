@@ -75,7 +75,7 @@ def _rider(person: figures.Person, paint: tuple, step: int) -> Figure:
 
 
 def make_entity(kind: str, rng: np.random.Generator) -> Entity:
-    """A seeded thing of a kind: car, pedestrian, waiting, cyclist, tree, lamp, sign, clutter, trailer, building."""
+    """A seeded thing of a kind: one of SIM_CLASSES, waiting (a pedestrian), or one of SCENERY."""
     return _MAKERS[kind](rng)
 
 

@@ -153,7 +153,7 @@ class Drive:
         )
 
     def odometry(self, t_s: float) -> Odometry:
-        """Measured speed and yaw rate, white noise of ODOM_V_SIGMA and ODOM_YAW_RATE_SIGMA; raises as `sample`."""
+        """Speed and yaw rate with white noise of ODOM_V_SIGMA and ODOM_YAW_RATE_SIGMA; raises as `sample`."""
         ego, rng = self.ego(t_s), self._rng(8, t_s)
         return Odometry(
             ego.v + rng.normal(0, ODOM_V_SIGMA), ego.yaw_rate + rng.normal(0, ODOM_YAW_RATE_SIGMA)

@@ -9,6 +9,10 @@ import numpy as np
 from perception_rt.sim.shapes import Figure
 
 STRIDE_M = 1.45
+_TUBES = (
+    ("rear", "crank"), ("crank", "seat"), ("seat", "rear"),
+    ("seat", "head"), ("crank", "head"), ("front", "bar"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Person:
         return cls(
             height=rng.uniform(1.55, 1.92) if rng.random() < 0.88 else rng.uniform(1.15, 1.4),
             shirt=tuple(rng.integers(25, 245, 3).tolist()),
-            trousers=tuple((rng.integers(20, 120, 3) + (0, 0, 20)).tolist()),
+            trousers=tuple((np.add(rng.integers(20, 120, 3), (0, 0, 20))).tolist()),
             skin=skins[rng.integers(4)],
             hair=hairs[rng.integers(4)],
             build=rng.uniform(0.88, 1.18),
@@ -103,7 +107,8 @@ def cyclist(person: Person, bike: tuple, ridden_m: float) -> Figure:
     crank = ridden_m / 1.1
     points = {
         "rear": (-0.52, 0, r), "front": (0.52, 0, r), "crank": (-0.06, 0, 0.30), "seat": (-0.24, 0, 0.92),
-        "head": (0.36, 0, 0.86), "bar": (0.40, 0, 1.02), "bar_l": (0.36, 0.24, 1.04), "bar_r": (0.36, -0.24, 1.04),
+        "head": (0.36, 0, 0.86), "bar": (0.40, 0, 1.02),
+        "bar_l": (0.36, 0.24, 1.04), "bar_r": (0.36, -0.24, 1.04),
         "hip": (-0.2, 0, 0.98), "neck": (0.12, 0, 1.46), "skull": (0.2, 0, 1.62), "face": (0.235, 0, 1.60),
         "hips_l": (-0.2, 0.1, 0.97), "hips_r": (-0.2, -0.1, 0.97),
         "sh_l": (0.1, 0.17, 1.41), "sh_r": (0.1, -0.17, 1.41),
@@ -115,7 +120,7 @@ def cyclist(person: Person, bike: tuple, ridden_m: float) -> Figure:
         points["foot_" + name] = foot
         points["knee_" + name] = (0.5 * (foot[0] - 0.2) + 0.22, side * 0.12, 0.5 * (foot[2] + 0.97) + 0.1)
     index = {name: i for i, name in enumerate(points)}
-    parts = [(a, b, 0.022, bike) for a, b in (("rear", "crank"), ("crank", "seat"), ("seat", "rear"), ("seat", "head"), ("crank", "head"), ("front", "bar"))]  # fmt: skip
+    parts = [(*tube, 0.022, bike) for tube in _TUBES]
     parts += [("bar_l", "bar_r", 0.02, (40, 40, 40)), ("seat", "seat", 0.07, (30, 30, 30))]
     for n in ("l", "r"):
         parts += [

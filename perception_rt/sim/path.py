@@ -1,8 +1,8 @@
 """The road's reference line and the ego's motion along it, both in closed form.
 
-The line is given by its heading, a sum of sines of the arc length, so curvature is exact and bounded and the line
-never crosses itself. The ego's speed is a sum of sines of time. Every derivative that a filter may be tested on
-(velocity, yaw rate, acceleration) is therefore exact, not differenced.
+The line is given by its heading, a sum of sines of the arc length, so curvature is exact and bounded and the
+line never crosses itself. The ego's speed is a sum of sines of time. Every derivative that a filter may be
+tested on (velocity, yaw rate, acceleration) is therefore exact, not differenced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WEIGHTS = np.polynomial.legendre.leggauss(3)[1] / 2
 
 
 class RoadPath:
-    """A planar curve by arc length; ``s = 0`` lies at the world's origin, and the ego's lane is centred on it.
+    """A planar curve by arc length: the middle of the ego's lane; ``s = 0`` is the world's origin.
 
     Args:
         rng: source of the seeded shape.

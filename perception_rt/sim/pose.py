@@ -61,9 +61,9 @@ def pose_objects(look: Look, ego: EgoState, objects: Objects) -> list[Posed]:
     uv, depth = camera.project(points)
     scale = camera.focal / np.maximum(depth, NEAR_M)
     nearest = np.minimum.reduceat(depth, starts[:-1])
-    extents = _extents(uv, scale, np.concatenate([shape.reach for shape in shapes]), starts[:-1])
-    fixed = to_fixed(uv)
     faces = _lit(look, ego, shapes, starts, turn, points, bx - camera.position[0])
+    extents = _extents(uv, scale, shapes, faces, starts[:-1])
+    fixed = to_fixed(uv)
     width, height = camera.size
     posed = []
     for i, (row, shape) in enumerate(zip(rows.tolist(), shapes, strict=True)):
@@ -106,12 +106,18 @@ def _in_view(camera: Camera, ego: EgoState, objects: Objects) -> tuple[np.ndarra
     return rows, bx[rows], by[rows]
 
 
-def _extents(uv: np.ndarray, scale: np.ndarray, reach: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """(N, 4) xyxy of each object's points with the paint around them."""
-    beyond = np.where(reach > 0, np.maximum(reach * scale, 0.5), 0.0)[:, None]
-    return np.concatenate(
-        [np.minimum.reduceat(uv - beyond, starts), np.maximum.reduceat(uv + beyond, starts)], axis=1
-    )
+def _extents(uv: np.ndarray, scale: np.ndarray, shapes: list, faces: list, starts: np.ndarray) -> np.ndarray:
+    """(N, 4) xyxy of each object's painted points with the paint around them."""
+    reach = np.concatenate([shape.reach for shape in shapes])
+    corners = [
+        (shape.faces[kept].ravel() if isinstance(shape, Mesh) else np.arange(len(shape.points))) + start
+        for shape, (_, kept), start in zip(shapes, faces, starts, strict=True)
+    ]
+    beyond = np.full(len(uv), -np.inf)
+    painted = np.concatenate(corners)
+    beyond[painted] = np.where(reach > 0, np.maximum(reach * scale, 0.5), 0.0)[painted]
+    low, high = uv - beyond[:, None], uv + beyond[:, None]
+    return np.concatenate([np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)], axis=1)
 
 
 def _turned(points: np.ndarray, angle: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def draw_objects(image: np.ndarray, look: Look, ego: EgoState, objects: Objects,
     ids = np.zeros((round(height * _ID_SCALE), round(width * _ID_SCALE)), np.uint8)
     seen: list[tuple[int, int, tuple, int]] = []
     for item in posed:
-        _paint(image, look.camera, item)
+        paint(image, look.camera, item)
         row = item.row
         if objects.labels[row] < 0:
             if seen and item.extent[2] - item.extent[0] > _THIN_PX:
@@ -74,7 +74,7 @@ def draw_objects(image: np.ndarray, look: Look, ego: EgoState, objects: Objects,
 
 
 def _tight(own: np.ndarray, roi: tuple[slice, slice], box: np.ndarray) -> np.ndarray:
-    """The part of the box that holds own pixels: what lies outside the image may not widen the part inside."""
+    """The part of the box that holds own pixels: what lies outside the image may not widen it."""
     columns, rows = np.flatnonzero(own.any(0)), np.flatnonzero(own.any(1))
     if not len(columns):
         return np.zeros(4)
@@ -89,7 +89,8 @@ def _roi(box: np.ndarray) -> tuple[slice, slice]:
     return slice(y0, y1), slice(x0, x1)
 
 
-def _paint(image: np.ndarray, camera: Camera, item: Posed) -> None:
+def paint(image: np.ndarray, camera: Camera, item: Posed) -> None:
+    """Paint one object onto the image, in place."""
     shape = item.shape
     if isinstance(shape, Figure):
         _paint_figure(image, item, 1.0, None)
@@ -123,7 +124,7 @@ def _paint_figure(image: np.ndarray, item: Posed, zoom: float, flat: int | None)
         if a == b:
             cv2.circle(image, corners[a], max(8, round(reach[k] * (1 << SHIFT))), color, -1, line, SHIFT)
         else:
-            cv2.line(image, corners[a], corners[b], color, max(1, round(2 * reach[k])), line, SHIFT)
+            cv2.line(image, corners[a], corners[b], color, max(1, round(2 * reach[k] - 0.7)), line, SHIFT)
 
 
 def _paint_id(ids: np.ndarray, camera: Camera, item: Posed, mark: int, exact: bool = False) -> None:
@@ -172,4 +173,4 @@ def _draw_shadows(image: np.ndarray, look: Look, ego: EgoState, objects: Objects
     ground = image[top:]
     cv2.copyTo(cv2.convertScaleAbs(ground, alpha=look.shadow), mask, ground)
     for corners in fixed[objects.labels[rows] == 0]:
-        cv2.fillConvexPoly(image, corners[:4] + (0, top << SHIFT), (26, 26, 30), cv2.LINE_AA, SHIFT)
+        cv2.fillConvexPoly(image, np.add(corners[:4], (0, top << SHIFT)), (26, 26, 30), cv2.LINE_AA, SHIFT)

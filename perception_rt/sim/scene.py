@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import cv2
 import numpy as np
 
 from perception_rt.sim.camera import NEAR_M, Camera
 from perception_rt.sim.path import EgoState
-from perception_rt.sim.world import LANE_M, PARKING_M, SIDEWALK_M, STREET_M, World
+from perception_rt.sim.traffic import LANE_M, PARKING_M, SIDEWALK_M, STREET_M
+from perception_rt.sim.world import World
 
 SHIFT = 4  # cv2's sub-pixel bits
 _DASH_M = 9.0
@@ -27,41 +28,47 @@ def to_base(ego: EgoState, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np
     return c * (x - ego.x) + s * (y - ego.y), -s * (x - ego.x) + c * (y - ego.y)
 
 
-@dataclass(frozen=True, eq=False)
 class Look:
     """The seeded light and colours of a drive.
 
+    Args:
+        camera: what it is seen through. seed: of the drive.
+
     Attributes:
-        sun: unit vector towards the sun, world frame. ambient, diffuse: light, RGB factors.
-        fog: colour that distance fades to. fog_m: distance of 1/e. noise: sensor noise, grey levels.
-        ground: colours by name, RGB.
+        sun: (3,) unit vector towards the sun, world frame. ambient, diffuse: (3,) light, RGB factors.
+        fog: (3,) colour that distance fades to. fog_m: distance of 1/e. zenith: (3,) colour of the upper sky.
+        shadow: factor of shaded ground. noise: sensor noise, grey levels. ground: RGB colours by name.
     """
 
-    camera: Camera
-    seed: int
-
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng([self.seed, 2])
+    def __init__(self, camera: Camera, seed: int) -> None:
+        self.camera, self.seed = camera, seed
+        rng = np.random.default_rng([seed, 2])
         azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 1.1)
         gain, warm, clear = rng.uniform(0.68, 1.08), rng.uniform(-0.07, 0.09), rng.uniform(0, 1)
         tint = gain * np.array([1 + warm, 1.0, 1 - warm])
-        sun = np.array([np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height)])
+        self.sun = np.array(
+            [np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height)]
+        )
         asphalt = rng.uniform(78, 122) + rng.uniform(-5, 5, 3)
         green = np.array([rng.uniform(84, 140), rng.uniform(112, 140), rng.uniform(62, 84)])
         colors = {
-            "asphalt": asphalt, "grass": green, "walk": rng.uniform(150, 186) + rng.uniform(-8, 8, 3),
-            "kerb": np.full(3, 190.0), "paint": np.full(3, 226.0), "yellow": np.array([222.0, 180, 60]),
-            "patch": asphalt * rng.uniform(0.82, 0.92), "verge": green * (0.92, 0.96, 0.9),
-        }  # fmt: skip
-        fog = np.array([198.0, 208, 220]) * tint
-        zenith = (np.array([86.0, 138, 206]) * clear + np.array([150.0, 162, 176]) * (1 - clear)) * tint
-        values = {
-            "sun": sun, "ambient": tint * (0.62 + 0.16 * (1 - clear)), "diffuse": tint * (0.2 + 0.28 * clear), "fog": np.clip(fog, 0, 250),
-            "fog_m": rng.uniform(160, 420), "noise": rng.uniform(1.5, 5.0), "zenith": np.clip(zenith, 0, 250),
-            "shadow": 1 - 0.42 * clear - 0.1, "ground": {k: np.clip(v * tint, 0, 255) for k, v in colors.items()},
-        }  # fmt: skip
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+            "asphalt": asphalt,
+            "grass": green,
+            "walk": rng.uniform(150, 186) + rng.uniform(-8, 8, 3),
+            "kerb": np.full(3, 190.0),
+            "paint": np.full(3, 226.0),
+            "yellow": np.array([222.0, 180, 60]),
+            "patch": asphalt * rng.uniform(0.82, 0.92),
+            "verge": green * (0.92, 0.96, 0.9),
+        }
+        blue, grey = np.array([86.0, 138, 206]), np.array([150.0, 162, 176])
+        self.ground = {name: np.clip(color * tint, 0, 255) for name, color in colors.items()}
+        self.fog = np.clip(np.array([198.0, 208, 220]) * tint, 0, 250)
+        self.zenith = np.clip((blue * clear + grey * (1 - clear)) * tint, 0, 250)
+        self.ambient = tint * (0.62 + 0.16 * (1 - clear))
+        self.diffuse = tint * (0.2 + 0.28 * clear)
+        self.fog_m, self.noise = rng.uniform(160, 420), rng.uniform(1.5, 5.0)
+        self.shadow = 0.9 - 0.42 * clear
 
     def fade(self, color: np.ndarray, depth: np.ndarray | float) -> np.ndarray:
         """Colours (..., 3) as seen from a distance."""
@@ -70,7 +77,7 @@ class Look:
 
     @cached_property
     def panorama(self) -> np.ndarray:
-        """(H // 2, 2 pi f + W, 3) uint8: sky, clouds and hills by azimuth; column 0 looks along yaw 0, turning right."""
+        """(H // 2, 2 pi f + W, 3) uint8: sky, clouds, hills by azimuth; column 0 at yaw 0, turning right."""
         rng = np.random.default_rng([self.seed, 3])
         width, height = self.camera.size
         turn, rows = round(2 * np.pi * self.camera.focal), height // 2
@@ -151,10 +158,7 @@ def _side_streets(world: World, near: float) -> list[tuple[float, float, float, 
     for s in world.streets(near - 4, near + 140):
         for sign, edge in ((-1, world.right_edge), (1, world.left_edge)):
             steps = [edge + sign * v for v in (0, 12, 18, 26, 38, 60)]
-            quads += [
-                (s - STREET_M / 2, s + STREET_M / 2, a, b, "asphalt")
-                for a, b in zip(steps, steps[1:], strict=False)
-            ]
+            quads += [(s - STREET_M / 2, s + STREET_M / 2, a, b, "asphalt") for a, b in pairwise(steps)]
     return [(max(q[0], near), *q[1:]) for q in quads if q[1] > near]
 
 

@@ -149,12 +149,15 @@ def car(style: CarStyle, length: float, width: float, height: float, color: tupl
     """
     maker = _MeshMaker()
     half, y, belt = length / 2, width / 2, style.belt * height
+    wheel, axles = min(0.36, 0.23 * height), (half * 0.62, -half * 0.60)
+    for x in axles:
+        for side in (1, -1):  # the inner sides, seen below the body
+            _disc(maker, x, side * (y - 0.2), wheel, -side, (20, 20, 22), wheel)
     maker.hull(
         ring(-half * 0.9, half * 0.9, y * 0.9, 0.14), ring(-half * 0.9, half * 0.9, y * 0.9, 0.3), DARK
     )
     _car_body(maker, style, half, y, belt, color)
-    wheel = min(0.36, 0.23 * height)
-    for x in (half * 0.62, -half * 0.60):
+    for x in axles:
         for side in (1, -1):
             _disc(maker, x, side * (y + 0.012), wheel * 1.16, side, tuple(0.45 * c for c in color), wheel)
             _disc(maker, x, side * (y + 0.016), wheel, side, (24, 24, 26), wheel)
@@ -239,7 +242,7 @@ def _car_details(maker: _MeshMaker, half: float, y: float, belt: float, color: t
         plate(-half, side * y * 0.62, side * y * 0.98, rear * 0.7, rear, (205, 24, 26), True)
         handle = np.array([[0, 0, 0], [-0.2, 0, 0], [-0.2, 0, 0.04], [0, 0, 0.04]])
         maker.face(
-            handle + [-0.05 * half, side * y, belt * 0.84],
+            np.add(handle, (-0.05 * half, side * y, belt * 0.84)),
             tuple(0.6 * c for c in color),
             np.array([0, side, 0.0]),
         )

@@ -1,55 +1,26 @@
 """The seeded world: who is where at time t, as closed-form functions of (seed, t).
 
-Everything is placed in road coordinates (s along the path, d to its left) and then bent with the road. Traffic runs
-in *flows*: member i of a flow stands at ``i * spacing + jitter`` in a frame that moves with the flow, so the members
-near the ego at any t are found without simulating what came before, and a drive never ends.
+Everything is placed in road coordinates (s along the path, d to its left) and then bent with the road.
+Traffic runs in *flows*: member i of a flow stands at ``i * spacing + jitter`` in a frame that moves with it,
+so the members near the ego at any t are found without simulating what came before, and a drive never ends.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from perception_rt.sim.content import SCENERY, Entity, make_entity
 from perception_rt.sim.path import EgoMotion, RoadPath
+from perception_rt.sim.traffic import AHEAD_M, PARKING_M, STREET_M, Flow, lane_edges, make_flows
 
-LANE_M = 3.4
-PARKING_M = 2.4
-SIDEWALK_M = 3.2
-STREET_M = 7.0
-AHEAD_M = 130.0
 BEHIND_M = 12.0
 _ID_STRIDE = 10_000_000
-# Small things are looked for up to where they are a dozen pixels high in a 960 px wide image.
-_SIGHT_M = {"pedestrian": 95.0, "waiting": 95.0, "cyclist": 95.0, "sign": 95.0, "clutter": 75.0}
 # Who crosses: least and greatest speed, m/s, and how far from the kerb it starts and ends, m.
 _CROSSING = {"pedestrian": (1.1, 1.6, 0.8), "cyclist": (2.5, 3.5, 1.5), "car": (5.0, 8.0, 45.0)}
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """A stream of like things along the road.
-
-    Attributes:
-        number: names the flow in ids and seeds. kind: what `make_entity` makes. d: lateral place, m.
-        speed: m/s along s (negative: oncoming); None follows the ego at a swinging gap. spacing: m between slots.
-        fill: share of slots that are taken. spread: lateral scatter, m. swing: amplitude of the slow drift along s, m.
-        turned: yaw relative to the direction of travel, rad; None for any. ahead: how far it is looked for, m.
-    """
-
-    number: int
-    kind: str
-    d: float
-    speed: float | None
-    spacing: float
-    fill: float
-    spread: float = 0.0
-    swing: float = 0.0
-    turned: float | None = 0.0
-    ahead: float = AHEAD_M
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +55,8 @@ class Objects:
     Attributes:
         entities: what they are (class, size, looks), in row order.
         ids: (N,) int64, the same thing keeps its id. labels: (N,) int64, -1 for scenery.
-        xyz: (N, 3) centre of the box. lwh: (N, 3) length width height, m. yaw: (N,) rad. velocity: (N, 2) m/s.
-        travelled: (N,) m, distance gone: the phase of gait and pedals.
+        xyz: (N, 3) centre of the box, m. lwh: (N, 3) length width height, m. yaw: (N,) rad.
+        velocity: (N, 2) m/s. travelled: (N,) m, distance gone: the phase of gait and pedals.
     """
 
     entities: tuple[Entity, ...]
@@ -104,7 +75,8 @@ class Objects:
 class World:
     """Road, traffic and scenery of one seed.
 
-    The ground is the plane z = 0. A lidar (sim/lidar.py) needs only `objects` (oriented boxes) and that plane.
+    The ground is the plane z = 0. A lidar (sim/lidar.py) needs only that plane and the oriented boxes of
+    `objects`: xyz, lwh, yaw, labels.
 
     Args:
         seed: any non-negative int.
@@ -117,70 +89,12 @@ class World:
         self.ego = EgoMotion(rng, self.path)
         self.same_lanes = int(rng.integers(1, 3))
         self.oncoming_lanes = int(rng.integers(1, 3))
-        self.right_edge = -LANE_M / 2
-        self.left_edge = LANE_M * (self.same_lanes + self.oncoming_lanes - 0.5)
-        self.flows = self._make_flows(rng)
+        self.right_edge, self.left_edge = lane_edges(self.same_lanes, self.oncoming_lanes)
+        self.flows = make_flows(rng, self.ego.mean_v, self.same_lanes, self.oncoming_lanes)
         self.crossing_gap = rng.uniform(75, 120)
         self.crossing_phase = rng.uniform(30, 60)
         self._member = lru_cache(maxsize=4096)(self._make_member)
         self._crossers = lru_cache(maxsize=64)(self._make_crossers)
-
-    def _make_flows(self, rng: np.random.Generator) -> tuple[Flow, ...]:
-        busy = rng.uniform(0.55, 1.0)
-        v = self.ego.mean_v
-        right, left = self.right_edge - PARKING_M, self.left_edge + PARKING_M
-        walk_r, walk_l = right - SIDEWALK_M, left + SIDEWALK_M
-        rows: list[tuple] = [
-            ("car", 0.0, None, rng.uniform(24, 40), busy * 0.8, 0.15, 3.0),
-            ("cyclist", self.right_edge + 0.15, rng.uniform(3.8, 5.5), 34, busy * 0.75, 0.12, 2.0),
-            ("cyclist", self.left_edge - 0.15, -rng.uniform(3.8, 5.5), 40, busy * 0.7, 0.12, 2.0),
-            ("car", self.right_edge - PARKING_M / 2, 0.0, 8.5, rng.uniform(0.25, 0.65), 0.12, 0.0),
-            ("car", self.left_edge + PARKING_M / 2, -0.0, 8.5, rng.uniform(0.2, 0.6), 0.12, 0.0),
-        ]
-        for lane in range(1, self.same_lanes):
-            rows.append(
-                (
-                    "car",
-                    lane * LANE_M,
-                    v + rng.choice([-1, 1]) * rng.uniform(1.5, 3.5),
-                    30,
-                    busy * 0.7,
-                    0.15,
-                    2.0,
-                )
-            )
-        for lane in range(self.oncoming_lanes):
-            d = (self.same_lanes + lane) * LANE_M
-            rows.append(("car", d, -rng.uniform(7, 12), rng.uniform(26, 40), busy * 0.75, 0.15, 2.0))
-        for d in ((right + walk_r) / 2, (left + walk_l) / 2):
-            for speed in (1.45, 1.05, -1.25):
-                rows.append(("pedestrian", d, speed, 24, busy * 0.55, 1.1, 1.0))
-        for d in (right - 0.6, left + 0.6):
-            rows.append(("waiting", d, 0.0, 45, busy * 0.5, 0.3, 0.0, None))
-        for sign, curb, back in ((-1, right, walk_r), (1, left, walk_l)):
-            face = 0.0 if sign < 0 else np.pi
-            rows += [
-                ("tree", curb + sign * 0.5, 0.0, rng.uniform(9, 16), rng.uniform(0.3, 0.8), 0.1, 0.0, None),
-                ("lamp", curb + sign * 0.35, 0.0, 33, 0.95, 0.05, 0.0, face),
-                ("sign", curb + sign * 0.4, 0.0, 38, 0.6, 0.1, 0.0, 0.0),
-                ("clutter", curb + sign * 0.7, 0.0, 17, 0.55, 0.2, 0.0, None),
-                ("car", back + sign * 5.5, 0.0, 21, 0.35, 1.2, 0.0, None),
-                ("trailer", back + sign * 5.0, 0.0, 60, 0.5, 0.8, 0.0, None),
-                ("tree", back + sign * 4.0, 0.0, 13, 0.5, 1.8, 0.0, None),
-                (
-                    "building",
-                    back + sign * rng.uniform(15, 19),
-                    0.0,
-                    24,
-                    rng.uniform(0.7, 0.95),
-                    1.5,
-                    0.0,
-                    0.0,
-                    230.0,
-                ),
-                ("tree", back + sign * 34, 0.0, 20, 0.6, 8.0, 0.0, None, 230.0),
-            ]
-        return tuple(_flow(number, row) for number, row in enumerate(rows, 1))
 
     def _make_member(self, flow: Flow, i: int) -> Member | None:
         rng = np.random.default_rng([self.seed, flow.number, i + _ID_STRIDE // 2])
@@ -193,7 +107,7 @@ class World:
         if flow.speed is not None and np.signbit(flow.speed):
             turned += np.pi
         s += rng.uniform(-room, room)
-        if flow.speed == 0 and self._in_street(s, max(entity.lwh[:2]) / 2 + STREET_M / 2 + 0.5):
+        if flow.speed == 0 and self._blocked(flow, s, max(entity.lwh[:2]) / 2):
             return None
         return Member(
             id=flow.number * _ID_STRIDE + i + _ID_STRIDE // 2,
@@ -216,11 +130,16 @@ class World:
         """Arc lengths of the side streets between two arc lengths; each lies behind a zebra crossing."""
         return [s + 8.0 for i, s in self.crossings(s_low - 8, s_high - 8) if (i * 7 + self.seed) % 5 < 3]
 
-    def _in_street(self, s: float, margin: float) -> bool:
-        return bool(self.streets(s - margin, s + margin))
+    def _blocked(self, flow: Flow, s: float, half: float) -> bool:
+        """Whether a standing thing would stand in a side street, or a parked car on a zebra crossing."""
+        margin = half + STREET_M / 2 + 0.5
+        on_road = self.right_edge - PARKING_M < flow.d < self.left_edge + PARKING_M
+        return bool(self.streets(s - margin, s + margin)) or (
+            on_road and bool(self.crossings(s - half - 2.0, s + half + 2.0))
+        )
 
     def _make_crossers(self, index: int, s: float) -> list[Crosser]:
-        """Who crosses at a zebra crossing and on its side street; clear of the ego's lane before the ego comes."""
+        """Who crosses at a zebra crossing and on its side street: clear of the lane before the ego comes."""
         rng = np.random.default_rng([self.seed, 90, index + _ID_STRIDE // 2])
         kinds = ["cyclist" if rng.random() < 0.3 else "pedestrian" for _ in range(rng.integers(1, 5))]
         if self.streets(s + 7, s + 9):
@@ -316,8 +235,3 @@ class World:
             velocity=np.stack([along * cos - dd * sin, along * sin + dd * cos], -1),
             travelled=travelled,
         )
-
-
-def _flow(number: int, row: tuple) -> Flow:
-    flow = Flow(number, *row)
-    return replace(flow, ahead=min(flow.ahead, _SIGHT_M.get(flow.kind, flow.ahead)))
