@@ -1,7 +1,7 @@
 """Look at this machine and at a running graph: what is wrong, and how to mend it, one line each.
 
-Checks the Python side, the device, the transport (shared-memory profile, its space, what killed nodes left) and,
-for the topics given, publishers, QoS and the rate that really arrives.
+Checks the Python side, the device, the transport (shared-memory profile, its space, what killed nodes left)
+and, for the topics given, publishers, QoS and the rate that really arrives.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def transport() -> Iterator[Finding]:
     if not profiles:
         yield (
             WARN,
-            "no Fast DDS profile in this shell: large images from other nodes started here go out as UDP fragments "
-            "and are lost or late; before starting camera drivers: "
+            "no Fast DDS profile in this shell: large images from other nodes started here go out as UDP "
+            "fragments and are lost or late; before starting camera drivers: "
             f"export FASTDDS_DEFAULT_PROFILES_FILE={PROFILE}",
         )
     for profile in profiles:

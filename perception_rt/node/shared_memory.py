@@ -15,8 +15,8 @@ SETTLED_S = 60.0  # younger files may belong to a process that is just starting
 def clean_shared_memory(folder: Path = FOLDER) -> list[str]:
     """Remove the Fast DDS segments whose process has died, as `fastdds shm clean` does.
 
-    A living owner holds a lock on `<segment>_el`; the kernel frees it with the process. Files of other users, and
-    all that is younger than a minute, are left alone.
+    A living owner holds a lock on `<segment>_el`; the kernel frees it with the process. Files of other users,
+    and all that is younger than a minute, are left alone.
 
     Returns:
         The names of the removed segments.
