@@ -73,7 +73,7 @@ def make_node(node: GraphNode, params_file: str, use_sim_time: str, namespace: s
 
 
 def write_parameters(node_path: str, parameters: dict) -> str:
-    """Write a node's entry again under its final name: rcl compares whole names, which `namespace` changes."""
+    """Write a node's entry again under its full name, as rcl matches whole names."""
     with NamedTemporaryFile("w", prefix="perception_rt_", suffix=".yaml", delete=False) as file:
         yaml.safe_dump({node_path: {"ros__parameters": parameters}}, file)
     return file.name
