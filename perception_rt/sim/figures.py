@@ -79,7 +79,7 @@ def pedestrian(person: Person, walked_m: float, moving: bool) -> Figure:
         hand = (elbow[0] + 0.06 * h - 0.08 * h * np.sin(a), y * 1.1, shoulder - 0.31 * h)
         limb([(0, y, shoulder - 0.02 * h), elbow, hand], 0.027 * wide, person.shirt)
         limb([hand], 0.024, person.skin)
-    for y in (-0.055, 0.055):
+    for y in (-0.055, 0.0, 0.055):
         limb(
             [(0, y * h * wide, hip + 0.03 * h), (0, y * 1.3 * h * wide, shoulder - 0.03 * h)],
             0.058 * wide,
@@ -91,7 +91,7 @@ def pedestrian(person: Person, walked_m: float, moving: bool) -> Figure:
             0.07,
             tuple(0.5 * c for c in person.shirt),
         )
-    limb([(0, 0, shoulder), (0.01 * h, 0, 0.86 * h)], 0.03, person.skin)
+    limb([(0, 0, shoulder), (0.01 * h, 0, 0.845 * h)], 0.03, person.skin)
     limb([(-0.008 * h, 0, 0.938 * h)], 0.062, person.hair)
     limb([(0.02 * h, 0, 0.922 * h)], 0.052, person.skin)
     return Figure(np.array(joints, float), np.array(ends), np.array(radii), np.array(colors, float))
@@ -109,7 +109,8 @@ def cyclist(person: Person, bike: tuple, ridden_m: float) -> Figure:
         "rear": (-0.52, 0, r), "front": (0.52, 0, r), "crank": (-0.06, 0, 0.30), "seat": (-0.24, 0, 0.92),
         "head": (0.36, 0, 0.86), "bar": (0.40, 0, 1.02),
         "bar_l": (0.36, 0.24, 1.04), "bar_r": (0.36, -0.24, 1.04),
-        "hip": (-0.2, 0, 0.98), "neck": (0.12, 0, 1.46), "skull": (0.2, 0, 1.62), "face": (0.235, 0, 1.60),
+        "hip": (-0.2, 0, 0.98), "neck": (0.12, 0, 1.44), "throat": (0.15, 0, 1.5),
+        "skull": (0.2, 0, 1.62), "face": (0.235, 0, 1.60),
         "hips_l": (-0.2, 0.1, 0.97), "hips_r": (-0.2, -0.1, 0.97),
         "sh_l": (0.1, 0.17, 1.41), "sh_r": (0.1, -0.17, 1.41),
         "el_l": (0.2, 0.27, 1.2), "el_r": (0.2, -0.27, 1.2),
@@ -134,7 +135,8 @@ def cyclist(person: Person, bike: tuple, ridden_m: float) -> Figure:
         ]
     helmet = person.hair if person.bag else tuple(255 - 0.6 * c for c in bike)
     parts += [
-        ("neck", "skull", 0.05, person.skin),
+        ("hip", "neck", 0.12, person.shirt),
+        ("neck", "throat", 0.05, person.skin),
         ("skull", "skull", 0.115, helmet),
         ("face", "face", 0.085, person.skin),
     ]
