@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import random
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,17 +16,28 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed: run `make setup`")
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from rcl_interfaces.msg import Log  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
 from vision_msgs.msg import Detection2DArray  # noqa: E402
 
 from perception_rt.codec.encode import encode_compressed, encode_image  # noqa: E402
-def transport_environment(): return {}
+from perception_rt.model import bundle  # noqa: E402
+from perception_rt.model.manifest import InputSpec  # noqa: E402
+from perception_rt.node.graph import transport_environment  # noqa: E402
 from perception_rt.node.run import Graph, make_executor, spin  # noqa: E402
+
+from .models import Moody  # noqa: E402
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ |= transport_environment()
+
+DOMAINS = range(1, 100)  # above 101 the ports meet Linux's ephemeral ones
+TALL = 240  # rows from which `Moody` becomes slow
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 15.0) -> bool:
@@ -44,14 +57,41 @@ def square(x: int = 10, y: int = 20, size: int = 30, shape: tuple[int, int] = (1
     return image
 
 
+def stamp_of(message) -> int:
+    """The header's stamp, ns."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+def values_of(status) -> dict[str, str]:
+    """The values of a DiagnosticStatus."""
+    return {item.key: item.value for item in status.values}
+
+
+def claim_domain():
+    """A domain that no other test of this machine uses, and the lock that says so."""
+    for domain in DOMAINS:
+        lock = open(Path(tempfile.gettempdir(), f"perception_rt_test_domain_{domain}"), "w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return domain, lock
+    raise RuntimeError(f"every domain of {DOMAINS} is in use")
+
+
 class Bench:
-    """Publishes to the nodes under test and keeps what they publish."""
+    """Publishes to the nodes under test and keeps what they publish.
+
+    Attributes:
+        status: by name, the latest diagnostics.
+        logs: what the nodes said.
+    """
 
     def __init__(self) -> None:
         self.context = rclpy.Context()
-        domain = 50 + (os.getpid() + random.SystemRandom().randrange(50)) % 50
-        rclpy.init(context=self.context, domain_id=domain)
-        self.domain = domain
+        self.domain, self._lock = claim_domain()
+        rclpy.init(context=self.context, domain_id=self.domain)
         self.node = rclpy.create_node("bench", context=self.context)
         self.executor = make_executor(self.context)
         self.executor.add_node(self.node)
@@ -59,13 +99,19 @@ class Bench:
         self._thread = threading.Thread(target=spin, args=(self.executor, self._stop, self.context))
         self._thread.start()
         self.graph: Graph | None = None
+        self.up = False
         self.detections: dict[str, list] = {}
         self.status: dict[str, object] = {}
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.logs: list[str] = []
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 100)
+        late_too = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.node.create_subscription(Log, "/rosout", lambda log: self.logs.append(log.msg), late_too)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             self.status[status.name] = status
+
+    # Nodes.
 
     def start(self, node_class: type, **values):
         """Bring up a node of `node_class` with these parameters; its outputs are recorded."""
@@ -75,17 +121,49 @@ class Bench:
         self.up = self.graph.start()
         return node
 
+    def call(self, service_type: type, name: str, request, timeout_s: float = 30.0):
+        """Call a service and wait for its answer."""
+        future = self.call_async(service_type, name, request)
+        assert wait_for(future.done, timeout_s), f"no answer from {name}"
+        return future.result()
+
+    def call_async(self, service_type: type, name: str, request):
+        """Call a service."""
+        client = self.node.create_client(service_type, name)
+        assert client.wait_for_service(15.0), f"no service {name}"
+        return client.call_async(request)
+
+    def change_state(self, transition: int, node: str = "camera_detector") -> bool:
+        """Ask for a lifecycle transition, as `ros2 lifecycle set` does."""
+        request = ChangeState.Request()
+        request.transition.id = transition
+        return self.call(ChangeState, f"/{node}/change_state", request).success
+
+    def state(self, node: str = "camera_detector") -> str:
+        """The lifecycle state, as `ros2 lifecycle get` shows it."""
+        return self.call(GetState, f"/{node}/get_state", GetState.Request()).current_state.label
+
+    def set_parameter(self, name: str, value: object, node: str = "camera_detector"):
+        """Set a parameter as `ros2 param set` does; returns the result (successful, reason)."""
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return self.call(SetParameters, f"/{node}/set_parameters", request).results[0]
+
+    def swap(self, node: str = "camera_detector"):
+        """Ask for the swap of the bundle; the future of the answer."""
+        return self.call_async(Trigger, f"/{node}/swap_bundle", Trigger.Request())
+
+    # Topics.
+
     def listen(self, topic: str) -> list:
         """Record Detection2DArray messages."""
         kept = self.detections.setdefault(topic, [])
-        self.node.create_subscription(Detection2DArray, topic, kept.append, 50)
+        self.node.create_subscription(Detection2DArray, topic, kept.append, 1000)
         return kept
 
-    def publisher(self, topic: str, reliability: str = "best_effort", compressed: bool = False):
-        """A publisher of images, matched with its subscriber."""
-        qos = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
-        publisher = self.node.create_publisher(CompressedImage if compressed else Image, topic, qos)
-        return publisher
+    def publisher(self, topic: str, reliability: str = "best_effort", compressed: bool = False, **qos):
+        """A publisher of images."""
+        profile = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()], **qos)
+        return self.node.create_publisher(CompressedImage if compressed else Image, topic, profile)
 
     def now_ns(self) -> int:
         return self.node.get_clock().now().nanoseconds
@@ -96,9 +174,22 @@ class Bench:
         publisher.publish(encode_image(image, "rgb8", stamp_ns, "camera"))
         return stamp_ns
 
-    def send_jpeg(self, publisher, data: bytes) -> None:
-        """Publish a CompressedImage."""
-        publisher.publish(encode_compressed(data, "jpeg", self.now_ns(), "camera"))
+    def send_jpeg(self, publisher, data: bytes) -> int:
+        """Publish a CompressedImage; returns its stamp."""
+        stamp_ns = self.now_ns()
+        publisher.publish(encode_compressed(data, "jpeg", stamp_ns, "camera"))
+        return stamp_ns
+
+    # The end.
+
+    def check_ledgers(self) -> None:
+        """The last word of every stream: inactive, nothing pending, and the states sum to what came."""
+        whole = [name for name in self.status if ": /" not in name]
+        assert wait_for(lambda: all(self.status[name].message == "inactive" for name in whole))
+        for name, status in self.status.items():
+            if ": /" in name:
+                check_sum(values_of(status))
+                assert values_of(status)["pending"] == "0", name
 
     def end(self) -> float:
         """End nodes and bench; returns how long the nodes took, s."""
@@ -106,23 +197,130 @@ class Bench:
         if self.graph is not None:
             self.graph.end()
         took = time.monotonic() - began
-        self._stop.set()
-        self._thread.join()
-        self.executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
+        try:
+            self.check_ledgers()
+        finally:
+            self._stop.set()
+            self._thread.join()
+            self.executor.shutdown()
+            self.node.destroy_node()
+            rclpy.shutdown(context=self.context)
+            self._lock.close()
         return took
+
+
+STATES = ("published", "superseded", "late", "unsynced", "decode_error", "model_error")
+
+
+def check_sum(values: dict[str, str]) -> None:
+    """The ledger in these diagnostics sums."""
+    ended = sum(int(values[state]) for state in STATES)
+    assert int(values["received"]) == ended + int(values["pending"]), values
 
 
 @pytest.fixture
 def bench():
-    """A `Bench` that ends with the test."""
+    """A `Bench` that ends with the test and holds every ledger to its sum."""
     bench = Bench()
     yield bench
     if bench.context.ok():
         bench.end()
 
 
-def stamp_ns(message) -> int:
-    """The header's stamp, ns."""
-    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+@pytest.fixture(scope="session")
+def moody(tmp_path_factory) -> str:
+    """The bundle of a `Moody` detector."""
+    path = tmp_path_factory.mktemp("moody") / "moody.pt"
+    spec = InputSpec(size=None, resize="model", filter="model", order="rgb")
+    bundle.save(path, Moody(TALL), name="moody", classes=["bright"], input_spec=spec, licence="Apache-2.0")
+    return str(path)
+
+
+class Camera:
+    """One camera of a running node: sends in lockstep and looks the ledger up."""
+
+    def __init__(self, bench: Bench, node, topic: str, output: str, found: list, publisher) -> None:
+        self.bench, self.node, self.topic, self.output = bench, node, topic, output
+        self.found, self.publisher = found, publisher
+
+    def book(self) -> dict:
+        """The ledger now: received, pending, states, reasons."""
+        return self.node._pipeline.accounts[self.topic].ledger.snapshot()
+
+    def count(self, state: str) -> int:
+        """Frames that ended so."""
+        return self.book()["states"][state]
+
+    def send(self, image: np.ndarray | None = None, stamp_ns: int | None = None) -> int:
+        """Publish an image; returns its stamp."""
+        return self.bench.send(self.publisher, square() if image is None else image, stamp_ns)
+
+    def publish(self, message) -> dict:
+        """Publish any message and wait until it has ended; returns the states that changed."""
+        before = self.book()
+        self.publisher.publish(message)
+        assert wait_for(lambda: self.book()["received"] > before["received"]), "never arrived"
+        assert wait_for(lambda: self.book()["pending"] == 0), "never ended"
+        after = self.book()["states"]
+        return {
+            state: n - before["states"][state] for state, n in after.items() if n > before["states"][state]
+        }
+
+    def answer(self, stamp: int, timeout_s: float = 15.0):
+        """Wait for the answer to the frame of this stamp."""
+        assert wait_for(lambda: any(stamp_of(m) == stamp for m in self.found), timeout_s), self.book()
+        return next(m for m in self.found if stamp_of(m) == stamp)
+
+    def ask(self, image: np.ndarray | None = None, stamp_ns: int | None = None):
+        """Send an image and wait for its answer, and for the ledger to know of it."""
+        before = len(self.found)
+        stamp = self.send(image, stamp_ns)
+        assert wait_for(lambda: any(stamp_of(m) == stamp for m in self.found[before:])), self.book()
+        assert wait_for(lambda: self.book()["pending"] == 0)
+        return self.found[-1]
+
+    def unplug(self) -> None:
+        """The publisher goes away."""
+        self.bench.node.destroy_publisher(self.publisher)
+
+    def plug_in(self, **arguments) -> None:
+        """A publisher comes (back)."""
+        self.publisher = self.bench.publisher(self.topic, **arguments)
+        assert wait_for(lambda: self.publisher.get_subscription_count() == 1)
+
+
+@pytest.fixture
+def run_camera(bench, moody):
+    """Bring up a camera detector with one camera (`run_camera.several`: with several), wired and ready.
+
+    publisher: QoS of the cameras; wired: wait until they are heard; all else: parameters of the node.
+    """
+
+    def run(topic: str = "/image_raw", **arguments) -> Camera:
+        return run_cameras([topic], **arguments)[0]
+
+    def run_cameras(
+        topics: list[str], publisher: dict | None = None, wired: bool = True, **values
+    ) -> list[Camera]:
+        from perception_rt.node.camera_detector import CameraDetector
+
+        values = {"bundle": moody, "warmup_sizes": ["160x120"], "threads": 1, "rate_hz": 1000.0} | values
+        node = bench.start(CameraDetector, image_topics=topics, **values)
+        assert bench.up, bench.logs
+        cameras = []
+        for topic in topics:
+            output = node._detections[topic].topic_name
+            compressed = topic.endswith("/compressed")
+            out = bench.publisher(topic, compressed=compressed, **(publisher or {}))
+            cameras.append(Camera(bench, node, topic, output, bench.listen(output), out))
+        for camera in cameras:
+            assert wait_for(
+                lambda camera=camera: (
+                    (camera.publisher.get_subscription_count() or not wired)
+                    and node._detections[camera.topic].get_subscription_count()
+                )
+            )
+        return cameras
+
+    run.several = run_cameras
+    return run
