@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from perception_rt.codec.compressed import parse_compressed
 from perception_rt.codec.image import parse_image
 from perception_rt.model.runtime import read_manifest, resolve_bundle
-from perception_rt.node.graph import read_graph, transport_environment
+from perception_rt.node.graph import output_prefixes, read_graph, transport_environment
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.film import write_film
 from perception_rt.replay.summary import summarise, summary_table
@@ -105,9 +105,16 @@ def plan_simulation(args: argparse.Namespace) -> Plan:
     camera_hz, seconds = float(simulator.get("camera_hz", 30.0)), float(simulator.get("duration_s", 0.0))
     if not seconds:
         raise ConfigError(f"--config={config}: drive_simulator needs a duration_s above 0 here")
-    streams = {"/camera/image_raw": "/camera_detector/detections"}
+    cameras = ["/" + topic.lstrip("/") for topic in detector.get("image_topics", ["image_raw"])]
     bundle = args.bundle or detector.get("bundle", "sim_camera")
-    return Plan(config, streams, bundle, round(camera_hz * seconds), camera_hz, None, truth=True)
+    return Plan(config, outputs(cameras), bundle, round(camera_hz * seconds), camera_hz, None, truth=True)
+
+
+def outputs(cameras: list[str]) -> dict[str, str]:
+    """The detections topic of each camera."""
+    return {
+        camera: f"/camera_detector{prefix}/detections" for camera, prefix in output_prefixes(cameras).items()
+    }
 
 
 def plan_bag(args: argparse.Namespace) -> Plan:
@@ -136,15 +143,8 @@ def plan_bag(args: argparse.Namespace) -> Plan:
     }
     config = args.out / "graph.yaml"
     config.write_text(yaml.safe_dump(graph, sort_keys=False))
-    prefix = "/camera_detector"
-    streams = {
-        topic: f"{prefix}/detections"
-        if len(cameras) == 1
-        else f"{prefix}{topic.removesuffix('/compressed').rpartition('/')[0]}/detections"
-        for topic in cameras
-    }
     rate = (max(counts) - 1) / seconds if max(counts) > 1 else 1.0
-    return Plan(config, streams, args.bundle, max(counts), rate, args.bag, truth=False)
+    return Plan(config, outputs(cameras), args.bundle, max(counts), rate, args.bag, truth=False)
 
 
 def run_graph(plan: Plan, classes: list[str], console: Console) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any
 
 from sensor_msgs.msg import CompressedImage, Image
@@ -15,6 +14,7 @@ from perception_rt.codec.encode import encode_image
 from perception_rt.codec.image import parse_image
 from perception_rt.model.runtime import Runtime
 from perception_rt.node.detector import DETECTOR_PARAMETERS, DetectorNode
+from perception_rt.node.graph import output_prefixes
 from perception_rt.node.parameters import Parameter
 from perception_rt.node.run import run
 from perception_rt.stage.detect2d import detect2d
@@ -53,15 +53,9 @@ class CameraDetector(DetectorNode):
     def open_outputs(self, streams: list[str]) -> None:
         """Publishers: `~/detections`, or `~/<camera>/detections` where there are several cameras."""
         self._detections, self._annotated = {}, {}
-        for stream in streams:
-            prefix = "~"
-            if len(streams) > 1:
-                prefix += str(PurePosixPath(stream.removesuffix("/compressed")).parent).rstrip("/")
-            self._detections[stream] = self.open_output(Detection2DArray, f"{prefix}/detections", 5)
-            self._annotated[stream] = self.open_output(Image, f"{prefix}/image_annotated", 1)
-        names = [publisher.topic_name for publisher in self._detections.values()]
-        if len(set(names)) != len(names):
-            raise ConfigError(f"image_topics={streams}: two cameras would both publish {names[0]}")
+        for stream, prefix in output_prefixes(streams).items():
+            self._detections[stream] = self.open_output(Detection2DArray, f"~{prefix}/detections", 5)
+            self._annotated[stream] = self.open_output(Image, f"~{prefix}/image_annotated", 1)
 
     def warm_up(self, runtime: Runtime) -> None:
         """Infer once at every size of `warmup_sizes`."""

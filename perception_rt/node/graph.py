@@ -8,6 +8,7 @@ wildcard (`/**`) set parameters and start nothing. No rclpy here: launch files i
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,3 +97,23 @@ def transport_environment() -> dict[str, str]:
         return {}
     old = os.environ.get("ROS_DISTRO") in OLD_NAME_DISTROS
     return {PROFILE_VARIABLES[old]: str(PROFILE)}
+
+
+def output_prefixes(streams: Sequence[str]) -> dict[str, str]:
+    """Where the outputs of each sensor go, below the node's own name.
+
+    Args:
+        streams: absolute topic names, as `/front/image_raw` or `/front/image_raw/compressed`.
+
+    Returns:
+        By stream: empty for a single one, else the sensor's part of its name, as `/front`.
+
+    Raises:
+        ConfigError: two sensors share that part.
+    """
+    if len(streams) == 1:
+        return {streams[0]: ""}
+    prefixes = {stream: stream.removesuffix("/compressed").rpartition("/")[0] for stream in streams}
+    if len(set(prefixes.values())) != len(streams):
+        raise ConfigError(f"topics={list(streams)}: two of them would publish under one name")
+    return prefixes
