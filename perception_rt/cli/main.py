@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one subcommand.
 
     Returns:
-        Its exit status; 2 where the input cannot be used (the reason is printed as one line).
+        Its exit status; 2 where the input cannot be used (one line says why), 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in SUBCOMMANDS else None
@@ -54,6 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     except PerceptionError as error:
         print(f"perception-rt {args.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"perception-rt {args.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
