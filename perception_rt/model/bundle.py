@@ -6,6 +6,7 @@ hash in the manifest guards against damage and mix-ups, not against an author wi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def save(
     path = Path(path)
     if not path.parent.is_dir():
         raise BundleError(f"{path}: no folder {path.parent}")
-    scripted = script_module(module.to("cpu"))
+    scripted = script_module(copy.deepcopy(module).to("cpu"))
     defaults = {key: getattr(scripted, key, None) for key in ("score_threshold", "nms_threshold")}
     for key, value in defaults.items():
         if not isinstance(value, float):

@@ -114,8 +114,8 @@ def parse_manifest(text: str) -> Manifest:
         )
     _no_others(data, Manifest, "")
     classes = _field(data, "classes", _list_of(_text))
-    if len(set(classes)) != len(classes) or not classes:
-        raise BundleError(f"manifest classes={_short(classes)}: must be at least one, each once")
+    if not classes:
+        raise BundleError("manifest classes=(): must be at least one")
     return Manifest(
         name=_field(data, "name", _text),
         version=_field(data, "version", _text),

@@ -77,6 +77,27 @@ def column_bands(
     return start, band.view(groups, window * 3, group * 3)
 
 
+def banded_tables(n: int, h: int, w: int, new_h: int, new_w: int, area: bool, swap: bool) -> list[Tensor]:
+    """What `resize_banded` needs to bring n images of h x w px to new_h x new_w."""
+    rows, row_weights = axis_taps(h, new_h, area)
+    columns, column_weights = axis_taps(w, new_w, area)
+    batch_rows = (rows.unsqueeze(0) + torch.arange(n).view(n, 1, 1) * h).flatten()
+    offsets = torch.arange(n * new_h) * rows.shape[1]
+    start, band = column_bands(columns, column_weights, w, swap)
+    scale_bias = torch.tensor([0, 0, 128, 63, 0, 0, 0, 0], dtype=torch.uint8)  # float32 1 and 0
+    return [batch_rows, offsets, row_weights.repeat(n, 1).flatten(), start, band, scale_bias]
+
+
+def dense_tables(h: int, w: int, new_h: int, new_w: int, area: bool, swap: bool) -> list[Tensor]:
+    """What `resize_dense` needs to bring images of h x w px to new_h x new_w."""
+    rows, row_weights = axis_taps(h, new_h, area)
+    columns, column_weights = axis_taps(w, new_w, area)
+    vertical = torch.zeros(new_h, h).scatter_add_(1, rows, row_weights)
+    horizontal = torch.zeros(new_w, w).scatter_add_(1, columns, column_weights)
+    channels = torch.tensor([2, 1, 0] if swap else [0, 1, 2])
+    return [vertical, horizontal.t().contiguous(), channels]
+
+
 class Preprocess(nn.Module):
     """uint8 images of any size, in either channel order, to one network input.
 
@@ -171,19 +192,10 @@ class Preprocess(nn.Module):
         key = f"{n}x{h}x{w} {swap} {images.device}"
         if key in self._tables:
             return self._tables[key]
-        rows, row_weights = axis_taps(h, new_h, self.area)
-        columns, column_weights = axis_taps(w, new_w, self.area)
         if images.is_cuda:
-            vertical = torch.zeros(new_h, h).scatter_add_(1, rows, row_weights)
-            horizontal = torch.zeros(new_w, w).scatter_add_(1, columns, column_weights)
-            channels = torch.tensor([2, 1, 0] if swap else [0, 1, 2])
-            tables = [vertical, horizontal.t().contiguous(), channels]
+            tables = dense_tables(h, w, new_h, new_w, self.area, swap)
         else:
-            batch_rows = (rows.unsqueeze(0) + torch.arange(n).view(n, 1, 1) * h).flatten()
-            offsets = torch.arange(n * new_h) * rows.shape[1]
-            start, band = column_bands(columns, column_weights, w, swap)
-            scale_bias = torch.tensor([0, 0, 128, 63, 0, 0, 0, 0], dtype=torch.uint8)  # float32 1 and 0
-            tables = [batch_rows, offsets, row_weights.repeat(n, 1).flatten(), start, band, scale_bias]
+            tables = banded_tables(n, h, w, new_h, new_w, self.area, swap)
         tables = [table.to(images.device) for table in tables]
         if torch.jit.is_scripting():  # an eager module stays clean: it may be scripted and saved later
             if len(self._tables) >= self.cached_sizes:

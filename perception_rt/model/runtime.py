@@ -48,7 +48,7 @@ def script_module(module: torch.nn.Module) -> torch.jit.ScriptModule:
     load_operators()
     try:
         return module if isinstance(module, torch.jit.ScriptModule) else torch.jit.script(module.eval())
-    except RuntimeError as error:  # compile errors come as RuntimeError and its children
+    except (RuntimeError, torch.jit.frontend.FrontendError) as error:
         raise BundleError(
             f"module {type(module).__name__} cannot be scripted: {_first_line(error)}"
         ) from error
@@ -101,7 +101,9 @@ def read_manifest(path: Path) -> Manifest:
             if f"extra/{MANIFEST_FILE}" not in files:
                 raise BundleError(f"{path}: TorchScript without {MANIFEST_FILE}: not a bundle")
             text = archive.read(files[f"extra/{MANIFEST_FILE}"]).decode()
-    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+    except BundleError:
+        raise
+    except Exception as error:  # a damaged zip fails in many ways
         raise BundleError(f"{path}: not TorchScript: {_first_line(error)}") from error
     try:
         return parse_manifest(text)
@@ -119,11 +121,15 @@ def read_archive(path: Path, device: torch.device) -> tuple[torch.jit.ScriptModu
     load_operators()
     try:
         module = torch.jit.load(str(path), map_location=device)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # and so does damaged TorchScript
         raise BundleError(f"{path}: TorchScript cannot be loaded: {_first_line(error)}") from error
     sha256 = module_sha256(module)
     if sha256 != manifest.sha256:
         raise BundleError(f"{path}: weights have sha256={sha256[:12]}..., manifest {manifest.sha256[:12]}...")
+    for name in ("score_threshold", "nms_threshold"):
+        mine, theirs = getattr(manifest, name), getattr(module, name, None)
+        if mine != theirs:
+            raise BundleError(f"{path}: {name}={mine} in the manifest, {theirs} in the module")
     return module.eval(), manifest
 
 
