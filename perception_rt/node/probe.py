@@ -13,7 +13,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from perception_rt.node.bag_player import message_class
 from perception_rt.node.run import make_executor, spin
 
-DISCOVERY_S = 1.5
+DISCOVERY_S = 5.0  # a topic that nobody announced by then has no publisher
 
 
 def probe_topics(topics: Sequence[str], seconds: float) -> Iterator[tuple[str, str]]:
@@ -26,10 +26,8 @@ def probe_topics(topics: Sequence[str], seconds: float) -> Iterator[tuple[str, s
     thread = threading.Thread(target=spin, args=(executor, stop, context))
     thread.start()
     try:
-        time.sleep(DISCOVERY_S)
-        counts = {}
-        for topic in topics:
-            counts[topic] = _listen(node, topic)
+        _await_discovery(node, topics)
+        counts = {topic: _listen(node, topic) for topic in topics}
         time.sleep(seconds)
         for topic in topics:
             yield _judge(node, topic, counts[topic], seconds)
@@ -39,6 +37,15 @@ def probe_topics(topics: Sequence[str], seconds: float) -> Iterator[tuple[str, s
         executor.shutdown()
         node.destroy_node()
         rclpy.shutdown(context=context)
+
+
+def _await_discovery(node: rclpy.node.Node, topics: Sequence[str]) -> None:
+    """Wait until every topic is known, and a little for what else there is."""
+    end = time.monotonic() + DISCOVERY_S
+    wanted = {node.resolve_topic_name(topic) for topic in topics}
+    while wanted - dict(node.get_topic_names_and_types()).keys() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.5)
 
 
 def _listen(node: rclpy.node.Node, topic: str) -> list[int]:
