@@ -1,0 +1,167 @@
+"""A camera as a process of its own: one image, published over and over with the stamp of the moment.
+
+`python -m bench.publisher TOPIC IMAGE RELIABILITY` publishes nothing until told. Commands, a line each on
+standard input: `rate HZ` (0 pauses), `count`, which answers `{"sent": n, "subscribers": n}`. It ends with its
+standard input, so it cannot outlive who started it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+STAMP = slice(4, 12)  # after the four bytes that say how the rest is serialized
+READY_S = 30.0
+
+
+class Camera:
+    """The publisher, from the side of who measures.
+
+    Args:
+        topic: where to publish.
+        image: file with a serialized sensor_msgs/Image.
+        reliability: ``best_effort`` or ``reliable``.
+        environment: of the process.
+    """
+
+    def __init__(self, topic: str, image: Path, reliability: str, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.publisher", topic, str(image), reliability],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for who measures, who then ends this
+        )
+
+    def __enter__(self) -> Camera:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def rate(self, hz: float) -> None:
+        """Publish at `hz` from now on; 0 pauses."""
+        self._tell(f"rate {hz}")
+
+    def sent(self) -> int:
+        """How many images were published so far."""
+        return self._ask()["sent"]
+
+    def wait_until_heard(self) -> None:
+        """Until a subscription matches, and a moment longer, as discovery is not the same for both sides.
+
+        Raises:
+            TimeoutError: nobody subscribes.
+        """
+        end = time.monotonic() + READY_S
+        while not self._ask()["subscribers"]:
+            if time.monotonic() > end:
+                raise TimeoutError(f"nobody subscribed to the images within {READY_S:g} s")
+            time.sleep(0.05)
+        time.sleep(1.0)
+
+    def _ask(self) -> dict[str, int]:
+        self._tell("count")
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the publisher ended with status {self._process.wait()}; its log is above")
+        return json.loads(answer)
+
+    def _tell(self, command: str) -> None:
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+
+
+class Pace:
+    """Emits at a rate that may change at any time; keeps its phase, and never makes up for what it missed."""
+
+    def __init__(self, emit: Callable[[], None]) -> None:
+        self.sent = 0
+        self._emit = emit
+        self._period_s: float | None = None
+        self._ended = False
+        self._changed = threading.Event()
+
+    def set_rate(self, hz: float) -> None:
+        """Emit at `hz`, the first one now; 0 pauses."""
+        self._period_s = 1 / hz if hz else None
+        self._changed.set()
+
+    def end(self) -> None:
+        """Let `run` return."""
+        self._ended = True
+        self._changed.set()
+
+    def run(self) -> None:
+        """Emit until `end`."""
+        due = time.monotonic()
+        while not self._ended:
+            period = self._period_s
+            wait = None if period is None else due - time.monotonic()
+            if wait is None or wait > 0:
+                if self._changed.wait(wait):
+                    self._changed.clear()
+                    due = time.monotonic()
+                continue
+            self._emit()
+            self.sent += 1
+            due += period
+            if due < time.monotonic() - period:
+                due = time.monotonic()
+
+
+def main(topic: str, image: str, reliability: str) -> int:
+    """Publish until standard input ends."""
+    import rclpy
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from sensor_msgs.msg import Image
+
+    from perception_rt.codec.cdr import stamp_bytes
+    from perception_rt.node.run import keep_large_blocks
+
+    keep_large_blocks()
+    rclpy.init()
+    node = rclpy.create_node("bench_camera")
+    qos = QoSProfile(
+        depth=10 if reliability == "reliable" else 1, reliability=ReliabilityPolicy[reliability.upper()]
+    )
+    publisher = node.create_publisher(Image, topic, qos)
+    message = bytearray(Path(image).read_bytes())
+
+    def emit() -> None:
+        message[STAMP] = stamp_bytes(time.time_ns())
+        publisher.publish(bytes(message))
+
+    pace = Pace(emit)
+
+    def listen() -> None:
+        for line in sys.stdin:
+            command, *values = line.split()
+            if command == "rate":
+                pace.set_rate(float(values[0]))
+            else:
+                print(json.dumps({"sent": pace.sent, "subscribers": publisher.get_subscription_count()}))
+                sys.stdout.flush()
+        pace.end()
+
+    threading.Thread(target=listen, daemon=True).start()
+    pace.run()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,54 @@
+"""bench/RESULTS.md: the committed record, made from the result files of the latest runs."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+from bench.rows import Row, read_rows, show
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+OUT = Path("out")
+COMMANDS = {"bench": "make bench", "accuracy": "make accuracy"}
+HEAD = """\
+# Results
+
+Written by `python -m bench.record` from the files that `make bench` and `make accuracy` left in `out/`.
+Absolute times are those of the machine named; ratios are measured side by side and travel better.
+"""
+
+
+def write(out: Path = OUT, results: Path = RESULTS) -> Path:
+    """Write the record of every result file below `out`; returns where."""
+    sections = [section(kind, path) for kind in COMMANDS for path in sorted((out / kind).glob("*.json"))]
+    results.write_text("\n".join([HEAD, *sections]))
+    return results
+
+
+def section(kind: str, path: Path) -> str:
+    """One result file as Markdown."""
+    machine, rows = read_rows(path)
+    day = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).date()
+    lines = [
+        f"## {path.stem}: `{COMMANDS[kind]}`, {day}",
+        "",
+        ", ".join(f"{key} {value}" for key, value in machine.items()),
+        "",
+        "| figure | value | unit | target | holds |",
+        "|---|---:|---|---|---|",
+        *(line(row) for row in rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def line(row: Row) -> str:
+    """One row as Markdown."""
+    holds = {None: "", True: "yes", False: "**no**"}[row.holds]
+    return f"| {row.name} | {show(row.value)} | {row.unit} | {row.target} | {holds} |"
+
+
+if __name__ == "__main__":
+    print(write())
+    sys.exit(0)

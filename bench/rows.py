@@ -1,0 +1,130 @@
+"""Result rows: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from pathlib import Path
+
+from rich.table import Table
+
+COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "": operator.eq}
+TARGET = re.compile(r"(>=|<=|>|<|)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        name: slashes from the general to the particular, e.g. ``camera/720p/throughput_ratio``.
+        value: None where it could not be measured.
+        unit: of the value.
+        target: a comparison and a number, then words if any (``<= 6 ms at 720p``); "" where none is asked.
+        holds: whether the value meets the target; None without one.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    target: str
+    holds: bool | None
+
+
+def row(name: str, value: float | None, unit: str, target: str = "") -> Row:
+    """A row whose value is held to its target, then rounded to five significant digits.
+
+    Raises:
+        ValueError: the target does not start with a comparison and a number.
+    """
+    if value is not None and not math.isfinite(value):
+        value = None
+    shown = value if value is None or isinstance(value, int) else float(f"{value:.5g}")
+    return Row(name, shown, unit, target, meets(value, target))
+
+
+def meets(value: float | None, target: str) -> bool | None:
+    """Whether `value` meets `target`; what could not be measured does not; None without a target."""
+    if not target:
+        return None
+    match = TARGET.match(target)
+    if match is None:
+        raise ValueError(f"target={target!r}: must start like '>= 0.90', '<= 6 ms' or '0'")
+    return value is not None and bool(COMPARE[match[1]](value, float(match[2])))
+
+
+def machine() -> dict[str, str | int | float]:
+    """What the figures depend on: processor, memory, versions."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory, 1),
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "rclpy": _version("ros-rclpy", "rclpy"),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _version(*packages: str) -> str:
+    for package in packages:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "absent"
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write `{"machine": {...}, "rows": [...]}`, whole or not at all."""
+    names = [entry.name for entry in rows]
+    if len(set(names)) != len(names):
+        raise ValueError(f"rows: twice {sorted({name for name in names if names.count(name) > 1})}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine(), "rows": [asdict(entry) for entry in rows]}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def read_rows(path: Path) -> tuple[dict, list[Row]]:
+    """Machine and rows of a file that `write_rows` wrote."""
+    content = json.loads(path.read_text())
+    return content["machine"], [Row(**entry) for entry in content["rows"]]
+
+
+def show(value: float | None) -> str:
+    """A value as the tables show it."""
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """The rows as a table, a section for each stem of the names; narrow enough for any terminal."""
+    table = Table()
+    for heading in ("figure", "value", "unit", "target", ""):
+        table.add_column(heading, justify="right" if heading == "value" else "left")
+    marks = {None: "", True: "[green]holds[/]", False: "[red]fails[/]"}
+    for stem, section in groupby(rows, key=lambda entry: entry.name.rpartition("/")[0]):
+        table.add_section()
+        table.add_row(f"[bold]{stem}[/]")
+        for entry in section:
+            name = "  " + entry.name.rpartition("/")[2]
+            table.add_row(name, show(entry.value), entry.unit, entry.target, marks[entry.holds])
+    return table

@@ -1,0 +1,79 @@
+"""The result files that programs read: the format is a promise."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench.record import write
+from bench.rows import meets, read_rows, row, table_of, write_rows
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "holds"),
+    [
+        (0.93, ">= 0.90", True),
+        (0.89, ">= 0.90", False),
+        (5.9, "<= 6 ms at 720p", True),
+        (6.1, "<= 6 ms at 720p", False),
+        (4.0, "< 4", False),
+        (3.9, "< 4", True),
+        (1.0, "> 1", False),
+        (9e-5, "<= 1e-4", True),
+        (2e-4, "<= 1e-4", False),
+        (31, ">= 30 at 960x540", True),
+        (0, "0", True),
+        (1, "0", False),
+        (None, ">= 1", False),
+        (1.0, "", None),
+        (None, "", None),
+    ],
+)
+def test_a_value_is_held_to_its_target(value, target, holds):
+    assert meets(value, target) is holds
+
+
+@pytest.mark.parametrize("target", ["fast", "about 3", "=> 3", ">= many"])
+def test_a_target_without_a_number_is_refused(target):
+    with pytest.raises(ValueError, match="target="):
+        meets(1.0, target)
+
+
+def test_the_file_is_what_design_promises(tmp_path):
+    rows = [
+        row("camera/720p/throughput_ratio", 0.931234567, "ratio", ">= 0.90"),
+        row("camera/720p/age_p50_ms", float("nan"), "ms"),
+        row("camera/720p/unaccounted", 0, "frames", "0"),
+    ]
+    path = tmp_path / "bench" / "camera.json"
+    write_rows(path, rows)
+    content = json.loads(path.read_text())
+    assert list(content) == ["machine", "rows"]
+    assert {"cpu", "cores", "memory_gib", "python", "torch", "rclpy"} <= set(content["machine"])
+    assert content["rows"][0] == {
+        "name": "camera/720p/throughput_ratio",
+        "value": 0.93123,
+        "unit": "ratio",
+        "target": ">= 0.90",
+        "holds": True,
+    }
+    assert content["rows"][1]["value"] is None
+    assert content["rows"][1]["holds"] is None
+    assert read_rows(path)[1] == rows
+    assert [entry.name for entry in path.parent.iterdir()] == ["camera.json"]
+
+
+def test_a_name_appears_once(tmp_path):
+    with pytest.raises(ValueError, match="camera/a"):
+        write_rows(tmp_path / "camera.json", [row("camera/a", 1, ""), row("camera/a", 2, "")])
+
+
+def test_table_and_record_show_every_row(tmp_path):
+    rows = [row("camera/a", 12345, "frames", "0"), row("camera/b", 0.5, "ms", "<= 1 ms")]
+    assert table_of(rows).row_count == 3  # and the stem of their names
+    write_rows(tmp_path / "out" / "bench" / "camera.json", rows)
+    text = write(tmp_path / "out", tmp_path / "RESULTS.md").read_text()
+    assert "| camera/a | 12,345 | frames | 0 | **no** |" in text
+    assert "| camera/b | 0.5 | ms | <= 1 ms | yes |" in text
+    assert "make bench" in text
