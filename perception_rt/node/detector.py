@@ -6,6 +6,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import Any, ClassVar
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -213,6 +214,11 @@ class DetectorNode(PerceptionNode):
             runtime = self._open()
             worker.call(lambda: self.use(runtime)).result()
             outcome = (True, f"{name} {runtime.sha256[:12]} runs")
+        except CancelledError:
+            outcome = (
+                False,
+                "the node was cleaned up meanwhile: `bundle` will be loaded when it is configured",
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, the old bundle goes on and the caller is told
             self.get_logger().error(f"swap to {name} failed, the running bundle stays: {error}")
             outcome = (False, f"{error} (the running bundle stays)")

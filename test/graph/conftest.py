@@ -17,10 +17,9 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed: run `make s
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
-from rcl_interfaces.msg import Log  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 from vision_msgs.msg import Detection2DArray  # noqa: E402
@@ -85,10 +84,11 @@ class Bench:
 
     Attributes:
         status: by name, the latest diagnostics.
-        logs: what the nodes said.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capfd: pytest.CaptureFixture) -> None:
+        self._capfd = capfd
+        self._logs = ""
         self.context = rclpy.Context()
         self.domain, self._lock = claim_domain()
         rclpy.init(context=self.context, domain_id=self.domain)
@@ -102,14 +102,29 @@ class Bench:
         self.up = False
         self.detections: dict[str, list] = {}
         self.status: dict[str, object] = {}
-        self.logs: list[str] = []
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 100)
-        late_too = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.node.create_subscription(Log, "/rosout", lambda log: self.logs.append(log.msg), late_too)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             self.status[status.name] = status
+
+    @property
+    def logs(self) -> list[str]:
+        """The lines that the nodes wrote to their log (/rosout mixes up nodes of one name in one process)."""
+        self._logs += self._capfd.readouterr().err
+        return self._logs.splitlines()
+
+    def said(self, *words: str) -> bool:
+        """Whether one line of the log has all these words."""
+        return any(all(word in line for word in words) for line in self.logs)
+
+    def diagnostics(self, name: str) -> dict[str, str]:
+        """The latest values of a status; none before the first."""
+        return values_of(self.status[name]) if name in self.status else {}
+
+    def message(self, name: str) -> str:
+        """The latest message of a status; empty before the first."""
+        return self.status[name].message if name in self.status else ""
 
     # Nodes.
 
@@ -206,6 +221,7 @@ class Bench:
             self.node.destroy_node()
             rclpy.shutdown(context=self.context)
             self._lock.close()
+            print(*self.logs, sep="\n")  # for pytest's report of a failure
         return took
 
 
@@ -219,9 +235,9 @@ def check_sum(values: dict[str, str]) -> None:
 
 
 @pytest.fixture
-def bench():
+def bench(capfd):
     """A `Bench` that ends with the test and holds every ledger to its sum."""
-    bench = Bench()
+    bench = Bench(capfd)
     yield bench
     if bench.context.ok():
         bench.end()
@@ -246,6 +262,18 @@ class Camera:
     def book(self) -> dict:
         """The ledger now: received, pending, states, reasons."""
         return self.node._pipeline.accounts[self.topic].ledger.snapshot()
+
+    def status(self) -> dict[str, str]:
+        """The latest diagnostics; none before the first."""
+        return self.bench.diagnostics(f"camera_detector: {self.topic}")
+
+    def message(self) -> str:
+        """What the latest diagnostics say; empty before the first."""
+        return self.bench.message(f"camera_detector: {self.topic}")
+
+    def level(self) -> bytes:
+        """The level of the latest diagnostics."""
+        return self.bench.status[f"camera_detector: {self.topic}"].level
 
     def count(self, state: str) -> int:
         """Frames that ended so."""
@@ -279,6 +307,12 @@ class Camera:
         assert wait_for(lambda: self.book()["pending"] == 0)
         return self.found[-1]
 
+    def rewire(self) -> None:
+        """Wait until the node is heard and hears, after it was configured (again)."""
+        outputs = lambda: self.bench.node.get_publishers_info_by_topic(self.output)  # noqa: E731
+        assert wait_for(lambda: self.publisher.get_subscription_count() and outputs())
+        assert wait_for(self.node._detections[self.topic].get_subscription_count)
+
     def unplug(self) -> None:
         """The publisher goes away."""
         self.bench.node.destroy_publisher(self.publisher)
@@ -293,7 +327,7 @@ class Camera:
 def run_camera(bench, moody):
     """Bring up a camera detector with one camera (`run_camera.several`: with several), wired and ready.
 
-    publisher: QoS of the cameras; wired: wait until they are heard; all else: parameters of the node.
+    publisher: QoS of the cameras; wired: wait for discovery; all else: parameters of the node.
     """
 
     def run(topic: str = "/image_raw", **arguments) -> Camera:
@@ -309,17 +343,12 @@ def run_camera(bench, moody):
         assert bench.up, bench.logs
         cameras = []
         for topic in topics:
-            output = node._detections[topic].topic_name
-            compressed = topic.endswith("/compressed")
-            out = bench.publisher(topic, compressed=compressed, **(publisher or {}))
+            camera = topic.removesuffix("/compressed").rpartition("/")[0]
+            output = f"/camera_detector{camera if len(topics) > 1 else ''}/detections"
+            out = bench.publisher(topic, compressed=topic.endswith("/compressed"), **(publisher or {}))
             cameras.append(Camera(bench, node, topic, output, bench.listen(output), out))
-        for camera in cameras:
-            assert wait_for(
-                lambda camera=camera: (
-                    (camera.publisher.get_subscription_count() or not wired)
-                    and node._detections[camera.topic].get_subscription_count()
-                )
-            )
+        for camera in cameras if wired else ():
+            camera.rewire()
         return cameras
 
     run.several = run_cameras

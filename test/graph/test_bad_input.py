@@ -10,7 +10,7 @@ from sensor_msgs.msg import Image
 
 from perception_rt.codec.encode import encode_compressed, encode_image
 
-from .conftest import square, values_of, wait_for
+from .conftest import square, wait_for
 from .models import EXHAUSTS, RAISES
 
 SECOND = 10**9
@@ -76,17 +76,14 @@ def test_a_truncated_jpeg_is_refused_and_a_whole_one_answered(run_camera):
 
 def test_an_unplugged_camera_is_missed_and_welcomed_back(run_camera):
     camera = run_camera()
-    name = "camera_detector: /image_raw"
-    status = camera.bench.status
     camera.ask()
-    assert wait_for(lambda: name in status and status[name].message == "frames flow")
+    assert wait_for(lambda: camera.message() == "frames flow")
     camera.unplug()
-    assert wait_for(lambda: status[name].message.startswith("no frames"))
-    assert status[name].level == b"\x01"
-    assert "publishers on /image_raw: 0" in status[name].message
+    assert wait_for(lambda: camera.message() == "no frames; publishers on /image_raw: 0")
+    assert camera.level() == b"\x01"
     camera.plug_in()
     camera.ask()
-    assert wait_for(lambda: status[name].message == "frames flow")
+    assert wait_for(lambda: camera.message() == "frames flow")
     assert camera.count("decode_error") == camera.count("model_error") == 0
 
 
@@ -137,11 +134,9 @@ def test_a_model_that_raises_costs_one_frame(run_camera):
     assert camera.publish(bad) == {"model_error": 1}
     assert "not to my taste" in camera.book()["reasons"]["model_error"]
     camera.ask()
-    status = camera.bench.status
-    name = "camera_detector: /image_raw"
-    assert wait_for(lambda: name in status and values_of(status[name])["model_error"] == "1")
-    assert status[name].level == b"\x01"
-    assert "not to my taste" in status[name].message
+    assert wait_for(lambda: camera.status().get("model_error") == "1")
+    assert camera.level() == b"\x01"
+    assert "not to my taste" in camera.message()
 
 
 def test_out_of_memory_costs_one_frame(run_camera):
@@ -153,20 +148,13 @@ def test_out_of_memory_costs_one_frame(run_camera):
     camera.ask()
 
 
-def said(camera, *words: str) -> bool:
-    """Whether one line of the log has all these words."""
-    return any(all(word in line for word in words) for line in camera.bench.logs)
-
-
 def test_reliable_asked_of_a_best_effort_camera_adapts_and_says_so(run_camera):
     camera = run_camera(publisher=None, reliability="reliable", wired=False)
-    assert wait_for(lambda: said(camera, "/image_raw", "best_effort instead of reliable"))
-    assert said(camera, "a publisher offers less than asked for", "RELIABILITY")
+    assert wait_for(lambda: camera.bench.said("/image_raw", "best_effort instead of reliable"))
+    assert camera.bench.said("a publisher offers less than asked for", "RELIABILITY")
     assert wait_for(camera.publisher.get_subscription_count)
     camera.ask()
-    name = "camera_detector: /image_raw"
-    status = camera.bench.status
-    assert wait_for(lambda: name in status and values_of(status[name])["reliability"] == "best_effort")
+    assert wait_for(lambda: camera.status().get("reliability") == "best_effort")
 
 
 @pytest.mark.parametrize("durability", list(DURABILITIES))
@@ -175,7 +163,7 @@ def test_a_camera_that_offers_more_than_asked_is_heard(run_camera, reliability, 
     offered = {"reliability": "reliable", "durability": DURABILITIES[durability]}
     camera = run_camera(publisher=offered, reliability=reliability)
     camera.ask()
-    assert not said(camera, "less than asked")
+    assert not camera.bench.said("less than asked")
 
 
 def test_two_publishers_of_different_qos_on_one_topic_are_both_heard(run_camera):

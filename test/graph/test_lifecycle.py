@@ -1,0 +1,149 @@
+"""Lifecycle and live parameters, by the services that `ros2 lifecycle` and `ros2 param` call."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from lifecycle_msgs.msg import Transition
+
+from perception_rt.node.camera_detector import CameraDetector
+
+from .conftest import TALL, square, stamp_of, wait_for
+
+CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
+ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
+
+
+def test_without_autostart_the_node_waits_for_its_manager(run_camera):
+    camera = run_camera(autostart=False, wired=False)
+    assert camera.bench.state() == "unconfigured"
+    assert camera.bench.change_state(CONFIGURE)
+    assert camera.bench.state() == "inactive"
+    assert camera.bench.change_state(ACTIVATE)
+    assert camera.bench.state() == "active"
+    camera.rewire()
+    camera.ask()
+
+
+def test_it_goes_round_and_round(run_camera):
+    camera = run_camera()
+    bench = camera.bench
+    for _ in range(3):
+        camera.ask()
+        assert camera.count("published") == 1  # each configuration has a ledger of its own
+        assert bench.change_state(DEACTIVATE)
+        assert camera.book()["pending"] == 0
+        assert bench.change_state(CLEANUP)
+        assert wait_for(lambda: camera.publisher.get_subscription_count() == 0)
+        assert bench.change_state(CONFIGURE)
+        assert bench.change_state(ACTIVATE)
+        camera.rewire()
+    outputs = bench.node.get_publishers_info_by_topic("/camera_detector/detections")
+    assert len(outputs) == 1
+
+
+def test_frames_are_not_counted_while_it_is_inactive(run_camera):
+    camera = run_camera()
+    camera.ask()
+    for _ in range(2):
+        assert camera.bench.change_state(DEACTIVATE)
+        for _ in range(5):
+            camera.send()
+            time.sleep(0.02)
+        assert camera.bench.change_state(ACTIVATE)
+        camera.ask()
+    book = camera.book()
+    assert book["received"] == book["states"]["published"] == len(camera.found) == 3
+
+
+def test_deactivating_in_the_middle_of_inference_settles_the_frames(run_camera):
+    camera = run_camera()
+    camera.send(square(shape=(TALL + 500, 160)))
+    assert wait_for(lambda: camera.book()["received"] == 1)
+    assert wait_for(lambda: camera.node._worker.peek(camera.topic) is None)
+    camera.send()
+    assert wait_for(lambda: camera.book()["received"] == 2)
+    assert camera.book()["pending"] == 2
+    assert camera.bench.change_state(DEACTIVATE)
+    book = camera.book()
+    assert (book["pending"], book["states"]["superseded"]) == (0, 2)
+    assert book["reasons"]["superseded"] == "the node was deactivated"
+    assert camera.bench.change_state(ACTIVATE)
+    stamp = camera.send()  # has its turn when the model is done with the old frame, which is not published
+    camera.answer(stamp)
+    assert [stamp_of(message) for message in camera.found] == [stamp]
+    assert wait_for(lambda: camera.count("published") == 1)
+
+
+def test_a_bad_bundle_fails_configure_and_a_good_one_mends_it(bench, moody, tmp_path):
+    bad = tmp_path / "bad.pt"
+    bad.write_bytes(b"not a model")
+    node = bench.start(CameraDetector, bundle=str(bad), warmup_sizes=["160x120"])
+    assert not bench.up
+    assert bench.said("cannot configure", "bad.pt", "not TorchScript")
+    assert bench.state() == "unconfigured"
+    assert not bench.change_state(CONFIGURE)
+    assert bench.set_parameter("bundle", moody).successful
+    assert bench.change_state(CONFIGURE)
+    assert bench.change_state(ACTIVATE)
+    assert bench.state() == "active"
+    assert node.runtime.manifest.name == "moody"
+
+
+def test_the_score_threshold_changes_between_two_frames(run_camera):
+    camera = run_camera()
+    bench = camera.bench
+    assert len(camera.ask().detections) == 1
+    assert bench.set_parameter("score_threshold", 0.95).successful  # BrightBox says 0.9
+    assert len(camera.ask().detections) == 0
+    assert bench.set_parameter("score_threshold", -1.0).successful
+    assert len(camera.ask().detections) == 1
+
+
+def test_the_rate_changes_while_running(run_camera):
+    camera = run_camera(rate_hz=1000.0)
+    assert camera.bench.set_parameter("rate_hz", 2.0).successful
+    camera.ask()
+    for _ in range(10):
+        last = camera.send()
+        time.sleep(0.01)
+    camera.answer(last)
+    assert camera.count("superseded") >= 5
+    assert wait_for(lambda: camera.bench.diagnostics("camera_detector").get("rate_hz_asked") == "2.00")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("device", "cpu", "cannot be set while the node is configured"),
+        ("image_topics", ["/other"], "cannot be set while the node is configured"),
+        ("rate_hz", 0.0, "rate_hz"),
+        ("rate_hz", 5000.0, "rate_hz"),
+        ("rate_hz", "fast", "type"),
+        ("score_threshold", 1.5, "score_threshold"),
+        ("nms_threshold", float("nan"), "nms_threshold"),
+        ("reliability", "sometimes", "reliability"),
+        ("no_such_parameter", 1, "undeclared"),
+    ],
+)
+def test_a_parameter_that_cannot_be_set_is_refused_with_the_reason(run_camera, name, value, reason):
+    camera = run_camera()
+    before = dict(camera.node.values)
+    result = camera.bench.set_parameter(name, value)
+    assert not result.successful
+    assert reason in result.reason
+    assert camera.node.values == before
+    camera.ask()
+
+
+def test_what_is_fixed_while_configured_may_be_set_before(run_camera):
+    camera = run_camera()
+    bench = camera.bench
+    assert bench.change_state(DEACTIVATE)
+    assert not bench.set_parameter("batch_wait_ms", 1.0).successful
+    assert bench.change_state(CLEANUP)
+    assert bench.set_parameter("batch_wait_ms", 1.0).successful
+    assert bench.change_state(CONFIGURE)
+    assert bench.change_state(ACTIVATE)
+    assert camera.node.values["batch_wait_ms"] == 1.0

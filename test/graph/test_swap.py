@@ -1,0 +1,114 @@
+"""Swapping the bundle of a running node."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from lifecycle_msgs.msg import Transition
+
+from perception_rt.model.runtime import read_manifest
+
+from .conftest import TALL, wait_for
+
+SLOW_TO_LOAD = {"warmup_sizes": [f"160x{TALL + 60}"]}  # a second, so that things happen meanwhile
+
+
+@pytest.fixture
+def feed():
+    """Keep asking a camera, one frame at a time, until the test is over; the count of answers grows."""
+    stop, answers, threads = threading.Event(), [], []
+
+    def run(camera) -> list:
+        def ask() -> None:
+            while not stop.is_set():
+                answers.append(camera.ask())
+
+        threads.append(threading.Thread(target=ask))
+        threads[-1].start()
+        return answers
+
+    run.end = lambda: (stop.set(), [thread.join() for thread in threads])
+    yield run
+    run.end()
+
+
+def test_a_good_bundle_takes_over_and_every_frame_is_answered(run_camera, make_bundle, feed):
+    camera = run_camera()
+    bench = camera.bench
+    answers = feed(camera)
+    assert wait_for(lambda: len(answers) >= 3)
+    other = str(make_bundle("other"))
+    assert bench.set_parameter("bundle", other).successful
+    swap = bench.swap()
+    assert wait_for(swap.done)
+    assert swap.result().success, swap.result().message
+    sha256 = read_manifest(Path(other)).sha256
+    assert sha256[:12] in swap.result().message
+    asked = len(answers)
+    assert wait_for(lambda: len(answers) >= asked + 3)
+    assert wait_for(lambda: bench.diagnostics("camera_detector").get("bundle") == "other")
+    assert bench.diagnostics("camera_detector")["bundle_sha256"] == sha256
+    feed.end()
+    book = camera.book()
+    assert book["received"] == book["states"]["published"] == len(answers)
+    assert all(len(answer.detections) == 1 for answer in answers)
+
+
+@pytest.mark.parametrize("kind", ["missing", "garbage"])
+def test_a_bad_bundle_leaves_the_running_one(run_camera, tmp_path, feed, kind):
+    camera = run_camera()
+    bench = camera.bench
+    answers = feed(camera)
+    bad = tmp_path / "bad.pt"
+    if kind == "garbage":
+        bad.write_bytes(bytes(1000))
+    assert bench.set_parameter("bundle", str(bad)).successful
+    swap = bench.swap()
+    assert wait_for(swap.done)
+    assert not swap.result().success
+    assert "bad.pt" in swap.result().message
+    assert {"missing": "no such file", "garbage": "not TorchScript"}[kind] in swap.result().message
+    assert "the running bundle stays" in swap.result().message
+    asked = len(answers)
+    assert wait_for(lambda: len(answers) >= asked + 3)
+    assert camera.node.runtime.manifest.name == "moody"
+    feed.end()
+    assert camera.count("published") == camera.book()["received"]
+
+
+def test_two_swaps_at_once_are_one_too_many(run_camera):
+    camera = run_camera(**SLOW_TO_LOAD)
+    swaps = [camera.bench.swap() for _ in range(2)]
+    assert wait_for(lambda: all(swap.done() for swap in swaps))
+    first, second = (swap.result() for swap in swaps)
+    assert first.success, first.message
+    assert not second.success
+    assert "another swap is under way" in second.message
+    again = camera.bench.swap()
+    assert wait_for(again.done)
+    assert again.result().success
+    camera.ask()
+
+
+def test_a_swap_before_configure_says_what_will_happen(run_camera):
+    camera = run_camera(autostart=False, wired=False)
+    swap = camera.bench.swap()
+    assert wait_for(swap.done)
+    assert not swap.result().success
+    assert "not configured" in swap.result().message
+
+
+def test_cleaning_up_during_a_swap_ends_it(run_camera):
+    camera = run_camera(**SLOW_TO_LOAD)
+    swap = camera.bench.swap()
+    assert camera.bench.change_state(Transition.TRANSITION_DEACTIVATE)
+    assert camera.bench.change_state(Transition.TRANSITION_CLEANUP)
+    assert wait_for(swap.done)
+    assert not swap.result().success
+    assert "cleaned up" in swap.result().message
+    assert camera.bench.change_state(Transition.TRANSITION_CONFIGURE)
+    assert camera.bench.change_state(Transition.TRANSITION_ACTIVATE)
+    camera.rewire()
+    camera.ask()
