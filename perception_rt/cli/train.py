@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", default=OUT, help=f"the bundle to write ({OUT})")
     parser.add_argument("--evaluate", metavar="BUNDLE", help="train nothing: score this file or shipped name")
     parser.add_argument("--seed", type=int, default=0, help="decides drives, first weights and order (0)")
-    parser.add_argument("--frames", type=int, help="frames to learn from (4000), or to score on (500)")
-    parser.add_argument("--steps", type=int, help="training steps of 16 frames (1600)")
+    parser.add_argument("--frames", type=int, help="frames to learn from (3000), or to score on (500)")
+    parser.add_argument("--steps", type=int, help="training steps of 8 windows (4500)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
 
 

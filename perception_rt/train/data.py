@@ -23,7 +23,7 @@ from perception_rt.train.network import INPUT_SIZE
 EVALUATION_SEED = 1_000_000
 DRIVE_SECONDS = 60.0
 FRAMES_PER_DRIVE = 12
-CROP = (384, 640)  # height, width: half the pixels, and most of what is in them
+CROP = (288, 512)  # height, width: a quarter of the pixels, around something
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def draw_batch(frames: Frames, index: Sequence[int], rng: np.random.Generator) -
     """A window of each frame of `index`: zoomed, recoloured and mirrored at random."""
     images, boxes, labels = np.empty((len(index), *CROP, 3), np.uint8), [], []
     for out, i in zip(images, index, strict=True):
-        window, box, keep = _window(frames.images[i], frames.boxes[i], rng)
+        window, box, keep = _window(frames.images[i], frames.boxes[i], frames.labels[i], rng)
         cv2.LUT(window, _recolouring(rng), out)
         if rng.random() < 0.5:
             out[:] = out[:, ::-1].copy()
@@ -150,16 +150,26 @@ def _recolouring(rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(table), 0, 255).astype(np.uint8)[:, None]
 
 
-def _window(image: np.ndarray, boxes: Tensor, rng: np.random.Generator) -> tuple[np.ndarray, Tensor, Tensor]:
-    """A random window of an image, enlarged or shrunk by up to a quarter to CROP.
+def _window(
+    image: np.ndarray, boxes: Tensor, labels: Tensor, rng: np.random.Generator
+) -> tuple[np.ndarray, Tensor, Tensor]:
+    """A window of an image with something in it, enlarged or shrunk by up to a quarter to CROP.
+
+    The something is of each class present with equal chance, so rare classes are seen more often.
 
     Returns:
         The window, all boxes in its px and cut at its edges, and a mask of those of which enough is left.
     """
     height, width, _ = image.shape
-    zoom = max(float(np.exp(rng.uniform(-0.22, 0.22))), CROP[0] / height, CROP[1] / width)
+    zoom = float(np.exp(rng.uniform(-0.22, 0.22)))
     h, w = round(CROP[0] / zoom), round(CROP[1] / zoom)
-    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    x, y = rng.uniform(0, width), rng.uniform(0, height)
+    if len(labels):
+        chosen = boxes[labels == int(rng.choice(labels.unique().numpy()))]
+        left, top, right, bottom = chosen[int(rng.integers(len(chosen)))].tolist()
+        x, y = (left + right) / 2, (top + bottom) / 2
+    left = int(np.clip(x - w * rng.random(), 0, width - w))
+    top = int(np.clip(y - h * rng.random(), 0, height - h))
     window = cv2.resize(image[top : top + h, left : left + w], CROP[::-1], interpolation=cv2.INTER_LINEAR)
     moved = (boxes - torch.tensor([left, top, left, top])) * torch.tensor([CROP[1] / w, CROP[0] / h] * 2)
     cut = torch.minimum(moved.clamp(min=0), torch.tensor([CROP[1], CROP[0]] * 2))

@@ -31,12 +31,12 @@ class Recipe:
     """
 
     seed: int = 0
-    frames: int = 4000
-    steps: int = 1600
-    batch: int = 16
-    learning_rate: float = 2e-3
+    frames: int = 3000
+    steps: int = 4500
+    batch: int = 8
+    learning_rate: float = 3e-3
     weight_decay: float = 0.02
-    average: float = 0.995
+    average: float = 0.998
 
 
 def fit(
@@ -69,7 +69,7 @@ def fit(
         network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.steps + 1, pct_start=0.15
+        optimizer, recipe.learning_rate, total_steps=recipe.steps + 1, pct_start=0.1
     )
     order = np.empty(0, np.int64)
     for step in range(recipe.steps):

@@ -1,0 +1,213 @@
+"""Training on the simulator: from a few frames to a bundle, and the bundle that is shipped."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perception_rt.cli.main import main
+from perception_rt.model.runtime import Runtime, load_operators
+from perception_rt.sim import SIM_CLASSES
+from perception_rt.train.data import (
+    CROP,
+    Batch,
+    draw_batch,
+    drive_samples,
+    evaluation_seeds,
+    render,
+    training_seeds,
+)
+from perception_rt.train.loss import assign, elementwise_iou
+from perception_rt.train.make import train_bundle
+from perception_rt.train.network import Detector, Network, cells, decode, fused
+from perception_rt.train.recipe import Recipe, fit
+from perception_rt.train.score import evaluate
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return render(training_seeds(0, 2), per_drive=3, workers=0)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(3)
+    load_operators()
+    network = Network(3)
+    torch.nn.init.normal_(network.heads[0][1].weight, std=1.0)  # scores that differ from cell to cell
+    return Detector(fused(network), 0.0, 0.5).eval()
+
+
+def test_a_short_training_lowers_the_loss(frames):
+    losses = []
+    recipe = Recipe(steps=30, batch=2, average=0.9)
+    fit(frames, recipe, CPU, lambda step, loss: losses.append(loss))
+    assert len(losses) == 30
+    assert np.mean(losses[-6:]) < 0.85 * np.mean(losses[:6])
+
+
+def test_one_recipe_gives_one_network(frames):
+    first, second = (fit(frames, Recipe(steps=2, batch=2), CPU).state_dict() for _ in range(2))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, msg=name)
+
+
+def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path):
+    phases = set()
+    recipe = Recipe(seed=5, frames=2, steps=2, batch=2)
+    written = train_bundle(
+        tmp_path / "tiny.pt", recipe, CPU, 2, workers=0, report=lambda phase, *_: phases.add(phase)
+    )
+    manifest = Runtime.open(tmp_path / "tiny.pt", device="cpu").manifest
+    assert manifest == written
+    assert manifest.classes == SIM_CLASSES
+    assert manifest.provenance["recipe"]["seed"] == 5
+    assert manifest.provenance["recipe"]["steps"] == 2
+    assert manifest.provenance["score"]["frames"] == 2
+    assert 0.0 <= manifest.provenance["score"]["ap50"] <= 1.0
+    assert phases == {"render", "train", "evaluate"}
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt"]
+
+
+def test_the_shipped_bundle_finds_what_is_on_unseen_drives():
+    runtime = Runtime.open("sim_camera", device="cpu")
+    score = evaluate(runtime, evaluation_seeds(15), frames=60)
+    assert score["frames"] == 60
+    assert set(score["per_class"]) == set(SIM_CLASSES)
+    assert score["ap50"] >= 0.80
+
+
+def test_the_shipped_bundle_says_how_it_was_made_and_is_small():
+    from perception_rt.model.runtime import resolve_bundle
+
+    assert resolve_bundle("sim_camera").stat().st_size < 4_000_000
+    provenance = Runtime.open("sim_camera", device="cpu").manifest.provenance
+    assert provenance["score"]["ap50"] >= 0.80
+    assert provenance["score"]["frames"] == 500
+    first, last = provenance["score"]["seeds"]
+    recipe = Recipe(**provenance["recipe"])
+    assert not set(range(first, last + 1)) & set(training_seeds(recipe.seed, recipe.frames))
+
+
+@given(st.integers(0, 9999), st.integers(1, 100_000))
+def test_no_training_seed_is_an_evaluation_seed(seed, drives):
+    learned = training_seeds(seed, drives)
+    assert len(set(learned)) == drives
+    assert learned[0] > evaluation_seeds(100_000)[-1]
+    assert learned[-1] < training_seeds(seed + 1, 1)[0]
+
+
+def test_samples_of_a_drive_are_spread_and_repeat():
+    once, again = drive_samples(7, 3), drive_samples(7, 3)
+    stamps = [sample.stamp_ns for sample in once]
+    assert stamps == sorted(set(stamps))
+    assert stamps[-1] - stamps[0] > 20e9
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(once, again, strict=True))
+
+
+def test_batches_keep_boxes_inside_and_on_their_objects(frames):
+    batch = draw_batch(frames, range(6), np.random.default_rng(0))
+    assert batch.images.shape == (6, 3, *CROP)
+    assert 0.0 <= batch.images.min() < batch.images.max() <= 1.0
+    assert (batch.boxes[:, :2] >= 0).all()
+    assert (batch.boxes[:, 2:] <= torch.tensor(CROP[::-1])).all()
+    assert (batch.boxes[:, 2:] > batch.boxes[:, :2]).all()
+    assert len(batch.boxes) == len(batch.labels) == len(batch.image)
+    assert batch.image.max() < 6
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(32, 200), st.integers(32, 200))
+def test_there_is_a_cell_for_every_prediction(height, width):
+    with torch.inference_mode():
+        raw = Network(3).eval()(torch.zeros(1, 3, height, width))
+    assert raw.shape == (1, len(cells(height, width, raw)), 7)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0, 620), st.floats(0, 360), st.floats(5, 400), st.floats(8, 300))
+def test_every_object_has_cells_that_can_answer_it_exactly(x, y, width, height):
+    box = torch.tensor([[x, y, x + width, y + height]]).clamp(max=640)
+    at = cells(640, 640, box)
+    batch = Batch(torch.zeros(1, 3, 640, 640), box, torch.zeros(1).long(), torch.zeros(1).long())
+    image, cell, truth = assign(batch, at)
+    assert 1 <= len(cell) <= 8  # four nearest of one level, or of two where the levels overlap
+    assert not image.any()
+    assert not truth.any()
+    stride, box = at[cell, 2:], box.expand(len(cell), 4)
+    centre, size = (box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]
+    raw = torch.cat(((centre - at[cell, :2]) / stride, (size / stride).log()), 1)
+    torch.testing.assert_close(decode(raw, at[cell]), box, atol=0.01, rtol=0)
+
+
+def test_a_cell_that_two_objects_claim_goes_to_the_smaller():
+    boxes = torch.tensor([[100.0, 100, 136, 136], [110.0, 110, 126, 126]])
+    batch = Batch(torch.zeros(1, 3, 320, 320), boxes, torch.zeros(2).long(), torch.zeros(2).long())
+    _, _, truth = assign(batch, cells(320, 320, boxes))
+    assert truth.tolist() == [1] * 4
+
+
+def test_a_batch_without_objects_can_be_learned_from():
+    empty = Batch(torch.zeros(1, 3, 64, 64), torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long())
+    assert [len(part) for part in assign(empty, cells(64, 64, empty.boxes))] == [0, 0, 0]
+
+
+def test_iou_of_hand_counted_boxes():
+    a = torch.tensor([[0.0, 0, 4, 4], [0.0, 0, 2, 2], [0.0, 0, 1, 1]])
+    b = torch.tensor([[0.0, 0, 4, 4], [1.0, 0, 3, 2], [5.0, 5, 6, 6]])
+    torch.testing.assert_close(elementwise_iou(a, b), torch.tensor([1.0, 1 / 3, 0.0]))
+
+
+def test_the_scripted_detector_answers_as_the_eager_one(detector):
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 90, 160, 3), dtype=np.uint8))
+    scripted = torch.jit.script(detector)
+    with torch.inference_mode():
+        for got, want in zip(scripted(images), detector(images), strict=True):
+            torch.testing.assert_close(got, want)
+
+
+def test_channel_order_and_batch_change_no_answer(detector):
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 270, 480, 3), dtype=np.uint8))
+    with torch.inference_mode():
+        boxes, scores, labels, index = detector(images)
+        swapped = detector(images.flip(3), bgr=True)
+        alone = detector(images[1:])
+    assert index.tolist() == sorted(index.tolist())
+    torch.testing.assert_close(swapped[0], boxes)
+    torch.testing.assert_close(alone[0], boxes[index == 1], atol=0.01, rtol=0)
+    torch.testing.assert_close(alone[1], scores[index == 1])
+    assert torch.equal(alone[2], labels[index == 1])
+
+
+@pytest.mark.parametrize("size", [(540, 960), (375, 1242), (720, 405), (48, 900)])
+def test_boxes_lie_in_the_native_image(detector, size):
+    images = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        boxes, *_ = detector(images)
+    assert len(boxes)
+    assert (boxes >= 0).all()
+    assert (boxes <= torch.tensor([size[1], size[0]] * 2)).all()
+
+
+def test_options_that_cannot_be_used_are_named(capsys):
+    assert main(["train", "--frames", "0"]) == 2
+    assert "frames=0" in capsys.readouterr().err
+    assert main(["train", "--evaluate", "no_such_bundle"]) == 2
+    assert "no_such_bundle" in capsys.readouterr().err
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "perception-rt train --evaluate sim_camera" in capsys.readouterr().out
