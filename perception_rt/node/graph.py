@@ -65,12 +65,10 @@ def read_graph(params_file: str | os.PathLike) -> list[GraphNode]:
         nodes.append(GraphNode(name, namespace or "/", parameters))
     if not nodes:
         raise ConfigError(f"params_file={params_file}: names no node; known: {', '.join(EXECUTABLES)}")
-    named = [(node.namespace, node.name) for node in nodes]
-    twice = {path for path in named if named.count(path) > 1}
+    paths = [f"{node.namespace.rstrip('/')}/{node.name}" for node in nodes]
+    twice = sorted({path for path in paths if paths.count(path) > 1})
     if twice:
-        raise ConfigError(
-            f"params_file={params_file}: named twice: {sorted('/'.join(path) for path in twice)}"
-        )
+        raise ConfigError(f"params_file={params_file}: named twice: {', '.join(twice)}")
     return nodes
 
 

@@ -1,0 +1,167 @@
+"""The node list, the configurations, and the launch files (by the real launch library where it is)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perception_rt.node import graph
+from perception_rt.node.graph import EXECUTABLES, GraphNode, read_graph, transport_environment
+from perception_rt.types import ConfigError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "graph.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_nodes_in_every_form_that_rcl_takes(write):
+    path = write(
+        """
+        /**: {ros__parameters: {use_sim_time: true}}
+        camera_detector: {ros__parameters: {rate_hz: 10.0}}
+        /front/camera_detector: {ros__parameters: {}}
+        rear:
+          left: {camera_detector: {ros__parameters: {bundle: x}}}
+        """
+    )
+    assert read_graph(path) == [
+        GraphNode("camera_detector", "/", {"rate_hz": 10.0}),
+        GraphNode("camera_detector", "/front", {}),
+        GraphNode("camera_detector", "/rear/left", {"bundle": "x"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("camera_detektor: {ros__parameters: {}}", "no node '/camera_detektor'; known: camera_detector"),
+        ("", "the file holds no ros__parameters"),
+        ("- a", "the file holds no ros__parameters"),
+        ("{}", "names no node"),
+        ("/**: {ros__parameters: {a: 1}}", "names no node"),
+        ("camera_detector: {rate_hz: 1.0}", "/camera_detector/rate_hz holds no ros__parameters"),
+        ("camera_detector: {ros__parameters: }", "ros__parameters=None: must be a mapping"),
+        ("a: {ros__parameters: [", "not YAML"),
+        (
+            "/x/camera_detector: {ros__parameters: {}}\nx: {camera_detector: {ros__parameters: {}}}",
+            "named twice: /x/camera_detector",
+        ),
+    ],
+)
+def test_what_is_no_graph_is_refused_with_its_reason(write, text, says):
+    with pytest.raises(ConfigError, match=r"^params_file=.*") as caught:
+        read_graph(write(text))
+    assert says in str(caught.value)
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: No such file"):
+        read_graph(tmp_path / "absent.yaml")
+
+
+names = st.text("abcdefgh_", min_size=1, max_size=8)
+
+
+@given(
+    st.lists(st.tuples(st.lists(names, max_size=3), st.sampled_from(EXECUTABLES)), min_size=1, unique_by=str)
+)
+def test_every_named_node_is_found_once(tmp_path_factory, wanted):
+    path = tmp_path_factory.mktemp("graph") / "graph.yaml"
+    entries = {"/" + "/".join([*levels, name]): {"ros__parameters": {"a": 1}} for levels, name in wanted}
+    path.write_text(yaml.safe_dump(entries, sort_keys=False))
+    found = read_graph(path)
+    assert [f"{node.namespace.rstrip('/')}/{node.name}" for node in found] == list(entries)
+
+
+def test_the_transport_profile_gives_room_for_images(monkeypatch):
+    for variable in graph.PROFILE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    profile = ElementTree.parse(transport_environment()["FASTDDS_DEFAULT_PROFILES_FILE"])
+    segment = profile.find(".//{*}segment_size")
+    assert int(segment.text) >= 16 * 2**20
+
+
+@pytest.mark.parametrize("variable", graph.PROFILE_VARIABLES)
+def test_a_profile_of_the_user_is_left_alone(monkeypatch, variable):
+    monkeypatch.setenv(variable, "/etc/mine.xml")
+    assert transport_environment() == {}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configurations_set_only_what_their_nodes_declare(path):
+    pytest.importorskip("rclpy")
+    shell = importlib.import_module("perception_rt.node.shell")
+    for node in read_graph(path):
+        module = importlib.import_module(f"perception_rt.node.{node.name}")
+        node_class = getattr(module, "".join(word.title() for word in node.name.split("_")))
+        table = {parameter.name: parameter for parameter in (shell.AUTOSTART, *node_class.PARAMETERS)}
+        for name, value in node.parameters.items():
+            if name == "use_sim_time":
+                continue
+            assert name in table, f"{node.name} declares no {name}"
+            assert type(value) is type(table[name].default), f"{name}={value!r}"
+            table[name].check(value)
+
+
+@pytest.fixture
+def launch_file(monkeypatch):
+    """Load a launch file of this checkout; skips where the launch library is absent."""
+    actions = pytest.importorskip("launch.actions", reason="the launch library is not here (no wheels of it)")
+    pytest.importorskip("launch_ros.actions", reason="the launch library is not here (no wheels of it)")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", sys.prefix)
+    for variable in graph.PROFILE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+    def load(name: str):
+        spec = importlib.util.spec_from_file_location("launch_file", ROOT / "launch" / name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module, module.generate_launch_description(), actions
+
+    return load
+
+
+def test_launch_arguments_are_described_and_both_ends_get_the_profile(launch_file):
+    _, description, actions = launch_file("perception.launch.py")
+    arguments = {argument.name: argument for argument in description.get_launch_arguments()}
+    assert set(arguments) == {"params_file", "use_sim_time", "namespace", "log_level"}
+    assert all(len(argument.description) > 10 for argument in arguments.values())
+    settings = [e for e in description.entities if isinstance(e, actions.SetEnvironmentVariable)]
+    assert len(settings) == len(transport_environment()) > 0
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_launch_starts_exactly_the_nodes_of_the_file(launch_file, path):
+    module, _, _ = launch_file("perception.launch.py")
+    launch = importlib.import_module("launch")
+    context = launch.LaunchContext()
+    context.launch_configurations.update(
+        params_file=str(path), use_sim_time="", namespace="car1", log_level="info"
+    )
+    nodes = module.make_nodes(context)
+    assert [node.node_executable for node in nodes] == [node.name for node in read_graph(path)]
+
+
+def test_demo_includes_the_demo_configuration(launch_file):
+    _, description, _ = launch_file("demo.launch.py")
+    (include,) = description.entities
+    ((name, value),) = include.launch_arguments
+    assert name == "params_file"
+    assert Path(value).name == "demo.yaml"

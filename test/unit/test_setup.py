@@ -1,0 +1,226 @@
+"""The set-up: what it refuses, what it remembers, and that all places that name the package agree."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from packaging.markers import Marker
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+import perception_rt
+from perception_rt.node.graph import EXECUTABLES
+
+ROOT = Path(__file__).parents[2]
+WHEELS, DISTRO = (ROOT / "requirements" / name for name in ("wheels.txt", "distro.txt"))
+
+
+def load_setup(root: Path):
+    """Import the set-up script of a checkout."""
+    spec = importlib.util.spec_from_file_location("checkout_setup", root / "tools" / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TYPE_HASHES = load_setup(ROOT).TYPE_HASHES
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A fresh checkout: what the set-up reads, nothing that it makes."""
+    for name in ("tools", "requirements", "interfaces", "launch", "resource"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "Makefile"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def run_setup(checkout: Path, **env: str) -> subprocess.CompletedProcess:
+    """Run the set-up as a user does, in an environment of its own."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("ROS_", "AMENT_"))}
+    command = [sys.executable, checkout / "tools" / "setup.py"]
+    return subprocess.run(command, env={**clean, **env}, capture_output=True, text=True, timeout=60)
+
+
+def test_missing_tools_are_one_line_with_the_command(checkout, tmp_path):
+    done = run_setup(checkout, PATH=str(tmp_path / "nothing"), CC="", CXX="")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("setup: missing a C compiler, a C++ compiler, make, cmake >= 3.20; install with: ")
+    assert line.endswith("apt install gcc g++ make cmake")
+    assert not (checkout / ".venv").exists()
+
+
+def test_an_old_cmake_is_missing(checkout, tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("cc", "c++", "make"):
+        (tools / name).symlink_to("/bin/true")
+    (tools / "cmake").write_text("#!/bin/sh\necho cmake version 3.16.3\n")
+    (tools / "cmake").chmod(0o755)
+    done = run_setup(checkout, PATH=f"{tools}:/bin")
+    assert "setup: missing cmake >= 3.20; install with: " in done.stderr
+
+
+def test_another_distribution_is_refused_by_name(checkout):
+    done = run_setup(checkout, ROS_DISTRO="humble", AMENT_PREFIX_PATH="/opt/ros/humble")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "ROS_DISTRO=humble" in done.stderr
+    assert "jazzy, kilted, lyrical" in done.stderr
+
+
+@pytest.mark.parametrize("distro", ["jazzy", "kilted", "lyrical"])
+def test_a_distribution_without_vision_msgs_is_one_line_with_the_command(checkout, distro):
+    names = [name for name in load_setup(checkout).DISTRO_PACKAGES if name != "vision_msgs"]
+    prefix = checkout / "opt"
+    for name in names:
+        (prefix / "share" / name).mkdir(parents=True)
+        (prefix / "share" / name / "package.xml").touch()
+    done = run_setup(checkout, ROS_DISTRO=distro, AMENT_PREFIX_PATH=str(prefix))
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"setup: ROS 2 {distro} lacks vision_msgs; install with: ")
+    assert line.endswith(f"apt install ros-{distro}-vision-msgs")
+
+
+def test_each_change_redoes_its_step_and_those_after_it(checkout):
+    setup = load_setup(checkout)
+    steps = list(setup.STEPS)
+    before = setup.step_keys("kilted")
+    assert setup.stale_steps(before, {}, "kilted") == steps
+    assert setup.stale_steps(before, before, "kilted") == []
+    unfinished = {name: before[name] for name in steps[:2]}
+    assert setup.stale_steps(before, unfinished, "kilted") == steps[2:]
+    with (checkout / "package.xml").open("a") as file:
+        file.write("<!-- changed -->")
+    assert setup.stale_steps(setup.step_keys("kilted"), before, "kilted") == ["package"]
+    with (checkout / "requirements" / "distro.txt").open("a") as file:
+        file.write("# changed")
+    assert setup.stale_steps(setup.step_keys("kilted"), before, "kilted") == steps[1:]
+
+
+def test_interfaces_are_built_anew_where_their_type_hashes_are_wrong(checkout):
+    setup = load_setup(checkout)
+    keys = setup.step_keys(None)
+    assert setup.stale_steps(keys, keys, None) == ["interfaces", "package"]
+
+
+def test_a_stamp_file_that_was_cut_short_counts_as_none(checkout):
+    setup = load_setup(checkout)
+    setup.PYTHON.parent.mkdir(parents=True)
+    setup.PYTHON.touch()
+    setup.STAMPS.write_text('{"venv": "abc')
+    assert setup.read_stamps() == {}
+
+
+def test_the_built_interfaces_have_the_published_type_hashes():
+    setup = load_setup(ROOT)
+    if not (setup.VENV / "share" / "vision_msgs").exists():
+        pytest.skip("the interfaces come from a ROS installation, not from interfaces/")
+    assert setup.wrong_type_hashes() == []
+
+
+def locked(path: Path, python: str) -> dict[str, str]:
+    """Return the versions that a lock file gives to a Python on Linux."""
+    environment = {
+        "python_version": python,
+        "python_full_version": f"{python}.1",
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+    }
+    versions = {}
+    for name, version, marker in re.findall(
+        r"^([a-z0-9-]+)==(\S+)(?: ; ([^\\\n]*))?", path.read_text(), re.M
+    ):
+        if not marker or Marker(marker.strip()).evaluate(environment):
+            assert name not in versions, f"{name} is locked twice for {python}"
+            versions[name] = version
+    return versions
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_the_locks_serve_every_python(python):
+    wheels, distro = locked(WHEELS, python), locked(DISTRO, python)
+    asked = {
+        re.match(r"[a-z0-9-]+", line).group()
+        for line in (ROOT / "requirements" / "base.in").read_text().splitlines()
+        if re.match(r"[a-z]", line)
+    }
+    assert asked <= wheels.keys()
+    assert asked <= distro.keys()
+    assert {"ros-rclpy", "ros-sensor-msgs", "ros-rmw-fastrtps-cpp"} <= wheels.keys()
+    assert not [name for name in distro if name.startswith("ros-")]
+    assert wheels["torchvision"] == "0.29.2"
+    assert wheels["torch"] == ("2.14.1" if python == "3.10" else "2.15.0")
+    assert wheels["opencv-python-headless"].startswith("4.")
+    if python == "3.12":
+        assert distro["numpy"].startswith("1."), "cv_bridge of Jazzy and Kilted is built for NumPy 1"
+
+
+@pytest.mark.parametrize("path", [WHEELS, DISTRO], ids=lambda path: path.name)
+def test_the_locks_name_no_machine_and_pin_all_by_hash(path):
+    text = path.read_text()
+    assert not re.search(r"https?:|file:|--index|--find-links|--extra", text)
+    pins = re.split(r"\n(?=[a-z])", text.strip())
+    assert all("--hash=sha256:" in pin for pin in pins if "==" in pin)
+
+
+@pytest.fixture(scope="module")
+def defined_types():
+    """The type store of another implementation, with the definitions of interfaces/."""
+    store = get_typestore(Stores.ROS2_KILTED)
+    definitions = {}
+    for path in (ROOT / "interfaces").glob("*/msg/*.msg"):
+        definitions |= get_types_from_msg(path.read_text(), f"{path.parts[-3]}/msg/{path.stem}")
+    store.fielddefs.pop("tf2_msgs/msg/TFMessage")
+    store.register(definitions)
+    return store
+
+
+@pytest.mark.parametrize("name", TYPE_HASHES)
+def test_the_definitions_have_the_published_type_hashes(defined_types, name):
+    assert defined_types.hash_rihs01(name) == f"RIHS01_{TYPE_HASHES[name]}"
+
+
+def test_name_version_and_executables_agree():
+    package = ElementTree.parse(ROOT / "package.xml")
+    assert package.findtext("name") == "perception_rt"
+    assert package.findtext("version") == perception_rt.__version__
+    assert package.findtext("export/build_type") == "ament_python"
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    (names,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "EXECUTABLES"
+    )
+    assert names == EXECUTABLES
+
+
+def test_the_installed_entry_points_name_functions():
+    points = importlib.metadata.distribution("perception_rt").entry_points.select(group="console_scripts")
+    assert {point.name for point in points} == {"perception-rt", *EXECUTABLES}
+    for point in points:
+        source = ROOT.joinpath(*point.module.split(".")).with_suffix(".py")
+        functions = [
+            node.name for node in ast.parse(source.read_text()).body if isinstance(node, ast.FunctionDef)
+        ]
+        assert point.attr in functions
+
+
+def test_package_xml_is_valid_for_catkin_pkg():
+    catkin = pytest.importorskip("catkin_pkg.package")
+    warnings = []
+    for path in (ROOT, *(ROOT / "interfaces").iterdir()):
+        catkin.parse_package(str(path), warnings=warnings)
+    assert warnings == []
