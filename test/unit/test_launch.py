@@ -159,9 +159,9 @@ def test_launch_starts_exactly_the_nodes_of_the_file(launch_file, path):
     assert [node.node_executable for node in nodes] == [node.name for node in read_graph(path)]
 
 
-def test_demo_includes_the_demo_configuration(launch_file):
-    _, description, _ = launch_file("demo.launch.py")
-    (include,) = description.entities
-    ((name, value),) = include.launch_arguments
-    assert name == "params_file"
-    assert Path(value).name == "demo.yaml"
+def test_demo_starts_the_demo_configuration(launch_file):
+    _, description, actions = launch_file("demo.launch.py")
+    argument, include = description.entities
+    assert argument.name == "params_file"
+    assert Path(argument.default_value[0].text).name == "demo.yaml"
+    assert isinstance(include, actions.IncludeLaunchDescription)
