@@ -124,12 +124,17 @@ def run(
     limit = threading.Thread(target=_limit_end, args=(wishes, stop, ended), daemon=True)
     limit.start()
     graph = Graph([factory() for factory in factories])
-    up = graph.start()
-    while up and not stop.wait(SPIN_S) and rclpy.ok():
+    up: list[bool] = []
+    # On a thread, as loading a model cannot be interrupted either.
+    bring_up = threading.Thread(target=lambda: up.append(graph.start()), name="bring-up", daemon=True)
+    bring_up.start()
+    while bring_up.is_alive() and not stop.is_set():
+        bring_up.join(SPIN_S)
+    while any(up) and not stop.wait(SPIN_S) and rclpy.ok():
         if any(node.finished.is_set() for node in graph.nodes):
             stop.wait(DRAIN_S)
             break
-    code = 0 if up or stop.is_set() else 1
+    code = 0 if any(up) or stop.is_set() else 1
     wishes.put(code)
     graph.end()
     rclpy.try_shutdown()

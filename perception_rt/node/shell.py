@@ -155,6 +155,11 @@ class PerceptionNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
+    def destroy_node(self) -> None:
+        """Also ends what LifecycleNode leaves: a state machine that keeps the DDS participant alive."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     # Parameters and diagnostics.
 
     def _check_parameters(self, changes: list) -> Any:

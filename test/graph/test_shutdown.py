@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +47,8 @@ def process(bench, moody):
 
 
 def end(child: subprocess.Popen, number: int) -> str:
-    """Signal the group; the process ends in time, cleanly and alone. Returns what it wrote."""
+    """Signal the group; the process ends in time, cleanly, and leaves nothing. Returns what it wrote."""
+    segments = shared_memory(child.pid)
     began = time.monotonic()
     os.killpg(child.pid, number)
     output, _ = child.communicate(timeout=20)
@@ -55,7 +58,15 @@ def end(child: subprocess.Popen, number: int) -> str:
     assert took < 2.0, output
     with pytest.raises(ProcessLookupError):
         os.killpg(child.pid, 0)
+    left = {segment for segment in segments if segment.exists()}
+    assert left <= shared_memory(os.getpid()), output
     return output
+
+
+def shared_memory(pid: int) -> set[Path]:
+    """The segments of Fast DDS that a process has mapped: its own and those of whom it talks to."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return {Path(path) for path in re.findall(r"/dev/shm/fastdds_[0-9a-f]{16}\b", maps)}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
