@@ -169,7 +169,12 @@ def _drop_unused(model: Any) -> None:
 
 def listed_network(network: nn.Module, size: tuple[int, int], path: Path) -> tuple[nn.Module, list[Tensor]]:
     """The traced network that returns a list, and its answer to zeros."""
-    traced = trace_module(OutputList(network), torch.zeros(1, 3, *size))
+    wrapped, zeros = OutputList(network), torch.zeros(1, 3, *size)
+    with torch.no_grad():
+        outputs = wrapped(zeros)
+    if len(outputs) not in (1, 2) or not all(isinstance(output, Tensor) for output in outputs):
+        raise BundleError(f"{path}: {len(outputs)} outputs: must be one or two tensors")
+    traced = trace_module(wrapped, zeros)
     probe = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         raw = [traced(image) for image in probe.split(1)]
@@ -181,9 +186,5 @@ def listed_network(network: nn.Module, size: tuple[int, int], path: Path) -> tup
             )
         except RuntimeError:  # reshapes made for a batch of one
             any_batch = False
-    outputs = list(raw[0])
-    if len(outputs) not in (1, 2):
-        # Detectors with auxiliary outputs (YOLOv5 training heads) put the decoded one first.
-        raise BundleError(f"{path}: {len(outputs)} outputs: must be one or two")
     adapter = OneOutput if len(outputs) == 1 else TwoOutputs
-    return adapter(traced, any_batch), outputs
+    return adapter(traced, any_batch), list(outputs)
