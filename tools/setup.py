@@ -1,12 +1,13 @@
 """Make this checkout ready to run: a `.venv` with everything in it.
 
-Four steps, each stamped with a hash of what it was made from, so that a second run does nothing and an
+Five steps, each stamped with a hash of what it was made from, so that a second run does nothing and an
 interrupted one goes on where it stopped:
 
 1. the virtual environment (on top of the distribution's Python where a ROS 2 distribution is sourced),
 2. the locked requirements (with ROS 2 as wheels where no distribution is sourced),
 3. the message packages of `interfaces/`, built from their definitions (a distribution brings its own),
-4. this package itself, editable.
+4. this package itself, editable,
+5. a check: everything is imported once.
 
 Standard library only, and no syntax newer than Python 3.7, so that any Python can say what is missing.
 """
@@ -16,37 +17,22 @@ from __future__ import annotations
 import configparser
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
-import threading
-import time
 from pathlib import Path
+
+from command import child_environment, run_logged
+from machine import SetupError, check_machine, sourced_distro
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMPS = VENV / "setup.json"
 LOG = VENV / "setup.log"
-SUPPORTED_PYTHON = ((3, 10), (3, 14))
-SUPPORTED_DISTROS = ("jazzy", "kilted", "lyrical")
-DISTRO_PACKAGES = (
-    *(
-        "rclpy",
-        "std_msgs",
-        "sensor_msgs",
-        "geometry_msgs",
-        "nav_msgs",
-        "diagnostic_msgs",
-        "visualization_msgs",
-    ),
-    *("std_srvs", "lifecycle_msgs", "rosgraph_msgs", "tf2_msgs", "vision_msgs"),
-)
 INTERFACES = ("tf2_msgs", "vision_msgs")
 # The type hashes of these messages everywhere else; with another one no other node would hear ours.
 TYPE_HASHES = {
@@ -56,88 +42,9 @@ TYPE_HASHES = {
 }
 
 
-class SetupError(Exception):
-    """What stops the set-up, as one line for the user."""
-
-
-def apt(*packages: str) -> str:
-    """Return the command that installs Debian or Ubuntu packages."""
-    return ("" if os.geteuid() == 0 else "sudo ") + "apt install " + " ".join(packages)
-
-
-def sourced_distro(env: dict) -> str | None:
-    """Return the name of the sourced ROS 2 distribution, None where none is sourced."""
-    distro = env.get("ROS_DISTRO")
-    if not distro or not env.get("AMENT_PREFIX_PATH"):
-        return None
-    if distro not in SUPPORTED_DISTROS:
-        raise SetupError(
-            f"ROS_DISTRO={distro} is sourced, but only {', '.join(SUPPORTED_DISTROS)} are supported; "
-            "in a shell without it, ROS 2 comes as wheels"
-        )
-    return distro
-
-
 def base_python() -> str:
     """Return the Python to build on: the one that runs this, outside any virtual environment."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-
-
-def cmake_is_new_enough() -> bool:
-    """Return whether there is a cmake of at least 3.20."""
-    if not shutil.which("cmake"):
-        return False
-    text = subprocess.run(["cmake", "--version"], stdout=subprocess.PIPE, text=True).stdout
-    version = re.search(r"version (\d+)\.(\d+)", text)
-    return bool(version) and (int(version.group(1)), int(version.group(2))) >= (3, 20)
-
-
-def missing_tools(builds_interfaces: bool) -> list:
-    """Return (tool, Debian package) of everything that is needed and absent."""
-    minor = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    found = [
-        ("venv", f"{minor}-venv", all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))),
-    ]
-    if builds_interfaces:
-        include = sysconfig.get_path("include") or ""
-        found += [
-            ("a C compiler", "gcc", shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc")),
-            ("a C++ compiler", "g++", shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")),
-            ("make", "make", shutil.which("make")),
-            ("cmake >= 3.20", "cmake", cmake_is_new_enough()),
-            ("the Python headers", f"{minor}-dev", os.path.exists(os.path.join(include, "Python.h"))),
-        ]
-    return [(tool, package) for tool, package, present in found if not present]
-
-
-def missing_distro_packages(env: dict) -> list:
-    """Return the names of the ROS 2 packages that the sourced distribution lacks."""
-    prefixes = [Path(prefix) for prefix in env["AMENT_PREFIX_PATH"].split(os.pathsep) if prefix]
-    return [
-        name
-        for name in DISTRO_PACKAGES
-        if not any((prefix / "share" / name / "package.xml").exists() for prefix in prefixes)
-    ]
-
-
-def check_machine(distro: str | None) -> None:
-    """Raise SetupError with one line that names what is missing and the command that installs it."""
-    oldest, newest = SUPPORTED_PYTHON
-    version = sys.version_info[:2]
-    if not oldest <= version <= newest:
-        raise SetupError(
-            f"{sys.executable} is Python {version[0]}.{version[1]}, not 3.{oldest[1]} to 3.{newest[1]}; "
-            f"install with: {apt('python3.11-venv', 'python3.11-dev')}, then say make PYTHON=python3.11"
-        )
-    missing = missing_tools(builds_interfaces=distro is None)
-    if missing:
-        tools = ", ".join(tool for tool, _ in missing)
-        raise SetupError(f"missing {tools}; install with: {apt(*(package for _, package in missing))}")
-    if distro:
-        packages = missing_distro_packages(dict(os.environ))
-        if packages:
-            names = [f"ros-{distro}-{name.replace('_', '-')}" for name in packages]
-            raise SetupError(f"ROS 2 {distro} lacks {', '.join(packages)}; install with: {apt(*names)}")
 
 
 def fingerprint(*parts: object) -> str:
@@ -155,14 +62,18 @@ def fingerprint(*parts: object) -> str:
 
 
 def step_keys(distro: str | None) -> dict:
-    """Return for every step the hash of what it is made from; each includes the one before."""
+    """Return for every step the hash of what it is made from."""
     lock = ROOT / "requirements" / ("distro.txt" if distro else "wheels.txt")
-    venv = fingerprint(sys.version_info[:2], str(VENV), distro)
-    requirements = fingerprint(venv, lock)
-    interfaces = fingerprint(requirements, distro or ROOT / "interfaces")
+    generators = re.findall(r"^(?:ros-|numpy|empy)\S*==\S+", lock.read_text(), re.M)
     sources = ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "tools", "launch")
-    package = fingerprint(interfaces, *(ROOT / name for name in sources))
-    return {"venv": venv, "requirements": requirements, "interfaces": interfaces, "package": package}
+    venv = fingerprint(sys.version_info[:2], str(VENV), distro)
+    keys = {
+        "venv": venv,
+        "requirements": fingerprint(venv, lock),
+        "interfaces": fingerprint(venv, generators, distro or ROOT / "interfaces"),
+        "package": fingerprint(venv, *(ROOT / name for name in sources)),
+    }
+    return {**keys, "check": fingerprint(*keys.values())}
 
 
 def read_stamps() -> dict:
@@ -183,87 +94,16 @@ def write_stamps(stamps: dict) -> None:
 
 
 def stale_steps(keys: dict, stamps: dict, distro: str | None) -> list:
-    """Return the steps to do: the first one whose hash differs and all after it."""
-    if not distro and stamps.get("interfaces") == keys["interfaces"] and wrong_type_hashes():
-        stamps = {name: key for name, key in stamps.items() if name in ("venv", "requirements")}
-    names = list(keys)
-    for index, name in enumerate(names):
-        if stamps.get(name) != keys[name]:
-            return names[index:]
-    return []
+    """Return the steps to do: those whose hash differs."""
+    stale = [name for name in keys if stamps.get(name) != keys[name]]
+    if not stale and not distro and wrong_type_hashes():
+        return ["interfaces", "check"]
+    return stale
 
 
-def child_environment() -> dict:
-    """Return the environment for pip and CMake: without what other environments' Pythons left in it."""
-    # The ROS wheels' start-up hook does nothing in a child that inherits its guard from another environment.
-    return {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("PYTHONPATH", "PYTHONHOME", "_ROS_WHEELS_BOOTSTRAP_COMPLETE")
-    }
-
-
-def run(title: str, command: list, env: dict | None = None) -> None:
-    """Run a command with a live status line, its output in the log.
-
-    Raises:
-        SetupError: it failed; with the errors from its output and the place of the log.
-    """
-    started, lines = time.monotonic(), [""]
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        env=env or child_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-
-    def collect() -> None:
-        with LOG.open("a") as log:
-            for line in process.stdout:
-                log.write(line)
-                lines.append(line.strip() or lines[-1])
-
-    reader = threading.Thread(target=collect, daemon=True)
-    reader.start()
-    try:
-        watch(title, started, process, lines)
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-    reader.join()
-    print(
-        ("\r\033[K" if sys.stdout.isatty() else "") + f"{title}: {time.monotonic() - started:.0f} s",
-        flush=True,
-    )
-    if process.returncode:
-        errors = [line for line in lines if "error" in line.lower()][:5] or lines[-3:]
-        raise SetupError(f"{title} failed: {' | '.join(errors)} (all of it in {LOG})")
-
-
-def watch(title: str, started: float, process: subprocess.Popen, lines: list) -> None:
-    """Show a command's last line of output until it ends: in place on a terminal, else twice a minute."""
-    terminal = sys.stdout.isatty()
-    if not terminal:
-        print(f"{title} ...", flush=True)
-    shown = started
-    while True:
-        try:
-            process.wait(timeout=0.25)
-            return
-        except subprocess.TimeoutExpired:
-            pass
-        now = time.monotonic()
-        status = f"{title}: {now - started:.0f} s  {lines[-1]}"
-        if terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\033[K{status[:width]}", end="", flush=True)
-        elif now - shown >= 30:
-            shown = now
-            print(status[:110], flush=True)
+def run(title: str, words: list, env: dict | None = None) -> None:
+    """Run a command, logged with all others of the set-up."""
+    run_logged(title, words, LOG, env or child_environment())
 
 
 def make_venv(title: str, distro: str | None) -> None:
@@ -282,7 +122,8 @@ def make_venv(title: str, distro: str | None) -> None:
     if VENV.exists():
         shutil.rmtree(VENV)
     VENV.mkdir()
-    run(title, [base_python(), "-m", "venv", *(["--system-site-packages"] if distro else []), VENV])
+    command = [base_python(), "-m", "venv", *(["--system-site-packages"] if distro else []), VENV]
+    run(title, command)
 
 
 def install_requirements(title: str, distro: str | None) -> None:
@@ -329,13 +170,9 @@ def build_interfaces(title: str, distro: str | None) -> None:
 
 
 def install_package(title: str, distro: str | None) -> None:
-    """Install this package editable, and import what it stands on once."""
+    """Install this package editable."""
     run(title, [PYTHON, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--editable", ROOT])
     link_for_ros2()
-    imports = "import torch, torchvision, cv2, rclpy, vision_msgs.msg, tf2_msgs.msg, perception_rt"
-    env = dict(os.environ) if distro else child_environment()
-    env.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
-    run("check", [PYTHON, "-c", imports], env)
 
 
 def link_for_ros2() -> None:
@@ -364,17 +201,28 @@ def link_for_ros2() -> None:
         link.symlink_to(target)
 
 
+def check(title: str, distro: str | None) -> None:
+    """Import what everything stands on: whatever does not fit together shows here, not in a running graph."""
+    env = child_environment()
+    if distro:
+        env["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
+    modules = "torch, torchvision, cv2, onnxruntime, rclpy, vision_msgs.msg, tf2_msgs.msg, perception_rt"
+    run(title, [PYTHON, "-c", f"import {modules}"], env)
+
+
 STEPS = {
     "venv": make_venv,
     "requirements": install_requirements,
     "interfaces": build_interfaces,
     "package": install_package,
+    "check": check,
 }
 TITLES = {
     "venv": "virtual environment",
     "requirements": "requirements (several GB the first time)",
     "interfaces": "message interfaces",
     "package": "perception_rt",
+    "check": "check",
 }
 
 
@@ -390,7 +238,7 @@ def set_up() -> None:
     for number, name in enumerate(STEPS, start=1):
         if name in todo:
             STEPS[name](f"[{number}/{len(STEPS)}] {TITLES[name]}", distro)
-            stamps = {done: keys[done] for done in list(STEPS)[:number]}
+            stamps[name] = keys[name]
             write_stamps(stamps)
 
 
