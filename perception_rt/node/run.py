@@ -9,8 +9,10 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NoReturn
 
 import rclpy
 from rclpy.context import Context
@@ -102,15 +104,15 @@ def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:
 def run(
     factories: Sequence[Callable[[], PerceptionNode]],
     args: Sequence[str] | None = None,
-) -> int:
-    """Run nodes until SIGINT, SIGTERM or the end of what one of them plays.
+) -> NoReturn:
+    """Run nodes until SIGINT, SIGTERM or the end of what one of them plays; then end the process.
+
+    The exit code is 0; 1 where a node could not be brought up. The interpreter does not take itself apart
+    first: with torch that takes up to a second, and crashes under a model that still computes.
 
     Args:
         factories: make the nodes, after rclpy is up.
         args: ROS arguments (`--ros-args ...`), as from a command line.
-
-    Returns:
-        0; 1 where a node could not be brought up.
     """
     keep_large_blocks()
     os.environ.update(transport_environment())  # before rclpy.init: DDS reads it once
@@ -120,9 +122,8 @@ def run(
     wishes: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: wishes.put(0))
-    stop, ended = threading.Event(), threading.Event()
-    limit = threading.Thread(target=_limit_end, args=(wishes, stop, ended), daemon=True)
-    limit.start()
+    stop = threading.Event()
+    threading.Thread(target=_limit_end, args=(wishes, stop), daemon=True).start()
     graph = Graph([factory() for factory in factories])
     up: list[bool] = []
     # On a thread, as loading a model cannot be interrupted either.
@@ -138,22 +139,18 @@ def run(
     wishes.put(code)
     graph.end()
     rclpy.try_shutdown()
-    ended.set()
-    limit.join()
-    if any(thread.daemon for thread in threading.enumerate()):
-        _leave(code)  # a model that still computes would crash the interpreter's end
-    return code
+    _leave(code)
 
 
-def _limit_end(wishes: queue.SimpleQueue[int], stop: threading.Event, ended: threading.Event) -> None:
+def _limit_end(wishes: queue.SimpleQueue[int], stop: threading.Event) -> None:
     """End the process soon after the first wish (an exit code): a model cannot be interrupted."""
     code = wishes.get()
     stop.set()
-    if not ended.wait(END_S):
-        _leave(code)
+    time.sleep(END_S)
+    _leave(code)
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
