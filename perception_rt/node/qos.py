@@ -9,13 +9,14 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+DEPTH = 5  # of one, DDS would replace frames uncounted; the mailbox keeps the newest, and counts
 STARVED_S = 3  # seconds of publishers without messages after which the other reliability is tried
 
 BEST_EFFORT, RELIABLE = ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE
 
 
 class AdaptiveSubscription:
-    """A raw subscription of depth 1 whose reliability follows the publishers.
+    """A raw subscription whose reliability follows the publishers.
 
     * Asked for reliable while a publisher offers best effort (which would match nothing): falls back to best
       effort.
@@ -84,7 +85,7 @@ class AdaptiveSubscription:
     def _open(self) -> None:
         profile = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
-            depth=1,
+            depth=DEPTH,
             reliability=self._reliability,
             durability=DurabilityPolicy.VOLATILE,
         )
