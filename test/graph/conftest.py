@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,12 +27,12 @@ from perception_rt.model.manifest import InputSpec  # noqa: E402
 from perception_rt.node.graph import transport_environment  # noqa: E402
 from perception_rt.node.run import Graph, make_executor, spin  # noqa: E402
 
+from ..domains import claim_domain  # noqa: E402
 from .models import Moody  # noqa: E402
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ |= transport_environment()
 
-DOMAINS = range(1, 100)  # above 101 the ports meet Linux's ephemeral ones
 TALL = 240  # rows from which `Moody` becomes slow
 
 
@@ -64,19 +61,6 @@ def stamp_of(message) -> int:
 def values_of(status) -> dict[str, str]:
     """The values of a DiagnosticStatus."""
     return {item.key: item.value for item in status.values}
-
-
-def claim_domain():
-    """A domain that no other test of this machine uses, and the lock that says so."""
-    for domain in DOMAINS:
-        lock = open(Path(tempfile.gettempdir(), f"perception_rt_test_domain_{domain}"), "w")  # noqa: SIM115
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            continue
-        return domain, lock
-    raise RuntimeError(f"every domain of {DOMAINS} is in use")
 
 
 class Bench:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 
 import cv2
 import pytest
 import yaml
 
 from perception_rt.cli.main import main
+
+from ..domains import claim_domain
 
 CONFIG = {
     "camera_detector": {
@@ -22,7 +23,8 @@ CONFIG = {
 
 
 def test_a_short_drive_leaves_what_it_promises(tmp_path, make_bundle, monkeypatch):
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(160 + os.getpid() % 40))
+    domain, _lock = claim_domain()
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     config = tmp_path / "short.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
     out = tmp_path / "out"

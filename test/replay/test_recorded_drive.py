@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 import numpy as np
 import pytest
@@ -15,6 +14,8 @@ from perception_rt.model.runtime import Runtime
 from perception_rt.replay.bag import Bag
 from perception_rt.stage.detect2d import detect2d
 from perception_rt.types import BagError, ConfigError
+
+from ..domains import claim_domain
 
 TOPIC = "/camera/front/image_raw"
 
@@ -40,11 +41,13 @@ def arguments(**changes) -> argparse.Namespace:
 def played(fastestdet, drive, tmp_path_factory):
     """The drive, played at 10 Hz through rclpy topics: (plan, collector)."""
     pytest.importorskip("rclpy", reason="rclpy is not installed: run `make setup`")
-    os.environ["ROS_DOMAIN_ID"] = str(110 + os.getpid() % 50)
+    domain, _lock = claim_domain()
     out = tmp_path_factory.mktemp("drive")
     plan = demo.plan_bag(arguments(bag=drive, bundle=str(fastestdet), out=out))
     classes = list(Runtime.open(fastestdet, device="cpu").manifest.classes)
-    return plan, demo.run_graph(plan, classes, Console()), classes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(domain))
+        return plan, demo.run_graph(plan, classes, Console()), classes
 
 
 def test_every_frame_is_answered_and_has_a_car(played, drive):
