@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import record
+from bench.command import command
 from bench.inputs import DATA, FASTESTDET, export_fastestdet
 from bench.rows import Row, row, table_of, write_rows
 from perception_rt.codec.image import parse_image
@@ -48,24 +49,28 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     args = build_parser().parse_args(argv)
-    console = Console()
+    return command(lambda: measure_all(args, Console()))
+
+
+def measure_all(args: argparse.Namespace, console: Console) -> None:
+    """Every score."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("simulated frames", total=args.frames)
         rows = sim_rows(args.bundle, args.frames, lambda: bar.advance(task))
         if FASTESTDET.is_file():
-            task = bar.add_task("real frames", total=len(list(pictures())) + len(list(drive())))
             bundle = export_fastestdet(OUT / "fastestdet.pt")
-            rows += onnx_rows(bundle, lambda: bar.advance(task))
+            frames = list(pictures())
+            task = bar.add_task("real frames", total=len(frames))
+            rows += onnx_rows(bundle, frames, lambda: bar.advance(task))
             rows += drive_rows(bundle)
         else:
-            console.print(f"no recordings in {DATA.name}: FastestDet is not measured")
+            console.print("no recordings (../shared/data): FastestDet is not measured")
     write_rows(OUT / "camera.json", rows)
     console.print(table_of(rows))
     console.print(f"written: {OUT / 'camera.json'}")
     if args.record:
         console.print(f"written: {record.write()}")
-    return 0
 
 
 def sim_rows(bundle: str, frames: int, step: Step) -> list[Row]:
@@ -83,9 +88,10 @@ def sim_rows(bundle: str, frames: int, step: Step) -> list[Row]:
 
 
 def pictures() -> Iterator[CameraFrame]:
-    """Every still picture of the recordings."""
+    """Every picture of the recordings, the drive's included."""
     for path in [*sorted(DATA.glob("images/*.jpg")), *sorted(DATA.glob("frames/*/image.png"))]:
         yield CameraFrame(cv2.imread(str(path)), True, 0, path.stem)
+    yield from drive()
 
 
 def drive() -> Iterator[CameraFrame]:
@@ -95,25 +101,28 @@ def drive() -> Iterator[CameraFrame]:
             yield parse_image(message.data).decode()
 
 
-def onnx_rows(bundle: Path, step: Step) -> list[Row]:
+def onnx_rows(bundle: Path, frames: Sequence[CameraFrame], step: Step) -> list[Row]:
     """The network inside the bundle against ONNX Runtime, on the pixels that the bundle prepared."""
     import onnxruntime
 
     module, _ = load(bundle)
     session = onnxruntime.InferenceSession(str(FASTESTDET), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    worst, count = 0.0, 0
-    for frame in [*pictures(), *drive()]:
+    worst = worst_score = 0.0
+    for frame in frames:
         with torch.no_grad():
             prepared = module.preprocess(torch.from_numpy(frame.pixels.copy())[None], frame.bgr)
             ours = module.network(prepared)[0].numpy()
         (theirs,) = session.run(None, {name: prepared.numpy()})
-        worst, count = max(worst, float(np.abs(ours - theirs).max())), count + 1
+        worst = max(worst, float(np.abs(ours - theirs).max()))
+        scores = [module.decoder([raw])[1] for raw in (torch.from_numpy(ours), torch.from_numpy(theirs))]
+        worst_score = max(worst_score, float((scores[0] - scores[1]).abs().max()))
         step()
     prefix = "camera/fastestdet"
     return [
-        row(f"{prefix}/onnxruntime_max_difference", worst, "", "<= 1e-4"),
-        row(f"{prefix}/onnxruntime_frames", count, "frames"),
+        row(f"{prefix}/onnxruntime_max_difference", worst, "raw output", "<= 1e-4"),
+        row(f"{prefix}/onnxruntime_score_max_difference", worst_score, "score"),
+        row(f"{prefix}/onnxruntime_frames", len(frames), "frames"),
     ]
 
 

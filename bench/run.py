@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench import record
+from bench.command import command
 from bench.inputs import SIZES, model
 from bench.rows import Row, table_of, write_rows
 from perception_rt.node.graph import transport_environment
@@ -37,17 +37,19 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     args = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 200))
-    plain = Console()
-    rows = camera(args, plain)
+    return command(lambda: measure_all(args, Console()))
+
+
+def measure_all(args: argparse.Namespace, console: Console) -> None:
+    """Every part."""
+    rows = camera(args, console)
     write_rows(OUT / "camera.json", rows)
-    plain.print(table_of(rows))
-    plain.print(f"written: {OUT / 'camera.json'}")
+    console.print(table_of(rows))
+    console.print(f"written: {OUT / 'camera.json'}")
     if args.record:
-        plain.print(f"written: {record.write()}")
-    return 0
+        console.print(f"written: {record.write()}")
 
 
 def camera(args: argparse.Namespace, console: Console) -> list[Row]:
