@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def _export(args: argparse.Namespace) -> int:
 
     classes = _read_classes(args.classes)
     thresholds = {"score_threshold": args.score_threshold, "nms_threshold": args.nms_threshold}
+    warnings.simplefilter("ignore")  # what tracing and scripting say concerns their authors, not the user
     imported = (_from_torchvision if args.source == "torchvision" else _from_onnx)(args, classes, thresholds)
     manifest = bundle.save(
         args.out,

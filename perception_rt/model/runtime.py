@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 import zipfile
 from importlib import util
@@ -24,6 +25,7 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 # TorchScript is deprecated upstream; users of a bundle can do nothing about it.
 warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
 warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
+warnings.filterwarnings("ignore", message=r".*always returns a \(Losses, Detections\) tuple")
 
 
 # --- TorchScript -------------------------------------------------------------------------------------
@@ -75,12 +77,14 @@ def write_archive(module: torch.jit.ScriptModule, manifest: Manifest, path: Path
         temporary.unlink(missing_ok=True)
 
 
-def archive_copy(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """The module as it would come back from its file."""
+def archive_copy(
+    module: torch.jit.ScriptModule, device: torch.device | None = None
+) -> torch.jit.ScriptModule:
+    """The module as it would come back from its file, on the device where it was or on another."""
     buffer = io.BytesIO()
     torch.jit.save(module, buffer)
     buffer.seek(0)
-    return torch.jit.load(buffer)
+    return torch.jit.load(buffer, map_location=device)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -151,11 +155,13 @@ def optimise(module: torch.jit.ScriptModule, device: torch.device) -> torch.jit.
     Freezing alone leaves a small detector at twice the time. `torch.jit.optimize_for_inference` reaches
     half of this gain only, and its constants cannot leave the CPU.
     """
-    # Without profiling nothing is compiled again after the first call, whatever sizes come.
-    torch._C._jit_set_profiling_mode(False)
+    # The fuser would compile again for new sizes, in the middle of a drive.
+    torch._C._jit_set_texpr_fuser_enabled(False)
     if device.type == "cpu":
         module = module.to(memory_format=torch.channels_last)
-    frozen = torch.jit.freeze(module)
+    # Freezing leaves pointers to methods that it deletes, and an exception inside then ends the process as
+    # the interpreter follows them to name the call stack. What was written and read again has none.
+    frozen = archive_copy(torch.jit.freeze(module), device)
     if device.type == "cpu":
         for convolution, args in _CONVOLUTIONS.items():
             for activation in ("relu", "hardswish", "silu"):
@@ -253,7 +259,11 @@ class Runtime:
             raise ConfigError(f"half={half}: fp16 needs a CUDA device, this is {target}")
         path = resolve_bundle(path_or_name)
         module, manifest = read_archive(path, target)
-        runtime = cls(optimise(module, target), manifest, target, half)
+        try:
+            optimised = optimise(module, target)
+        except RuntimeError as error:  # damaged code, or too little memory
+            raise BundleError(f"{path}: cannot be made ready on {target}: {_reason(error)}") from error
+        runtime = cls(optimised, manifest, target, half)
         runtime.check_golden(path)
         return runtime
 
@@ -309,11 +319,11 @@ class Runtime:
         score = -1.0 if score_threshold is None else float(score_threshold)
         nms = -1.0 if nms_threshold is None else float(nms_threshold)
         try:
-            with torch.inference_mode():
-                return self._run(batch, bgr, score, nms)
-        except (RuntimeError, torch.jit.Error) as error:  # torch.OutOfMemoryError is a RuntimeError
-            raise ModelError(f"{self.manifest.name} on {self.device}: {_last_line(error)}") from error
+            return self._run(batch, bgr, score, nms)
+        except (RuntimeError, torch.jit.Error, IndexError) as error:  # out of memory is a RuntimeError
+            raise ModelError(f"{self.manifest.name} on {self.device}: {_reason(error)}") from error
 
+    @torch.inference_mode()
     def _run(self, batch: torch.Tensor, bgr: bool, score: float, nms: float) -> Outputs:
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
@@ -338,8 +348,8 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _last_line(error: BaseException) -> str:
-    """TorchScript puts its own call stack first and the reason last."""
-    return next(
-        (line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__
-    )
+def _reason(error: BaseException) -> str:
+    """The line that says what went wrong, among TorchScript's call stack and source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reasons = [line for line in lines if re.match(r"\w*(Error|Exception)\b.*: ", line)]
+    return (reasons or lines or [type(error).__name__])[-1]

@@ -13,7 +13,7 @@ from perception_rt.model import bundle
 from perception_rt.model.importers import COCO80, TorchvisionDetector, import_onnx, import_torchvision
 from perception_rt.model.onnx_network import convert_onnx, slice_shuffles
 from perception_rt.model.runtime import Runtime
-from perception_rt.types import BundleError
+from perception_rt.types import BundleError, ModelError
 
 from .test_decoders import (
     corners,
@@ -369,6 +369,20 @@ def test_a_torchvision_models_thresholds_follow_each_call(vision):
     assert all(np.array_equal(a, b) for a, b in zip(every, again, strict=True))
     assert len(runtime(images, score_threshold=0.0, nms_threshold=0.01)[0]) <= len(every[0])
     assert [len(part) for part in runtime(images, score_threshold=1.0)] == [0, 0, 0, 0]
+
+
+def test_an_exception_in_the_middle_of_a_large_model_is_one_line(vision, monkeypatch):
+    """A frozen graph as `torch.jit.freeze` leaves it ends the process here."""
+    _, runtime = vision
+    inner = runtime._module
+    four = torch.zeros(1, 90, 130, 4, dtype=torch.uint8)  # channels, past the runtime's own check
+    for _ in range(3):
+        assert len(runtime(photo(90, 130)[None], score_threshold=0.0)[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime, "_module", lambda _, *rest: inner(four, *rest))
+            with pytest.raises(ModelError, match="size of tensor") as caught:
+                runtime(photo(90, 130)[None])
+        assert "\n" not in str(caught.value)
 
 
 def test_random_weights_come_from_the_seed():
