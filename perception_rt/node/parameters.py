@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RclParameter
 
@@ -59,9 +60,16 @@ class Parameter:
 
 
 def declare(node: Node, table: Sequence[Parameter]) -> None:
-    """Declare every parameter of `table` on `node`."""
+    """Declare every parameter of `table` on `node`.
+
+    Raises:
+        ConfigError: a value given at start has another type or lies out of range.
+    """
     for parameter in table:
-        node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+        try:
+            node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+        except ParameterException as error:
+            raise ConfigError(str(error)) from error
 
 
 def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 from perception_rt.node.graph import GraphNode, transport_environment
 from perception_rt.node.shared_memory import clean_shared_memory
 from perception_rt.node.shell import PerceptionNode
+from perception_rt.types import ConfigError
 
 SPIN_S = 0.1  # how soon an idle executor notices that it is to stop
 DRAIN_S = 1.0  # after the last played message, for what is still on its way
@@ -124,7 +125,12 @@ def run(
         signal.signal(number, lambda *_: wishes.put(0))
     stop = threading.Event()
     threading.Thread(target=_limit_end, args=(wishes, stop), daemon=True).start()
-    graph = Graph([factory() for factory in factories])
+    try:
+        graph = Graph([factory() for factory in factories])
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        rclpy.try_shutdown()
+        _leave(1)
     up: list[bool] = []
     # On a thread, as loading a model cannot be interrupted either.
     bring_up = threading.Thread(target=lambda: up.append(graph.start()), name="bring-up", daemon=True)

@@ -85,8 +85,9 @@ class FramePipeline:
         account.last_arrival_ns = self._clock.now_ns()
         try:
             parsed = self._parsers[stream](message)
-        except CodecError as error:
-            self._refuse(stream, error)
+        except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is received
+            account.ledger.settle(Fate.DECODE_ERROR, str(error))
+            self._complain(stream, error)
             return
         behind_ns = account.order.behind_ns(parsed.stamp_ns)
         if behind_ns:
@@ -185,7 +186,3 @@ class FramePipeline:
             self._in_hand.remove(stream)
             self.accounts[stream].ledger.settle(fate, reason)
         return True
-
-    def _refuse(self, stream: str, error: CodecError) -> None:
-        self.accounts[stream].ledger.settle(Fate.DECODE_ERROR, str(error))
-        self._complain(stream, error)

@@ -11,7 +11,7 @@ from sensor_msgs.msg import Image
 from perception_rt.codec.encode import encode_compressed, encode_image
 
 from .conftest import square, wait_for
-from .models import EXHAUSTS, RAISES
+from .models import EXHAUSTS, MISLABELS, RAISES
 
 SECOND = 10**9
 DURABILITIES = {"volatile": DurabilityPolicy.VOLATILE, "transient_local": DurabilityPolicy.TRANSIENT_LOCAL}
@@ -145,6 +145,14 @@ def test_out_of_memory_costs_one_frame(run_camera):
     bad = encode_image(square(shape=(100, EXHAUSTS)), "rgb8", camera.bench.now_ns(), "camera")
     assert camera.publish(bad) == {"model_error": 1}
     assert "memory" in camera.book()["reasons"]["model_error"]
+    camera.ask()
+
+
+def test_a_label_without_a_class_costs_one_frame(run_camera):
+    camera = run_camera()
+    bad = encode_image(square(shape=(100, MISLABELS)), "rgb8", camera.bench.now_ns(), "camera")
+    assert camera.publish(bad) == {"model_error": 1}
+    assert "labels=" in camera.book()["reasons"]["model_error"]
     camera.ask()
 
 

@@ -116,6 +116,14 @@ def test_a_node_that_cannot_start_ends_with_an_error(process):
     assert "cannot configure: /nowhere/model.pt: no such file" in output
 
 
+def test_a_parameter_of_another_type_ends_it_with_one_line(process):
+    child = process(rate_hz=30)
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert "Traceback" not in output
+    assert "'rate_hz' to '30' of type 'INTEGER', expecting type 'DOUBLE'" in output
+
+
 def test_in_one_process_the_end_takes_under_two_seconds(run_camera):
     camera = run_camera()
     camera.send(square(shape=(TALL + 500, 160)))
