@@ -183,10 +183,10 @@ def soak(
     write_image(file, SIZES["720p"])
     before, lost = node.book(), node.lost()
     grown_from = None
-    began = time.monotonic()
     with Camera(TOPIC, file, "best_effort", environment) as camera, active(node, rate_hz):
         camera.wait_until_heard()
         camera.rate(rate_hz)
+        began = time.monotonic()
         while (elapsed := time.monotonic() - began) < seconds:
             time.sleep(min(1.0, seconds - elapsed))
             step(min(1.0, seconds - elapsed), "720p long run")

@@ -117,7 +117,7 @@ def show(value: float | None) -> str:
 
 def table_of(rows: Sequence[Row]) -> Table:
     """The rows as a table, a section for each stem of the names; narrow enough for any terminal."""
-    table = Table()
+    table = Table(pad_edge=False)
     for heading in ("figure", "value", "unit", "target", ""):
         table.add_column(heading, justify="right" if heading == "value" else "left")
     marks = {None: "", True: "[green]holds[/]", False: "[red]fails[/]"}
