@@ -72,8 +72,8 @@ class AdaptiveSubscription:
             what = f"{lost} of {lost + received} messages were lost" if lost else "nothing came"
             self._change(
                 RELIABLE,
-                f"{what} in the last second; if the publisher sends large messages, give it the shared-memory "
-                "profile (FASTDDS_DEFAULT_PROFILES_FILE, see README) for lower latency",
+                f"{what} in the last second; if the publisher sends large messages, give it the "
+                "shared-memory profile (FASTDDS_DEFAULT_PROFILES_FILE, see README) for lower latency",
             )
 
     def publisher_count(self) -> int:

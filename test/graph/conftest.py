@@ -26,8 +26,8 @@ from perception_rt.model import bundle  # noqa: E402
 from perception_rt.model.manifest import InputSpec  # noqa: E402
 from perception_rt.node.graph import transport_environment  # noqa: E402
 from perception_rt.node.run import Graph, make_executor, spin  # noqa: E402
+from test.domains import claim_domain  # noqa: E402
 
-from ..domains import claim_domain  # noqa: E402
 from .models import Moody  # noqa: E402
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"

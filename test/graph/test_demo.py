@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from perception_rt.cli.main import main
-
-from ..domains import claim_domain
+from test.domains import claim_domain
 
 CONFIG = {
     "camera_detector": {

@@ -14,8 +14,7 @@ from perception_rt.model.runtime import Runtime
 from perception_rt.replay.bag import Bag
 from perception_rt.stage.detect2d import detect2d
 from perception_rt.types import BagError, ConfigError
-
-from ..domains import claim_domain
+from test.domains import claim_domain
 
 TOPIC = "/camera/front/image_raw"
 
