@@ -60,6 +60,7 @@ class DetectorNode(PerceptionNode):
         self._subscriptions_in: dict[str, AdaptiveSubscription] = {}
         self._outputs: list[LifecyclePublisher] = []
         self._gate = threading.Lock()  # nothing is received once the mailbox was emptied for good
+        self._told: dict[str, dict[str, int]] = {}  # by stream, the states of the last diagnostics
         self._swapping = threading.Lock()
         self.create_service(Trigger, "~/swap_bundle", self._on_swap)
 
@@ -97,6 +98,7 @@ class DetectorNode(PerceptionNode):
     def setup(self) -> None:
         """Load, verify and warm up on the worker's thread; then wire the topics."""
         inputs = {self.resolve_topic_name(topic): way for topic, way in self.inputs().items()}
+        self._told = {}
         self._scheduler = FixedRateScheduler(self.values["rate_hz"])
         self._pipeline = FramePipeline(
             {stream: parser for stream, (_, parser) in inputs.items()},
@@ -271,7 +273,8 @@ class DetectorNode(PerceptionNode):
         if account.last_arrival_ns is None or now - account.last_arrival_ns > STALE_NS:
             message = f"no frames; publishers on {stream}: {subscription.publisher_count()}"
             return DiagnosticStatus.WARN, message, values
+        told, self._told[stream] = self._told.get(stream, {}), book["states"]
         for fate in (Fate.MODEL_ERROR, Fate.DECODE_ERROR):
-            if book["states"][fate.value]:
+            if book["states"][fate.value] > told.get(fate.value, 0):  # since the last diagnostics
                 return DiagnosticStatus.WARN, f"{fate.value}: {book['reasons'].get(fate.value)}", values
         return DiagnosticStatus.OK, "frames flow", values

@@ -137,6 +137,9 @@ def test_a_model_that_raises_costs_one_frame(run_camera):
     assert wait_for(lambda: camera.status().get("model_error") == "1")
     assert camera.level() == b"\x01"
     assert "not to my taste" in camera.message()
+    camera.ask()
+    assert wait_for(lambda: camera.message() == "frames flow")
+    assert "not to my taste" in camera.status()["last_model_error"]
 
 
 def test_out_of_memory_costs_one_frame(run_camera):
