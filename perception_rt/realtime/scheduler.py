@@ -1,8 +1,10 @@
 """The fixed-rate scheduler: keeps the rate and moves its phase to fall just after arrivals.
 
 A timer that ignores arrivals adds up to one period of age, differently at each start
-(https://github.com/autowarefoundation/autoware_universe/issues/8657). Three rules end that:
+(https://github.com/autowarefoundation/autoware_universe/issues/8657). Four rules end that:
 
+* A frame that comes an eighth of a period early or late runs at once and leaves the grid of ticks alone, so
+  that jitter becomes no wait and the mean rate holds.
 * A tick that finds no frame stays open; the next arrival runs at once and becomes the new phase.
 * Where every frame of the last ticks had to wait, the phase moves earlier, a few percent of a period a tick,
   until the shortest wait is `MARGIN_NS`.
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 
 MARGIN_NS = 500_000  # waits shorter than this are jitter
+TOLERANCE = 0.125  # of a period, how far from its tick a run may be
 SLEW = 0.05  # of a period, the most that one tick moves the phase
 WINDOW = 8  # ticks whose shortest wait counts: longer than the usual beats, short enough to follow a drift
 
@@ -58,20 +61,26 @@ class FixedRateScheduler:
             now_ns: the time now.
             ready_ns: when the waiting frame became ready; None without one.
         """
-        due = now_ns if self._due_ns is None else self._due_ns
-        if due - now_ns > 2 * self.period_ns:  # the clock was set back: start over
-            due = now_ns
         ready = ready_ns is not None and ready_ns <= now_ns
-        if self._due_ns is not None:
-            # Ticks that ended before this frame was ready found nothing.
-            passed = max(0, (min(ready_ns, now_ns) if ready else now_ns) - due) // self.period_ns
-            self.empty += passed
-            due += passed * self.period_ns
-            self._due_ns = due
-        if not ready or now_ns < due:
+        if (
+            self._due_ns is None or self._due_ns - now_ns > 2 * self.period_ns
+        ):  # at first; the clock was set back
+            self._due_ns = now_ns
+        # Ticks that ended before this frame was ready found nothing.
+        passed = max(0, (ready_ns if ready else now_ns) - self._due_ns) // self.period_ns
+        self.empty += passed
+        self._due_ns += passed * self.period_ns
+        opens = self._opens_ns()
+        if not ready or now_ns < opens:
             return False
-        self._due_ns = max(due, ready_ns) + self.period_ns - self._phase_step(max(0, due - ready_ns))
+        late = ready_ns - self._due_ns > TOLERANCE * self.period_ns
+        phase = ready_ns if late else self._due_ns - self._phase_step(max(0, opens - ready_ns))
+        self._due_ns = phase + self.period_ns
         return True
+
+    def _opens_ns(self) -> int:
+        """The earliest time of the next run."""
+        return self._due_ns - int(TOLERANCE * self.period_ns)
 
     def _phase_step(self, wait_ns: int) -> int:
         """How much earlier the next tick falls, ns, now that a frame waited `wait_ns` for this one."""
@@ -96,4 +105,4 @@ class FixedRateScheduler:
         """When to poll again if nothing arrives before; None: only an arrival matters."""
         if ready_ns is None:
             return None
-        return ready_ns if self._due_ns is None else max(self._due_ns, ready_ns)
+        return ready_ns if self._due_ns is None else max(self._opens_ns(), ready_ns)

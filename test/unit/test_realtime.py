@@ -78,6 +78,18 @@ def test_phase_settles_just_after_arrivals_whatever_the_start(phase_ms, camera_h
     assert len(settled) / (settled[-1].start_ns - settled[0].start_ns) * 1e9 == pytest.approx(20, rel=0.02)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-4, 4), min_size=200, max_size=200), st.floats(0, 33))
+def test_jitter_of_a_camera_at_the_same_rate_becomes_no_wait(jitter_ms, phase_ms):
+    """Frames up to an eighth of a period off their time: most run at once, all run."""
+    arrivals = [round((phase_ms + 100 + k * 100 / 3 + j) * MS) for k, j in enumerate(jitter_ms)]
+    runs, _ = simulate(30, arrivals, 5 * MS, 8_000 * MS)
+    assert [run.arrival_ns for run in runs] == arrivals
+    waits = sorted(run.start_ns - run.arrival_ns for run in runs[100:])
+    assert waits[len(waits) // 2] <= 1 * MS
+    assert waits[-1] <= 9 * MS  # the jitter itself, at most
+
+
 def test_rate_is_held_when_the_camera_is_faster_and_does_not_divide():
     runs, _ = simulate(20, every(1000 / 30, 600), 5 * MS, 20_000 * MS)
     assert len(runs) == pytest.approx(400, abs=8)
@@ -109,7 +121,7 @@ def test_any_arrivals(rate_hz, gaps_ms, work_ms):
     assert used == sorted(set(used))  # no frame twice, none out of order
     assert used[-1] == arrivals[-1]  # the newest is always answered
     assert all(run.start_ns >= run.arrival_ns for run in runs)
-    least = min(scheduler.period_ns * 0.94, work_ms * MS) - 1
+    least = min(scheduler.period_ns * 0.69, work_ms * MS) - 1  # an early one after a late one, and the slew
     assert all(b.start_ns - a.start_ns >= least for a, b in pairwise(runs))
     if work_ms * MS < scheduler.period_ns * 0.9:
         # With time to spare, the rate is an upper bound, slew apart.
