@@ -155,7 +155,8 @@ def run_graph(plan: Plan, classes: list[str], console: Console) -> object:
     if plan.truth:
         topics[TRUTH_TOPIC] = list(SIM_CLASSES)
     command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config)]
-    command += ["-p", f"bundle:={plan.bundle}"]
+    # What is published before the collector is known would be missing from the results.
+    command += ["-p", f"bundle:={plan.bundle}", "-p", f"listeners:={json.dumps(list(topics))}"]
     with Collector(topics) as collector, progress_bar(console) as progress:
         bars = {
             topic: progress.add_task(f"{stream}", total=plan.frames) for stream, topic in plan.streams.items()

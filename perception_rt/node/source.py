@@ -22,6 +22,7 @@ GRACE_S = 1.0  # between the first listener and the start: discovery is not the 
 SOURCE_PARAMETERS = (
     Parameter("speed", 1.0, "How many times faster than recorded.", (0.01, 100.0)),
     Parameter("wait_for_listener", True, "Start only when somebody subscribes to a sensor topic."),
+    Parameter("listeners", [""], "Further topics, anybody's, that must have a subscriber before the start."),
 )
 
 Event = tuple[int, Callable[[], None]]
@@ -75,7 +76,11 @@ class SourceNode(PerceptionNode):
         """False where the node was stopped meanwhile."""
         if not self.values["wait_for_listener"]:
             return not self._halt.is_set()
-        while not any(publisher.get_subscription_count() for publisher in self.listened()):
+        others = [topic for topic in self.values["listeners"] if topic]
+        while not (
+            any(publisher.get_subscription_count() for publisher in self.listened())
+            and all(self.count_subscribers(topic) for topic in others)
+        ):
             if self._halt.wait(0.05):
                 return False
         return not self._halt.wait(GRACE_S)
