@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluate", metavar="BUNDLE", help="train nothing: score this file or shipped name")
     parser.add_argument("--seed", type=int, default=0, help="decides drives, first weights and order (0)")
     parser.add_argument("--frames", type=int, help="frames to learn from (3000), or to score on (500)")
-    parser.add_argument("--steps", type=int, help="training steps of 8 windows (4500)")
+    parser.add_argument("--steps", type=int, help="training steps of 8 windows (7000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
 
 

@@ -10,8 +10,9 @@ from torchvision.ops import complete_box_iou_loss
 from perception_rt.train.data import Batch
 from perception_rt.train.network import cells, decode
 
-# Longest side, px, that a level answers for; they overlap, so an object at the border has two levels.
-LEVEL_RANGE = {8: (0.0, 56.0), 16: (40.0, 128.0), 32: (96.0, float("inf"))}
+# Root of the area, px, that a level answers for; by the longest side, tall and narrow pedestrians would get
+# too coarse a level. The ranges overlap, so an object at the border has two levels.
+LEVEL_RANGE = {4: (0.0, 24.0), 8: (16.0, 48.0), 16: (32.0, 96.0), 32: (72.0, float("inf"))}
 RADIUS = 1.0  # in strides: the four cells nearest to an object's centre answer for it
 BOX_WEIGHT = 2.0
 
@@ -30,12 +31,13 @@ def assign(batch: Batch, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     size = batch.boxes[:, 2:] - batch.boxes[:, :2]
     centre = (batch.boxes[:, :2] + batch.boxes[:, 2:]) / 2
     near = ((at[None, :, :2] - centre[:, None]).abs() < RADIUS * at[:, 2:]).all(2)
-    longest = size.amax(1)[:, None]
+    area = size.prod(1)
+    extent = area.sqrt()[:, None]
     fits = torch.zeros_like(near)
     for stride, (low, high) in LEVEL_RANGE.items():
-        fits |= (at[:, 2] == stride) & (longest >= low) & (longest < high)
+        fits |= (at[:, 2] == stride) & (extent >= low) & (extent < high)
     truth, cell = torch.where(near & fits)
-    by_area = size.prod(1).argsort(stable=True)
+    by_area = area.argsort(stable=True)
     rank = torch.empty_like(by_area).scatter_(0, by_area, torch.arange(g, device=at.device))
     owner = torch.full((n * a,), g, device=at.device)
     owner.scatter_reduce_(0, batch.image[truth] * a + cell, rank[truth], "amin")

@@ -16,7 +16,7 @@ from perception_rt.model.runtime import Runtime
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.train.data import FRAMES_PER_DRIVE, evaluation_seeds, render, training_seeds
 from perception_rt.train.network import INPUT_SIZE, Detector, fused
-from perception_rt.train.recipe import Recipe, fit
+from perception_rt.train.recipe import Recipe, fit, quick_bfloat16
 from perception_rt.train.score import evaluate
 
 SCORE_THRESHOLD = 0.4
@@ -66,7 +66,11 @@ def train_bundle(
     provenance = {
         "recipe": asdict(recipe),
         "data": f"perception_rt.sim, drives {drives[0]} to {drives[-1]}, {per_drive} frames each",
-        "training": {"seconds": round(time.monotonic() - started), "device": str(device)},
+        "training": {
+            "seconds": round(time.monotonic() - started),
+            "device": str(device),
+            "bfloat16": quick_bfloat16(device),
+        },
         "torch": torch.__version__,
     }
     with tempfile.TemporaryDirectory() as folder:  # scored as it will run: from a file, through the runtime

@@ -10,6 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from perception_rt.model.detector import select_detections
 
 INPUT_SIZE = (960, 540)  # width, height: what larger and smaller images are resized to
+WIDTHS = (32, 48, 96, 128, 128)  # channels at strides 4 to 64
+NECKS = (16, 40, 48, 48, 48)
 
 
 class ConvBnRelu(nn.Sequential):
@@ -52,21 +54,22 @@ def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
 
 
 class Network(nn.Module):
-    """Image to raw class logits and boxes at strides 8, 16 and 32.
+    """Image to raw class logits and boxes at strides 4, 8, 16 and 32.
 
     One prediction per cell and no anchor boxes, as in FCOS (arXiv:1904.01355) and YOLOX (arXiv:2107.08430).
     The stem goes to a quarter of the size at once: it sees every pixel, which far pedestrians need, cheaply.
     """
 
-    def __init__(self, classes: int, neck: int = 40) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
-        self.stem = ConvBnRelu(3, 24, 6, 4, 1)
+        self.stem = ConvBnRelu(3, 32, 6, 4, 1)
         self.stages = nn.ModuleList(
-            [_stage(24, 40, 1), _stage(40, 80, 2), _stage(80, 128, 2), _stage(128, 128, 1)]
+            [_stage(32, 48, 1), _stage(48, 96, 2), _stage(96, 128, 2), _stage(128, 128, 1)]
         )
-        self.lateral = nn.ModuleList([nn.Conv2d(c, neck, 1) for c in (40, 80, 128, 128)])
-        self.heads = nn.ModuleList([self._head(neck, classes) for _ in range(3)])
+        self.lateral = nn.ModuleList([nn.Conv2d(c, n, 1) for c, n in zip(WIDTHS, NECKS, strict=True)])
+        self.down = nn.ModuleList([nn.Conv2d(NECKS[i + 1], NECKS[i], 1) for i in (3, 2, 1, 0)])
+        self.heads = nn.ModuleList([self._head(neck, classes) for neck in NECKS[:4]])
 
     @staticmethod
     def _head(neck: int, classes: int) -> nn.Sequential:
@@ -87,15 +90,16 @@ class Network(nn.Module):
         Returns:
             (N, A, classes + 4): logits, then the box as `decode` reads it; cells in the order of `cells`.
         """
-        x = self.stem(x)
-        features: list[Tensor] = []
-        for stage, lateral in zip(self.stages, self.lateral):  # noqa: B905  (TorchScript's zip has no strict)
-            x = stage(x)
-            features.append(lateral(x))
-        for i in (2, 1, 0):
+        features = [self.stem(x)]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        for i, lateral in enumerate(self.lateral):
+            features[i] = lateral(features[i])
+        for j, down in enumerate(self.down):
+            i = 3 - j
             _, _, h, w = features[i].shape
-            up = F.interpolate(features[i + 1], scale_factor=2.0, mode="nearest")
-            features[i] = features[i] + up[:, :, :h, :w]
+            up = F.interpolate(down(features[i + 1]), scale_factor=2.0, mode="nearest")
+            features[i] = F.relu(features[i] + up[:, :, :h, :w])
         out: list[Tensor] = []
         for i, head in enumerate(self.heads):
             out.append(head(features[i]).permute(0, 2, 3, 1).flatten(1, 2))
@@ -106,12 +110,12 @@ def cells(height: int, width: int, like: Tensor) -> Tensor:
     """(A, 3): centre x, centre y and stride in px of every cell of a network input of this size."""
     grids: list[Tensor] = []
     rows, columns = height // 4, width // 4
-    for stride in (8, 16, 32):
-        rows, columns = (rows + 1) // 2, (columns + 1) // 2
+    for stride in (4, 8, 16, 32):
         x = (torch.arange(columns, device=like.device, dtype=torch.float32) + 0.5) * stride
         y = (torch.arange(rows, device=like.device, dtype=torch.float32) + 0.5) * stride
         yy, xx = torch.meshgrid(y, x, indexing="ij")
         grids.append(torch.stack((xx, yy, torch.full_like(xx, stride)), 2).flatten(0, 1))
+        rows, columns = (rows + 1) // 2, (columns + 1) // 2
     return torch.cat(grids)
 
 
@@ -176,11 +180,14 @@ class Detector(nn.Module):
         h, w = x.shape[2], x.shape[3]
         x = x.to(self.network.lateral[0].weight.dtype, memory_format=torch.channels_last) * (1.0 / 255.0)
         raw = self.network(x).float()
-        scores, labels = raw[:, :, : self.classes].sigmoid().max(2)
+        at = cells(h, w, raw)
+        scores, labels = raw[:, :, : self.classes].max(2)
+        scores, best = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
+        raw = raw.gather(1, best.unsqueeze(2).expand(-1, -1, raw.shape[2]))
         boxes, scores, labels, image_index = select_detections(
-            decode(raw[:, :, self.classes :], cells(h, w, raw)),
-            scores,
-            labels,
+            decode(raw[:, :, self.classes :], at[best]),
+            scores.sigmoid(),
+            labels.gather(1, best),
             self.score_threshold if score_threshold < 0 else score_threshold,
             self.nms_threshold if nms_threshold < 0 else nms_threshold,
             True,

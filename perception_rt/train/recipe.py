@@ -32,11 +32,16 @@ class Recipe:
 
     seed: int = 0
     frames: int = 3000
-    steps: int = 4500
+    steps: int = 7000
     batch: int = 8
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
     average: float = 0.998
+
+
+def quick_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32: three times with a CPU's AMX, but far slower without."""
+    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def fit(
@@ -66,7 +71,7 @@ def fit(
 
     average = AveragedModel(network, avg_fn=blend, use_buffers=True)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps + 1, pct_start=0.1
@@ -77,7 +82,9 @@ def fit(
             order = np.concatenate((order, rng.permutation(len(frames.images))))
         batch = draw_batch(frames, order[: recipe.batch], rng).to(device)
         order = order[recipe.batch :]
-        loss = detection_loss(network(batch.images), batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=quick_bfloat16(device)):
+            raw = network(batch.images)
+        loss = detection_loss(raw.float(), batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
