@@ -10,7 +10,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 DEPTH = 5  # of one, DDS would replace frames uncounted; the mailbox keeps the newest, and counts
-STARVED_S = 3  # seconds of publishers without messages after which the other reliability is tried
+STARVED_S = 3  # seconds of more messages lost than received, after which the other reliability is tried
+SILENT_S = 8  # the same without any message: the publisher may just not have begun
 
 BEST_EFFORT, RELIABLE = ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE
 
@@ -58,7 +59,8 @@ class AdaptiveSubscription:
         """Look for mismatches and starvation; adapt where the publishers allow it."""
         received, lost = self._received - self._seen[0], self.lost - self._seen[1]
         self._seen = (self._received, self.lost)
-        self._starved_s = self._starved_s + 1 if lost > received or received == 0 else 0
+        silent = self._received == 0 and self.lost == 0  # since the start; later silence is the publisher's
+        self._starved_s = self._starved_s + 1 if lost > received or silent else 0
         offers = {info.qos_profile.reliability for info in self._publishers()}
         if self._incompatible and BEST_EFFORT in offers:
             self._incompatible = False
@@ -66,7 +68,7 @@ class AdaptiveSubscription:
         elif (
             self._reliability == BEST_EFFORT
             and not self._adapted
-            and self._starved_s >= STARVED_S
+            and self._starved_s >= (SILENT_S if silent else STARVED_S)
             and offers == {RELIABLE}
         ):
             what = f"{lost} of {lost + received} messages were lost" if lost else "nothing came"
