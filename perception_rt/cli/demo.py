@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from perception_rt.codec.compressed import parse_compressed
 from perception_rt.codec.image import parse_image
+from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import read_manifest, resolve_bundle
 from perception_rt.node.graph import output_prefixes, read_graph, transport_environment
 from perception_rt.replay.bag import Bag
@@ -73,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     args.out.mkdir(parents=True, exist_ok=True)
     plan = plan_bag(args) if args.bag else plan_simulation(args)
-    classes = list(read_manifest(resolve_bundle(plan.bundle)).classes)
+    manifest = read_manifest(resolve_bundle(plan.bundle))
+    classes = list(manifest.classes)
     os.environ.update(transport_environment())
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     collector = run_graph(plan, classes, console)
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             raise PerceptionError(f"{stream}: no diagnostics came from camera_detector; its log is above")
         summary[stream] = summarise(account, collector.detections[topic], truths, classes)
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    draw(plan, collector, classes, args.out, console)
+    draw(plan, collector, manifest, args.out, console)
     console.print(summary_table(summary))
     console.print(f"summary, pictures and film: {args.out}")
     return 0
@@ -191,15 +193,17 @@ def common_truth(truths: dict[int, Detections2D], classes: list[str]) -> dict[in
     return relabelled
 
 
-def draw(plan: Plan, collector: object, classes: list[str], out: Path, console: Console) -> None:
+def draw(plan: Plan, collector: object, manifest: Manifest, out: Path, console: Console) -> None:
     """Pictures and film of every stream, from the very frames that were played."""
+    classes, least_score = list(manifest.classes), manifest.score_threshold
     for stream, topic in plan.streams.items():
         with progress_bar(console) as progress:
             frames = bag_frames(plan.bag, stream) if plan.bag else simulated_frames(plan, collector)
             name = "camera" if len(plan.streams) == 1 else stream.strip("/").replace("/", "_")
             pictures = [round((k + 0.5) * plan.frames / PICTURES) for k in range(PICTURES)]
             film = progress.track(frames, total=plan.frames, description=f"film {name}")
-            write_film(out, name, film, collector.detections[topic], classes, plan.camera_hz, pictures)
+            found = collector.detections[topic]
+            write_film(out, name, film, found, classes, plan.camera_hz, pictures, least_score)
 
 
 def simulated_frames(plan: Plan, collector: object) -> Iterator[CameraFrame]:

@@ -21,6 +21,7 @@ def write_film(
     classes: Sequence[str],
     rate_hz: float,
     pictures: Sequence[int],
+    least_score: float = 0.0,
 ) -> None:
     """Write `<name>.mp4` (H.264, plays in browsers) and some frames as `<name>_<index>.png`.
 
@@ -33,11 +34,13 @@ def write_film(
         classes: names by label.
         rate_hz: frames a second of the film.
         pictures: indices of the frames that become pictures.
+        least_score: detections below it are not drawn.
     """
     film = None
     try:
         for index, frame in enumerate(frames):
-            picture = annotate(frame, detections.get(frame.stamp_ns), classes)
+            found = detections.get(frame.stamp_ns)
+            picture = annotate(frame, None if found is None else found[found.scores >= least_score], classes)
             if index in pictures:
                 cv2.imwrite(str(folder / f"{name}_{index:04d}.png"), picture[:, :, ::-1])
             # H.264 takes even sizes only.

@@ -37,7 +37,7 @@ def draw_detections(
         (H, W, 3) uint8 in the same order.
     """
     picture = np.ascontiguousarray(pixels).copy()
-    scale = max(0.4, min(picture.shape[:2]) / 1200)
+    scale = max(0.35, min(picture.shape[:2]) / 1500)
     detections = detections[np.argsort(detections.scores, kind="stable")]  # the surest on top
     for (x1, y1, x2, y2), score, label in zip(
         detections.xyxy.round().astype(int), detections.scores, detections.labels, strict=True
