@@ -10,15 +10,13 @@ class BrightBox(nn.Module):
     """One box around the pixels of each image whose red channel is above 200: class 0, score 0.9.
 
     Args:
-        work: rounds of extra arithmetic, to make it slow.
         fail_above: image heights above this raise, to test model errors.
     """
 
-    def __init__(self, work: int = 0, fail_above: int = 1_000_000) -> None:
+    def __init__(self, fail_above: int = 1_000_000) -> None:
         super().__init__()
         self.score_threshold: float = 0.5
         self.nms_threshold: float = 0.5
-        self.work = work
         self.fail_above = fail_above
         self.weight = nn.Parameter(torch.ones(1))
 
@@ -32,9 +30,6 @@ class BrightBox(nn.Module):
         if images.shape[1] > self.fail_above:
             raise ValueError("image too tall for this model")
         threshold = self.score_threshold if score_threshold < 0 else score_threshold
-        noise = torch.ones(256, 256)
-        for _ in range(self.work):
-            noise = (noise @ noise).clamp(0, 1)
         boxes: list[torch.Tensor] = []
         index: list[int] = []
         red = images[:, :, :, 2 if bgr else 0] > 200
@@ -42,7 +37,7 @@ class BrightBox(nn.Module):
             found = torch.nonzero(red[i])
             if found.shape[0] > 0 and threshold <= 0.9:
                 low = found.min(0)[0].float()
-                high = found.max(0)[0].float() + noise[0, 0].clamp(1, 1)
+                high = found.max(0)[0].float() + 1.0
                 boxes.append(torch.stack([low[1], low[0], high[1], high[0]]))
                 index.append(i)
         n = len(boxes)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -27,12 +28,15 @@ from perception_rt.codec.image import parse_image
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import read_manifest, resolve_bundle
 from perception_rt.node.graph import output_prefixes, read_graph, transport_environment
-from perception_rt.replay.bag import Bag
+from perception_rt.replay.bag import Bag, BagMessage
 from perception_rt.replay.film import write_film
 from perception_rt.replay.summary import summarise, summary_table
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.drive import Drive
 from perception_rt.types import BagError, CameraFrame, CodecError, ConfigError, Detections2D, PerceptionError
+
+if TYPE_CHECKING:
+    from perception_rt.node.collector import Collector
 
 EXAMPLES = """\
   perception-rt demo
@@ -131,7 +135,9 @@ def plan_bag(args: argparse.Namespace) -> Plan:
         if missing or not cameras:
             raise BagError(f"{args.bag}: no camera topic {missing or ''}; it has {sorted(bag.topics)}")
         counts = [bag.topics[topic][1] for topic in cameras]
-        first = parse(bag, next(iter(bag.messages(cameras[:1]))))
+        if not all(counts):
+            raise BagError(f"{args.bag}: no messages on {cameras[counts.index(0)]}")
+        first = parse(next(bag.messages(cameras[:1])))
         seconds = max(bag.duration_s, 1e-3)
     detector = {
         "use_sim_time": True,
@@ -149,7 +155,7 @@ def plan_bag(args: argparse.Namespace) -> Plan:
     return Plan(config, outputs(cameras), args.bundle, max(counts), rate, args.bag, truth=False)
 
 
-def run_graph(plan: Plan, classes: list[str], console: Console) -> object:
+def run_graph(plan: Plan, classes: list[str], console: Console) -> Collector:
     """Run `perception-rt up` as a process of its own and record what it publishes."""
     from perception_rt.node.collector import Collector  # rclpy: only when all else is sound
 
@@ -193,7 +199,7 @@ def common_truth(truths: dict[int, Detections2D], classes: list[str]) -> dict[in
     return relabelled
 
 
-def draw(plan: Plan, collector: object, manifest: Manifest, out: Path, console: Console) -> None:
+def draw(plan: Plan, collector: Collector, manifest: Manifest, out: Path, console: Console) -> None:
     """Pictures and film of every stream, from the very frames that were played."""
     classes, least_score = list(manifest.classes), manifest.score_threshold
     for stream, topic in plan.streams.items():
@@ -206,7 +212,7 @@ def draw(plan: Plan, collector: object, manifest: Manifest, out: Path, console: 
             write_film(out, name, film, found, classes, plan.camera_hz, pictures, least_score)
 
 
-def simulated_frames(plan: Plan, collector: object) -> Iterator[CameraFrame]:
+def simulated_frames(plan: Plan, collector: Collector) -> Iterator[CameraFrame]:
     """The frames of the drive, rendered again: a drive is a function of its seed and the time."""
     simulator = {node.name: node.parameters for node in read_graph(plan.config)}["drive_simulator"]
     drive = Drive(simulator.get("seed", 1), (simulator.get("width", 960), simulator.get("height", 540)))
@@ -220,12 +226,12 @@ def bag_frames(path: Path, topic: str) -> Iterator[CameraFrame]:
     with Bag(path) as bag:
         for message in bag.messages([topic]):
             try:
-                yield parse(bag, message)
+                yield parse(message)
             except CodecError:
                 continue  # the node counted it as decode_error
 
 
-def parse(bag: Bag, message: object) -> CameraFrame:
+def parse(message: BagMessage) -> CameraFrame:
     """The frame of a recorded message."""
     return (parse_image if message.message_type == IMAGE else parse_compressed)(message.data).decode()
 

@@ -113,15 +113,3 @@ class Detector(nn.Module):
         )
         boxes = self.preprocess.to_native(boxes, images.shape[1], images.shape[2])
         return boxes, scores, labels, image_index
-
-
-class SingleOutput(nn.Module):
-    """A network of one output tensor, as `Detector` wants it: a list."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """[network(x)]."""
-        return [self.network(x)]

@@ -58,8 +58,10 @@ class CameraDetector(DetectorNode):
             self._annotated[stream] = self.open_output(Image, f"~{prefix}/image_annotated", 1)
 
     def warm_up(self, runtime: Runtime) -> None:
-        """Infer once at every size of `warmup_sizes`."""
-        runtime.warmup([parse_size(text) for text in self.values["warmup_sizes"]])
+        """Infer at every size of `warmup_sizes`, one image and a batch of all cameras."""
+        sizes = [parse_size(text) for text in self.values["warmup_sizes"]]
+        for batch in {1, len(self.values["image_topics"])}:
+            runtime.warmup(sizes, batch)
 
     def use(self, runtime: Runtime) -> None:
         """Take `runtime` from the next frame on."""

@@ -34,11 +34,6 @@ class Mailbox(Generic[Item]):
         self._last_arrival_ns[stream] = now_ns
         return superseded[0] if superseded else None
 
-    def peek(self, stream: str) -> Item | None:
-        """The waiting item of `stream`, if any."""
-        slot = self._slots.get(stream)
-        return slot[0] if slot else None
-
     def ready_ns(self) -> int | None:
         """When the batch became (or will become) complete, ns; None while there is nothing.
 

@@ -57,11 +57,6 @@ class Worker(Generic[Item]):
             self._condition.notify()
         return superseded
 
-    def peek(self, stream: str) -> Item | None:
-        """The item of `stream` that waits, if any."""
-        with self._condition:
-            return self._mailbox.peek(stream)
-
     def clear(self) -> dict[str, tuple[Item, int]]:
         """Take back whatever waits, unprocessed."""
         with self._condition:

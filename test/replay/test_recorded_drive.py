@@ -7,6 +7,8 @@ import argparse
 import numpy as np
 import pytest
 from rich.console import Console
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_typestore
 
 from perception_rt.cli import demo
 from perception_rt.cli.main import main
@@ -95,3 +97,12 @@ def test_what_cannot_be_played_is_said_in_one_line(drive, tmp_path, capsys):
     assert line.count("\n") == 0
     assert "/none" in line
     assert "/camera/front/image_raw" in line
+
+
+def test_a_camera_topic_without_messages_is_said(tmp_path):
+    with Writer(tmp_path / "empty", version=9) as writer:
+        writer.add_connection(
+            "/image_raw", "sensor_msgs/msg/Image", typestore=get_typestore(Stores.ROS2_KILTED)
+        )
+    with pytest.raises(BagError, match="no messages on /image_raw"):
+        demo.plan_bag(arguments(bag=tmp_path / "empty", bundle="x.pt", out=tmp_path))

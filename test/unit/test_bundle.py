@@ -12,12 +12,24 @@ from torch import nn
 
 from perception_rt.model import bundle
 from perception_rt.model.decoders import FastestDet
-from perception_rt.model.detector import Detector, SingleOutput
+from perception_rt.model.detector import Detector
 from perception_rt.model.golden import golden_difference, golden_input
 from perception_rt.model.manifest import SCHEMA_VERSION, InputSpec, parse_manifest
 from perception_rt.model.preprocess import Preprocess
 from perception_rt.model.runtime import SHIPPED, Runtime, read_manifest, write_archive
 from perception_rt.types import BundleError
+
+
+class SingleOutput(nn.Module):
+    """A network of one output tensor, as `Detector` wants it: a list."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """[network(x)]."""
+        return [self.network(x)]
 
 
 def toy_detector(seed: int = 0) -> Detector:
