@@ -72,7 +72,6 @@ class Bench:
 
     def __init__(self, capfd: pytest.CaptureFixture) -> None:
         self._capfd = capfd
-        self._logs = ""
         self.context = rclpy.Context()
         self.domain, self._lock = claim_domain()
         rclpy.init(context=self.context, domain_id=self.domain)
@@ -95,8 +94,9 @@ class Bench:
     @property
     def logs(self) -> list[str]:
         """The lines that the nodes wrote to their log (/rosout mixes up nodes of one name in one process)."""
-        self._logs += self._capfd.readouterr().err
-        return self._logs.splitlines()
+        # readouterr() would empty the file as it reads, and lose what a node writes in between.
+        file = self._capfd._capture.err.tmpfile.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace").splitlines()
 
     def said(self, *words: str) -> bool:
         """Whether one line of the log has all these words."""
