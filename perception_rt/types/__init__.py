@@ -1,6 +1,6 @@
 """The values that flow between the steps: small, frozen, shapes checked at birth."""
 
-from perception_rt.types.detections import Detections2D
+from perception_rt.types.detections import Detections2D, Detections3D
 from perception_rt.types.errors import (
     BagError,
     BundleError,
@@ -9,7 +9,7 @@ from perception_rt.types.errors import (
     ModelError,
     PerceptionError,
 )
-from perception_rt.types.frames import CameraFrame
+from perception_rt.types.frames import CameraFrame, LidarFrame
 
 __all__ = [
     "BagError",
@@ -18,6 +18,8 @@ __all__ = [
     "CodecError",
     "ConfigError",
     "Detections2D",
+    "Detections3D",
+    "LidarFrame",
     "ModelError",
     "PerceptionError",
 ]

@@ -22,14 +22,7 @@ class Detections2D:
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        n = len(self.scores)
-        for name, array, shape, dtype in (
-            ("xyxy", self.xyxy, (n, 4), np.float32),
-            ("scores", self.scores, (n,), np.float32),
-            ("labels", self.labels, (n,), np.int64),
-        ):
-            if array.shape != shape or array.dtype != dtype:
-                raise ValueError(f"{name} must be {shape} {np.dtype(dtype)}, got {array.shape} {array.dtype}")
+        _check_rows(self.scores, self.labels, "xyxy", self.xyxy, 4)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -42,3 +35,45 @@ class Detections2D:
     def empty(cls) -> Detections2D:
         """No detections: a result like any other."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections3D:
+    """Boxes in one frame of space, turned about its vertical axis (REP 103: x forward, y left, z up).
+
+    Attributes:
+        xyzlwh_yaw: (N, 7) float32, centre x y z, length width height in m, yaw in rad (0 along x, positive
+            to the left), in the sensor's frame.
+        scores: (N,) float32 in [0, 1].
+        labels: (N,) int64, index into the model's class names.
+    """
+
+    xyzlwh_yaw: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check_rows(self.scores, self.labels, "xyzlwh_yaw", self.xyzlwh_yaw, 7)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: np.ndarray | slice) -> Detections3D:
+        """The detections that a boolean mask, an index array or a slice selects."""
+        return Detections3D(self.xyzlwh_yaw[index], self.scores[index], self.labels[index])
+
+    @classmethod
+    def empty(cls) -> Detections3D:
+        """No detections: a result like any other."""
+        return cls(np.zeros((0, 7), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+def _check_rows(scores: np.ndarray, labels: np.ndarray, name: str, boxes: np.ndarray, columns: int) -> None:
+    n = len(scores)
+    for field, array, shape, dtype in (
+        (name, boxes, (n, columns), np.float32),
+        ("scores", scores, (n,), np.float32),
+        ("labels", labels, (n,), np.int64),
+    ):
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"{field} must be {shape} {np.dtype(dtype)}, got {array.shape} {array.dtype}")

@@ -27,3 +27,26 @@ class CameraFrame:
         shape, dtype = self.pixels.shape, self.pixels.dtype
         if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
             raise ValueError(f"pixels must be a non-empty (H, W, 3) uint8 array, got {shape} {dtype}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LidarFrame:
+    """One point cloud in the sensor's frame.
+
+    Attributes:
+        points: (N, 4) float32, x y z in m and intensity as the sensor gives it (0 where it gives none);
+            finite; often a read-only view into the message.
+        dropped: points that were left out because a coordinate was NaN or infinite.
+        stamp_ns: the sensor's stamp, ns.
+        frame_id: the sensor's frame (REP 103: x forward, y left, z up).
+    """
+
+    points: np.ndarray
+    dropped: int
+    stamp_ns: int
+    frame_id: str
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.points.shape, self.points.dtype
+        if dtype != np.float32 or len(shape) != 2 or shape[1] != 4:
+            raise ValueError(f"points must be (N, 4) float32, got {shape} {dtype}")
