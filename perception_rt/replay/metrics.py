@@ -10,7 +10,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from perception_rt.types import Detections2D
+from perception_rt.types import Detections2D, Detections3D
+
+Detections = Detections2D | Detections3D
 
 
 def average_precision(
@@ -33,12 +35,7 @@ def average_precision(
     Raises:
         ValueError: the two lists differ in length, or a label has no class name.
     """
-    if len(truths) != len(detections):
-        raise ValueError(f"{len(truths)} truths and {len(detections)} detections: one of each per image")
-    for name, frames in (("truths", truths), ("detections", detections)):
-        labels = _labels(frames)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-            raise ValueError(f"{name} hold labels {np.unique(labels)}, but there are {len(classes)} classes")
+    check_frames(truths, detections, classes)
     precision = _precision(truths, detections, len(classes))
     count = np.bincount(_labels(truths), minlength=len(classes))
     per_class = {
@@ -57,7 +54,23 @@ def average_precision(
     return {**means, "per_class": per_class}
 
 
-def _labels(frames: Sequence[Detections2D]) -> np.ndarray:
+def check_frames(
+    truths: Sequence[Detections], detections: Sequence[Detections], classes: Sequence[str]
+) -> None:
+    """Refuse what cannot be scored.
+
+    Raises:
+        ValueError: the two lists differ in length, or a label has no class name.
+    """
+    if len(truths) != len(detections):
+        raise ValueError(f"{len(truths)} truths and {len(detections)} detections: one of each per frame")
+    for name, frames in (("truths", truths), ("detections", detections)):
+        labels = _labels(frames)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise ValueError(f"{name} hold labels {np.unique(labels)}, but there are {len(classes)} classes")
+
+
+def _labels(frames: Sequence[Detections]) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int64), *(frame.labels for frame in frames)])
 
 
