@@ -1,0 +1,238 @@
+"""Readers of KITTI's files: object and tracking labels, calibration, velodyne clouds.
+
+Formats as the development kits of the object and tracking benchmarks give them (Geiger et al., "Are we ready
+for autonomous driving? The KITTI vision benchmark suite", CVPR 2012).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perception_rt.types.errors import BagError
+
+DONT_CARE = "DontCare"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """Where the left colour camera sees what the lidar measures.
+
+    Attributes:
+        p2: (3, 4) float64, rectified camera frame -> homogeneous px of the left colour image.
+        camera_from_velodyne: (4, 4) float64, velodyne frame -> rectified camera frame (x right, y down,
+            z forward), m.
+    """
+
+    p2: np.ndarray
+    camera_from_velodyne: np.ndarray
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Image positions of points in the velodyne frame.
+
+        Args:
+            points: (N, 3) m.
+
+        Returns:
+            (N, 2) px and (N,) depth in m; a position means nothing where the depth is not positive.
+        """
+        camera = homogeneous(points) @ self.camera_from_velodyne.T
+        image = camera @ self.p2.T
+        depth = image[:, 2]
+        return image[:, :2] / np.where(np.abs(depth) < 1e-9, 1e-9, depth)[:, None], depth
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """The labelled objects of one frame, regions of type `DontCare` included.
+
+    Attributes:
+        types: (N,) str: Car, Van, Truck, Pedestrian, Person_sitting or Person, Cyclist, Tram, Misc, DontCare.
+        track_ids: (N,) int64; -1 in the object benchmark and for DontCare.
+        truncated: (N,) float32, out of the image by this fraction (object) or class 0, 1, 2 (tracking); -1
+            unset.
+        occluded: (N,) int64: 0 visible, 1 partly, 2 largely, 3 unknown; -1 unset.
+        xyxy: (N, 4) float32, px of the left colour image.
+        hwlxyz_ry: (N, 7) float64, height width length in m, bottom centre in the rectified camera frame,
+            rotation about its y axis in rad; of no meaning for DontCare.
+    """
+
+    types: np.ndarray
+    track_ids: np.ndarray
+    truncated: np.ndarray
+    occluded: np.ndarray
+    xyxy: np.ndarray
+    hwlxyz_ry: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    def __getitem__(self, index: np.ndarray | slice) -> Labels:
+        """The rows that a boolean mask, an index array or a slice selects."""
+        return Labels(*(getattr(self, name)[index] for name in self.__slots__))
+
+
+def homogeneous(points: np.ndarray) -> np.ndarray:
+    """(N, 3) -> (N, 4) float64 with ones."""
+    return np.concatenate([points, np.ones((len(points), 1))], 1)
+
+
+def boxes_in_velodyne(hwlxyz_ry: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """Label boxes in the lidar's own frame; the small tilt between the two frames' verticals is left out.
+
+    Args:
+        hwlxyz_ry: (N, 7) as `Labels` has it.
+        calibration: of the same recording.
+
+    Returns:
+        (N, 7) float32 xyzlwh_yaw: centre of the box, yaw 0 along x, positive to the left.
+    """
+    height, width, length = hwlxyz_ry[:, 0], hwlxyz_ry[:, 1], hwlxyz_ry[:, 2]
+    middle = hwlxyz_ry[:, 3:6] - np.outer(height / 2, [0.0, 1.0, 0.0])  # y points down
+    velodyne_from_camera = np.linalg.inv(calibration.camera_from_velodyne)
+    centre = (homogeneous(middle) @ velodyne_from_camera.T)[:, :3]
+    ry = hwlxyz_ry[:, 6]
+    heading = np.stack([np.cos(ry), np.zeros_like(ry), -np.sin(ry)], 1) @ velodyne_from_camera[:3, :3].T
+    yaw = np.arctan2(heading[:, 1], heading[:, 0])
+    return np.column_stack([centre, length, width, height, yaw]).astype(np.float32)
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """Read a calibration file, of the object benchmark or of the tracking benchmark.
+
+    Raises:
+        BagError: it cannot be read, or a matrix is missing or has the wrong size.
+    """
+    entries = {}
+    for line in _lines(path):
+        key, *numbers = line.replace(":", " ").split()
+        entries[key] = numbers
+
+    def matrix(rows: int, columns: int, *names: str) -> np.ndarray:
+        found = next((entries[name] for name in names if name in entries), None)
+        if found is None:
+            raise BagError(f"{path}: no {names[0]}")
+        try:
+            values = np.array(found, np.float64)
+        except ValueError as error:
+            raise BagError(f"{path}: {names[0]}={' '.join(found)!r}: not numbers") from error
+        if values.size != rows * columns or not np.isfinite(values).all():
+            raise BagError(f"{path}: {names[0]}={' '.join(found)!r}: must be {rows * columns} finite numbers")
+        return values.reshape(rows, columns)
+
+    rectify, camera_from_velodyne = np.eye(4), np.eye(4)
+    rectify[:3, :3] = matrix(3, 3, "R0_rect", "R_rect")
+    camera_from_velodyne[:3] = matrix(3, 4, "Tr_velo_to_cam", "Tr_velo_cam")
+    return Calibration(matrix(3, 4, "P2"), rectify @ camera_from_velodyne)
+
+
+def read_object_labels(path: str | Path) -> Labels:
+    """Read a label file of the object benchmark: one frame.
+
+    Raises:
+        BagError: it cannot be read; names the line.
+    """
+    rows = _label_rows(path, 15)
+    return _labels(rows, [-1] * len(rows))
+
+
+def read_tracking_labels(path: str | Path) -> dict[int, Labels]:
+    """Read a label file of the tracking benchmark: one sequence.
+
+    Returns:
+        The labels by frame number, in order; a frame without any is absent.
+
+    Raises:
+        BagError: it cannot be read; names the line.
+    """
+    by_frame: dict[int, list[tuple[str, np.ndarray]]] = {}
+    ids: dict[int, list[int]] = {}
+    for kind, numbers in _label_rows(path, 17, kind_column=2):
+        frame = int(numbers[0])
+        by_frame.setdefault(frame, []).append((kind, numbers[2:]))
+        ids.setdefault(frame, []).append(int(numbers[1]))
+    return {frame: _labels(by_frame[frame], ids[frame]) for frame in sorted(by_frame)}
+
+
+def read_velodyne(path: str | Path) -> np.ndarray:
+    """Read a cloud of the object benchmark.
+
+    Returns:
+        (N, 4) float32: x forward, y left, z up in m; intensity in [0, 1].
+
+    Raises:
+        BagError: it cannot be read, or its size is not that of whole points.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BagError(f"{path}: cannot be read: {error}") from error
+    if len(data) % 16:
+        raise BagError(f"{path}: {len(data)} bytes: not a whole number of points of 16 bytes")
+    return np.frombuffer(data, "<f4").reshape(-1, 4).astype(np.float32)
+
+
+def read_velodyne_sequence(path: str | Path) -> list[np.ndarray]:
+    """Read an .npz of consecutive clouds: `x_mm y_mm z_mm intensity_pct`, split by `counts`.
+
+    Returns:
+        One (N, 4) float32 cloud for each frame, as of `read_velodyne`.
+
+    Raises:
+        BagError: it cannot be read, an array is missing, or the lengths disagree.
+    """
+    names = ("x_mm", "y_mm", "z_mm", "intensity_pct")
+    try:
+        with np.load(path) as archive:
+            columns, counts = [archive[name] for name in names], archive["counts"]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise BagError(f"{path}: cannot be read: {error}") from error
+    for name, column in zip(names, columns, strict=True):
+        if column.shape != (counts.sum(),):
+            raise BagError(f"{path}: {name} has shape {column.shape}, counts add up to {counts.sum()}")
+    scale = np.array([1e-3, 1e-3, 1e-3, 1e-2])
+    cloud = (np.stack(columns, 1) * scale).astype(np.float32)
+    return np.split(cloud, np.cumsum(counts)[:-1])[: len(counts)]
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BagError(f"{path}: cannot be read: {error}") from error
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _label_rows(path: str | Path, columns: int, kind_column: int = 0) -> list[tuple[str, np.ndarray]]:
+    """Each line's type and its other columns as numbers; a trailing score is left out."""
+    rows = []
+    for number, line in enumerate(_lines(path), 1):
+        fields = line.split()
+        if len(fields) not in (columns, columns + 1):
+            raise BagError(f"{path}: line {number}={line!r}: must have {columns} columns")
+        kind = fields.pop(kind_column)
+        try:
+            numbers = np.array(fields[: columns - 1], np.float64)
+        except ValueError as error:
+            raise BagError(f"{path}: line {number}={line!r}: not numbers") from error
+        if not np.isfinite(numbers).all():
+            raise BagError(f"{path}: line {number}={line!r}: not finite")
+        rows.append((kind, numbers))
+    return rows
+
+
+def _labels(rows: Sequence[tuple[str, np.ndarray]], track_ids: Sequence[int]) -> Labels:
+    """`truncated occluded alpha x1 y1 x2 y2 h w l x y z ry` after the type; alpha follows from the rest."""
+    values = np.array([numbers for _, numbers in rows], np.float64).reshape(-1, 14)
+    return Labels(
+        types=np.array([kind for kind, _ in rows], np.str_),
+        track_ids=np.array(track_ids, np.int64),
+        truncated=values[:, 0].astype(np.float32),
+        occluded=values[:, 1].astype(np.int64),
+        xyxy=values[:, 3:7].astype(np.float32),
+        hwlxyz_ry=values[:, 7:14],
+    )
