@@ -8,6 +8,7 @@ from perception_rt.types.errors import (
     ConfigError,
     ModelError,
     PerceptionError,
+    TransformError,
 )
 from perception_rt.types.frames import CameraFrame, LidarFrame
 
@@ -22,4 +23,5 @@ __all__ = [
     "LidarFrame",
     "ModelError",
     "PerceptionError",
+    "TransformError",
 ]

@@ -36,3 +36,17 @@ class ModelError(PerceptionError):
 
 class BagError(PerceptionError):
     """A recording that cannot be read; the text is one line that names the path and says why."""
+
+
+class TransformError(PerceptionError):
+    """A transform between two frames that is not known, or that cannot be.
+
+    Attributes:
+        target: the frame to go to (or the parent, where one is learned).
+        source: the frame to come from (or the child).
+    """
+
+    def __init__(self, target: str, source: str, reason: str) -> None:
+        self.target = target
+        self.source = source
+        super().__init__(f"transform {target} <- {source}: {reason}")
