@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perception_rt.model import bundle
-from perception_rt.model.manifest import InputSpec
+from perception_rt.model.manifest import ImageSpec
 
 from .detectors import BrightBox
 
@@ -44,7 +44,7 @@ def make_bundle(tmp_path_factory):
                 BrightBox(**arguments),
                 name=name,
                 classes=["bright"],
-                input_spec=InputSpec(size=None, resize="model", filter="model", order="rgb"),
+                input_spec=ImageSpec(size=None, resize="model", filter="model", order="rgb"),
                 licence="Apache-2.0",
             )
         return made[key]

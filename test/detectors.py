@@ -48,3 +48,29 @@ class BrightBox(nn.Module):
             torch.zeros(n, dtype=torch.long),
             torch.tensor(index, dtype=torch.long),
         )
+
+
+class TallBox(nn.Module):
+    """One box, along the axes, around the points of a cloud higher than `above`: class 0, score 0.9."""
+
+    def __init__(self, above: float = -1.5) -> None:
+        super().__init__()
+        self.score_threshold: float = 0.5
+        self.nms_threshold: float = 0.5
+        self.above = above
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(
+        self, points: torch.Tensor, score_threshold: float = -1.0, nms_threshold: float = -1.0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if points.shape[0] == 13:
+            raise ValueError("thirteen points are not to my taste")
+        threshold = self.score_threshold if score_threshold < 0 else score_threshold
+        tall = points[points[:, 2] > self.above, :3]
+        n = 1 if tall.shape[0] > 0 and threshold <= 0.9 else 0
+        boxes = torch.zeros(n, 7)
+        if n == 1:
+            low, high = tall.min(0)[0], tall.max(0)[0]
+            boxes[0, :3] = (low + high) / 2
+            boxes[0, 3:6] = high - low
+        return boxes, torch.full((n,), 0.9) * self.weight, torch.zeros(n, dtype=torch.long)

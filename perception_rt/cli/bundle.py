@@ -158,7 +158,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from perception_rt.model.runtime import read_manifest, resolve_bundle
+    from perception_rt.model.archive import read_manifest
+    from perception_rt.model.runtime import resolve_bundle
 
     manifest = read_manifest(resolve_bundle(args.bundle))
     if args.json:

@@ -25,8 +25,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from perception_rt.codec.compressed import parse_compressed
 from perception_rt.codec.image import parse_image
+from perception_rt.model.archive import read_manifest
 from perception_rt.model.manifest import Manifest
-from perception_rt.model.runtime import read_manifest, resolve_bundle
+from perception_rt.model.runtime import resolve_bundle
 from perception_rt.node.graph import output_prefixes, read_graph, transport_environment
 from perception_rt.replay.bag import Bag, BagMessage
 from perception_rt.replay.film import write_film

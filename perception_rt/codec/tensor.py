@@ -5,19 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from perception_rt.types import CameraFrame
 
-
-def as_tensor(frame: CameraFrame) -> torch.Tensor:
-    """A frame's pixels as (H, W, 3) uint8, sharing memory with the frame, padded rows included.
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A frame's pixels or points as a tensor that shares their memory, padded rows included.
 
     A frame is mostly a view into an immutable message, and torch knows no read-only tensors: never write into
     this one. Only rows or columns in reverse order, which torch cannot address, are copied.
     """
-    pixels = frame.pixels
-    if min(pixels.strides) < 0:
-        pixels = pixels.copy()
-    return torch.from_numpy(pixels if pixels.flags.writeable else np.asarray(_Writable(pixels)))
+    if min(array.strides) < 0:
+        array = array.copy()
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writable(array)))
 
 
 class _Writable:

@@ -134,5 +134,5 @@ def nms_bev(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float,
     kept = torch.ones(clash.shape[0], dtype=torch.bool)
     for i in range(clash.shape[0] - 1):
         if bool(kept[i]):
-            kept[i + 1 :] &= ~clash[i, i + 1 :]
+            kept[i + 1 :] = kept[i + 1 :] & ~clash[i, i + 1 :]  # TorchScript drops a slice's &=
     return order[kept.to(order.device)]

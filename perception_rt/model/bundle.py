@@ -13,18 +13,16 @@ from typing import Any
 
 import torch
 
-from perception_rt.model.golden import GOLDEN_SHAPE, golden_input, make_golden
-from perception_rt.model.manifest import InputSpec, Manifest, parse_manifest
-from perception_rt.model.runtime import (
-    Runtime,
+from perception_rt.model.archive import (
     archive_copy,
     module_sha256,
     read_archive,
-    resolve_bundle,
-    resolve_device,
     script_module,
     write_archive,
 )
+from perception_rt.model.golden import GOLDEN_SHAPES, golden_input, make_golden
+from perception_rt.model.manifest import CloudSpec, ImageSpec, Manifest, parse_manifest
+from perception_rt.model.runtime import Runtime, resolve_bundle, resolve_device
 from perception_rt.types.errors import BundleError
 
 
@@ -34,7 +32,7 @@ def save(
     *,
     name: str,
     classes: Sequence[str],
-    input_spec: InputSpec,
+    input_spec: ImageSpec | CloudSpec,
     licence: str,
     version: str = "1",
     task: str = "detect2d",
@@ -45,14 +43,16 @@ def save(
 
     Args:
         path: the file to write; its folder must exist.
-        module: takes ``(images, bgr, score_threshold, nms_threshold)`` as `Detector` does, and has the
-            float attributes ``score_threshold`` and ``nms_threshold``: the defaults of the bundle.
+        module: takes ``(images, bgr, score_threshold, nms_threshold)`` as `Detector` does, or, for task
+            ``detect3d``, ``(points, score_threshold, nms_threshold)``, and answers as `ImageRuntime` or
+            `CloudRuntime` says. It has the float attributes ``score_threshold`` and ``nms_threshold``: the
+            defaults of the bundle.
         name: what the bundle is called.
         classes: class names, by label.
-        input_spec: how images reach the network.
+        input_spec: how images reach the network, or what clouds it takes.
         licence: of the weights.
         version: of the bundle.
-        task: what it does.
+        task: ``detect2d`` or ``detect3d``.
         provenance: where the weights come from, JSON values.
         golden_seed: seed of the golden input.
 
@@ -63,6 +63,8 @@ def save(
         BundleError: where the module cannot be scripted, answers nothing to the golden input, or a
             field is invalid.
     """
+    if task not in GOLDEN_SHAPES:
+        raise BundleError(f"task={task!r}: must be one of {', '.join(GOLDEN_SHAPES)}")
     path = Path(path)
     if not path.parent.is_dir():
         raise BundleError(f"{path}: no folder {path.parent}")
@@ -73,10 +75,10 @@ def save(
             raise BundleError(f"module attribute {key}={value!r}: must be a float, the bundle's default")
     with torch.inference_mode():
         # A copy answers, so that nothing it keeps from the run ends up in the file.
-        images = torch.from_numpy(golden_input(golden_seed, GOLDEN_SHAPE))
-        answer = archive_copy(scripted)(images, False, 0.0, -1.0)
-    boxes, scores, labels, image_index = (tensor.numpy() for tensor in answer)
-    if not len(scores):
+        data = torch.from_numpy(golden_input(golden_seed, GOLDEN_SHAPES[task]))
+        options = (False, 0.0, -1.0) if task == "detect2d" else (0.0, -1.0)
+        answer = tuple(tensor.numpy() for tensor in archive_copy(scripted)(data, *options))
+    if not len(answer[0]):
         raise BundleError("the module finds nothing in the golden input at score 0: that would prove nothing")
     manifest = Manifest(
         name=name,
@@ -85,7 +87,7 @@ def save(
         input=input_spec,
         classes=tuple(classes),
         sha256=module_sha256(scripted),
-        golden=make_golden((boxes, scores, labels, image_index), golden_seed),
+        golden=make_golden(answer, task, golden_seed),
         provenance=dict(provenance or {}),
         licence=licence,
         **defaults,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from perception_rt.model.decoders import DECODERS
 from perception_rt.model.detector import Detector
-from perception_rt.model.manifest import InputSpec
+from perception_rt.model.manifest import ImageSpec
 from perception_rt.model.onnx_network import convert_onnx, listed_network
 from perception_rt.model.preprocess import Preprocess
 from perception_rt.types.errors import BundleError
@@ -35,7 +35,7 @@ class Imported:
 
     module: nn.Module
     classes: tuple[str, ...]
-    input_spec: InputSpec
+    input_spec: ImageSpec
     provenance: dict[str, Any]
 
 
@@ -158,7 +158,7 @@ def import_torchvision(
             if weights is not None:
                 provenance["weights"] = _load_state(model, Path(weights), list(known.__members__))
     module = TorchvisionDetector(model.eval())
-    spec = InputSpec(size=None, resize="model", filter="model", order="rgb")
+    spec = ImageSpec(size=None, resize="model", filter="model", order="rgb")
     return Imported(module, tuple(classes or coco), spec, provenance)
 
 

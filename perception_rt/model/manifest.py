@@ -12,13 +12,17 @@ from typing import Any
 from perception_rt.types.errors import BundleError
 
 SCHEMA_VERSION = 1
-TASKS = ("detect2d",)  # a later task joins here; its golden input joins in golden.py
+TASKS = ("detect2d", "detect3d")  # a later task joins here; its golden input joins in golden.py
+BOX_COLUMNS = {"detect2d": 4, "detect3d": 7}  # xyxy in px; xyzlwh_yaw in m and rad
+INTENSITIES = ("unused", "unit", "byte")
 RESIZES = ("stretch", "letterbox", "model")
 ORDERS = ("rgb", "bgr")
+# A manifest must not make its reader fill the memory: how long each side may be, and how many there are.
+_GOLDEN_SIDES = {"detect2d": (4096, 4), "detect3d": (1 << 20, 2)}
 
 
 @dataclass(frozen=True, slots=True)
-class InputSpec:
+class ImageSpec:
     """How the bundle brings a sensor image to its network (information: the script does the work).
 
     Attributes:
@@ -35,25 +39,40 @@ class InputSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CloudSpec:
+    """What clouds the bundle is made for (information: the script does the work).
+
+    Attributes:
+        range: least x y z, greatest x y z in the sensor's frame, m, outside of which nothing is found.
+        intensity: ``unused``, or how the fourth column is scaled: ``unit`` (0 to 1) or ``byte`` (0 to 255).
+        sensor_height: height of the sensor above the ground that the bundle is made for, m; None for any.
+    """
+
+    range: tuple[float, float, float, float, float, float]
+    intensity: str
+    sensor_height: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Golden:
     """An input that anyone can make again, and what the model answers to it.
 
     Attributes:
         seed: seed of the input (`perception_rt.model.golden.golden_input`).
-        shape: (N, H, W, 3) of the uint8 input.
-        boxes: the answer's boxes, K rows of xyxy in px, best score first.
+        shape: (N, H, W, 3) of the uint8 images, or (N, 4) of the float32 cloud.
+        boxes: the answer's boxes, K rows of xyxy in px or xyzlwh_yaw in m and rad, best score first.
         scores: K scores.
         labels: K class indices.
-        box_tolerance: largest difference of a box coordinate, px.
+        box_tolerance: largest difference of a box coordinate, px, or m and rad.
         score_tolerance: largest difference of a score.
     """
 
     seed: int
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     boxes: tuple[tuple[float, ...], ...]
     scores: tuple[float, ...]
     labels: tuple[int, ...]
-    box_tolerance: float = 0.5
+    box_tolerance: float
     score_tolerance: float = 0.01
 
 
@@ -65,7 +84,7 @@ class Manifest:
         name: what the bundle is called, e.g. ``sim_camera``.
         version: its version, free text.
         task: one of `TASKS`.
-        input: how images reach the network.
+        input: how images reach the network, or what clouds it takes.
         classes: class names; label i is ``classes[i]``.
         score_threshold: default lowest score kept.
         nms_threshold: default IoU above which the weaker of two boxes of one class is dropped.
@@ -79,7 +98,7 @@ class Manifest:
     name: str
     version: str
     task: str
-    input: InputSpec
+    input: ImageSpec | CloudSpec
     classes: tuple[str, ...]
     score_threshold: float
     nms_threshold: float
@@ -116,26 +135,27 @@ def parse_manifest(text: str) -> Manifest:
     classes = _field(data, "classes", _list_of(_text))
     if not classes:
         raise BundleError("manifest classes=(): must be at least one")
+    task = _field(data, "task", _one_of(TASKS))
     return Manifest(
         name=_field(data, "name", _text),
         version=_field(data, "version", _text),
-        task=_field(data, "task", _one_of(TASKS)),
-        input=_parse_input(_field(data, "input", _object)),
+        task=task,
+        input=_SPECS[task](_field(data, "input", _object)),
         classes=classes,
         score_threshold=_field(data, "score_threshold", _number(0.0, 1.0)),
         nms_threshold=_field(data, "nms_threshold", _number(0.0, 1.0)),
         sha256=_field(data, "sha256", _sha256),
-        golden=_parse_golden(_field(data, "golden", _object), len(classes)),
+        golden=_parse_golden(_field(data, "golden", _object), task, len(classes)),
         provenance=_field(data, "provenance", _object),
         licence=_field(data, "licence", _text),
         schema_version=schema,
     )
 
 
-def _parse_input(data: dict[str, Any]) -> InputSpec:
-    _no_others(data, InputSpec, "input.")
+def _parse_image(data: dict[str, Any]) -> ImageSpec:
+    _no_others(data, ImageSpec, "input.")
     size = data.get("size")
-    return InputSpec(
+    return ImageSpec(
         size=None if size is None else _field(data, "size", _list_of(_integer(1), 2), "input."),
         resize=_field(data, "resize", _one_of(RESIZES), "input."),
         filter=_field(data, "filter", _one_of(("area", "bilinear", "model")), "input."),
@@ -143,12 +163,29 @@ def _parse_input(data: dict[str, Any]) -> InputSpec:
     )
 
 
-def _parse_golden(data: dict[str, Any], n_classes: int) -> Golden:
+def _parse_cloud(data: dict[str, Any]) -> CloudSpec:
+    _no_others(data, CloudSpec, "input.")
+    height = data.get("sensor_height")
+    return CloudSpec(
+        range=_field(data, "range", _list_of(_number(), 6), "input."),
+        intensity=_field(data, "intensity", _one_of(INTENSITIES), "input."),
+        sensor_height=None if height is None else _field(data, "sensor_height", _number(), "input."),
+    )
+
+
+_SPECS: dict[str, Callable[[dict[str, Any]], ImageSpec | CloudSpec]] = {
+    "detect2d": _parse_image,
+    "detect3d": _parse_cloud,
+}
+
+
+def _parse_golden(data: dict[str, Any], task: str, n_classes: int) -> Golden:
     _no_others(data, Golden, "golden.")
+    longest, sides = _GOLDEN_SIDES[task]
     golden = Golden(
         seed=_field(data, "seed", _integer(0), "golden."),
-        shape=_field(data, "shape", _list_of(_integer(1, 4096), 4), "golden."),
-        boxes=_field(data, "boxes", _list_of(_list_of(_number(), 4)), "golden."),
+        shape=_field(data, "shape", _list_of(_integer(1, longest), sides), "golden."),
+        boxes=_field(data, "boxes", _list_of(_list_of(_number(), BOX_COLUMNS[task])), "golden."),
         scores=_field(data, "scores", _list_of(_number(0.0, 1.0)), "golden."),
         labels=_field(data, "labels", _list_of(_integer(0, n_classes - 1)), "golden."),
         box_tolerance=_field(data, "box_tolerance", _number(0.0), "golden."),
@@ -159,8 +196,10 @@ def _parse_golden(data: dict[str, Any], n_classes: int) -> Golden:
         raise BundleError(
             f"manifest golden: boxes, scores, labels have {sorted(counts)} rows, not one number > 0"
         )
-    if golden.shape[3] != 3:
-        raise BundleError(f"manifest golden.shape={_short(golden.shape)}: must be (N, H, W, 3)")
+    columns = 3 if task == "detect2d" else 4
+    if golden.shape[-1] != columns:
+        form = "(N, H, W, 3)" if task == "detect2d" else "(N, 4)"
+        raise BundleError(f"manifest golden.shape={_short(golden.shape)}: must be {form}")
     return golden
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from perception_rt.model.manifest import InputSpec
+from perception_rt.model.manifest import ImageSpec
 
 
 def axis_taps(n_in: int, n_out: int, area: bool) -> tuple[Tensor, Tensor]:
@@ -145,9 +145,9 @@ class Preprocess(nn.Module):
         self._tables = {}
         self.cached_sizes = 16
 
-    def spec(self) -> InputSpec:
+    def spec(self) -> ImageSpec:
         """What the manifest says of this."""
-        return InputSpec(
+        return ImageSpec(
             size=(self.height, self.width),
             resize="letterbox" if self.letterbox else "stretch",
             filter="area" if self.area else "bilinear",

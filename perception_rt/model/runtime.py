@@ -1,180 +1,23 @@
-"""Run a bundle on a device; the only module that knows TorchScript."""
+"""Run a bundle on a device."""
 
 from __future__ import annotations
 
-import io
-import os
-import re
 import warnings
-import zipfile
-from importlib import util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from perception_rt.model.golden import Outputs, golden_difference, golden_input, weights_sha256
-from perception_rt.model.manifest import Manifest, parse_manifest
+from perception_rt.model.archive import MODULE_ERRORS, optimise, read_archive, reason
+from perception_rt.model.golden import Outputs, golden_difference, golden_input
+from perception_rt.model.manifest import Manifest
 from perception_rt.types.errors import BundleError, ConfigError, ModelError
 
-MANIFEST_FILE = "manifest.json"
 SHIPPED = Path(__file__).parents[1] / "bundles"
 
-# Images are views into messages, which nobody may write to; nobody here does.
+# Frames are views into messages, which nobody may write to; nobody here does.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-# TorchScript is deprecated upstream; users of a bundle can do nothing about it.
-warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
-warnings.filterwarnings("ignore", message=r".*always returns a \(Losses, Detections\) tuple")
-
-
-# --- TorchScript -------------------------------------------------------------------------------------
-
-
-def load_operators() -> None:
-    """Register torchvision's operators (NMS) without importing its Python: 1 ms instead of 1.7 s."""
-    if hasattr(torch.ops.torchvision, "nms"):
-        return
-    spec = util.find_spec("torchvision")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        for library in sorted(Path(folder).glob("_C*.so")):
-            torch.ops.load_library(library)
-
-
-def script_module(module: torch.nn.Module) -> torch.jit.ScriptModule:
-    """Compile a module in eval mode.
-
-    Raises:
-        BundleError: where the module uses what TorchScript cannot say.
-    """
-    load_operators()
-    try:
-        return module if isinstance(module, torch.jit.ScriptModule) else torch.jit.script(module.eval())
-    except (RuntimeError, torch.jit.frontend.FrontendError) as error:
-        raise BundleError(
-            f"module {type(module).__name__} cannot be scripted: {_first_line(error)}"
-        ) from error
-
-
-def trace_module(module: torch.nn.Module, example: torch.Tensor) -> torch.jit.ScriptModule:
-    """Record what a module does to `example`: for networks without control flow that cannot be scripted."""
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # shapes become constants, which is what is wanted here
-        return torch.jit.trace(module.eval(), example, check_trace=False)
-
-
-def write_archive(module: torch.jit.ScriptModule, manifest: Manifest, path: Path) -> None:
-    """Write module and manifest; a reader sees the old file or the whole new one, never a part."""
-    buffer = io.BytesIO()  # not a file name, which torch would put inside the archive
-    torch.jit.save(module, buffer, _extra_files={MANIFEST_FILE: manifest.to_json()})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def archive_copy(
-    module: torch.jit.ScriptModule, device: torch.device | None = None
-) -> torch.jit.ScriptModule:
-    """The module as it would come back from its file, on the device where it was or on another."""
-    buffer = io.BytesIO()
-    torch.jit.save(module, buffer)
-    buffer.seek(0)
-    return torch.jit.load(buffer, map_location=device)
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read the manifest of an archive without loading (so without executing) any of it.
-
-    Raises:
-        BundleError: no file, not TorchScript, no manifest, newer schema, invalid field.
-    """
-    if not path.is_file():
-        raise BundleError(f"{path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            files = {name.split("/", 1)[-1]: name for name in archive.namelist()}
-            if "constants.pkl" not in files:
-                raise BundleError(
-                    f"{path}: not TorchScript (weights alone? export them with `bundle export`)"
-                )
-            if f"extra/{MANIFEST_FILE}" not in files:
-                raise BundleError(f"{path}: TorchScript without {MANIFEST_FILE}: not a bundle")
-            text = archive.read(files[f"extra/{MANIFEST_FILE}"]).decode()
-    except BundleError:
-        raise
-    except Exception as error:  # a damaged zip fails in many ways
-        raise BundleError(f"{path}: not TorchScript: {_first_line(error)}") from error
-    try:
-        return parse_manifest(text)
-    except BundleError as error:
-        raise BundleError(f"{path}: {error}") from error
-
-
-def read_archive(path: Path, device: torch.device) -> tuple[torch.jit.ScriptModule, Manifest]:
-    """Load an archive and hold its weights to their hash.
-
-    Raises:
-        BundleError: as `read_manifest`; also a damaged archive, or weights that are not the manifest's.
-    """
-    manifest = read_manifest(path)
-    load_operators()
-    try:
-        module = torch.jit.load(str(path), map_location=device)
-    except Exception as error:  # and so does damaged TorchScript
-        raise BundleError(f"{path}: TorchScript cannot be loaded: {_first_line(error)}") from error
-    sha256 = module_sha256(module)
-    if sha256 != manifest.sha256:
-        raise BundleError(f"{path}: weights have sha256={sha256[:12]}..., manifest {manifest.sha256[:12]}...")
-    for name in ("score_threshold", "nms_threshold"):
-        mine, theirs = getattr(manifest, name), getattr(module, name, None)
-        if mine != theirs:
-            raise BundleError(f"{path}: {name}={mine} in the manifest, {theirs} in the module")
-    return module.eval(), manifest
-
-
-def module_sha256(module: torch.nn.Module) -> str:
-    """`weights_sha256` over a module's parameters and buffers."""
-    return weights_sha256([*module.named_parameters(), *module.named_buffers()])
-
-
-# A convolution as a trace and as a script write it.
-_CONVOLUTIONS = {
-    "aten::_convolution": "%x,%w,%b,%stride,%padding,%dilation,%transposed,%outpad,%groups,%q,%r,%s,%t",
-    "aten::conv2d": "%x,%w,%b,%stride,%padding,%dilation,%groups",
-}
-
-
-def optimise(module: torch.jit.ScriptModule, device: torch.device) -> torch.jit.ScriptModule:
-    """Fold the weights into the graph; on a CPU also channels last, and activations in place.
-
-    Freezing alone leaves a small detector at twice the time. `torch.jit.optimize_for_inference` reaches
-    half of this gain only, and its constants cannot leave the CPU.
-    """
-    # The fuser would compile again for new sizes, in the middle of a drive.
-    torch._C._jit_set_texpr_fuser_enabled(False)
-    if device.type == "cpu":
-        module = module.to(memory_format=torch.channels_last)
-    # Freezing leaves pointers to methods that it deletes, and an exception inside then ends the process as
-    # the interpreter follows them to name the call stack. What was written and read again has none.
-    frozen = archive_copy(torch.jit.freeze(module), device)
-    if device.type == "cpu":
-        for convolution, args in _CONVOLUTIONS.items():
-            for activation in ("relu", "hardswish", "silu"):
-                before, after = (
-                    f"graph({args}):\n  %c = {convolution}({args})\n  %y = aten::{activation}{suffix}(%c)\n"
-                    "  return (%y)"
-                    for suffix in ("", "_")
-                )
-                torch._C._jit_pass_custom_pattern_based_rewrite_graph(before, after, frozen.graph)
-    return frozen
-
-
-# --- Runtime -----------------------------------------------------------------------------------------
 
 
 def resolve_bundle(path_or_name: str | Path) -> Path:
@@ -210,7 +53,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 class Runtime:
-    """A bundle, loaded, checked and ready to run.
+    """A bundle, loaded, checked and ready to run; `open` gives the one that fits the bundle's task.
 
     One thread should load, warm up and call it: torch's parallel operators slow down by half when two
     threads share them. A bundle is a program: open only those whose source you trust.
@@ -234,10 +77,10 @@ class Runtime:
         """Of the weights, 64 hex digits."""
         return self.manifest.sha256
 
-    @classmethod
+    @staticmethod
     def open(
-        cls, path_or_name: str | Path, device: str = "auto", half: bool = False, threads: int | None = None
-    ) -> Runtime:
+        path_or_name: str | Path, device: str = "auto", half: bool = False, threads: int | None = None
+    ) -> Any:
         """Load a bundle, hold it to its hash and its golden answer, and optimise it.
 
         Args:
@@ -245,6 +88,9 @@ class Runtime:
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             half: run the network in fp16 (CUDA only).
             threads: CPU threads of torch, for the whole process; None leaves them.
+
+        Returns:
+            An `ImageRuntime` or a `CloudRuntime`, by the task of the bundle.
 
         Raises:
             BundleError: one line that says why the bundle or the device cannot be used.
@@ -262,8 +108,8 @@ class Runtime:
         try:
             optimised = optimise(module, target)
         except RuntimeError as error:  # damaged code, or too little memory
-            raise BundleError(f"{path}: cannot be made ready on {target}: {_reason(error)}") from error
-        runtime = cls(optimised, manifest, target, half)
+            raise BundleError(f"{path}: cannot be made ready on {target}: {reason(error)}") from error
+        runtime = _RUNTIMES[manifest.task](optimised, manifest, target, half)
         runtime.check_golden(path)
         return runtime
 
@@ -281,6 +127,35 @@ class Runtime:
         difference = golden_difference(golden, outputs, self.half)
         if difference:
             raise BundleError(f"{path}: golden mismatch on {self.device}: {difference}")
+
+    def __call__(self, frames: torch.Tensor | np.ndarray, **options: Any) -> tuple[np.ndarray, ...]:
+        """Detect objects; see the subclasses."""
+        raise NotImplementedError
+
+    def _run(self, data: torch.Tensor, *options: bool | float) -> tuple[np.ndarray, ...]:
+        """What the module answers, on the host.
+
+        Raises:
+            ModelError: whatever went wrong inside, CUDA out of memory included.
+        """
+        try:
+            return self._run_module(data, options)
+        except MODULE_ERRORS as error:
+            raise ModelError(f"{self.manifest.name} on {self.device}: {reason(error)}") from error
+
+    @torch.inference_mode()
+    def _run_module(self, data: torch.Tensor, options: tuple[bool | float, ...]) -> tuple[np.ndarray, ...]:
+        if self.device.type == "cuda":
+            data = data.pin_memory().to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            boxes, *columns = self._module(data, *options)
+        # One tensor, so one copy to the host; float32 holds every integer below 2**24.
+        packed = torch.cat([boxes.float(), *(column[:, None].float() for column in columns)], dim=1).cpu()
+        return _unpack(packed.numpy(), boxes.shape[1])
+
+
+class ImageRuntime(Runtime):
+    """Runs a bundle of task `detect2d`."""
 
     def warmup(self, sizes: list[tuple[int, int]], batch: int = 1, runs: int = 3) -> None:
         """Run zeros of each (height, width), so that the first frame is not slower than the others."""
@@ -315,41 +190,56 @@ class Runtime:
         if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[3] != 3 or 0 in batch.shape[1:]:
             raise ModelError(f"images must be (N, H, W, 3) uint8, got {tuple(batch.shape)} {batch.dtype}")
         if len(batch) == 0:
-            return _to_outputs(torch.zeros(0, 7))
-        score = -1.0 if score_threshold is None else float(score_threshold)
-        nms = -1.0 if nms_threshold is None else float(nms_threshold)
-        try:
-            return self._run(batch, bgr, score, nms)
-        except (RuntimeError, torch.jit.Error, IndexError) as error:  # out of memory is a RuntimeError
-            raise ModelError(f"{self.manifest.name} on {self.device}: {_reason(error)}") from error
-
-    @torch.inference_mode()
-    def _run(self, batch: torch.Tensor, bgr: bool, score: float, nms: float) -> Outputs:
-        if self.device.type == "cuda":
-            batch = batch.pin_memory().to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
-            boxes, scores, labels, image_index = self._module(batch, bgr, score, nms)
-        columns = [scores[:, None], labels[:, None], image_index[:, None]]
-        # One tensor, so one copy to the host; float32 holds every integer below 2**24.
-        return _to_outputs(torch.cat([boxes.float(), *(c.float() for c in columns)], dim=1).cpu())
+            return _unpack(np.zeros((0, 7), np.float32), 4)
+        return self._run(batch, bgr, _option(score_threshold), _option(nms_threshold))
 
 
-def _to_outputs(packed: torch.Tensor) -> Outputs:
-    rows = packed.numpy()
-    return (
-        np.ascontiguousarray(rows[:, :4]),
-        np.ascontiguousarray(rows[:, 4]),
-        rows[:, 5].astype(np.int64),
-        rows[:, 6].astype(np.int64),
-    )
+class CloudRuntime(Runtime):
+    """Runs a bundle of task `detect3d`."""
+
+    def warmup(self, runs: int = 3) -> None:
+        """Run the golden cloud, so that the first frame is not slower than the others."""
+        cloud = golden_input(self.manifest.golden.seed, self.manifest.golden.shape)
+        for _ in range(runs):
+            self(cloud)
+
+    def __call__(
+        self,
+        points: torch.Tensor | np.ndarray,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Detect objects in one cloud.
+
+        Args:
+            points: (N, 4) float32 x y z intensity in the sensor's frame, finite, on the host; may be
+                read-only.
+            score_threshold: lowest score kept; None takes the bundle's own.
+            nms_threshold: footprint IoU above which the weaker box goes; None takes the bundle's own.
+
+        Returns:
+            boxes (K, 7) float32 xyzlwh_yaw in the sensor's frame, scores (K,) float32, labels (K,) int64;
+            best score first.
+
+        Raises:
+            ModelError: wrong input, or whatever went wrong inside, CUDA out of memory included.
+        """
+        cloud = torch.from_numpy(points) if isinstance(points, np.ndarray) else points
+        if cloud.dtype != torch.float32 or cloud.ndim != 2 or cloud.shape[1] != 4:
+            raise ModelError(f"points must be (N, 4) float32, got {tuple(cloud.shape)} {cloud.dtype}")
+        return self._run(cloud, _option(score_threshold), _option(nms_threshold))
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+_RUNTIMES = {"detect2d": ImageRuntime, "detect3d": CloudRuntime}
 
 
-def _reason(error: BaseException) -> str:
-    """The line that says what went wrong, among TorchScript's call stack and source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reasons = [line for line in lines if re.match(r"\w*(Error|Exception)\b.*: ", line)]
-    return (reasons or lines or [type(error).__name__])[-1]
+def _option(value: float | None) -> float:
+    """A threshold as the modules take it: negative for their own."""
+    return -1.0 if value is None else float(value)
+
+
+def _unpack(rows: np.ndarray, box_columns: int) -> tuple[np.ndarray, ...]:
+    """Boxes, scores and the integer columns of packed rows."""
+    boxes, scores = rows[:, :box_columns], rows[:, box_columns]
+    whole = (rows[:, column].astype(np.int64) for column in range(box_columns + 1, rows.shape[1]))
+    return np.ascontiguousarray(boxes), np.ascontiguousarray(scores), *whole

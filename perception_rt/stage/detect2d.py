@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from perception_rt.codec.tensor import as_tensor
-from perception_rt.model.runtime import Runtime
+from perception_rt.model.runtime import ImageRuntime
 from perception_rt.types import CameraFrame, Detections2D
 
 
 def detect2d(
-    runtime: Runtime,
+    runtime: ImageRuntime,
     frames: Sequence[CameraFrame],
     score_threshold: float | None = None,
     nms_threshold: float | None = None,
@@ -37,7 +37,7 @@ def detect2d(
         groups.setdefault((frame.pixels.shape, frame.bgr), []).append(index)
     results: list[Detections2D] = [Detections2D.empty()] * len(frames)
     for (_, bgr), indices in groups.items():
-        tensors = [as_tensor(frames[index]) for index in indices]
+        tensors = [as_tensor(frames[index].pixels) for index in indices]
         images = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
         xyxy, scores, labels, image_index = runtime(images, bgr, score_threshold, nms_threshold)
         detections = Detections2D(xyxy, scores, labels)

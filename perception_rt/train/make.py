@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from perception_rt.model.bundle import save
-from perception_rt.model.manifest import InputSpec, Manifest
+from perception_rt.model.manifest import ImageSpec, Manifest
 from perception_rt.model.runtime import Runtime
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.train.data import FRAMES_PER_DRIVE, evaluation_seeds, render, training_seeds
@@ -88,7 +88,7 @@ def _save(path: Path, detector: Detector, provenance: dict) -> Manifest:
         detector,
         name="sim_camera",
         classes=SIM_CLASSES,
-        input_spec=InputSpec(size=INPUT_SIZE[::-1], resize="letterbox", filter="bilinear", order="rgb"),
+        input_spec=ImageSpec(size=INPUT_SIZE[::-1], resize="letterbox", filter="bilinear", order="rgb"),
         licence="Apache-2.0",
         provenance=provenance,
     )

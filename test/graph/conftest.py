@@ -23,7 +23,7 @@ from vision_msgs.msg import Detection2DArray  # noqa: E402
 
 from perception_rt.codec.encode import encode_compressed, encode_image  # noqa: E402
 from perception_rt.model import bundle  # noqa: E402
-from perception_rt.model.manifest import InputSpec  # noqa: E402
+from perception_rt.model.manifest import ImageSpec  # noqa: E402
 from perception_rt.node.graph import transport_environment  # noqa: E402
 from perception_rt.node.run import Graph, make_executor, spin  # noqa: E402
 from test.domains import claim_domain  # noqa: E402
@@ -231,7 +231,7 @@ def bench(capfd):
 def moody(tmp_path_factory) -> str:
     """The bundle of a `Moody` detector."""
     path = tmp_path_factory.mktemp("moody") / "moody.pt"
-    spec = InputSpec(size=None, resize="model", filter="model", order="rgb")
+    spec = ImageSpec(size=None, resize="model", filter="model", order="rgb")
     bundle.save(path, Moody(TALL), name="moody", classes=["bright"], input_spec=spec, licence="Apache-2.0")
     return str(path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lifecycle_msgs.msg import Transition
 
-from perception_rt.model.runtime import read_manifest
+from perception_rt.model.archive import read_manifest
 
 from .conftest import TALL, wait_for
 

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from perception_rt.model import bundle
+from perception_rt.model.archive import read_manifest, write_archive
 from perception_rt.model.decoders import FastestDet
 from perception_rt.model.detector import Detector
 from perception_rt.model.golden import golden_difference, golden_input
-from perception_rt.model.manifest import SCHEMA_VERSION, InputSpec, parse_manifest
+from perception_rt.model.manifest import SCHEMA_VERSION, ImageSpec, parse_manifest
 from perception_rt.model.preprocess import Preprocess
-from perception_rt.model.runtime import SHIPPED, Runtime, read_manifest, write_archive
+from perception_rt.model.runtime import SHIPPED, Runtime
 from perception_rt.types import BundleError
 
 
@@ -261,7 +262,7 @@ def test_a_missing_field_is_named(toy):
 
 
 def test_input_size_may_be_open():
-    assert InputSpec(None, "model", "model", "rgb").size is None
+    assert ImageSpec(None, "model", "model", "rgb").size is None
 
 
 # --- golden ------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_tensor_shares_the_message_without_a_warning():
     address = frame.pixels.__array_interface__["data"][0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tensor = as_tensor(frame)
+        tensor = as_tensor(frame.pixels)
     assert tensor.data_ptr() == address
     assert (tensor.dtype, tensor.shape) == (torch.uint8, (4, 6, 3))
     del frame
@@ -99,6 +99,6 @@ def test_tensor_of_any_strides(view, shared, writeable):
     pixels = view(base)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tensor = as_tensor(CameraFrame(pixels, False, 0, "camera"))
+        tensor = as_tensor(CameraFrame(pixels, False, 0, "camera").pixels)
     np.testing.assert_array_equal(tensor.numpy(), pixels)
     assert np.shares_memory(tensor.numpy(), base) == shared

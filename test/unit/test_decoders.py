@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perception_rt.model.archive import load_operators
 from perception_rt.model.decoders import DECODERS
 from perception_rt.model.detector import select_detections
 from perception_rt.model.preprocess import (
@@ -16,7 +17,6 @@ from perception_rt.model.preprocess import (
     resize_banded,
     resize_dense,
 )
-from perception_rt.model.runtime import load_operators
 
 load_operators()
 SIZE = (64, 96)

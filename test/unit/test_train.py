@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception_rt.cli.main import main
-from perception_rt.model.runtime import Runtime, load_operators
+from perception_rt.model.archive import load_operators
+from perception_rt.model.runtime import Runtime
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.train.data import (
     CROP,
