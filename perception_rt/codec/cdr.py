@@ -119,11 +119,11 @@ class CdrWriter:
         self._buffer += stamp_bytes(stamp_ns)
         self.string(frame_id)
 
-    def bytes_with(self, data: bytes | np.ndarray) -> bytes:
-        """The message with `data`, a contiguous buffer, as its last field (``uint8[]``): one copy."""
+    def bytes_with(self, data: bytes | np.ndarray, after: bytes = b"") -> bytes:
+        """The message with `data`, a contiguous buffer, as ``uint8[]``, then the bytes `after`: one copy."""
         view = memoryview(data).cast("B")
         self.scalars("I", len(view))
-        return b"".join((self._buffer, view))
+        return b"".join((self._buffer, view, after))
 
     def bytes(self) -> bytes:
         """The message so far."""

@@ -1,4 +1,4 @@
-"""Pictures to serialized sensor_msgs: what a publisher sends as bytes, copied once."""
+"""Pictures and clouds to serialized sensor_msgs: what a publisher sends as bytes, copied once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 
 from perception_rt.codec.cdr import CdrWriter
 from perception_rt.types import CodecError
+
+_FLOAT32 = 7  # of sensor_msgs/PointField
 
 
 def encode_image(pixels: np.ndarray, encoding: str, stamp_ns: int, frame_id: str) -> bytes:
@@ -47,3 +49,31 @@ def encode_compressed(data: bytes | np.ndarray, format_: str, stamp_ns: int, fra
     writer.header(stamp_ns, frame_id)
     writer.string(format_)
     return writer.bytes_with(data)
+
+
+def encode_points(points: np.ndarray, stamp_ns: int, frame_id: str) -> bytes:
+    """A serialized sensor_msgs/PointCloud2: fields x y z intensity, 16 bytes a point, not organised.
+
+    Args:
+        points: (N, 4) float32, x y z in m and intensity; copied twice where it is not C-contiguous. Where all
+            numbers are finite, the message says `is_dense`.
+        stamp_ns: the header's stamp, ns.
+        frame_id: the header's frame.
+
+    Raises:
+        CodecError: for other shapes or types.
+    """
+    if points.dtype != np.float32 or points.ndim != 2 or points.shape[1] != 4:
+        raise CodecError("points", (points.shape, str(points.dtype)), "must be (N, 4) float32")
+    writer = CdrWriter()
+    writer.header(stamp_ns, frame_id)
+    writer.scalars("I", 1, len(points), 4)
+    for place, name in enumerate(("x", "y", "z", "intensity")):
+        writer.string(name)
+        writer.scalars("I", 4 * place)
+        writer.scalars("B", _FLOAT32)
+        writer.scalars("I", 1)
+    writer.scalars("B", 0)
+    writer.scalars("I", 16, 16 * len(points))
+    is_dense = bytes([bool(np.isfinite(points).all())])
+    return writer.bytes_with(np.ascontiguousarray(points, "<f4"), after=is_dense)
