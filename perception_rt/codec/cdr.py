@@ -121,7 +121,7 @@ class CdrWriter:
 
     def bytes_with(self, data: bytes | np.ndarray, after: bytes = b"") -> bytes:
         """The message with `data`, a contiguous buffer, as ``uint8[]``, then the bytes `after`: one copy."""
-        view = memoryview(data).cast("B")
+        view = memoryview(data).cast("B") if len(data) else b""  # an empty view has no cast
         self.scalars("I", len(view))
         return b"".join((self._buffer, view, after))
 
