@@ -18,14 +18,13 @@ from perception_rt.model.runtime import Runtime
 from perception_rt.node.parameters import Parameter
 from perception_rt.node.qos import AdaptiveSubscription
 from perception_rt.node.shell import PerceptionNode, status
-from perception_rt.realtime.ledger import Fate
+from perception_rt.node.streams import StreamReport
 from perception_rt.realtime.mailbox import Mailbox
-from perception_rt.realtime.pipeline import Account, FramePipeline
+from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.realtime.worker import Worker
 from perception_rt.types import BundleError, PerceptionError
 
-STALE_NS = 2_000_000_000  # silence after which diagnostics warn
 DRAIN_S = 0.3  # for the frame in hand, when the node is deactivated
 WORKER_STOP_S = 0.5
 
@@ -60,7 +59,7 @@ class DetectorNode(PerceptionNode):
         self._subscriptions_in: dict[str, AdaptiveSubscription] = {}
         self._outputs: list[LifecyclePublisher] = []
         self._gate = threading.Lock()  # nothing is received once the mailbox was emptied for good
-        self._told: dict[str, dict[str, int]] = {}  # by stream, the states of the last diagnostics
+        self._reports: dict[str, StreamReport] = {}
         self._swapping = threading.Lock()
         self.create_service(Trigger, "~/swap_bundle", self._on_swap)
 
@@ -89,6 +88,10 @@ class DetectorNode(PerceptionNode):
     def publish_extras(self, stream: str, frame: Any, result: Any) -> None:
         """Publish what is for people, after the result is out."""
 
+    def stream_values(self, stream: str) -> dict[str, object]:
+        """What else the diagnostics of a stream tell."""
+        return {}
+
     def use(self, runtime: Runtime) -> None:
         """Take `runtime` from the next frame on."""
         self.runtime = runtime
@@ -98,7 +101,6 @@ class DetectorNode(PerceptionNode):
     def setup(self) -> None:
         """Load, verify and warm up on the worker's thread; then wire the topics."""
         inputs = {self.resolve_topic_name(topic): way for topic, way in self.inputs().items()}
-        self._told = {}
         self._scheduler = FixedRateScheduler(self.values["rate_hz"])
         self._pipeline = FramePipeline(
             {stream: parser for stream, (_, parser) in inputs.items()},
@@ -115,13 +117,16 @@ class DetectorNode(PerceptionNode):
         self.use(self._worker.call(self._open).result())
         self.open_outputs(list(inputs))
         for stream, (message_type, _) in inputs.items():
-            self._subscriptions_in[stream] = AdaptiveSubscription(
+            subscription = AdaptiveSubscription(
                 self,
                 message_type,
                 stream,
                 lambda data, stream=stream: self._receive(stream, data),
                 self.values["reliability"],
             )
+            self._subscriptions_in[stream] = subscription
+            account = self._pipeline.accounts[stream]
+            self._reports[stream] = StreamReport(f"{self.get_name()}: {stream}", account, subscription)
         self.get_logger().info(
             f"{self.runtime.manifest.name} on {self.runtime.device}, {self._scheduler.rate_hz:g} Hz: "
             + ", ".join(inputs)
@@ -142,7 +147,7 @@ class DetectorNode(PerceptionNode):
         """Unsubscribe, end the worker, drop the model."""
         for subscription in self._subscriptions_in.values():
             subscription.close()
-        self._subscriptions_in = {}
+        self._subscriptions_in, self._reports = {}, {}
         if self._worker is not None and not self._worker.stop(WORKER_STOP_S):
             self.get_logger().warning("the model still computes; the result of its last frame is not used")
         for publisher in self._outputs:
@@ -238,8 +243,8 @@ class DetectorNode(PerceptionNode):
     def diagnostics(self) -> list[DiagnosticStatus]:
         """One status for the node and one for each stream."""
         # Held here, as another thread may be configuring or cleaning up.
-        runtime, pipeline, subscriptions = self.runtime, self._pipeline, self._subscriptions_in
-        if not self._configured or runtime is None or pipeline is None:
+        runtime, reports = self.runtime, self._reports
+        if not self._configured or runtime is None:
             return []
         scheduler = self._scheduler
         whole = {
@@ -251,30 +256,10 @@ class DetectorNode(PerceptionNode):
             "ticks_skipped": scheduler.skipped,
             "deadline_misses": scheduler.deadline_misses,
         }
-        name, device = self.get_name(), str(runtime.device)
+        device = str(runtime.device)
         state = "running" if self.active else "inactive"
-        statuses = [status(name, DiagnosticStatus.OK, state, device, whole)]
-        for stream, subscription in subscriptions.items():
-            level, message, values = self._stream_status(stream, pipeline.accounts[stream], subscription)
-            statuses.append(status(f"{name}: {stream}", level, message, device, values))
-        return statuses
-
-    def _stream_status(
-        self, stream: str, account: Account, subscription: AdaptiveSubscription
-    ) -> tuple[bytes, str, dict]:
-        book, now = account.ledger.snapshot(), self.now_ns()
-        values = {"received": book["received"], "pending": book["pending"], **book["states"]}
-        values |= {"transport_lost": subscription.lost, "reliability": subscription.reliability}
-        values["rate_hz"] = account.rate.rate_hz(now)
-        for stage, window in {"age": account.age, **account.stages}.items():
-            for key, value in (window.percentiles() or {}).items():
-                values[f"{stage}_ms_{key}"] = value
-        values |= {f"last_{state}": reason for state, reason in book["reasons"].items()}
-        if account.last_arrival_ns is None or now - account.last_arrival_ns > STALE_NS:
-            message = f"no frames; publishers on {stream}: {subscription.publisher_count()}"
-            return DiagnosticStatus.WARN, message, values
-        told, self._told[stream] = self._told.get(stream, {}), book["states"]
-        for fate in (Fate.MODEL_ERROR, Fate.DECODE_ERROR):
-            if book["states"][fate.value] > told.get(fate.value, 0):  # since the last diagnostics
-                return DiagnosticStatus.WARN, f"{fate.value}: {book['reasons'].get(fate.value)}", values
-        return DiagnosticStatus.OK, "frames flow", values
+        now = self.now_ns()
+        return [
+            status(self.get_name(), DiagnosticStatus.OK, state, device, whole),
+            *(report.make(now, device, self.stream_values(stream)) for stream, report in reports.items()),
+        ]
