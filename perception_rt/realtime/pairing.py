@@ -1,0 +1,174 @@
+"""Two streams paired by their stamps, not by arrival: the partner of each anchor is the nearest in time.
+
+Holds no clock and no thread: its owner says what time it is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+from perception_rt.realtime.ledger import Fate
+from perception_rt.realtime.ordering import RESET_NS
+from perception_rt.realtime.pipeline import Account
+
+HOLD_NS = 1_000_000_000  # a partner waits for its anchor this long: the anchor's detector may be slow
+HOLD_COUNT = 256
+
+
+class Held(NamedTuple):
+    """A message that waits: its stamp and arrival in ns, and what came."""
+
+    stamp_ns: int
+    arrival_ns: int
+    item: Any
+
+
+class Pair(NamedTuple):
+    """An anchor whose wait is over; where it has no partner, `reason` says why."""
+
+    anchor: Held
+    partner: Held | None
+    reason: str
+
+
+class StampPairing:
+    """Finds for each anchor the partner that is nearest in stamp within a window; none is used twice.
+
+    An anchor is decided once an unused partner at or after its stamp has come, or it has waited long enough.
+    Pairs do not cross: a partner before one that was taken is not taken later. What is handed out as a `Pair`
+    is settled in the ledger by the owner, once it is published or not. All else is settled here:
+
+    * `late`: behind the newest stamp of its stream, or a partner whose anchor's wait had ended;
+    * `superseded`: a message of the same stamp came before; a nearer partner was taken; the partner lies
+      between two anchors that have other ones; the run ended or the clock was set back;
+    * `unsynced`: a partner without an anchor in its window.
+
+    A step back of more than a second begins a stream anew; what is held from the time before ends.
+
+    Args:
+        anchors: account of the anchors' stream.
+        partners: account of the other one.
+        window_ns: greatest difference of the stamps of a pair.
+        max_wait_ns: how long an anchor waits after its arrival.
+    """
+
+    def __init__(self, anchors: Account, partners: Account, window_ns: int, max_wait_ns: int) -> None:
+        self.window_ns = window_ns
+        self.max_wait_ns = max_wait_ns
+        self._anchors, self._partners = anchors, partners
+        self._waiting: deque[Held] = deque()  # anchors, in order of stamp
+        self._unused: deque[Held] = deque()  # partners, in order of stamp
+        self._newest_anchor_ns: int | None = None
+        self._newest_partner_ns: int | None = None
+        self._last: tuple[int, bool] | None = (
+            None  # stamp of the last decided anchor; whether it has a partner
+        )
+        self._now_ns: int | None = None
+
+    def put_anchor(self, stamp_ns: int, item: Any, now_ns: int) -> list[Pair]:
+        """Take an anchor that was received; returns what is decided now, in order of stamp."""
+        ended = []
+        if _steps_back(stamp_ns, self._newest_anchor_ns):
+            ended = [self._decide() for _ in range(len(self._waiting))]
+            self._end_unused_beyond(stamp_ns + RESET_NS)
+            self._last = None
+        if self._accept(self._anchors, stamp_ns, self._newest_anchor_ns):
+            self._newest_anchor_ns = stamp_ns
+            self._waiting.append(Held(stamp_ns, now_ns, item))
+        return ended + self.poll(now_ns)
+
+    def put_partner(self, stamp_ns: int, item: Any, now_ns: int) -> list[Pair]:
+        """Take a message of the other stream; returns what is decided now, in order of stamp."""
+        ended = []
+        if _steps_back(stamp_ns, self._newest_partner_ns):
+            while self._waiting and self._waiting[0].stamp_ns > stamp_ns + RESET_NS:
+                ended.append(self._decide())
+            self._end_unused_beyond(None)
+        if self._accept(self._partners, stamp_ns, self._newest_partner_ns):
+            self._newest_partner_ns = stamp_ns
+            self._unused.append(Held(stamp_ns, now_ns, item))
+        return ended + self.poll(now_ns)
+
+    def poll(self, now_ns: int) -> list[Pair]:
+        """What is decided by now, in order of stamp."""
+        if self._now_ns is not None and now_ns < self._now_ns:  # nothing may wait for a time that was undone
+            self._waiting = deque(held._replace(arrival_ns=now_ns) for held in self._waiting)
+            self._unused = deque(held._replace(arrival_ns=now_ns) for held in self._unused)
+        self._now_ns = now_ns
+        decided = []
+        while self._waiting and self._is_due(self._waiting[0], now_ns):
+            decided.append(self._decide())
+        hold_ns = max(HOLD_NS, self.max_wait_ns)
+        while self._unused and (
+            now_ns - self._unused[0].arrival_ns > hold_ns or len(self._unused) > HOLD_COUNT
+        ):
+            self._end_unused(self._unused.popleft(), None)
+        return decided
+
+    def clear(self, reason: str) -> None:
+        """End everything that is held as superseded."""
+        for account, held in ((self._anchors, self._waiting), (self._partners, self._unused)):
+            for _ in held:
+                account.ledger.settle(Fate.SUPERSEDED, reason)
+            held.clear()
+
+    def _accept(self, account: Account, stamp_ns: int, newest_ns: int | None) -> bool:
+        """Whether the stamp is a new one and in order; if not, the message has ended."""
+        behind_ns = account.order.behind_ns(stamp_ns)
+        if behind_ns:
+            account.ledger.settle(Fate.LATE, f"stamp is {behind_ns / 1e6:.1f} ms behind the newest")
+        elif stamp_ns == newest_ns:
+            account.ledger.settle(Fate.SUPERSEDED, f"a message of stamp {stamp_ns / 1e9:.6f} s came before")
+        else:
+            return True
+        return False
+
+    def _is_due(self, anchor: Held, now_ns: int) -> bool:
+        """Whether no nearer partner can come, or the wait is over."""
+        ahead_ns = self._unused[-1].stamp_ns - anchor.stamp_ns if self._unused else -1
+        # One that is far ahead is of the time before (or after) a clock was set, and says nothing.
+        return 0 <= ahead_ns <= RESET_NS or now_ns - anchor.arrival_ns >= self.max_wait_ns
+
+    def _decide(self) -> Pair:
+        """Take the first anchor that waits, and its partner; end the partners that both leave behind."""
+        anchor = self._waiting.popleft()
+        nearest = min(self._unused, key=lambda held: abs(held.stamp_ns - anchor.stamp_ns), default=None)
+        away_ns = None if nearest is None else abs(nearest.stamp_ns - anchor.stamp_ns)
+        partner = nearest if away_ns is not None and away_ns <= self.window_ns else None
+        decided = (anchor.stamp_ns, partner is not None)
+        while self._unused and self._unused[0].stamp_ns < (partner or anchor).stamp_ns:
+            self._end_unused(self._unused.popleft(), decided)
+        if partner is not None:
+            self._unused.popleft()
+        self._last = decided
+        return Pair(anchor, partner, "" if partner else self._why_alone(away_ns))
+
+    def _why_alone(self, away_ns: int | None) -> str:
+        if away_ns is None:
+            return f"no partner came within {self.max_wait_ns / 1e6:g} ms"
+        return f"no partner within {self.window_ns / 1e6:g} ms: the nearest is {away_ns / 1e6:.1f} ms away"
+
+    def _end_unused(self, held: Held, following: tuple[int, bool] | None) -> None:
+        """End a partner between the last decided anchor and the following one, where there is one."""
+        neighbours = [anchor for anchor in (self._last, following) if anchor is not None]
+        near = [paired for stamp, paired in neighbours if abs(stamp - held.stamp_ns) <= self.window_ns]
+        if any(near):
+            fate, reason = Fate.SUPERSEDED, "a nearer one was taken"
+        elif near:
+            fate, reason = Fate.LATE, "its anchor's wait had ended"
+        elif len(neighbours) == 2 and all(paired for _, paired in neighbours):
+            fate, reason = Fate.SUPERSEDED, "the anchors before and after it have nearer ones"
+        else:
+            fate, reason = Fate.UNSYNCED, f"no anchor within {self.window_ns / 1e6:g} ms"
+        self._partners.ledger.settle(fate, reason)
+
+    def _end_unused_beyond(self, limit_ns: int | None) -> None:
+        """End the partners of after a time (None: all), as the clock was set back."""
+        while self._unused and (limit_ns is None or self._unused[-1].stamp_ns > limit_ns):
+            self._unused.pop()
+            self._partners.ledger.settle(Fate.SUPERSEDED, "the clock was set back")
+
+
+def _steps_back(stamp_ns: int, newest_ns: int | None) -> bool:
+    return newest_ns is not None and newest_ns - stamp_ns > RESET_NS
