@@ -1,13 +1,15 @@
-"""A seeded drive: camera image, ground truth and vehicle signals at any time."""
+"""A seeded drive: camera image, point cloud, ground truth and vehicle signals at any time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 
 from perception_rt.sim.camera import Camera
+from perception_rt.sim.lidar import AZIMUTH_STEPS, Lidar, LidarSample
 from perception_rt.sim.path import EgoState
 from perception_rt.sim.render import draw_objects
 from perception_rt.sim.scene import Look, background, draw_road, to_base
@@ -83,16 +85,19 @@ class DriveSample:
 
 
 class Drive:
-    """An endless drive through a seeded world; every method is a function of (seed, size, t) alone.
+    """An endless drive through a seeded world; every method is a function of (seed, t) and its sensor alone.
 
     Args:
         seed: any non-negative int. size: (width, height) of the image, px.
+        azimuth_steps: columns of a revolution of the lidar, of 64 rings each.
 
     Raises:
-        ConfigError: a seed or a size that cannot be used.
+        ConfigError: a seed, a size or a number of steps that cannot be used.
     """
 
-    def __init__(self, seed: int, size: tuple[int, int] = (960, 540)) -> None:
+    def __init__(
+        self, seed: int, size: tuple[int, int] = (960, 540), azimuth_steps: int = AZIMUTH_STEPS
+    ) -> None:
         if not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"seed={seed!r}: give a non-negative integer")
         if len(size) != 2 or min(size) < 64 or max(size) > 8192:
@@ -101,11 +106,15 @@ class Drive:
         self.camera = Camera.of_size(self.size)
         self.world = World(self.seed)
         self.look = Look(self.camera, self.seed)
+        self._lidar = Lidar(self.world, azimuth_steps)
+
+    @cached_property
+    def _grain(self) -> tuple[np.ndarray, np.ndarray]:
+        """The camera's noise, uint8 to add and to subtract; larger than the image, to be shifted."""
         rng = np.random.default_rng([self.seed, 5])
         width, height = self.size
         grain = rng.standard_normal((height + 64, width + 64, 3), np.float32) * np.float32(self.look.noise)
-        self._brighter = cv2.convertScaleAbs(np.maximum(grain, 0))
-        self._darker = cv2.convertScaleAbs(np.minimum(grain, 0))
+        return cv2.convertScaleAbs(np.maximum(grain, 0)), cv2.convertScaleAbs(np.minimum(grain, 0))
 
     def sample(self, t_s: float) -> DriveSample:
         """Everything at t_s: the rendered image and its truth.
@@ -123,8 +132,9 @@ class Drive:
         rng = self._rng(6, t_s)
         oy, ox = rng.integers(0, 64, 2)
         roi = slice(oy, oy + self.size[1]), slice(ox, ox + self.size[0])
-        cv2.add(image, self._brighter[roi], image)
-        cv2.subtract(image, self._darker[roi], image)
+        brighter, darker = self._grain
+        cv2.add(image, brighter[roi], image)
+        cv2.subtract(image, darker[roi], image)
         wide, high = drawn.xyxy[:, 2] - drawn.xyxy[:, 0], drawn.xyxy[:, 3] - drawn.xyxy[:, 1]
         keep = (high >= MIN_HEIGHT_PX) & (wide >= MIN_WIDTH_PX) & (drawn.visible >= MIN_VISIBLE)
         large = np.minimum(MIN_INSIDE * drawn.unclipped_area, MIN_AREA * self.size[0] * self.size[1])
@@ -143,6 +153,11 @@ class Drive:
     def objects3d(self, t_s: float) -> Objects3D:
         """The labelled things around the vehicle, without rendering; raises as `sample`."""
         return _in_base(self.ego(t_s), self.world.objects(t_s, scenery=False))
+
+    def lidar(self, t_s: float) -> LidarSample:
+        """The lidar's revolution at t_s and its truth; does not depend on the image; raises as `sample`."""
+        self.ego(t_s)  # checks t_s
+        return self._lidar.scan(t_s, self._rng(9, t_s))
 
     def imu(self, t_s: float) -> Imu:
         """The IMU's reading with white noise of GYRO_SIGMA and ACCEL_SIGMA; raises as `sample`."""

@@ -181,7 +181,9 @@ def tree(rng: np.random.Generator, height: float, radius: float, tint: tuple) ->
             radii.append(radius * rng.uniform(0.45, 0.68))
         colors.append(tuple(shade * c for c in tint))
     ends = [(0, 1)] + [(i, i) for i in range(2, len(joints))]
-    return Figure(np.array(joints, float), np.array(ends), np.array(radii), np.array(colors, float))
+    return Figure(
+        np.array(joints, float), np.array(ends), np.array(radii), np.array(colors, float), foliage=True
+    )
 
 
 def lamp_post(height: float) -> Figure:

@@ -20,7 +20,8 @@ class Mesh:
     Attributes:
         points: (V, 3) float64 corners. faces: (F, MAX_CORNERS) int, padded by repeating the last corner.
         counts: (F,) corners. normals: (F, 3) outward. colors: (F, 3) float RGB 0..255.
-        glow: (F,) bool, lamps: not shaded. far_faces: how many of the first faces are enough from afar.
+        glow: (F,) bool, lamps: not shaded. glass: (F,) bool, windows.
+        far_faces: how many of the first faces are enough from afar.
         reach: (V,) zeros (see Figure).
     """
 
@@ -30,6 +31,7 @@ class Mesh:
     normals: np.ndarray
     colors: np.ndarray
     glow: np.ndarray
+    glass: np.ndarray
     far_faces: int
     reach: np.ndarray = field(init=False)
 
@@ -44,6 +46,7 @@ class Figure:
     Attributes:
         points: (J, 3) joints, m. ends: (K, 2) joint indices. radii: (K,) m. colors: (K, 3) RGB 0..255.
         rings: joint index arrays, each a closed line. ring_radius: half its thickness, m.
+        foliage: True where the balls are leaves, which light gets through.
         reach: (J,) how far the paint goes beyond each joint, m.
     """
 
@@ -53,6 +56,7 @@ class Figure:
     colors: np.ndarray
     rings: tuple[np.ndarray, ...] = ()
     ring_radius: float = 0.0
+    foliage: bool = False
     reach: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +75,9 @@ class _MeshMaker:
     faces: list = field(default_factory=list)
     far_faces: int | None = None
 
-    def face(self, corners: np.ndarray, color: tuple, outward: np.ndarray, glow: bool = False) -> None:
+    def face(
+        self, corners: np.ndarray, color: tuple, outward: np.ndarray, glow: bool = False, glass: bool = False
+    ) -> None:
         """Add a convex face; `outward` is any vector on its outer side."""
         corners = np.asarray(corners, float)
         (ax, ay, az), (bx, by, bz) = (corners[1:3] - corners[0]).tolist()
@@ -83,7 +89,7 @@ class _MeshMaker:
         self.points.extend(corners)
         index = list(range(first, first + len(corners)))
         index += [index[-1]] * (MAX_CORNERS - len(corners))
-        self.faces.append((index, len(corners), normal, color, glow))
+        self.faces.append((index, len(corners), normal, color, glow, glass))
 
     def hull(self, low: np.ndarray, high: np.ndarray, color: tuple, top: tuple | None = None) -> None:
         """A frustum: the (4, 3) ring `low`, the (4, 3) ring `high`, its four sides and its lid."""
@@ -96,7 +102,7 @@ class _MeshMaker:
 
     def close(self) -> Mesh:
         """The finished mesh."""
-        index, counts, normals, colors, glow = zip(*self.faces, strict=True)
+        index, counts, normals, colors, glow, glass = zip(*self.faces, strict=True)
         return Mesh(
             np.array(self.points),
             np.array(index),
@@ -104,6 +110,7 @@ class _MeshMaker:
             np.array(normals),
             np.array(colors, float),
             np.array(glow),
+            np.array(glass),
             self.far_faces or len(self.faces),
         )
 
@@ -225,7 +232,7 @@ def _car_cabin(
                 _mix(_mix(a, b, u), _mix(d, c, u), v)
                 for u, v in ((left, 0.1), (right, 0.1), (right, 0.86), (left, 0.86))
             ]
-            maker.face(edge, glass, (a + c) / 2 - centre)
+            maker.face(edge, glass, (a + c) / 2 - centre, glass=True)
 
 
 def _mix(a: np.ndarray, b: np.ndarray, u: float) -> np.ndarray:
@@ -272,7 +279,7 @@ def building(length: float, width: float, height: float, color: tuple, floors: i
             z = 3.0 + (height - 3.4) * (floor + 0.28) / floors
             z1 = z + (height - 3.4) * 0.5 / floors
             p, q = _mix(a, b, 0.05), _mix(a, b, 0.95)
-            maker.face([p + up * z, q + up * z, q + up * z1, p + up * z1], glass, out)
+            maker.face([p + up * z, q + up * z, q + up * z1, p + up * z1], glass, out, glass=True)
     maker.far_faces = len(maker.faces)
     for a, b in sides:
         for i in range(1, columns):

@@ -75,8 +75,7 @@ class Objects:
 class World:
     """Road, traffic and scenery of one seed.
 
-    The ground is the plane z = 0. A lidar (sim/lidar.py) needs only that plane and the oriented boxes of
-    `objects`: xyz, lwh, yaw, labels.
+    The ground is the plane z = 0; sim/terrain.py lays kerbs and a little unevenness on it for the lidar.
 
     Args:
         seed: any non-negative int.
@@ -198,19 +197,20 @@ class World:
                 )
         return out
 
-    def objects(self, t: float, scenery: bool = True) -> Objects:
+    def objects(self, t: float, scenery: bool = True, behind: float = BEHIND_M) -> Objects:
         """Everything near the ego at t.
 
         Args:
             t: s. scenery: also trees, buildings and the like (label -1).
+            behind: how far back along the road, m.
         """
         rows: list[tuple] = []
         ego_s = self.ego.s(t)
         for flow in self.flows:
             if scenery or flow.kind not in SCENERY:
-                for m, s, ds in self._near(flow, t, ego_s - BEHIND_M, ego_s + flow.ahead):
+                for m, s, ds in self._near(flow, t, ego_s - behind, ego_s + flow.ahead):
                     rows.append((m, s, m.d, ds, 0.0, abs(s)))
-        for index, place in self.crossings(ego_s - 2 * BEHIND_M, ego_s + AHEAD_M):
+        for index, place in self.crossings(ego_s - behind - BEHIND_M, ego_s + AHEAD_M):
             for c in self._crossers(index, place):
                 gone = min(max(c.speed * (t - c.begin), 0.0), abs(c.end - c.start))
                 sign = 1.0 if c.end > c.start else -1.0

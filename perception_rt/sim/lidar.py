@@ -1,0 +1,224 @@
+"""The simulated lidar: a spinning sensor of 64 rings, ray-cast against everything around the vehicle.
+
+All rays of a cloud are of one moment (as after motion compensation). What a ray meets first returns it, with
+range noise, unless too little light comes back: the chance of a return is ``1 - exp(-power)``, where power
+falls with the square of the range and with the cosine of the angle of incidence (Lambert's law).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_rt.sim.path import EgoState
+from perception_rt.sim.raycast import RayGrid, cast_capsules, cast_faces, nearest
+from perception_rt.sim.scene import to_base
+from perception_rt.sim.solids import Solids, solids_of
+from perception_rt.sim.terrain import REFLECTIVITY, Terrain
+from perception_rt.sim.world import Objects, World
+from perception_rt.types import ConfigError, Detections3D
+
+LIDAR_POSITION = (1.0, 0.0, 1.9)  # in base_link, m; the axes are parallel
+LIDAR_FRAME = "lidar"
+# Rad, ascending: the upper half of the rings looks at what is far.
+ELEVATIONS = np.deg2rad(np.concatenate([np.linspace(-25, -8, 32), np.linspace(-7.66, 3, 32)]))
+AZIMUTH_STEPS = 1080
+MIN_RANGE_M = 1.5
+MAX_RANGE_M = 100.0
+BEHIND_M = 60.0
+RANGE_SIGMA_M = 0.02
+DROPOUT = 0.015  # of the returns, for no reason
+FULL_POWER_M = 800.0  # a white wall this far away, seen squarely, returns 1 - 1/e of its rays
+FALLOFF_M = 60.0  # intensity is halved here
+GLASS_RETURN = 0.35  # of the rays that meet glass; the rest is lost in it
+FOLIAGE_STOP = 0.6  # of the rays that meet a clump of leaves; the rest goes on
+FOLIAGE_DEPTH_M = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LidarSample:
+    """One revolution with its truth, in the frame LIDAR_FRAME (x forward, y left, z up).
+
+    Attributes:
+        stamp_ns: time since the drive's start, ns.
+        points: (N, 4) float32, x y z in m and intensity in [0, 1], in the order of firing.
+        truth: every labelled thing within MAX_RANGE_M, hidden ones too; scores 1, labels into SIM_CLASSES.
+        truth_points: (T,) int64, how many of the points lie on each.
+        truth_ids: (T,) int64, stable through the drive; the same ids as the camera's.
+        truth_velocity: (T, 2) float64, over ground, along the sensor's axes, m/s.
+    """
+
+    stamp_ns: int
+    points: np.ndarray
+    truth: Detections3D
+    truth_points: np.ndarray
+    truth_ids: np.ndarray
+    truth_velocity: np.ndarray
+
+
+class Lidar:
+    """The sensor in a world.
+
+    Args:
+        world: what it sees. azimuth_steps: columns of a revolution.
+
+    Raises:
+        ConfigError: a number of steps that is not an integer from 16 to 10000.
+    """
+
+    def __init__(self, world: World, azimuth_steps: int = AZIMUTH_STEPS) -> None:
+        if not isinstance(azimuth_steps, (int, np.integer)) or not 16 <= azimuth_steps <= 10_000:
+            raise ConfigError(f"azimuth_steps={azimuth_steps!r}: give an integer from 16 to 10000")
+        self.azimuth_steps, self.world, self.terrain = int(azimuth_steps), world, Terrain(world)
+
+    def scan(self, t_s: float, rng: np.random.Generator) -> LidarSample:
+        """One revolution at t_s [s, >= 0]; `rng` is the source of its noise."""
+        ego, ego_s = self.world.ego.state(t_s), self.world.ego.s(t_s)
+        objects = self.world.objects(t_s, behind=BEHIND_M)
+        start = rng.uniform(0, 2 * np.pi / self.azimuth_steps) - np.pi
+        grid = RayGrid.of(self.azimuth_steps, ELEVATIONS, start)
+        points, owner = scan(grid, self.terrain, ego, ego_s, objects, rng)
+        truth, rows = _truth(ego, objects)
+        velocity = to_base(EgoState(0, 0, ego.yaw, 0, 0, 0), *objects.velocity[rows].T)
+        return LidarSample(
+            round(t_s * 1e9),
+            points,
+            truth,
+            np.bincount(owner[owner >= 0], minlength=len(objects))[rows],
+            objects.ids[rows],
+            np.stack(velocity, -1),
+        )
+
+
+def scan(
+    grid: RayGrid, terrain: Terrain, ego: EgoState, ego_s: float, objects: Objects, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The returns of one revolution.
+
+    Args:
+        grid: the rays. terrain: the ground. ego: the vehicle, at arc length ego_s. objects: what stands
+            around. rng: source of noise.
+
+    Returns:
+        (N, 4) float32 points as in LidarSample, and (N,) row in `objects` that each lies on, -1 for ground.
+    """
+    surface = _meet_solids(grid, terrain, ego, ego_s, objects, rng)
+    _meet_ground(grid, surface, terrain, ego, ego_s)
+    return _returns(grid, surface, rng)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Surface:
+    """What each ray meets first, as (rays,) arrays.
+
+    Attributes:
+        rho: horizontal range, m, infinite for nothing. owner: row in Objects, -1 for the ground.
+        reflectivity: in [0, 1]. cosine: of the angle of incidence. glass, foliage: bool.
+    """
+
+    rho: np.ndarray
+    owner: np.ndarray
+    reflectivity: np.ndarray
+    cosine: np.ndarray
+    glass: np.ndarray
+    foliage: np.ndarray
+
+
+def _meet_solids(
+    grid: RayGrid, terrain: Terrain, ego: EgoState, ego_s: float, objects: Objects, rng: np.random.Generator
+) -> _Surface:
+    # 15 m: half of a building.
+    solids = solids_of(ego, objects, LIDAR_POSITION, MAX_RANGE_M + 15)
+    kerbs, kerb_normals = terrain.kerbs(ego, ego_s)
+    f, k = len(solids.normals), len(kerbs)
+    hits = [
+        cast_faces(grid, solids.corners, solids.normals),
+        cast_capsules(grid, *solids.ends, solids.radius),
+        cast_faces(grid, kerbs - LIDAR_POSITION, kerb_normals),
+    ]
+    stopped = rng.random(len(hits[1][0])) < np.where(solids.foliage[f + hits[1][0]], FOLIAGE_STOP, 1)
+    hits[1] = tuple(column[stopped] for column in hits[1])
+    bias = [*np.split(solids.bias, [f]), np.zeros(k)]
+    part, rho = nearest(len(grid.cos) * len(grid.tan), hits, bias)
+    part[part < 0] = 0  # of rays that meet nothing, of which nothing is read
+    return _Surface(
+        rho,
+        np.append(solids.owner, np.full(k, -1))[part],
+        np.append(solids.reflectivity, np.full(k, REFLECTIVITY["kerb"]))[part],
+        _cosine(grid, solids, kerb_normals, part, rho),
+        np.append(solids.glass, np.zeros(k, bool))[part],
+        np.append(solids.foliage, np.zeros(k, bool))[part],
+    )
+
+
+def _cosine(
+    grid: RayGrid, solids: Solids, kerb_normals: np.ndarray, part: np.ndarray, rho: np.ndarray
+) -> np.ndarray:
+    """(rays,) cosine of the angle of incidence on the parts that are met; 0 where none is."""
+    f, c = len(solids.normals), len(solids.radius)
+    met = np.flatnonzero(np.isfinite(rho))
+    part = part[met]
+    column, ring = np.divmod(met, len(grid.tan))
+    ray = np.stack([grid.cos[column], grid.sin[column], grid.tan[ring]], -1)
+    normals = np.concatenate([solids.normals, np.zeros((c, 3)), kerb_normals])[part]
+    round_ = np.flatnonzero((part >= f) & (part < f + c))
+    capsule = part[round_] - f
+    a, axis = solids.ends[0, capsule], solids.ends[1, capsule] - solids.ends[0, capsule]
+    away = ray[round_] * rho[met[round_], None] - a
+    along = np.clip((away * axis).sum(-1) / np.maximum((axis**2).sum(-1), 1e-12), 0, 1)
+    normals[round_] = (away - along[:, None] * axis) / solids.radius[capsule, None]
+    cosine = np.zeros(len(rho))
+    cosine[met] = np.abs((normals * ray).sum(-1)) / np.sqrt(1 + ray[:, 2] ** 2)
+    return cosine
+
+
+def _meet_ground(grid: RayGrid, surface: _Surface, terrain: Terrain, ego: EgoState, ego_s: float) -> None:
+    """Let the rays that reach the ground before anything else end there."""
+    rings, height = len(grid.tan), LIDAR_POSITION[2]
+    down = int(np.searchsorted(grid.tan, -height / MAX_RANGE_M))
+    flat = -height / grid.tan[:down]
+    # Unevenness moves a ray's end by a few percent of its range.
+    column, ring = np.nonzero(surface.rho.reshape(-1, rings)[:, :down] > 0.9 * flat)
+    rho = flat[ring]
+    x, y = rho * grid.cos[column] + LIDAR_POSITION[0], rho * grid.sin[column] + LIDAR_POSITION[1]
+    z, reflectivity = terrain.ground(ego, ego_s, x, y)
+    rho = rho * (1 - z / height)
+    ray = column * rings + ring
+    first = rho < surface.rho[ray]
+    ray, slope = ray[first], grid.tan[ring[first]]
+    surface.rho[ray], surface.owner[ray] = rho[first], -1
+    surface.reflectivity[ray] = reflectivity[first]
+    surface.cosine[ray] = -slope / np.sqrt(1 + slope**2)
+    surface.glass[ray] = surface.foliage[ray] = False
+
+
+def _returns(grid: RayGrid, surface: _Surface, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    met = np.flatnonzero(np.isfinite(surface.rho))
+    column, ring = np.divmod(met, len(grid.tan))
+    stretch = np.sqrt(1 + grid.tan[ring] ** 2)
+    distance = surface.rho[met] * stretch
+    reflectivity, cosine = surface.reflectivity[met], surface.cosine[met]
+    chance = (1 - DROPOUT) * -np.expm1(-reflectivity * cosine * (FULL_POWER_M / distance) ** 2)
+    chance[surface.glass[met]] *= GLASS_RETURN
+    chance[(distance < MIN_RANGE_M) | (distance > MAX_RANGE_M)] = 0
+    back = np.flatnonzero(rng.random(len(met)) < chance)
+    distance, column, ring = distance[back], column[back], ring[back]
+    noise = rng.normal(0, RANGE_SIGMA_M, len(back))
+    noise += surface.foliage[met[back]] * rng.exponential(FOLIAGE_DEPTH_M, len(back))
+    rho = (distance + noise) / stretch[back]
+    # Real surfaces are rougher than Lambert's: what is seen at a grazing angle is not black.
+    intensity = reflectivity[back] * np.sqrt(cosine[back]) / (1 + (distance / FALLOFF_M) ** 2)
+    intensity = np.clip(intensity * rng.normal(1, 0.08, len(back)), 0, 1)
+    points = np.stack([rho * grid.cos[column], rho * grid.sin[column], rho * grid.tan[ring], intensity], -1)
+    return points.astype(np.float32), surface.owner[met[back]]
+
+
+def _truth(ego: EgoState, objects: Objects) -> tuple[Detections3D, np.ndarray]:
+    """The labelled things in range, and their rows in `objects`."""
+    x, y = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
+    centre = np.column_stack([x, y, objects.xyz[:, 2]]) - LIDAR_POSITION
+    rows = np.flatnonzero((objects.labels >= 0) & (np.hypot(*centre[:, :2].T) <= MAX_RANGE_M))
+    yaw = (objects.yaw[rows] - ego.yaw + np.pi) % (2 * np.pi) - np.pi
+    boxes = np.column_stack([centre[rows], objects.lwh[rows], yaw]).astype(np.float32)
+    return Detections3D(boxes, np.ones(len(rows), np.float32), objects.labels[rows]), rows

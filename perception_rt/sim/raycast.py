@@ -1,0 +1,192 @@
+"""Ray casting from one point: which rays of a spinning sensor meet flat convex faces and capsules, and where.
+
+A ray is ``rho * (cos(azimuth), sin(azimuth), tan(elevation))``, so ``rho`` is the horizontal range. Rays are
+numbered ``column * rings + ring``, as a spinning sensor fires them.
+
+Faces are rasterised, not searched. In the vertical plane of one azimuth a convex face is an interval of
+tan(elevation), bounded by the planes through the sensor and the face's edges: the rings inside it are hits.
+Capsules are few rays wide, so every ray of their window is tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Hits = tuple[np.ndarray, np.ndarray, np.ndarray]  # index of the face or capsule, of the ray, and rho in m
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RayGrid:
+    """The directions of one revolution.
+
+    Attributes:
+        cos, sin: (C,) of the columns' azimuths, which grow evenly from `start`, rad.
+        tan: (R,) of the rings' elevations, ascending.
+    """
+
+    cos: np.ndarray
+    sin: np.ndarray
+    tan: np.ndarray
+    start: float
+
+    @classmethod
+    def of(cls, columns: int, elevations: np.ndarray, start: float) -> RayGrid:
+        """A grid of `columns` azimuths from `start` [rad] on and (R,) ascending `elevations` [rad]."""
+        azimuth = start + np.arange(columns) * (2 * np.pi / columns)
+        return cls(np.cos(azimuth), np.sin(azimuth), np.tan(elevations), start)
+
+    def columns_between(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First column at or after azimuth `low`, and how many up to `high` [rad]; may pass a full turn."""
+        step = 2 * np.pi / len(self.cos)
+        first = np.ceil((low - self.start) / step).astype(np.int64)
+        last = np.floor((high - self.start) / step).astype(np.int64)
+        return first, np.clip(last - first + 1, 0, len(self.cos))
+
+    def rings_between(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First ring at or above tan(elevation) `low`, and how many up to `high`."""
+        first = np.searchsorted(self.tan, low, "left")
+        return first, np.maximum(np.searchsorted(self.tan, high, "right") - first, 0)
+
+
+def spread(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Write ranges out: for each range its index, repeated, and ``first, first + 1, ...`` of its count."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+
+
+def cast_faces(grid: RayGrid, corners: np.ndarray, normals: np.ndarray) -> Hits:
+    """All hits on the front of convex faces, the sensor at the origin.
+
+    Args:
+        grid: the rays. corners: (F, K, 3) m, padded by repeating the last corner.
+        normals: (F, 3) unit, outward; a face turned away is not hit.
+    """
+    offset = (normals * corners[:, 0]).sum(-1)
+    front = np.flatnonzero(offset < -1e-6)
+    corners, normals, offset = corners[front], normals[front], offset[front]
+    centre = corners.mean(1)
+    middle = np.arctan2(centre[:, 1], centre[:, 0])
+    away = np.arctan2(corners[..., 1], corners[..., 0]) - middle[:, None]
+    away = (away + np.pi) % (2 * np.pi) - np.pi
+    first, counts = grid.columns_between(middle + away.min(1), middle + away.max(1))
+    face, column = spread(first, counts)
+    column %= len(grid.cos)
+    low, high = _face_spans(grid, corners, centre, face, column)
+    pair, ring = spread(*grid.rings_between(low, high))
+    face, column = face[pair], column[pair]
+    n = normals[face]
+    rho = offset[face] / (n[:, 0] * grid.cos[column] + n[:, 1] * grid.sin[column] + n[:, 2] * grid.tan[ring])
+    return front[face], column * len(grid.tan) + ring, rho
+
+
+def _face_spans(
+    grid: RayGrid, corners: np.ndarray, centre: np.ndarray, face: np.ndarray, column: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest tan(elevation) of a face in a column, for pairs of them."""
+    edges = np.cross(corners, np.roll(corners, -1, 1))  # normals of the planes through sensor and edge
+    edges *= np.sign((edges * centre[:, None]).sum(-1))[..., None]  # turned inward
+    # An edge that stands upright bounds the azimuth only; a repeated corner bounds nothing.
+    upright = np.abs(edges[..., 2]) <= 1e-9 * (corners**2).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.where(upright[..., None], np.nan, -edges[..., :2] / edges[..., 2:])
+    cos, sin = grid.cos[column], grid.sin[column]
+    low, high = np.full(len(face), -np.inf), np.full(len(face), np.inf)
+    for k in range(corners.shape[1]):  # edge by edge: most faces have four of the padded ten
+        pairs = np.flatnonzero(~upright[face, k])
+        f = face[pairs]
+        bound = slope[f, k, 0] * cos[pairs] + slope[f, k, 1] * sin[pairs]
+        below = edges[f, k, 2] > 0
+        low[pairs[below]] = np.maximum(low[pairs[below]], bound[below])
+        high[pairs[~below]] = np.minimum(high[pairs[~below]], bound[~below])
+    return low, high
+
+
+def cast_capsules(grid: RayGrid, a: np.ndarray, b: np.ndarray, radius: np.ndarray) -> Hits:
+    """All hits on capsules (balls where the ends coincide), the sensor at the origin and outside of them.
+
+    Args:
+        grid: the rays. a, b: (K, 3) ends, m. radius: (K,) m.
+    """
+    capsule, column, ring = _capsule_windows(grid, a, b, radius)
+    d = np.stack([grid.cos[column], grid.sin[column], grid.tan[ring]], -1)
+    a, axis, squared = a[capsule], (b - a)[capsule], (radius**2)[capsule]
+    axis_axis, axis_d, axis_a = _dot(axis, axis), _dot(axis, d), _dot(axis, a)
+    d_d, d_a = 1 + d[:, 2] ** 2, _dot(d, a)
+    # The side: |rho d - a|^2 less its part along the axis is radius^2.
+    qa = axis_axis * d_d - axis_d**2
+    qb = axis_axis * d_a - axis_a * axis_d
+    qc = axis_axis * (_dot(a, a) - squared) - axis_a**2
+    inside = qb**2 - qa * qc
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rho = (qb - np.sqrt(inside)) / qa
+        along = rho * axis_d - axis_a
+    side = (qa > 1e-9) & (inside >= 0) & (along > 0) & (along < axis_axis)
+    ends = np.minimum(_meet_ball(d, d_d, a, squared), _meet_ball(d, d_d, a + axis, squared))
+    rho = np.where(side, rho, ends)
+    hit = np.isfinite(rho) & (rho > 0)
+    return capsule[hit], (column * len(grid.tan) + ring)[hit], rho[hit]
+
+
+def _meet_ball(d: np.ndarray, d_d: np.ndarray, centre: np.ndarray, squared: np.ndarray) -> np.ndarray:
+    """(N,) where rays d enter balls; infinite where they miss."""
+    d_c = _dot(d, centre)
+    inside = d_c**2 - d_d * (_dot(centre, centre) - squared)
+    return np.where(inside >= 0, (d_c - np.sqrt(np.maximum(inside, 0))) / d_d, np.inf)
+
+
+def _capsule_windows(
+    grid: RayGrid, a: np.ndarray, b: np.ndarray, radius: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Capsule, column and ring of every ray that may hit."""
+    reach = [np.hypot(end[:, 0], end[:, 1]) for end in (a, b)]
+    azimuth = [np.arctan2(end[:, 1], end[:, 0]) for end in (a, b)]
+    turn = (azimuth[1] - azimuth[0] + np.pi) % (2 * np.pi) - np.pi
+    # One that reaches over the sensor is seen all around.
+    half = [np.where(r > radius, np.arcsin(radius / np.maximum(r, radius)), np.pi) for r in reach]
+    low = azimuth[0] + np.minimum(-half[0], turn - half[1])
+    high = azimuth[0] + np.maximum(half[0], turn + half[1])
+    near = np.maximum(_nearest(a, b) - radius, 1e-3)
+    far = np.maximum(*reach) + radius
+    bottom, top = np.minimum(a[:, 2], b[:, 2]) - radius, np.maximum(a[:, 2], b[:, 2]) + radius
+    first, counts = grid.rings_between(
+        bottom / np.where(bottom < 0, near, far), top / np.where(top < 0, far, near)
+    )
+    first_column, columns = grid.columns_between(low, high)
+    capsule, column = spread(first_column, np.where(counts > 0, columns, 0))
+    pair, ring = spread(first[capsule], counts[capsule])
+    return capsule[pair], column[pair] % len(grid.cos), ring
+
+
+def _nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(K,) least horizontal distance of segments from the origin."""
+    axis = (b - a)[:, :2]
+    u = np.clip(-(a[:, :2] * axis).sum(-1) / np.maximum((axis**2).sum(-1), 1e-12), 0, 1)
+    return np.hypot(*(a[:, :2] + u[:, None] * axis).T)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(-1)
+
+
+def nearest(rays: int, hits: list[Hits], bias: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """For each ray what it meets first.
+
+    Args:
+        rays: how many there are. hits: casts of parts that are numbered on from cast to cast.
+        bias: per cast and part, how much nearer it counts, m: decides between faces that touch.
+
+    Returns:
+        (rays,) number of the part, -1 for none, and (rays,) rho, infinite for none.
+    """
+    starts = np.cumsum([0, *(len(b) for b in bias)])
+    part = np.concatenate([index + start for (index, _, _), start in zip(hits, starts, strict=False)])
+    ray, rho = (np.concatenate([hit[i] for hit in hits]) for i in (1, 2))
+    key = rho - np.concatenate(bias)[part]
+    least = np.full(rays, np.inf)
+    np.minimum.at(least, ray, key)
+    won = key == least[ray]
+    owner, distance = np.full(rays, -1), np.full(rays, np.inf)
+    owner[ray[won]], distance[ray[won]] = part[won], rho[won]
+    return owner, distance

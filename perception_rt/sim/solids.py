@@ -1,0 +1,110 @@
+"""The things around the vehicle as one set of faces and capsules, as raycast.py takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_rt.sim.path import EgoState
+from perception_rt.sim.scene import to_base
+from perception_rt.sim.shapes import MAX_CORNERS, Figure, Mesh
+from perception_rt.sim.world import Objects
+
+_LUMA = np.array([0.299, 0.587, 0.114]) / 255
+_LAYER_M = 1e-4  # a later face of a mesh lies on an earlier one, e.g. a window on the body
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solids:
+    """F faces, then K capsules; a part is one of either, P = F + K.
+
+    Attributes:
+        corners: (F, MAX_CORNERS, 3) m, padded by repeating the last. normals: (F, 3) outward.
+        ends: (2, K, 3) m. radius: (K,) m.
+        owner: (P,) row in Objects. reflectivity: (P,) in [0, 1]. glass: (P,) bool.
+        foliage: (P,) bool. bias: (P,) m, how much nearer the part counts than one that it touches.
+    """
+
+    corners: np.ndarray
+    normals: np.ndarray
+    ends: np.ndarray
+    radius: np.ndarray
+    owner: np.ndarray
+    reflectivity: np.ndarray
+    glass: np.ndarray
+    foliage: np.ndarray
+    bias: np.ndarray
+
+
+def solids_of(ego: EgoState, objects: Objects, origin: tuple[float, float, float], range_m: float) -> Solids:
+    """What stands within range of a sensor.
+
+    Args:
+        ego: the vehicle. objects: everything around. origin: the sensor's place in base_link, m; what is
+            returned is in its frame, whose axes are those of base_link.
+        range_m: horizontal, to the centres.
+    """
+    x, y = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
+    x, y = x - origin[0], y - origin[1]
+    rows = np.flatnonzero(np.hypot(x, y) < range_m)
+    moving = np.hypot(*objects.velocity.T) > 0.2
+    shapes = [objects.entities[r].shape_at(float(objects.travelled[r]), bool(moving[r])) for r in rows]
+    place = np.column_stack([x, y, np.full(len(x), -origin[2])])
+    meshes = [(r, s) for r, s in zip(rows, shapes, strict=True) if isinstance(s, Mesh)]
+    figures = [(r, s) for r, s in zip(rows, shapes, strict=True) if isinstance(s, Figure)]
+    yaw = objects.yaw - ego.yaw
+    corners, normals = _faces(meshes, place, yaw)
+    ends, radius = _capsules(figures, place, yaw)
+    faces = np.array([s.far_faces for _, s in meshes], np.int64)
+    capsules = np.array([len(s.radii) + sum(map(len, s.rings)) for _, s in figures], np.int64)
+    owner = np.array([r for r, _ in meshes + figures], np.int64)
+    layer = [np.arange(n) * _LAYER_M for n in faces]
+    glass = [s.glass[: s.far_faces] for _, s in meshes]
+    foliage = [np.append(s.ends[:, 0] == s.ends[:, 1], np.zeros(n - len(s.ends), bool)) & s.foliage
+               for (_, s), n in zip(figures, capsules, strict=True)]  # fmt: skip
+    colors = [s.colors[: s.far_faces] for _, s in meshes]
+    for (_, s), n in zip(figures, capsules, strict=True):
+        colors += [s.colors, np.full((n - len(s.colors), 3), 40.0)]  # tyres
+    none = np.zeros(0)
+    f, k = faces.sum(), capsules.sum()
+    return Solids(
+        corners,
+        normals,
+        ends,
+        radius,
+        owner=np.repeat(owner, np.concatenate([faces, capsules])),
+        reflectivity=0.06 + 0.64 * np.concatenate([np.zeros((0, 3)), *colors]) @ _LUMA,
+        glass=np.concatenate([none, *glass, np.zeros(k)]).astype(bool),
+        foliage=np.concatenate([np.zeros(f), *foliage]).astype(bool),
+        bias=np.concatenate([none, *layer, np.zeros(k)]),
+    )
+
+
+def _placed(points: list, rows: list, place: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Points of several shapes, turned and moved to where the shapes stand."""
+    owner = np.repeat(np.array(rows, np.int64), [len(p) for p in points])
+    x, y, z = np.concatenate([np.zeros((0, 3)), *points]).T
+    c, s = np.cos(yaw)[owner], np.sin(yaw)[owner]
+    return np.stack([c * x - s * y, s * x + c * y, z], -1) + place[owner]
+
+
+def _faces(meshes: list, place: np.ndarray, yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows = [r for r, _ in meshes]
+    points = _placed([s.points for _, s in meshes], rows, place, yaw)
+    normals = _placed([s.normals[: s.far_faces] for _, s in meshes], rows, np.zeros_like(place), yaw)
+    starts = np.cumsum([0, *(len(s.points) for _, s in meshes)])
+    index = [s.faces[: s.far_faces] + start for (_, s), start in zip(meshes, starts, strict=False)]
+    return points[np.concatenate([np.zeros((0, MAX_CORNERS), np.int64), *index])], normals
+
+
+def _capsules(figures: list, place: np.ndarray, yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    points = _placed([s.points for _, s in figures], [r for r, _ in figures], place, yaw)
+    starts = np.cumsum([0, *(len(s.points) for _, s in figures)])
+    index, radii = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
+    for (_, s), start in zip(figures, starts, strict=False):
+        tyres = [np.stack([ring, np.roll(ring, -1)], -1) for ring in s.rings]
+        index += [part + start for part in (s.ends, *tyres)]
+        radii += [s.radii, np.full(sum(map(len, s.rings)), s.ring_radius)]
+    pairs = np.concatenate(index)
+    return np.stack([points[pairs[:, 0]], points[pairs[:, 1]]]), np.concatenate(radii)
