@@ -5,7 +5,13 @@
 
 from perception_rt.codec.camera_info import CameraModel, parse_camera_info
 from perception_rt.codec.compressed import EncodedImage, parse_compressed
-from perception_rt.codec.detections import DetectionEncoder, decode_detections
+from perception_rt.codec.detection_array import NamedDetections
+from perception_rt.codec.detections import DetectionEncoder, decode_detections, decode_named_detections
+from perception_rt.codec.detections3d import (
+    Detection3DEncoder,
+    decode_detections3d,
+    decode_named_detections3d,
+)
 from perception_rt.codec.encode import encode_compressed, encode_image, encode_points
 from perception_rt.codec.image import ENCODINGS, MAX_BYTES, RawImage, parse_image
 from perception_rt.codec.points import RawCloud, parse_points
@@ -14,11 +20,16 @@ __all__ = [
     "ENCODINGS",
     "MAX_BYTES",
     "CameraModel",
+    "Detection3DEncoder",
     "DetectionEncoder",
     "EncodedImage",
+    "NamedDetections",
     "RawCloud",
     "RawImage",
     "decode_detections",
+    "decode_detections3d",
+    "decode_named_detections",
+    "decode_named_detections3d",
     "encode_compressed",
     "encode_image",
     "encode_points",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from perception_rt.codec import DetectionEncoder, decode_detections
+from perception_rt.codec import DetectionEncoder, decode_detections, decode_named_detections
 from perception_rt.types import CodecError, Detections2D
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
@@ -135,6 +135,19 @@ def test_ids_must_be_one_per_detection():
 def test_unknown_class_is_refused():
     with pytest.raises(CodecError, match="class_id='car'"):
         decode_detections(message(make(1, classes=1)), ["lorry"])
+
+
+@given(st.integers(0, 12), st.sampled_from(["object", "little", "big"]), st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_classes_not_known_before_come_with_the_detections(count, form, seed):
+    detections = make(count, seed=seed)
+    ids = [f"{i}" for i in range(count)]
+    msg = message(detections, "camera", ids)
+    named = decode_named_detections(msg if form == "object" else serialized(msg, form == "little"))
+    assert (named.stamp_ns, named.frame_id, named.ids) == (STAMP_NS, "camera", ids)
+    assert named.classes == tuple(dict.fromkeys(CLASSES[label] for label in detections.labels))
+    labels = np.array([CLASSES.index(named.classes[label]) for label in named.detections.labels], np.int64)
+    assert_same(replace(named.detections, labels=labels), detections)
 
 
 def test_the_best_of_several_hypotheses_counts():

@@ -1,0 +1,280 @@
+"""What vision_msgs/Detection2DArray and Detection3DArray share, serialized: all but the numbers of the box.
+
+Building 300 message objects takes 16 ms, so the bytes are made directly: one template per class, joined, and
+the numbers scattered into them. Alignment allows it: a detection ends in float64s and the string `id`, so
+where the next one starts modulo 8 depends on nothing but the length of that string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, repeat
+from typing import NamedTuple
+
+import numpy as np
+
+from perception_rt.codec.cdr import BYTES_LIKE, CdrReader, CdrWriter, message_header, stamp_bytes
+from perception_rt.types import CodecError, Detections2D, Detections3D
+
+_ENCAPSULATION = 4
+_STAMP = 8
+IDENTITY = (0.0,) * 3 + (0.0, 0.0, 0.0, 1.0)
+"""A geometry_msgs/Pose: position x y z, orientation x y z w."""
+POSE_AT = 1
+"""Where the hypothesis' pose starts, counted in float64s from its score."""
+COVARIANCE_AT = POSE_AT + 7
+BOX_AT = COVARIANCE_AT + 36
+
+
+class NamedDetections(NamedTuple):
+    """Detections with what their message says about them.
+
+    Attributes:
+        stamp_ns: stamp of the array's header, ns.
+        frame_id: frame of the array's header.
+        detections: what was detected; labels index `classes`.
+        ids: one per detection, empty where none was given.
+        classes: the names that occur, in their order of first appearance.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    detections: Detections2D | Detections3D
+    ids: list[str]
+    classes: tuple[str, ...]
+
+
+class Header(NamedTuple):
+    """Of the array and of each detection: one stamp for all, or one for each; ns."""
+
+    stamp_ns: int
+    frame_id: str
+    stamps_ns: Sequence[int] | None = None
+
+
+class Numbers(NamedTuple):
+    """The float64s of each detection that are not the same for all.
+
+    Attributes:
+        box: the box's values where `places` names none, as many as it has.
+        places: (R, 1) int64, counted from the hypothesis' score.
+        values: (R, N) float64.
+    """
+
+    box: tuple[float, ...]
+    places: np.ndarray
+    values: np.ndarray
+
+
+def encode_array(
+    classes: tuple[str, ...], header: Header, labels: np.ndarray, ids: Sequence[str] | None, numbers: Numbers
+) -> bytes:
+    """A serialized array of detections with one hypothesis each.
+
+    Raises:
+        CodecError: for a label without a class, or ids or stamps that are not one per detection.
+    """
+    count = len(labels)
+    if count and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise CodecError("labels", [labels.min(), labels.max()], f"there are {len(classes)} classes")
+    for field, given in (("ids", ids), ("stamps_ns", header.stamps_ns)):
+        if given is not None and len(given) != count:
+            raise CodecError(field, len(given), f"there are {count} detections")
+    writer = CdrWriter()
+    writer.header(header.stamp_ns, header.frame_id)
+    writer.scalars("I", count)
+    prefix = writer.bytes()
+    if not count:
+        return prefix
+    parts = _templates(classes, header.frame_id, numbers.box)
+    keys, tails = _keys(labels, len(classes), len(prefix) - _ENCAPSULATION, ids)
+    buffer, starts = _join(parts, keys, tails, prefix, _stamps(header))
+    doubles = np.frombuffer(buffer, "<f8", len(buffer) // 8 - 1, 8)
+    doubles[(starts + parts.score_at[keys]) // 8 + numbers.places] = numbers.values
+    return bytes(memoryview(buffer)[_ENCAPSULATION:])
+
+
+class _Templates(NamedTuple):
+    """Serialized detections without stamp and id: per label for a start at 0 mod 8, then at 4."""
+
+    bodies: list[bytes]
+    sizes: np.ndarray
+    score_at: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def _templates(classes: tuple[str, ...], frame_id: str, box: tuple[float, ...]) -> _Templates:
+    bodies, score_at = [], []
+    for phase in (0, 4):
+        for name in classes:
+            writer = CdrWriter()
+            writer.scalars("B", *bytes(phase))
+            writer.header(0, frame_id)
+            writer.scalars("I", 1)
+            writer.string(name)
+            writer.align(8)
+            score_at.append(len(writer.bytes()) - _ENCAPSULATION - phase)
+            writer.scalars("d", 0.0, *IDENTITY, *(0.0,) * 36, *box)
+            bodies.append(writer.bytes()[_ENCAPSULATION + phase + _STAMP :])
+    return _Templates(bodies, np.array([len(body) for body in bodies]), np.array(score_at))
+
+
+def _tail(id_: str) -> bytes:
+    """The string `id`, padded so that the next header may follow."""
+    raw = id_.encode() + b"\x00"
+    return len(raw).to_bytes(4, "little") + raw + bytes(-len(raw) % 4)
+
+
+_EMPTY_TAIL = _tail("")
+
+
+def _keys(
+    labels: np.ndarray, classes: int, start: int, ids: Sequence[str] | None
+) -> tuple[np.ndarray, list[bytes] | None]:
+    """Which template each detection takes, and the serialized ids where there are any."""
+    keys = labels.copy()
+    keys[0] += classes * (start % 8 // 4)
+    if ids is None:
+        return keys, None  # after an empty id, which fills 8 bytes, the next one starts at 0 mod 8
+    tails = [_tail(id_) for id_ in ids]
+    keys[1:] += classes * (np.array([len(tail) for tail in tails[:-1]], np.int64) % 8 // 4)
+    return keys, tails
+
+
+def _stamps(header: Header) -> Iterable[bytes]:
+    """The serialized stamp of each detection."""
+    if header.stamps_ns is None:
+        return repeat(stamp_bytes(header.stamp_ns))
+    known = {stamp_ns: stamp_bytes(stamp_ns) for stamp_ns in set(header.stamps_ns)}
+    return map(known.__getitem__, header.stamps_ns)
+
+
+def _join(
+    templates: _Templates, keys: np.ndarray, tails: list[bytes] | None, prefix: bytes, stamps: Iterable[bytes]
+) -> tuple[bytearray, np.ndarray]:
+    """The message without its numbers, four bytes late to align them, and where each detection starts."""
+    bodies = map(templates.bodies.__getitem__, keys.tolist())
+    sizes = templates.sizes[keys] + _STAMP
+    if tails is None:
+        last = _EMPTY_TAIL
+        sizes += len(last)
+        parts = zip(stamps, bodies, repeat(last), strict=False)
+    else:
+        last = tails[-1]
+        sizes += np.array([len(tail) for tail in tails], np.int64)
+        parts = zip(stamps, bodies, tails, strict=False)
+    buffer = bytearray(8 - _ENCAPSULATION) + prefix
+    buffer += b"".join(chain.from_iterable(parts))
+    del buffer[
+        len(buffer) - len(last) + 4 + int.from_bytes(last[:4], "little") :
+    ]  # nothing follows: no padding
+    return buffer, len(prefix) - _ENCAPSULATION + np.cumsum(sizes) - sizes
+
+
+class Rows(NamedTuple):
+    """What an array of detections says, before the boxes are looked at.
+
+    Attributes:
+        stamp_ns: stamp of the array's header, ns.
+        frame_id: its frame.
+        names: class name of each detection's best hypothesis.
+        scores: (N,) float32, its score.
+        boxes: (N, B) float64, the box's numbers as in the message.
+        ids: one per detection.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    names: list[str]
+    scores: np.ndarray
+    boxes: np.ndarray
+    ids: list[str]
+
+    def labels(self, classes: Sequence[str]) -> np.ndarray:
+        """(N,) int64, each name's index in `classes`.
+
+        Raises:
+            CodecError: for a class that is not there.
+        """
+        index = {name: label for label, name in enumerate(classes)}
+        for name in self.names:
+            if name not in index:
+                raise CodecError("class_id", name, f"not one of the {len(index)} classes")
+        return np.array([index[name] for name in self.names], np.int64)
+
+    def classes(self) -> tuple[str, ...]:
+        """The names that occur, in their order of first appearance."""
+        return tuple(dict.fromkeys(self.names))
+
+
+_Row = tuple[list[tuple[str, float]], tuple[float, ...], str]
+"""One detection: its hypotheses (class name, score), the box's numbers, the id."""
+
+
+def read_array(
+    source: object, message: str, box_size: int, box_of: Callable[[object], tuple[float, ...]]
+) -> Rows:
+    """Read an array of detections; of several hypotheses the one with the best score counts.
+
+    Args:
+        source: the message object (of rclpy or rosbags), or its serialized bytes.
+        message: the type's name, for errors.
+        box_size: how many float64s make a box.
+        box_of: the same numbers of a message object's box.
+
+    Raises:
+        CodecError: for truncated bytes, a detection without a hypothesis, or a score that is no number.
+    """
+    if isinstance(source, BYTES_LIKE):
+        reader = CdrReader(source)
+        stamp_ns, frame_id = reader.header()
+        return _rows(stamp_ns, frame_id, _rows_of_bytes(reader, box_size), box_size)
+    try:
+        stamp_ns, frame_id = message_header(source)
+        return _rows(stamp_ns, frame_id, _rows_of_message(source, box_of), box_size)
+    except AttributeError as error:
+        raise CodecError("source", type(source).__name__, f"not a {message}: {error}") from error
+
+
+def _rows_of_bytes(reader: CdrReader, box_size: int) -> Iterator[_Row]:
+    for _ in range(reader.scalars("detections", "I")[0]):
+        reader.header()
+        hypotheses = []
+        for _ in range(reader.scalars("results", "I")[0]):
+            name = reader.string("class_id")
+            hypotheses.append((name, reader.scalars("score, pose", "d", BOX_AT)[0]))
+        yield hypotheses, reader.scalars("bbox", "d", box_size), reader.string("id")
+
+
+def _rows_of_message(message: object, box_of: Callable[[object], tuple[float, ...]]) -> Iterator[_Row]:
+    for detection in message.detections:
+        hypotheses = [(result.hypothesis.class_id, result.hypothesis.score) for result in detection.results]
+        yield hypotheses, box_of(detection.bbox), detection.id
+
+
+def _rows(stamp_ns: int, frame_id: str, rows: Iterable[_Row], box_size: int) -> Rows:
+    names, scores, boxes, ids = [], [], [], []
+    for hypotheses, box, id_ in rows:
+        if not hypotheses:
+            raise CodecError("results", hypotheses, f"detection {len(names)} has no hypothesis")
+        name, score = max(hypotheses, key=lambda hypothesis: hypothesis[1])
+        names.append(name)
+        scores.append(score)
+        boxes.append(box)
+        ids.append(id_)
+    scores = finite_float32("score", np.array(scores, np.float64))
+    return Rows(stamp_ns, frame_id, names, scores, np.array(boxes, np.float64).reshape(-1, box_size), ids)
+
+
+def finite_float32(field: str, values: np.ndarray) -> np.ndarray:
+    """As float32, which must hold them.
+
+    Raises:
+        CodecError: for a value that is not finite there.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = values.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise CodecError(field, values[~np.isfinite(narrow)][0], "not a finite float32")
+    return narrow
