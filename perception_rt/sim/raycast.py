@@ -143,11 +143,12 @@ def _capsule_windows(
     reach = [np.hypot(end[:, 0], end[:, 1]) for end in (a, b)]
     azimuth = [np.arctan2(end[:, 1], end[:, 0]) for end in (a, b)]
     turn = (azimuth[1] - azimuth[0] + np.pi) % (2 * np.pi) - np.pi
-    # One that reaches over the sensor is seen all around.
-    half = [np.where(r > radius, np.arcsin(radius / np.maximum(r, radius)), np.pi) for r in reach]
-    low = azimuth[0] + np.minimum(-half[0], turn - half[1])
-    high = azimuth[0] + np.maximum(half[0], turn + half[1])
-    near = np.maximum(_nearest(a, b) - radius, 1e-3)
+    half = [np.arcsin(radius / np.maximum(r, radius)) for r in reach]
+    distance = _nearest(a, b)
+    over = distance <= radius  # what reaches over the sensor is looked for all around
+    low = np.where(over, -np.pi, azimuth[0] + np.minimum(-half[0], turn - half[1]))
+    high = np.where(over, np.pi, azimuth[0] + np.maximum(half[0], turn + half[1]))
+    near = np.maximum(distance - radius, 1e-3)
     far = np.maximum(*reach) + radius
     bottom, top = np.minimum(a[:, 2], b[:, 2]) - radius, np.maximum(a[:, 2], b[:, 2]) + radius
     first, counts = grid.rings_between(

@@ -12,6 +12,7 @@ from perception_rt.sim.shapes import MAX_CORNERS, Figure, Mesh
 from perception_rt.sim.world import Objects
 
 _LUMA = np.array([0.299, 0.587, 0.114]) / 255
+_TYRE = 40.0
 _LAYER_M = 1e-4  # a later face of a mesh lies on an earlier one, e.g. a window on the body
 
 
@@ -46,38 +47,45 @@ def solids_of(ego: EgoState, objects: Objects, origin: tuple[float, float, float
         range_m: horizontal, to the centres.
     """
     x, y = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
-    x, y = x - origin[0], y - origin[1]
-    rows = np.flatnonzero(np.hypot(x, y) < range_m)
+    place = np.column_stack([x, y, np.zeros(len(x))]) - origin
     moving = np.hypot(*objects.velocity.T) > 0.2
-    shapes = [objects.entities[r].shape_at(float(objects.travelled[r]), bool(moving[r])) for r in rows]
-    place = np.column_stack([x, y, np.full(len(x), -origin[2])])
-    meshes = [(r, s) for r, s in zip(rows, shapes, strict=True) if isinstance(s, Mesh)]
-    figures = [(r, s) for r, s in zip(rows, shapes, strict=True) if isinstance(s, Figure)]
+    meshes, figures = [], []
+    for row in np.flatnonzero(np.hypot(*place[:, :2].T) < range_m).tolist():
+        shape = objects.entities[row].shape_at(float(objects.travelled[row]), bool(moving[row]))
+        (meshes if isinstance(shape, Mesh) else figures).append((row, shape))
     yaw = objects.yaw - ego.yaw
-    corners, normals = _faces(meshes, place, yaw)
-    ends, radius = _capsules(figures, place, yaw)
-    faces = np.array([s.far_faces for _, s in meshes], np.int64)
-    capsules = np.array([len(s.radii) + sum(map(len, s.rings)) for _, s in figures], np.int64)
-    owner = np.array([r for r, _ in meshes + figures], np.int64)
-    layer = [np.arange(n) * _LAYER_M for n in faces]
-    glass = [s.glass[: s.far_faces] for _, s in meshes]
-    foliage = [np.append(s.ends[:, 0] == s.ends[:, 1], np.zeros(n - len(s.ends), bool)) & s.foliage
-               for (_, s), n in zip(figures, capsules, strict=True)]  # fmt: skip
-    colors = [s.colors[: s.far_faces] for _, s in meshes]
-    for (_, s), n in zip(figures, capsules, strict=True):
-        colors += [s.colors, np.full((n - len(s.colors), 3), 40.0)]  # tyres
-    none = np.zeros(0)
-    f, k = faces.sum(), capsules.sum()
-    return Solids(
-        corners,
-        normals,
-        ends,
-        radius,
-        owner=np.repeat(owner, np.concatenate([faces, capsules])),
-        reflectivity=0.06 + 0.64 * np.concatenate([np.zeros((0, 3)), *colors]) @ _LUMA,
-        glass=np.concatenate([none, *glass, np.zeros(k)]).astype(bool),
-        foliage=np.concatenate([np.zeros(f), *foliage]).astype(bool),
-        bias=np.concatenate([none, *layer, np.zeros(k)]),
+    return Solids(*_faces(meshes, place, yaw), *_capsules(figures, place, yaw), *_materials(meshes, figures))
+
+
+def _materials(
+    meshes: list[tuple[int, Mesh]], figures: list[tuple[int, Figure]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Owner, reflectivity, glass, foliage and bias of the parts (see Solids)."""
+    owner, colors = [np.zeros(0, np.int64)], [np.zeros((0, 3))]
+    glass, foliage, bias = ([np.zeros(0, kind)] for kind in (bool, bool, float))
+    for row, mesh in meshes:
+        n = mesh.far_faces
+        owner.append(np.full(n, row))
+        colors.append(mesh.colors[:n])
+        glass.append(mesh.glass[:n])
+        foliage.append(np.zeros(n, bool))
+        bias.append(np.arange(n) * _LAYER_M)
+    for row, figure in figures:
+        tyres = sum(map(len, figure.rings))
+        n = len(figure.radii) + tyres
+        owner.append(np.full(n, row))
+        colors += [figure.colors, np.full((tyres, 3), _TYRE)]
+        glass.append(np.zeros(n, bool))
+        balls = figure.ends[:, 0] == figure.ends[:, 1]
+        foliage += [balls & figure.foliage, np.zeros(tyres, bool)]
+        bias.append(np.zeros(n))
+    reflectivity = 0.06 + 0.64 * np.concatenate(colors) @ _LUMA
+    return (
+        np.concatenate(owner),
+        reflectivity,
+        np.concatenate(glass),
+        np.concatenate(foliage),
+        np.concatenate(bias),
     )
 
 
@@ -89,7 +97,9 @@ def _placed(points: list, rows: list, place: np.ndarray, yaw: np.ndarray) -> np.
     return np.stack([c * x - s * y, s * x + c * y, z], -1) + place[owner]
 
 
-def _faces(meshes: list, place: np.ndarray, yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _faces(
+    meshes: list[tuple[int, Mesh]], place: np.ndarray, yaw: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     rows = [r for r, _ in meshes]
     points = _placed([s.points for _, s in meshes], rows, place, yaw)
     normals = _placed([s.normals[: s.far_faces] for _, s in meshes], rows, np.zeros_like(place), yaw)
@@ -98,7 +108,9 @@ def _faces(meshes: list, place: np.ndarray, yaw: np.ndarray) -> tuple[np.ndarray
     return points[np.concatenate([np.zeros((0, MAX_CORNERS), np.int64), *index])], normals
 
 
-def _capsules(figures: list, place: np.ndarray, yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _capsules(
+    figures: list[tuple[int, Figure]], place: np.ndarray, yaw: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     points = _placed([s.points for _, s in figures], [r for r, _ in figures], place, yaw)
     starts = np.cumsum([0, *(len(s.points) for _, s in figures)])
     index, radii = [np.zeros((0, 2), np.int64)], [np.zeros(0)]

@@ -50,7 +50,7 @@ class Terrain:
         Returns:
             (N,) height, m, and (N,) reflectivity.
         """
-        s, d = self._road_coordinates(ego, ego_s, x, y)
+        s, d = self.road_coordinates(ego, ego_s, x, y)
         world = self.world
         right, left = world.right_edge - PARKING_M, world.left_edge + PARKING_M
         beyond = np.maximum(right - d, d - left)
@@ -101,15 +101,15 @@ class Terrain:
         x, y, _ = self.world.path.position(ends, d)
         return np.stack(to_base(ego, x, y), -1)
 
-    def _road_coordinates(
+    def road_coordinates(
         self, ego: EgoState, ego_s: float, x: np.ndarray, y: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Arc length and lateral offset of points in base_link; good to centimetres near the road."""
+        """Arc length and lateral offset of (N,) points in base_link, m; to centimetres near the road."""
         line_s = ego_s + np.arange(-REACH_M - 30, REACH_M + 30, _STEP_M)
         wx, wy, heading = self.world.path.position(line_s)
         line_x, line_y = to_base(ego, wx, wy)
         c, sin = np.cos(heading - ego.yaw), np.sin(heading - ego.yaw)
-        # The road never turns back on itself (sim/path.py), so x alone is a first guess; then project twice.
+        # The road never turns back on itself (sim/path.py), so x alone is a first guess.
         table = np.interp(np.arange(-REACH_M, REACH_M), line_x, np.arange(len(line_s)))
         i = table[np.clip(np.rint(x + REACH_M).astype(np.int64), 0, len(table) - 1)].astype(np.int64)
         for _ in range(3):
