@@ -1,0 +1,202 @@
+"""Points and boxes of space to the image and back, through the lens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from perception_rt.codec.camera_info import CameraModel
+from perception_rt.stage.transforms import transform
+from perception_rt.types import CodecError
+
+NEAR_M = 0.1  # nothing nearer to the camera's plane is drawn or measured
+_SIGNS = np.array(
+    [[x, y, z] for z in (-0.5, 0.5) for x, y in ((0.5, 0.5), (0.5, -0.5), (-0.5, -0.5), (-0.5, 0.5))]
+)
+# Of the corners that `box_corners` gives: around the bottom, around the top, upright.
+EDGES = np.array([(i, (i + 1) % 4) for i in range(4)] * 2 + [(i, i + 4) for i in range(4)])
+EDGES[4:8] += 4
+FRONT = (0, 1, 5, 4)
+_PINHOLE = ("plumb_bob", "rational_polynomial")
+_FISHEYE = ("equidistant", "fisheye")
+_BORDER_STEPS = 16
+_BENT_STEPS = 8  # pieces of an edge that a lens bends
+_CONVERGED_PX = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProjectedBoxes:
+    """What an image shows of boxes.
+
+    Attributes:
+        xyxy: (N, 4) float32 px, clipped to the image; zeros where nothing is in view.
+        visible: (N,) bool, whether any part is in view.
+        share: (N,) how much of the whole rectangle is in view; 0 where the box reaches behind the camera.
+        depth: (N,) of the centre along the optical axis, m.
+    """
+
+    xyxy: np.ndarray
+    visible: np.ndarray
+    share: np.ndarray
+    depth: np.ndarray
+
+
+def box_corners(boxes: np.ndarray) -> np.ndarray:
+    """(N, 8, 3) corners of (N, 7) boxes: front left, front right, rear right, rear left; bottom, then top."""
+    boxes = np.asarray(boxes, np.float64)
+    local = _SIGNS * boxes[:, None, 3:6]
+    cos, sin = np.cos(boxes[:, 6:7]), np.sin(boxes[:, 6:7])
+    x = cos * local[..., 0] - sin * local[..., 1]
+    y = sin * local[..., 0] + cos * local[..., 1]
+    return np.stack((x, y, local[..., 2]), 2) + boxes[:, None, :3]
+
+
+def project(points: np.ndarray, model: CameraModel) -> np.ndarray:
+    """Points in front of the camera to the image.
+
+    What lies outside of the lens's field is moved to its border first: a distortion polynomial says nothing
+    there, and would fold such points back into the image.
+
+    Args:
+        points: (N, 3) m in the optical frame (REP 103: z forward), z > 0.
+        model: the camera; plumb_bob, rational_polynomial or equidistant.
+
+    Returns:
+        (N, 2) float64 px.
+
+    Raises:
+        CodecError: another distortion model, or one that has no inverse inside the image.
+    """
+    rays = points[:, :2] / points[:, 2:]
+    if not model.d.any():
+        return _pinhole(rays, model)
+    x0, y0, x1, y1 = field_of_view(model)
+    return _distort(np.clip(rays, (x0, y0), (x1, y1)), model)
+
+
+def unproject(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
+    """(N, 2) px to (N, 2) x / z and y / z of their rays; raises as `project`."""
+    pixels = np.asarray(pixels, np.float64).reshape(-1, 1, 2)
+    if not model.d.any():
+        rays = np.linalg.solve(model.k, np.concatenate((pixels[:, 0], np.ones((len(pixels), 1))), 1).T).T
+        return rays[:, :2] / rays[:, 2:]
+    if not len(pixels):
+        return np.zeros((0, 2))
+    if _lens(model) == "fisheye":
+        return cv2.fisheye.undistortPoints(pixels, model.k, model.d[:4])[:, 0]
+    criteria = (cv2.TERM_CRITERIA_MAX_ITER | cv2.TERM_CRITERIA_EPS, 60, 1e-9)
+    return cv2.undistortPointsIter(pixels, model.k, model.d, None, None, criteria)[:, 0]
+
+
+def field_of_view(model: CameraModel) -> np.ndarray:
+    """(4,) least x / z and y / z, greatest x / z and y / z that the image shows; raises as `project`."""
+    along = np.linspace(0, 1, _BORDER_STEPS + 1)
+    ends = np.zeros_like(along)
+    border = np.concatenate([np.stack(side, 1) for side in ((along, ends), (along, ends + 1))])
+    pixels = np.concatenate((border, border[:, ::-1])) * (model.width, model.height)
+    rays = unproject(pixels, model)
+    if model.d.any():
+        error = np.abs(_distort(rays, model) - pixels).max(1)
+        rays = rays[error < _CONVERGED_PX]  # false for NaN too
+        if not len(rays):
+            raise CodecError("d", model.d.tolist(), "the lens has no inverse at the border of the image")
+    return np.concatenate((rays.min(0), rays.max(0)))
+
+
+def project_boxes(boxes: np.ndarray, model: CameraModel, camera_from_lidar: np.ndarray) -> ProjectedBoxes:
+    """The rectangles around boxes in the image, clipped at the near plane and to the image.
+
+    Args:
+        boxes: (N, 7) xyzlwh_yaw in the lidar's frame.
+        model: the camera.
+        camera_from_lidar: (4, 4) takes points of the lidar's frame to the optical frame.
+
+    Raises:
+        CodecError: as `project`.
+    """
+    corners = transform(camera_from_lidar, box_corners(boxes))
+    depth = transform(camera_from_lidar, np.asarray(boxes, np.float64)[:, :3])[:, 2]
+    segments, edge_valid = visible_edges(corners)
+    points = along_edges(segments, model)
+    valid = np.repeat(edge_valid, points.shape[2], 1)
+    points = points.reshape(*valid.shape, 3)
+    rays = points[..., :2] / points[..., 2:]
+    low, high = _bounds(rays, valid)
+    field = field_of_view(model)
+    inner_low, inner_high = np.maximum(low, field[:2]), np.minimum(high, field[2:])
+    visible = valid.any(1) & (inner_high > inner_low).all(1)
+    whole = np.where(visible, np.prod(high - low, axis=1), 1.0)
+    in_front = (corners[..., 2] >= NEAR_M).all(1)
+    share = np.where(visible & in_front, np.prod(inner_high - inner_low, axis=1) / whole, 0.0)
+    pixels = project(points.reshape(-1, 3), model).reshape((*points.shape[:2], 2))
+    size = (model.width, model.height)
+    xyxy = np.concatenate([np.clip(edge, 0, size) for edge in _bounds(pixels, valid)], 1)
+    return ProjectedBoxes(np.where(visible[:, None], xyxy, 0).astype(np.float32), visible, share, depth)
+
+
+def visible_edges(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What of the boxes' edges lies beyond the near plane.
+
+    Args:
+        corners: (N, 8, 3) in the optical frame, in the order of `box_corners`.
+
+    Returns:
+        (N, 12, 2, 3) ends of the edges, in the order of `EDGES`, and (N, 12) bool, false for an edge that
+        lies before the plane (its ends are at x = y = 0 then).
+    """
+    a, b = corners[:, EDGES[:, 0]], corners[:, EDGES[:, 1]]
+    over_a, over_b = a[..., 2] - NEAR_M, b[..., 2] - NEAR_M
+    valid = np.maximum(over_a, over_b) >= 0
+    crosses = over_a * over_b < 0
+    share = np.where(crosses, over_a / np.where(crosses, over_a - over_b, 1), 0)[..., None]
+    crossing = a + share * (b - a)
+    ends = np.stack(
+        (
+            np.where((crosses & (over_a < 0))[..., None], crossing, a),
+            np.where((crosses & (over_b < 0))[..., None], crossing, b),
+        ),
+        2,
+    )
+    return np.where(valid[..., None, None], ends, (0.0, 0.0, 1.0)), valid
+
+
+def along_edges(segments: np.ndarray, model: CameraModel) -> np.ndarray:
+    """(..., S, 3) points from end to end of (..., 2, 3) segments; the ends alone where the lens bends none."""
+    share = np.linspace(0, 1, (_BENT_STEPS if model.d.any() else 1) + 1)[:, None]
+    return segments[..., :1, :] * (1 - share) + segments[..., 1:, :] * share
+
+
+def _bounds(points: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest (N, 2) of the valid ones of (N, P, 2)."""
+    mask = np.broadcast_to(valid[..., None], points.shape)
+    low = points.min(1, initial=np.inf, where=mask)
+    high = points.max(1, initial=-np.inf, where=mask)
+    none = ~valid.any(1)
+    low[none], high[none] = 0, 0
+    return low, high
+
+
+def _pinhole(rays: np.ndarray, model: CameraModel) -> np.ndarray:
+    return rays @ model.k[:2, :2].T + model.k[:2, 2]
+
+
+def _distort(rays: np.ndarray, model: CameraModel) -> np.ndarray:
+    if not len(rays):
+        return np.zeros((0, 2))
+    points, still = np.concatenate((rays, np.ones((len(rays), 1))), 1)[:, None], np.zeros(3)
+    if _lens(model) == "fisheye":
+        return cv2.fisheye.projectPoints(points, still, still, model.k, model.d[:4])[0][:, 0]
+    return cv2.projectPoints(points, still, still, model.k, model.d)[0][:, 0]
+
+
+def _lens(model: CameraModel) -> str:
+    count = len(model.d)
+    if model.distortion_model in _FISHEYE and count >= 4:
+        return "fisheye"
+    if model.distortion_model in _PINHOLE and count in (4, 5, 8, 12, 14):
+        return "pinhole"
+    raise CodecError(
+        "distortion_model", model.distortion_model, f"unknown, or not one of {count} coefficients"
+    )

@@ -1,0 +1,404 @@
+"""Projection, monocular placement and late fusion: one camera above a lidar, both looking along x."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from perception_rt.codec import CameraModel
+from perception_rt.stage.fuse import BOTH, CAMERA, LIDAR, fuse, iou_2d, lidar_alone
+from perception_rt.stage.monocular import place
+from perception_rt.stage.project import (
+    NEAR_M,
+    box_corners,
+    field_of_view,
+    project,
+    project_boxes,
+    unproject,
+)
+from perception_rt.stage.road_users import canonical, compatible
+from perception_rt.stage.transforms import to_matrix
+from perception_rt.types import CodecError, Detections2D, Detections3D
+
+K = np.array([[700.0, 0, 640], [0, 700, 360], [0, 0, 1]])
+GROUND_Z = -1.7
+# Optical axes (x right, y down, z forward) in the lidar's (x forward, y left, z up).
+CAMERA_FROM_LIDAR = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+PLUMB_BOB = (-0.25, 0.08, 0.001, -0.0005, 0.0)
+FOLDED = (-0.35, 0.15, 0.001, -0.0005, -0.03)  # from x / z = 1.5 on, farther aside is drawn nearer
+RATIONAL = (0.5, -0.02, 0.0, 0.0, 0.0, 0.7, 0.0, 0.0)
+FISHEYE = (0.02, -0.01, 0.003, -0.0005)
+
+
+def camera(d=(), name="plumb_bob", size=(1280, 720)) -> CameraModel:
+    return CameraModel(0, "camera", size[1], size[0], name, np.array(d, np.float64), K)
+
+
+def box(x, y, length=4.2, width=1.8, height=1.55, yaw=0.0) -> list[float]:
+    """Standing on the ground."""
+    return [x, y, GROUND_Z + height / 2, length, width, height, yaw]
+
+
+def lidar(*boxes, scores=None, labels=None) -> Detections3D:
+    count = len(boxes)
+    return Detections3D(
+        np.array(boxes, np.float32).reshape(-1, 7),
+        np.full(count, 0.6, np.float32) if scores is None else np.array(scores, np.float32),
+        np.zeros(count, np.int64) if labels is None else np.array(labels, np.int64),
+    )
+
+
+def seen(boxes: Detections3D, score=0.5, label=0, model=None) -> Detections2D:
+    """What a perfect camera reports of these boxes."""
+    projected = project_boxes(boxes.xyzlwh_yaw, model or camera(), CAMERA_FROM_LIDAR)
+    count = len(boxes)
+    return Detections2D(projected.xyxy, np.full(count, score, np.float32), np.full(count, label, np.int64))
+
+
+def run(
+    camera_detections, lidar_detections, camera_classes=("car", "person"), lidar_classes=("car",), **values
+):
+    return fuse(
+        camera_detections,
+        camera_classes,
+        lidar_detections,
+        lidar_classes,
+        camera(),
+        CAMERA_FROM_LIDAR,
+        **values,
+    )
+
+
+# Projection.
+
+
+def test_corners_begin_in_front_and_turn_with_the_box():
+    corners = box_corners(np.array([[10, 0, 0, 4, 2, 1, np.pi / 2]]))[0]
+    np.testing.assert_allclose(corners[0], [9, 2, -0.5], atol=1e-9)  # front left, looking to y
+    np.testing.assert_allclose(corners[6], [11, -2, 0.5], atol=1e-9)  # rear right, on top
+    assert len(np.unique(corners.round(6), axis=0)) == 8
+
+
+@pytest.mark.parametrize(
+    ("d", "name"),
+    [((), ""), (PLUMB_BOB, "plumb_bob"), (RATIONAL, "rational_polynomial"), (FISHEYE, "equidistant")],
+)
+def test_pixels_go_out_and_come_back(d, name):
+    model = camera(d, name)
+    pixels = np.random.default_rng(0).uniform((0, 0), (1280, 720), (200, 2))
+    rays = unproject(pixels, model)
+    back = project(np.concatenate((rays, np.ones((200, 1))), 1) * 7.0, model)
+    np.testing.assert_allclose(back, pixels, atol=0.05)
+
+
+def test_the_lens_is_opencvs_inside_of_the_image():
+    points = np.random.default_rng(1).uniform((-5, -3, 10), (5, 3, 30), (100, 3))
+    expected = cv2.projectPoints(points, np.zeros(3), np.zeros(3), K, np.array(PLUMB_BOB))[0][:, 0]
+    np.testing.assert_allclose(project(points, camera(PLUMB_BOB)), expected, atol=1e-6)
+
+
+def test_points_far_outside_of_a_lens_do_not_fold_back_into_the_image():
+    aside = np.array([[20.0, 0, 10.0]])
+    folded = cv2.projectPoints(aside, np.zeros(3), np.zeros(3), K, np.array(FOLDED))[0][0, 0]
+    assert 0 < folded[0] < 1280  # what the polynomial says
+    assert project(aside, camera(FOLDED))[0, 0] > 1270
+    hidden = project_boxes(np.array([box(10, -20)]), camera(FOLDED), CAMERA_FROM_LIDAR)
+    assert not hidden.visible[0]
+
+
+@pytest.mark.parametrize(
+    ("d", "name"), [((0.1,) * 5, "equirectangular"), ((0.1, 0.2), "plumb_bob"), ((0.1,) * 3, "equidistant")]
+)
+def test_an_unknown_lens_is_named(d, name):
+    with pytest.raises(CodecError, match=f"distortion_model='{name}'"):
+        project(np.ones((1, 3)), camera(d, name))
+
+
+def test_field_of_view_is_that_of_the_border():
+    np.testing.assert_allclose(field_of_view(camera()), [-640 / 700, -360 / 700, 640 / 700, 360 / 700])
+    wide = field_of_view(camera(PLUMB_BOB))
+    assert wide[2] > 640 / 700  # a barrel shows more
+
+
+boxes_anywhere = st.tuples(
+    st.floats(-20, 60), st.floats(-30, 30), st.floats(-3, 3), st.floats(0.3, 12), st.floats(0.3, 3),
+    st.floats(0.3, 4), st.floats(-4, 4),
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(boxes_anywhere, st.sampled_from([(), PLUMB_BOB]))
+def test_any_box_covers_what_its_faces_cover(numbers, d):
+    """Against points sampled on the whole surface: none of them falls outside, and the rectangle is tight."""
+    model = camera(d)
+    found = project_boxes(np.array([numbers]), model, CAMERA_FROM_LIDAR)
+    along = np.linspace(-0.5, 0.5, 41)
+    u, v = (axis.ravel() for axis in np.meshgrid(along, along))
+    faces = [np.insert(np.stack((u, v), 1), axis, side, 1) for axis in range(3) for side in (-0.5, 0.5)]
+    local = np.concatenate(faces) * numbers[3:6]
+    points = local @ Rotation.from_euler("z", numbers[6]).as_matrix().T + numbers[:3]
+    points = points @ CAMERA_FROM_LIDAR[:3, :3].T
+    points = points[points[:, 2] > NEAR_M]
+    low, high = field_of_view(model)[:2], field_of_view(model)[2:]
+    inside = points[((points[:, :2] / points[:, 2:] > low) & (points[:, :2] / points[:, 2:] < high)).all(1)]
+    pixels = project(inside, model)
+    inside_image = pixels[((pixels >= 0) & (pixels <= (1280, 720))).all(1)]
+    if len(inside_image):
+        assert found.visible[0]
+        x1, y1, x2, y2 = found.xyxy[0]
+        slack = 3.0 if d else 0.1  # edges bend between their ends
+        assert (inside_image >= (x1 - slack, y1 - slack)).all()
+        assert (inside_image <= (x2 + slack, y2 + slack)).all()
+    assert ((found.xyxy >= 0) & (found.xyxy <= (1280, 720, 1280, 720))).all()
+
+
+def test_what_is_in_view_is_measured():
+    whole, half, behind, around = box(20, 0), box(20, -18.3), box(-20, 0), box(0, 0, length=6)
+    found = project_boxes(np.array([whole, half, behind, around]), camera(), CAMERA_FROM_LIDAR)
+    assert found.visible.tolist() == [True, True, False, True]
+    assert found.share[0] == pytest.approx(1)
+    assert 0.2 < found.share[1] < 0.8
+    assert found.share[3] == 0  # it reaches behind the camera
+    np.testing.assert_allclose(found.depth, [20, 20, -20, 0], atol=1e-6)
+    rear_height = 700 * 1.55 / (20 - 2.1)
+    assert found.xyxy[0, 3] - found.xyxy[0, 1] == pytest.approx(rear_height, rel=0.15)
+    assert len(project_boxes(np.zeros((0, 7)), camera(), CAMERA_FROM_LIDAR).xyxy) == 0
+
+
+# Names.
+
+
+def test_names_of_the_same_thing():
+    assert canonical("Person") == canonical("pedestrian") == "pedestrian"
+    assert canonical("Person_sitting") == "pedestrian"
+    assert canonical("traffic light") == "traffic light"
+    found = compatible(["car", "cyclist", "unknown"], ["van", "bicycle", "pedestrian", "traffic light"])
+    assert found.tolist() == [[True, False, False, False], [False, True, False, False], [True] * 4]
+    assert compatible([], ["car"]).shape == (0, 1)
+
+
+# Placement.
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("ground_z", [GROUND_Z, None])
+@pytest.mark.parametrize(("x", "y", "name"), [(12, 3, "pedestrian"), (25, -4, "car"), (40, 8, "car")])
+def test_an_object_of_usual_size_is_placed_where_it_is(x, y, name, ground_z, turned):
+    sizes = {"car": (4.2, 1.8, 1.55), "pedestrian": (0.6, 0.6, 1.7)}
+    truth = np.array([box(x, y, *sizes[name], yaw=np.arctan2(y, x))])
+    turn = to_matrix(
+        np.zeros(3), Rotation.from_euler("z", 0.4 * turned).as_quat()
+    )  # a lidar that looks aside
+    camera_from_lidar = CAMERA_FROM_LIDAR @ turn.T
+    truth[:, :3] = truth[:, :3] @ turn[:3, :3].T
+    truth[:, 6] += 0.4 * turned
+    xyxy = project_boxes(truth, camera(), camera_from_lidar).xyxy
+    boxes, covariance, known = place(xyxy, [name], camera(), camera_from_lidar, ground_z)
+    assert known.all()
+    error = (boxes - truth)[0]
+    position = covariance[0, :3, :3]
+    assert error[:3] @ np.linalg.solve(position, error[:3]) < 9
+    assert np.hypot(*error[:2]) < 0.12 * np.hypot(x, y)
+    assert np.abs(error[2]) < 0.3
+    np.testing.assert_allclose(boxes[0, 3:6], truth[0, 3:6], atol=1e-6)
+    assert error[6] == pytest.approx(0, abs=1e-3)  # it looks along the ray
+    values, vectors = np.linalg.eigh(position[:2, :2])
+    ray = truth[0, :2] / np.linalg.norm(truth[0, :2])
+    assert abs(vectors[:, 1] @ ray) > 0.99
+    assert values[1] > 4 * values[0]
+
+
+def test_the_ground_and_the_height_together_are_surer_than_the_height_alone():
+    xyxy = seen(lidar(box(15, 0))).xyxy
+    along = [place(xyxy, ["car"], camera(), CAMERA_FROM_LIDAR, z)[1][0, 0, 0] for z in (GROUND_Z, None)]
+    assert along[0] < along[1]
+
+
+def test_what_the_image_cuts_off_below_is_near_and_unsure():
+    near = seen(lidar(box(4.5, 0, 0.6, 0.6, 1.7))).xyxy
+    assert near[0, 3] == 720 or near[0, 3] > 600
+    cut = np.array([[600.0, 400, 700, 720]])
+    boxes, covariance, _ = place(cut, ["pedestrian"], camera(), CAMERA_FROM_LIDAR, GROUND_Z)
+    assert boxes[0, 0] < 4  # the ground at the lower border is 3.3 m away
+    assert covariance[0, 0, 0] > 1.5**2
+
+
+def test_what_has_no_usual_size_or_no_height_is_not_placed():
+    xyxy = np.array([[0.0, 0, 50, 50], [10, 10, 30, 10.5]])
+    known = place(xyxy, ["traffic light", "car"], camera(), CAMERA_FROM_LIDAR, None)[2]
+    assert not known.any()
+
+
+# Fusion.
+
+
+def test_the_same_object_of_both_is_one_surer_object_at_the_lidars_place():
+    there = lidar(box(20, 2))
+    fused = run(seen(there, 0.5), there)
+    assert fused.sources == (BOTH,)
+    assert fused.detections.scores[0] == pytest.approx(1 - 0.4 * 0.5)
+    np.testing.assert_array_equal(fused.detections.xyzlwh_yaw, there.xyzlwh_yaw)
+    np.testing.assert_array_equal(fused.partners, [[0, 0]])
+    assert np.sqrt(fused.covariance[0, 0, 0]) < 0.5
+
+
+def test_neighbours_are_matched_so_that_the_overlaps_are_greatest_not_one_by_one():
+    """The first lidar box fits the second camera box best, but the second one fits nothing else."""
+    boxes = lidar(box(20, 0.0), box(20, -1.0))
+    cars = Detections2D(
+        project_boxes(np.array([box(20, 0.9), box(20, -0.4)]), camera(), CAMERA_FROM_LIDAR).xyxy,
+        np.array([0.5, 0.5], np.float32),
+        np.zeros(2, np.int64),
+    )
+    iou = iou_2d(project_boxes(boxes.xyzlwh_yaw, camera(), CAMERA_FROM_LIDAR).xyxy, cars.xyxy)
+    assert iou[0, 1] > iou[0, 0]
+    fused = run(cars, boxes)
+    assert fused.sources == (BOTH, BOTH)
+    assert {tuple(pair) for pair in fused.partners.tolist()} == {(0, 0), (1, 1)}
+
+
+def test_classes_that_cannot_be_the_same_are_not_matched():
+    there = lidar(box(20, 2))
+    fused = run(seen(there, label=1), there)
+    assert sorted(fused.sources) == [CAMERA, LIDAR]
+
+
+@pytest.mark.parametrize(
+    ("camera_name", "camera_score", "lidar_name", "expected"),
+    [
+        ("truck", 0.9, "car", "truck"),
+        ("truck", 0.3, "car", "car"),
+        ("person", 0.3, "pedestrian", "pedestrian"),
+        ("bicycle", 0.3, "cyclist", "cyclist"),
+        ("van", 0.1, "unknown", "van"),
+    ],
+)
+def test_the_surer_one_names_the_class(camera_name, camera_score, lidar_name, expected):
+    there = lidar(box(20, 2))
+    fused = run(seen(there, camera_score), there, (camera_name,), (lidar_name,))
+    assert fused.sources == (BOTH,)
+    assert fused.classes[fused.detections.labels[0]] == expected
+
+
+def test_one_object_under_two_names_of_the_camera_is_one():
+    there = lidar(box(20, 2))
+    car, truck = seen(there, 0.5, 0), seen(there, 0.4, 1)
+    both = Detections2D(*(np.concatenate((getattr(car, f), getattr(truck, f))) for f in car.__slots__))
+    fused = run(both, there, ("car", "truck"))
+    assert fused.sources == (BOTH,)
+    assert fused.partners.tolist() == [[0, 0]]
+
+
+def test_what_only_the_camera_sees_is_placed_and_marked():
+    person = lidar(box(15, 1, 0.6, 0.6, 1.7))
+    fused = run(seen(person, 0.7, 1), lidar(box(20, -5)), camera_recall=0.0, ground_z=GROUND_Z)
+    assert fused.sources == (CAMERA, LIDAR)
+    assert fused.partners.tolist() == [[-1, 0], [0, -1]]
+    assert fused.classes[fused.detections.labels[0]] == "pedestrian"
+    np.testing.assert_allclose(fused.detections.xyzlwh_yaw[0, :2], [15, 1], atol=0.8)
+    assert fused.covariance[0, 0, 0] > 4 * fused.covariance[1, 0, 0]
+    assert len(fused.unplaced) == 0
+
+
+def test_what_only_the_camera_sees_and_has_no_usual_size_is_told():
+    light = Detections2D(
+        np.array([[600, 100, 620, 150]], np.float32), np.array([0.9], np.float32), np.array([0])
+    )
+    fused = run(light, lidar(), ("traffic light",))
+    assert len(fused) == 0
+    assert fused.unplaced.tolist() == [0]
+
+
+def test_what_the_camera_should_have_seen_is_less_likely_but_stays():
+    fused = run(Detections2D.empty(), lidar(box(15, 0), scores=[0.6]))
+    assert fused.sources == (LIDAR,)
+    assert fused.detections.scores[0] == pytest.approx(0.3 / 0.7)  # odds 1.5, halved
+    assert run(Detections2D.empty(), lidar(box(15, 0), scores=[0.6]), camera_recall=0.0).detections.scores[
+        0
+    ] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "why"),
+    [
+        ([box(70, 0)], "too small in the image"),
+        ([box(-15, 0)], "behind"),
+        ([box(10, -10)], "half outside"),
+    ],
+)
+def test_what_the_camera_could_not_see_keeps_its_score(boxes, why):
+    fused = run(Detections2D.empty(), lidar(*boxes))
+    assert fused.detections.scores[0] == pytest.approx(0.6), why
+
+
+def test_what_stands_behind_another_object_keeps_its_score():
+    front, rear = box(12, 0, 2, 2.5, 3.0), box(20, 0)
+    fused = run(seen(lidar(front)), lidar(front, rear))
+    assert fused.detections.scores.tolist() == pytest.approx([0.8, 0.6])
+
+
+def test_a_class_that_the_camera_does_not_know_keeps_its_score():
+    fused = run(Detections2D.empty(), lidar(box(15, 0)), camera_classes=("person",))
+    assert fused.detections.scores[0] == pytest.approx(0.6)
+
+
+def test_the_ground_is_taken_from_the_lidars_boxes():
+    """Three boxes tell it, two do not; seen in how sure the camera's object is placed."""
+    person = seen(lidar(box(10, 1, 0.6, 0.6, 1.7)), 0.7, 1)
+    others = [box(30, y) for y in (-9, 0, 9)]
+    along = []
+    for count in (2, 3):
+        fused = run(person, lidar(*others[:count]))
+        along.append(fused.covariance[fused.sources.index(CAMERA), 0, 0])
+    assert along[1] < along[0]
+
+
+def test_the_lidar_alone_keeps_everything():
+    there = lidar(box(20, 2), box(10, -3), scores=[0.3, 0.7], labels=[0, 1])
+    fused = lidar_alone(there, ("Car", "Person"))
+    assert fused.sources == (LIDAR, LIDAR)
+    assert fused.classes == ("car", "pedestrian")
+    assert fused.partners.tolist() == [[1, -1], [0, -1]]
+    np.testing.assert_array_equal(fused.detections.scores, np.array([0.7, 0.3], np.float32))
+    assert len(lidar_alone(Detections3D.empty(), ())) == 0
+
+
+def test_nothing_and_nothing_is_nothing():
+    fused = run(Detections2D.empty(), Detections3D.empty(), (), ())
+    assert (len(fused), fused.classes, fused.covariance.shape) == (0, (), (0, 6, 6))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(boxes_anywhere, st.integers(0, 2), st.floats(0, 1)), max_size=8),
+    st.lists(st.tuples(*(st.floats(0, 1280),) * 4, st.integers(0, 3), st.floats(0, 1)), max_size=8),
+)
+def test_any_detections_keep_every_object_once(in_space, in_image):
+    found = lidar(
+        *(b for b, _, _ in in_space), scores=[s for *_, s in in_space], labels=[c for _, c, _ in in_space]
+    )
+    corners = np.array([row[:4] for row in in_image], np.float32).reshape(-1, 4)
+    xyxy = np.concatenate(
+        (np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])), 1
+    )
+    shown = Detections2D(
+        xyxy,
+        np.array([row[5] for row in in_image], np.float32),
+        np.array([row[4] for row in in_image], np.int64),
+    )
+    fused = run(shown, found, ("car", "truck", "person", "kite"), ("car", "pedestrian", "unknown"))
+    rows, columns = fused.partners.T
+    assert sorted(rows[rows >= 0]) == list(range(len(found)))  # the lidar's objects, all and once
+    assert len(set(columns[columns >= 0])) == (columns >= 0).sum()
+    for source, (row, column) in zip(fused.sources, fused.partners, strict=True):
+        assert (
+            source == {(True, True): BOTH, (True, False): LIDAR, (False, True): CAMERA}[row >= 0, column >= 0]
+        )
+    assert np.isfinite(fused.detections.xyzlwh_yaw).all()
+    assert ((fused.detections.scores >= 0) & (fused.detections.scores <= 1)).all()
+    assert (np.diff(fused.detections.scores) <= 0).all()
+    assert (np.linalg.eigvalsh(fused.covariance) > 0).all()
