@@ -114,6 +114,10 @@ class CdrWriter:
         self.scalars("I", len(raw) + 1)
         self._buffer += raw + b"\x00"
 
+    def raw(self, data: bytes) -> None:
+        """Append bytes that are in CDR already, from where the last field ended."""
+        self._buffer += data
+
     def header(self, stamp_ns: int, frame_id: str) -> None:
         """Append a std_msgs/Header."""
         self._buffer += stamp_bytes(stamp_ns)

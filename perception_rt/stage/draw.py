@@ -8,17 +8,8 @@ import cv2
 import numpy as np
 
 from perception_rt.types import Detections2D
+from perception_rt.types.palette import PALETTE
 
-# Distinguishable by most colour-blind people (Okabe and Ito, 2008), RGB.
-PALETTE = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (213, 94, 0),
-    (204, 121, 167),
-    (0, 114, 178),
-)
 DARK = (20, 20, 20)
 
 
