@@ -58,8 +58,8 @@ class Marker:
 def encode_markers(markers: Sequence[Marker], stamp_ns: int, frame_id: str) -> bytes:
     """A serialized visualization_msgs/MarkerArray that replaces all that was shown on its topic before.
 
-    Its first marker is a DELETEALL, so that what is no longer there disappears: a topic has one such array at a
-    time, made of all its markers.
+    Its first marker is a DELETEALL, so that what is gone disappears: all markers of a topic and time go into
+    one array.
 
     Args:
         markers: of `box_markers`, `path_markers`, or both.
