@@ -17,15 +17,16 @@ from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
-from vision_msgs.msg import Detection2DArray  # noqa: E402
+from vision_msgs.msg import Detection2DArray, Detection3DArray  # noqa: E402
 
-from perception_rt.codec.encode import encode_compressed, encode_image  # noqa: E402
+from perception_rt.codec.encode import encode_compressed, encode_image, encode_points  # noqa: E402
 from perception_rt.model import bundle  # noqa: E402
-from perception_rt.model.manifest import ImageSpec  # noqa: E402
+from perception_rt.model.manifest import CloudSpec, ImageSpec  # noqa: E402
 from perception_rt.node.graph import transport_environment  # noqa: E402
 from perception_rt.node.run import Graph, make_executor, spin  # noqa: E402
+from test.detectors import TallBox  # noqa: E402
 from test.domains import claim_domain  # noqa: E402
 
 from .models import Moody  # noqa: E402
@@ -51,6 +52,15 @@ def square(x: int = 10, y: int = 20, size: int = 30, shape: tuple[int, int] = (1
     image = np.zeros((*shape, 3), np.uint8)
     image[y : y + size, x : x + size, 0] = 255
     return image
+
+
+def block(x: float = 10.0, n: int = 200) -> np.ndarray:
+    """Ground, and a block of 4 x 2 x 1 m at (x, 0, 0), which `TallBox` finds: (N, 4) float32."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform((x - 2, -1, -0.5, 0), (x + 2, 1, 0.5, 1), (n, 4))
+    points[:2, :3] = [[x - 2, -1, -0.5], [x + 2, 1, 0.5]]
+    ground = rng.uniform((2, -20, -1.8, 0), (40, 20, -1.7, 1), (n, 4))
+    return np.concatenate([ground, points]).astype(np.float32)
 
 
 def stamp_of(message) -> int:
@@ -153,16 +163,16 @@ class Bench:
 
     # Topics.
 
-    def listen(self, topic: str) -> list:
-        """Record Detection2DArray messages."""
+    def listen(self, topic: str, message_type: type = Detection2DArray) -> list:
+        """Record messages."""
         kept = self.detections.setdefault(topic, [])
-        self.node.create_subscription(Detection2DArray, topic, kept.append, 1000)
+        self.node.create_subscription(message_type, topic, kept.append, 1000)
         return kept
 
-    def publisher(self, topic: str, reliability: str = "best_effort", compressed: bool = False, **qos):
-        """A publisher of images."""
+    def publisher(self, topic: str, reliability: str = "best_effort", message_type: type = Image, **qos):
+        """A publisher of images, or of another type."""
         profile = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()], **qos)
-        return self.node.create_publisher(CompressedImage if compressed else Image, topic, profile)
+        return self.node.create_publisher(message_type, topic, profile)
 
     def now_ns(self) -> int:
         return self.node.get_clock().now().nanoseconds
@@ -236,12 +246,29 @@ def moody(tmp_path_factory) -> str:
     return str(path)
 
 
-class Camera:
-    """One camera of a running node: sends in lockstep and looks the ledger up."""
+@pytest.fixture(scope="session")
+def tall(tmp_path_factory) -> str:
+    """The bundle of a `TallBox` detector."""
+    path = tmp_path_factory.mktemp("tall") / "tall.pt"
+    spec = CloudSpec((-50.0, -50.0, -5.0, 50.0, 50.0, 5.0), "unused")
+    fields = {"name": "tall", "classes": ["thing"], "licence": "Apache-2.0", "task": "detect3d"}
+    bundle.save(path, TallBox(), input_spec=spec, **fields)
+    return str(path)
+
+
+class Sensor:
+    """One sensor of a running detector: sends in lockstep and looks the ledger up."""
+
+    message_type: type
 
     def __init__(self, bench: Bench, node, topic: str, output: str, found: list, publisher) -> None:
         self.bench, self.node, self.topic, self.output = bench, node, topic, output
         self.found, self.publisher = found, publisher
+
+    @property
+    def name(self) -> str:
+        """Of its status."""
+        return f"{self.node.get_name()}: {self.topic}"
 
     def book(self) -> dict:
         """The ledger now: received, pending, states, reasons."""
@@ -249,23 +276,23 @@ class Camera:
 
     def status(self) -> dict[str, str]:
         """The latest diagnostics; none before the first."""
-        return self.bench.diagnostics(f"camera_detector: {self.topic}")
+        return self.bench.diagnostics(self.name)
 
     def message(self) -> str:
         """What the latest diagnostics say; empty before the first."""
-        return self.bench.message(f"camera_detector: {self.topic}")
+        return self.bench.message(self.name)
 
     def level(self) -> bytes:
         """The level of the latest diagnostics."""
-        return self.bench.status[f"camera_detector: {self.topic}"].level
+        return self.bench.status[self.name].level
 
     def count(self, state: str) -> int:
         """Frames that ended so."""
         return self.book()["states"][state]
 
-    def send(self, image: np.ndarray | None = None, stamp_ns: int | None = None) -> int:
-        """Publish an image; returns its stamp."""
-        return self.bench.send(self.publisher, square() if image is None else image, stamp_ns)
+    def send(self, frame: np.ndarray | None = None, stamp_ns: int | None = None) -> int:
+        """Publish a frame; returns its stamp."""
+        raise NotImplementedError
 
     def publish(self, message) -> dict:
         """Publish any message and wait until it has ended; returns the states that changed."""
@@ -283,10 +310,10 @@ class Camera:
         assert wait_for(lambda: any(stamp_of(m) == stamp for m in self.found), timeout_s), self.book()
         return next(m for m in self.found if stamp_of(m) == stamp)
 
-    def ask(self, image: np.ndarray | None = None, stamp_ns: int | None = None):
-        """Send an image and wait for its answer, and for the ledger to know of it."""
+    def ask(self, frame: np.ndarray | None = None, stamp_ns: int | None = None):
+        """Send a frame and wait for its answer, and for the ledger to know of it."""
         before = len(self.found)
-        stamp = self.send(image, stamp_ns)
+        stamp = self.send(frame, stamp_ns)
         assert wait_for(lambda: any(stamp_of(m) == stamp for m in self.found[before:])), self.book()
         assert wait_for(lambda: self.book()["pending"] == 0)
         return self.found[-1]
@@ -303,8 +330,53 @@ class Camera:
 
     def plug_in(self, **arguments) -> None:
         """A publisher comes (back)."""
-        self.publisher = self.bench.publisher(self.topic, **arguments)
+        self.publisher = self.bench.publisher(self.topic, message_type=self.message_type, **arguments)
         assert wait_for(lambda: self.publisher.get_subscription_count() == 1)
+
+
+class Camera(Sensor):
+    """A camera; frames are (H, W, 3) uint8 RGB."""
+
+    message_type = Image
+
+    def send(self, frame: np.ndarray | None = None, stamp_ns: int | None = None) -> int:
+        """Publish an image; returns its stamp."""
+        return self.bench.send(self.publisher, square() if frame is None else frame, stamp_ns)
+
+
+class Lidar(Sensor):
+    """A lidar; frames are (N, 4) float32 points."""
+
+    message_type = PointCloud2
+
+    def send(self, frame: np.ndarray | None = None, stamp_ns: int | None = None) -> int:
+        """Publish a cloud; returns its stamp."""
+        stamp_ns = self.bench.now_ns() if stamp_ns is None else stamp_ns
+        self.publisher.publish(encode_points(block() if frame is None else frame, stamp_ns, "lidar"))
+        return stamp_ns
+
+
+@pytest.fixture
+def run_lidar(bench, tall):
+    """Bring up a lidar detector with these topics, wired and ready; `values` are parameters of the node."""
+
+    def run(*topics: str, publisher: dict | None = None, **values) -> Lidar | list[Lidar]:
+        from perception_rt.node.lidar_detector import LidarDetector
+
+        topics = topics or ("/points",)
+        values = {"bundle": tall, "threads": 1, "rate_hz": 1000.0} | values
+        node = bench.start(LidarDetector, points_topics=list(topics), **values)
+        assert bench.up, bench.logs
+        lidars = []
+        for topic in topics:
+            output = f"/lidar_detector{topic.rpartition('/')[0] if len(topics) > 1 else ''}/detections"
+            out = bench.publisher(topic, message_type=PointCloud2, **(publisher or {}))
+            lidars.append(Lidar(bench, node, topic, output, bench.listen(output, Detection3DArray), out))
+        for lidar in lidars:
+            lidar.rewire()
+        return lidars if len(lidars) > 1 else lidars[0]
+
+    return run
 
 
 @pytest.fixture
@@ -329,7 +401,8 @@ def run_camera(bench, moody):
         for topic in topics:
             camera = topic.removesuffix("/compressed").rpartition("/")[0]
             output = f"/camera_detector{camera if len(topics) > 1 else ''}/detections"
-            out = bench.publisher(topic, compressed=topic.endswith("/compressed"), **(publisher or {}))
+            kind = CompressedImage if topic.endswith("/compressed") else Image
+            out = bench.publisher(topic, message_type=kind, **(publisher or {}))
             cameras.append(Camera(bench, node, topic, output, bench.listen(output), out))
         for camera in cameras if wired else ():
             camera.rewire()
