@@ -1,4 +1,4 @@
-"""What is measured: the model and the picture; real ones where the recordings are here."""
+"""What is measured: the model, the picture, the clouds; real ones where the recordings are here."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from perception_rt.codec.points import parse_points
+from perception_rt.replay.bag import Bag
+from perception_rt.replay.kitti import read_velodyne
 from perception_rt.sim.drive import Drive
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FASTESTDET = DATA / "models" / "FastestDet.onnx"
 STREET = DATA / "images" / "bdd_0ace96c3-48481887.jpg"
+CITY = DATA / "bags" / "kitti_city"
+CLOUDS = {"30k": 30_000, "120k": 120_000}
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
 
 
@@ -36,3 +41,16 @@ def picture(size: tuple[int, int]) -> np.ndarray:
     if not STREET.is_file():
         return Drive(1, size).sample(5.0).image
     return cv2.resize(cv2.imread(str(STREET)), size, interpolation=cv2.INTER_AREA)[:, :, ::-1].copy()
+
+
+def cloud(name: str) -> np.ndarray:
+    """A cloud of that many points: a lidar's front view or its full turn; (N, 4) float32."""
+    count = CLOUDS[name]
+    if not DATA.is_dir():
+        points = np.concatenate([Drive(1).lidar(5.0).points] * 3)
+    elif name == "30k":
+        with Bag(CITY) as bag:
+            points = parse_points(next(bag.messages(["/lidar/points"])).data).decode().points
+    else:
+        points = read_velodyne(DATA / "frames" / "000114" / "velodyne.bin")
+    return np.ascontiguousarray(points[:count])

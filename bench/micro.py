@@ -25,8 +25,8 @@ TIMER_HZ, ARRIVALS_HZ = 20.0, 200.0
 SIM_SEEDS = (1, 2, 3)
 
 
-def micro_rows(quick: bool) -> list[Row]:
-    """Every row of this file."""
+def camera_rows(quick: bool) -> list[Row]:
+    """The parts of the camera's way."""
     repeats = 50 if quick else 500
     rows = []
     for name, size in SIZES.items():

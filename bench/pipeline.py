@@ -1,4 +1,4 @@
-"""The camera detector under the stop-watch, in the process that measures."""
+"""The detector nodes under the stop-watch, in the process that measures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from perception_rt.node.camera_detector import CameraDetector
+from perception_rt.node.detector import DetectorNode
+from perception_rt.node.lidar_detector import LidarDetector
 from perception_rt.node.run import Graph
-from perception_rt.types import CameraFrame, Detections2D, PerceptionError
+from perception_rt.types import PerceptionError
 
-TOPIC = "/camera/image_raw"
+TOPIC = "/sensor"
 SETTLE_S = 0.5
 FASTEST_HZ = 1000.0  # a scheduler rate that never holds a frame back
 
@@ -30,8 +32,8 @@ class Answer(NamedTuple):
     published_ns: int
 
 
-class MeasuredDetector(CameraDetector):
-    """A camera detector that keeps when it answered which frame.
+class MeasuredDetector(DetectorNode):
+    """A detector that keeps when it answered which frame; mixed into the node of a sensor.
 
     Attributes:
         answers: every published frame.
@@ -43,14 +45,14 @@ class MeasuredDetector(CameraDetector):
         self._infer_ns = 0
         self._halt = threading.Event()
 
-    def infer(self, frames: list[CameraFrame]) -> list[Detections2D]:
+    def infer(self, frames: list) -> list:
         """As it is, timed."""
         began = time.perf_counter_ns()
         results = super().infer(frames)
         self._infer_ns = time.perf_counter_ns() - began
         return results
 
-    def publish(self, stream: str, frame: CameraFrame, result: Detections2D) -> None:
+    def publish(self, stream: str, frame: Any, result: Any) -> None:
         """As it is; then the time."""
         super().publish(stream, frame, result)
         self.answers.append(Answer(frame.stamp_ns, self._infer_ns, time.time_ns()))
@@ -64,15 +66,14 @@ class MeasuredDetector(CameraDetector):
         """Set the scheduler's rate."""
         self.set_parameters([Parameter("rate_hz", value=float(hz))])
 
-    def forward_ns(self, image: np.ndarray, seconds: float) -> np.ndarray:
-        """Run the bundle alone, on the thread that it always runs on: ns of each run."""
-        images = image[None]
+    def forward_ns(self, data: np.ndarray, seconds: float) -> np.ndarray:
+        """Run the bundle alone on what it takes, on the thread that it always runs on: ns of each run."""
         self._halt.clear()
 
         def loop() -> np.ndarray:
             times = [time.perf_counter_ns()]
             while times[-1] - times[0] < seconds * 1e9 and not self._halt.is_set():
-                self.runtime(images)
+                self.runtime(data)
                 times.append(time.perf_counter_ns())
             return np.diff(times)
 
@@ -85,7 +86,7 @@ class MeasuredDetector(CameraDetector):
         return self.answers[first:]
 
     def book(self) -> dict:
-        """The ledger of the camera."""
+        """The ledger of the sensor."""
         return self._pipeline.accounts[TOPIC].ledger.snapshot()
 
     def lost(self) -> int:
@@ -97,22 +98,25 @@ class MeasuredDetector(CameraDetector):
         return self._scheduler.deadline_misses
 
 
+class MeasuredCamera(MeasuredDetector, CameraDetector):
+    """The camera detector, measured."""
+
+
+class MeasuredLidar(MeasuredDetector, LidarDetector):
+    """The lidar detector, measured."""
+
+
 @contextmanager
-def detector(bundle: str, sizes: list[tuple[int, int]], threads: int = 0) -> Iterator[MeasuredDetector]:
-    """A running, inactive node, warmed up for images of (width, height)."""
+def running(node_class: type[MeasuredDetector], **values: Any) -> Iterator[MeasuredDetector]:
+    """A running, inactive node with these parameters, on the topic `TOPIC`."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    values = {
-        "bundle": bundle,
-        "image_topics": [TOPIC],
-        "warmup_sizes": [f"{width}x{height}" for width, height in sizes],
-        "threads": threads,
-    }
-    overrides = [Parameter(name, value=value) for name, value in values.items()]
-    node = MeasuredDetector(parameter_overrides=overrides)
+    topics = "image_topics" if issubclass(node_class, CameraDetector) else "points_topics"
+    overrides = [Parameter(name, value=value) for name, value in {**values, topics: [TOPIC]}.items()]
+    node = node_class(parameter_overrides=overrides)
     graph = Graph([node])
     try:
         if not graph.start():
-            raise PerceptionError("the camera detector could not be brought up; its log is above")
+            raise PerceptionError(f"{node.get_name()} could not be brought up; its log is above")
         node.trigger_deactivate()
         yield node
     finally:

@@ -1,6 +1,6 @@
-"""A camera as a process of its own: one image, published over and over with the stamp of the moment.
+"""A sensor as a process of its own: one message, published over and over with the stamp of the moment.
 
-`python -m bench.publisher TOPIC IMAGE RELIABILITY` publishes nothing until told. Commands, a line each on
+`python -m bench.publisher TOPIC TYPE FILE RELIABILITY` publishes nothing until told. Commands, a line each on
 standard input: `rate HZ` (0 pauses), `count`, which answers `{"sent": n, "subscribers": n}`. It ends with its
 standard input, so it cannot outlive who started it.
 """
@@ -19,19 +19,22 @@ STAMP = slice(4, 12)  # after the four bytes that say how the rest is serialized
 READY_S = 30.0
 
 
-class Camera:
+class Sensor:
     """The publisher, from the side of who measures.
 
     Args:
         topic: where to publish.
-        image: file with a serialized sensor_msgs/Image.
+        kind: of the message, in sensor_msgs: ``Image`` or ``PointCloud2``.
+        file: the serialized message; its header comes first.
         reliability: ``best_effort`` or ``reliable``.
         environment: of the process.
     """
 
-    def __init__(self, topic: str, image: Path, reliability: str, environment: dict[str, str]) -> None:
+    def __init__(
+        self, topic: str, kind: str, file: Path, reliability: str, environment: dict[str, str]
+    ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.publisher", topic, str(image), reliability],
+            [sys.executable, "-m", "bench.publisher", topic, kind, str(file), reliability],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -39,7 +42,7 @@ class Camera:
             start_new_session=True,  # Ctrl-C is for who measures, who then ends this
         )
 
-    def __enter__(self) -> Camera:
+    def __enter__(self) -> Sensor:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +59,7 @@ class Camera:
         self._tell(f"rate {hz}")
 
     def sent(self) -> int:
-        """How many images were published so far."""
+        """How many messages were published so far."""
         return self._ask()["sent"]
 
     def wait_until_heard(self) -> None:
@@ -68,7 +71,7 @@ class Camera:
         end = time.monotonic() + READY_S
         while not self._ask()["subscribers"]:
             if time.monotonic() > end:
-                raise TimeoutError(f"nobody subscribed to the images within {READY_S:g} s")
+                raise TimeoutError(f"nobody subscribed within {READY_S:g} s")
             time.sleep(0.05)
         time.sleep(1.0)
 
@@ -122,23 +125,23 @@ class Pace:
                 due = time.monotonic()
 
 
-def main(topic: str, image: str, reliability: str) -> int:
+def main(topic: str, kind: str, file: str, reliability: str) -> int:
     """Publish until standard input ends."""
     import rclpy
+    import sensor_msgs.msg
     from rclpy.qos import QoSProfile, ReliabilityPolicy
-    from sensor_msgs.msg import Image
 
     from perception_rt.codec.cdr import stamp_bytes
     from perception_rt.node.run import keep_large_blocks
 
     keep_large_blocks()
     rclpy.init()
-    node = rclpy.create_node("bench_camera")
+    node = rclpy.create_node("bench_sensor")
     qos = QoSProfile(
         depth=10 if reliability == "reliable" else 1, reliability=ReliabilityPolicy[reliability.upper()]
     )
-    publisher = node.create_publisher(Image, topic, qos)
-    message = bytearray(Path(image).read_bytes())
+    publisher = node.create_publisher(getattr(sensor_msgs.msg, kind), topic, qos)
+    message = bytearray(Path(file).read_bytes())
 
     def emit() -> None:
         message[STAMP] = stamp_bytes(time.time_ns())

@@ -1,6 +1,6 @@
 """Measure speed and memory: prints tables, writes out/bench/<part>.json.
 
-One part today: camera. With --record the figures become the committed record, bench/RESULTS.md.
+With --record the figures become the committed record, bench/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -17,17 +18,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from bench import record
 from bench.command import command
-from bench.inputs import SIZES, model
+from bench.inputs import CLOUDS, SIZES, model
 from bench.rows import Row, table_of, write_rows
 from perception_rt.node.graph import transport_environment
 
 OUT = Path("out/bench")
+PARTS = ("camera", "lidar")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The arguments."""
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
-    parser.add_argument("--bundle", help="what to measure (default: FastestDet; without data: sim_camera)")
+    parser.add_argument("--part", action="append", choices=PARTS, help="measure this part (default: all)")
+    parser.add_argument("--bundle", help="the camera's (default: FastestDet; without data: sim_camera)")
     parser.add_argument("--soak", type=float, default=600.0, metavar="SECONDS", help="length of the long run")
     parser.add_argument("--quick", action="store_true", help="a smoke run: its figures mean little")
     parser.add_argument("--record", action="store_true", help="write bench/RESULTS.md")
@@ -43,51 +46,63 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure_all(args: argparse.Namespace, console: Console) -> None:
-    """Every part."""
-    rows = camera(args, console)
-    write_rows(OUT / "camera.json", rows)
-    console.print(table_of(rows))
-    console.print(f"written: {OUT / 'camera.json'}")
+    """Every part that was asked for."""
+    os.environ.update(transport_environment())
+    from perception_rt.node.run import keep_large_blocks  # rclpy: after the environment is set
+
+    keep_large_blocks()
+    for part in args.part or PARTS:
+        rows = {"camera": camera, "lidar": lidar}[part](args, console)
+        rows = sorted(rows, key=lambda entry: entry.name.rpartition("/")[0])
+        path = OUT / f"{part}.json"
+        write_rows(path, rows)
+        console.print(table_of(rows))
+        console.print(f"written: {path}")
     if args.record:
         console.print(f"written: {record.write()}")
 
 
 def camera(args: argparse.Namespace, console: Console) -> list[Row]:
     """The part camera."""
-    from bench.camera import Length, measure, soak
-    from bench.micro import micro_rows
-    from bench.pipeline import detector
-    from bench.usual_node import usual_rows
-    from perception_rt.node.run import keep_large_blocks
+    from bench.camera import camera_part
+    from bench.stream import Length
 
-    os.environ.update(transport_environment())
-    keep_large_blocks()
     length = Length(2, 1.0, 3.0, min(args.soak, 10.0)) if args.quick else Length(soak_s=args.soak)
     bundle = args.bundle or model(OUT)
-    console.print(f"model {bundle}; about {length.total_s(len(SIZES)) / 60 + 1:.0f} minutes")
-    rows = micro_rows(args.quick)
+    console.print(f"camera: {bundle}")
+    total = length.total_s(len(SIZES)) + length.soak_s
+    return with_bar(
+        console, total, lambda folder, step: camera_part(bundle, folder, length, args.quick, step)
+    )
+
+
+def lidar(args: argparse.Namespace, console: Console) -> list[Row]:
+    """The part lidar."""
+    from bench.lidar import BUNDLES, lidar_part
+    from bench.stream import Length
+
+    length = Length(2, 1.0, 3.0) if args.quick else Length()
+    total = length.total_s(len(CLOUDS) * len(BUNDLES))
+    return with_bar(console, total, lambda folder, step: lidar_part(folder, length, args.quick, step))
+
+
+def with_bar(
+    console: Console, total_s: float, part: Callable[[Path, Callable[[float, str], None]], list[Row]]
+) -> list[Row]:
+    """Run a part with a folder of its own and a bar of seconds."""
+    console.print(f"about {total_s / 60 + 1:.0f} minutes")
     # Refreshed by hand, as a bar that draws by itself takes its share of the interpreter's lock.
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with (
         tempfile.TemporaryDirectory() as folder,
         Progress(*columns, console=console, auto_refresh=False) as bar,
     ):
-        task = bar.add_task("start", total=length.total_s(len(SIZES)))
+        task = bar.add_task("start", total=total_s)
 
         def step(seconds: float, what: str) -> None:
             bar.update(task, advance=seconds, description=what, refresh=True)
 
-        rates = {}
-        with detector(bundle, list(SIZES.values())) as node:
-            for name in SIZES:
-                found, *rates[name] = measure(node, name, dict(os.environ), Path(folder), length, step)
-                rows += found
-            rows += soak(node, rates["720p"][0], dict(os.environ), Path(folder), length.soak_s, step)
-        for name in SIZES:
-            file = Path(folder, f"{name}.cdr")
-            rows += usual_rows(f"camera/{name}", bundle, file, *rates[name], length.paced_s)
-            step(2 * length.paced_s, f"{name} usual node")
-    return sorted(rows, key=lambda entry: entry.name.rpartition("/")[0])
+        return part(Path(folder), step)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.publisher import Camera
+from bench.publisher import Sensor
 from bench.rows import Row, row
 from perception_rt.node.graph import PROFILE_VARIABLES
 
@@ -43,7 +43,7 @@ def usual_rows(
 def run_usual(bundle: str, image: Path, hz: float, seconds: float, environment: dict[str, str]) -> dict:
     """Run the usual node in a process of its own with a camera at `hz`; returns what it measured."""
     command = [sys.executable, "-m", "bench.usual_node", bundle, str(seconds)]
-    with Camera(TOPIC, image, "reliable", environment) as camera:
+    with Sensor(TOPIC, "Image", image, "reliable", environment) as camera:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
