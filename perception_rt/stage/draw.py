@@ -1,16 +1,32 @@
-"""Pictures: what was seen, drawn for people."""
+"""Pictures: what was seen, drawn for people, on the image and from above."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
 
-from perception_rt.types import Detections2D
+from perception_rt.codec.camera_info import CameraModel
+from perception_rt.stage.project import FRONT, along_edges, box_corners, project, visible_edges
+from perception_rt.stage.transforms import transform
+from perception_rt.types import Detections2D, Detections3D
 from perception_rt.types.palette import PALETTE
 
 DARK = (20, 20, 20)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+# From above.
+_BACKGROUND = (17, 20, 26)
+_RING, _RING_TEXT, _EGO = (52, 58, 70), (128, 136, 150), (235, 235, 235)
+_LOW, _HIGH = np.array((62, 72, 92)), np.array((226, 232, 242))  # points, from the ground up
+_RING_M = 10.0
+_TALL_M = 2.5
+_SUBPIXEL = 4  # bits of cv2's fixed-point coordinates
+_FILL = 0.3
+
+ToPixels = Callable[[np.ndarray], np.ndarray]
+"""(..., 2) x y in m to (..., 2) px."""
 
 
 def draw_detections(
@@ -28,19 +44,231 @@ def draw_detections(
         (H, W, 3) uint8 in the same order.
     """
     picture = np.ascontiguousarray(pixels).copy()
-    scale = max(0.35, min(picture.shape[:2]) / 1500)
+    scale = _text_scale(picture)
     detections = detections[np.argsort(detections.scores, kind="stable")]  # the surest on top
     for (x1, y1, x2, y2), score, label in zip(
         detections.xyxy.round().astype(int), detections.scores, detections.labels, strict=True
     ):
-        colour = PALETTE[label % len(PALETTE)]
-        colour = colour[::-1] if bgr else colour
+        colour = _colour(label, bgr)
         cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 2, cv2.LINE_AA)
-        text = f"{classes[label]} {score:.2f}"
-        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        top = max(y1 - height - base - 2, 0)
-        cv2.rectangle(picture, (x1 - 1, top), (x1 + width + 2, top + height + base + 2), colour, -1)
-        cv2.putText(
-            picture, text, (x1 + 1, top + height + 1), cv2.FONT_HERSHEY_SIMPLEX, scale, DARK, 1, cv2.LINE_AA
-        )
+        _tag(picture, f"{classes[label]} {score:.2f}", x1, y1, colour, scale)
     return picture
+
+
+def draw_boxes3d(
+    pixels: np.ndarray,
+    detections: Detections3D,
+    classes: Sequence[str],
+    model: CameraModel,
+    camera_from_lidar: np.ndarray,
+    bgr: bool = False,
+    notes: Sequence[str] | None = None,
+) -> np.ndarray:
+    """A copy of the image with the edges of every box that is in view, its front face tinted.
+
+    Args:
+        pixels: (H, W, 3) uint8, of the camera `model`.
+        detections: boxes in the lidar's frame.
+        classes: class names by label.
+        model: the camera.
+        camera_from_lidar: (4, 4) takes points of the lidar's frame to the optical frame.
+        bgr: the channel order of `pixels`.
+        notes: a word for each detection, written behind its score.
+
+    Returns:
+        (H, W, 3) uint8 in the same order.
+
+    Raises:
+        CodecError: the camera's lens cannot be used (see `project`).
+    """
+    picture = np.ascontiguousarray(pixels).copy()
+    corners = transform(camera_from_lidar, box_corners(detections.xyzlwh_yaw))
+    segments, valid = visible_edges(corners)
+    lines = along_edges(segments, model)
+    lines = project(lines.reshape(-1, 3), model).reshape(*lines.shape[:3], 2)
+    texts = _texts(detections, classes, notes)
+    scale = _text_scale(picture)
+    tags = []
+    for row in np.argsort(-corners[..., 2].mean(1), kind="stable"):  # the nearest on top
+        drawn = lines[row, valid[row]]
+        if not len(drawn) or not _touches(drawn, picture):
+            continue
+        colour = _colour(detections.labels[row], bgr)
+        if valid[row].all():
+            _tint(picture, project(corners[row, list(FRONT)], model), colour)
+        for line in drawn:
+            _polyline(picture, line, colour)
+        left, top = drawn.reshape(-1, 2).min(0)
+        tags.append((texts[row], round(max(left, 0)), round(max(top, 0)), colour, scale))
+    for tag in tags:
+        _tag(picture, *tag)
+    return picture
+
+
+def draw_bev(
+    points: np.ndarray,
+    detections: Detections3D,
+    classes: Sequence[str],
+    x_range: tuple[float, float] = (-5.0, 55.0),
+    y_range: tuple[float, float] = (-25.0, 25.0),
+    px_per_m: float = 12.0,
+    notes: Sequence[str] | None = None,
+    covariance: np.ndarray | None = None,
+) -> np.ndarray:
+    """The scene from above: x up, y to the left, a ring every 10 m around the sensor.
+
+    Points are the brighter, the higher above the ground; a box has a line from its middle to its front.
+
+    Args:
+        points: (N, 3 or more) x y z in m.
+        detections: boxes in the same frame.
+        classes: class names by label.
+        x_range: least and greatest x in the picture, m.
+        y_range: least and greatest y, m.
+        px_per_m: scale.
+        notes: a word for each detection, written behind its score.
+        covariance: (N, 6, 6), x and y first; where given, the 2-sigma ellipse of each place is drawn.
+
+    Returns:
+        (H, W, 3) uint8 RGB, H = length of `x_range` * `px_per_m`, W that of `y_range`.
+
+    Raises:
+        ValueError: an empty range, or a scale that is not positive.
+    """
+    size = (np.array((y_range[1] - y_range[0], x_range[1] - x_range[0])) * px_per_m).round().astype(int)
+    if (size < 1).any():
+        raise ValueError(f"x_range={x_range} y_range={y_range} px_per_m={px_per_m}: an empty picture")
+
+    def to_px(xy: np.ndarray) -> np.ndarray:
+        return (np.array((y_range[1], x_range[1])) - np.asarray(xy)[..., ::-1]) * px_per_m
+
+    picture = np.full((size[1], size[0], 3), _BACKGROUND, np.uint8)
+    _rings(picture, to_px, px_per_m, float(np.abs((*x_range, *y_range)).max()) * np.sqrt(2))
+    _scatter(picture, to_px, points, 1 if px_per_m < 15 else 2)
+    _ego(picture, to_px)
+    boxes = detections.xyzlwh_yaw.astype(np.float64)
+    footprints = to_px(box_corners(boxes)[:, :4, :2])
+    texts = _texts(detections, classes, notes)
+    tags = []
+    for row in np.argsort(detections.scores, kind="stable"):
+        if not _touches(footprints[row], picture):
+            continue
+        colour = _colour(detections.labels[row], False)
+        if covariance is not None:
+            _ellipse(picture, to_px(boxes[row, :2]), covariance[row, :2, :2], px_per_m, colour)
+        _footprint(picture, footprints[row], colour)
+        right, top = footprints[row, :, 0].max(), footprints[row, :, 1].min()
+        tags.append((texts[row], round(right) + 4, round(top) + 8, colour))
+    for text, x, y, colour in tags:  # over the boxes, with a dark edge: readable on anything
+        for shade, thickness in ((_BACKGROUND, 3), (colour, 1)):
+            cv2.putText(picture, text, (x, y), _FONT, 0.4, shade, thickness, cv2.LINE_AA)
+    return picture
+
+
+def _colour(label: int, bgr: bool) -> tuple[int, int, int]:
+    colour = PALETTE[label % len(PALETTE)]
+    return colour[::-1] if bgr else colour
+
+
+def _texts(detections: Detections3D, classes: Sequence[str], notes: Sequence[str] | None) -> list[str]:
+    notes = [""] * len(detections) if notes is None else notes
+    rows = zip(detections.labels, detections.scores, notes, strict=True)
+    return [f"{classes[label]} {score:.2f} {note}".rstrip() for label, score, note in rows]
+
+
+def _text_scale(picture: np.ndarray) -> float:
+    return max(0.35, min(picture.shape[:2]) / 1500)
+
+
+def _tag(picture: np.ndarray, text: str, x: int, y: int, colour: tuple, scale: float) -> None:
+    """A text on a patch of the colour, standing on (x, y)."""
+    (width, height), base = cv2.getTextSize(text, _FONT, scale, 1)
+    top = max(y - height - base - 2, 0)
+    cv2.rectangle(picture, (x - 1, top), (x + width + 2, top + height + base + 2), colour, -1)
+    cv2.putText(picture, text, (x + 1, top + height + 1), _FONT, scale, DARK, 1, cv2.LINE_AA)
+
+
+def _touches(points: np.ndarray, picture: np.ndarray) -> bool:
+    """Whether the rectangle around (..., 2) px and the picture have something in common."""
+    flat = points.reshape(-1, 2)
+    return bool((flat.max(0) >= 0).all() and (flat.min(0) <= picture.shape[1::-1]).all())
+
+
+def _fixed(points: np.ndarray) -> np.ndarray:
+    """Pixels as cv2 takes them with a shift of `_SUBPIXEL`; far ones are brought near, so that they fit."""
+    return (np.clip(points, -(2**14), 2**14) * (1 << _SUBPIXEL)).round().astype(np.int32)
+
+
+def _polyline(picture: np.ndarray, line: np.ndarray, colour: tuple) -> None:
+    """Lines through (S, 2) px; clipped first, so that a far end does not turn them."""
+    height, width = picture.shape[:2]
+    frame = (-width, -height, 3 * width, 3 * height)
+    for a, b in pairwise(line):
+        ends = np.clip((a, b), -1e8, 1e8).round().astype(int)
+        inside, *clipped = cv2.clipLine(frame, tuple(ends[0].tolist()), tuple(ends[1].tolist()))
+        if inside:
+            exact = (a, b) if np.abs(np.array(clipped) - (a, b)).max() <= 1 else clipped
+            cv2.polylines(picture, [_fixed(np.array(exact))], False, colour, 2, cv2.LINE_AA, _SUBPIXEL)
+
+
+def _tint(picture: np.ndarray, corners: np.ndarray, colour: tuple) -> None:
+    """Mix the colour into a convex (4, 2) px area."""
+    height, width = picture.shape[:2]
+    low = np.clip(np.floor(corners.min(0)), 0, (width, height)).astype(int)
+    high = np.clip(np.ceil(corners.max(0)) + 1, 0, (width, height)).astype(int)
+    if (high <= low).any():
+        return
+    patch = picture[low[1] : high[1], low[0] : high[0]]
+    painted = patch.copy()
+    cv2.fillConvexPoly(painted, _fixed(corners - low), colour, cv2.LINE_AA, _SUBPIXEL)
+    patch[:] = cv2.addWeighted(painted, _FILL, patch, 1 - _FILL, 0)
+
+
+def _rings(picture: np.ndarray, to_px: ToPixels, px_per_m: float, farthest_m: float) -> None:
+    centre = _fixed(to_px((0.0, 0.0)))
+    for radius in np.arange(_RING_M, farthest_m, _RING_M):
+        length = round(radius * px_per_m * (1 << _SUBPIXEL))
+        cv2.circle(picture, tuple(centre.tolist()), length, _RING, 1, cv2.LINE_AA, _SUBPIXEL)
+        x, y = to_px((radius, 0.0)).round().astype(int).tolist()
+        cv2.putText(picture, f"{radius:.0f} m", (x + 3, y - 3), _FONT, 0.35, _RING_TEXT, 1, cv2.LINE_AA)
+
+
+def _scatter(picture: np.ndarray, to_px: ToPixels, points: np.ndarray, size: int) -> None:
+    """Paint points, the higher ones over the lower ones."""
+    pixels = np.floor(to_px(points[:, :2])).astype(np.int64)
+    height, width = picture.shape[:2]
+    inside = ((pixels >= 0) & (pixels <= (width - size, height - size))).all(1)
+    pixels, z = pixels[inside], points[inside, 2]
+    if not len(z):
+        return
+    order = np.argsort(z, kind="stable")
+    pixels, z = pixels[order], z[order]
+    above = np.clip((z - z[len(z) // 20]) / _TALL_M, 0, 1)[:, None]
+    colours = (_LOW + above * (_HIGH - _LOW)).astype(np.uint8)
+    for dy in range(size):
+        for dx in range(size):
+            picture[pixels[:, 1] + dy, pixels[:, 0] + dx] = colours
+
+
+def _ego(picture: np.ndarray, to_px: ToPixels) -> None:
+    arrow = to_px(np.array([[1.2, 0], [-0.9, 0.8], [-0.45, 0], [-0.9, -0.8]]))
+    cv2.fillPoly(picture, [_fixed(arrow)], _EGO, cv2.LINE_AA, _SUBPIXEL)
+
+
+def _footprint(picture: np.ndarray, corners: np.ndarray, colour: tuple) -> None:
+    """A box from above: front left, front right, rear right, rear left in px."""
+    _tint(picture, corners, colour)
+    cv2.polylines(picture, [_fixed(corners)], True, colour, 2, cv2.LINE_AA, _SUBPIXEL)
+    heading = np.stack((corners.mean(0), corners[:2].mean(0)))
+    cv2.polylines(picture, [_fixed(heading)], False, colour, 2, cv2.LINE_AA, _SUBPIXEL)
+
+
+def _ellipse(
+    picture: np.ndarray, centre: np.ndarray, covariance: np.ndarray, px_per_m: float, colour: tuple
+) -> None:
+    values, vectors = np.linalg.eigh(covariance)
+    axes = np.clip(2 * np.sqrt(np.maximum(values[::-1], 0)) * px_per_m, 0, 2**14)
+    along = vectors[:, 1]
+    angle = np.degrees(np.arctan2(-along[0], -along[1]))  # x is up and y to the left in the picture
+    fixed = [(int(a), int(b)) for a, b in (_fixed(centre), (axes * (1 << _SUBPIXEL)).round())]
+    cv2.ellipse(picture, *fixed, angle, 0, 360, colour, 1, cv2.LINE_AA, _SUBPIXEL)

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from perception_rt.codec.camera_info import CameraModel
 from perception_rt.stage.monocular import place
 from perception_rt.stage.project import ProjectedBoxes, project_boxes
-from perception_rt.stage.road_users import UNKNOWN, canonical, compatible, group
+from perception_rt.stage.road_users import ROAD_USERS, UNKNOWN, canonical, compatible, group
 from perception_rt.types import Detections2D, Detections3D
 
 LIDAR, CAMERA, BOTH = "lidar", "camera", "camera+lidar"
@@ -30,7 +30,7 @@ class Fused:
 
     Attributes:
         detections: boxes in the lidar's frame; labels index `classes`.
-        classes: canonical class names (see `road_users`).
+        classes: canonical class names: all of `ROAD_USERS`, then others that were found.
         sources: N of `camera+lidar`, `lidar`, `camera`.
         covariance: (N, 6, 6) float64 of x y z (m) and the turns about x y z (rad), as in
             geometry_msgs/PoseWithCovariance.
@@ -220,7 +220,7 @@ def _joined(
 ) -> Fused:
     """The surest first; names become labels."""
     order = np.argsort(-scores, kind="stable")
-    classes = tuple(sorted(set(names)))
+    classes = (*ROAD_USERS, *sorted(set(names) - set(ROAD_USERS)))
     labels = np.array([classes.index(names[row]) for row in order], np.int64)
     detections = Detections3D(
         boxes[order].astype(np.float32), np.clip(scores[order], 0, 1).astype(np.float32), labels

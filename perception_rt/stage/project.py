@@ -163,7 +163,7 @@ def visible_edges(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def along_edges(segments: np.ndarray, model: CameraModel) -> np.ndarray:
-    """(..., S, 3) points from end to end of (..., 2, 3) segments; the ends alone where the lens bends none."""
+    """(..., S, 3) points from end to end of (..., 2, 3) segments; the ends alone under a straight lens."""
     share = np.linspace(0, 1, (_BENT_STEPS if model.d.any() else 1) + 1)[:, None]
     return segments[..., :1, :] * (1 - share) + segments[..., 1:, :] * share
 

@@ -361,7 +361,7 @@ def test_the_lidar_alone_keeps_everything():
     there = lidar(box(20, 2), box(10, -3), scores=[0.3, 0.7], labels=[0, 1])
     fused = lidar_alone(there, ("Car", "Person"))
     assert fused.sources == (LIDAR, LIDAR)
-    assert fused.classes == ("car", "pedestrian")
+    assert [fused.classes[label] for label in fused.detections.labels] == ["pedestrian", "car"]
     assert fused.partners.tolist() == [[1, -1], [0, -1]]
     np.testing.assert_array_equal(fused.detections.scores, np.array([0.7, 0.3], np.float32))
     assert len(lidar_alone(Detections3D.empty(), ())) == 0
@@ -369,7 +369,7 @@ def test_the_lidar_alone_keeps_everything():
 
 def test_nothing_and_nothing_is_nothing():
     fused = run(Detections2D.empty(), Detections3D.empty(), (), ())
-    assert (len(fused), fused.classes, fused.covariance.shape) == (0, (), (0, 6, 6))
+    assert (len(fused), len(fused.detections), fused.covariance.shape) == (0, 0, (0, 6, 6))
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,182 @@
+"""Pictures: what is drawn lies where it should, and nothing else changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perception_rt.codec import CameraModel
+from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
+from perception_rt.stage.project import project_boxes
+from perception_rt.types import Detections2D, Detections3D
+from perception_rt.types.palette import PALETTE
+
+K = np.array([[400.0, 0, 320], [0, 400, 180], [0, 0, 1]])
+CAMERA_FROM_LIDAR = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+CLASSES = ("car", "person")
+
+
+def camera(d=()) -> CameraModel:
+    return CameraModel(0, "camera", 360, 640, "plumb_bob", np.array(d, np.float64), K)
+
+
+def boxes(*rows, labels=None) -> Detections3D:
+    count = len(rows)
+    return Detections3D(
+        np.array(rows, np.float32).reshape(-1, 7),
+        np.linspace(0.4, 0.9, count).astype(np.float32),
+        np.zeros(count, np.int64) if labels is None else np.array(labels, np.int64),
+    )
+
+
+def grey() -> np.ndarray:
+    return np.full((360, 640, 3), 90, np.uint8)
+
+
+def changed(picture: np.ndarray, before: np.ndarray) -> tuple[int, int, int, int]:
+    """The rectangle of what differs: x1, y1, x2, y2."""
+    rows, columns = np.nonzero((picture != before).any(2))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def is_near(picture: np.ndarray, x: float, y: float, colour: tuple[int, int, int]) -> bool:
+    """Whether the colour is drawn within 2 px."""
+    x, y = round(x), round(y)
+    patch = picture[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3].astype(int)
+    return bool((np.abs(patch - colour).max(2) < 40).any())
+
+
+def test_wireframes_lie_on_the_projected_box():
+    found = boxes([15, 2, 0, 4, 2, 1.5, 0.3])
+    picture = draw_boxes3d(grey(), found, CLASSES, camera(), CAMERA_FROM_LIDAR)
+    box = project_boxes(found.xyzlwh_yaw, camera(), CAMERA_FROM_LIDAR).xyxy[0]
+    x1, _, x2, y2 = changed(picture, grey())  # the text stands on top
+    assert abs(x1 - box[0]) <= 4
+    assert x2 >= box[2] - 3
+    assert abs(y2 - box[3]) <= 4
+    assert is_near(picture, (box[0] + box[2]) / 2, box[3], PALETTE[0])
+
+
+def test_the_front_face_is_tinted_and_the_rear_is_not():
+    """A box aside, seen from behind: its front is the smaller one of the two faces."""
+    found = boxes([10, 0, 0, 6, 2, 2, np.pi])  # looks at the camera
+    away = boxes([10, 0, 0, 6, 2, 2, 0])
+    centre = (180, 320)
+    assert (draw_boxes3d(grey(), found, CLASSES, camera(), CAMERA_FROM_LIDAR)[centre] != 90).any()
+    seen = draw_boxes3d(grey(), found, CLASSES, camera(), CAMERA_FROM_LIDAR)
+    hidden = draw_boxes3d(grey(), away, CLASSES, camera(), CAMERA_FROM_LIDAR)
+    near_face = (180, 320 - 400 // 7 + 15)  # inside of the near face, outside of the far one
+    assert (seen[near_face] != 90).any()
+    assert (hidden[near_face] == 90).all()
+
+
+def test_nothing_is_drawn_of_what_is_behind_or_beside():
+    found = boxes([-15, 0, 0, 4, 2, 1.5, 0], [5, 60, 0, 4, 2, 1.5, 0])
+    np.testing.assert_array_equal(draw_boxes3d(grey(), found, CLASSES, camera(), CAMERA_FROM_LIDAR), grey())
+
+
+def test_a_box_around_the_camera_is_drawn_where_it_is_in_front():
+    picture = draw_boxes3d(grey(), boxes([0, 0, 0, 20, 4, 3, 0]), CLASSES, camera(), CAMERA_FROM_LIDAR)
+    # The far face, 10 m ahead, is 4 m wide.
+    assert is_near(picture, 320 - 80, 180, PALETTE[0])
+    assert is_near(picture, 320 + 80, 180, PALETTE[0])
+
+
+def test_colours_follow_the_order_of_channels():
+    found = boxes([15, 2, 0, 4, 2, 1.5, 0.3])
+    flat = Detections2D(np.array([[50, 60, 200, 250]], np.float32), found.scores, found.labels)
+    for bgr in (False, True):
+        colour = PALETTE[0][::-1] if bgr else PALETTE[0]
+        x, y = project_boxes(found.xyzlwh_yaw, camera(), CAMERA_FROM_LIDAR).xyxy[0, [0, 3]]
+        assert is_near(
+            draw_boxes3d(grey(), found, CLASSES, camera(), CAMERA_FROM_LIDAR, bgr), x + 3, y - 3, colour
+        )
+        assert (draw_detections(grey(), flat, CLASSES, bgr)[250, 120] == colour).all()
+
+
+def test_the_picture_given_is_not_drawn_on():
+    pixels = grey()
+    pixels.flags.writeable = False
+    found = boxes([15, 2, 0, 4, 2, 1.5, 0.3])
+    draw_boxes3d(pixels[:, ::-1], found, CLASSES, camera(), CAMERA_FROM_LIDAR)
+    assert (pixels == 90).all()
+
+
+# From above.
+
+NOTHING = np.zeros((0, 4), np.float32)
+RANGE = {"x_range": (-10.0, 50.0), "y_range": (-20.0, 20.0), "px_per_m": 10.0}
+
+
+def test_x_is_up_and_y_to_the_left():
+    empty = draw_bev(NOTHING, boxes(), CLASSES, **RANGE)
+    assert empty.shape == (600, 400, 3)
+    assert empty.dtype == np.uint8
+    assert (empty[490:510, 195:205] > 200).any()  # the sensor: 10 m above the lower edge, in the middle
+    points = np.array([[30.05, 10.05, 3.0, 0], [5.05, -15.05, 3.0, 0], [500, 0, 0, 0]], np.float32)
+    picture = draw_bev(points, boxes(), CLASSES, **RANGE)
+    rows, columns = np.nonzero((picture != empty).any(2))
+    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(199, 99), (449, 350)]
+
+
+def test_higher_points_are_brighter_and_on_top():
+    ground = np.stack(np.meshgrid(np.arange(10, 40, 0.1), np.arange(-10, 10, 0.1)), 2).reshape(-1, 2)
+    cloud = np.concatenate((ground, np.full((len(ground), 1), -1.7)), 1)
+    cloud = np.concatenate((cloud, [[25.05, 3.05, 0.5], [25.05, 3.05, -1.7]]))
+    picture = draw_bev(cloud.astype(np.float32), boxes(), CLASSES, **RANGE)
+    assert picture[249, 169].sum() > picture[249, 150].sum() + 100
+
+
+@pytest.mark.parametrize("yaw", [0.0, 2.0])
+def test_boxes_have_their_corners_and_a_line_to_their_front(yaw):
+    found = boxes([25, 5, 0, 8, 3, 2, yaw])
+    empty = draw_bev(NOTHING, boxes(), CLASSES, **RANGE)
+    picture = draw_bev(NOTHING, found, CLASSES, **RANGE)
+
+    def at(along: float, aside: float) -> tuple[float, float]:
+        x = 25 + along * np.cos(yaw) - aside * np.sin(yaw)
+        y = 5 + along * np.sin(yaw) + aside * np.cos(yaw)
+        return (20 - y) * 10, (50 - x) * 10
+
+    assert all(is_near(picture, *at(a, b), PALETTE[0]) for a in (4, -4) for b in (1.5, -1.5))
+    assert is_near(picture, *at(2, 0), PALETTE[0])
+    assert not is_near(picture, *at(-2, 0), PALETTE[0])
+    assert (picture == empty).all(2).mean() > 0.97
+
+
+def test_a_place_that_is_uncertain_has_its_ellipse():
+    found = boxes([20, 0, 0, 1, 1, 2, 0])
+    covariance = np.zeros((1, 6, 6))
+    covariance[0, :2, :2] = np.diag([16.0, 0.25])
+    plain = draw_bev(NOTHING, found, CLASSES, **RANGE)
+    picture = draw_bev(NOTHING, found, CLASSES, covariance=covariance, **RANGE)
+    x1, y1, x2, y2 = changed(picture, plain)
+    np.testing.assert_allclose((x1, y1, x2, y2), (190, 220, 210, 380), atol=2)  # 2 sigma: 8 m and 1 m
+
+
+def test_notes_are_written():
+    found = boxes([20, 0, 0, 4, 2, 2, 0])
+    plain = draw_bev(NOTHING, found, CLASSES, **RANGE)
+    assert (draw_bev(NOTHING, found, CLASSES, notes=["C+L"], **RANGE) != plain).any()
+    with pytest.raises(ValueError, match="zip"):
+        draw_bev(NOTHING, found, CLASSES, notes=[], **RANGE)
+
+
+def test_an_empty_picture_is_refused():
+    with pytest.raises(ValueError, match=r"x_range=\(5.0, 5.0\)"):
+        draw_bev(NOTHING, boxes(), CLASSES, x_range=(5.0, 5.0))
+
+
+huge = st.floats(-1e5, 1e5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.tuples(huge, huge, huge, *(st.floats(0.01, 100),) * 3, st.floats(-9, 9)), st.booleans())
+def test_any_box_can_be_drawn(row, bent):
+    model = camera((-0.25, 0.08, 0.0, 0.0, 0.0) if bent else ())
+    found = boxes(row)
+    assert draw_boxes3d(grey(), found, CLASSES, model, CAMERA_FROM_LIDAR).shape == (360, 640, 3)
+    points = np.array([[*row[:3], 0]], np.float32)
+    assert draw_bev(points, found, CLASSES, covariance=np.eye(6)[None] * 1e12, **RANGE).shape == (600, 400, 3)
