@@ -27,6 +27,7 @@ AZIMUTH_STEPS = 1080
 MIN_RANGE_M = 1.5
 MAX_RANGE_M = 100.0
 BEHIND_M = 60.0
+MIN_POINTS = 5  # on a thing that a person would label
 RANGE_SIGMA_M = 0.02
 DROPOUT = 0.015  # of the returns, for no reason
 FULL_POWER_M = 600.0  # a white wall this far away, seen squarely, returns 1 - 1/e of its rays

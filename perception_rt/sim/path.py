@@ -7,6 +7,7 @@ tested on (velocity, yaw rate, acceleration) is therefore exact, not differenced
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +35,8 @@ class RoadPath:
         self._phase = rng.uniform(0, 2 * np.pi, 2)
         self._heading0 = rng.uniform(-np.pi, np.pi)
         self._xy = np.zeros((1, 2))
-        while self._end_m() < 512:
-            self._extend()
+        self._growing = threading.Lock()  # each sensor may render on a thread of its own
+        self._reach(512)
         self._xy -= self._xy[int(-_START_M / _STEP_M)]
 
     def heading(self, s: np.ndarray) -> np.ndarray:
@@ -55,8 +56,8 @@ class RoadPath:
         s = np.asarray(s, float)
         if s.size and s.min() < _START_M:
             raise ValueError(f"s={s.min()}: the road starts at {_START_M} m")
-        while s.size and s.max() >= self._end_m() - _STEP_M:
-            self._extend()
+        if s.size:
+            self._reach(s.max() + _STEP_M)
         cell = np.floor((s - _START_M) / _STEP_M).astype(np.int64)
         s0 = _START_M + cell * _STEP_M
         u = (s - s0) / _STEP_M
@@ -72,12 +73,16 @@ class RoadPath:
     def _end_m(self) -> float:
         return _START_M + (len(self._xy) - 1) * _STEP_M
 
-    def _extend(self) -> None:
-        """Append one block; blocks have a fixed size, so the values do not depend on who asked first."""
-        s = self._end_m() + _STEP_M * (np.arange(_BLOCK)[:, None] + _NODES)
-        h = self.heading(s)
-        step = _STEP_M * np.stack([np.cos(h) @ _WEIGHTS, np.sin(h) @ _WEIGHTS], -1)
-        self._xy = np.concatenate([self._xy, self._xy[-1] + np.cumsum(step, 0)])
+    def _reach(self, end_m: float) -> None:
+        """Append blocks until `end_m`; of a fixed size, so that values do not depend on who asked first."""
+        if self._end_m() >= end_m:
+            return
+        with self._growing:
+            while self._end_m() < end_m:
+                s = self._end_m() + _STEP_M * (np.arange(_BLOCK)[:, None] + _NODES)
+                h = self.heading(s)
+                step = _STEP_M * np.stack([np.cos(h) @ _WEIGHTS, np.sin(h) @ _WEIGHTS], -1)
+                self._xy = np.concatenate([self._xy, self._xy[-1] + np.cumsum(step, 0)])
 
 
 @dataclass(frozen=True, slots=True)

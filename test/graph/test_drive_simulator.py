@@ -10,28 +10,36 @@ from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, Imu
+from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2
 from tf2_msgs.msg import TFMessage
+from vision_msgs.msg import Detection3DArray
 
+from perception_rt.codec.detections3d import decode_detections3d
 from perception_rt.codec.image import parse_image
-from perception_rt.node.drive_simulator import OPTICAL_FRAME, DriveSimulator
+from perception_rt.codec.points import parse_points
+from perception_rt.node import drive_simulator
+from perception_rt.node.drive_messages import OPTICAL_FRAME
+from perception_rt.node.drive_simulator import DriveSimulator
+from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.drive import Drive
+from perception_rt.sim.lidar import LIDAR_FRAME, LIDAR_POSITION, MIN_POINTS
 
 from .conftest import stamp_of, wait_for
 
-SEED, SIZE, HZ, SECONDS = 5, (192, 108), 10.0, 1.0
-FRAMES = round(HZ * SECONDS)
+SEED, SIZE, HZ, LIDAR_HZ, SECONDS = 5, (192, 108), 10.0, 5.0, 1.0
+FRAMES, CLOUDS = round(HZ * SECONDS), round(LIDAR_HZ * SECONDS)
 
 
 @pytest.fixture
-def drive(bench):
-    """A short drive that was listened to from the start: what came, by topic."""
+def drive(bench, monkeypatch):
+    """A short drive that was listened to from the start: what came, by topic, and "sent" in order."""
     heard: dict[str, list] = {}
     best_effort = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     topics = {
         "/camera/image_raw": (Image, 1000),
         "/camera/camera_info": (CameraInfo, 1000),
+        "/lidar/points": (PointCloud2, 1000),
         "/odom": (Odometry, 1000),
         "/drive_simulator/ground_truth_odometry": (Odometry, 1000),
         "/imu": (Imu, 1000),
@@ -43,19 +51,35 @@ def drive(bench):
         kept = heard.setdefault(topic, [])
         bench.node.create_subscription(kind, topic, kept.append, qos)
     heard["truth"] = bench.listen("/drive_simulator/ground_truth")
+    heard["truth_3d"] = bench.listen("/drive_simulator/ground_truth_3d", Detection3DArray)
+    record(monkeypatch, heard.setdefault("sent", []))
     node = bench.start(
         DriveSimulator,
         seed=SEED,
         width=SIZE[0],
         height=SIZE[1],
         camera_hz=HZ,
+        lidar_hz=LIDAR_HZ,
         duration_s=SECONDS,
-        listeners=[*topics, "/drive_simulator/ground_truth"],
+        listeners=[*topics, "/drive_simulator/ground_truth", "/drive_simulator/ground_truth_3d"],
     )
     assert bench.up
     assert wait_for(node.finished.is_set, 30)
     assert wait_for(lambda: len(heard["/camera/image_raw"]) == FRAMES)
+    assert wait_for(lambda: len(heard["/lidar/points"]) == CLOUDS)
     return heard
+
+
+def record(monkeypatch, sent: list[tuple[str, int]]) -> None:
+    """Write down what is encoded to be sent: (function, stamp)."""
+    for name, place in (("encode_image", 2), ("encode_points", 1)):
+        real = getattr(drive_simulator, name)
+
+        def encode(*args, real=real, name=name, place=place) -> bytes:
+            sent.append((name, args[place]))
+            return real(*args)
+
+        monkeypatch.setattr(drive_simulator, name, encode)
 
 
 def seconds(messages: list, start_ns: int) -> list[float]:
@@ -80,8 +104,73 @@ def test_camera_info_is_the_camera(drive):
     info = drive["/camera/camera_info"][0]
     assert (info.width, info.height) == SIZE
     np.testing.assert_allclose(info.k, Drive(SEED, SIZE).camera.k.ravel())
-    mount: TransformStamped = drive["/tf_static"][0].transforms[0]
-    assert (mount.header.frame_id, mount.child_frame_id) == ("base_link", OPTICAL_FRAME)
+
+
+def test_the_sensors_are_mounted_where_they_see_from(drive):
+    mounts: dict[str, TransformStamped] = {m.child_frame_id: m for m in drive["/tf_static"][0].transforms}
+    assert set(mounts) == {OPTICAL_FRAME, LIDAR_FRAME}
+    assert all(mount.header.frame_id == "base_link" for mount in mounts.values())
+    for frame, position in (
+        (OPTICAL_FRAME, Drive(SEED, SIZE).camera.position),
+        (LIDAR_FRAME, LIDAR_POSITION),
+    ):
+        at = mounts[frame].transform.translation
+        assert (at.x, at.y, at.z) == pytest.approx(position)
+    turn = mounts[LIDAR_FRAME].transform.rotation
+    assert (turn.x, turn.y, turn.z, turn.w) == (0, 0, 0, 1)
+
+
+def test_clouds_and_truth_are_the_drive_of_the_seed(drive):
+    clouds, truths = drive["/lidar/points"], drive["truth_3d"]
+    assert wait_for(lambda: len(truths) == CLOUDS)
+    start = stamp_of(clouds[0])
+    assert seconds(clouds, start) == pytest.approx([k / LIDAR_HZ for k in range(CLOUDS)], abs=1e-6)
+    assert [stamp_of(message) for message in truths] == [stamp_of(message) for message in clouds]
+    expected = Drive(SEED, SIZE)
+    for k in (0, CLOUDS - 1):
+        sample = expected.lidar(k / LIDAR_HZ)
+        frame = parse_points(clouds[k]).decode()
+        np.testing.assert_array_equal(frame.points, sample.points)
+        assert (frame.frame_id, frame.dropped) == (LIDAR_FRAME, 0)
+        stamp, frame_id, boxes, ids = decode_detections3d(truths[k], SIM_CLASSES)
+        seen = sample.truth_points >= MIN_POINTS
+        np.testing.assert_allclose(boxes.xyzlwh_yaw, sample.truth.xyzlwh_yaw[seen], atol=1e-5)
+        np.testing.assert_array_equal(boxes.labels, sample.truth.labels[seen])
+        assert ids == [str(number) for number in sample.truth_ids[seen]]
+        assert (stamp, frame_id) == (stamp_of(clouds[k]), LIDAR_FRAME)
+
+
+def test_a_cloud_has_the_stamp_of_an_image_and_goes_out_before_it(drive):
+    sent = drive["sent"]
+    stamps = [stamp for _, stamp in sent]
+    assert stamps == sorted(stamps)
+    clouds = [i for i, (name, _) in enumerate(sent) if name == "encode_points"]
+    assert len(clouds) == CLOUDS
+    assert all(sent[i + 1] == ("encode_image", sent[i][1]) for i in clouds)
+
+
+@pytest.mark.parametrize(("here", "gone"), [("lidar", "camera"), ("camera", "lidar")])
+def test_either_sensor_may_be_left_out(bench, here, gone):
+    topic, kind = {"lidar": ("/lidar/points", PointCloud2), "camera": ("/camera/image_raw", Image)}[here]
+    frames, readings = bench.listen(topic, kind), bench.listen("/imu", Imu)
+    rates = {f"{here}_hz": 10.0, f"{gone}_hz": 0.0}
+    node = bench.start(
+        DriveSimulator, seed=SEED, width=192, height=108, duration_s=0.45, listeners=["/imu"], **rates
+    )
+    assert bench.up
+    assert wait_for(node.finished.is_set, 30)
+    assert wait_for(lambda: len(frames) == 5)
+    assert wait_for(lambda: len(readings) == 45)
+    topics = dict(bench.node.get_topic_names_and_types())
+    assert not any(topic.startswith("/" + gone) for topic in topics)
+    assert ("/drive_simulator/ground_truth_3d" in topics) == (here == "lidar")
+    assert ("/drive_simulator/ground_truth" in topics) == (here == "camera")
+
+
+def test_a_vehicle_without_sensors_is_refused(bench):
+    bench.start(DriveSimulator, camera_hz=0.0, lidar_hz=0.0)
+    assert not bench.up
+    assert bench.said("camera_hz", "lidar_hz")
 
 
 def test_vehicle_topics_tell_the_motion(drive):

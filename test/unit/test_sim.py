@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.drive import ACCEL_SIGMA, GRAVITY, GYRO_SIGMA, MIN_HEIGHT_PX, Drive
+from perception_rt.sim.world import World
 from perception_rt.types import ConfigError
 
 TIMES = st.floats(0, 600, allow_nan=False)
@@ -45,6 +48,27 @@ def test_signals_do_not_depend_on_what_was_asked_before():
     first.sample(300.0)
     assert np.array_equal(first.imu(2.5).linear_acceleration, second.imu(2.5).linear_acceleration)
     assert first.odometry(2.5) == second.odometry(2.5)
+
+
+def test_threads_that_drive_on_together_see_one_road():
+    alone, shared, found = World(3), World(3), {}
+    places = np.arange(0.0, 30_000, 500)
+
+    def go(number: int) -> None:
+        found[number] = [shared.path.position(np.array([s]))[0] for s in places]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=go, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    expected = [alone.path.position(np.array([s]))[0] for s in places]
+    assert all(np.array_equal(found[number], expected) for number in range(8))
 
 
 def test_seeds_differ():
