@@ -36,8 +36,9 @@ bench: setup ## measure speed; prints a table, writes out/bench/*.json
 accuracy: setup ## measure scores; prints a table, writes out/accuracy/*.json
 	@$(VENV)/python -m bench.accuracy
 
-train: setup ## train the shipped detector on the simulator
-	@$(VENV)/perception-rt train
+train: setup ## train the shipped detectors on the simulator; leaves out/sim_camera.pt and out/pillars.pt
+	@$(VENV)/perception-rt train camera
+	@$(VENV)/perception-rt train pillars
 
 LOCK := $(VENV)/uv pip compile --quiet --universal --python-version 3.10 --no-python-downloads \
 	--only-binary :all: --no-binary empy --generate-hashes --no-annotate --no-header

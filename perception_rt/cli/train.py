@@ -1,4 +1,4 @@
-"""Train the small camera detector on the simulator, or score a bundle on unseen simulated frames."""
+"""Train a shipped detector on the simulator, or score a bundle on unseen simulated frames."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,22 +15,24 @@ from rich.table import Table
 
 from perception_rt.types import ConfigError
 
-OUT = Path("out/sim_camera.pt")
+RECIPES = ("camera", "pillars")
 EXAMPLES = """\
-  perception-rt train                                      the shipped bundle, by its own recipe
-  perception-rt train --out other.pt --seed 1              other drives, other first weights
-  perception-rt train --out quick.pt --frames 400 --steps 150
-  perception-rt train --evaluate sim_camera --frames 500   score the shipped bundle
+  perception-rt train camera                               the shipped camera bundle, by its own recipe
+  perception-rt train pillars --out mine.pt --seed 1       lidar; other drives, other first weights
+  perception-rt train camera --out quick.pt --frames 400 --steps 150
+  perception-rt train --evaluate sim_camera --frames 500   score the shipped camera bundle
+  perception-rt train --evaluate pillars --frames 300      score the lidar one, by class and distance
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``perception-rt train``."""
-    parser.add_argument("--out", type=Path, metavar="FILE", default=OUT, help=f"the bundle to write ({OUT})")
+    parser.add_argument("recipe", nargs="?", choices=RECIPES, help="what to train")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the bundle to write (out/<its name>.pt)")
     parser.add_argument("--evaluate", metavar="BUNDLE", help="train nothing: score this file or shipped name")
     parser.add_argument("--seed", type=int, default=0, help="decides drives, first weights and order (0)")
-    parser.add_argument("--frames", type=int, help="frames to learn from (3000), or to score on (500)")
-    parser.add_argument("--steps", type=int, help="training steps of 8 windows (7000)")
+    parser.add_argument("--frames", type=int, help="frames to learn from, or to score on (the recipe's own)")
+    parser.add_argument("--steps", type=int, help="training steps (the recipe's own)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
 
 
@@ -41,41 +44,49 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"{name}={value}: must be >= 1")
     if not 0 <= args.seed < 10_000:
         raise ConfigError(f"seed={args.seed}: must be in [0, 10000)")
+    if args.evaluate and args.recipe:
+        raise ConfigError(f"recipe={args.recipe}: --evaluate trains nothing; leave one of the two out")
     if args.evaluate:
         _evaluate(args)
-    else:
+    elif args.recipe:
         _train(args)
+    else:
+        raise ConfigError(f"recipe: name what to train ({', '.join(RECIPES)}), or --evaluate a bundle")
     return 0
+
+
+def _tasks() -> dict:
+    """The tasks by recipe; torch is imported when it is needed."""
+    from perception_rt.train.camera.task import CAMERA
+    from perception_rt.train.pillars.task import PILLARS
+
+    return {"camera": CAMERA, "pillars": PILLARS}
 
 
 def _train(args: argparse.Namespace) -> None:
     from perception_rt.model.runtime import resolve_device
-    from perception_rt.train.make import train_bundle
-    from perception_rt.train.recipe import Recipe
+    from perception_rt.train.task import train_bundle
 
+    task = _tasks()[args.recipe]
     chosen = {"seed": args.seed, "frames": args.frames, "steps": args.steps}
-    recipe = Recipe(**{key: value for key, value in chosen.items() if value is not None})
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    recipe = replace(task.recipe, **{key: value for key, value in chosen.items() if value is not None})
+    out = args.out or Path("out", f"{task.bundle}.pt")
+    out.parent.mkdir(parents=True, exist_ok=True)
     with _progress() as report:
-        manifest = train_bundle(args.out, recipe, resolve_device(args.device), report=report)
+        manifest = train_bundle(task, out, recipe, resolve_device(args.device), report=report)
     _print_score(manifest.provenance["score"])
     seconds = manifest.provenance["training"]["seconds"]
-    size = args.out.stat().st_size / 1e6
-    Console().print(f"{args.out}: {size:.2f} MB, trained in {seconds / 60:.1f} min")
+    Console().print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, trained in {seconds / 60:.1f} min")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from perception_rt.model.runtime import Runtime
-    from perception_rt.train.data import evaluation_seeds
-    from perception_rt.train.make import EVALUATION_DRIVES
-    from perception_rt.train.score import evaluate
+    from perception_rt.train.task import evaluate
 
-    frames = args.frames or 500
     runtime = Runtime.open(args.evaluate, args.device)
-    seeds = evaluation_seeds(min(EVALUATION_DRIVES, frames))
+    task = _tasks()["camera" if runtime.manifest.task == "detect2d" else "pillars"]
     with _progress() as report:
-        done = iter(range(1, frames + 1))
-        score = evaluate(runtime, seeds, frames, lambda: report("evaluate", next(done), frames, ""))
+        score = evaluate(task, runtime, args.frames, report)
     _print_score(score)
 
 
@@ -101,15 +112,26 @@ def _progress() -> Iterator:
 
 
 def _print_score(score: dict) -> None:
+    """A row a class, and the mean; scores of clouds have a column for each band of distance."""
+    if "bands" in score:
+        parts = {f"AP, BEV IoU {score['iou']:g}": score, **score["bands"]}
+        columns = [(title, part, "ap", "map") for title, part in parts.items()]
+    else:
+        columns = [("AP50", score, "ap50", "ap50"), ("AP50:95", score, "ap50_95", "ap50_95")]
     first, last = score["seeds"]
     table = Table(title=f"{score['frames']} unseen frames, drives {first} to {last}")
     table.add_column("class")
-    for name in ("AP50", "AP50:95", "truths"):
-        table.add_column(name, justify="right")
+    for title in (*(column[0] for column in columns), "truths"):
+        table.add_column(title, justify="right")
     for name, row in score["per_class"].items():
-        table.add_row(name, f"{row['ap50']:.3f}", f"{row['ap50_95']:.3f}", str(row["truths"]))
-    if not math.isnan(score["ap50"]):
+        figures = (part["per_class"].get(name, {}).get(key, math.nan) for _, part, key, _ in columns)
+        table.add_row(name, *map(_figure, figures), str(row["truths"]))
+    if score["per_class"]:
         table.add_section()
-        total = sum(row["truths"] for row in score["per_class"].values())
-        table.add_row("mean", f"{score['ap50']:.3f}", f"{score['ap50_95']:.3f}", str(total))
+        means = (_figure(part[key]) for _, part, _, key in columns)
+        table.add_row("mean", *means, str(sum(row["truths"] for row in score["per_class"].values())))
     Console().print(table)
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"

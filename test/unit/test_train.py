@@ -1,5 +1,7 @@
 """Training on the simulator: from a few frames to a bundle, and the bundle that is shipped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,20 +12,15 @@ from perception_rt.cli.main import main
 from perception_rt.model.archive import load_operators
 from perception_rt.model.runtime import Runtime
 from perception_rt.sim import SIM_CLASSES
-from perception_rt.train.data import (
-    CROP,
-    Batch,
-    draw_batch,
-    drive_samples,
-    evaluation_seeds,
-    render,
-    training_seeds,
-)
-from perception_rt.train.loss import assign, elementwise_iou
-from perception_rt.train.make import train_bundle
-from perception_rt.train.network import Detector, Network, cells, decode, fused
-from perception_rt.train.recipe import Recipe, fit
-from perception_rt.train.score import evaluate
+from perception_rt.train.blocks import fused
+from perception_rt.train.camera.data import CROP, Batch, draw_batch, drive_samples, render
+from perception_rt.train.camera.loss import assign, elementwise_iou
+from perception_rt.train.camera.network import Detector, Network, cells, decode
+from perception_rt.train.camera.score import evaluate
+from perception_rt.train.camera.task import CAMERA
+from perception_rt.train.drives import evaluation_seeds, moments, shares, training_seeds
+from perception_rt.train.loop import Recipe
+from perception_rt.train.task import train, train_bundle
 
 CPU = torch.device("cpu")
 
@@ -52,23 +49,24 @@ def detector():
 
 def test_a_short_training_lowers_the_loss(frames):
     losses = []
-    recipe = Recipe(steps=30, batch=2, average=0.9)
-    fit(frames, recipe, CPU, lambda step, loss: losses.append(loss))
+    recipe = replace(CAMERA.recipe, steps=30, batch=2, average=0.9)
+    train(CAMERA, frames, recipe, CPU, lambda step, loss: losses.append(loss))
     assert len(losses) == 30
     assert np.mean(losses[-6:]) < 0.85 * np.mean(losses[:6])
 
 
 def test_one_recipe_gives_one_network(frames):
-    first, second = (fit(frames, Recipe(steps=2, batch=2), CPU).state_dict() for _ in range(2))
+    recipe = replace(CAMERA.recipe, steps=2, batch=2)
+    first, second = (train(CAMERA, frames, recipe, CPU).state_dict() for _ in range(2))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, msg=name)
 
 
 def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path):
     phases = set()
-    recipe = Recipe(seed=5, frames=2, steps=2, batch=2)
+    recipe = replace(CAMERA.recipe, seed=5, frames=2, steps=2, batch=2)
     written = train_bundle(
-        tmp_path / "tiny.pt", recipe, CPU, 2, workers=0, report=lambda phase, *_: phases.add(phase)
+        CAMERA, tmp_path / "tiny.pt", recipe, CPU, 2, workers=0, report=lambda phase, *_: phases.add(phase)
     )
     manifest = Runtime.open(tmp_path / "tiny.pt", device="cpu").manifest
     assert manifest == written
@@ -77,7 +75,7 @@ def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path):
     assert manifest.provenance["recipe"]["steps"] == 2
     assert manifest.provenance["score"]["frames"] == 2
     assert 0.0 <= manifest.provenance["score"]["ap50"] <= 1.0
-    assert phases == {"render", "train", "evaluate"}
+    assert phases == {"simulate", "train", "evaluate"}
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt"]
 
 
@@ -207,6 +205,24 @@ def test_options_that_cannot_be_used_are_named(capsys):
     assert "frames=0" in capsys.readouterr().err
     assert main(["train", "--evaluate", "no_such_bundle"]) == 2
     assert "no_such_bundle" in capsys.readouterr().err
+    assert main(["train", "camera", "--evaluate", "sim_camera"]) == 2
+    assert "recipe=camera" in capsys.readouterr().err
+    assert main(["train"]) == 2
+    assert "camera, pillars" in capsys.readouterr().err
+
+
+@given(st.integers(1, 1000), st.integers(1, 200))
+def test_frames_are_shared_evenly_among_drives(total, drives):
+    parts = shares(total, drives)
+    assert len(parts) == drives
+    assert sum(parts) == total
+    assert max(parts) - min(parts) <= 1
+
+
+def test_the_moments_of_a_drive_are_spread_over_a_minute_and_repeat():
+    times = moments(7, 12)
+    assert times == moments(7, 12) != moments(8, 12)
+    assert [int(t // 5) for t in times] == list(range(12))
 
 
 def test_help_shows_examples(capsys):

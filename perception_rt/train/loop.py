@@ -1,4 +1,4 @@
-"""The training recipe: everything that decides the weights, and the loop that follows it."""
+"""The training loop that all recipes share, and the numbers that decide what it does."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from perception_rt.sim import SIM_CLASSES
-from perception_rt.train.data import Frames, draw_batch
-from perception_rt.train.loss import detection_loss
-from perception_rt.train.network import Network
+Learn = Callable[[nn.Module, np.ndarray, np.random.Generator], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,30 +27,38 @@ class Recipe:
         average: decay a step of the moving average of the weights, which is what is kept.
     """
 
-    seed: int = 0
-    frames: int = 3000
-    steps: int = 7000
-    batch: int = 8
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.02
-    average: float = 0.998
+    seed: int
+    frames: int
+    steps: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    average: float
 
 
 def quick_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32: three times with a CPU's AMX, but far slower without."""
-    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    """Whether bfloat16 is faster than float32: two to three times with a CPU's AMX or AVX512-BF16.
+
+    Without either it is far slower.
+    """
+    able = torch.cpu.get_capabilities()
+    return device.type == "cuda" or bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 def fit(
-    frames: Frames,
+    make: Callable[[], nn.Module],
+    learn: Learn,
+    frames: int,
     recipe: Recipe,
     device: torch.device,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
-) -> Network:
+) -> nn.Module:
     """Train a network; on one machine and thread count the same recipe gives the same weights.
 
     Args:
-        frames: what to learn from.
+        make: makes the network, from torch's random numbers.
+        learn: the loss of the network on the frames of an index array, varied by a generator.
+        frames: how many there are to learn from.
         recipe: how.
         device: where.
         on_step: called after each step with its number and loss.
@@ -63,7 +68,7 @@ def fit(
     """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    network = Network(len(SIM_CLASSES)).to(device, memory_format=torch.channels_last).train()
+    network = make().to(device, memory_format=torch.channels_last).train()
 
     def blend(kept: Tensor, current: Tensor, count: Tensor) -> Tensor:
         warm = (1 + int(count)) / (10 + int(count))  # a short run must not keep its first weights
@@ -79,12 +84,9 @@ def fit(
     order = np.empty(0, np.int64)
     for step in range(recipe.steps):
         while len(order) < recipe.batch:
-            order = np.concatenate((order, rng.permutation(len(frames.images))))
-        batch = draw_batch(frames, order[: recipe.batch], rng).to(device)
+            order = np.concatenate((order, rng.permutation(frames)))
+        loss = learn(network, order[: recipe.batch], rng)
         order = order[recipe.batch :]
-        with torch.autocast(device.type, torch.bfloat16, enabled=quick_bfloat16(device)):
-            raw = network(batch.images)
-        loss = detection_loss(raw.float(), batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)

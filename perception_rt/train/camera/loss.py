@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss
 
-from perception_rt.train.data import Batch
-from perception_rt.train.network import cells, decode
+from perception_rt.train.camera.data import Batch
+from perception_rt.train.camera.network import cells, decode
 
 # Root of the area, px, that a level answers for; by the longest side, tall and narrow pedestrians would get
 # too coarse a level. The ranges overlap, so an object at the border has two levels.

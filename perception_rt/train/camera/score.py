@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from perception_rt.model.runtime import Runtime
 from perception_rt.replay.metrics import average_precision
 from perception_rt.sim import SIM_CLASSES
-from perception_rt.train.data import drive_samples
+from perception_rt.train.camera.data import drive_samples
+from perception_rt.train.drives import shares
 from perception_rt.types import ConfigError, Detections2D
 
 LOWEST_SCORE = 0.01  # average precision wants the weak boxes too
@@ -22,7 +21,7 @@ def evaluate(
 
     Args:
         runtime: an open bundle whose classes are the simulator's.
-        seeds: of the drives; `perception_rt.train.data.evaluation_seeds` gives unseen ones.
+        seeds: of the drives; `perception_rt.train.drives.evaluation_seeds` gives unseen ones.
         frames: how many in all, spread evenly over the drives.
         on_frame: called after each frame.
 
@@ -35,7 +34,7 @@ def evaluate(
     if runtime.manifest.classes != SIM_CLASSES:
         raise ConfigError(f"classes={runtime.manifest.classes}: the simulator has {SIM_CLASSES}")
     truths, found = [], []
-    for seed, count in zip(seeds, _shares(frames, len(seeds)), strict=True):
+    for seed, count in zip(seeds, shares(frames, len(seeds)), strict=True):
         for sample in drive_samples(seed, count):
             boxes, scores, labels, _ = runtime(sample.image[None], score_threshold=LOWEST_SCORE)
             truths.append(sample.truth)
@@ -46,8 +45,3 @@ def evaluate(
         "frames": frames,
         "seeds": [min(seeds), max(seeds)],
     }
-
-
-def _shares(total: int, parts: int) -> np.ndarray:
-    """`total` as `parts` near-equal whole numbers."""
-    return np.diff(np.arange(parts + 1) * total // parts)

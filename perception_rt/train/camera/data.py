@@ -1,15 +1,8 @@
-"""Simulated frames to learn from: rendered once, then cropped and varied for every batch.
-
-Drive seeds are split by construction: evaluation takes them from 1 000 000 up, training with seed S takes
-them from 10 000 000 + 100 000 S up. Demos and tests use smaller ones: nothing there was learned from.
-"""
+"""Simulated pictures to learn from: rendered once, then cropped and varied for every batch."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import cv2
@@ -18,10 +11,9 @@ import torch
 from torch import Tensor
 
 from perception_rt.sim.drive import Drive, DriveSample
-from perception_rt.train.network import INPUT_SIZE
+from perception_rt.train.camera.network import INPUT_SIZE
+from perception_rt.train.drives import moments, over_drives
 
-EVALUATION_SEED = 1_000_000
-DRIVE_SECONDS = 60.0
 FRAMES_PER_DRIVE = 12
 CROP = (288, 512)  # height, width: a quarter of the pixels, around something
 
@@ -39,6 +31,9 @@ class Frames:
     images: np.ndarray
     boxes: list[Tensor]
     labels: list[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 @dataclass(frozen=True)
@@ -62,21 +57,10 @@ class Batch:
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def training_seeds(seed: int, drives: int) -> list[int]:
-    """The drive seeds that training with `seed` learns from."""
-    return [10_000_000 + 100_000 * seed + i for i in range(drives)]
-
-
-def evaluation_seeds(drives: int) -> list[int]:
-    """Drive seeds that no training ever uses."""
-    return [EVALUATION_SEED + i for i in range(drives)]
-
-
 def drive_samples(seed: int, count: int) -> list[DriveSample]:
     """`count` samples of one drive, spread over its first minute at times that the seed decides."""
     drive = Drive(seed, INPUT_SIZE)
-    jitter = np.random.default_rng(seed).uniform(size=count)
-    return [drive.sample(float(t)) for t in (np.arange(count) + jitter) * (DRIVE_SECONDS / count)]
+    return [drive.sample(t) for t in moments(seed, count)]
 
 
 def _render_drive(seed: int, count: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
@@ -105,22 +89,13 @@ def render(
     width, height = INPUT_SIZE
     images = np.empty((len(seeds), per_drive, height, width, 3), np.uint8)
     boxes, labels = [], []
-    for row, drive in zip(images, _render_drives(seeds, per_drive, workers), strict=True):
+    made = over_drives(_render_drive, seeds, [per_drive] * len(seeds), workers)
+    for row, drive in zip(images, made, strict=True):
         row[:] = drive[0]
         boxes += [torch.from_numpy(b) for b in drive[1]]
         labels += [torch.from_numpy(b) for b in drive[2]]
         on_drive()
     return Frames(images.reshape(-1, height, width, 3), boxes, labels)
-
-
-def _render_drives(seeds: Sequence[int], per_drive: int, workers: int | None) -> Iterator[tuple]:
-    counts = [per_drive] * len(seeds)
-    if workers == 0:
-        yield from map(_render_drive, seeds, counts)
-        return
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
-        yield from pool.map(_render_drive, seeds, counts)
 
 
 def draw_batch(frames: Frames, index: Sequence[int], rng: np.random.Generator) -> Batch:

@@ -5,52 +5,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from perception_rt.model.detector import select_detections
+from perception_rt.train.blocks import ConvBnRelu, down_stage
 
 INPUT_SIZE = (960, 540)  # width, height: what larger and smaller images are resized to
 WIDTHS = (32, 48, 96, 128, 128)  # channels at strides 4 to 64
 NECKS = (16, 40, 48, 48, 48)
-
-
-class ConvBnRelu(nn.Sequential):
-    """A convolution without bias, its batch normalisation, a ReLU."""
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int | None = None
-    ) -> None:
-        padding = kernel // 2 if padding is None else padding
-        super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        )
-
-
-class CrossStage(nn.Module):
-    """Half of the channels pass residual blocks, half go by (cross stage partial, arXiv:1911.11929)."""
-
-    def __init__(self, channels: int, blocks: int) -> None:
-        super().__init__()
-        half = channels // 2
-        self.enter = ConvBnRelu(channels, half, 1)
-        self.bypass = ConvBnRelu(channels, half, 1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(ConvBnRelu(half, half), ConvBnRelu(half, half)) for _ in range(blocks)
-        )
-        self.leave = ConvBnRelu(2 * half, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same shape."""
-        y = self.enter(x)
-        for block in self.blocks:
-            y = y + block(y)
-        return self.leave(torch.cat((y, self.bypass(x)), 1))
-
-
-def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(ConvBnRelu(inputs, outputs, 3, 2), CrossStage(outputs, blocks))
 
 
 class Network(nn.Module):
@@ -65,7 +26,7 @@ class Network(nn.Module):
         self.classes = classes
         self.stem = ConvBnRelu(3, 32, 6, 4, 1)
         self.stages = nn.ModuleList(
-            [_stage(32, 48, 1), _stage(48, 96, 2), _stage(96, 128, 2), _stage(128, 128, 1)]
+            [down_stage(32, 48, 1), down_stage(48, 96, 2), down_stage(96, 128, 2), down_stage(128, 128, 1)]
         )
         self.lateral = nn.ModuleList([nn.Conv2d(c, n, 1) for c, n in zip(WIDTHS, NECKS, strict=True)])
         self.down = nn.ModuleList([nn.Conv2d(NECKS[i + 1], NECKS[i], 1) for i in (3, 2, 1, 0)])
@@ -199,15 +160,3 @@ class Detector(nn.Module):
         y1y2 = (boxes[:, 1::2] * (native_h / h)).clamp(0.0, float(native_h))
         boxes = torch.stack((x1x2[:, 0], y1y2[:, 0], x1x2[:, 1], y1y2[:, 1]), 1)
         return boxes, scores, labels, image_index
-
-
-def fused(network: Network) -> Network:
-    """The network in evaluation mode with every batch normalisation folded into its convolution, in place."""
-    network.eval().to(memory_format=torch.channels_last)
-    for module in network.modules():
-        if isinstance(module, ConvBnRelu):
-            module[0] = fuse_conv_bn_eval(module[0], module[1])
-            module[1] = nn.Identity()
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    return network

@@ -1,0 +1,1 @@
+"""The shipped camera detector: anchor-free, trained on simulated pictures."""

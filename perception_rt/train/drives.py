@@ -1,0 +1,61 @@
+"""Which simulated drives are learned from and which are scored on, and frames of them made on all cores.
+
+Drive seeds are split by construction: evaluation takes them from 1 000 000 up, training with seed S takes
+them from 10 000 000 + 100 000 S up. Demos and tests use smaller ones: nothing there was learned from.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+EVALUATION_SEED = 1_000_000
+EVALUATION_DRIVES = 125
+DRIVE_SECONDS = 60.0
+
+Made = TypeVar("Made")
+
+
+def training_seeds(seed: int, drives: int) -> list[int]:
+    """The drive seeds that training with `seed` learns from."""
+    return [10_000_000 + 100_000 * seed + i for i in range(drives)]
+
+
+def evaluation_seeds(drives: int) -> list[int]:
+    """Drive seeds that no training ever uses."""
+    return [EVALUATION_SEED + i for i in range(drives)]
+
+
+def moments(seed: int, count: int) -> list[float]:
+    """`count` times spread over the first minute of a drive, s; the seed decides where exactly."""
+    jitter = np.random.default_rng(seed).uniform(size=count)
+    return ((np.arange(count) + jitter) * (DRIVE_SECONDS / count)).tolist()
+
+
+def shares(total: int, parts: int) -> list[int]:
+    """`total` as `parts` near-equal whole numbers."""
+    return np.diff(np.arange(parts + 1) * total // parts).tolist()
+
+
+def over_drives(
+    make: Callable[[int, int], Made], seeds: Sequence[int], counts: Sequence[int], workers: int | None = None
+) -> Iterator[Made]:
+    """What `make(seed, count)` returns for each drive, in order.
+
+    Args:
+        make: a function of a module, so that other processes find it.
+        seeds: of the drives.
+        counts: frames of each.
+        workers: processes; None for one a core, 0 to work in this one.
+    """
+    if workers == 0:
+        yield from map(make, seeds, counts)
+        return
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
+        yield from pool.map(make, seeds, counts)

@@ -1,0 +1,1 @@
+"""The shipped lidar detector: pillars, trained on simulated clouds."""

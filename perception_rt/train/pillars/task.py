@@ -1,0 +1,73 @@
+"""How the shipped lidar detector is trained, scored and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perception_rt.model.bundle import save
+from perception_rt.model.manifest import CloudSpec, Manifest
+from perception_rt.sim import SIM_CLASSES
+from perception_rt.sim.lidar import LIDAR_POSITION
+from perception_rt.train.blocks import fused
+from perception_rt.train.loop import Recipe, quick_bfloat16
+from perception_rt.train.pillars.data import FRAMES_PER_DRIVE, Clouds, cast, draw_batch
+from perception_rt.train.pillars.loss import detection_loss
+from perception_rt.train.pillars.network import X_RANGE, Y_RANGE, Z_RANGE, Detector, Network, cells
+from perception_rt.train.pillars.score import evaluate
+from perception_rt.train.task import Task
+
+SCORE_THRESHOLD = 0.4
+NMS_THRESHOLD = 0.2
+
+
+def make_network() -> Network:
+    """The network with first weights from torch's random numbers."""
+    return Network(len(SIM_CLASSES))
+
+
+def learn(
+    network: Network, clouds: Clouds, index: Sequence[int], rng: np.random.Generator, device: torch.device
+) -> Tensor:
+    """The loss on some clouds, varied."""
+    batch = draw_batch(clouds, index, rng).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=quick_bfloat16(device)):
+        raw = network(batch.points, batch.frame, batch.frames)
+    return detection_loss(raw.float(), batch, cells(raw))
+
+
+def save_bundle(path: Path, network: Network, provenance: dict) -> Manifest:
+    """Write the trained network as the bundle `pillars`."""
+    low, high = zip(X_RANGE, Y_RANGE, Z_RANGE, strict=True)
+    return save(
+        path,
+        Detector(fused(network), SCORE_THRESHOLD, NMS_THRESHOLD),
+        name="pillars",
+        classes=SIM_CLASSES,
+        task="detect3d",
+        input_spec=CloudSpec(range=(*low, *high), intensity="unit", sensor_height=LIDAR_POSITION[2]),
+        licence="Apache-2.0",
+        provenance={
+            "what": "pillars and an anchor-free head, trained on simulated clouds only",
+            **provenance,
+        },
+    )
+
+
+PILLARS = Task(
+    bundle="pillars",
+    recipe=Recipe(
+        seed=0, frames=2400, steps=5000, batch=4, learning_rate=3e-3, weight_decay=0.02, average=0.998
+    ),
+    per_drive=FRAMES_PER_DRIVE,
+    make_frames=cast,
+    make_network=make_network,
+    learn=learn,
+    save=save_bundle,
+    evaluate=evaluate,
+    evaluation_frames=500,
+)

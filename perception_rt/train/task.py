@@ -1,0 +1,156 @@
+"""From a recipe to a bundle: simulate, train, score, save."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perception_rt.model.manifest import Manifest
+from perception_rt.model.runtime import Runtime
+from perception_rt.train.drives import EVALUATION_DRIVES, evaluation_seeds, training_seeds
+from perception_rt.train.loop import Recipe, fit, quick_bfloat16
+
+Report = Callable[[str, int, int, str], None]
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A detector that is trained on the simulator.
+
+    Attributes:
+        bundle: name of the bundle that its recipe makes.
+        recipe: of the shipped bundle.
+        per_drive: frames of a drive.
+        make_frames: simulates `(seeds, per_drive, workers, on_drive)`; the result has a length.
+        make_network: an untrained network.
+        learn: `(network, frames, index, generator, device)` to a loss on the frames of an index array.
+        save: writes `(path, network, provenance)` as a bundle.
+        evaluate: scores `(runtime, seeds, frames, on_frame)` on unseen drives.
+        evaluation_frames: how many frames the shipped bundle is scored on.
+    """
+
+    bundle: str
+    recipe: Recipe
+    per_drive: int
+    make_frames: Callable[[Sequence[int], int, int | None, Step], Any]
+    make_network: Callable[[], nn.Module]
+    learn: Callable[[nn.Module, Any, np.ndarray, np.random.Generator, torch.device], Tensor]
+    save: Callable[[Path, nn.Module, dict], Manifest]
+    evaluate: Callable[[Runtime, Sequence[int], int, Step], dict]
+    evaluation_frames: int
+
+
+def train(
+    task: Task,
+    frames: Any,
+    recipe: Recipe,
+    device: torch.device,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> nn.Module:
+    """`fit` the task's network to what its `make_frames` made."""
+
+    def learn(network: nn.Module, index: np.ndarray, rng: np.random.Generator) -> Tensor:
+        return task.learn(network, frames, index, rng, device)
+
+    return fit(task.make_network, learn, len(frames), recipe, device, on_step)
+
+
+def train_bundle(
+    task: Task,
+    out: Path,
+    recipe: Recipe,
+    device: torch.device,
+    evaluation_frames: int | None = None,
+    workers: int | None = None,
+    report: Report = lambda phase, done, total, note: None,
+) -> Manifest:
+    """Train a detector on the simulator and save it with its recipe and its score on unseen drives.
+
+    Args:
+        task: which detector.
+        out: the bundle to write.
+        recipe: what decides the weights.
+        device: where to train; scored on a CPU.
+        evaluation_frames: unseen frames to score on; None for the task's own number.
+        workers: simulating processes; None for one a core, 0 for none.
+        report: told the phase, how much of how much is done, and a note.
+
+    Returns:
+        The manifest; ``provenance["score"]`` is what the task's `evaluate` returned.
+
+    Raises:
+        BundleError: `out` cannot be written.
+    """
+    started = time.monotonic()
+    drives = training_seeds(recipe.seed, -(-recipe.frames // task.per_drive))
+    per_drive = min(recipe.frames, task.per_drive)
+    frames = task.make_frames(drives, per_drive, workers, _counter(report, "simulate", len(drives)))
+    losses: list[float] = []
+
+    def on_step(step: int, loss: float) -> None:
+        losses.append(loss)
+        recent = losses[-50:]
+        report("train", step + 1, recipe.steps, f"loss {sum(recent) / len(recent):.3f}")
+
+    network = train(task, frames, recipe, device, on_step)
+    provenance = {
+        "recipe": asdict(recipe),
+        "data": f"perception_rt.sim, drives {drives[0]} to {drives[-1]}, {per_drive} frames each",
+        "training": {
+            "seconds": round(time.monotonic() - started),
+            "device": str(device),
+            "bfloat16": quick_bfloat16(device),
+        },
+        "torch": torch.__version__,
+    }
+    with tempfile.TemporaryDirectory() as folder:  # scored as it will run: from a file, through the runtime
+        unscored = Path(folder) / out.name
+        task.save(unscored, network, provenance)
+        runtime = Runtime.open(unscored, device="cpu")
+        score = evaluate(task, runtime, evaluation_frames, report)
+    return task.save(out, network, {**provenance, "score": score})
+
+
+def evaluate(
+    task: Task,
+    runtime: Runtime,
+    frames: int | None = None,
+    report: Report = lambda phase, done, total, note: None,
+) -> dict:
+    """Score an open bundle on drives that no training ever used.
+
+    Args:
+        task: the detector whose frames and metric are used.
+        runtime: a bundle of the simulator's classes.
+        frames: how many; None for the task's own number.
+        report: as of `train_bundle`.
+
+    Returns:
+        What the task's `evaluate` returns.
+
+    Raises:
+        ConfigError: the bundle has other classes.
+    """
+    count = task.evaluation_frames if frames is None else frames
+    seeds = evaluation_seeds(min(EVALUATION_DRIVES, count))
+    return task.evaluate(runtime, seeds, count, _counter(report, "evaluate", count))
+
+
+def _counter(report: Report, phase: str, total: int) -> Step:
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        report(phase, done, total, "")
+
+    return count
