@@ -1,0 +1,96 @@
+"""What a lidar saw and saw through, by direction: evidence for and against boxes; can be scripted."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from perception_rt.model.boxes3d import corners_bev
+
+
+def returns_by_direction(xy: Tensor, reach_m: float, sectors: int, step_m: float) -> Tensor:
+    """How many points lie nearer than each distance, in each direction.
+
+    Args:
+        xy: (N, 2) m, the sensor at 0.
+        reach_m: the greatest distance, m.
+        sectors: directions of a full turn.
+        step_m: between distances, m.
+
+    Returns:
+        (sectors, rings + 1) int64; column k counts the points nearer than k steps.
+    """
+    rings = int(reach_m / step_m) + 1
+    ring = (torch.hypot(xy[:, 0], xy[:, 1]) / step_m).long().clamp(0, rings - 1)
+    count = torch.bincount(
+        _sector(torch.atan2(xy[:, 1], xy[:, 0]), sectors) * rings + ring, minlength=sectors * rings
+    )
+    nearer = count.view(sectors, rings).cumsum(1)
+    return torch.cat((torch.zeros_like(nearer[:, :1]), nearer), 1)
+
+
+def _sector(azimuth: Tensor, sectors: int) -> Tensor:
+    return torch.remainder((azimuth * (sectors / (2 * math.pi))).floor().long(), sectors)
+
+
+def crossed(boxes: Tensor, azimuth: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rays from the sensor at 0 enter and leave footprints, by the slab method.
+
+    Args:
+        boxes: (B, 7) xyzlwh_yaw.
+        azimuth: (B, K) rad.
+
+    Returns:
+        (B, K) distances in m: of entry, and of exit; the latter is less where a ray misses.
+    """
+    cos, sin = boxes[:, 6:7].cos(), boxes[:, 6:7].sin()
+    along, across = azimuth.cos() * cos + azimuth.sin() * sin, azimuth.sin() * cos - azimuth.cos() * sin
+    x = boxes[:, 0:1] * cos + boxes[:, 1:2] * sin
+    y = boxes[:, 1:2] * cos - boxes[:, 0:1] * sin
+    along = torch.where(along.abs() < 1e-6, torch.full_like(along, 1e-6), along)
+    across = torch.where(across.abs() < 1e-6, torch.full_like(across, 1e-6), across)
+    length, width = boxes[:, 3:4] / 2, boxes[:, 4:5] / 2
+    a, b = (x - length) / along, (x + length) / along
+    c, d = (y - width) / across, (y + width) / across
+    enter = torch.maximum(torch.minimum(a, b), torch.minimum(c, d))
+    leave = torch.minimum(torch.maximum(a, b), torch.maximum(c, d))
+    return enter.clamp(min=0), leave
+
+
+def seen_and_seen_through(
+    boxes: Tensor, body: Tensor, ground: Tensor, step_m: float
+) -> tuple[Tensor, Tensor]:
+    """The share of twelve directions over a box in which the lidar saw it, and in which it saw through it.
+
+    Through it: a return from the ground inside the footprint or behind it, up to half as far again as its
+    near side: nearer than that even a low car seen from a high roof hides the ground.
+
+    Args:
+        boxes: (B, 7) xyzlwh_yaw.
+        body: of the points above the ground, as `returns_by_direction` gives it.
+        ground: of the points on the ground.
+        step_m: of both.
+
+    Returns:
+        (B,) and (B,) in [0, 1]; the rest of the directions saw neither (something nearer hides the box).
+    """
+    middle = torch.atan2(boxes[:, 1], boxes[:, 0])
+    corners = corners_bev(boxes)
+    off = torch.atan2(corners[..., 1], corners[..., 0]) - middle[:, None]
+    off = torch.remainder(off + math.pi, 2 * math.pi) - math.pi
+    low, high = off.amin(1), off.amax(1)
+    part = (torch.arange(12, device=boxes.device) + 0.5) / 12
+    azimuth = (middle + low)[:, None] + (high - low)[:, None] * part
+    enter, leave = crossed(boxes, azimuth)
+    sector = _sector(azimuth, body.shape[0])
+    hit = _between(body, sector, enter - 0.3, leave + 0.3, step_m) > 0
+    through = _between(ground, sector, enter + 0.3, torch.maximum(leave, 1.5 * enter), step_m) > 0
+    return hit.float().mean(1), (through & ~hit).float().mean(1)
+
+
+def _between(nearer: Tensor, sector: Tensor, start: Tensor, end: Tensor, step_m: float) -> Tensor:
+    last = nearer.shape[1] - 1
+    first, behind = (start / step_m).long().clamp(0, last), (end / step_m).long().clamp(0, last)
+    return nearer[sector, behind] - nearer[sector, first]
