@@ -6,8 +6,9 @@ import heapq
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,7 @@ class DriveSimulator(SourceNode):
         Parameter("camera_hz", 30.0, "Camera rate; 0: no camera.", (0.0, 240.0)),
         Parameter("lidar_hz", 10.0, "Lidar rate; 0: no lidar.", (0.0, 100.0)),
         Parameter("duration_s", 0.0, "Length of the drive; 0: without end.", (0.0, 1e6)),
+        Parameter("ahead_s", 0.0, "How much is made before the start, and kept in memory.", (0.0, 60.0)),
         *SOURCE_PARAMETERS,
     )
 
@@ -101,12 +103,21 @@ class DriveSimulator(SourceNode):
         """Image and cloud."""
         return self._listened
 
+    def prepare(self) -> None:
+        """Make what is to be there before the start."""
+        ahead_s, duration_s = self.values["ahead_s"], self.values["duration_s"] or math.inf
+        if ahead_s:
+            self.get_logger().info(f"making the first {min(ahead_s, duration_s):g} s of the drive")
+        for sensor in self._sensors:
+            sensor.rewind(ahead_s, duration_s)
+        while not all(sensor.ready() for sensor in self._sensors):
+            if self.halt.wait(0.05):
+                return
+
     def events(self) -> Iterator[Event]:
         """What the sensors saw, and IMU, odometry and /tf between, stamped from now on."""
         duration_s = self.values["duration_s"]
         end_ns = round(duration_s * 1e9) if duration_s else math.inf
-        for sensor in self._sensors:
-            sensor.rewind()
         epoch_ns = time.time_ns()
         # Of one time, the vehicle's come first, then the sensors' in their order.
         streams = [self._vehicle(), *(sensor.events() for sensor in self._sensors)]
@@ -158,7 +169,7 @@ class DriveSimulator(SourceNode):
 
 
 class Sensor:
-    """Makes one sample ahead on a thread of its own, so that a stamp is the time of publishing.
+    """Makes samples ahead on a thread of its own, so that a stamp is the time of publishing.
 
     Args:
         name: of the thread. rate_hz: of the samples. sample: makes the one of a time, s.
@@ -170,27 +181,39 @@ class Sensor:
     ) -> None:
         self._rate_hz, self._sample, self._emit = rate_hz, sample, emit
         self._thread = ThreadPoolExecutor(1, name)
+        self._ahead: deque[Future] = deque()
 
-    def rewind(self) -> None:
-        """Make the first sample."""
-        self._ahead = self._make(0)
-        self._ahead.result()
+    def rewind(self, ahead_s: float, duration_s: float) -> None:
+        """Begin to make the samples of the first `ahead_s`, at least one; none beyond `duration_s`."""
+        self._count = math.ceil(duration_s * self._rate_hz) if duration_s < math.inf else math.inf
+        self._next = 0
+        while self._ahead:
+            self._ahead.pop().cancel()
+        for _ in range(max(1, math.ceil(ahead_s * self._rate_hz))):
+            self._make()
+
+    def ready(self) -> bool:
+        """Whether all that was begun is made."""
+        return self._ahead[-1].done()
 
     def events(self) -> Iterator[Timed]:
         """All samples by time."""
         for number in itertools.count():
-            yield self._time_ns(number), partial(self._emit_ahead, number)
+            yield self._time_ns(number), self._emit_ahead
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _emit_ahead(self, number: int, stamp_ns: int) -> None:
-        sample, self._ahead = self._ahead.result(), self._make(number + 1)
+    def _emit_ahead(self, stamp_ns: int) -> None:
+        sample = self._ahead.popleft().result()
+        self._make()
         self._emit(sample, stamp_ns)
 
-    def _make(self, number: int) -> Any:
-        return self._thread.submit(self._sample, self._time_ns(number) / 1e9)
+    def _make(self) -> None:
+        if self._next < self._count:
+            self._ahead.append(self._thread.submit(self._sample, self._time_ns(self._next) / 1e9))
+            self._next += 1
 
     def _time_ns(self, number: int) -> int:
         return round(number * 1e9 / self._rate_hz)

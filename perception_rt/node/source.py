@@ -29,16 +29,23 @@ Event = tuple[int, Callable[[], None]]
 
 
 class SourceNode(PerceptionNode):
-    """Publishes timed events from a thread of its own; `finished` is set after the last."""
+    """Publishes timed events from a thread of its own; `finished` is set after the last.
+
+    Attributes:
+        halt: set while the node is to be still.
+    """
 
     def __init__(self, node_name: str, **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
-        self._halt = threading.Event()
+        self.halt = threading.Event()
         self._thread: threading.Thread | None = None
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._clock_publisher = self.create_publisher(Clock, "/clock", qos)
 
     # What a source fills in.
+
+    def prepare(self) -> None:
+        """What takes its time, done before listeners are waited for."""
 
     def events(self) -> Iterator[Event]:
         """`(time in ns, what to publish)` in order of time; made one ahead of its time."""
@@ -52,38 +59,39 @@ class SourceNode(PerceptionNode):
 
     def start(self) -> None:
         """Begin to play."""
-        self._halt.clear()
+        self.halt.clear()
         self._thread = threading.Thread(target=self._play, name="play", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End playing after the event in hand."""
-        self._halt.set()
+        self.halt.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(1.0)
 
     def _play(self) -> None:
         try:
+            self.prepare()
             if self._wait_for_listener():
                 self._play_events()
         except Exception as error:  # noqa: BLE001 - a thread would die unheard
             self.get_logger().error(f"playing ended: {error}\n{traceback.format_exc()}")
-        if not self._halt.is_set():
+        if not self.halt.is_set():
             self.get_logger().info("finished")
             self.finished.set()
 
     def _wait_for_listener(self) -> bool:
         """False where the node was stopped meanwhile."""
         if not self.values["wait_for_listener"]:
-            return not self._halt.is_set()
+            return not self.halt.is_set()
         others = [topic for topic in self.values["listeners"] if topic]
         while not (
             any(publisher.get_subscription_count() for publisher in self.listened())
             and all(self.count_subscribers(topic) for topic in others)
         ):
-            if self._halt.wait(0.05):
+            if self.halt.wait(0.05):
                 return False
-        return not self._halt.wait(GRACE_S)
+        return not self.halt.wait(GRACE_S)
 
     def _play_events(self) -> None:
         began_ns = clock_ns = first_ns = None
@@ -103,7 +111,7 @@ class SourceNode(PerceptionNode):
     def _sleep_until(self, began_ns: int, offset_ns: int) -> bool:
         """True where the node was stopped meanwhile."""
         wait_ns = began_ns + offset_ns / self.values["speed"] - time.monotonic_ns()
-        return self._halt.wait(wait_ns / 1e9) if wait_ns > 0 else self._halt.is_set()
+        return self.halt.wait(wait_ns / 1e9) if wait_ns > 0 else self.halt.is_set()
 
     def _publish_clock(self, time_ns: int) -> None:
         self._clock_publisher.publish(Clock(clock=to_time(time_ns)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -199,3 +200,29 @@ def test_the_clock_never_goes_back_and_covers_the_drive(drive):
     ticks = [message.clock.sec * 10**9 + message.clock.nanosec for message in drive["/clock"]]
     assert ticks == sorted(ticks)
     assert ticks[-1] - ticks[0] >= 0.8 * (SECONDS - 1 / HZ) * 1e9
+
+
+def test_what_is_made_ahead_is_what_would_be_made_in_time(bench):
+    """Made before the start, the same clouds come with the same spacing."""
+    clouds = []
+    bench.node.create_subscription(PointCloud2, "/lidar/points", clouds.append, 50)
+    values = {"camera_hz": 0.0, "lidar_hz": 5.0, "duration_s": 1.0, "ahead_s": 30.0, "seed": 4}
+    simulator = bench.start(DriveSimulator, **values)
+    assert wait_for(simulator.finished.is_set, 30.0)
+    assert wait_for(lambda: len(clouds) == 5)
+    stamps = [stamp_of(cloud) for cloud in clouds]
+    assert [stamp - stamps[0] for stamp in stamps] == [k * 200_000_000 for k in range(5)]
+    drive = Drive(4)
+    for k, cloud in enumerate(clouds):
+        np.testing.assert_array_equal(parse_points(cloud).decode().points, drive.lidar(k / 5).points)
+
+
+def test_it_can_be_stopped_while_it_makes_what_is_ahead(bench):
+    simulator = bench.start(DriveSimulator, ahead_s=60.0, wait_for_listener=False)
+    assert bench.up
+    began = time.monotonic()
+    bench.graph.end()
+    bench.graph = None
+    assert time.monotonic() - began < 3.0
+    assert not simulator.finished.is_set()
+    assert not bench.said("playing ended")
