@@ -20,15 +20,26 @@ EXAMPLES = """\
   perception-rt bundle export torchvision fasterrcnn_resnet50_fpn --weights mine.pth --out mine.pt
   perception-rt bundle export onnx FastestDet.onnx --decoder fastestdet --out fastestdet.pt
   perception-rt bundle export onnx mine.onnx --decoder yolov8 --classes names.txt --out mine.pt
+  perception-rt bundle export bev_cluster --max-range 40 --out near.pt
   perception-rt bundle verify fastestdet.pt
   perception-rt bundle show sim_camera --json
 """
 
+BEV_CLUSTER_OPTIONS = {
+    "min_range": "m; what is nearer belongs to the own vehicle",
+    "max_range": "m; what is farther is not looked at",
+    "ground_slope": "of the steepest ground, on top of the vehicle's own tilt, m per m",
+    "gap": "from which on neighbouring points are two things, at the sensor, m",
+    "gap_per_m": "by which the gap grows with range",
+    "car_length": "of a usual car, m",
+    "car_width": "of a usual car, m",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `export torchvision`, `export onnx`, `verify` and `show`."""
+    """Declare `export` from its sources, `verify` and `show`."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    export = commands.add_parser("export", help="make a bundle from a trained model")
+    export = commands.add_parser("export", help="make a bundle")
     sources = export.add_subparsers(dest="source", required=True, metavar="SOURCE")
     vision = sources.add_parser("torchvision", help="any torchvision detection model, by name")
     vision.add_argument("model", metavar="NAME", help="e.g. ssdlite320_mobilenet_v3_large")
@@ -42,7 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     onnx.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
     _add_onnx_options(onnx)
     for source in (vision, onnx):
+        source.add_argument(
+            "--classes", type=Path, metavar="FILE", help="class names, one a line, from label 0 on"
+        )
         _add_common_options(source)
+    cluster = sources.add_parser("bev_cluster", help="lidar detection by geometry alone: nothing is trained")
+    for name, text in BEV_CLUSTER_OPTIONS.items():
+        cluster.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
+    cluster.add_argument(
+        "--scores",
+        type=Path,
+        metavar="FILE",
+        help="rows that `make accuracy` wrote for it, into the manifest",
+    )
+    _add_common_options(cluster)
+    cluster.set_defaults(classes=None, licence="Apache-2.0")
     verify = commands.add_parser(
         "verify", help="hold a bundle to its manifest, its hash and its golden answer"
     )
@@ -70,9 +95,6 @@ def _add_onnx_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the bundle to write")
-    parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help="class names, one a line, from label 0 on"
-    )
     parser.add_argument("--score-threshold", type=float, help="default lowest score of the bundle")
     parser.add_argument("--nms-threshold", type=float, help="default IoU of NMS")
     parser.add_argument("--name", help="of the bundle (default: the file's)")
@@ -95,13 +117,15 @@ def _export(args: argparse.Namespace) -> int:
     classes = _read_classes(args.classes)
     thresholds = {"score_threshold": args.score_threshold, "nms_threshold": args.nms_threshold}
     warnings.simplefilter("ignore")  # what tracing and scripting say concerns their authors, not the user
-    imported = (_from_torchvision if args.source == "torchvision" else _from_onnx)(args, classes, thresholds)
+    sources = {"torchvision": _from_torchvision, "onnx": _from_onnx, "bev_cluster": _from_bev_cluster}
+    imported = sources[args.source](args, classes, thresholds)
     manifest = bundle.save(
         args.out,
         imported.module,
         name=args.name or args.out.stem,
         version=args.bundle_version,
         classes=imported.classes,
+        task="detect3d" if args.source == "bev_cluster" else "detect2d",
         input_spec=imported.input_spec,
         licence=args.licence,
         provenance=imported.provenance,
@@ -134,6 +158,27 @@ def _from_onnx(
     size = tuple(args.input_size) if args.input_size else None
     changes = {name: getattr(args, name) for name in ("resize", "filter", "order", "scale", "mean", "std")}
     return import_onnx(args.file, args.decoder, classes, size, **changes, **thresholds)
+
+
+def _from_bev_cluster(
+    args: argparse.Namespace, classes: list[str] | None, thresholds: dict[str, float | None]
+) -> Any:
+    from perception_rt.model.importers import import_bev_cluster
+
+    given = {name: getattr(args, name) for name in BEV_CLUSTER_OPTIONS} | thresholds
+    parameters = {name: value for name, value in given.items() if value is not None}
+    return import_bev_cluster(parameters, _read_scores(args.scores))
+
+
+def _read_scores(path: Path | None) -> dict[str, float]:
+    """The values of result rows, by name."""
+    if path is None:
+        return {}
+    try:
+        rows = json.loads(path.read_text())["rows"]
+        return {row["name"]: row["value"] for row in rows if row["name"].startswith("lidar/bev_cluster/")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"scores={str(path)!r}: holds no result rows: {error}") from error
 
 
 def _read_classes(path: Path | None) -> list[str] | None:

@@ -1,9 +1,10 @@
-"""Make a detector for a bundle from a torchvision model or an ONNX file."""
+"""Make a detector for a bundle: from a torchvision model, an ONNX file, or the parameters of geometry."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from perception_rt.model.bev_cluster import CLASSES, BevCluster
 from perception_rt.model.decoders import DECODERS
 from perception_rt.model.detector import Detector
-from perception_rt.model.manifest import ImageSpec
+from perception_rt.model.manifest import CloudSpec, ImageSpec
 from perception_rt.model.onnx_network import convert_onnx, listed_network
 from perception_rt.model.preprocess import Preprocess
 from perception_rt.types.errors import BundleError
@@ -29,13 +31,13 @@ class Imported:
     Attributes:
         module: the detector, ready to script.
         classes: class names, by label.
-        input_spec: how images reach the network.
+        input_spec: how images reach the network, or what clouds it takes.
         provenance: where the weights come from.
     """
 
     module: nn.Module
     classes: tuple[str, ...]
-    input_spec: ImageSpec
+    input_spec: ImageSpec | CloudSpec
     provenance: dict[str, Any]
 
 
@@ -238,3 +240,25 @@ def _class_names(
     if len(classes) != count:
         raise BundleError(f"classes: {len(classes)} names, but the network has {count}")
     return tuple(classes)
+
+
+def import_bev_cluster(parameters: Mapping[str, float], scores: Mapping[str, float]) -> Imported:
+    """Make the detector of clouds that needs no training.
+
+    Args:
+        parameters: of `BevCluster`, by name; those not given keep their defaults.
+        scores: what it reached with them, for the manifest.
+
+    Raises:
+        ConfigError: a parameter is out of its bounds.
+    """
+    module = BevCluster(**parameters)
+    reach = module.max_range
+    names = [name for name in inspect.signature(BevCluster).parameters if not name.endswith("threshold")]
+    provenance = {
+        "what": "geometry alone: ground model, clusters, L-shape fit, sizes; nothing is trained",
+        "parameters": {name: getattr(module, name) for name in names},
+        "scores": dict(scores),
+    }
+    spec = CloudSpec(range=(-reach, -reach, -reach, reach, reach, reach), intensity="unused")
+    return Imported(module.eval(), CLASSES, spec, provenance)
