@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any, ClassVar
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.lifecycle import LifecyclePublisher
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
@@ -23,7 +21,7 @@ from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.realtime.worker import Worker
-from perception_rt.types import BundleError, PerceptionError
+from perception_rt.types import BundleError
 
 DRAIN_S = 0.3  # for the frame in hand, when the node is deactivated
 WORKER_STOP_S = 0.5
@@ -57,7 +55,6 @@ class DetectorNode(PerceptionNode):
         self._worker: Worker | None = None
         self._pipeline: FramePipeline | None = None
         self._subscriptions_in: dict[str, AdaptiveSubscription] = {}
-        self._outputs: list[LifecyclePublisher] = []
         self._gate = threading.Lock()  # nothing is received once the mailbox was emptied for good
         self._reports: dict[str, StreamReport] = {}
         self._swapping = threading.Lock()
@@ -108,7 +105,7 @@ class DetectorNode(PerceptionNode):
             self.publish,
             self.publish_extras,
             clock=self,
-            complain=self._complain,
+            complain=self.complain,
             max_age_ms=self.values["max_age_ms"],
         )
         mailbox: Mailbox = Mailbox(list(inputs), round(self.values["batch_wait_ms"] * 1e6))
@@ -150,9 +147,7 @@ class DetectorNode(PerceptionNode):
         self._subscriptions_in, self._reports = {}, {}
         if self._worker is not None and not self._worker.stop(WORKER_STOP_S):
             self.get_logger().warning("the model still computes; the result of its last frame is not used")
-        for publisher in self._outputs:
-            self.destroy_lifecycle_publisher(publisher)
-        self._outputs = []
+        self.close_outputs()
         self._worker = self._pipeline = self.runtime = None
 
     def on_parameters(self) -> None:
@@ -161,16 +156,6 @@ class DetectorNode(PerceptionNode):
         self._pipeline.max_age_ms = self.values["max_age_ms"]
 
     # The way of a frame.
-
-    def open_output(self, message_type: type, topic: str, depth: int) -> LifecyclePublisher:
-        """A publisher that lives until the node is cleaned up."""
-        publisher = self.create_lifecycle_publisher(message_type, topic, depth)
-        self._outputs.append(publisher)
-        return publisher
-
-    def now_ns(self) -> int:
-        """ROS time, ns: the clock of scheduler and ages."""
-        return self.get_clock().now().nanoseconds
 
     def threshold(self, name: str) -> float | None:
         """The parameter `<name>_threshold`; None where it leaves the choice to the bundle."""
@@ -181,11 +166,6 @@ class DetectorNode(PerceptionNode):
         with self._gate:
             if self.active:
                 self._pipeline.receive(stream, data, self._worker.put)
-
-    def _complain(self, stream: str, error: Exception) -> None:
-        unforeseen = not isinstance(error, PerceptionError)
-        text = "".join(traceback.format_exception(error)) if unforeseen else str(error)
-        self.get_logger().warning(f"{stream}: {text}", throttle_duration_sec=1.0)
 
     # Bundle.
 

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
 
 from perception_rt.node import parameters
 from perception_rt.node.parameters import Parameter
+from perception_rt.types import PerceptionError
 
 AUTOSTART = Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager.")
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -36,6 +37,7 @@ class PerceptionNode(LifecycleNode):
         self.active = False
         self.finished = threading.Event()  # set by nodes whose work has an end
         self.values: dict[str, Any] = {}
+        self._opened: list[LifecyclePublisher] = []
         parameters.declare(self, self._table)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._take_parameters)
@@ -67,6 +69,30 @@ class PerceptionNode(LifecycleNode):
     def diagnostics(self) -> list[DiagnosticStatus]:
         """The statuses to publish at 1 Hz."""
         return []
+
+    # What subclasses use.
+
+    def open_output(self, message_type: type, topic: str, depth: int) -> LifecyclePublisher:
+        """A publisher that lives until `close_outputs`."""
+        publisher = self.create_lifecycle_publisher(message_type, topic, depth)
+        self._opened.append(publisher)
+        return publisher
+
+    def close_outputs(self) -> None:
+        """Destroy what `open_output` made."""
+        for publisher in self._opened:
+            self.destroy_lifecycle_publisher(publisher)
+        self._opened = []
+
+    def now_ns(self) -> int:
+        """ROS time, ns: the clock of stamps and ages."""
+        return self.get_clock().now().nanoseconds
+
+    def complain(self, stream: str, error: Exception) -> None:
+        """Warn of a message that ended badly, at most once a second; the unforeseen with its traceback."""
+        unforeseen = not isinstance(error, PerceptionError)
+        text = "".join(traceback.format_exception(error)) if unforeseen else str(error)
+        self.get_logger().warning(f"{stream}: {text}", throttle_duration_sec=1.0)
 
     # Lifecycle.
 

@@ -15,6 +15,7 @@ from perception_rt.types import Detections2D, Detections3D
 from perception_rt.types.palette import PALETTE
 
 DARK = (20, 20, 20)
+_OUTLINE = (245, 245, 245)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # From above.
 _BACKGROUND = (17, 20, 26)
@@ -52,6 +53,14 @@ def draw_detections(
         colour = _colour(label, bgr)
         cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 2, cv2.LINE_AA)
         _tag(picture, f"{classes[label]} {score:.2f}", x1, y1, colour, scale)
+    return picture
+
+
+def draw_outlines(pixels: np.ndarray, xyxy: np.ndarray) -> np.ndarray:
+    """A copy of the (H, W, 3) uint8 image with thin white rectangles around (N, 4) xyxy px."""
+    picture = np.ascontiguousarray(pixels).copy()
+    for x1, y1, x2, y2 in xyxy.round().astype(int).tolist():
+        cv2.rectangle(picture, (x1, y1), (x2, y2), _OUTLINE, 1, cv2.LINE_AA)
     return picture
 
 

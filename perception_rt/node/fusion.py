@@ -1,0 +1,297 @@
+"""Node fusion: detections of a camera and of a lidar, paired by their stamps, become one list of objects."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from vision_msgs.msg import Detection2DArray, Detection3DArray
+from visualization_msgs.msg import MarkerArray
+
+from perception_rt.codec.camera_info import parse_camera_info
+from perception_rt.codec.compressed import parse_compressed
+from perception_rt.codec.detections import decode_named_detections
+from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
+from perception_rt.codec.encode import encode_image
+from perception_rt.codec.image import parse_image
+from perception_rt.codec.markers import box_markers, encode_markers
+from perception_rt.node.parameters import Parameter
+from perception_rt.node.qos import AdaptiveSubscription
+from perception_rt.node.run import run
+from perception_rt.node.shell import PerceptionNode, status
+from perception_rt.node.streams import StreamReport
+from perception_rt.node.transforms import Transforms, listen_to_transforms
+from perception_rt.realtime.ledger import Fate
+from perception_rt.realtime.pairing import Pair, StampPairing
+from perception_rt.realtime.pipeline import Account, Parsed
+from perception_rt.stage.draw import draw_boxes3d, draw_outlines
+from perception_rt.stage.fusion import Answer, FusionStage
+from perception_rt.types import ConfigError, PerceptionError
+
+POLL_S = 0.01  # how exactly the wait of a lidar message ends
+KEPT_IMAGES = 15
+
+
+class Fusion(PerceptionNode):
+    """One camera's and one lidar's detections; the work is light, and done on the executor's thread."""
+
+    PARAMETERS = (
+        Parameter("detections_2d_topic", "camera_detector/detections", "The camera's Detection2DArray."),
+        Parameter("detections_3d_topic", "lidar_detector/detections", "The lidar's Detection3DArray."),
+        Parameter("camera_info_topic", "camera/camera_info", "CameraInfo of the image that was detected in."),
+        Parameter("image_topic", "", "The camera's image, for ~/image_annotated; empty for none."),
+        Parameter("slop_ms", 50.0, "Greatest difference of the stamps of a pair.", (0.0, 1000.0), live=True),
+        Parameter(
+            "max_wait_ms", 100.0, "How long a lidar message waits for the camera's.", (0.0, 1e3), live=True
+        ),
+        Parameter("iou_threshold", 0.3, "Least IoU of a match in the image.", (0.01, 1.0), live=True),
+        Parameter(
+            "camera_recall",
+            0.5,
+            "Share of the objects in plain view that the camera's detector finds; 0: lower no score.",
+            (0.0, 0.99),
+            live=True,
+        ),
+        Parameter(
+            "lidar_height_m", 0.0, "Above the ground; 0: taken from the boxes.", (0.0, 10.0), live=True
+        ),
+        Parameter("fixed_frame", "", "Frame (as odom) through which motion between the stamps is undone."),
+    )
+
+    def __init__(self, node_name: str = "fusion", **kwargs: Any) -> None:
+        super().__init__(node_name, **kwargs)
+        self._gate = threading.Lock()  # nothing is received once the pairing was emptied for good
+        self._pairing: StampPairing | None = None
+        self._transforms: Transforms | None = None
+        self._subscriptions_in: list[AdaptiveSubscription] = []
+        self._reports: list[StreamReport] = []
+        self._timer: Any = None
+
+    # Lifecycle.
+
+    def setup(self) -> None:
+        """Wire the topics."""
+        topics = {
+            name: self.values[f"{name}_topic"] for name in ("detections_2d", "detections_3d", "camera_info")
+        }
+        for name, topic in topics.items():
+            if not topic:
+                raise ConfigError(f"{name}_topic={topic!r}: must name a topic")
+        self._camera, self._lidar = Account(), Account()
+        self._transforms = listen_to_transforms(self)
+        self._stage = FusionStage(self._transforms.lookup)
+        self._stage.no_model = f"no CameraInfo on {self.resolve_topic_name(topics['camera_info'])} yet"
+        self._pairing = StampPairing(self._lidar, self._camera, 0, 0)
+        self.on_parameters()
+        self._images: OrderedDict[int, Parsed] = OrderedDict()
+        self._unplaced = 0
+        self._detections = self.open_output(Detection3DArray, "~/detections", 5)
+        self._markers = self.open_output(MarkerArray, "~/markers", 1)
+        self._annotated = self.open_output(Image, "~/image_annotated", 1)
+        self._subscribe(CameraInfo, topics["camera_info"], self._on_camera_info, "best_effort")
+        self._listen(Detection2DArray, topics["detections_2d"], self._camera, self._on_camera)
+        self._listen(Detection3DArray, topics["detections_3d"], self._lidar, self._on_lidar)
+        if self.values["image_topic"]:
+            kind = CompressedImage if self.values["image_topic"].endswith("/compressed") else Image
+            self._subscribe(kind, self.values["image_topic"], self._on_image, "best_effort")
+        # Machine's time, as the clock of the stamps may stand still.
+        self._timer = self.create_timer(POLL_S, self._on_wait, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def stop(self) -> None:
+        """End what waits for its partner."""
+        with self._gate:
+            if self._pairing is not None:
+                self._pairing.clear("the node was deactivated")
+
+    def teardown(self) -> None:
+        """Unsubscribe."""
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+        for subscription in self._subscriptions_in:
+            subscription.close()
+        if self._transforms is not None:
+            self._transforms.close()
+        self.close_outputs()
+        self._timer = self._transforms = self._pairing = None
+        self._subscriptions_in, self._reports = [], []
+
+    def on_parameters(self) -> None:
+        """Limits change between two messages."""
+        self._pairing.window_ns = round(self.values["slop_ms"] * 1e6)
+        self._pairing.max_wait_ns = round(self.values["max_wait_ms"] * 1e6)
+        self._stage.iou_threshold = self.values["iou_threshold"]
+        self._stage.camera_recall = self.values["camera_recall"]
+        self._stage.ground_z = -self.values["lidar_height_m"] or None
+        self._stage.fixed_frame = self.values["fixed_frame"]
+
+    def _subscribe(
+        self, kind: type, topic: str, callback: Callable[[bytes], None], reliability: str
+    ) -> AdaptiveSubscription:
+        subscription = AdaptiveSubscription(self, kind, topic, callback, reliability)
+        self._subscriptions_in.append(subscription)
+        return subscription
+
+    def _listen(
+        self, kind: type, topic: str, account: Account, receive: Callable[[bytes], list[Pair]]
+    ) -> None:
+        """Take the detections of a topic, which `receive` decodes and pairs."""
+        stream = self.resolve_topic_name(topic)
+        subscription = self._subscribe(
+            kind, topic, lambda data: self._take(stream, account, receive, data), "reliable"
+        )
+        self._reports.append(StreamReport(f"{self.get_name()}: {stream}", account, subscription))
+
+    # The way of a message.
+
+    def _take(
+        self, stream: str, account: Account, receive: Callable[[bytes], list[Pair]], data: bytes
+    ) -> None:
+        with self._gate:
+            if not self.active:
+                return
+            account.ledger.receive()
+            account.last_arrival_ns = self.now_ns()
+            try:
+                pairs = receive(data)
+            except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is received
+                account.ledger.settle(Fate.DECODE_ERROR, str(error))
+                self.complain(stream, error)
+                return
+            for pair in pairs:
+                self._answer(pair)
+
+    def _on_camera(self, data: bytes) -> list[Pair]:
+        message = decode_named_detections(data)
+        return self._pairing.put_partner(message.stamp_ns, message, self.now_ns())
+
+    def _on_lidar(self, data: bytes) -> list[Pair]:
+        message = decode_named_detections3d(data)
+        return self._pairing.put_anchor(message.stamp_ns, message, self.now_ns())
+
+    def _on_wait(self) -> None:
+        with self._gate:
+            if self.active:
+                for pair in self._pairing.poll(self.now_ns()):
+                    self._answer(pair)
+
+    def _on_camera_info(self, data: bytes) -> None:
+        try:
+            self._stage.model = parse_camera_info(data)
+        except PerceptionError as error:
+            self._stage.model, self._stage.no_model = None, f"CameraInfo: {error}"
+
+    def _on_image(self, data: bytes) -> None:
+        """Keep the latest images, while somebody watches what is drawn on them."""
+        if not self._annotated.get_subscription_count():
+            self._images.clear()
+            return
+        topic = self.values["image_topic"]
+        try:
+            image = (parse_compressed if topic.endswith("/compressed") else parse_image)(data)
+        except PerceptionError as error:
+            self.complain(topic, error)
+            return
+        self._images[image.stamp_ns] = image
+        if len(self._images) > KEPT_IMAGES:
+            self._images.popitem(last=False)
+
+    def _answer(self, pair: Pair) -> None:
+        """Fuse and publish; every message of the pair ends here, and nothing is raised."""
+        began = self.now_ns()
+        try:
+            if pair.partner is None:
+                answer = self._stage.alone(pair.anchor.item, pair.reason)
+            else:
+                answer = self._stage.pair(pair.partner.item, pair.anchor.item)
+            done = self.now_ns()
+            self._publish(pair, answer)
+        except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one has its turn
+            self._settle(pair, Fate.MODEL_ERROR, str(error))
+            self.complain(self.get_name(), error)
+            return
+        self._settle(pair, Fate.UNSYNCED if answer.reason else Fate.PUBLISHED, answer.reason)
+        self._measure(pair, began, done)
+        self._unplaced += len(answer.fused.unplaced)
+        try:
+            self._publish_extras(pair, answer)
+        except Exception as error:  # noqa: BLE001 - a picture for people must not cost a result
+            self.complain(self.get_name(), error)
+
+    def _publish(self, pair: Pair, answer: Answer) -> None:
+        """The objects with the header of the lidar's message; an id says which sensors found the object."""
+        lidar, fused = pair.anchor.item, answer.fused
+        data = Detection3DEncoder(fused.classes).encode(
+            fused.detections,
+            lidar.stamp_ns,
+            lidar.frame_id,
+            ids=fused.sources,
+            covariances=fused.covariance.reshape(-1, 36),
+        )
+        self._detections.publish(data)
+
+    def _settle(self, pair: Pair, fate: Fate, reason: str) -> None:
+        self._lidar.ledger.settle(fate, reason)
+        if pair.partner is not None:
+            self._camera.ledger.settle(fate, reason)
+
+    def _measure(self, pair: Pair, began_ns: int, done_ns: int) -> None:
+        now = self.now_ns()
+        for account, held in ((self._lidar, pair.anchor), (self._camera, pair.partner)):
+            if held is not None:
+                account.stages["wait"].add((began_ns - held.arrival_ns) / 1e6)
+                account.stages["infer"].add((done_ns - began_ns) / 1e6)
+                account.stages["publish"].add((now - done_ns) / 1e6)
+                account.age.add((now - held.stamp_ns) / 1e6)
+                account.rate.add(now)
+
+    def _publish_extras(self, pair: Pair, answer: Answer) -> None:
+        """Markers and the annotated image, where somebody watches."""
+        lidar, fused = pair.anchor.item, answer.fused
+        if self._markers.get_subscription_count():
+            markers = box_markers(fused.detections, fused.classes, fused.sources)
+            self._markers.publish(encode_markers(markers, lidar.stamp_ns, lidar.frame_id))
+        if answer.model is None or not self._annotated.get_subscription_count():
+            return
+        image = self._images.get(pair.partner.stamp_ns)
+        if image is None:
+            return
+        frame = image.decode()
+        way = answer.model, answer.camera_from_lidar
+        picture = draw_outlines(frame.pixels, pair.partner.item.detections.xyxy)
+        picture = draw_boxes3d(picture, fused.detections, fused.classes, *way, frame.bgr, fused.sources)
+        encoding = "bgr8" if frame.bgr else "rgb8"
+        self._annotated.publish(encode_image(picture, encoding, frame.stamp_ns, frame.frame_id))
+
+    # Diagnostics.
+
+    def every_second(self) -> None:
+        """Let subscriptions adapt."""
+        for subscription in self._subscriptions_in:
+            subscription.every_second()
+
+    def diagnostics(self) -> list[DiagnosticStatus]:
+        """One status for the node and one for each stream."""
+        reports = self._reports
+        if not self._configured or not reports:
+            return []
+        stage = self._stage
+        values = {
+            "camera_info": stage.model.frame_id if stage.model else stage.no_model,
+            "missing": stage.missing,
+            "camera_objects_unplaced": self._unplaced,
+        }
+        level, message = DiagnosticStatus.OK, "running" if self.active else "inactive"
+        if self.active and stage.missing:
+            level, message = DiagnosticStatus.WARN, f"not fused: {stage.missing}"
+        statuses = [status(self.get_name(), level, message, "", values)]
+        return statuses + [report.make(self.now_ns(), "", {}) for report in reports]
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node."""
+    return run([Fusion], args)
