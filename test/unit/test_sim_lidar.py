@@ -13,6 +13,7 @@ from perception_rt.sim.drive import Drive
 from perception_rt.sim.lidar import (
     DROPOUT,
     ELEVATIONS,
+    FALLOFF_M,
     LIDAR_POSITION,
     MAX_RANGE_M,
     MIN_RANGE_M,
@@ -23,6 +24,7 @@ from perception_rt.sim.lidar import (
 from perception_rt.sim.path import EgoState
 from perception_rt.sim.raycast import RayGrid
 from perception_rt.sim.scene import to_base
+from perception_rt.sim.solids import solids_of
 from perception_rt.sim.terrain import Terrain
 from perception_rt.sim.world import Objects, World
 from perception_rt.types import ConfigError
@@ -130,8 +132,15 @@ def test_the_cloud_and_its_truth_reach_all_around(seed):
     assert (boxes[:, 0] < -15).sum() > 2
     assert (boxes[:, 0] > 15).sum() > 2
     assert (np.hypot(boxes[:, 0], boxes[:, 1]) <= MAX_RANGE_M).all()
-    far_behind = sample.truth_points[(boxes[:, 0] < -15) & (sample.truth.labels == CAR)]
-    assert far_behind.sum() > 20
+    assert sample.truth_points[boxes[:, 0] < -15].sum() > 20
+    assert sample.truth_points[boxes[:, 0] > 15].sum() > 20
+
+
+def test_things_far_behind_are_seen_too():
+    behind = [cloud(seed, 12.0).truth.xyzlwh_yaw[:, 0] < -45 for seed in range(4)]
+    assert sum(rows.sum() for rows in behind) >= 4
+    hits = [cloud(seed, 12.0).truth_points[rows].sum() for seed, rows in enumerate(behind)]
+    assert sum(hits) > 10
 
 
 def test_truth_is_that_of_the_vehicle_moved_to_the_sensor():
@@ -205,13 +214,45 @@ def test_what_stands_behind_a_wall_gets_no_points(wall):
 
 
 def test_foliage_lets_some_rays_through_and_is_deep():
-    _, owner, _ = seen(("building", 35.0, 0.0, 0.0))
-    wall_alone = (owner == 0).sum()
-    points, owner, _ = seen(("building", 35.0, 0.0, 0.0), ("tree", 16.0, 0.0, 0.0), seed=4)
-    crown = (owner == 1) & (points[:, 2] > 0)
+    points, owner, objects = seen(("building", 35.0, 0.0, 0.0), ("tree", 16.0, 0.0, 0.0), seed=4)
+    crown = (owner == 1) & (points[:, 2] > 0.2)
     assert crown.sum() > 20
-    assert np.ptp(points[crown, 0]) > 1.0
-    assert wall_alone * 0.6 < (owner == 0).sum() < wall_alone
+    azimuth = np.arctan2(points[:, 1], points[:, 0])
+    elevation = np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1]))
+    middle = np.ones(len(points), bool)
+    for angle in (azimuth, elevation):
+        low, high = np.percentile(angle[crown], [15, 85])
+        middle &= (angle > low) & (angle < high)
+    assert (owner[middle] == 0).sum() > 3
+    assert (owner[middle] == 1).sum() > (owner[middle] == 0).sum()
+    shape = objects.entities[1].shape
+    balls = shape.ends[:, 0] == shape.ends[:, 1]
+    centres = shape.points[shape.ends[balls, 0]] + (16.0, 0.0, 0.0) - LIDAR_POSITION
+    outside = np.linalg.norm(points[crown, None, :3] - centres, axis=-1) - shape.radii[balls]
+    off_all_surfaces = np.abs(outside).min(1) > 4 * RANGE_SIGMA_M
+    assert off_all_surfaces.mean() > 0.25
+
+
+def test_intensity_falls_with_range_and_incidence():
+    def mean(x: float, turned: float) -> float:
+        points, owner, _ = seen(("trailer", x + LIDAR_POSITION[0], 0.0, np.pi / 2 + turned), seed=3)
+        return points[(owner == 0) & (np.abs(points[:, 1]) < 0.2) & (points[:, 2] > -1.0), 3].mean()
+
+    def fall(x: float) -> float:
+        return 1 + (x / FALLOFF_M) ** 2
+
+    assert mean(20, 0) / mean(60, 0) == pytest.approx(fall(60) / fall(20), rel=0.1)
+    assert mean(20, np.pi / 4) / mean(20, 0) == pytest.approx(0.5**0.25, rel=0.07)
+
+
+def test_what_is_painted_onto_a_face_lies_before_it():
+    objects = placed(("car", 10.0, 0.0, 0.0), ("pedestrian", 14.0, 0.0, 0.0), ("building", 30.0, 0.0, 0.0))
+    solids = solids_of(EgoState(0, 0, 0, 0, 0, 0), objects, LIDAR_POSITION, 100.0)
+    for row in (0, 2):
+        assert (np.diff(solids.bias[solids.owner == row]) > 0).all()
+        assert solids.glass[solids.owner == row].sum() >= 4
+        assert solids.bias[solids.owner == row].max() < RANGE_SIGMA_M
+    assert not solids.glass[solids.owner == 1].any()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -221,6 +262,9 @@ def test_the_ground_is_flat_to_some_centimetres(seed):
     assert (owner == -1).all()
     z = points[:, 2] + LIDAR_POSITION[2]
     near = np.hypot(points[:, 0], points[:, 1]) < 40
+    x, y = points[near, 0] + LIDAR_POSITION[0], points[near, 1] + LIDAR_POSITION[1]
+    height, _ = terrain.ground(ego, World(seed).ego.s(3.0), x.astype(float), y.astype(float))
+    assert np.corrcoef(z[near], height)[0, 1] > 0.6
     assert abs(z[near].mean()) < 0.02
     assert 0.005 < z[near].std() < 0.06
     assert np.abs(z).max() < 0.25
