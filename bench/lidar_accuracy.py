@@ -1,4 +1,4 @@
-"""Scores of a lidar detector on real clouds: KITTI's labelled frames and sequence, and an unlabelled drive."""
+"""Scores of a lidar detector on real clouds: KITTI's labelled frames and sequence, and a drive without."""
 
 from __future__ import annotations
 
