@@ -22,6 +22,8 @@ LIDAR_SIGMA = np.array([0.2, 0.2, 0.2, 0.05, 0.05, 0.1])
 SEEN_PX = 40.0
 SEEN_SHARE = 0.9
 COVERED = 0.3
+# A camera's box is a part of a cyclist: this much inside of it, and at its place within so many deviations.
+PART_SHARE, PART_SIGMAS = 0.7, 3.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +72,8 @@ def fuse(
     * The lidar's other objects stay. Where the camera should have seen one (large enough, whole, uncovered,
       of a group that it knows) and has nothing there, the odds of its score are multiplied by the share of
       such objects that it misses, 1 - `camera_recall` (Bayes' rule).
-    * The camera's other objects stay where their class has a usual size, placed by `monocular.place`.
+    * The camera's other objects stay where their class has a usual size, placed by `monocular.place`; not the
+      rider and the bicycle of a cyclist that the lidar found as one.
 
     Args:
         camera: boxes in px of the image that `model` describes.
@@ -99,21 +102,23 @@ def fuse(
     partners = np.stack((np.arange(len(lidar)), np.full(len(lidar), -1)), 1)
     for row, column in zip(rows, columns, strict=True):
         seen = float(camera.scores[column])
-        if names[row] in UNKNOWN or (seen >= scores[row] and camera_names[column] not in UNKNOWN):
-            names[row] = camera_names[column]
+        names[row] = _named(names[row], scores[row], camera_names[column], seen)
         scores[row] = 1 - (1 - scores[row]) * (1 - seen)
         sources[row], partners[row, 1] = BOTH, column
     alone = np.setdiff1d(np.flatnonzero(distinct), columns)
     ground_z = _ground(lidar) if ground_z is None else ground_z
     alone_names = [camera_names[column] for column in alone]
     boxes, covariance, known = place(camera.xyxy[alone], alone_names, model, camera_from_lidar, ground_z)
-    placed = alone[known]
+    kept = known & ~_is_part(
+        camera.xyxy[alone], alone_names, boxes, covariance, projected, lidar, lidar_names
+    )
+    placed = alone[kept]
     return _joined(
-        np.concatenate((lidar.xyzlwh_yaw, boxes[known])),
+        np.concatenate((lidar.xyzlwh_yaw, boxes[kept])),
         np.concatenate((scores, camera.scores[placed])),
         names + [camera_names[column] for column in placed],
         sources + [CAMERA] * len(placed),
-        np.concatenate((_lidar_covariance(len(lidar)), covariance[known])),
+        np.concatenate((_lidar_covariance(len(lidar)), covariance[kept])),
         np.concatenate((partners, np.stack((np.full(len(placed), -1), placed), 1))),
         alone[~known],
     )
@@ -176,6 +181,34 @@ def _match(
     rows, columns = linear_sum_assignment(np.where(allowed, iou, 0.0), maximize=True)
     chosen = allowed[rows, columns]
     return rows[chosen], columns[chosen]
+
+
+def _named(lidar_name: str, lidar_score: float, camera_name: str, camera_score: float) -> str:
+    """What a match is called."""
+    if lidar_name == "cyclist" and camera_name in ("bicycle", "motorcycle"):
+        return lidar_name  # with its rider, whom the camera's detector names apart
+    if lidar_name in UNKNOWN or (camera_score >= lidar_score and camera_name not in UNKNOWN):
+        return camera_name
+    return lidar_name
+
+
+def _is_part(
+    xyxy: np.ndarray,
+    names: Sequence[str],
+    boxes: np.ndarray,
+    covariance: np.ndarray,
+    projected: ProjectedBoxes,
+    lidar: Detections3D,
+    lidar_names: Sequence[str],
+) -> np.ndarray:
+    """(M,) bool: the camera's object is the rider or the vehicle of one of the lidar's cyclists."""
+    cyclists = np.flatnonzero([name == "cyclist" for name in lidar_names])
+    inside = _intersection(xyxy, projected.xyxy[cyclists]) / np.maximum(_area(xyxy), 1e-9)[:, None]
+    away = lidar.xyzlwh_yaw[None, cyclists, :2].astype(np.float64) - boxes[:, None, :2]
+    spread = covariance[:, :2, :2] + np.eye(2) * 1e-6  # what is not placed has none
+    squared = np.einsum("mni,mij,mnj->mn", away, np.linalg.inv(spread), away)
+    part = np.array([group(name) in ("pedestrian", "two-wheeler") for name in names], bool)
+    return part & ((inside >= PART_SHARE) & (squared <= PART_SIGMAS**2)).any(1)
 
 
 def _missed(

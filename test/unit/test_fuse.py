@@ -273,7 +273,8 @@ def test_classes_that_cannot_be_the_same_are_not_matched():
         ("truck", 0.9, "car", "truck"),
         ("truck", 0.3, "car", "car"),
         ("person", 0.3, "pedestrian", "pedestrian"),
-        ("bicycle", 0.3, "cyclist", "cyclist"),
+        ("bicycle", 0.9, "cyclist", "cyclist"),
+        ("motorcycle", 0.9, "bicycle", "motorcycle"),
         ("van", 0.1, "unknown", "van"),
     ],
 )
@@ -302,6 +303,20 @@ def test_what_only_the_camera_sees_is_placed_and_marked():
     np.testing.assert_allclose(fused.detections.xyzlwh_yaw[0, :2], [15, 1], atol=0.8)
     assert fused.covariance[0, 0, 0] > 4 * fused.covariance[1, 0, 0]
     assert len(fused.unplaced) == 0
+
+
+@pytest.mark.parametrize(("distance", "sources"), [(14, [BOTH]), (40, [CAMERA, BOTH])])
+def test_the_rider_of_a_cyclist_is_no_object_but_who_walks_far_behind_is(distance, sources):
+    cyclist = lidar(box(14, 0, 1.8, 0.6, 1.75))
+    bicycle = seen(cyclist, 0.5, 0)
+    person = seen(lidar(box(distance, 0, 0.4, 0.4, 1.65)), 0.6, 1)
+    assert (person.xyxy[0, :2] >= bicycle.xyxy[0, :2]).all()  # inside of the cyclist's box
+    assert (person.xyxy[0, 2:] <= bicycle.xyxy[0, 2:]).all()
+    both = Detections2D(
+        *(np.concatenate((getattr(bicycle, f), getattr(person, f))) for f in bicycle.__slots__)
+    )
+    fused = run(both, cyclist, ("bicycle", "person"), ("cyclist",))
+    assert sorted(fused.sources) == sorted(sources)
 
 
 def test_what_only_the_camera_sees_and_has_no_usual_size_is_told():
