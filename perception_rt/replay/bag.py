@@ -8,7 +8,16 @@ from pathlib import Path
 
 from rosbags.rosbag2 import Reader, ReaderError
 
-from perception_rt.types import BagError
+from perception_rt.codec.compressed import parse_compressed
+from perception_rt.codec.image import parse_image
+from perception_rt.codec.points import parse_points
+from perception_rt.types import BagError, CameraFrame, LidarFrame
+
+_PARSERS = {
+    "sensor_msgs/msg/Image": parse_image,
+    "sensor_msgs/msg/CompressedImage": parse_compressed,
+    "sensor_msgs/msg/PointCloud2": parse_points,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +80,12 @@ class Bag:
                 yield BagMessage(connection.topic, connection.msgtype, log_ns, bytes(data))
         except ReaderError as error:
             raise BagError(f"{self._path}: damaged: {error}") from error
+
+
+def frame_of(message: BagMessage) -> CameraFrame | LidarFrame:
+    """The frame of a recorded image or cloud.
+
+    Raises:
+        CodecError: it is malformed.
+    """
+    return _PARSERS[message.message_type](message.data).decode()

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich import box
 from rich.table import Table
 
 from perception_rt.realtime.ledger import Fate
 from perception_rt.replay.metrics import average_precision
-from perception_rt.types import Detections2D
+from perception_rt.replay.metrics3d import average_precision_bev
+from perception_rt.types import Detections2D, Detections3D
+
+Found = Mapping[int, Detections2D] | Mapping[int, Detections3D]
 
 
 def summarise(
     account: Mapping[str, str],
-    detections: Mapping[int, Detections2D],
-    truths: Mapping[int, Detections2D] | None,
+    detections: Found,
+    truths: Found | None,
     classes: Sequence[str],
+    task: str,
 ) -> dict:
     """Summarise one stream.
 
@@ -24,17 +29,18 @@ def summarise(
         detections: what was published, by stamp in ns.
         truths: the ground truth of every frame, by stamp; None where there is none.
         classes: names by label.
+        task: ``detect2d`` or ``detect3d``, what the detections are.
 
     Returns:
-        `{"received", "states": {state: count}, "rate_hz", "age_ms": {"p50", "p99"}, "map50"}`; `map50` counts
-        an unanswered frame as one in which nothing was found, and is None without ground truth.
+        `{"received", "states": {state: count}, "rate_hz", "age_ms": {"p50", "p99"}, "map50"}`; `map50` (in 3D
+        by the boxes' footprints) counts an unanswered frame as one in which nothing was found, and is None
+        without ground truth.
     """
     stamps = sorted(detections)
     span_s = (stamps[-1] - stamps[0]) / 1e9 if len(stamps) > 1 else 0.0
     map50 = None
     if truths:
-        answers = [detections.get(stamp, Detections2D.empty()) for stamp in truths]
-        map50 = average_precision(list(truths.values()), answers, classes)["ap50"]
+        map50 = _map50(truths, detections, classes, task)
     return {
         "received": int(account["received"]),
         "states": {fate.value: int(account[fate.value]) for fate in Fate},
@@ -44,20 +50,29 @@ def summarise(
     }
 
 
+def _map50(truths: Found, detections: Found, classes: Sequence[str], task: str) -> float:
+    flat = task == "detect2d"
+    nothing = Detections2D.empty() if flat else Detections3D.empty()
+    answers, wanted = [detections.get(stamp, nothing) for stamp in truths], list(truths.values())
+    if flat:
+        return average_precision(wanted, answers, classes)["ap50"]
+    return average_precision_bev(wanted, answers, classes)["map"]
+
+
 def summary_table(summary: Mapping[str, dict]) -> Table:
-    """The table of `{stream: summarise(...)}`, a column a stream."""
-    table = Table(title="every frame accounted for")
-    table.add_column("stream")
-    for stream in summary:
-        table.add_column(stream, justify="right")
-    rows = list(summary.values())
-    table.add_row("received", *(str(row["received"]) for row in rows))
-    table.add_row("accounted for", *(str(sum(row["states"].values())) for row in rows))
-    for fate in Fate:
-        if fate is Fate.PUBLISHED or any(row["states"][fate.value] for row in rows):
-            table.add_row(f"  {fate.value}", *(str(row["states"][fate.value]) for row in rows))
-    table.add_row("rate held, Hz", *(f"{row['rate_hz']:.2f}" for row in rows))
-    for quantile in ("p50", "p99"):
-        table.add_row(f"age {quantile}, ms", *(f"{row['age_ms'][quantile]:.1f}" for row in rows))
-    table.add_row("mAP50", *("-" if row["map50"] is None else f"{row['map50']:.3f}" for row in rows))
+    """The table of `{stream: summarise(...)}`, a row a stream; fits 80 columns."""
+    table = Table(title="every frame accounted for", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("stream", overflow="fold", min_width=22)
+    for heading in ("accounted\nfor", "as", "rate\nHz", "age p50/p99\nms", "mAP50"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stream, row in summary.items():
+        states, age = row["states"], row["age_ms"]
+        table.add_row(
+            stream,
+            f"{sum(states.values())} of {row['received']}",
+            "\n".join(f"{count} {state}" for state, count in states.items() if count),
+            f"{row['rate_hz']:.2f}",
+            f"{age['p50']:.1f}/{age['p99']:.1f}",
+            "-" if row["map50"] is None else f"{row['map50']:.3f}",
+        )
     return table

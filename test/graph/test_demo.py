@@ -12,31 +12,51 @@ from perception_rt.cli.main import main
 from test.domains import claim_domain
 
 CONFIG = {
-    "camera_detector": {
-        "ros__parameters": {"image_topics": ["camera/image_raw"], "warmup_sizes": ["320x180"]}
-    },
+    "camera_detector": {"image_topics": ["camera/image_raw"], "warmup_sizes": ["320x180"]},
+    "lidar_detector": {"points_topics": ["lidar/points"]},
+    "fusion": {},
     "drive_simulator": {
-        "ros__parameters": {"seed": 3, "duration_s": 2.0, "width": 320, "height": 180, "camera_hz": 20.0}
+        "seed": 3,
+        "duration_s": 2.0,
+        "width": 320,
+        "height": 180,
+        "camera_hz": 20.0,
+        "lidar_hz": 5.0,
+        "ahead_s": 2.0,
     },
 }
 
 
-def test_a_short_drive_leaves_what_it_promises(tmp_path, make_bundle, monkeypatch):
+def write(path, nodes) -> None:
+    """A parameter file of some of the nodes of CONFIG."""
+    path.write_text(yaml.safe_dump({name: {"ros__parameters": CONFIG[name]} for name in nodes}))
+
+
+def test_a_short_drive_leaves_what_it_promises(tmp_path, make_bundle, tall, monkeypatch):
     domain, _lock = claim_domain()
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
-    config = tmp_path / "short.yaml"
-    config.write_text(yaml.safe_dump(CONFIG))
-    out = tmp_path / "out"
-    assert main(["demo", "--config", str(config), "--bundle", str(make_bundle()), "--out", str(out)]) == 0
-    row = json.loads((out / "summary.json").read_text())["/camera/image_raw"]
-    assert 0 < row["received"] <= 40  # a busy machine may lose best-effort frames before the node has them
-    assert sum(row["states"].values()) == row["received"]
-    assert row["states"]["published"] > 0
-    assert row["age_ms"]["p99"] >= row["age_ms"]["p50"] > 0
-    assert row["map50"] is None  # the test's detector shares no class with the simulator
-    film = cv2.VideoCapture(str(out / "camera.mp4"))
-    assert int(film.get(cv2.CAP_PROP_FRAME_COUNT)) == 40
-    assert len(list(out.glob("camera_*.png"))) == 6
+    config, out = tmp_path / "short.yaml", tmp_path / "out"
+    write(config, CONFIG)
+    bundles = ["--bundle", str(make_bundle()), "--lidar-bundle", tall]
+    assert main(["demo", "--config", str(config), *bundles, "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    counts = {
+        "/camera/image_raw": 40,
+        "/lidar/points": 10,
+        "/lidar_detector/detections": 10,
+        "/camera_detector/detections": 40,
+    }
+    assert list(summary) == list(counts)
+    for topic, row in summary.items():
+        assert 0 < row["received"] <= counts[topic]  # a busy machine may lose best-effort frames on the way
+        assert sum(row["states"].values()) == row["received"]
+        assert row["states"]["published"] > 0
+        assert row["age_ms"]["p99"] >= row["age_ms"]["p50"] > 0
+        assert row["map50"] is None  # the tests' detectors share no class with the simulator
+    for name, count in (("camera", 40), ("lidar", 10), ("fusion", 10)):
+        film = cv2.VideoCapture(str(out / f"{name}.mp4"))
+        assert int(film.get(cv2.CAP_PROP_FRAME_COUNT)) == count, name
+        assert len(list(out.glob(f"{name}_*.png"))) == 6
 
 
 def test_a_graph_that_fails_says_so(tmp_path, capsys):
@@ -46,9 +66,16 @@ def test_a_graph_that_fails_says_so(tmp_path, capsys):
     assert "camera_detecter" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["camera_detector", "drive_simulator"])
-def test_the_simulated_graph_needs_both_nodes(tmp_path, capsys, missing):
+@pytest.mark.parametrize(
+    ("nodes", "says"),
+    [
+        (["camera_detector", "lidar_detector"], "must name drive_simulator and a detector"),
+        (["drive_simulator", "fusion"], "must name drive_simulator and a detector"),
+        (["drive_simulator", "camera_detector", "fusion"], "needs one camera and one lidar"),
+    ],
+)
+def test_a_graph_that_is_not_whole_is_refused(tmp_path, capsys, nodes, says):
     config = tmp_path / "half.yaml"
-    config.write_text(yaml.safe_dump({name: value for name, value in CONFIG.items() if name != missing}))
+    write(config, nodes)
     assert main(["demo", "--config", str(config), "--out", str(tmp_path)]) == 2
-    assert "must name" in capsys.readouterr().err
+    assert says in capsys.readouterr().err

@@ -11,14 +11,16 @@ from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
 from perception_rt.cli import demo
+from perception_rt.cli.demo.plan import plan_bag
 from perception_rt.cli.main import main
 from perception_rt.model.runtime import Runtime
-from perception_rt.replay.bag import Bag
+from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.stage.detect2d import detect2d
+from perception_rt.stage.detect3d import detect3d
 from perception_rt.types import BagError, ConfigError
 from test.domains import claim_domain
 
-TOPIC = "/camera/front/image_raw"
+TOPIC, POINTS = "/camera/front/image_raw", "/lidar/points"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,8 @@ def drive(shared_data):
 
 
 def arguments(**changes) -> argparse.Namespace:
-    return argparse.Namespace(**{"config": None, "bag": None, "bundle": None, "topic": None} | changes)
+    names = ("config", "bag", "bundle", "lidar_bundle", "topic", "out")
+    return argparse.Namespace(**dict.fromkeys(names) | changes)
 
 
 @pytest.fixture(scope="module")
@@ -44,33 +47,77 @@ def played(fastestdet, drive, tmp_path_factory):
     pytest.importorskip("rclpy", reason="rclpy is not installed: run `make setup`")
     domain, _lock = claim_domain()
     out = tmp_path_factory.mktemp("drive")
-    plan = demo.plan_bag(arguments(bag=drive, bundle=str(fastestdet), out=out))
-    classes = list(Runtime.open(fastestdet, device="cpu").manifest.classes)
+    plan = plan_bag(arguments(bag=drive, bundle=str(fastestdet), out=out))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROS_DOMAIN_ID", str(domain))
-        return plan, demo.run_graph(plan, classes, Console()), classes
+        return plan, demo.run_graph(plan, Console())
 
 
-def test_every_frame_is_answered_and_has_a_car(played, drive):
-    plan, collector, classes = played
-    found = collector.detections[plan.streams[TOPIC]]
-    assert sorted(found) == [frame.stamp_ns for frame in demo.bag_frames(drive, TOPIC)]
+def recorded(drive, topic: str) -> list:
+    """The frames of a topic, straight from the bag."""
+    with Bag(drive) as bag:
+        return [frame_of(message) for message in bag.messages([topic])]
+
+
+def test_every_image_is_answered_and_has_a_car(played, drive):
+    plan, collector = played
+    (stream,) = plan.of("camera_detector")
+    found = collector.detections[stream.output]
+    assert sorted(found) == [frame.stamp_ns for frame in recorded(drive, TOPIC)]
     assert len(found) == 24
-    assert all((detections.labels == classes.index("car")).any() for detections in found.values())
-    account = collector.statuses[f"camera_detector: {TOPIC}"]
+    assert all((detections.labels == stream.classes.index("car")).any() for detections in found.values())
+    account = collector.statuses[stream.status]
     assert (account["received"], account["published"], account["pending"]) == ("24", "24", "0")
 
 
-def test_the_graph_says_what_the_bundle_says(played, drive, fastestdet):
+def test_every_cloud_is_answered_and_has_cars_ahead(played, drive):
+    plan, collector = played
+    (stream,) = plan.of("lidar_detector")
+    found = collector.detections[stream.output]
+    assert sorted(found) == [frame.stamp_ns for frame in recorded(drive, POINTS)]
+    assert len(found) == 24
+
+    def ahead(detections) -> bool:
+        x, y = detections.xyzlwh_yaw[:, 0], detections.xyzlwh_yaw[:, 1]
+        return bool(((detections.labels == stream.classes.index("car")) & (x > 3) & (abs(y) < x)).any())
+
+    assert sum(map(ahead, found.values())) >= 22
+    account = collector.statuses[stream.status]
+    assert (account["received"], account["published"], account["pending"]) == ("24", "24", "0")
+    assert account["points_dropped"] == "0"
+
+
+def test_every_cloud_is_fused_with_its_image(played):
+    plan, collector = played
+    lidar, camera = plan.of("fusion")
+    accounts = [collector.statuses[stream.status] for stream in (lidar, camera)]
+    assert [account["received"] for account in accounts] == ["24", "24"]
+    assert [account["published"] for account in accounts] == ["24", "24"]
+    assert len(collector.detections[lidar.output]) == 24
+    sources = [set(ids) for ids in collector.ids[lidar.output].values()]
+    assert set().union(*sources) <= {"camera+lidar", "lidar", "camera"}
+    assert sum("camera+lidar" in found for found in sources) >= 22
+
+
+def test_the_graph_says_what_the_bundles_say(played, drive, fastestdet):
     """Parity: topics, threads and batches change nothing."""
-    plan, collector, _ = played
-    runtime = Runtime.open(fastestdet, device="cpu")
-    for frame in demo.bag_frames(drive, TOPIC):
-        expected = detect2d(runtime, [frame])[0]
-        found = collector.detections[plan.streams[TOPIC]][frame.stamp_ns]
-        np.testing.assert_array_equal(found.labels, expected.labels)
-        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
-        np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-2)
+    plan, collector = played
+    runtimes = {
+        TOPIC: Runtime.open(fastestdet, device="cpu"),
+        POINTS: Runtime.open("bev_cluster", device="cpu"),
+    }
+    for stream in plan.streams[:2]:
+        runtime = runtimes[stream.topic]
+        for frame in recorded(drive, stream.topic):
+            found = collector.detections[stream.output][frame.stamp_ns]
+            if stream.task == "detect2d":
+                expected = detect2d(runtime, [frame])[0]
+                np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-2)
+            else:
+                expected = detect3d(runtime, frame)
+                np.testing.assert_allclose(found.xyzlwh_yaw, expected.xyzlwh_yaw, atol=1e-3)
+            np.testing.assert_array_equal(found.labels, expected.labels)
+            np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
 
 
 def test_a_bag_tells_its_topics(drive):
@@ -88,7 +135,7 @@ def test_what_cannot_be_played_is_said_in_one_line(drive, tmp_path, capsys):
     with pytest.raises(BagError, match="not a readable rosbag2"):
         Bag(tmp_path)
     with pytest.raises(ConfigError, match="--bundle"):
-        demo.plan_bag(arguments(bag=drive, out=tmp_path))
+        plan_bag(arguments(bag=drive, out=tmp_path))
     assert (
         main(["demo", "--bag", str(drive), "--bundle", "x.pt", "--topic", "/none", "--out", str(tmp_path)])
         == 2
@@ -105,4 +152,4 @@ def test_a_camera_topic_without_messages_is_said(tmp_path):
             "/image_raw", "sensor_msgs/msg/Image", typestore=get_typestore(Stores.ROS2_KILTED)
         )
     with pytest.raises(BagError, match="no messages on /image_raw"):
-        demo.plan_bag(arguments(bag=tmp_path / "empty", bundle="x.pt", out=tmp_path))
+        plan_bag(arguments(bag=tmp_path / "empty", bundle="x.pt", out=tmp_path))

@@ -1,0 +1,154 @@
+"""Run a graph through real topics and leave a summary, pictures and films.
+
+Without --bag: ten seconds of the simulated drive with the shipped detectors, scored against ground truth.
+With --bag: any rosbag2 with camera or lidar topics, played with its own spacing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from perception_rt.cli.demo.plan import TRUTHS, Plan, Stream, plan_bag, plan_simulation
+from perception_rt.node.graph import transport_environment
+from perception_rt.replay.summary import summarise, summary_table
+from perception_rt.sim import SIM_CLASSES
+from perception_rt.types import Detections2D, Detections3D, PerceptionError
+
+if TYPE_CHECKING:
+    from perception_rt.node.collector import Collector
+
+EXAMPLES = """\
+  perception-rt demo
+  perception-rt demo --bag drive/ --bundle detector.pt --out out/drive
+  perception-rt demo --bag drive/ --bundle detector.pt --lidar-bundle lidar.pt
+  perception-rt demo --bag drive/ --topic /lidar/points"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `demo`."""
+    parser.add_argument(
+        "--config", type=Path, help="parameter file of the simulated graph (config/demo.yaml)"
+    )
+    parser.add_argument("--bag", type=Path, help="a rosbag2 to play instead of the simulator")
+    parser.add_argument("--bundle", help="the cameras' detector; needed for a bag with cameras")
+    parser.add_argument("--lidar-bundle", help="the lidars' detector (for a bag: bev_cluster)")
+    parser.add_argument(
+        "--topic", action="append", help="camera or lidar topic of the bag (default: all of them)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, run, score, draw."""
+    from perception_rt.cli.demo.pictures import draw  # rclpy: only when all else is sound
+
+    console = Console()
+    args.out.mkdir(parents=True, exist_ok=True)
+    plan = plan_bag(args) if args.bag else plan_simulation(args)
+    os.environ.update(transport_environment())
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    collector = run_graph(plan, console)
+    summary = summaries(plan, collector)
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    draw(plan, collector, args.out, console)
+    console.print(summary_table(summary))
+    console.print(f"summary, pictures and films: {args.out}")
+    return 0
+
+
+def run_graph(plan: Plan, console: Console) -> Collector:
+    """Run `perception-rt up` as a process of its own and record what it publishes."""
+    from perception_rt.node.collector import Collector
+
+    topics = {stream.output: (stream.task, stream.classes) for stream in plan.streams}
+    if plan.bag is None:
+        tasks = {stream.task for stream in plan.streams}
+        topics |= {topic: (task, SIM_CLASSES) for task, topic in TRUTHS.items() if task in tasks}
+    command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config)]
+    # What is published before the collector is known would be missing from the results.
+    for override in (*plan.overrides, f"listeners:={json.dumps(list(topics))}"):
+        command += ["-p", override]
+    with Collector(topics) as collector, progress_bar(console) as progress:
+        answered = {stream.output: stream for stream in plan.streams if stream.scored}
+        bars = {
+            output: progress.add_task(stream.topic, total=stream.frames)
+            for output, stream in answered.items()
+        }
+
+        def show() -> None:
+            for output, bar in bars.items():
+                progress.update(bar, completed=len(collector.detections[output]))
+
+        graph = subprocess.Popen(command, start_new_session=True)
+        try:
+            while graph.poll() is None:
+                show()
+                time.sleep(0.05)
+        finally:
+            if graph.poll() is None:
+                os.killpg(graph.pid, signal.SIGINT)
+                graph.wait(10)
+        show()
+    if graph.returncode:
+        raise PerceptionError(f"the graph ended with status {graph.returncode}; its log is above")
+    return collector
+
+
+def summaries(plan: Plan, collector: Collector) -> dict[str, dict]:
+    """The summary of every stream, by topic."""
+    found = {}
+    for stream in plan.streams:
+        account = collector.statuses.get(stream.status)
+        if account is None:
+            raise PerceptionError(f"{stream.topic}: no diagnostics came from {stream.node}; its log is above")
+        truths = None
+        if plan.bag is None and stream.scored:
+            truths = common_truth(collector.detections[TRUTHS[stream.task]], stream)
+        found[stream.topic] = summarise(
+            account, collector.detections[stream.output], truths, stream.classes, stream.task
+        )
+    return found
+
+
+def common_truth(
+    truths: Mapping[int, Detections2D | Detections3D], stream: Stream
+) -> dict[int, Detections2D | Detections3D] | None:
+    """The simulator's truth that a bundle can find, in its labels; None where they share no class."""
+    classes = stream.classes
+    shared = {SIM_CLASSES.index(name): classes.index(name) for name in SIM_CLASSES if name in classes}
+    if not shared:
+        return None
+    relabelled = {}
+    for stamp_ns, truth in sorted(truths.items()):
+        kept = truth[np.isin(truth.labels, list(shared))]
+        if isinstance(kept, Detections3D) and stream.range:
+            low, high = np.array(stream.range).reshape(2, 3)[:, :2]
+            kept = kept[((kept.xyzlwh_yaw[:, :2] >= low) & (kept.xyzlwh_yaw[:, :2] <= high)).all(1)]
+        labels = np.array([shared[label] for label in kept.labels], np.int64)
+        boxes = kept.xyzlwh_yaw if isinstance(kept, Detections3D) else kept.xyxy
+        relabelled[stamp_ns] = type(kept)(boxes, kept.scores, labels)
+    return relabelled
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with counts and time."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )

@@ -1,0 +1,88 @@
+"""The very frames that were played, once more, and where the sensors were: what the pictures are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from perception_rt.cli.demo.plan import TRUTHS, Plan
+from perception_rt.codec.camera_info import CameraModel, parse_camera_info
+from perception_rt.codec.transforms import parse_transforms
+from perception_rt.node.collector import Collector
+from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.sim.drive import Drive
+from perception_rt.sim.lidar import LIDAR_FRAME, LIDAR_POSITION
+from perception_rt.stage.transforms import TransformBuffer, inverse
+from perception_rt.types import CameraFrame, CodecError, LidarFrame
+
+Frame = CameraFrame | LidarFrame
+
+
+class Rig(NamedTuple):
+    """How a camera sees what a lidar sees: the camera, and the (4, 4) that takes the lidar's points to it."""
+
+    camera: CameraModel
+    camera_from_lidar: np.ndarray
+
+
+def frames(plan: Plan, collector: Collector) -> Iterator[tuple[str, Frame]]:
+    """Topic and frame, in order of time; a drive is a function of its seed and the time."""
+    if plan.bag:
+        yield from _bag_frames(plan)
+        return
+    drive = _drive(plan)
+    times = []
+    for name, task in (("camera_detector", "detect2d"), ("lidar_detector", "detect3d")):
+        for stream in plan.of(name):
+            times += [(stamp, task, stream.topic) for stamp in collector.detections[TRUTHS[task]]]
+    if not times:
+        return
+    start = min(times)[0]
+    for stamp, task, topic in sorted(times):
+        t_s = (stamp - start) / 1e9
+        if task == "detect2d":
+            yield topic, CameraFrame(drive.sample(t_s).image, False, stamp, "camera")
+        else:
+            yield topic, LidarFrame(drive.lidar(t_s).points, 0, stamp, LIDAR_FRAME)
+
+
+def _drive(plan: Plan) -> Drive:
+    size = plan.simulator.get("width", 960), plan.simulator.get("height", 540)
+    return Drive(plan.simulator.get("seed", 1), size)
+
+
+def _bag_frames(plan: Plan) -> Iterator[tuple[str, Frame]]:
+    topics = [stream.topic for stream in plan.streams if stream.node != "fusion"]
+    with Bag(plan.bag) as bag:
+        for message in bag.messages(topics):
+            try:
+                yield message.topic, frame_of(message)
+            except CodecError:
+                continue  # the node counted it as decode_error
+
+
+def rig(plan: Plan) -> Rig | None:
+    """The rig behind the fusion of a plan; None without fusion."""
+    if not plan.of("fusion"):
+        return None
+    if plan.bag is None:
+        return _simulated_rig(_drive(plan))
+    with Bag(plan.bag) as bag:
+        buffer = TransformBuffer()
+        for message in bag.messages(["/tf_static"]):
+            for one in parse_transforms(message.data):
+                buffer.add(one.parent, one.child, one.stamp_ns, one.translation, one.quaternion, static=True)
+        camera = parse_camera_info(next(bag.messages([plan.camera_info])).data)
+        (lidar,) = plan.of("lidar_detector")
+        cloud = frame_of(next(bag.messages([lidar.topic])))
+    return Rig(camera, buffer.lookup(camera.frame_id, cloud.frame_id, cloud.stamp_ns))
+
+
+def _simulated_rig(drive: Drive) -> Rig:
+    width, height = drive.camera.size
+    base_from_lidar = np.eye(4)
+    base_from_lidar[:3, 3] = LIDAR_POSITION
+    camera = CameraModel(0, "camera", height, width, "plumb_bob", np.zeros(5), drive.camera.k)
+    return Rig(camera, inverse(drive.camera.base_from_optical) @ base_from_lidar)

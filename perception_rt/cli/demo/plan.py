@@ -1,0 +1,216 @@
+"""What a demo runs: the nodes of a parameter file, what flows between them, and how much of it to expect."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from perception_rt.model.archive import read_manifest
+from perception_rt.model.runtime import resolve_bundle
+from perception_rt.node.graph import output_prefixes, read_graph
+from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.stage.road_users import canonical
+from perception_rt.types import BagError, ConfigError
+
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+POINTS = "sensor_msgs/msg/PointCloud2"
+SHARE = Path(sys.prefix, "share", "perception_rt", "config")
+LIDAR_BUNDLE = "bev_cluster"
+DETECTORS = {  # node: task, default bundle, parameter of its topics, their default
+    "camera_detector": ("detect2d", "sim_camera", "image_topics", ["image_raw"]),
+    "lidar_detector": ("detect3d", LIDAR_BUNDLE, "points_topics", ["points"]),
+}
+TRUTHS = {  # by task, the simulator's topic
+    "detect2d": "/drive_simulator/ground_truth",
+    "detect3d": "/drive_simulator/ground_truth_3d",
+}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Messages that go into a node, and what it answers.
+
+    Attributes:
+        node: whose ledger accounts for them. topic: of the messages. output: of the answers.
+        task: ``detect2d`` or ``detect3d``, what the answers are. classes: their class names, by label.
+        frames: how many messages to expect. rate_hz: of the messages.
+        least_score: weaker answers are not drawn.
+        range: of a lidar's bundle (`CloudSpec.range`), outside of which it finds nothing.
+        scored: whether the answers are held to ground truth, where there is one.
+    """
+
+    node: str
+    topic: str
+    output: str
+    task: str
+    classes: tuple[str, ...]
+    frames: int
+    rate_hz: float
+    least_score: float
+    range: tuple[float, ...] | None = None
+    scored: bool = True
+
+    @property
+    def status(self) -> str:
+        """The name of its diagnostics."""
+        return f"{self.node}: {self.topic}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run and how to look at it afterwards.
+
+    Attributes:
+        config: the parameter file. streams: what flows. bag: what is played, None for the simulator.
+        simulator: its parameters. camera_info: the topic of the camera that fusion looks through, in the bag.
+        overrides: of parameters, ``node:name:=value``.
+    """
+
+    config: Path
+    streams: tuple[Stream, ...]
+    bag: Path | None
+    simulator: dict[str, Any]
+    camera_info: str = ""
+    overrides: tuple[str, ...] = ()
+
+    def of(self, node: str) -> list[Stream]:
+        """The streams into a node."""
+        return [stream for stream in self.streams if stream.node == node]
+
+
+def plan_simulation(args: argparse.Namespace) -> Plan:
+    """The simulated drive of a parameter file."""
+    config = args.config or next(
+        (folder / "demo.yaml" for folder in (Path("config"), SHARE) if (folder / "demo.yaml").is_file()), None
+    )
+    if config is None:
+        raise ConfigError("--config: no config/demo.yaml here, nor an installed one: name a parameter file")
+    nodes = {node.name: node.parameters for node in read_graph(config)}
+    if "drive_simulator" not in nodes or not nodes.keys() & DETECTORS.keys():
+        raise ConfigError(f"--config={config}: must name drive_simulator and a detector")
+    simulator = nodes["drive_simulator"]
+    seconds = float(simulator.get("duration_s", 0.0))
+    if not seconds:
+        raise ConfigError(f"--config={config}: drive_simulator needs a duration_s above 0 here")
+    overrides = []
+    for name, bundle in (("camera_detector", args.bundle), ("lidar_detector", args.lidar_bundle)):
+        if bundle and name in nodes:
+            nodes[name] = {**nodes[name], "bundle": bundle}
+            overrides.append(f"{name}:bundle:={bundle}")
+    rates = {
+        "camera_detector": float(simulator.get("camera_hz", 30.0)),
+        "lidar_detector": float(simulator.get("lidar_hz", 10.0)),
+    }
+    counts = {name: round(seconds * rate) for name, rate in rates.items()}
+    return Plan(config, make_streams(nodes, counts, rates), None, simulator, overrides=tuple(overrides))
+
+
+def make_streams(
+    nodes: dict[str, dict[str, Any]], counts: dict[str, int], rates: dict[str, float]
+) -> tuple[Stream, ...]:
+    """The streams of the detectors and of fusion that `nodes` (name: parameters) hold."""
+    streams: list[Stream] = []
+    for name, (task, default, parameter, topics) in DETECTORS.items():
+        if name not in nodes:
+            continue
+        manifest = read_manifest(resolve_bundle(nodes[name].get("bundle", default)))
+        if manifest.task != task:
+            raise ConfigError(f"bundle={manifest.name}: task is {manifest.task}, {name} needs {task}")
+        inputs = ["/" + topic.lstrip("/") for topic in nodes[name].get(parameter, topics)]
+        for topic, prefix in output_prefixes(inputs).items():
+            stream = Stream(
+                node=name,
+                topic=topic,
+                output=f"/{name}{prefix}/detections",
+                task=task,
+                classes=manifest.classes,
+                frames=counts[name],
+                rate_hz=rates[name],
+                least_score=manifest.score_threshold,
+                range=getattr(manifest.input, "range", None),
+            )
+            streams.append(stream)
+    if "fusion" in nodes:
+        streams += fusion_streams(streams)
+    return tuple(streams)
+
+
+def fusion_streams(detectors: list[Stream]) -> list[Stream]:
+    """What fusion takes from one lidar and one camera; it answers the messages of the lidar."""
+    inputs = {stream.task: stream for stream in detectors}
+    if len(detectors) != 2 or len(inputs) != 2:
+        raise ConfigError("fusion: needs one camera and one lidar")
+    classes = tuple(dict.fromkeys(canonical(name) for stream in detectors for name in stream.classes))
+    lidar, camera = inputs["detect3d"], inputs["detect2d"]
+    return [
+        replace(
+            stream,
+            node="fusion",
+            topic=stream.output,
+            output="/fusion/detections",
+            task="detect3d",
+            classes=classes,
+            range=lidar.range,
+            least_score=lidar.least_score,
+            scored=stream is lidar,
+        )
+        for stream in (lidar, camera)
+    ]
+
+
+def plan_bag(args: argparse.Namespace) -> Plan:
+    """A recording: its graph is written to the results, to be run again with `perception-rt up`."""
+    with Bag(args.bag) as bag:
+        chosen = args.topic or bag.of_type(IMAGE, COMPRESSED, POINTS)
+        missing = [topic for topic in chosen if topic not in bag.topics]
+        if missing or not chosen:
+            raise BagError(
+                f"{args.bag}: no camera or lidar topic {missing or ''}; it has {sorted(bag.topics)}"
+            )
+        empty = [topic for topic in chosen if not bag.topics[topic][1]]
+        if empty:
+            raise BagError(f"{args.bag}: no messages on {empty[0]}")
+        graph = bag_graph(bag, chosen, args)
+        counts, rates = {}, {}
+        for name, (_, _, parameter, _) in DETECTORS.items():
+            if name in graph:
+                counts[name] = max(bag.topics[topic][1] for topic in graph[name][parameter])
+                seconds = max(bag.duration_s, 1e-3)
+                rates[name] = (counts[name] - 1) / seconds if counts[name] > 1 else 1.0
+    config = args.out / "graph.yaml"
+    file = {name: {"ros__parameters": parameters} for name, parameters in graph.items()}
+    config.write_text(yaml.safe_dump(file, sort_keys=False))
+    info = graph.get("fusion", {}).get("camera_info_topic", "")
+    return Plan(config, make_streams(graph, counts, rates), args.bag, {}, camera_info=info)
+
+
+def bag_graph(bag: Bag, chosen: list[str], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Nodes and their parameters for the chosen topics of a bag."""
+    cameras = [topic for topic in chosen if bag.topics[topic][0] in (IMAGE, COMPRESSED)]
+    lidars = [topic for topic in chosen if bag.topics[topic][0] == POINTS]
+    graph: dict[str, dict[str, Any]] = {}
+    if cameras:
+        if not args.bundle:
+            raise ConfigError(
+                "--bundle: name the detector for this bag's cameras (`perception-rt bundle export` makes one)"
+            )
+        height, width, _ = frame_of(next(bag.messages(cameras[:1]))).pixels.shape
+        graph["camera_detector"] = {
+            "use_sim_time": True,
+            "bundle": str(args.bundle),
+            "image_topics": cameras,
+            "warmup_sizes": [f"{width}x{height}"],
+        }
+    if lidars:
+        bundle = str(args.lidar_bundle or LIDAR_BUNDLE)
+        graph["lidar_detector"] = {"use_sim_time": True, "bundle": bundle, "points_topics": lidars}
+    info = f"{cameras[0].removesuffix('/compressed').rpartition('/')[0]}/camera_info" if cameras else ""
+    if len(cameras) == len(lidars) == 1 and info in bag.topics and "/tf_static" in bag.topics:
+        graph["fusion"] = {"use_sim_time": True, "camera_info_topic": info}
+    graph["bag_player"] = {"bag": str(args.bag)}
+    return graph
