@@ -60,7 +60,22 @@ def camera(frames: int, bar: Progress) -> list[Row]:
     return camera_rows(OUT, "sim_camera", frames, bar)
 
 
-PARTS: dict[str, Callable[[int, Progress], list[Row]]] = {"camera": camera}
+def lidar(frames: int, bar: Progress) -> list[Row]:
+    """The lidar's detectors: bev_cluster on real clouds, pillars on simulated ones."""
+    from bench.lidar_accuracy import lidar_rows
+    from bench.pillars_accuracy import pillars_rows
+
+    return [*lidar_rows("bev_cluster", bar), *pillars_rows("pillars", frames, bar)]
+
+
+def fusion(frames: int, bar: Progress) -> list[Row]:
+    """Camera and lidar together."""
+    from bench.fusion_accuracy import fusion_rows
+
+    return fusion_rows(OUT, bar)
+
+
+PARTS: dict[str, Callable[[int, Progress], list[Row]]] = {"camera": camera, "lidar": lidar, "fusion": fusion}
 
 
 if __name__ == "__main__":
