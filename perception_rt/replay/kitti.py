@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from perception_rt.codec.camera_info import CameraModel
 from perception_rt.types.errors import BagError
 
 DONT_CARE = "DontCare"
@@ -79,6 +80,23 @@ class Labels:
 def homogeneous(points: np.ndarray) -> np.ndarray:
     """(N, 3) -> (N, 4) float64 with ones."""
     return np.concatenate([points, np.ones((len(points), 1))], 1)
+
+
+def pinhole(calibration: Calibration, size: tuple[int, int]) -> tuple[CameraModel, np.ndarray]:
+    """The left colour camera as ROS tells it: intrinsics, and where it is.
+
+    Args:
+        calibration: its `p2` holds both the intrinsics and the camera's offset from camera 0.
+        size: (width, height) of the image, px.
+
+    Returns:
+        the model, and (4, 4) float64, velodyne frame -> the camera's optical frame.
+    """
+    k = calibration.p2[:, :3]
+    offset = np.eye(4)
+    offset[:3, 3] = np.linalg.solve(k, calibration.p2[:, 3])
+    model = CameraModel(0, "camera", size[1], size[0], "plumb_bob", np.zeros(5), k)
+    return model, offset @ calibration.camera_from_velodyne
 
 
 def boxes_in_velodyne(hwlxyz_ry: np.ndarray, calibration: Calibration) -> np.ndarray:

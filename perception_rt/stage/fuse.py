@@ -22,7 +22,7 @@ LIDAR_SIGMA = np.array([0.2, 0.2, 0.2, 0.05, 0.05, 0.1])
 SEEN_PX = 40.0
 SEEN_SHARE = 0.9
 COVERED = 0.3
-# A camera's box is a part of a cyclist: this much inside of it, and at its place within so many deviations.
+# A camera's box is a part of a cyclist: this much inside of it, and as far within so many deviations.
 PART_SHARE, PART_SIGMAS = 0.7, 3.0
 
 
@@ -204,11 +204,12 @@ def _is_part(
     """(M,) bool: the camera's object is the rider or the vehicle of one of the lidar's cyclists."""
     cyclists = np.flatnonzero([name == "cyclist" for name in lidar_names])
     inside = _intersection(xyxy, projected.xyxy[cyclists]) / np.maximum(_area(xyxy), 1e-9)[:, None]
-    away = lidar.xyzlwh_yaw[None, cyclists, :2].astype(np.float64) - boxes[:, None, :2]
-    spread = covariance[:, :2, :2] + np.eye(2) * 1e-6  # what is not placed has none
-    squared = np.einsum("mni,mij,mnj->mn", away, np.linalg.inv(spread), away)
+    ranges = np.hypot(boxes[:, 0], boxes[:, 1]).astype(np.float64)
+    away = np.hypot(lidar.xyzlwh_yaw[cyclists, 0], lidar.xyzlwh_yaw[cyclists, 1])[None] - ranges[:, None]
+    ray = boxes[:, :2] / np.maximum(ranges, 1e-9)[:, None]
+    sigma = np.sqrt(np.einsum("mi,mij,mj->m", ray, covariance[:, :2, :2], ray))[:, None]
     part = np.array([group(name) in ("pedestrian", "two-wheeler") for name in names], bool)
-    return part & ((inside >= PART_SHARE) & (squared <= PART_SIGMAS**2)).any(1)
+    return part & ((inside >= PART_SHARE) & (np.abs(away) <= PART_SIGMAS * sigma)).any(1)
 
 
 def _missed(

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from perception_rt.codec import CameraModel
+from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.stage.fuse import BOTH, CAMERA, LIDAR, fuse, iou_2d, lidar_alone
+from perception_rt.stage.fusion import FusionStage
 from perception_rt.stage.monocular import place
 from perception_rt.stage.project import (
     NEAR_M,
@@ -22,7 +24,7 @@ from perception_rt.stage.project import (
 )
 from perception_rt.stage.road_users import canonical, compatible
 from perception_rt.stage.transforms import to_matrix
-from perception_rt.types import CodecError, Detections2D, Detections3D
+from perception_rt.types import CodecError, Detections2D, Detections3D, TransformError
 
 K = np.array([[700.0, 0, 640], [0, 700, 360], [0, 0, 1]])
 GROUND_Z = -1.7
@@ -417,3 +419,63 @@ def test_any_detections_keep_every_object_once(in_space, in_image):
     assert ((fused.detections.scores >= 0) & (fused.detections.scores <= 1)).all()
     assert (np.diff(fused.detections.scores) <= 0).all()
     assert (np.linalg.eigvalsh(fused.covariance) > 0).all()
+
+
+# With what messages say besides.
+
+
+def named(found, frame, classes, stamp_ns=0) -> NamedDetections:
+    return NamedDetections(stamp_ns, frame, found, [""] * len(found), classes)
+
+
+def stage_of(lookup=lambda target, source, stamp_ns: CAMERA_FROM_LIDAR) -> FusionStage:
+    stage = FusionStage(lookup)
+    stage.model = camera()
+    return stage
+
+
+def test_what_the_camera_found_before_it_can_find_now():
+    """An empty message names no class; that a car was missed is known from the messages before."""
+    stage, there = stage_of(), lidar(box(15, 0))
+    clouds, nothing = named(there, "lidar", ("car",)), named(Detections2D.empty(), "camera", ())
+    assert stage.pair(nothing, clouds).fused.detections.scores[0] == pytest.approx(0.6)
+    stage.pair(named(seen(there), "camera", ("car",)), clouds)
+    assert stage.pair(nothing, clouds).fused.detections.scores[0] == pytest.approx(0.3 / 0.7)
+
+
+def test_what_is_not_known_is_told_and_the_lidar_goes_on_alone():
+    def unknown(target, source, stamp_ns):
+        raise TransformError(target, source, "no frame")
+
+    there = lidar(box(15, 0))
+    message = named(seen(there), "camera", ("car",)), named(there, "lidar", ("car",))
+    for model, lookup, reason in (
+        (None, unknown, "no CameraInfo yet"),
+        (camera((0.1,) * 3), stage_of()._lookup, "distortion_model"),
+        (camera(), unknown, "transform camera <- lidar: no frame"),
+    ):
+        stage = stage_of(lookup)
+        stage.model = model
+        answer = stage.pair(*message)
+        assert reason in answer.reason
+        assert answer.reason == stage.missing
+        assert answer.fused.sources == (LIDAR,)
+        assert answer.model is None
+    good = stage_of()
+    assert good.pair(*message).reason == good.missing == ""
+
+
+def test_transforms_are_looked_up_at_each_sensors_time():
+    asked = []
+
+    def lookup(target, source, stamp_ns):
+        asked.append((target, source, stamp_ns))
+        return CAMERA_FROM_LIDAR if target == "camera" else np.eye(4)
+
+    stage, there = stage_of(lookup), lidar(box(15, 0))
+    message = named(seen(there), "camera", ("car",), 10), named(there, "lidar", ("car",), 20)
+    stage.pair(*message)
+    stage.fixed_frame = "odom"
+    answer = stage.pair(*message)
+    assert asked == [("camera", "lidar", 20), ("camera", "odom", 10), ("odom", "lidar", 20)]
+    np.testing.assert_array_equal(answer.camera_from_lidar, CAMERA_FROM_LIDAR)
