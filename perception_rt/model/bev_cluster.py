@@ -11,7 +11,14 @@ from perception_rt.model.boxes3d import nms_bev
 from perception_rt.model.components import components, neighbours, occupied_cells
 from perception_rt.model.ground import height_above_ground
 from perception_rt.model.lshape import Shapes, best_angle, chosen, extremes, joined, shapes_of, total
-from perception_rt.model.shape_classes import like_person, like_vehicle, upright_box, whole_vehicles
+from perception_rt.model.shape_classes import (
+    explained,
+    like_person,
+    like_vehicle,
+    middles,
+    upright_box,
+    whole_vehicles,
+)
 from perception_rt.model.visibility import returns_by_direction
 from perception_rt.types.errors import ConfigError
 
@@ -54,8 +61,8 @@ class BevCluster(nn.Module):
 
     Args:
         score_threshold: default lowest score, in [0, 1].
-        nms_threshold: default IoU above which of two boxes one goes, in [0, 1]: things on a road do not
-            overlap.
+        nms_threshold: default IoU above which of two boxes one goes, in [0, 1]; low, as things on a road do
+            not overlap, though completed boxes of cars that stand close may a little.
         min_range: m; what is nearer belongs to the own vehicle.
         max_range: m; what is farther is not looked at.
         ground_slope: of the steepest ground, on top of the vehicle's own tilt, m per m.
@@ -71,7 +78,7 @@ class BevCluster(nn.Module):
     def __init__(
         self,
         score_threshold: float = 0.4,
-        nms_threshold: float = 0.05,
+        nms_threshold: float = 0.15,
         min_range: float = 2.0,
         max_range: float = 60.0,
         ground_slope: float = 0.15,
@@ -83,8 +90,8 @@ class BevCluster(nn.Module):
         super().__init__()
         _check("score_threshold", score_threshold, 0, 1)
         _check("nms_threshold", nms_threshold, 0, 1)
-        _check("min_range", min_range, 0, max_range)
         _check("max_range", max_range, 1, 200)  # the cells of a square with this half side are tabled
+        _check("min_range", min_range, 0, max_range)
         _check("ground_slope", ground_slope, 0, 1)
         _check("gap", gap, 0.1, 2)
         _check("gap_per_m", gap_per_m, 0, 0.1)
@@ -195,4 +202,8 @@ class BevCluster(nn.Module):
         scores = torch.cat((vehicle[could] * fits, pedestrian, cyclist))
         labels = torch.cat((torch.zeros_like(could), torch.ones_like(s.points), torch.full_like(s.points, 2)))
         good = scores >= max(least, 1e-3)
-        return boxes[good], scores[good], labels[good]
+        middle = middles(s)
+        seen = torch.cat((middle[could], middle, middle))[good]
+        boxes, scores, labels = boxes[good], scores[good], labels[good]
+        kept = ~explained(seen, boxes, scores, labels)
+        return boxes[kept], scores[kept], labels[kept]

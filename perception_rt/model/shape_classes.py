@@ -124,3 +124,30 @@ def upright_box(s: Shapes, length: float, width: float) -> Tensor:
     across = torch.where(quarter[:, None], -s.along.flip(1), s.across)
     yaw = torch.where(quarter, s.angle + math.pi / 2, s.angle)
     return boxes_of(grown(along, length, 0)[0], grown(across, width, 0)[0], yaw, s.ground, s.top)
+
+
+def middles(s: Shapes) -> Tensor:
+    """(C, 2) x y of the middle of what was seen, m."""
+    a, b = s.along.mean(1), s.across.mean(1)
+    cos, sin = s.angle.cos(), s.angle.sin()
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), 1)
+
+
+def explained(seen: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+    """Whether what was seen of a box lies in a car (label 0) with a better score, and so is a part of it.
+
+    Args:
+        seen: (N, 2) x y of the middle of what was seen, m.
+        boxes: (N, 7).
+        scores: (N,).
+        labels: (N,).
+
+    Returns:
+        (N,) bool.
+    """
+    away = seen[:, None] - boxes[None, :, :2]
+    cos, sin = boxes[:, 6].cos(), boxes[:, 6].sin()
+    along, across = away[..., 0] * cos + away[..., 1] * sin, away[..., 1] * cos - away[..., 0] * sin
+    inside = (along.abs() < boxes[:, 3] / 2) & (across.abs() < boxes[:, 4] / 2)
+    better = (labels == 0)[None] & (scores[None] > scores[:, None])
+    return (inside & better).any(1)
