@@ -59,7 +59,7 @@ def test_cars_ahead_in_the_recorded_drive(shared_data, runtime):
 
 
 def test_the_score_asks_for_every_car_and_blames_every_guess(shared_data):
-    """By hand on 000114: an empty answer finds nothing; a guess ahead is an error, one behind is not asked for."""
+    """By hand on 000114: an empty answer finds nothing; a guess ahead is an error, one behind is not."""
     (scene,) = (scene for scene in labelled_frames() if len(scene.labels) > 10)
     nothing = outcome(scene, Detections3D.empty(), ["car"], 0.3)
     assert len(nothing.asked) == 5
