@@ -186,31 +186,31 @@ def test_names_of_the_same_thing():
 # Placement.
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("mounted", [False, True])
 @pytest.mark.parametrize("ground_z", [GROUND_Z, None])
 @pytest.mark.parametrize(("x", "y", "name"), [(12, 3, "pedestrian"), (25, -4, "car"), (40, 8, "car")])
-def test_an_object_of_usual_size_is_placed_where_it_is(x, y, name, ground_z, turned):
+def test_an_object_of_usual_size_is_placed_where_it_is(x, y, name, ground_z, mounted):
     sizes = {"car": (4.2, 1.8, 1.55), "pedestrian": (0.6, 0.6, 1.7)}
     truth = np.array([box(x, y, *sizes[name], yaw=np.arctan2(y, x))])
-    turn = to_matrix(
-        np.zeros(3), Rotation.from_euler("z", 0.4 * turned).as_quat()
-    )  # a lidar that looks aside
-    camera_from_lidar = CAMERA_FROM_LIDAR @ turn.T
-    truth[:, :3] = truth[:, :3] @ turn[:3, :3].T
-    truth[:, 6] += 0.4 * turned
+    camera_from_lidar = CAMERA_FROM_LIDAR
+    if mounted:  # the lidar looks aside, and the camera is 2 m ahead of it and lower
+        move, turn = np.array([-2.0, 0, 0.4]), Rotation.from_euler("z", 0.4)
+        camera_from_lidar = CAMERA_FROM_LIDAR @ to_matrix(move, turn.inv().as_quat())
+        truth[:, :3] = turn.apply(truth[:, :3] - move)
+        truth[:, 6] += 0.4
+        ground_z = None if ground_z is None else ground_z - move[2]
     xyxy = project_boxes(truth, camera(), camera_from_lidar).xyxy
     boxes, covariance, known = place(xyxy, [name], camera(), camera_from_lidar, ground_z)
     assert known.all()
     error = (boxes - truth)[0]
     position = covariance[0, :3, :3]
     assert error[:3] @ np.linalg.solve(position, error[:3]) < 9
-    assert np.hypot(*error[:2]) < 0.12 * np.hypot(x, y)
+    assert np.hypot(*error[:2]) < 0.05 * np.hypot(x, y)
     assert np.abs(error[2]) < 0.3
     np.testing.assert_allclose(boxes[0, 3:6], truth[0, 3:6], atol=1e-6)
     assert error[6] == pytest.approx(0, abs=1e-3)  # it looks along the ray
     values, vectors = np.linalg.eigh(position[:2, :2])
-    ray = truth[0, :2] / np.linalg.norm(truth[0, :2])
-    assert abs(vectors[:, 1] @ ray) > 0.99
+    assert abs(vectors[:, 1] @ (np.cos(truth[0, 6]), np.sin(truth[0, 6]))) > 0.99
     assert values[1] > 4 * values[0]
 
 
@@ -267,6 +267,16 @@ def test_classes_that_cannot_be_the_same_are_not_matched():
     there = lidar(box(20, 2))
     fused = run(seen(there, label=1), there)
     assert sorted(fused.sources) == [CAMERA, LIDAR]
+    # The camera has something there: it did not miss the car.
+    assert fused.detections.scores[fused.sources.index(LIDAR)] == pytest.approx(0.6)
+
+
+def test_a_match_that_overlaps_little_is_no_miss():
+    there = lidar(box(20, 0))
+    aside = seen(lidar(box(20, 1.4)))
+    fused = run(aside, there, iou_threshold=0.02)
+    assert fused.sources == (BOTH,)
+    assert fused.detections.scores[0] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(
@@ -356,6 +366,15 @@ def test_what_stands_behind_another_object_keeps_its_score():
     front, rear = box(12, 0, 2, 2.5, 3.0), box(20, 0)
     fused = run(seen(lidar(front)), lidar(front, rear))
     assert fused.detections.scores.tolist() == pytest.approx([0.8, 0.6])
+
+
+def test_what_stands_behind_something_that_no_camera_names_keeps_its_score():
+    front, rear = box(12, 0, 2, 2.5, 3.0), box(20, 0)
+    obstacle = lidar(front, rear, scores=[0.7, 0.6], labels=[1, 0])
+    fused = run(Detections2D.empty(), obstacle, lidar_classes=("car", "unknown"))
+    assert fused.detections.scores.tolist() == pytest.approx([0.7, 0.6])
+    behind = run(Detections2D.empty(), lidar(rear), lidar_classes=("car", "unknown"))
+    assert behind.detections.scores[0] < 0.5
 
 
 def test_a_class_that_the_camera_does_not_know_keeps_its_score():

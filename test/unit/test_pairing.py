@@ -189,6 +189,23 @@ def test_an_image_of_the_old_time_does_not_hurry_a_cloud_of_the_new():
     assert bench.pairs == [(60 * S, 60 * S)]
     bench.partner(1 * MS, 60_102 * MS)
     assert bench.pairs[1:] == [(0, 1 * MS)]
+    assert bench.states(bench.camera) == {"published": 2, "superseded": 1}
+
+
+def test_anchors_of_the_old_time_say_nothing_of_messages_of_the_new():
+    bench = Bench()
+    bench.anchor(60 * S, 60 * S)
+    bench.partner(60 * S, 60 * S)
+    bench.anchor(0, 60_100 * MS)
+    bench.partner(0, 60_100 * MS)
+    assert bench.states(bench.camera) == {"published": 2}
+    bench = Bench()
+    bench.anchor(60 * S, 60 * S)
+    bench.partner(60 * S, 60 * S)
+    bench.partner(10 * MS, 60_100 * MS)
+    bench.anchor(300 * MS, 60_101 * MS)
+    bench.partner(300 * MS, 60_102 * MS)
+    assert bench.states(bench.camera) == {"published": 2, "unsynced": 1}  # no anchor came before it
 
 
 def test_an_injected_clock_that_is_set_back_delays_nothing():

@@ -151,6 +151,15 @@ def test_a_frame_may_change_its_parent_but_not_become_its_own_ancestor():
     assert buffer.lookup("map", "odom", 4 * S)[0, 3] == 5.5
 
 
+def test_what_was_known_below_another_parent_is_forgotten():
+    buffer = TransformBuffer()
+    buffer.add("trailer", "load", 1 * S, (1.0, 0, 0), STILL)
+    buffer.add("dock", "load", 2 * S, (7.0, 0, 0), STILL)
+    assert buffer.lookup("dock", "load", 2 * S)[0, 3] == 7.0
+    with pytest.raises(TransformError, match="before the oldest"):
+        buffer.lookup("dock", "load", 1 * S)
+
+
 @pytest.mark.parametrize(
     ("translation", "quaternion", "reason"),
     [
