@@ -1,4 +1,4 @@
-"""Simulated clouds to learn from: cast once, then turned, mirrored, scaled and thinned for every batch."""
+"""Simulated clouds to learn from: cast once, then turned, mirrored, lifted and thinned for every batch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ FRAMES_PER_DRIVE = 12
 MIN_POINTS = 5  # on an object that has to be found
 TURN = math.pi / 8  # rad, either way
 SCALE = 0.05
+LIFT = 0.2  # m, up or down: sensors are mounted higher and lower
 MOST_DROPPED = 0.3  # of a cloud's points
 REACH = math.hypot(max(map(abs, X_RANGE)), max(map(abs, Y_RANGE))) / (
     1 - SCALE
@@ -108,7 +109,7 @@ def cast(
 
 
 def draw_batch(clouds: Clouds, index: Sequence[int], rng: np.random.Generator) -> Batch:
-    """The clouds of `index`, each mirrored, turned, scaled and thinned at random."""
+    """The clouds of `index`, each mirrored, turned, scaled, lifted and thinned at random."""
     points, boxes = zip(*(_varied(clouds.points[i], clouds.boxes[i], rng) for i in index), strict=True)
     labels, clear = ([torch.from_numpy(kind[i]) for i in index] for kind in (clouds.labels, clouds.clear))
     frames = torch.arange(len(index))
@@ -135,5 +136,8 @@ def _varied(points: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> 
         part[:, :2] = part[:, :2] @ turn
     points[:, 2] *= scale
     boxes[:, 2:6] *= scale
+    lift = rng.uniform(-LIFT, LIFT)
+    points[:, 2] += lift
+    boxes[:, 2] += lift
     boxes[:, 6] = boxes[:, 6] * mirror + angle
     return torch.from_numpy(points), torch.from_numpy(boxes)

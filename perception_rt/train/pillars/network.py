@@ -99,13 +99,19 @@ class Network(nn.Module):
         )  # every score starts at 0.01: few cells hold an object
 
     def forward(self, points: Tensor, frame: Tensor, frames: int) -> Tensor:
-        """Predictions of all cells; arguments as of `Pillars`.
+        """Predictions of all cells; arguments as of `Pillars`, result as of `predict`."""
+        return self.predict(self.pillars(points, frame, frames))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Predictions from the map of pillars.
+
+        Args:
+            x: from `Pillars`.
 
         Returns:
             (frames, A, classes + BOX_CHANNELS): logits, then the box as `decode` reads it; cells in the order
             of `cells`.
         """
-        x = self.pillars(points, frame, frames)
         features: list[Tensor] = []
         for stage in self.stages:
             x = stage(x)
