@@ -8,9 +8,11 @@ from perception_rt.types.errors import (
     ConfigError,
     ModelError,
     PerceptionError,
+    TrackingError,
     TransformError,
 )
 from perception_rt.types.frames import CameraFrame, LidarFrame
+from perception_rt.types.tracks import Tracks, Tracks2D
 
 __all__ = [
     "BagError",
@@ -23,5 +25,8 @@ __all__ = [
     "LidarFrame",
     "ModelError",
     "PerceptionError",
+    "TrackingError",
+    "Tracks",
+    "Tracks2D",
     "TransformError",
 ]

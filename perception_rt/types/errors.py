@@ -38,6 +38,20 @@ class BagError(PerceptionError):
     """A recording that cannot be read; the text is one line that names the path and says why."""
 
 
+class TrackingError(PerceptionError):
+    """Detections or a pose that a tracker cannot use.
+
+    Attributes:
+        field: the argument at fault, e.g. ``"scores[3]"``.
+        value: its value.
+    """
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        self.field = field
+        self.value = value
+        super().__init__(f"{field}={value!r}: {reason}")
+
+
 class TransformError(PerceptionError):
     """A transform between two frames that is not known, or that cannot be.
 

@@ -1,0 +1,170 @@
+"""Scores of the trackers on KITTI (in space) and TUD-Campus (in the image).
+
+Parameters were tuned on the sequences of `TUNED` and on the first half of TUD-Campus alone, one set a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import motmetrics
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from bench.rows import Row, row
+from perception_rt.replay.clear_mot import Trajectories, score_tracks
+from perception_rt.replay.kitti import Labels, read_tracking_labels
+from perception_rt.replay.kitti_tracking import ignored_in_image, read_detections, truth
+from perception_rt.replay.mot import MotFrame, read_mot
+from perception_rt.stage.track import Tracker2D, Tracker3D
+from perception_rt.stage.tracking.config import (
+    PEDESTRIAN,
+    VEHICLE,
+    Life,
+    Motion2D,
+    TrackerConfig2D,
+    TrackerConfig3D,
+)
+from perception_rt.types import Detections2D, Detections3D, Tracks
+
+CLASSES = ("Car", "Pedestrian")
+TUNED, HELD_OUT = ("0001", "0006", "0013"), ("0008", "0012", "0016")
+KITTI_HZ, TUD_HZ = 10, 25
+# AB3DMOT's on the same detections and sequences: sAMOTA and MOTA, %.
+AB3DMOT = {"Car": (91.25, 85.18), "Pedestrian": (68.37, 59.03)}
+TUD_SPLIT = 36  # last frame of the first half
+
+# PointRCNN scores by log odds: a half is undecided. Without odometry the ego vehicle's motion is theirs too.
+POINT_RCNN = Life(
+    least_score=0.3, high_score=0.5, birth_score=0.5, sure_score=0.95, hits_to_confirm=2, coast_s=0.15
+)
+KITTI = TrackerConfig3D(
+    lives=(POINT_RCNN, replace(POINT_RCNN, hits_to_confirm=3, memory_s=0.5)),
+    motions=(replace(VEHICLE, acceleration=10.0), replace(PEDESTRIAN, speed=5.0)),
+)
+TUD = TrackerConfig2D(
+    lives=(
+        Life(
+            high_score=0.6, birth_score=0.7, sure_score=0.9, hits_to_confirm=2, probation_s=0.1, coast_s=0.05
+        ),
+    ),
+    motions=(Motion2D(),),
+)
+
+
+def tracking_rows(data: Path) -> list[Row]:
+    """Every score; `data` is the folder of the recordings."""
+    return [*kitti_rows(data / "tracking_kitti"), *tud_rows(data / "tracking_mot15" / "TUD-Campus")]
+
+
+def kitti_rows(folder: Path) -> list[Row]:
+    """sAMOTA and CLEAR MOT at the best threshold of each class: both halves, then all six."""
+    results = {name: _kitti_sequence(folder, name) for name in (*TUNED, *HELD_OUT)}
+    rows = []
+    for label, kind in enumerate(CLASSES):
+        samota, mota = AB3DMOT[kind]
+        for part, names in (("tuned_half", TUNED), ("held_out_half", HELD_OUT), ("all", (*TUNED, *HELD_OUT))):
+            score = score_tracks([results[name][label] for name in names])
+            best, whole = score.best, part == "all"
+            prefix = f"tracking/kitti/{kind.lower()}/{part}"
+            rows += [
+                row(f"{prefix}/samota", 100 * score.samota, "%", f"> {samota}" if whole else ""),
+                row(f"{prefix}/mota", 100 * best.mota, "%", f"> {mota}" if whole else ""),
+                row(f"{prefix}/id_switches", best.switches, "switches", "0" if whole else ""),
+                row(f"{prefix}/fragments", best.fragments, "fragments"),
+                row(f"{prefix}/false_positives", best.false_tracks, "boxes"),
+                row(f"{prefix}/misses", best.misses, "boxes"),
+            ]
+    return rows
+
+
+def _kitti_sequence(folder: Path, name: str) -> list[tuple[Trajectories, Trajectories]]:
+    """Truth and tracks of each class."""
+    labels = read_tracking_labels(folder / "label" / f"{name}.txt")
+    frames = kitti_detections(folder, name, max(labels))
+    tracker = Tracker3D(KITTI)
+    tracked = [tracker.update(index * 10**9 // KITTI_HZ, found) for index, (found, _) in enumerate(frames)]
+    tracks = _kitti_tracks(tracked, [xyxy for _, xyxy in frames], labels)
+    return [(truth(labels, kind), tracks[label]) for label, kind in enumerate(CLASSES)]
+
+
+def kitti_detections(folder: Path, name: str, last: int) -> list[tuple[Detections3D, np.ndarray]]:
+    """PointRCNN's detections of both classes in frames 0 to `last`, and their (N, 4) boxes in the image."""
+    by_class = [
+        read_detections(folder / f"pointrcnn_{kind}" / f"{name}.txt", label)
+        for label, kind in enumerate(CLASSES)
+    ]
+    nothing = Detections3D.empty(), np.zeros((0, 4), np.float32)
+    frames = []
+    for frame in range(last + 1):
+        parts = [found.get(frame, nothing) for found in by_class]
+        joined = {
+            field: np.concatenate([getattr(part, field) for part, _ in parts])
+            for field in Detections3D.__slots__
+        }
+        frames.append((Detections3D(**joined), np.concatenate([xyxy for _, xyxy in parts])))
+    return frames
+
+
+def _kitti_tracks(
+    tracked: Sequence[Tracks], images: Sequence[np.ndarray], labels: dict[int, Labels]
+) -> list[Trajectories]:
+    """Tracks of each class; one without a detection keeps its last box in the image, as AB3DMOT's do."""
+    last_seen: dict[int, np.ndarray] = {}
+    ignored = []
+    for frame, (tracks, xyxy) in enumerate(zip(tracked, images, strict=True)):
+        last_seen |= {
+            key: xyxy[at] for key, at in zip(tracks.ids.tolist(), tracks.detection, strict=True) if at >= 0
+        }
+        boxes = np.array([last_seen[key] for key in tracks.ids.tolist()]).reshape(-1, 4)
+        ignored.append(ignored_in_image(boxes, labels.get(frame)))
+    frames = np.repeat(np.arange(len(tracked)), [len(tracks) for tracks in tracked])
+    columns = [
+        np.concatenate([getattr(tracks, name) for tracks in tracked])
+        for name in ("ids", "xyzlwh_yaw", "scores", "labels")
+    ]
+    ids, boxes, scores, kinds = columns
+    rows = [kinds == label for label in range(len(CLASSES))]
+    log_odds = _log_odds(scores)
+    return [
+        Trajectories(frames[at], ids[at], boxes[at], np.concatenate(ignored)[at], log_odds[at]) for at in rows
+    ]
+
+
+def _log_odds(scores: np.ndarray) -> np.ndarray:
+    """The scale of PointRCNN's confidences, which the protocol averages along each track."""
+    p = scores.astype(np.float64).clip(1e-7, 1 - 1e-7)
+    return np.log(p / (1 - p))
+
+
+def tud_rows(folder: Path) -> list[Row]:
+    """CLEAR MOT of TUD-Campus as py-motmetrics counts it at IoU 0.5: both halves, each by itself, and all."""
+    detections, truths = read_mot(folder / "det.txt"), read_mot(folder / "gt.txt")
+    last = max(truths)
+    parts = {"tuned_half": (1, TUD_SPLIT), "held_out_half": (TUD_SPLIT + 1, last), "all": (1, last)}
+    rows = []
+    for part, (first, final) in parts.items():
+        score = _clear_mot([(detections[frame], truths[frame]) for frame in range(first, final + 1)])
+        prefix, whole = f"tracking/tud_campus/{part}", part == "all"
+        rows += [
+            row(f"{prefix}/mota", 100 * score["mota"], "%", ">= 64" if whole else ""),
+            row(f"{prefix}/id_switches", int(score["num_switches"]), "switches", "<= 4" if whole else ""),
+            row(f"{prefix}/false_positives", int(score["num_false_positives"]), "boxes"),
+            row(f"{prefix}/misses", int(score["num_misses"]), "boxes"),
+        ]
+    return rows
+
+
+def _clear_mot(frames: Sequence[tuple[MotFrame, MotFrame]]) -> dict[str, float]:
+    """py-motmetrics' counts of tracks of the detections against the truth, (detections, truth) a frame."""
+    tracker, counter = Tracker2D(TUD), motmetrics.MOTAccumulator(auto_id=True)
+    for index, (found, true) in enumerate(frames):
+        detections = Detections2D(found.xyxy, found.scores, np.zeros(len(found.scores), np.int64))
+        tracks = tracker.update(index * 10**9 // TUD_HZ, detections)
+        distance = 1 - box_iou(torch.from_numpy(true.xyxy), torch.from_numpy(tracks.xyxy)).numpy()
+        counter.update(true.ids, tracks.ids, np.where(distance > 0.5, np.nan, distance))
+    metrics = ["mota", "num_switches", "num_false_positives", "num_misses"]
+    return motmetrics.metrics.create().compute(counter, metrics=metrics).iloc[0].to_dict()
