@@ -1,0 +1,67 @@
+"""Where the ego vehicle will be: its state moved on by constant turn rate and acceleration."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perception_rt.stage.vehicle_state.motion import (
+    MAX_STEP_S,
+    SPEED,
+    YAW,
+    MotionNoise,
+    advance,
+)
+from perception_rt.stage.vehicle_state.observation import wrapped
+from perception_rt.types import ConfigError
+from perception_rt.types.state import EgoPath, VehicleState
+
+
+def predict_path(
+    state: VehicleState, noise: MotionNoise | None = None, horizon_s: float = 3.0, step_s: float = 0.1
+) -> EgoPath:
+    """The path ahead, from now on every step_s.
+
+    A vehicle that brakes comes to rest and stands: it does not drive backward because it slowed down.
+
+    Args:
+        state: valid at the moment to predict from.
+        noise: how the covariance grows; the filter's own.
+        horizon_s: how far ahead, s. step_s: between poses, s.
+
+    Returns:
+        1 + horizon_s / step_s rows, the first of which is `state`.
+
+    Raises:
+        ConfigError: a horizon or a step that is not positive, or more than 1000 steps.
+    """
+    if not 0 < step_s <= horizon_s <= 1000 * step_s:
+        raise ConfigError(
+            f"horizon_s={horizon_s!r}, step_s={step_s!r}: give 0 < step <= horizon <= 1000 steps"
+        )
+    noise = noise or MotionNoise()
+    count = round(horizon_s / step_s)
+    stamps = state.stamp_ns + np.round(np.arange(count + 1) * step_s * 1e9).astype(np.int64)
+    states, covariances = np.empty((count + 1, 6)), np.empty((count + 1, 6, 6))
+    mean = [state.x, state.y, state.yaw, state.speed, state.yaw_rate, state.acceleration]
+    covariance = state.covariance
+    states[0], covariances[0] = mean, covariance
+    transition, spread = np.eye(6), np.zeros((6, 6))
+    parts = int(np.ceil(step_s / MAX_STEP_S - 1e-9))
+    for row in range(1, count + 1):
+        for _ in range(parts):
+            mean = _moved(mean, step_s / parts, noise, transition, spread)
+            covariance = transition @ covariance @ transition.T
+            covariance = (covariance + covariance.T) / 2 + spread
+        mean[YAW] = wrapped(mean[YAW])
+        states[row], covariances[row] = mean, covariance
+    return EgoPath(stamps, states, covariances)
+
+
+def _moved(
+    mean: list[float], dt: float, noise: MotionNoise, transition: np.ndarray, spread: np.ndarray
+) -> list[float]:
+    """`advance`, but a vehicle that would turn around on its way stands from then on."""
+    moved = advance(mean, dt, noise, transition, spread)
+    if mean[SPEED] * moved[SPEED] >= 0:
+        return moved
+    return [*mean[:SPEED], 0.0, 0.0, 0.0]

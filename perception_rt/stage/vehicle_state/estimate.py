@@ -1,0 +1,74 @@
+"""The filter's memory of one moment, and what becomes of a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Outcome(str, Enum):
+    """What became of a measurement; equal to its name in small letters."""
+
+    __hash__ = str.__hash__  # a few times faster than Enum's own
+
+    ACCEPTED = "accepted"
+    STARTING = "starting"  # a fix that helps to find position and yaw
+    RECOVERED = "recovered"  # accepted, because its sensor had been rejected for long
+    GATED = "gated"  # outside the chi-square gate
+    UNUSED = "unused"  # a fix, where the frame begins at the vehicle
+    INVALID = "invalid"  # not finite, no covariance, not on the Earth
+    DUPLICATE = "duplicate"
+    TOO_LATE = "too_late"  # older than the history
+    STAMP_JUMP = "stamp_jump"  # far ahead of all others
+
+    @property
+    def used(self) -> bool:
+        """Whether the state knows of the measurement."""
+        return self in _USED
+
+
+_USED = frozenset((Outcome.ACCEPTED, Outcome.STARTING, Outcome.RECOVERED))
+
+
+class Anchor(NamedTuple):
+    """The fix from which the way is measured that tells the yaw."""
+
+    stamp_ns: int
+    east: float
+    north: float
+
+
+class Place(NamedTuple):
+    """How the state stands in the fixed frame.
+
+    Attributes:
+        placed: whether position and yaw are those of the fixed frame; until then they count from the anchor.
+        origin: latitude, longitude in degrees and altitude in m of the frame's origin: the first fix.
+        anchor: while not placed, once there is a fix.
+        offset_variance: of the fixes' persistent offset, an axis, m^2.
+    """
+
+    placed: bool
+    origin: tuple[float, ...] | None
+    anchor: Anchor | None
+    offset_variance: float
+
+
+class Estimate(NamedTuple):
+    """The filter at one moment; never changed in place.
+
+    Attributes:
+        stamp_ns: None before the first measurement.
+        x: (11,) mean, in the order of `motion` and `observation`. covariance: (11, 11).
+        place: how it stands in the fixed frame.
+        rejections: by sensor, while its gate rejects: stamp of the first, and how many.
+    """
+
+    stamp_ns: int | None
+    x: np.ndarray
+    covariance: np.ndarray
+    place: Place
+    rejections: Mapping[str, tuple[int, int]]

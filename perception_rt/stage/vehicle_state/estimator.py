@@ -1,0 +1,183 @@
+"""One step of the filter, without memory: an estimate and a measurement give the next estimate.
+
+An error-state Kalman filter over CTRA motion and the sensors' slow errors: the mean moves by the nonlinear
+model, the covariance is that of its error, and the yaw's error is a small angle that is added and wrapped
+(Sola, Quaternion kinematics for the error-state Kalman filter, 2017, reduced to the plane).
+"""
+
+from __future__ import annotations
+
+from math import ceil, exp, hypot, inf
+
+import numpy as np
+from scipy.stats import chi2
+
+from perception_rt.stage.vehicle_state.config import VehicleStateConfig
+from perception_rt.stage.vehicle_state.estimate import Estimate, Outcome
+from perception_rt.stage.vehicle_state.geodesy import enu_from_geodetic
+from perception_rt.stage.vehicle_state.kalman import correct
+from perception_rt.stage.vehicle_state.motion import (
+    ACCELERATION,
+    MAX_STEP_S,
+    SPEED,
+    YAW,
+    YAW_RATE,
+    X,
+    Y,
+    advance,
+)
+from perception_rt.stage.vehicle_state.observation import EAST_OFFSET, SIZE, Observation, Observer, wrapped
+from perception_rt.stage.vehicle_state.placing import LEAST_BASELINE_M, place_by_fix, place_by_pose, start
+from perception_rt.types.state import Fix, Measurement, Pose
+
+# A speed sensor's reading is speed times scale. Where the speed moves by more than this the correction is
+# repeated about its own result (iterated Kalman filter; Bell and Cathey 1993): the first would take the scale
+# for known.
+RELINEARISE_M_S = 0.5
+RECOVER_LEAST = 3  # rejections: one lie and a silence are no reason to believe the next
+# What a vehicle can do at worst, and how fast it gets there: full braking, a skid.
+WORST_ACCELERATION, WORST_JERK = 10.0, 50.0  # m/s^2, m/s^3
+WORST_YAW_RATE, WORST_YAW_ACCELERATION = 1.5, 10.0  # rad/s, rad/s^2
+
+
+class Estimator:
+    """The steps of the filter.
+
+    Args:
+        config: vehicle and sensors.
+    """
+
+    def __init__(self, config: VehicleStateConfig) -> None:
+        self.config = config
+        self._observer = Observer(config)
+        self._gates = [float(chi2.ppf(config.gate_probability, m)) for m in (1, 2, 3)]
+        self._transition, self._spread = np.eye(SIZE), np.zeros((SIZE, SIZE))
+        walks = (config.gyro_bias_walk, config.acceleration_bias_walk, config.speed_scale_walk)
+        self._walks = [walk * walk for walk in walks]
+
+    def first(self) -> Estimate:
+        """Before any measurement."""
+        return start(self.config)
+
+    def predict(self, estimate: Estimate, stamp_ns: int) -> Estimate:
+        """The estimate brought forward to a stamp that is not before its own."""
+        if estimate.stamp_ns is None or stamp_ns == estimate.stamp_ns:
+            return estimate._replace(stamp_ns=stamp_ns)
+        dt = (stamp_ns - estimate.stamp_ns) * 1e-9
+        steps = ceil(dt / MAX_STEP_S - 1e-9)
+        mean, covariance = estimate.x.tolist(), estimate.covariance
+        fade = self._prepare(dt / steps, estimate.place.offset_variance)
+        for _ in range(steps):
+            moved = advance(mean, dt / steps, self.config.motion, self._transition, self._spread)
+            mean = moved + mean[6:EAST_OFFSET] + [value * fade for value in mean[EAST_OFFSET:]]
+            covariance = self._transition.dot(covariance).dot(self._transition.T)
+            covariance = covariance + covariance.T
+            covariance *= 0.5
+            covariance += self._spread
+        mean[YAW] = wrapped(mean[YAW])
+        return Estimate(stamp_ns, np.array(mean), covariance, estimate.place, estimate.rejections)
+
+    def step(self, before: Estimate, measurement: Measurement, stamp_ns: int) -> tuple[Estimate, Outcome]:
+        """The estimate at stamp_ns, and what became of the measurement.
+
+        Args:
+            before: an estimate that is not later.
+            measurement: one without a fault (`observation.fault_of`).
+            stamp_ns: when it was measured, latency taken off.
+        """
+        now = self.predict(before, stamp_ns)
+        if isinstance(measurement, Fix):
+            return self._fix(now, measurement)
+        if isinstance(measurement, Pose) and not now.place.placed:
+            return place_by_pose(now, measurement), Outcome.ACCEPTED
+        after, outcome = self._correct(now, measurement, self._observer(measurement, now.x.tolist()))
+        if outcome is Outcome.ACCEPTED and abs(after.x[SPEED] - now.x[SPEED]) > RELINEARISE_M_S:
+            residual, jacobian, noise = self._observer(measurement, after.x.tolist())
+            residual = (residual - jacobian.dot(now.x - after.x)).tolist()
+            return self._correct(now, measurement, (residual, jacobian, noise))
+        return after, outcome
+
+    def _prepare(self, dt: float, offset_variance: float) -> float:
+        """Set the parts of the step that belong to the sensors' errors; returns what stays of the offset."""
+        fade = exp(-dt / self.config.fix_correlation_time_s)
+        for i, walk in enumerate(self._walks, 6):
+            self._spread[i, i] = walk * dt
+        for i in range(EAST_OFFSET, SIZE):
+            self._transition[i, i] = fade
+            self._spread[i, i] = offset_variance * (1 - fade * fade)
+        return fade
+
+    def _fix(self, now: Estimate, fix: Fix) -> tuple[Estimate, Outcome]:
+        if self.config.start_at_origin:
+            return now, Outcome.UNUSED
+        if now.place.origin is None:
+            now = now._replace(place=now.place._replace(origin=fix.values))
+        east, north, _ = enu_from_geodetic(np.array(fix.values), np.array(now.place.origin)).tolist()
+        if not now.place.placed:
+            return place_by_fix(now, east, north, fix, self._observer), Outcome.STARTING
+        offset = self._observer.offset_variance(fix)
+        if offset != now.place.offset_variance:
+            now = now._replace(place=now.place._replace(offset_variance=offset))
+        return self._correct(now, fix, self._observer.of_fix(east, north, fix, now.x.tolist()))
+
+    def _correct(
+        self, now: Estimate, measurement: Measurement, observation: Observation
+    ) -> tuple[Estimate, Outcome]:
+        residual, jacobian, noise = observation
+        sensor, outcome = measurement.sensor, Outcome.ACCEPTED
+        corrected = correct(now.x, now.covariance, residual, jacobian, noise, self._gates[len(residual) - 1])
+        if corrected is None:
+            since, count = now.rejections.get(sensor, (now.stamp_ns, 0))
+            seconds = (now.stamp_ns - since) * 1e-9
+            if count < RECOVER_LEAST or seconds < self.config.recover_after_s:
+                rejections = {**now.rejections, sensor: (since, count + 1)}
+                covariance = _suspect(now.covariance, jacobian, seconds)
+                return now._replace(covariance=covariance, rejections=rejections), Outcome.GATED
+            doubted = _doubt(now, measurement, residual, jacobian, seconds)
+            corrected = correct(now.x, doubted, residual, jacobian, noise, inf)
+            outcome = Outcome.RECOVERED
+        x, covariance = corrected
+        x[YAW] = wrapped(x[YAW])
+        rejections = now.rejections
+        if sensor in rejections:
+            rejections = {name: seen for name, seen in rejections.items() if name != sensor}
+        return Estimate(now.stamp_ns, x, covariance, now.place, rejections), outcome
+
+
+def _suspect(covariance: np.ndarray, jacobian: np.ndarray, seconds: float) -> np.ndarray:
+    """The covariance after a sensor of speed or turn has been rejected for so long.
+
+    It may be wrong, or the vehicle does what no driver does without need. By as much as that can have changed
+    its speed, acceleration and yaw rate meanwhile, the state may be wrong of them.
+    """
+    worst = np.zeros(SIZE)
+    if jacobian[:, SPEED].any():
+        worst[SPEED] = WORST_ACCELERATION * seconds
+    if jacobian[:, [SPEED, ACCELERATION]].any():
+        worst[ACCELERATION] = min(WORST_JERK * seconds, WORST_ACCELERATION)
+    if jacobian[:, YAW_RATE].any():
+        worst[YAW_RATE] = min(WORST_YAW_ACCELERATION * seconds, WORST_YAW_RATE)
+    covariance = covariance.copy()
+    np.fill_diagonal(covariance, np.maximum(np.diag(covariance), worst * worst))
+    return covariance
+
+
+def _doubt(
+    now: Estimate, measurement: Measurement, residual: list[float], jacobian: np.ndarray, seconds: float
+) -> np.ndarray:
+    """The covariance of a state that may be wrong by the residual, in whatever the measurement looks at.
+
+    Of a fix that is the place, not the fixes' offset; and one that is off by a part of the way driven
+    meanwhile may as well tell of a wrong yaw.
+    """
+    covariance = now.covariance.copy()
+    if isinstance(measurement, Fix):
+        way, miss = abs(now.x[SPEED]) * seconds, hypot(*residual)
+        covariance[[X, Y], [X, Y]] += miss * miss
+        if way > LEAST_BASELINE_M:
+            covariance[YAW, YAW] += min(miss / way, 1.5) ** 2
+        return covariance
+    for row, value in zip(jacobian, residual, strict=True):
+        for i in np.flatnonzero(row):
+            covariance[i, i] += value * value
+    return covariance

@@ -1,0 +1,156 @@
+"""The vehicle's state from measurements that come late and out of order.
+
+The filter keeps the measurements of the last `horizon_s` in the order of their stamps, each with the
+estimate after it. A late one is put in its place and everything after it is computed again, gates included,
+so that the result is to the last bit that of the same measurements in order.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+
+from perception_rt.stage.vehicle_state.config import VehicleStateConfig
+from perception_rt.stage.vehicle_state.estimate import Estimate, Outcome
+from perception_rt.stage.vehicle_state.estimator import Estimator
+from perception_rt.stage.vehicle_state.observation import fault_of
+from perception_rt.types.state import Measurement, VehicleState
+
+PRUNE_AT = 64  # entries older than the history that are let go at once
+
+
+class _Entry:
+    """A measurement in the history, what became of it, and the estimate after it."""
+
+    __slots__ = ("after", "key", "measurement", "outcome")
+
+    def __init__(self, key: tuple, measurement: Measurement) -> None:
+        self.key, self.measurement = key, measurement
+        self.outcome: Outcome | None = None
+        self.after: Estimate | None = None
+
+
+class VehicleStateFilter:
+    """Position, yaw, speed, yaw rate and acceleration of the vehicle, from any of its sensors.
+
+    For one thread.
+
+    Args:
+        config: vehicle and sensors.
+
+    Attributes:
+        counters: by sensor, how many measurements came to each outcome. A late measurement can change what
+            became of later ones; the counts follow.
+        reasons: by sensor, why the last one that was not used was not.
+        restarts: how often the stamps left the history for good.
+    """
+
+    def __init__(self, config: VehicleStateConfig | None = None) -> None:
+        self.config = config or VehicleStateConfig()
+        self.counters: defaultdict[str, Counter[Outcome]] = defaultdict(Counter)
+        self.reasons: dict[str, str] = {}
+        self.restarts = 0
+        self._estimator = Estimator(self.config)
+        self._latency_ns = {name: round(value * 1e9) for name, value in self.config.latency_s.items()}
+        self._horizon_ns = round(self.config.horizon_s * 1e9)
+        self._gap_ns = round(self.config.longest_gap_s * 1e9)
+        self._forget()
+
+    def add(self, measurement: Measurement) -> Outcome:
+        """Take a measurement, with any stamp within the history or after it.
+
+        Returns:
+            What became of it; `Outcome.used` says whether the state now knows of it.
+        """
+        sensor = measurement.sensor
+        stamp_ns = measurement.stamp_ns - self._latency_ns.get(sensor, 0)
+        outcome, reason = self._refusal(measurement, stamp_ns)
+        if outcome is not None:
+            self.counters[sensor][outcome] += 1
+        else:
+            outcome = self._insert(measurement, stamp_ns)
+            reason = f"{type(measurement).__name__} {measurement.values} at {stamp_ns} ns: {outcome.value}"
+        if not outcome.used:
+            self.reasons[sensor] = reason
+        return outcome
+
+    def state_at(self, stamp_ns: int) -> VehicleState | None:
+        """The state at a moment, from the measurements of up to then; later moments are predicted.
+
+        None while position and yaw are not found yet, before the history, and `longest_gap_s` after its end.
+        """
+        after = bisect_right(self._entries, stamp_ns, key=_stamp)
+        estimate = self._entries[after - 1].after if after else self._base
+        if estimate.stamp_ns is None or not estimate.place.placed:
+            return None
+        if not 0 <= stamp_ns - estimate.stamp_ns <= self._gap_ns:
+            return None
+        now = self._estimator.predict(estimate, stamp_ns)
+        return VehicleState(stamp_ns, *now.x[:6].tolist(), now.covariance[:6, :6].copy())
+
+    @property
+    def estimate(self) -> Estimate:
+        """The newest estimate: with the sensors' errors, and the frame's origin."""
+        return self._entries[-1].after if self._entries else self._base
+
+    def _refusal(self, measurement: Measurement, stamp_ns: int) -> tuple[Outcome | None, str]:
+        """Why a measurement cannot enter the history, if it cannot; restarts when time itself has moved."""
+        fault = fault_of(measurement)
+        if fault is not None:
+            return Outcome.INVALID, fault
+        if self._newest_ns is None or -self._horizon_ns <= stamp_ns - self._newest_ns <= self._gap_ns:
+            self._outside = 0
+            return None, ""
+        self._outside += 1
+        if self._outside >= self.config.restart_after:
+            self._forget()
+            self.restarts += 1
+            return None, ""
+        ahead_s = (stamp_ns - self._newest_ns) * 1e-9
+        if ahead_s > 0:
+            return Outcome.STAMP_JUMP, f"stamp {ahead_s:.3f} s ahead of the newest"
+        return Outcome.TOO_LATE, f"stamp {-ahead_s:.3f} s before the newest"
+
+    def _insert(self, measurement: Measurement, stamp_ns: int) -> Outcome:
+        noise = [value for row in measurement.noise for value in row]
+        entry = _Entry((stamp_ns, measurement.sensor, measurement.values, noise), measurement)
+        entries, at = self._entries, len(self._entries)
+        if entries and entry.key <= entries[-1].key:
+            at = bisect_left(entries, entry.key, key=_key)
+            if entries[at].key == entry.key:
+                self.counters[measurement.sensor][Outcome.DUPLICATE] += 1
+                return Outcome.DUPLICATE
+        entries.insert(at, entry)
+        self._replay(at)
+        self._newest_ns = entries[-1].key[0]
+        if len(entries) > PRUNE_AT and entries[PRUNE_AT].key[0] < self._newest_ns - self._horizon_ns:
+            self._base = entries[PRUNE_AT - 1].after
+            del entries[:PRUNE_AT]
+        return entry.outcome
+
+    def _replay(self, start: int) -> None:
+        """Compute the history from an entry on."""
+        estimate = self._entries[start - 1].after if start else self._base
+        for entry in self._entries[start:]:
+            estimate, outcome = self._estimator.step(estimate, entry.measurement, entry.key[0])
+            entry.after = estimate
+            if outcome is not entry.outcome:
+                counts = self.counters[entry.measurement.sensor]
+                counts[outcome] += 1
+                if entry.outcome is not None:
+                    counts[entry.outcome] -= 1
+                entry.outcome = outcome
+
+    def _forget(self) -> None:
+        self._entries: list[_Entry] = []
+        self._base = self._estimator.first()
+        self._newest_ns: int | None = None
+        self._outside = 0
+
+
+def _key(entry: _Entry) -> tuple:
+    return entry.key
+
+
+def _stamp(entry: _Entry) -> int:
+    return entry.key[0]

@@ -1,0 +1,60 @@
+"""The correction of a Kalman filter by a few values at once, behind a chi-square gate.
+
+For arrays this small every NumPy call counts, so the innovation's Cholesky factor is taken in plain floats.
+The covariance is reduced by W^T W, where W is the whitened gain, and so stays symmetric to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from operator import mul
+
+import numpy as np
+
+
+def correct(
+    x: np.ndarray,
+    covariance: np.ndarray,
+    residual: Sequence[float],
+    jacobian: np.ndarray,
+    noise: Sequence[Sequence[float]],
+    gate: float,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Fuse one to three values.
+
+    Args:
+        x: (n,) mean. covariance: (n, n).
+        residual: m values, measured less expected.
+        jacobian: (m, n) of the expected values.
+        noise: m rows of m, the values' covariance, positive definite.
+        gate: the largest squared Mahalanobis distance of the residual that is taken.
+
+    Returns:
+        The new mean and covariance; None when the residual is outside the gate.
+    """
+    cross = jacobian.dot(covariance)
+    whitening = inverse_factor(cross.dot(jacobian.T).tolist(), noise)
+    white = [sum(map(mul, row, residual)) for row in whitening]
+    if not sum([y * y for y in white]) <= gate:
+        return None
+    gain = np.array(whitening).dot(cross)
+    return x + np.array(white).dot(gain), covariance - gain.T.dot(gain)
+
+
+def inverse_factor(spread: Sequence[Sequence[float]], noise: Sequence[Sequence[float]]) -> list[list[float]]:
+    """L^-1 of spread + noise = L L^T, both m rows of m, m one to three."""
+    m = len(noise)
+    a = 1 / sqrt(spread[0][0] + noise[0][0])
+    if m == 1:
+        return [[a]]
+    below = (spread[1][0] + noise[1][0]) * a
+    b = 1 / sqrt(spread[1][1] + noise[1][1] - below * below)
+    second = -below * a * b
+    if m == 2:
+        return [[a, 0.0], [second, b]]
+    left = (spread[2][0] + noise[2][0]) * a
+    right = (spread[2][0] + noise[2][0]) * second + (spread[2][1] + noise[2][1]) * b
+    c = 1 / sqrt(spread[2][2] + noise[2][2] - left * left - right * right)
+    third = [-(left * a + right * second) * c, -right * b * c, c]
+    return [[a, 0.0, 0.0], [second, b, 0.0], third]
