@@ -1,0 +1,175 @@
+"""Training the lidar detector on the simulator, scoring it, and the bundle that is shipped."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from perception_rt.model.bundle import save
+from perception_rt.model.manifest import CloudSpec
+from perception_rt.model.runtime import Runtime, resolve_bundle
+from perception_rt.sim import SIM_CLASSES
+from perception_rt.train.blocks import fused
+from perception_rt.train.drives import evaluation_seeds, training_seeds
+from perception_rt.train.loop import Recipe
+from perception_rt.train.pillars.data import MIN_POINTS, Clouds, cast, draw_batch, drive_samples
+from perception_rt.train.pillars.network import PILLAR, Detector, Network
+from perception_rt.train.pillars.score import evaluate
+from perception_rt.train.pillars.task import PILLARS
+from perception_rt.train.task import train, train_bundle
+from perception_rt.types import ConfigError, Detections3D
+
+CPU = torch.device("cpu")
+BOXES = (
+    (12.0, 5.0, -1.0, 4.5, 1.8, 1.6, 0.3),
+    (30.0, -8.0, -1.0, 1.7, 0.6, 1.7, 2.0),
+    (-9.0, 3.0, -1.0, 0.6, 0.5, 1.7, -1.1),
+)
+
+
+def filled(boxes, each, seed=0):
+    """A cloud of points strictly inside boxes, `each` per box."""
+    rng, parts = np.random.default_rng(seed), []
+    for x, y, z, *size, yaw in boxes:
+        at = rng.uniform(-0.45, 0.45, (each, 3)) * size
+        turn = np.array([[math.cos(yaw), math.sin(yaw)], [-math.sin(yaw), math.cos(yaw)]])
+        parts.append(np.column_stack((at[:, :2] @ turn + [x, y], at[:, 2] + z, np.full(each, 0.5))))
+    return np.concatenate(parts).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_variation_moves_points_and_boxes_together(seed):
+    boxes = np.array(BOXES, np.float32)
+    clouds = Clouds([filled(boxes, 200)], [boxes], [np.array([0, 2, 1])], [np.ones(3, bool)])
+    batch = draw_batch(clouds, [0], np.random.default_rng(seed))
+    assert not np.allclose(batch.boxes[:, :2], boxes[:, :2], atol=0.1)
+    assert np.allclose(clouds.boxes[0], boxes)
+    inside = np.zeros(len(batch.points), bool)
+    for x, y, z, length, width, height, yaw in batch.boxes.tolist():
+        at = batch.points[:, :3].numpy() - [x, y, z]
+        along = at[:, 0] * math.cos(yaw) + at[:, 1] * math.sin(yaw)
+        across = at[:, 1] * math.cos(yaw) - at[:, 0] * math.sin(yaw)
+        inside |= (abs(along) < length / 2) & (abs(across) < width / 2) & (abs(at[:, 2]) < height / 2)
+    assert inside.all()
+    assert 0.6 * 600 < len(batch.points) <= 600
+
+
+@pytest.fixture(scope="module")
+def clouds():
+    return cast(training_seeds(0, 1), per_drive=2, workers=0)
+
+
+def test_the_simulator_gives_clouds_with_marked_truth(clouds):
+    assert len(clouds) == 2
+    for points, boxes, labels, clear in zip(
+        clouds.points, clouds.boxes, clouds.labels, clouds.clear, strict=True
+    ):
+        assert points.dtype == boxes.dtype == np.float32
+        assert len(points) > 20_000
+        assert len(boxes) == len(labels) == len(clear)
+        assert clear.any()
+
+
+def test_a_short_training_lowers_the_loss(clouds):
+    losses = []
+    recipe = replace(PILLARS.recipe, steps=12, batch=1, average=0.9)
+    train(PILLARS, clouds, recipe, CPU, lambda step, loss: losses.append(loss))
+    assert len(losses) == 12
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_one_recipe_gives_one_network(clouds):
+    recipe = replace(PILLARS.recipe, steps=2, batch=1)
+    first, second = (train(PILLARS, clouds, recipe, CPU).state_dict() for _ in range(2))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, msg=name)
+
+
+def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path):
+    phases = set()
+    recipe = replace(PILLARS.recipe, seed=5, frames=1, steps=1, batch=1)
+    written = train_bundle(
+        PILLARS, tmp_path / "tiny.pt", recipe, CPU, 1, workers=0, report=lambda phase, *_: phases.add(phase)
+    )
+    manifest = Runtime.open(tmp_path / "tiny.pt", device="cpu").manifest
+    assert manifest == written
+    assert (manifest.task, manifest.classes) == ("detect3d", SIM_CLASSES)
+    assert manifest.input.range == (-32.0, -32.0, -3.5, 64.0, 32.0, 3.0)
+    assert manifest.provenance["recipe"]["seed"] == 5
+    assert manifest.provenance["score"]["frames"] == 1
+    assert phases == {"simulate", "train", "evaluate"}
+
+
+def test_whoever_answers_the_truth_scores_one_in_every_band():
+    seeds = evaluation_seeds(2)
+    samples = iter([s for seed in seeds for s in drive_samples(seed, 1)])
+
+    def runtime(points, score_threshold):
+        sample = next(samples)
+        assert len(points) == len(sample.points)
+        seen = sample.truth[sample.truth_points > 0]
+        return seen.xyzlwh_yaw, seen.scores, seen.labels
+
+    runtime.manifest = SimpleNamespace(
+        classes=SIM_CLASSES, input=SimpleNamespace(range=(-32, -32, -3, 64, 32, 3))
+    )
+    score = evaluate(runtime, seeds, 2)
+    assert score["map"] == pytest.approx(1.0)
+    assert score["min_points"] == MIN_POINTS
+    assert list(score["bands"]) == ["0-20 m", "20-40 m", "over 40 m"]
+    for band in score["bands"].values():
+        assert band["map"] == pytest.approx(1.0)
+    counted = [sum(row["truths"] for row in part["per_class"].values()) for part in score["bands"].values()]
+    assert sum(counted) == sum(row["truths"] for row in score["per_class"].values())
+    assert min(counted) > 0
+
+
+def test_a_bundle_of_other_classes_is_not_scored(tmp_path):
+    save(
+        tmp_path / "other.pt",
+        Detector(fused(Network(3)), 0.0, 0.3),
+        name="other",
+        classes=("a", "b", "c"),
+        task="detect3d",
+        input_spec=CloudSpec(range=(-32, -32, -3, 64, 32, 3), intensity="unit"),
+        licence="Apache-2.0",
+    )
+    with pytest.raises(ConfigError, match="classes="):
+        evaluate(Runtime.open(tmp_path / "other.pt", device="cpu"), evaluation_seeds(1), 1)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Runtime.open("pillars", device="cpu")
+
+
+def test_the_shipped_bundle_finds_what_is_on_unseen_drives(shipped):
+    score = evaluate(shipped, evaluation_seeds(20), frames=20)
+    assert set(score["per_class"]) == set(SIM_CLASSES)
+    assert score["map"] >= 0.75
+
+
+@pytest.mark.parametrize("step", [PILLAR, -PILLAR])
+def test_boxes_move_with_the_cloud(shipped, step):
+    sample = drive_samples(evaluation_seeds(1)[0], 1)[0]
+    moved = sample.points + np.array([step, step, 0, 0], np.float32)
+    first, second = (Detections3D(*shipped(points, 0.6)) for points in (sample.points, moved))
+    inner = first[abs(first.xyzlwh_yaw[:, :2] - [16, 0]).max(1) < 30]
+    assert len(inner) >= 5
+    away = second.xyzlwh_yaw[None, :, :2] - inner.xyzlwh_yaw[:, None, :2] - step
+    nearest = np.hypot(away[..., 0], away[..., 1]).min(1)
+    assert np.median(nearest) < 0.08
+    assert (nearest < 0.3).mean() > 0.8
+
+
+def test_the_shipped_bundle_says_how_it_was_made_and_is_small(shipped):
+    assert resolve_bundle("pillars").stat().st_size < 8_000_000
+    provenance = shipped.manifest.provenance
+    assert provenance["score"]["map"] >= 0.75
+    assert provenance["score"]["frames"] >= 300
+    first, last = provenance["score"]["seeds"]
+    recipe = Recipe(**provenance["recipe"])
+    assert not set(range(first, last + 1)) & set(training_seeds(recipe.seed, recipe.frames))
