@@ -116,6 +116,8 @@ class BevCluster(nn.Module):
             0.7,
             1.5,
         )  # of the gap: neighbours are kept apart; what was seen in part, whole
+        self.grazed = 0.7  # share of a distance along the ray that counts for the loose gap
+        self.reach = 6  # cells; no gap is wider
 
     def forward(
         self, points: Tensor, score_threshold: float = -1.0, nms_threshold: float = -1.0
@@ -173,19 +175,23 @@ class BevCluster(nn.Module):
         number = torch.bincount(obstacles.cell_of, minlength=count)
         middle = total(obstacles.points[:, :2], obstacles.cell_of, count) / number[:, None]
         gap = self.gap + self.gap_per_m * torch.hypot(middle[:, 0], middle[:, 1]).clamp(max=30)
-        reach = int((self.gap + self.gap_per_m * 30) * self.loose / self.cell)
-        first, second = neighbours(obstacles.cells, reach)
+        first, second = neighbours(obstacles.cells, self.reach)
         away = middle[first] - middle[second]
-        between = torch.hypot(away[:, 0], away[:, 1]) / gap[first]
-        tight = self.shapes(obstacles, middle, first, second, between < self.tight)
-        loose = self.shapes(obstacles, middle, first, second, between < self.loose)
-        return joined(tight, loose)
+        ray = middle[first] / torch.hypot(middle[first, 0], middle[first, 1])[:, None]
+        radial = (away * ray).sum(1)
+        tangential = away[:, 0] * ray[:, 1] - away[:, 1] * ray[:, 0]
+        gap = gap[first]
+        tight = torch.hypot(radial, tangential) < self.tight * gap
+        # Along the ray roofs and hoods are grazed, if met at all: what lies behind may belong to the thing.
+        loose = torch.hypot(self.grazed * radial, tangential) < self.loose * gap
+        return joined(
+            self.shapes(obstacles, middle, first[tight], second[tight]),
+            self.shapes(obstacles, middle, first[loose], second[loose]),
+        )
 
-    def shapes(
-        self, obstacles: Obstacles, middle: Tensor, first: Tensor, second: Tensor, linked: Tensor
-    ) -> Shapes:
+    def shapes(self, obstacles: Obstacles, middle: Tensor, first: Tensor, second: Tensor) -> Shapes:
         """The shapes of the clusters that these links make of the cells."""
-        cluster, count = components(first[linked], second[linked], len(middle))
+        cluster, count = components(first, second, len(middle))
         angle = best_angle(middle, cluster, count, self.angles)
         overhead = total(obstacles.overhead, cluster, count) / torch.bincount(cluster, minlength=count)
         return shapes_of(obstacles.points, obstacles.height, cluster[obstacles.cell_of], angle, overhead)

@@ -28,9 +28,9 @@ def like_vehicle(s: Shapes) -> Tensor:
     enough = ramp(s.points.float(), 0.0, 30.0) * ramp(longer, 0.6, 1.3)
     # Cars stay below 2 m; what shows the length of a van may be as high as one.
     high = ramp(s.top - 0.6 * ramp(longer, 2.5, 4.5), 2.5, 2.0)
-    stands = ramp(s.top, 0.7, 1.3) * ramp(s.bottom, 1.0, 0.5) * high * (1 - s.overhead)
+    stands = ramp(s.top, 0.7, 1.2) * ramp(s.bottom, 1.0, 0.5) * high * (1 - s.overhead)
     # A long side without any depth is a wall: a car's roof and hood lie behind its side.
-    deep = torch.where(longer > 2.2, ramp(shorter, 0.1, 0.5), torch.ones_like(shorter))
+    deep = torch.where(longer > 2.2, ramp(shorter, 0.05, 0.35), torch.ones_like(shorter))
     return enough * stands * deep * ramp(s.hollow, 0.24, 0.17)
 
 
