@@ -61,10 +61,18 @@ def _map50(truths: Found, detections: Found, classes: Sequence[str], task: str) 
 
 def summary_table(summary: Mapping[str, dict]) -> Table:
     """The table of `{stream: summarise(...)}`, a row a stream; fits 80 columns."""
-    table = Table(title="every frame accounted for", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("stream", overflow="fold", min_width=22)
-    for heading in ("accounted\nfor", "as", "rate\nHz", "age p50/p99\nms", "mAP50"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(
+        title="every frame accounted for", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    table.add_column("stream", overflow="fold")
+    for heading, width in (
+        ("accounted for", 13),
+        ("as", 14),
+        ("Hz", 5),
+        ("age p50/p99, ms", 15),
+        ("mAP50", 5),
+    ):
+        table.add_column(heading, justify="right", min_width=width)
     for stream, row in summary.items():
         states, age = row["states"], row["age_ms"]
         table.add_row(

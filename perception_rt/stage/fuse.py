@@ -15,6 +15,7 @@ from perception_rt.stage.road_users import ROAD_USERS, UNKNOWN, canonical, compa
 from perception_rt.types import Detections2D, Detections3D
 
 LIDAR, CAMERA, BOTH = "lidar", "camera", "camera+lidar"
+SHORT = {BOTH: "C+L", LIDAR: "L", CAMERA: "C"}  # for pictures
 SAME_OBJECT_IOU = 0.6  # two camera boxes of one group with more overlap are one object under two names
 # How well a lidar's box lies: x y z in m, the turns about x y z in rad.
 LIDAR_SIGMA = np.array([0.2, 0.2, 0.2, 0.05, 0.05, 0.1])

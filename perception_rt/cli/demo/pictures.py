@@ -15,6 +15,7 @@ from perception_rt.cli.demo.plan import Plan, Stream
 from perception_rt.node.collector import Collector
 from perception_rt.replay.film import Film
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
+from perception_rt.stage.fuse import SHORT
 from perception_rt.types import CameraFrame, Detections2D, Detections3D, LidarFrame
 
 PICTURES = 6
@@ -83,9 +84,8 @@ def fused_picture(
         boxes, sources = Detections3D.empty(), []
     else:
         sure = found.scores >= stream.least_score
-        sources = [
-            id_ for id_, kept in zip(collector.ids[stream.output][lidar.stamp_ns], sure, strict=True) if kept
-        ]
+        ids = collector.ids[stream.output][lidar.stamp_ns]
+        sources = [SHORT[id_] for id_, kept in zip(ids, sure, strict=True) if kept]
         boxes = found[sure]
     image = rgb(camera)
     boxed = draw_boxes3d(image, boxes, stream.classes, seen.camera, seen.camera_from_lidar, notes=sources)
