@@ -1,0 +1,177 @@
+"""Where tracked objects will be: a filter of interacting modes a track, and the modes carried ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_rt.stage.prediction import imm
+from perception_rt.stage.prediction.motion import CYCLIST, PEDESTRIAN, TURN, VEHICLE, Motion, columns
+from perception_rt.stage.prediction.paths import positions_ahead
+from perception_rt.stage.road_users import canonical, group
+from perception_rt.types import ConfigError, TrackingError, Tracks
+from perception_rt.types.predictions import Predictions
+
+LONGEST_STEP_S = 0.5
+LONGEST_GAP_S = 5.0
+MOST_STEPS = 1000
+_OF_GROUP = {"pedestrian": PEDESTRIAN, "two-wheeler": CYCLIST}
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorConfig:
+    """How the classes move, and how far to predict.
+
+    Attributes:
+        motions: one entry a class, in the order of the detector's labels.
+        horizon_s: the last moment, from now. step_s: between moments, rounded to part the horizon evenly.
+
+    Raises:
+        ConfigError: no class, or a horizon or step that cannot be used.
+    """
+
+    motions: tuple[Motion, ...]
+    horizon_s: float = 3.0
+    step_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.motions:
+            raise ConfigError("motions=(): must be one a class")
+        for name in ("horizon_s", "step_s"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: must be finite and positive")
+        if not 0.5 <= self.horizon_s / self.step_s <= MOST_STEPS:
+            raise ConfigError(f"step_s={self.step_s!r}: {self.horizon_s=} must hold 1 to {MOST_STEPS} of it")
+
+    @property
+    def times_s(self) -> np.ndarray:
+        """(T,) float64, the moments from now."""
+        steps = max(round(self.horizon_s / self.step_s), 1)
+        return np.arange(1, steps + 1) * (self.horizon_s / steps)
+
+
+def motions_of(classes: Sequence[str]) -> tuple[Motion, ...]:
+    """The motion of each of a detector's classes: of people, of riders, and all else as vehicles."""
+    return tuple(_OF_GROUP.get(group(canonical(name)), VEHICLE) for name in classes)
+
+
+class ObjectPredictor:
+    """Predicts the objects of a tracker, frame by frame.
+
+    It filters the detections themselves, not the tracks' positions: those are smoothed, so that their errors
+    hang together over time and would be trusted too much. A new track's velocity is taken over, once.
+
+    Args:
+        config: motions, horizon and step.
+    """
+
+    def __init__(self, config: PredictorConfig) -> None:
+        self.config = config
+        self._table = columns(config.motions)
+        self._stamp_ns = 0
+        self._ids = np.zeros(0, np.int64)
+        self._bank = imm.empty()
+
+    def update(
+        self,
+        stamp_ns: int,
+        tracks: Tracks,
+        detected_xy: np.ndarray,
+        detected_covariance: np.ndarray | None = None,
+    ) -> Predictions:
+        """Take one frame in and predict from it.
+
+        Stamps that step back, or ahead by more than LONGEST_GAP_S, begin anew.
+
+        Args:
+            stamp_ns: the moment of the tracks, ns.
+            tracks: every track that is to be predicted; one that is left out is forgotten.
+            detected_xy: (D, 2) m, the detections of this moment in the tracks' frame; `tracks.detection`
+                counts them.
+            detected_covariance: (D, 2, 2) m^2, positive definite; None for what the classes' motions say.
+
+        Raises:
+            TrackingError: detections or tracks that do not fit or are not finite, a covariance that is none,
+                or a label without a class; nothing was changed.
+        """
+        seen, xy, covariance = self._measured(tracks, detected_xy, detected_covariance)
+        self._advance(stamp_ns)
+        known = self._align(tracks, xy, covariance)
+        again = np.flatnonzero(seen & known)
+        imm.correct(self._bank, again, xy[again], covariance[again])
+        return self._predict(tracks)
+
+    def _measured(
+        self, tracks: Tracks, xy: np.ndarray, covariance: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which tracks are seen now, (N,) bool, and the position and covariance that each is known by."""
+        rows = tracks.detection
+        if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+            raise TrackingError("detected_xy", xy.shape, "must be (D, 2) and finite")
+        _check_each("detection", rows, (rows >= -1) & (rows < len(xy)), f"there are {len(xy)} detections")
+        known = (tracks.labels >= 0) & (tracks.labels < len(self._table))
+        _check_each("labels", tracks.labels, known, f"the predictor knows {len(self._table)} classes")
+        seen = rows >= 0
+        positions = tracks.xyzlwh_yaw[:, :2].astype(np.float64)
+        spread = tracks.covariance[:, :2, :2].astype(np.float64)
+        positions[seen] = xy[rows[seen]]
+        if covariance is None:
+            spread[seen] = self._table["position"][tracks.labels[seen], None, None] ** 2 * np.eye(2)
+        elif covariance.shape != (len(xy), 2, 2):
+            raise TrackingError("detected_covariance", covariance.shape, f"must be {(len(xy), 2, 2)}")
+        else:
+            spread[seen] = covariance[rows[seen]]
+        _check_each("xyzlwh_yaw", tracks.xyzlwh_yaw, np.isfinite(tracks.xyzlwh_yaw).all(1), "must be finite")
+        definite = (spread[:, [0, 1], [0, 1]] > 0).all(1) & (np.linalg.det(spread) > 0)
+        _check_each("covariance", spread, definite, "must be positive definite")
+        return seen, positions, spread
+
+    def _advance(self, stamp_ns: int) -> None:
+        dt = (stamp_ns - self._stamp_ns) * 1e-9
+        self._stamp_ns = stamp_ns
+        if not 0 <= dt <= LONGEST_GAP_S:
+            self._ids, self._bank = np.zeros(0, np.int64), imm.empty()
+        steps = int(np.ceil(dt / LONGEST_STEP_S)) if len(self._ids) else 0
+        for _ in range(steps):
+            imm.advance(self._bank, dt / steps)
+
+    def _align(self, tracks: Tracks, xy: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+        """Order the bank as the tracks, the new ones begun; (N,) bool: which were known."""
+        row_of = {identity: row for row, identity in enumerate(self._ids.tolist())}
+        rows = np.array([row_of.get(identity, -1) for identity in tracks.ids.tolist()], np.int64)
+        known, new = rows >= 0, np.flatnonzero(rows < 0)
+        begun = imm.begin(
+            xy[new],
+            covariance[new],
+            tracks.velocity[new].astype(np.float64),
+            tracks.covariance[new, 3:5, 3:5].astype(np.float64),
+            self._table[tracks.labels[new]],
+        )
+        rows[new] = len(self._bank) + np.arange(len(new))
+        self._bank = self._bank.joined(begun)[rows]
+        self._ids = tracks.ids.copy()
+        return known
+
+    def _predict(self, tracks: Tracks) -> Predictions:
+        times = self.config.times_s
+        paths, spreads, turned = positions_ahead(self._bank, times)
+        weights = self._bank.weights
+        xy, covariance = imm.mixture(weights, paths, spreads)
+        yaw = tracks.xyzlwh_yaw[:, 6:].astype(np.float64) + weights[:, TURN, None] * turned
+        return Predictions(
+            self._stamp_ns + np.round(times * 1e9).astype(np.int64),
+            tracks.ids.copy(),
+            xy,
+            (yaw + np.pi) % (2 * np.pi) - np.pi,
+            covariance,
+            weights.copy(),
+            paths,
+        )
+
+
+def _check_each(name: str, values: np.ndarray, good: np.ndarray, reason: str) -> None:
+    if not good.all():
+        row = int(good.argmin())
+        raise TrackingError(f"{name}[{row}]", values[row].tolist(), reason)

@@ -1,0 +1,1 @@
+"""Where objects will be: motion modes, and the filter that weighs them."""

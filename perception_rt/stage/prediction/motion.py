@@ -1,0 +1,240 @@
+"""How a road user moves between two moments: three modes over one state, for many objects at once.
+
+The state is x, y, velocity x, velocity y, acceleration along the velocity, yaw rate. A velocity in Cartesian
+parts has no singular heading at rest, where people and parked cars spend their time.
+
+* `constant_velocity`: the velocity wanders slowly; nothing is known of acceleration and yaw rate.
+* `turn`: constant turn rate and acceleration (CTRA; Schubert, Richter, Wanielik, FUSION 2008), both fading
+  to 0 with a time constant (Singer 1970): nobody keeps them for long. Braking ends at rest, not in reverse.
+* `stop`: the velocity fades to 0, so it brakes to rest and stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from perception_rt.types import ConfigError
+
+X, Y, VX, VY, ACCELERATION, YAW_RATE = range(6)
+STATES = 6
+MODES = ("constant_velocity", "turn", "stop")
+CONSTANT_VELOCITY, TURN, STOP = range(3)
+CREEP_M_S = (
+    0.2  # below this speed a direction of travel means little, and the acceleration along it fades out
+)
+_LEGENDRE, _WEIGHTS = np.polynomial.legendre.leggauss(3)
+_NODES, _WEIGHTS = (_LEGENDRE + 1) / 2, _WEIGHTS / 2  # of Gauss-Legendre quadrature on [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """How one class of road users moves and is measured; each value means something on tracks of them.
+
+    Attributes:
+        position: standard deviation of a detected position in x and in y, m, where none comes with it.
+        walk, wander: density of white acceleration in all directions, walk + wander times the speed (added as
+            variances): m/s^2/sqrt(Hz) and 1/s/sqrt(Hz).
+        keep_time_s: time constant with which a kept velocity is forgotten.
+        acceleration, acceleration_time_s: standard deviation along the velocity in `turn`, m/s^2, and how
+            long it lasts.
+        yaw_rate, yaw_rate_time_s: standard deviation in `turn`, rad/s, and how long it lasts.
+        stop_time_s: time constant of braking to rest.
+        stop_speed: standard deviation of each part of the velocity of one that stands, m/s.
+        turn_share, stop_share: how much of the time is spent in `turn` and `stop`; what is left is
+            `constant_velocity`.
+        mode_time_s: mean time after which the mode is drawn anew.
+
+    Raises:
+        ConfigError: a value that is not positive, or shares that leave nothing.
+    """
+
+    position: float
+    walk: float
+    wander: float
+    keep_time_s: float
+    acceleration: float
+    acceleration_time_s: float
+    yaw_rate: float
+    yaw_rate_time_s: float
+    stop_time_s: float
+    stop_speed: float
+    turn_share: float
+    stop_share: float
+    mode_time_s: float
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (np.isfinite(value) and value > 0):
+                raise ConfigError(f"{field.name}={value!r}: must be finite and positive")
+        if self.turn_share + self.stop_share >= 1:
+            shares = f"turn_share={self.turn_share!r}, stop_share={self.stop_share!r}"
+            raise ConfigError(f"{shares}: must be below 1 together")
+
+
+# Tuned on the first halves of ETH and Hotel (bench/prediction_accuracy.py), but for the position.
+PEDESTRIAN = Motion(
+    position=0.1, walk=0.2, wander=0.15, keep_time_s=60.0, acceleration=0.2, acceleration_time_s=5.0,
+    yaw_rate=0.08, yaw_rate_time_s=2.0, stop_time_s=1.5, stop_speed=0.03, turn_share=0.25, stop_share=0.15,
+    mode_time_s=25.0,
+)  # fmt: skip
+# By what riders and drivers do in towns; no recording here shows them for long enough to be tuned on.
+CYCLIST = Motion(
+    position=0.15, walk=0.2, wander=0.06, keep_time_s=60.0, acceleration=0.6, acceleration_time_s=2.0,
+    yaw_rate=0.2, yaw_rate_time_s=2.0, stop_time_s=1.5, stop_speed=0.03, turn_share=0.35, stop_share=0.15,
+    mode_time_s=15.0,
+)  # fmt: skip
+VEHICLE = Motion(
+    position=0.2, walk=0.2, wander=0.03, keep_time_s=60.0, acceleration=1.0, acceleration_time_s=2.0,
+    yaw_rate=0.15, yaw_rate_time_s=3.0, stop_time_s=1.5, stop_speed=0.03, turn_share=0.4, stop_share=0.3,
+    mode_time_s=10.0,
+)  # fmt: skip
+
+
+def columns(motions: Sequence[Motion]) -> np.ndarray:
+    """A row a motion, a field an attribute, float64."""
+    names = [field.name for field in fields(Motion)]
+    table = [tuple(getattr(motion, name) for name in names) for motion in motions]
+    return np.array(table, [(name, float) for name in names])
+
+
+def fading(time_s: np.ndarray, dt: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An Ornstein-Uhlenbeck velocity over dt.
+
+    Args:
+        time_s: time constant. dt: s; the two broadcast.
+
+    Returns:
+        What is left of the velocity; what it adds to the position, s; and the variance that a velocity of
+        stationary variance 1 adds to the position, s^2.
+    """
+    left = np.exp(-dt / time_s)
+    gain = time_s * (1 - left)
+    return left, gain, time_s * (2 * dt - 2 * gain - gain * (1 - left))
+
+
+def wander_power(mean: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """(N,) squared density of the white acceleration, m^2/s^3, of (N, 6) states."""
+    return motion["walk"] ** 2 + motion["wander"] ** 2 * (mean[:, VX] ** 2 + mean[:, VY] ** 2)
+
+
+def kept_variance(mean: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """(N,) stationary variance of the velocity in `constant_velocity`, m^2/s^2, of (N, 6) states."""
+    return wander_power(mean, motion) * motion["keep_time_s"] / 2
+
+
+def advance(
+    mean: np.ndarray, covariance: np.ndarray, motion: np.ndarray, dt: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every object in every mode, one step.
+
+    Args:
+        mean: (N, 3, 6). covariance: (N, 3, 6, 6).
+        motion: (N,) of `columns`. dt: some tenths of a second at most.
+
+    Returns:
+        The same after dt.
+    """
+    steps = (
+        _fade(mean[:, CONSTANT_VELOCITY], motion, "keep_time_s", kept_variance, dt),
+        turn(mean[:, TURN], motion, dt),
+        _fade(mean[:, STOP], motion, "stop_time_s", _standing_variance, dt),
+    )
+    moved, jacobian, noise = (np.stack(parts, 1) for parts in zip(*steps, strict=True))
+    return moved, jacobian @ covariance @ jacobian.swapaxes(-1, -2) + noise
+
+
+def _standing_variance(mean: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    return motion["stop_speed"] ** 2
+
+
+def _fade(
+    mean: np.ndarray, motion: np.ndarray, time: str, variance_of, dt: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One step of an Ornstein-Uhlenbeck velocity; returns as `turn`.
+
+    Acceleration and yaw rate become what they are before anything is seen, ready for a change to `turn`.
+    """
+    left, gain, position = (part[:, None] for part in fading(motion[time], dt))
+    variance = variance_of(mean, motion)[:, None]
+    moved = np.zeros_like(mean)
+    moved[:, :2] = mean[:, :2] + gain * mean[:, 2:4]
+    moved[:, 2:4] = left * mean[:, 2:4]
+    jacobian, noise = (np.zeros((len(mean), STATES, STATES)) for _ in range(2))
+    jacobian[:, [X, Y], [X, Y]] = 1
+    jacobian[:, [X, Y], [VX, VY]], jacobian[:, [VX, VY], [VX, VY]] = gain, left
+    _isotropic(noise, variance * position, variance * gain * (1 - left), variance * (1 - left**2))
+    noise[:, ACCELERATION, ACCELERATION] = motion["acceleration"] ** 2
+    noise[:, YAW_RATE, YAW_RATE] = motion["yaw_rate"] ** 2
+    return moved, jacobian, noise
+
+
+def _isotropic(noise: np.ndarray, position: np.ndarray, mixed: np.ndarray, velocity: np.ndarray) -> None:
+    """Add (N, 1) variances of position and velocity and their covariance to (N, 6, 6), alike in x and y."""
+    noise[:, [X, Y], [X, Y]] += position
+    noise[:, [X, Y, VX, VY], [VX, VY, X, Y]] += mixed
+    noise[:, [VX, VY], [VX, VY]] += velocity
+
+
+def turn(mean: np.ndarray, motion: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One step of CTRA, by quadrature over dt.
+
+    Args:
+        mean: (N, 6). motion: (N,) of `columns`. dt: some tenths of a second at most.
+
+    Returns:
+        The mean after dt (N, 6), the Jacobian (N, 6, 6), and the noise's covariance (N, 6, 6).
+    """
+    velocity, acceleration = mean[:, 2:4], mean[:, ACCELERATION]
+    speed = np.hypot(velocity[:, 0], velocity[:, 1])
+    along = velocity / np.hypot(speed, CREEP_M_S)[:, None]
+    moments = np.append(_NODES, 1.0) * dt  # the last one is the end
+    # Braking ends at rest: the acceleration acts no longer than the speed lasts.
+    acts = np.minimum(moments, (speed / np.maximum(-acceleration, 1e-9))[:, None])
+    angle = mean[:, YAW_RATE, None] * moments
+    cos, sin = np.cos(angle), np.sin(angle)
+    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)  # (N, 4, 2, 2)
+    forward = (rotation @ along[:, None, :, None])[..., 0]
+    velocities = (rotation @ velocity[:, None, :, None])[..., 0]
+    velocities += (acceleration[:, None] * acts)[..., None] * forward
+    sideways = np.stack([-velocities[..., 1], velocities[..., 0]], -1)
+    # d velocity / d (velocity x, velocity y, acceleration, yaw rate), (N, 4, 2, 4); along counts as fixed.
+    by_state = np.concatenate(
+        [rotation, (forward * acts[..., None])[..., None], (sideways * moments[:, None])[..., None]], -1
+    )
+    weights = np.append(_WEIGHTS, 0.0) * dt
+    fades = [np.exp(-dt / motion[name]) for name in ("acceleration_time_s", "yaw_rate_time_s")]
+
+    moved = np.concatenate([mean[:, :2] + weights @ velocities, velocities[:, -1], mean[:, 4:]], -1)
+    jacobian = np.zeros((len(mean), STATES, STATES))
+    jacobian[:, [X, Y], [X, Y]] = 1
+    jacobian[:, :2, 2:] = np.einsum("t,ntij->nij", weights, by_state)
+    jacobian[:, 2:4, 2:] = by_state[:, -1]
+    for row, fade in zip((ACCELERATION, YAW_RATE), fades, strict=True):
+        moved[:, row] *= fade
+        jacobian[:, row, row] = fade
+    return moved, jacobian, _turn_noise(mean, forward[:, -1], sideways[:, -1], motion, dt)
+
+
+def _turn_noise(
+    mean: np.ndarray, forward: np.ndarray, sideways: np.ndarray, motion: np.ndarray, dt: float
+) -> np.ndarray:
+    """(N, 6, 6): white kicks to acceleration and yaw rate, gathered over dt, and wandering."""
+    remaining = (1 - _NODES) * dt
+    kicks = np.zeros((len(mean), STATES, 2 * len(_NODES)))
+    for row, name, direction, place in (
+        (ACCELERATION, "acceleration", forward, slice(0, 3)),
+        (YAW_RATE, "yaw_rate", sideways, slice(3, 6)),
+    ):
+        time_s = motion[name + "_time_s"][:, None]
+        size = motion[name][:, None] * np.sqrt(2 / time_s * dt * _WEIGHTS)  # (N, 3)
+        kicks[:, :2, place] = direction[:, :, None] * (size * remaining**2 / 2)[:, None]
+        kicks[:, 2:4, place] = direction[:, :, None] * (size * remaining)[:, None]
+        kicks[:, row, place] = size * np.exp(-remaining / time_s)
+    noise = kicks @ kicks.swapaxes(-1, -2)
+    power = wander_power(mean, motion)[:, None]
+    _isotropic(noise, power * dt**3 / 3, power * dt**2 / 2, power * dt)
+    return noise

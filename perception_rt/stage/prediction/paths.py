@@ -1,0 +1,64 @@
+"""From a filter's state to the positions ahead, if each mode is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perception_rt.stage.prediction.imm import Bank
+from perception_rt.stage.prediction.motion import CONSTANT_VELOCITY, STOP, TURN, fading, kept_variance, turn
+
+LONGEST_STEP_S = 0.5
+
+
+def positions_ahead(bank: Bank, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of N objects at T times from now, by mode.
+
+    Args:
+        bank: the filters now. times_s: (T,) increasing and positive.
+
+    Returns:
+        mean (N, 3, T, 2) m, covariance (N, 3, T, 2, 2) m^2, and the angle (N, T) rad that `turn` turns by.
+    """
+    n, steps = len(bank), len(times_s)
+    mean, covariance = np.empty((n, 3, steps, 2)), np.empty((n, 3, steps, 2, 2))
+    motion = bank.motion
+    _, gain, spread = fading(motion["keep_time_s"][:, None], times_s)
+    variance = kept_variance(bank.mean[:, CONSTANT_VELOCITY], motion)[:, None]
+    _straight(bank, CONSTANT_VELOCITY, gain, variance * spread, mean, covariance)
+    _, gain, spread = fading(motion["stop_time_s"][:, None], times_s)
+    _straight(bank, STOP, gain, motion["stop_speed"][:, None] ** 2 * spread, mean, covariance)
+    mean[:, TURN], covariance[:, TURN], angle = _turning(bank, times_s)
+    return mean, covariance, angle
+
+
+def _straight(
+    bank: Bank, mode: int, gain: np.ndarray, noise: np.ndarray, mean: np.ndarray, covariance: np.ndarray
+) -> None:
+    """Write positions along the velocity: `gain` (N, T) is what it adds, s; `noise` (N, T) m^2."""
+    state, spread = bank.mean[:, mode], bank.covariance[:, mode, None]
+    gain = gain[..., None]
+    mean[:, mode] = state[:, None, :2] + gain * state[:, None, 2:4]
+    gain = gain[..., None]
+    cross = spread[..., :2, 2:4]
+    covariance[:, mode] = (
+        spread[..., :2, :2] + gain * (cross + cross.swapaxes(-1, -2)) + gain**2 * spread[..., 2:4, 2:4]
+    )
+    covariance[:, mode, :, [0, 1], [0, 1]] += noise
+
+
+def _turning(bank: Bank, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    state, spread = bank.mean[:, TURN], bank.covariance[:, TURN]
+    mean, covariance, angle = [], [], []
+    turned, now = np.zeros(len(bank)), 0.0
+    for until in times_s:
+        steps = int(np.ceil((until - now) / LONGEST_STEP_S - 1e-9))
+        for _ in range(steps):
+            dt = (until - now) / steps
+            turned = turned + state[:, 5] * dt
+            state, jacobian, noise = turn(state, bank.motion, dt)
+            spread = jacobian @ spread @ jacobian.swapaxes(-1, -2) + noise
+        now = until
+        mean.append(state[:, :2])
+        covariance.append(spread[:, :2, :2])
+        angle.append(turned)
+    return np.stack(mean, 1), np.stack(covariance, 1), np.stack(angle, 1)
