@@ -1,0 +1,191 @@
+"""What vehicles measure of themselves, from serialized messages; and what is told of them, to messages.
+
+sensor_msgs/Imu, sensor_msgs/NavSatFix, geometry_msgs/TwistWithCovarianceStamped and nav_msgs/Odometry in;
+nav_msgs/Odometry and nav_msgs/Path out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_rt.codec.cdr import CdrReader, CdrWriter
+from perception_rt.types import CodecError
+from perception_rt.types.state import EgoPath, VehicleState
+
+_NO_FIX = -1
+_UNKNOWN_COVARIANCE = 0
+_PLANE = (0, 1, 5)  # of x y z and the turns about x y z: what a vehicle on the ground has
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImuReading:
+    """A sensor_msgs/Imu without its orientation.
+
+    Attributes:
+        angular_velocity: (3,) rad/s. linear_acceleration: (3,) m/s^2, in the IMU's own frame `frame_id`.
+        angular_covariance, linear_covariance: (3, 3); None where the message says that it is not known (all
+            zero), or that there is no such measurement (-1 in its first element).
+    """
+
+    stamp_ns: int
+    frame_id: str
+    angular_velocity: np.ndarray
+    angular_covariance: np.ndarray | None
+    linear_acceleration: np.ndarray
+    linear_covariance: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FixReading:
+    """A sensor_msgs/NavSatFix.
+
+    Attributes:
+        has_fix: False while the receiver has none: the numbers mean nothing.
+        latitude, longitude: degrees. altitude: m above the ellipsoid, NaN where there is none.
+        covariance: (3, 3) east north up, m^2; None where it is not known.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    has_fix: bool
+    latitude: float
+    longitude: float
+    altitude: float
+    covariance: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MotionReading:
+    """The plane part of a twist, and of the pose where there is one.
+
+    Attributes:
+        frame_id: of the header: where the pose is told, or the twist's own frame where there is no pose.
+        child_frame_id: the frame of the twist.
+        speed: along x, m/s. yaw_rate: about z, rad/s. twist_variance: of both; zeros where not known.
+        pose: x y yaw, m and rad; None where the message has none.
+        pose_covariance: (3, 3) of x y yaw; zeros where not known.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    child_frame_id: str
+    speed: float
+    yaw_rate: float
+    twist_variance: tuple[float, float]
+    pose: tuple[float, float, float] | None = None
+    pose_covariance: np.ndarray | None = None
+
+
+def parse_imu(data: bytes) -> ImuReading:
+    """A serialized sensor_msgs/Imu.
+
+    Raises:
+        CodecError: truncated bytes.
+    """
+    reader = CdrReader(data)
+    stamp_ns, frame_id = reader.header()
+    reader.doubles("orientation", 4 + 9)
+    turning, turning_covariance = _measured(reader, "angular_velocity")
+    pushing, pushing_covariance = _measured(reader, "linear_acceleration")
+    return ImuReading(stamp_ns, frame_id, turning, turning_covariance, pushing, pushing_covariance)
+
+
+def _measured(reader: CdrReader, field: str) -> tuple[np.ndarray, np.ndarray | None]:
+    values, covariance = reader.doubles(field, 3), reader.doubles(f"{field}_covariance", 9).reshape(3, 3)
+    return values, covariance if covariance.any() and covariance[0, 0] != -1 else None
+
+
+def parse_fix(data: bytes) -> FixReading:
+    """A serialized sensor_msgs/NavSatFix.
+
+    Raises:
+        CodecError: truncated bytes.
+    """
+    reader = CdrReader(data)
+    stamp_ns, frame_id = reader.header()
+    (status,) = reader.scalars("status", "b")
+    reader.scalars("service", "H")
+    place = reader.doubles("latitude, longitude, altitude", 3).tolist()
+    covariance = reader.doubles("position_covariance", 9).reshape(3, 3)
+    (kind,) = reader.scalars("position_covariance_type", "B")
+    known = kind != _UNKNOWN_COVARIANCE
+    return FixReading(stamp_ns, frame_id, status != _NO_FIX, *place, covariance if known else None)
+
+
+def parse_twist(data: bytes) -> MotionReading:
+    """A serialized geometry_msgs/TwistWithCovarianceStamped.
+
+    Raises:
+        CodecError: truncated bytes.
+    """
+    reader = CdrReader(data)
+    stamp_ns, frame_id = reader.header()
+    return MotionReading(stamp_ns, frame_id, frame_id, *_twist(reader))
+
+
+def parse_odometry(data: bytes) -> MotionReading:
+    """A serialized nav_msgs/Odometry.
+
+    Raises:
+        CodecError: truncated bytes, or an orientation that is no rotation.
+    """
+    reader = CdrReader(data)
+    stamp_ns, frame_id = reader.header()
+    child = reader.string("child_frame_id")
+    x, y, _, qx, qy, qz, qw = reader.doubles("pose", 7).tolist()
+    covariance = reader.doubles("pose.covariance", 36).reshape(6, 6)[np.ix_(_PLANE, _PLANE)]
+    norm = math.sqrt(qx * qx + qy * qy + qz * qz + qw * qw)
+    if not 0.5 < norm < 2:
+        raise CodecError("pose.orientation", (qx, qy, qz, qw), "no rotation")
+    yaw = math.atan2(2 * (qw * qz + qx * qy), qw * qw + qx * qx - qy * qy - qz * qz)
+    twist = _twist(reader)
+    return MotionReading(stamp_ns, frame_id, child, *twist, pose=(x, y, yaw), pose_covariance=covariance)
+
+
+def _twist(reader: CdrReader) -> tuple[float, float, tuple[float, float]]:
+    values = reader.doubles("twist", 6)
+    covariance = reader.doubles("twist.covariance", 36).reshape(6, 6)
+    return float(values[0]), float(values[5]), (float(covariance[0, 0]), float(covariance[5, 5]))
+
+
+def encode_odometry(state: VehicleState, frame_id: str, child_frame_id: str) -> bytes:
+    """A serialized nav_msgs/Odometry: the pose in `frame_id`, the twist in `child_frame_id`."""
+    writer = CdrWriter()
+    writer.header(state.stamp_ns, frame_id)
+    writer.string(child_frame_id)
+    _write_pose(writer, state.x, state.y, state.yaw)
+    writer.scalars("d", *_in_space(state.covariance[:3, :3], _PLANE))
+    writer.scalars("d", state.speed, 0.0, 0.0, 0.0, 0.0, state.yaw_rate)
+    writer.scalars("d", *_in_space(state.covariance[3:5, 3:5], (0, 5)))
+    return writer.bytes()
+
+
+def encode_path(path: EgoPath, frame_id: str) -> bytes:
+    """A serialized nav_msgs/Path: every pose has the stamp of the moment that it is for."""
+    writer = CdrWriter()
+    writer.header(int(path.stamps_ns[0]), frame_id)
+    writer.scalars("I", len(path))
+    for stamp_ns, (x, y, yaw) in zip(path.stamps_ns.tolist(), path.states[:, :3].tolist(), strict=True):
+        writer.header(stamp_ns, frame_id)
+        _write_pose(writer, x, y, yaw)
+    return writer.bytes()
+
+
+def pose_covariance(plane: np.ndarray) -> np.ndarray:
+    """(N, 36) of a geometry_msgs/PoseWithCovariance from (N, 3, 3) of x y yaw."""
+    space = np.zeros((len(plane), 6, 6))
+    space[np.ix_(range(len(plane)), _PLANE, _PLANE)] = plane
+    return space.reshape(-1, 36)
+
+
+def _write_pose(writer: CdrWriter, x: float, y: float, yaw: float) -> None:
+    writer.scalars("d", x, y, 0.0, 0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
+
+
+def _in_space(covariance: np.ndarray, axes: tuple[int, ...]) -> list[float]:
+    space = np.zeros((6, 6))
+    space[np.ix_(axes, axes)] = covariance
+    return space.ravel().tolist()
