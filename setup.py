@@ -8,7 +8,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = "perception_rt"
-EXECUTABLES = ("camera_detector", "lidar_detector", "fusion", "drive_simulator", "bag_player")
+EXECUTABLES = (
+    "camera_detector",
+    "lidar_detector",
+    "fusion",
+    "object_tracker",
+    "vehicle_state",
+    "drive_simulator",
+    "bag_player",
+)
 
 
 def ros_executables() -> list:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -20,11 +18,10 @@ from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_de
 from perception_rt.codec.encode import encode_image
 from perception_rt.codec.image import parse_image
 from perception_rt.codec.markers import box_markers, encode_markers
+from perception_rt.node.listener import ListenerNode
 from perception_rt.node.parameters import Parameter
-from perception_rt.node.qos import AdaptiveSubscription
 from perception_rt.node.run import run
-from perception_rt.node.shell import PerceptionNode, status
-from perception_rt.node.streams import StreamReport
+from perception_rt.node.shell import status
 from perception_rt.node.transforms import Transforms, listen_to_transforms
 from perception_rt.realtime.ledger import Fate
 from perception_rt.realtime.pairing import Pair, StampPairing
@@ -37,7 +34,7 @@ POLL_S = 0.01  # how exactly the wait of a lidar message ends
 KEPT_IMAGES = 15
 
 
-class Fusion(PerceptionNode):
+class Fusion(ListenerNode):
     """One camera's and one lidar's detections; the work is light, and done on the executor's thread."""
 
     PARAMETERS = (
@@ -65,11 +62,8 @@ class Fusion(PerceptionNode):
 
     def __init__(self, node_name: str = "fusion", **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
-        self._gate = threading.Lock()  # nothing is received once the pairing was emptied for good
         self._pairing: StampPairing | None = None
         self._transforms: Transforms | None = None
-        self._subscriptions_in: list[AdaptiveSubscription] = []
-        self._reports: list[StreamReport] = []
         self._timer: Any = None
 
     # Lifecycle.
@@ -93,18 +87,18 @@ class Fusion(PerceptionNode):
         self._detections = self.open_output(Detection3DArray, "~/detections", 5)
         self._markers = self.open_output(MarkerArray, "~/markers", 1)
         self._annotated = self.open_output(Image, "~/image_annotated", 1)
-        self._subscribe(CameraInfo, topics["camera_info"], self._on_camera_info, "best_effort")
-        self._listen(Detection2DArray, topics["detections_2d"], self._camera, self._on_camera)
-        self._listen(Detection3DArray, topics["detections_3d"], self._lidar, self._on_lidar)
+        self.subscribe(CameraInfo, topics["camera_info"], self._on_camera_info, "best_effort")
+        self.listen(Detection2DArray, topics["detections_2d"], self._camera, self._on_camera)
+        self.listen(Detection3DArray, topics["detections_3d"], self._lidar, self._on_lidar)
         if self.values["image_topic"]:
             kind = CompressedImage if self.values["image_topic"].endswith("/compressed") else Image
-            self._subscribe(kind, self.values["image_topic"], self._on_image, "best_effort")
+            self.subscribe(kind, self.values["image_topic"], self._on_image, "best_effort")
         # Machine's time, as the clock of the stamps may stand still.
         self._timer = self.create_timer(POLL_S, self._on_wait, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def stop(self) -> None:
         """End what waits for its partner."""
-        with self._gate:
+        with self.gate:
             if self._pairing is not None:
                 self._pairing.clear("the node was deactivated")
 
@@ -112,13 +106,11 @@ class Fusion(PerceptionNode):
         """Unsubscribe."""
         if self._timer is not None:
             self.destroy_timer(self._timer)
-        for subscription in self._subscriptions_in:
-            subscription.close()
+        self.close_inputs()
         if self._transforms is not None:
             self._transforms.close()
         self.close_outputs()
         self._timer = self._transforms = self._pairing = None
-        self._subscriptions_in, self._reports = [], []
 
     def on_parameters(self) -> None:
         """Limits change between two messages."""
@@ -129,55 +121,20 @@ class Fusion(PerceptionNode):
         self._stage.ground_z = -self.values["lidar_height_m"] or None
         self._stage.fixed_frame = self.values["fixed_frame"]
 
-    def _subscribe(
-        self, kind: type, topic: str, callback: Callable[[bytes], None], reliability: str
-    ) -> AdaptiveSubscription:
-        subscription = AdaptiveSubscription(self, kind, topic, callback, reliability)
-        self._subscriptions_in.append(subscription)
-        return subscription
-
-    def _listen(
-        self, kind: type, topic: str, account: Account, receive: Callable[[bytes], list[Pair]]
-    ) -> None:
-        """Take the detections of a topic, which `receive` decodes and pairs."""
-        stream = self.resolve_topic_name(topic)
-        subscription = self._subscribe(
-            kind, topic, lambda data: self._take(stream, account, receive, data), "reliable"
-        )
-        self._reports.append(StreamReport(f"{self.get_name()}: {stream}", account, subscription))
-
     # The way of a message.
 
-    def _take(
-        self, stream: str, account: Account, receive: Callable[[bytes], list[Pair]], data: bytes
-    ) -> None:
-        with self._gate:
-            if not self.active:
-                return
-            account.ledger.receive()
-            account.last_arrival_ns = self.now_ns()
-            try:
-                pairs = receive(data)
-            except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is received
-                account.ledger.settle(Fate.DECODE_ERROR, str(error))
-                self.complain(stream, error)
-                return
-            for pair in pairs:
-                self._answer(pair)
-
-    def _on_camera(self, data: bytes) -> list[Pair]:
+    def _on_camera(self, data: bytes) -> None:
         message = decode_named_detections(data)
-        return self._pairing.put_partner(message.stamp_ns, message, self.now_ns())
+        self._answer_all(self._pairing.put_partner(message.stamp_ns, message, self.now_ns()))
 
-    def _on_lidar(self, data: bytes) -> list[Pair]:
+    def _on_lidar(self, data: bytes) -> None:
         message = decode_named_detections3d(data)
-        return self._pairing.put_anchor(message.stamp_ns, message, self.now_ns())
+        self._answer_all(self._pairing.put_anchor(message.stamp_ns, message, self.now_ns()))
 
     def _on_wait(self) -> None:
-        with self._gate:
+        with self.gate:
             if self.active:
-                for pair in self._pairing.poll(self.now_ns()):
-                    self._answer(pair)
+                self._answer_all(self._pairing.poll(self.now_ns()))
 
     def _on_camera_info(self, data: bytes) -> None:
         try:
@@ -199,6 +156,10 @@ class Fusion(PerceptionNode):
         self._images[image.stamp_ns] = image
         if len(self._images) > KEPT_IMAGES:
             self._images.popitem(last=False)
+
+    def _answer_all(self, pairs: list[Pair]) -> None:
+        for pair in pairs:
+            self._answer(pair)
 
     def _answer(self, pair: Pair) -> None:
         """Fuse and publish; every message of the pair ends here, and nothing is raised."""
@@ -269,15 +230,9 @@ class Fusion(PerceptionNode):
 
     # Diagnostics.
 
-    def every_second(self) -> None:
-        """Let subscriptions adapt."""
-        for subscription in self._subscriptions_in:
-            subscription.every_second()
-
     def diagnostics(self) -> list[DiagnosticStatus]:
         """One status for the node and one for each stream."""
-        reports = self._reports
-        if not self._configured or not reports:
+        if not self._configured:
             return []
         stage = self._stage
         values = {
@@ -288,8 +243,7 @@ class Fusion(PerceptionNode):
         level, message = DiagnosticStatus.OK, "running" if self.active else "inactive"
         if self.active and stage.missing:
             level, message = DiagnosticStatus.WARN, f"not fused: {stage.missing}"
-        statuses = [status(self.get_name(), level, message, "", values)]
-        return statuses + [report.make(self.now_ns(), "", {}) for report in reports]
+        return [status(self.get_name(), level, message, "", values), *self.stream_statuses()]
 
 
 def main(args: list[str] | None = None) -> int:

@@ -16,7 +16,15 @@ import yaml
 
 from perception_rt.types import ConfigError
 
-EXECUTABLES = ("camera_detector", "lidar_detector", "fusion", "drive_simulator", "bag_player")
+EXECUTABLES = (
+    "camera_detector",
+    "lidar_detector",
+    "fusion",
+    "object_tracker",
+    "vehicle_state",
+    "drive_simulator",
+    "bag_player",
+)
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # new name, old name
 OLD_NAME_DISTROS = ("humble", "iron", "jazzy")  # later ones warn about the old name
 PROFILE = Path(__file__).with_name("fastdds.xml")

@@ -13,7 +13,8 @@ class Fate(str, Enum):
     PUBLISHED = "published"
     SUPERSEDED = "superseded"  # a newer one, or the end of the run, came before its turn
     LATE = "late"  # older than the limit, or older than what was already processed
-    UNSYNCED = "unsynced"  # no partner within the window
+    UNSYNCED = "unsynced"  # no partner within the window, or no transform
+    REJECTED = "rejected"  # a measurement that a filter does not believe
     DECODE_ERROR = "decode_error"
     MODEL_ERROR = "model_error"
 

@@ -219,7 +219,7 @@ class Bench:
         return took
 
 
-STATES = ("published", "superseded", "late", "unsynced", "decode_error", "model_error")
+STATES = ("published", "superseded", "late", "unsynced", "rejected", "decode_error", "model_error")
 
 
 def check_sum(values: dict[str, str]) -> None:

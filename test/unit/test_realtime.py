@@ -186,6 +186,7 @@ def test_ledger_sums_and_refuses_to_lose_count():
         "superseded": 0,
         "late": 1,
         "unsynced": 0,
+        "rejected": 0,
         "decode_error": 0,
         "model_error": 0,
     }
