@@ -29,9 +29,9 @@ ELEVATIONS = np.radians(np.linspace(-24.8, 2.0, 64))
 AZIMUTHS = np.radians(np.arange(-180, 180, 0.25))
 
 
-def cast(boxes, slope=0.0, reach=50.0):
+def cast(boxes, slope=0.0, reach=50.0, elevations=ELEVATIONS):
     """A cloud (N, 4) of a lidar over the plane z = slope * x - SENSOR_HEIGHT and boxes xyzlwh_yaw."""
-    elevation, azimuth = (grid.ravel() for grid in np.meshgrid(ELEVATIONS, AZIMUTHS, indexing="ij"))
+    elevation, azimuth = (grid.ravel() for grid in np.meshgrid(elevations, AZIMUTHS, indexing="ij"))
     ray = np.stack(
         (np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)), 1
     )
@@ -40,7 +40,7 @@ def cast(boxes, slope=0.0, reach=50.0):
     for box in np.asarray(boxes, np.float64).reshape(-1, 7):
         cos, sin = np.cos(box[6]), np.sin(box[6])
         turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             a, b = ((side * box[3:6] / 2 + box[:3] @ turn) / (ray @ turn) for side in (-1, 1))
         enter, leave = np.minimum(a, b).max(1), np.maximum(a, b).min(1)
         hit = (enter <= leave) & (enter > 0)
@@ -146,11 +146,30 @@ def test_a_car_seen_in_pieces_stays_one():
         [[12, 0, 3.5, 3, 2, 1, 0]],
         [standing(14, -4, 12, 9, 3.9)],
         [standing(9, 2, 4, 2, 0.15)],
+        [[12, 3, -0.1, 4, 1.7, 1, 0.4]],
     ],
-    ids=["road", "long wall", "short fence", "pole", "sign above the road", "house", "kerb"],
+    ids=["road", "long wall", "short fence", "pole", "sign above the road", "house", "kerb", "beam"],
 )
 def test_what_is_no_road_user(boxes):
     assert len(detect(cast(boxes))[1]) == 0
+
+
+def test_what_goes_on_above_the_height_of_a_car_is_none():
+    """A booth with the floor of a car, seen by a lidar that looks up."""
+    up = np.radians(np.linspace(-25, 25, 100))
+    assert len(detect(cast(car(12, 3, 0.4), elevations=up))[1]) == 1
+    assert len(detect(cast([standing(12, 3, 4.2, 1.75, 3.9, 0.4)], elevations=up))[1]) == 0
+
+
+def test_a_bush_as_large_as_a_car_is_less_sure():
+    """Its points fill it; those of a car lie on its sides."""
+    fill = torch.rand(600, 4, generator=torch.Generator().manual_seed(0)) - 0.5
+    bush = fill * torch.tensor([4.0, 1.8, 1.5, 0]) + torch.tensor([12, 2, -0.98, 0])
+    road = cast([])
+    beside = (torch.atan2(road[:, 1], road[:, 0]) - np.arctan2(2, 12)).abs() > 0.1
+    behind_bush_nothing = road[beside | (road[:, 0] < 10)]
+    assert (detect(torch.cat([behind_bush_nothing, bush]))[1] < 0.5).all()
+    assert (detect(cast(car(12, 2)))[1] > 0.9).all()
 
 
 def test_a_partly_hidden_car_is_completed_behind_what_hides_it():
