@@ -112,10 +112,8 @@ class BevCluster(nn.Module):
         self.overhead = 4.0  # m above the ground; what hangs higher is of no concern
         self.angles = 30  # tried in a quarter turn
         self.sectors, self.step = 720, 0.25  # directions, and m between distances, of what was seen through
-        self.tight, self.loose = (
-            0.7,
-            1.5,
-        )  # of the gap: neighbours are kept apart; what was seen in part, whole
+        self.tight = 0.7  # of the gap: keeps neighbours apart
+        self.loose = 1.5  # of the gap: keeps whole what was seen in pieces
         self.grazed = 0.7  # share of a distance along the ray that counts for the loose gap
         self.reach = 6  # cells; no gap is wider
 

@@ -154,11 +154,12 @@ def test_what_is_no_road_user(boxes):
     assert len(detect(cast(boxes))[1]) == 0
 
 
-def test_what_goes_on_above_the_height_of_a_car_is_none():
-    """A booth with the floor of a car, seen by a lidar that looks up."""
+def test_under_a_roof_it_is_a_stall():
+    """A counter with the sides of a car, seen by a lidar that looks up to its roof."""
     up = np.radians(np.linspace(-25, 25, 100))
-    assert len(detect(cast(car(12, 3, 0.4), elevations=up))[1]) == 1
-    assert len(detect(cast([standing(12, 3, 4.2, 1.75, 3.9, 0.4)], elevations=up))[1]) == 0
+    counter, roof = standing(12, 3, 4.2, 1.75, 1.9, 0.4), [12, 3, 1.7, 4.2, 1.75, 0.8, 0.4]
+    assert detect(cast([counter], elevations=up))[2].tolist() == [0]
+    assert len(detect(cast([counter, roof], elevations=up))[1]) == 0
 
 
 def test_a_bush_as_large_as_a_car_is_less_sure():
