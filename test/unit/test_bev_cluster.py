@@ -109,12 +109,12 @@ def test_cars_anywhere_in_any_direction():
     """One box each; a few are missed: seen exactly from its side, a plain car is like a wall."""
     rng = np.random.default_rng(0)
     found = 0
-    for distance, bearing, yaw in rng.uniform((6, -np.pi, -np.pi), (30, np.pi, np.pi), (60, 3)):
+    for distance, bearing, yaw in rng.uniform((6, -np.pi, -np.pi), (30, np.pi, np.pi), (30, 3)):
         x, y = distance * np.cos(bearing), distance * np.sin(bearing)
         boxes, _, labels = detect(cast(car(x, y, yaw)))
         assert labels.tolist() in ([], [0])
         found += bool((overlap(standing(x, y, 4.2, 1.75, 1.5, yaw), boxes) > 0.4).any())
-    assert found >= 58
+    assert found >= 29
 
 
 @pytest.mark.parametrize("slope", [-0.1, 0.05])
