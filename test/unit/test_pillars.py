@@ -16,6 +16,8 @@ from perception_rt.train.pillars.loss import assign, detection_loss
 from perception_rt.train.pillars.network import (
     BOX_CHANNELS,
     CELL,
+    CELL_COLUMNS,
+    CELL_ROWS,
     COLUMNS,
     PILLAR,
     ROWS,
@@ -179,10 +181,10 @@ def test_a_cloud_that_is_moved_by_whole_cells_is_answered_alike(detector):
     points = torch.from_numpy(np.round(cloud(4000, 1, (0, -10, -2), (20, 10, 1)) * 64) / 64)
     moved = points + torch.tensor([2.0, -4.0, 0.0, 0.0])
     frame = torch.zeros(4000).long()
-    size = int(ROWS * PILLAR / CELL), int(COLUMNS * PILLAR / CELL)
     with torch.inference_mode():
         first, second = (
-            detector.network(cloud_, frame, 1)[0].T.reshape(-1, *size) for cloud_ in (points, moved)
+            detector.network(cloud_, frame, 1)[0].T.reshape(-1, CELL_ROWS, CELL_COLUMNS)
+            for cloud_ in (points, moved)
         )
     dy, dx = round(-4.0 / CELL), round(2.0 / CELL)
     # Away from the edge of the map, where convolutions see padding.

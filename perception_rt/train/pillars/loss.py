@@ -11,9 +11,8 @@ from perception_rt.train.pillars.data import Batch
 from perception_rt.train.pillars.network import (
     BOX_CHANNELS,
     CELL,
-    COLUMNS,
-    PILLAR,
-    ROWS,
+    CELL_COLUMNS,
+    CELL_ROWS,
     X_RANGE,
     Y_RANGE,
     decode,
@@ -29,21 +28,20 @@ def assign(batch: Batch) -> tuple[Tensor, Tensor]:
     Returns:
         (P,) int64 each: the cell, counted through the batch, and the truth that it answers for.
     """
-    columns, rows = int(COLUMNS * PILLAR / CELL), int(ROWS * PILLAR / CELL)
     low = torch.tensor([X_RANGE[0], Y_RANGE[0]], device=batch.boxes.device)
     place = (batch.boxes[:, :2] - low) / CELL - 0.5  # in cells, 0 in the middle of the first
     reach = torch.arange(-2, 3, device=place.device)
     around = torch.cartesian_prod(reach, reach)
     at = place.round().long()[:, None] + around
     away = (at - place[:, None]).square().sum(2).sqrt() * CELL
-    inside = (at >= 0).all(2) & (at < torch.tensor([columns, rows], device=at.device)).all(2)
+    inside = (at >= 0).all(2) & (at < torch.tensor([CELL_COLUMNS, CELL_ROWS], device=at.device)).all(2)
     truth, which = torch.where(inside & (away < RADIUS))
     x, y = at[truth, which].unbind(1)
-    cell = (batch.box_frame[truth] * rows + y) * columns + x
+    cell = (batch.box_frame[truth] * CELL_ROWS + y) * CELL_COLUMNS + x
     by_distance = away[truth, which].argsort(stable=True)
     claims = len(by_distance)
     rank = torch.empty_like(by_distance).scatter_(0, by_distance, torch.arange(claims, device=at.device))
-    owner = torch.full((batch.frames * rows * columns,), claims, device=at.device)
+    owner = torch.full((batch.frames * CELL_ROWS * CELL_COLUMNS,), claims, device=at.device)
     owner.scatter_reduce_(0, cell, rank, "amin")
     owned = torch.where(owner < claims)[0]
     return owned, truth[by_distance[owner[owned]]]

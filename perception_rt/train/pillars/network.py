@@ -18,6 +18,7 @@ PILLAR = 0.25  # m
 CELL = 0.5  # m: a prediction each; pedestrians half a metre wide are hit or missed by the decimetre
 COLUMNS = round((X_RANGE[1] - X_RANGE[0]) / PILLAR)
 ROWS = round((Y_RANGE[1] - Y_RANGE[0]) / PILLAR)
+CELL_COLUMNS, CELL_ROWS = round(COLUMNS * PILLAR / CELL), round(ROWS * PILLAR / CELL)
 BOX_CHANNELS = 10
 WIDTHS = (48, 96, 128)  # channels at cells of 0.5, 1 and 2 m
 NECK = 48
@@ -126,8 +127,8 @@ class Network(nn.Module):
 
 def cells(like: Tensor) -> Tensor:
     """(A, 3): centre x, y and size in m of every cell, row by row from the right rear of the range."""
-    x = torch.arange(int(COLUMNS * PILLAR / CELL), device=like.device, dtype=torch.float32)
-    y = torch.arange(int(ROWS * PILLAR / CELL), device=like.device, dtype=torch.float32)
+    x = torch.arange(CELL_COLUMNS, device=like.device, dtype=torch.float32)
+    y = torch.arange(CELL_ROWS, device=like.device, dtype=torch.float32)
     yy, xx = torch.meshgrid((y + 0.5) * CELL + Y_RANGE[0], (x + 0.5) * CELL + X_RANGE[0], indexing="ij")
     return torch.stack((xx, yy, torch.full_like(xx, CELL)), 2).flatten(0, 1)
 
@@ -163,7 +164,7 @@ class Detector(nn.Module):
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.top_k = 256  # most boxes a cloud may have, before NMS too
-        self.height, self.width = int(ROWS * PILLAR / CELL), int(COLUMNS * PILLAR / CELL)
+        self.rows, self.columns = CELL_ROWS, CELL_COLUMNS
         self.register_buffer("at", cells(torch.zeros(0)), persistent=False)
 
     def forward(
@@ -184,7 +185,7 @@ class Detector(nn.Module):
         raw = self.network(points, frame, 1)[0].float()
         scores = raw[:, : self.classes].sigmoid()
         # A cell answers for a class where no cell around it has a higher score.
-        grid = scores.t().view(1, self.classes, self.height, self.width)
+        grid = scores.t().view(1, self.classes, self.rows, self.columns)
         peak = (F.max_pool2d(grid, 3, 1, 1) == grid).view(self.classes, -1).t()
         scores, labels = (scores * peak).max(1)
         scores, best = scores.topk(min(self.top_k, scores.shape[0]))
