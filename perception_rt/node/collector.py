@@ -5,18 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Odometry, Path
 from rclpy.context import Context
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from perception_rt.codec.detections import decode_detections
 from perception_rt.codec.detections3d import decode_detections3d
+from perception_rt.codec.transforms import parse_transforms
+from perception_rt.codec.vehicle import MotionReading, parse_odometry
 from perception_rt.node.run import make_executor, spin
+from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import Detections2D, Detections3D
 
 KEEP_ALL = QoSProfile(depth=1000)
+LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+HISTORY_NS = 10**15
+PATH = "/vehicle_state/predicted_path"
 READERS: dict[str, tuple[type, Callable]] = {
     "detect2d": (Detection2DArray, decode_detections),
     "detect3d": (Detection3DArray, decode_detections3d),
@@ -24,21 +33,30 @@ READERS: dict[str, tuple[type, Callable]] = {
 
 
 class Collector:
-    """Records detection topics and the latest diagnostics; use it in a `with`.
+    """Records detection topics, odometry, transforms and the latest diagnostics; use it in a `with`.
 
     Args:
         topics: by topic, the task (``detect2d``, ``detect3d``) whose results it carries, and the class names
             by label.
+        odometry: topics of nav_msgs/Odometry.
 
     Attributes:
         detections: by topic, by stamp in ns.
         ids: of the detections; the same keys.
+        frames: by topic, the frame of the latest detections.
+        paths: by stamp in ns, the frame and the (T, 2) positions of a predicted path.
+        motions: what odometry topics said, by topic, by stamp in ns.
+        transforms: of the whole run.
         statuses: by name of the status, its latest values as texts.
     """
 
-    def __init__(self, topics: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    def __init__(self, topics: Mapping[str, tuple[str, Sequence[str]]], odometry: Sequence[str] = ()) -> None:
         self.detections: dict[str, dict[int, Detections2D | Detections3D]] = {topic: {} for topic in topics}
         self.ids: dict[str, dict[int, list[str]]] = {topic: {} for topic in topics}
+        self.frames: dict[str, str] = {}
+        self.paths: dict[int, tuple[str, np.ndarray]] = {}
+        self.motions: dict[str, dict[int, MotionReading]] = {topic: {} for topic in odometry}
+        self.transforms = TransformBuffer(HISTORY_NS)
         self.statuses: dict[str, dict[str, str]] = {}
         self._context = Context()
         self._topics = topics
@@ -58,6 +76,19 @@ class Collector:
                 KEEP_ALL,
                 raw=True,
             )
+        for topic in self.motions:
+            self._node.create_subscription(
+                Odometry, topic, lambda data, topic=topic: self._on_odometry(topic, data), KEEP_ALL, raw=True
+            )
+        self._node.create_subscription(Path, PATH, self._on_path, KEEP_ALL)
+        for topic, qos in (("/tf", KEEP_ALL), ("/tf_static", LATCHED)):
+            self._node.create_subscription(
+                TFMessage,
+                topic,
+                lambda data, topic=topic: self._on_transforms(data, topic == "/tf_static"),
+                qos,
+                raw=True,
+            )
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, KEEP_ALL)
         self._executor = make_executor(self._context)
         self._executor.add_node(self._node)
@@ -73,10 +104,26 @@ class Collector:
         rclpy.shutdown(context=self._context)
 
     def _on_detections(
-        self, topic: str, stamp_ns: int, _frame: str, detections: Detections2D | Detections3D, *ids: list[str]
+        self, topic: str, stamp_ns: int, frame: str, detections: Detections2D | Detections3D, *ids: list[str]
     ) -> None:
+        self.frames[topic] = frame
         self.detections[topic][stamp_ns] = detections
         self.ids[topic][stamp_ns] = ids[0] if ids else []
+
+    def _on_odometry(self, topic: str, data: bytes) -> None:
+        reading = parse_odometry(data)
+        self.motions[topic][reading.stamp_ns] = reading
+
+    def _on_path(self, message: Path) -> None:
+        stamp = message.header.stamp
+        xy = [(pose.pose.position.x, pose.pose.position.y) for pose in message.poses]
+        self.paths[stamp.sec * 10**9 + stamp.nanosec] = message.header.frame_id, np.array(xy)
+
+    def _on_transforms(self, data: bytes, static: bool) -> None:
+        for one in parse_transforms(data):
+            self.transforms.add(
+                one.parent, one.child, one.stamp_ns, one.translation, one.quaternion, static=static
+            )
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

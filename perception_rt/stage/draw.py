@@ -123,6 +123,8 @@ def draw_bev(
     px_per_m: float = 12.0,
     notes: Sequence[str] | None = None,
     covariance: np.ndarray | None = None,
+    paths: np.ndarray | None = None,
+    ego_path: np.ndarray | None = None,
 ) -> np.ndarray:
     """The scene from above: x up, y to the left, a ring every 10 m around the sensor.
 
@@ -137,6 +139,8 @@ def draw_bev(
         px_per_m: scale.
         notes: a word for each detection, written behind its score.
         covariance: (N, 6, 6), x and y first; where given, the 2-sigma ellipse of each place is drawn.
+        paths: (N, T, 2) where each box will be, a dot a moment.
+        ego_path: (T, 2) the same of the sensor's own vehicle.
 
     Returns:
         (H, W, 3) uint8 RGB, H = length of `x_range` * `px_per_m`, W that of `y_range`.
@@ -155,6 +159,8 @@ def draw_bev(
     _rings(picture, to_px, px_per_m, float(np.abs((*x_range, *y_range)).max()) * np.sqrt(2))
     _scatter(picture, to_px, points, 1 if px_per_m < 15 else 2)
     _ego(picture, to_px)
+    if ego_path is not None:
+        _path(picture, to_px(ego_path), _OUTLINE)
     boxes = detections.xyzlwh_yaw.astype(np.float64)
     footprints = to_px(box_corners(boxes)[:, :4, :2])
     texts = _texts(detections, classes, notes)
@@ -166,12 +172,22 @@ def draw_bev(
         if covariance is not None:
             _ellipse(picture, to_px(boxes[row, :2]), covariance[row, :2, :2], px_per_m, colour)
         _footprint(picture, footprints[row], colour)
+        if paths is not None:
+            _path(picture, to_px(np.vstack((boxes[row, :2], paths[row]))), colour)
         right, top = footprints[row, :, 0].max(), footprints[row, :, 1].min()
         tags.append((texts[row], round(right) + 4, round(top) + 8, colour))
     for text, x, y, colour in tags:  # over the boxes, with a dark edge: readable on anything
         for shade, thickness in ((_BACKGROUND, 3), (colour, 1)):
             cv2.putText(picture, text, (x, y), _FONT, 0.4, shade, thickness, cv2.LINE_AA)
     return picture
+
+
+def _path(picture: np.ndarray, points: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """A thin line through (T, 2) px, and a dot at each but the first."""
+    corners = points.round().astype(np.int32)
+    cv2.polylines(picture, [corners], False, colour, 1, cv2.LINE_AA)
+    for x, y in corners[1:].tolist():
+        cv2.circle(picture, (x, y), 2, colour, -1, cv2.LINE_AA)
 
 
 def _colour(label: int, bgr: bool) -> tuple[int, int, int]:

@@ -14,7 +14,9 @@ from test.domains import claim_domain
 CONFIG = {
     "camera_detector": {"image_topics": ["camera/image_raw"], "warmup_sizes": ["320x180"]},
     "lidar_detector": {"points_topics": ["lidar/points"]},
-    "fusion": {},
+    "fusion": {"fixed_frame": "odom"},
+    "object_tracker": {},
+    "vehicle_state": {"odometry_topic": "odom"},
     "drive_simulator": {
         "seed": 3,
         "duration_s": 2.0,
@@ -43,8 +45,11 @@ def test_a_short_drive_leaves_what_it_promises(tmp_path, make_bundle, tall, monk
     counts = {
         "/camera/image_raw": 40,
         "/lidar/points": 10,
-        "/lidar_detector/detections": 10,
-        "/camera_detector/detections": 40,
+        "fusion: /lidar_detector/detections": 10,
+        "fusion: /camera_detector/detections": 40,
+        "object_tracker: /lidar_detector/detections": 10,
+        "vehicle_state: /odom": 100,
+        "vehicle_state: /imu": 200,
     }
     assert list(summary) == list(counts)
     for topic, row in summary.items():
@@ -53,10 +58,11 @@ def test_a_short_drive_leaves_what_it_promises(tmp_path, make_bundle, tall, monk
         assert row["states"]["published"] > 0
         assert row["age_ms"]["p99"] >= row["age_ms"]["p50"] > 0
         assert row["map50"] is None  # the tests' detectors share no class with the simulator
-    for name, count in (("camera", 40), ("lidar", 10), ("fusion", 10)):
+    for name, count in (("camera", 40), ("lidar", 10), ("fusion", 10), ("tracks", 10)):
         film = cv2.VideoCapture(str(out / f"{name}.mp4"))
         assert int(film.get(cv2.CAP_PROP_FRAME_COUNT)) == count, name
         assert len(list(out.glob(f"{name}_*.png"))) == 6
+    assert cv2.imread(str(out / "vehicle_state.png")).std() > 5  # curves, not a blank page
 
 
 def test_a_graph_that_fails_says_so(tmp_path, capsys):
@@ -72,6 +78,10 @@ def test_a_graph_that_fails_says_so(tmp_path, capsys):
         (["camera_detector", "lidar_detector"], "must name drive_simulator and a detector"),
         (["drive_simulator", "fusion"], "must name drive_simulator and a detector"),
         (["drive_simulator", "camera_detector", "fusion"], "needs one camera and one lidar"),
+        (
+            ["drive_simulator", "camera_detector", "object_tracker"],
+            "no lidar_detector or fusion publishes it",
+        ),
     ],
 )
 def test_a_graph_that_is_not_whole_is_refused(tmp_path, capsys, nodes, says):

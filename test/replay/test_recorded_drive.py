@@ -99,6 +99,20 @@ def test_every_cloud_is_fused_with_its_image(played):
     assert sum("camera+lidar" in found for found in sources) >= 22
 
 
+def test_cars_are_tracked_through_the_drive(played):
+    plan, collector = played
+    (stream,) = plan.of("object_tracker")
+    account = collector.statuses[stream.status]
+    assert (account["received"], account["published"]) == ("24", "24")
+    assert len(collector.detections[stream.output]) == 24
+    ids = [set(found) for _, found in sorted(collector.ids[stream.output].items())]
+    assert len(set.intersection(*ids[6:])) >= 2  # the cars ahead keep their ids
+    ahead = collector.detections[plan.ahead]
+    assert all(
+        len(ahead[stamp]) == 6 * len(found) for stamp, found in collector.detections[stream.output].items()
+    )
+
+
 def test_the_graph_says_what_the_bundles_say(played, drive, fastestdet):
     """Parity: topics, threads and batches change nothing."""
     plan, collector = played

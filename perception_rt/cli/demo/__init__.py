@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from perception_rt.cli.demo.plan import TRUTHS, Plan, Stream, plan_bag, plan_simulation
+from perception_rt.cli.demo.plan import TRUE_ODOMETRY, TRUTHS, Plan, Stream, plan_bag, plan_simulation
 from perception_rt.node.graph import transport_environment
 from perception_rt.replay.summary import summarise, summary_table
 from perception_rt.sim import SIM_CLASSES
@@ -73,19 +73,23 @@ def run_graph(plan: Plan, console: Console) -> Collector:
     """Run `perception-rt up` as a process of its own and record what it publishes."""
     from perception_rt.node.collector import Collector
 
-    topics = {stream.output: (stream.task, stream.classes) for stream in plan.streams}
+    found = {stream.output: stream for stream in plan.streams if stream.task != "odometry"}
+    topics = {output: (stream.task, stream.classes) for output, stream in found.items()}
+    if plan.ahead:
+        topics[plan.ahead] = ("detect3d", plan.of("object_tracker")[0].classes)
+    odometry = {stream.output for stream in plan.streams if stream.task == "odometry"}
     if plan.bag is None:
         tasks = {stream.task for stream in plan.streams}
         topics |= {topic: (task, SIM_CLASSES) for task, topic in TRUTHS.items() if task in tasks}
+        odometry |= {TRUE_ODOMETRY} if odometry else set()
     command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config)]
     # What is published before the collector is known would be missing from the results.
-    for override in (*plan.overrides, f"listeners:={json.dumps(list(topics))}"):
+    for override in (*plan.overrides, f"listeners:={json.dumps([*topics, *sorted(odometry)])}"):
         command += ["-p", override]
-    with Collector(topics) as collector, progress_bar(console) as progress:
+    with Collector(topics, sorted(odometry)) as collector, progress_bar(console) as progress:
         answered = {stream.output: stream for stream in plan.streams if stream.scored}
         bars = {
-            output: progress.add_task(stream.topic, total=stream.frames)
-            for output, stream in answered.items()
+            output: progress.add_task(stream.name, total=stream.frames) for output, stream in answered.items()
         }
 
         def show() -> None:
@@ -108,7 +112,7 @@ def run_graph(plan: Plan, console: Console) -> Collector:
 
 
 def summaries(plan: Plan, collector: Collector) -> dict[str, dict]:
-    """The summary of every stream, by topic."""
+    """The summary of every stream, by name."""
     found = {}
     for stream in plan.streams:
         account = collector.statuses.get(stream.status)
@@ -117,10 +121,17 @@ def summaries(plan: Plan, collector: Collector) -> dict[str, dict]:
         truths = None
         if plan.bag is None and stream.scored:
             truths = common_truth(collector.detections[TRUTHS[stream.task]], stream)
-        found[stream.topic] = summarise(
-            account, collector.detections[stream.output], truths, stream.classes, stream.task
+        found[stream.name] = summarise(
+            account, answers_of(stream, collector), truths, stream.classes, stream.task
         )
     return found
+
+
+def answers_of(stream: Stream, collector: Collector) -> dict[int, object]:
+    """What was published for a stream, by stamp."""
+    return (
+        collector.motions[stream.output] if stream.task == "odometry" else collector.detections[stream.output]
+    )
 
 
 def common_truth(

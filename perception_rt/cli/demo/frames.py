@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from perception_rt.cli.demo.plan import TRUTHS, Plan
+from perception_rt.cli.demo.plan import DETECTORS, TRUTHS, Plan
 from perception_rt.codec.camera_info import CameraModel, parse_camera_info
 from perception_rt.codec.transforms import parse_transforms
 from perception_rt.node.collector import Collector
@@ -54,7 +54,7 @@ def _drive(plan: Plan) -> Drive:
 
 
 def _bag_frames(plan: Plan) -> Iterator[tuple[str, Frame]]:
-    topics = [stream.topic for stream in plan.streams if stream.node != "fusion"]
+    topics = [stream.topic for name in DETECTORS for stream in plan.of(name)]
     with Bag(plan.bag) as bag:
         for message in bag.messages(topics):
             try:

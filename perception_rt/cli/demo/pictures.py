@@ -11,11 +11,13 @@ from rich.console import Console
 
 from perception_rt.cli.demo import progress_bar
 from perception_rt.cli.demo.frames import Frame, Rig, frames, rig
-from perception_rt.cli.demo.plan import Plan, Stream
+from perception_rt.cli.demo.plan import DETECTORS, TRUE_ODOMETRY, Plan, Stream
 from perception_rt.node.collector import Collector
 from perception_rt.replay.film import Film
+from perception_rt.replay.plot import plot_motion
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
 from perception_rt.stage.fuse import SHORT
+from perception_rt.stage.transforms import transform
 from perception_rt.types import CameraFrame, Detections2D, Detections3D, LidarFrame
 
 PICTURES = 6
@@ -25,27 +27,37 @@ Found = Detections2D | Detections3D
 
 
 def draw(plan: Plan, collector: Collector, out: Path, console: Console) -> None:
-    """A film and some pictures of every detector, and of fusion, from the very frames that were played.
+    """A film and some pictures of every detector, of fusion and of the tracks, from the very frames played.
 
     A frame that was not answered is marked, not left out.
     """
-    detectors = {stream.topic: stream for stream in plan.streams if stream.node != "fusion"}
-    fused, seen = (plan.of("fusion") or [None])[0], rig(plan)
+    detectors = {stream.topic: stream for name in DETECTORS for stream in plan.of(name)}
+    fused, tracked = ((plan.of(name) or [None])[0] for name in ("fusion", "object_tracker"))
+    seen = rig(plan)
     with ExitStack() as stack, progress_bar(console) as progress:
         films = {
             topic: stack.enter_context(_film(out, _name(plan, stream), stream))
             for topic, stream in detectors.items()
         }
         both = stack.enter_context(_film(out, "fusion", fused)) if fused else None
+        ahead = stack.enter_context(_film(out, "tracks", tracked)) if tracked else None
         latest: dict[type, Frame] = {}
         total = sum(stream.frames for stream in detectors.values())
         for topic, frame in progress.track(frames(plan, collector), total=total, description="films"):
             films[topic].add(picture(frame, detectors[topic], collector))
+            if ahead and isinstance(frame, LidarFrame):
+                ahead.add(tracked_picture(frame, tracked, plan, collector))
             latest[type(frame)] = frame
             pair = latest.get(CameraFrame), latest.get(LidarFrame)
             if both and all(pair) and abs(pair[0].stamp_ns - pair[1].stamp_ns) <= TOGETHER_NS:
                 both.add(fused_picture(*pair, seen, fused, collector))
                 del latest[LidarFrame]
+    if plan.of("vehicle_state"):
+        plot_motion(
+            out / "vehicle_state.png",
+            collector.motions[plan.of("vehicle_state")[0].output],
+            collector.motions.get(TRUE_ODOMETRY, {}),
+        )
 
 
 def _name(plan: Plan, stream: Stream) -> str:
@@ -96,6 +108,43 @@ def fused_picture(
     side = round(above.shape[1] * len(left) / len(above))
     drawn = np.hstack([left, cv2.resize(above, (side, len(left)), interpolation=cv2.INTER_AREA)])
     return drawn if found is not None else note(drawn)
+
+
+def tracked_picture(lidar: LidarFrame, stream: Stream, plan: Plan, collector: Collector) -> np.ndarray:
+    """From above: the tracks with their ids, where they will be, and where the own vehicle will be."""
+    stamp = lidar.stamp_ns
+    found = collector.detections[stream.output].get(stamp)
+    frame, ids = (
+        collector.frames.get(stream.output, lidar.frame_id),
+        collector.ids[stream.output].get(stamp, []),
+    )
+    if found is None:
+        return note(draw_bev(lidar.points, Detections3D.empty(), stream.classes))
+    here = np.eye(4) if frame == lidar.frame_id else collector.transforms.lookup(lidar.frame_id, frame, stamp)
+    ahead = collector.detections[plan.ahead].get(stamp, Detections3D.empty())
+    paths = moved(ahead.xyzlwh_yaw, here)[:, :2].reshape(len(found), -1, 2) if len(found) else None
+    boxes = Detections3D(moved(found.xyzlwh_yaw, here), found.scores, found.labels)
+    notes = [f"#{number}" for number in ids]
+    own = None if plan.bag else own_path(collector, lidar, stamp)
+    return draw_bev(lidar.points, boxes, stream.classes, notes=notes, paths=paths, ego_path=own)
+
+
+def own_path(collector: Collector, lidar: LidarFrame, stamp_ns: int) -> np.ndarray | None:
+    """(T, 2) of the path that was predicted last before a moment, in the lidar's frame; None without."""
+    before = [stamp for stamp in collector.paths if stamp <= stamp_ns]
+    if not before:
+        return None
+    frame, xy = collector.paths[max(before)]
+    here = collector.transforms.lookup(lidar.frame_id, frame, stamp_ns)
+    return transform(here, np.column_stack((xy, np.zeros(len(xy)))))[:, :2]
+
+
+def moved(boxes: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """(N, 7) float32 boxes taken through a (4, 4) that turns about z."""
+    out = boxes.copy()
+    out[:, :3] = transform(here, boxes[:, :3].astype(np.float64))
+    out[:, 6] += np.arctan2(here[1, 0], here[0, 0])
+    return out
 
 
 def rgb(frame: CameraFrame) -> np.ndarray:

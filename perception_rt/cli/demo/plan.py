@@ -14,7 +14,7 @@ from perception_rt.model.archive import read_manifest
 from perception_rt.model.runtime import resolve_bundle
 from perception_rt.node.graph import output_prefixes, read_graph
 from perception_rt.replay.bag import Bag, frame_of
-from perception_rt.stage.road_users import canonical
+from perception_rt.stage.road_users import ROAD_USERS, canonical
 from perception_rt.types import BagError, ConfigError
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -29,6 +29,7 @@ TRUTHS = {  # by task, the simulator's topic
     "detect2d": "/drive_simulator/ground_truth",
     "detect3d": "/drive_simulator/ground_truth_3d",
 }
+TRUE_ODOMETRY = "/drive_simulator/ground_truth_odometry"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Stream:
 
     Attributes:
         node: whose ledger accounts for them. topic: of the messages. output: of the answers.
-        task: ``detect2d`` or ``detect3d``, what the answers are. classes: their class names, by label.
+        task: ``detect2d``, ``detect3d`` or ``odometry``, what the answers are. classes: their class names, by
+        label.
         frames: how many messages to expect. rate_hz: of the messages.
         least_score: weaker answers are not drawn.
         range: of a lidar's bundle (`CloudSpec.range`), outside of which it finds nothing.
@@ -56,6 +58,11 @@ class Stream:
     scored: bool = True
 
     @property
+    def name(self) -> str:
+        """In the summary: a sensor's topic; what several nodes may take has the node before it."""
+        return self.topic if self.node in DETECTORS else self.status
+
+    @property
     def status(self) -> str:
         """The name of its diagnostics."""
         return f"{self.node}: {self.topic}"
@@ -67,14 +74,15 @@ class Plan:
 
     Attributes:
         config: the parameter file. streams: what flows. bag: what is played, None for the simulator.
-        simulator: its parameters. camera_info: the topic of the camera that fusion looks through, in the bag.
-        overrides: of parameters, ``node:name:=value``.
+        simulator: its parameters. ahead: the topic of the tracks' predictions, if any. camera_info: the topic
+        of the camera that fusion looks through, in the bag. overrides: of parameters, ``node:name:=value``.
     """
 
     config: Path
     streams: tuple[Stream, ...]
     bag: Path | None
     simulator: dict[str, Any]
+    ahead: str = ""
     camera_info: str = ""
     overrides: tuple[str, ...] = ()
 
@@ -107,7 +115,8 @@ def plan_simulation(args: argparse.Namespace) -> Plan:
         "lidar_detector": float(simulator.get("lidar_hz", 10.0)),
     }
     counts = {name: round(seconds * rate) for name, rate in rates.items()}
-    return Plan(config, make_streams(nodes, counts, rates), None, simulator, overrides=tuple(overrides))
+    streams, ahead = make_streams(nodes, counts, rates), _ahead(nodes)
+    return Plan(config, streams, None, simulator, ahead, overrides=tuple(overrides))
 
 
 def make_streams(
@@ -137,6 +146,10 @@ def make_streams(
             streams.append(stream)
     if "fusion" in nodes:
         streams += fusion_streams(streams)
+    if "object_tracker" in nodes:
+        streams.append(tracker_stream(streams, nodes["object_tracker"]))
+    if "vehicle_state" in nodes:
+        streams += vehicle_streams(nodes["vehicle_state"])
     return tuple(streams)
 
 
@@ -163,6 +176,47 @@ def fusion_streams(detectors: list[Stream]) -> list[Stream]:
     ]
 
 
+def tracker_stream(others: list[Stream], parameters: dict[str, Any]) -> Stream:
+    """What the tracker takes: the answers of one of the other streams."""
+    topic = "/" + parameters.get("detections_topic", "lidar_detector/detections").lstrip("/")
+    source = next((stream for stream in others if stream.output == topic and stream.scored), None)
+    if source is None or source.task != "detect3d":
+        raise ConfigError(
+            f"object_tracker: detections_topic={topic}: no lidar_detector or fusion publishes it"
+        )
+    names = tuple(dict.fromkeys([*ROAD_USERS, *map(canonical, source.classes)]))
+    return replace(
+        source,
+        node="object_tracker",
+        topic=topic,
+        output="/object_tracker/tracks",
+        classes=names,
+        scored=False,
+    )
+
+
+def vehicle_streams(parameters: dict[str, Any]) -> list[Stream]:
+    """What the ego filter takes; how many there will be is not known."""
+    usual = {"odometry_topic": "odom_in", "imu_topic": "imu", "fix_topic": "", "twist_topic": ""}
+    topics = [parameters.get(name, default) for name, default in usual.items()]
+    rate = float(parameters.get("rate_hz", 50.0))
+    return [
+        Stream(
+            node="vehicle_state",
+            topic="/" + topic.lstrip("/"),
+            output="/vehicle_state/odometry",
+            task="odometry",
+            classes=(),
+            frames=0,
+            rate_hz=rate,
+            least_score=0.0,
+            scored=False,
+        )
+        for topic in topics
+        if topic
+    ]
+
+
 def plan_bag(args: argparse.Namespace) -> Plan:
     """A recording: its graph is written to the results, to be run again with `perception-rt up`."""
     with Bag(args.bag) as bag:
@@ -186,7 +240,12 @@ def plan_bag(args: argparse.Namespace) -> Plan:
     file = {name: {"ros__parameters": parameters} for name, parameters in graph.items()}
     config.write_text(yaml.safe_dump(file, sort_keys=False))
     info = graph.get("fusion", {}).get("camera_info_topic", "")
-    return Plan(config, make_streams(graph, counts, rates), args.bag, {}, camera_info=info)
+    streams = make_streams(graph, counts, rates)
+    return Plan(config, streams, args.bag, {}, _ahead(graph), camera_info=info)
+
+
+def _ahead(nodes: dict[str, Any]) -> str:
+    return "/object_tracker/predictions" if "object_tracker" in nodes else ""
 
 
 def bag_graph(bag: Bag, chosen: list[str], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -212,5 +271,12 @@ def bag_graph(bag: Bag, chosen: list[str], args: argparse.Namespace) -> dict[str
     info = f"{cameras[0].removesuffix('/compressed').rpartition('/')[0]}/camera_info" if cameras else ""
     if len(cameras) == len(lidars) == 1 and info in bag.topics and "/tf_static" in bag.topics:
         graph["fusion"] = {"use_sim_time": True, "camera_info_topic": info}
+    if len(lidars) == 1:  # no odometry is known of: tracks live in the lidar's frame, or in that of fusion
+        source = "fusion" if "fusion" in graph else "lidar_detector"
+        graph["object_tracker"] = {
+            "use_sim_time": True,
+            "detections_topic": f"{source}/detections",
+            "fixed_frame": "",
+        }
     graph["bag_player"] = {"bag": str(args.bag)}
     return graph
