@@ -101,7 +101,8 @@ class BoxFilters3D:
         mean, covariance = self.mean[rows], self.covariance[rows]
         noise = self._noise[labels]
         innovation = measured[:, (0, 1, 6)] - mean[:, :MEASURED]
-        innovation[:, 2] = self._without_reversal(rows, innovation[:, 2])
+        innovation[:, 2], reverse = self._without_reversal(rows, innovation[:, 2])
+        mean[:, 2] += np.pi * reverse
         cross = covariance[:, :, :MEASURED]
         gain = cross @ np.linalg.inv(covariance[:, :MEASURED, :MEASURED] + noise)
         self.mean[rows] = mean + (gain @ innovation[:, :, None])[:, :, 0]
@@ -115,15 +116,17 @@ class BoxFilters3D:
         self.slow[rows] += weight * (measured[:, 2:6] - self.slow[rows])
         self._slow_variance[rows] = variance * (1 - weight)
 
-    def _without_reversal(self, rows: np.ndarray, dyaw: np.ndarray) -> np.ndarray:
-        """Yaw innovations to the nearer end of the box; which end is the front is put to the vote."""
+    def _without_reversal(self, rows: np.ndarray, dyaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Yaw innovations to the nearer end of the box; which end is the front is put to the vote.
+
+        Returns:
+            (P,) innovations, and (P,) bool: the vote has turned against the front that the track has.
+        """
         turn = np.pi * np.round(dyaw / np.pi)
         agree = np.cos(turn)  # 1: the front where the track has it, -1: reversed
         votes = np.minimum(self._votes[rows] + agree, SURE_HEADING)
-        reverse = votes < 0
         self._votes[rows] = np.abs(votes)
-        self.mean[rows, 2] += np.pi * reverse
-        return dyaw - turn
+        return dyaw - turn, votes < 0
 
     def append(self, measured: np.ndarray, labels: np.ndarray) -> None:
         """Begin a track at each of (M, 7) boxes, at rest."""
