@@ -114,6 +114,9 @@ class BevCluster(nn.Module):
         self.sectors, self.step = 720, 0.25  # directions, and m between distances, of what was seen through
         self.tight = 0.7  # of the gap: keeps neighbours apart
         self.loose = 1.5  # of the gap: keeps whole what was seen in pieces
+        # There are no weights: these are what the bundle's hash tells apart, on /diagnostics too.
+        numbers = (min_range, max_range, ground_slope, gap, gap_per_m, car_length, car_width)
+        self.register_buffer("given", torch.tensor(numbers, dtype=torch.float64))
         self.grazed = 0.7  # share of a distance along the ray that counts for the loose gap
         self.reach = 6  # cells; no gap is wider
 
