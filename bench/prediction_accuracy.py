@@ -60,11 +60,13 @@ def window_rows(prefix: str, windows: Windows) -> list[Row]:
     for horizon_s in HORIZONS_S:
         at = round(horizon_s / STEP_S) - 1
         rows += [row(f"{prefix}held_{share:.0%}_at_{horizon_s}s", held[share][at], "share") for share in held]
-    return [
-        *rows,
-        row(f"{prefix}held_95%_least", held[0.95].min(), "share", ">= 0.90 at every horizon"),
-        row(f"{prefix}held_95%_most", held[0.95].max(), "share", "<= 0.99 at every horizon"),
-    ]
+    for end_s in (HORIZONS_S[-2], HORIZONS_S[-1]):
+        until = held[0.95][: round(end_s / STEP_S)]
+        rows += [
+            row(f"{prefix}held_95%_least_to_{end_s}s", until.min(), "share", ">= 0.90 at every step"),
+            row(f"{prefix}held_95%_most_to_{end_s}s", until.max(), "share", "<= 0.99 at every step"),
+        ]
+    return rows
 
 
 def predict(windows: Windows) -> Predictions:

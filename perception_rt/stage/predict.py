@@ -123,9 +123,14 @@ class ObjectPredictor:
             raise TrackingError("detected_covariance", covariance.shape, f"must be {(len(xy), 2, 2)}")
         else:
             spread[seen] = covariance[rows[seen]]
-        _check_each("xyzlwh_yaw", tracks.xyzlwh_yaw, np.isfinite(tracks.xyzlwh_yaw).all(1), "must be finite")
-        definite = (spread[:, [0, 1], [0, 1]] > 0).all(1) & (np.linalg.det(spread) > 0)
-        _check_each("covariance", spread, definite, "must be positive definite")
+        for name in ("xyzlwh_yaw", "velocity"):
+            values = getattr(tracks, name)
+            _check_each(name, values, np.isfinite(values).all(1), "must be finite")
+        if len(np.unique(tracks.ids)) < len(tracks):
+            raise TrackingError("ids", tracks.ids.tolist(), "must not hold one twice")
+        _check_each("covariance", spread, _is_definite(spread), "must be positive definite")
+        speeds = tracks.covariance[:, 3:5, 3:5]
+        _check_each("covariance", speeds, _is_definite(speeds), "must be positive definite")
         return seen, positions, spread
 
     def _advance(self, stamp_ns: int) -> None:
@@ -169,6 +174,12 @@ class ObjectPredictor:
             weights.copy(),
             paths,
         )
+
+
+def _is_definite(matrix: np.ndarray) -> np.ndarray:
+    """(N,) bool of (N, 2, 2); false where a number is not finite."""
+    (a, b), (c, d) = matrix.transpose(1, 2, 0)
+    return (a > 0) & (a * d > b * c) & np.isfinite(matrix).all((1, 2))
 
 
 def _check_each(name: str, values: np.ndarray, good: np.ndarray, reason: str) -> None:

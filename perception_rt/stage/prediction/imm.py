@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perception_rt.stage.prediction.motion import ACCELERATION, MODES, STATES, YAW_RATE, columns
+from perception_rt.stage.prediction.motion import ACCELERATION, MODES, STATES, STOP, VX, VY, YAW_RATE, columns
 from perception_rt.stage.prediction.motion import advance as move
 
 
@@ -83,6 +83,9 @@ def advance(bank: Bank, dt: float) -> None:
     weights = joint.sum(1)
     came_from = (joint / weights[:, None]).swapaxes(1, 2)  # (N, to, from)
     mean, covariance = mix(came_from, bank.mean, bank.covariance)
+    starts = came_from[:, :, STOP] * bank.motion["start_speed"][:, None] ** 2
+    starts[:, STOP] = 0
+    covariance[:, :, [VX, VY], [VX, VY]] += starts[..., None]
     bank.mean, bank.covariance = move(mean, covariance, bank.motion, dt)
     bank.weights = weights
 
@@ -97,12 +100,10 @@ def mix(weights: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> tuple[
         (N, K, D) and (N, K, D, D).
     """
     n, m, d = mean.shape
-    middle = mean.mean(1, keepdims=True)  # positions may be large: their squares would lose the spread
-    apart = mean - middle
-    second = covariance + apart[..., :, None] * apart[..., None, :]
-    mixed = weights @ apart
-    moments = (weights @ second.reshape(n, m, d * d)).reshape(n, -1, d, d)
-    return mixed + middle, moments - mixed[..., :, None] * mixed[..., None, :]
+    mixed = weights @ mean
+    apart = mean[:, None] - mixed[:, :, None]  # (N, K, M, D)
+    spread = (weights @ covariance.reshape(n, m, d * d)).reshape(n, weights.shape[1], d, d)
+    return mixed, spread + (apart * weights[..., None]).swapaxes(-1, -2) @ apart
 
 
 def correct(bank: Bank, rows: np.ndarray, xy: np.ndarray, covariance: np.ndarray) -> None:
@@ -118,8 +119,11 @@ def correct(bank: Bank, rows: np.ndarray, xy: np.ndarray, covariance: np.ndarray
     gain = spread[..., :, :2] @ inverse  # (M, 3, 6, 2)
     distance = np.einsum("nmi,nmij,nmj->nm", residual, inverse, residual)
     bank.mean[rows] = mean + (gain @ residual[..., None])[..., 0]
-    reduced = spread - gain @ spread[..., :2, :]
-    bank.covariance[rows] = (reduced + reduced.swapaxes(-1, -2)) / 2
+    kept = np.eye(STATES) - gain @ np.eye(2, STATES)
+    # Joseph's form stays positive definite, however sure the measurement is.
+    bank.covariance[rows] = kept @ spread @ kept.swapaxes(-1, -2) + gain @ covariance[
+        :, None
+    ] @ gain.swapaxes(-1, -2)
     score = np.log(bank.weights[rows]) - (distance + np.log(determinant)) / 2
     weights = np.exp(score - score.max(1, keepdims=True))
     weights = np.maximum(weights / weights.sum(1, keepdims=True), 1e-9)  # no mode is ever lost for good

@@ -35,14 +35,14 @@ class Motion:
 
     Attributes:
         position: standard deviation of a detected position in x and in y, m, where none comes with it.
-        walk, wander: density of white acceleration in all directions, walk + wander times the speed (added as
-            variances): m/s^2/sqrt(Hz) and 1/s/sqrt(Hz).
+        walk: density of white acceleration in all directions, m/s^2/sqrt(Hz), but in `stop`.
         keep_time_s: time constant with which a kept velocity is forgotten.
         acceleration, acceleration_time_s: standard deviation along the velocity in `turn`, m/s^2, and how
             long it lasts.
         yaw_rate, yaw_rate_time_s: standard deviation in `turn`, rad/s, and how long it lasts.
         stop_time_s: time constant of braking to rest.
         stop_speed: standard deviation of each part of the velocity of one that stands, m/s.
+        start_speed: standard deviation of each part of the velocity of one that starts off again, m/s.
         turn_share, stop_share: how much of the time is spent in `turn` and `stop`; what is left is
             `constant_velocity`.
         mode_time_s: mean time after which the mode is drawn anew.
@@ -53,7 +53,6 @@ class Motion:
 
     position: float
     walk: float
-    wander: float
     keep_time_s: float
     acceleration: float
     acceleration_time_s: float
@@ -61,6 +60,7 @@ class Motion:
     yaw_rate_time_s: float
     stop_time_s: float
     stop_speed: float
+    start_speed: float
     turn_share: float
     stop_share: float
     mode_time_s: float
@@ -75,22 +75,22 @@ class Motion:
             raise ConfigError(f"{shares}: must be below 1 together")
 
 
-# Tuned on the first halves of ETH and Hotel (bench/prediction_accuracy.py), but for the position.
+# Tuned on the first halves of ETH and Hotel (bench/prediction_accuracy.py), but for `position`.
 PEDESTRIAN = Motion(
-    position=0.1, walk=0.2, wander=0.15, keep_time_s=60.0, acceleration=0.2, acceleration_time_s=5.0,
-    yaw_rate=0.08, yaw_rate_time_s=2.0, stop_time_s=1.5, stop_speed=0.03, turn_share=0.25, stop_share=0.15,
-    mode_time_s=25.0,
+    position=0.1, walk=0.36, keep_time_s=75.0, acceleration=0.3, acceleration_time_s=1.5,
+    yaw_rate=1.0, yaw_rate_time_s=1.7, stop_time_s=3.0, stop_speed=0.012, start_speed=0.27,
+    turn_share=0.02, stop_share=0.37, mode_time_s=40.0,
 )  # fmt: skip
 # By what riders and drivers do in towns; no recording here shows them for long enough to be tuned on.
 CYCLIST = Motion(
-    position=0.15, walk=0.2, wander=0.06, keep_time_s=60.0, acceleration=0.6, acceleration_time_s=2.0,
-    yaw_rate=0.2, yaw_rate_time_s=2.0, stop_time_s=1.5, stop_speed=0.03, turn_share=0.35, stop_share=0.15,
-    mode_time_s=15.0,
+    position=0.15, walk=0.35, keep_time_s=75.0, acceleration=0.6, acceleration_time_s=2.0,
+    yaw_rate=0.2, yaw_rate_time_s=2.0, stop_time_s=2.0, stop_speed=0.02, start_speed=0.5,
+    turn_share=0.35, stop_share=0.15, mode_time_s=15.0,
 )  # fmt: skip
 VEHICLE = Motion(
-    position=0.2, walk=0.2, wander=0.03, keep_time_s=60.0, acceleration=1.0, acceleration_time_s=2.0,
-    yaw_rate=0.15, yaw_rate_time_s=3.0, stop_time_s=1.5, stop_speed=0.03, turn_share=0.4, stop_share=0.3,
-    mode_time_s=10.0,
+    position=0.2, walk=0.3, keep_time_s=75.0, acceleration=1.0, acceleration_time_s=2.0,
+    yaw_rate=0.15, yaw_rate_time_s=3.0, stop_time_s=2.0, stop_speed=0.02, start_speed=0.5,
+    turn_share=0.4, stop_share=0.3, mode_time_s=15.0,
 )  # fmt: skip
 
 
@@ -116,14 +116,9 @@ def fading(time_s: np.ndarray, dt: np.ndarray | float) -> tuple[np.ndarray, np.n
     return left, gain, time_s * (2 * dt - 2 * gain - gain * (1 - left))
 
 
-def wander_power(mean: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """(N,) squared density of the white acceleration, m^2/s^3, of (N, 6) states."""
-    return motion["walk"] ** 2 + motion["wander"] ** 2 * (mean[:, VX] ** 2 + mean[:, VY] ** 2)
-
-
-def kept_variance(mean: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """(N,) stationary variance of the velocity in `constant_velocity`, m^2/s^2, of (N, 6) states."""
-    return wander_power(mean, motion) * motion["keep_time_s"] / 2
+def kept_variance(motion: np.ndarray) -> np.ndarray:
+    """(N,) stationary variance of each part of the velocity in `constant_velocity`, m^2/s^2."""
+    return motion["walk"] ** 2 * motion["keep_time_s"] / 2
 
 
 def advance(
@@ -139,27 +134,23 @@ def advance(
         The same after dt.
     """
     steps = (
-        _fade(mean[:, CONSTANT_VELOCITY], motion, "keep_time_s", kept_variance, dt),
+        _fade(mean[:, CONSTANT_VELOCITY], motion, "keep_time_s", kept_variance(motion), dt),
         turn(mean[:, TURN], motion, dt),
-        _fade(mean[:, STOP], motion, "stop_time_s", _standing_variance, dt),
+        _fade(mean[:, STOP], motion, "stop_time_s", motion["stop_speed"] ** 2, dt),
     )
     moved, jacobian, noise = (np.stack(parts, 1) for parts in zip(*steps, strict=True))
     return moved, jacobian @ covariance @ jacobian.swapaxes(-1, -2) + noise
 
 
-def _standing_variance(mean: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    return motion["stop_speed"] ** 2
-
-
 def _fade(
-    mean: np.ndarray, motion: np.ndarray, time: str, variance_of, dt: float
+    mean: np.ndarray, motion: np.ndarray, name: str, variance: np.ndarray, dt: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One step of an Ornstein-Uhlenbeck velocity; returns as `turn`.
 
     Acceleration and yaw rate become what they are before anything is seen, ready for a change to `turn`.
     """
-    left, gain, position = (part[:, None] for part in fading(motion[time], dt))
-    variance = variance_of(mean, motion)[:, None]
+    left, gain, position = (part[:, None] for part in fading(motion[name], dt))
+    variance = variance[:, None]
     moved = np.zeros_like(mean)
     moved[:, :2] = mean[:, :2] + gain * mean[:, 2:4]
     moved[:, 2:4] = left * mean[:, 2:4]
@@ -216,15 +207,13 @@ def turn(mean: np.ndarray, motion: np.ndarray, dt: float) -> tuple[np.ndarray, n
     for row, fade in zip((ACCELERATION, YAW_RATE), fades, strict=True):
         moved[:, row] *= fade
         jacobian[:, row, row] = fade
-    return moved, jacobian, _turn_noise(mean, forward[:, -1], sideways[:, -1], motion, dt)
+    return moved, jacobian, _turn_noise(forward[:, -1], sideways[:, -1], motion, dt)
 
 
-def _turn_noise(
-    mean: np.ndarray, forward: np.ndarray, sideways: np.ndarray, motion: np.ndarray, dt: float
-) -> np.ndarray:
+def _turn_noise(forward: np.ndarray, sideways: np.ndarray, motion: np.ndarray, dt: float) -> np.ndarray:
     """(N, 6, 6): white kicks to acceleration and yaw rate, gathered over dt, and wandering."""
     remaining = (1 - _NODES) * dt
-    kicks = np.zeros((len(mean), STATES, 2 * len(_NODES)))
+    kicks = np.zeros((len(forward), STATES, 2 * len(_NODES)))
     for row, name, direction, place in (
         (ACCELERATION, "acceleration", forward, slice(0, 3)),
         (YAW_RATE, "yaw_rate", sideways, slice(3, 6)),
@@ -235,6 +224,6 @@ def _turn_noise(
         kicks[:, 2:4, place] = direction[:, :, None] * (size * remaining)[:, None]
         kicks[:, row, place] = size * np.exp(-remaining / time_s)
     noise = kicks @ kicks.swapaxes(-1, -2)
-    power = wander_power(mean, motion)[:, None]
+    power = motion["walk"][:, None] ** 2
     _isotropic(noise, power * dt**3 / 3, power * dt**2 / 2, power * dt)
     return noise

@@ -23,12 +23,20 @@ def positions_ahead(bank: Bank, times_s: np.ndarray) -> tuple[np.ndarray, np.nda
     mean, covariance = np.empty((n, 3, steps, 2)), np.empty((n, 3, steps, 2, 2))
     motion = bank.motion
     _, gain, spread = fading(motion["keep_time_s"][:, None], times_s)
-    variance = kept_variance(bank.mean[:, CONSTANT_VELOCITY], motion)[:, None]
+    variance = kept_variance(motion)[:, None]
     _straight(bank, CONSTANT_VELOCITY, gain, variance * spread, mean, covariance)
     _, gain, spread = fading(motion["stop_time_s"][:, None], times_s)
-    _straight(bank, STOP, gain, motion["stop_speed"][:, None] ** 2 * spread, mean, covariance)
+    noise = motion["stop_speed"][:, None] ** 2 * spread + _starts(motion, times_s)
+    _straight(bank, STOP, gain, noise, mean, covariance)
     mean[:, TURN], covariance[:, TURN], angle = _turning(bank, times_s)
     return mean, covariance, angle
+
+
+def _starts(motion: np.ndarray, times_s: np.ndarray) -> np.ndarray:
+    """(N, T) m^2: variance of the position, in x and in y, as one that stands may start off at any time."""
+    rate = ((1 - motion["stop_share"]) / motion["mode_time_s"])[:, None]
+    moved = times_s**2 - 2 * (times_s - (1 - np.exp(-rate * times_s)) / rate) / rate
+    return motion["start_speed"][:, None] ** 2 * moved
 
 
 def _straight(
