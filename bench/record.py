@@ -20,10 +20,23 @@ Absolute times are those of the machine named; ratios are measured side by side 
 
 
 def write(out: Path = OUT, results: Path = RESULTS) -> Path:
-    """Write the record of every result file below `out`; returns where."""
-    sections = [section(kind, path) for kind in COMMANDS for path in sorted((out / kind).glob("*.json"))]
-    results.write_text("\n".join([HEAD, *sections]))
+    """Write the record of every result file below `out`; what was not measured anew stays. Returns where."""
+    sections = recorded(results.read_text()) if results.is_file() else {}
+    for kind in COMMANDS:
+        for path in sorted((out / kind).glob("*.json")):
+            sections[_name(kind, path.stem)] = section(kind, path)
+    results.write_text("\n".join([HEAD, *(sections[name] for name in sorted(sections))]))
     return results
+
+
+def recorded(text: str) -> dict[str, str]:
+    """The sections of a record, by name: part and command."""
+    parts = text.split("\n## ")[1:]
+    return {part.partition(",")[0]: f"## {part.strip()}\n" for part in parts}
+
+
+def _name(kind: str, part: str) -> str:
+    return f"{part}: `{COMMANDS[kind]}`"
 
 
 def section(kind: str, path: Path) -> str:
@@ -31,7 +44,7 @@ def section(kind: str, path: Path) -> str:
     machine, rows = read_rows(path)
     day = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).date()
     lines = [
-        f"## {path.stem}: `{COMMANDS[kind]}`, {day}",
+        f"## {_name(kind, path.stem)}, {day}",
         "",
         ", ".join(f"{key} {value}" for key, value in machine.items()),
         "",

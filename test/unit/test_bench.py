@@ -77,3 +77,25 @@ def test_table_and_record_show_every_row(tmp_path):
     assert "| camera/a | 12,345 | frames | 0 | **no** |" in text
     assert "| camera/b | 0.5 | ms | <= 1 ms | yes |" in text
     assert "make bench" in text
+
+
+def test_the_record_keeps_what_was_not_measured_anew(tmp_path):
+    out, record = tmp_path / "out", tmp_path / "RESULTS.md"
+    write_rows(out / "bench" / "camera.json", [row("camera/a", 1, "")])
+    write(out, record)
+    (out / "bench" / "camera.json").unlink()
+    write_rows(out / "bench" / "lidar.json", [row("lidar/a", 2, "")])
+    write_rows(out / "accuracy" / "lidar.json", [row("lidar/b", 3, "")])
+    first = write(out, record).read_text()
+    assert [line[:16] for line in first.splitlines() if line.startswith("## ")] == [
+        "## camera: `make",
+        "## lidar: `make ",
+        "## lidar: `make ",
+    ]
+    for name in ("camera/a | 1", "lidar/a | 2", "lidar/b | 3"):
+        assert f"| {name} |" in first
+    write_rows(out / "bench" / "lidar.json", [row("lidar/a", 4, "")])
+    second = write(out, record).read_text()
+    assert "| lidar/a | 4 |" in second
+    assert "| lidar/a | 2 |" not in second
+    assert second.replace("lidar/a | 4", "lidar/a | 2") == first
