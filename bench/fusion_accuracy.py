@@ -26,7 +26,7 @@ from perception_rt.replay.kitti import (
 from perception_rt.stage.detect2d import detect2d
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_outlines
-from perception_rt.stage.fuse import BOTH, CAMERA, LIDAR, SHORT, Fused, fuse, iou_2d
+from perception_rt.stage.fuse import BOTH, SHORT, Fused, fuse, iou_2d
 from perception_rt.stage.project import project_boxes
 from perception_rt.types import CameraFrame, Detections2D, LidarFrame
 
