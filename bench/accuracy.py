@@ -75,7 +75,38 @@ def fusion(frames: int, bar: Progress) -> list[Row]:
     return fusion_rows(OUT, bar)
 
 
-PARTS: dict[str, Callable[[int, Progress], list[Row]]] = {"camera": camera, "lidar": lidar, "fusion": fusion}
+def ego(frames: int, bar: Progress) -> list[Row]:
+    """The vehicle's state and its path ahead."""
+    from bench.ego_accuracy import ego_rows
+
+    return ego_rows(bar)
+
+
+def tracking(frames: int, bar: Progress) -> list[Row]:
+    """Tracks of objects; nothing is scored where the recordings are absent."""
+    from bench.tracking_accuracy import tracking_rows
+
+    return tracking_rows(DATA) if DATA.is_dir() else []
+
+
+def prediction(frames: int, bar: Progress) -> list[Row]:
+    """Where objects will be."""
+    from bench.prediction_accuracy import prediction_rows
+    from bench.prediction_simulated import TUNED, UNSEEN, simulated_rows
+
+    task = bar.add_task("prediction, simulated drives", total=len(TUNED) + len(UNSEEN))
+    rows = simulated_rows(lambda: bar.advance(task))
+    return rows + (prediction_rows(DATA) if DATA.is_dir() else [])
+
+
+PARTS: dict[str, Callable[[int, Progress], list[Row]]] = {
+    "camera": camera,
+    "lidar": lidar,
+    "fusion": fusion,
+    "ego": ego,
+    "tracking": tracking,
+    "prediction": prediction,
+}
 
 
 if __name__ == "__main__":

@@ -1,21 +1,15 @@
-"""Scores of the ego vehicle's state and prediction; by itself: python -m bench.ego_accuracy."""
+"""Scores of the ego vehicle's state and prediction."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-from rich.console import Console
 from rich.progress import Progress
 
-from bench.command import command
 from bench.ego_comma2k19 import comma2k19_rows
 from bench.ego_simulated import TUNED, UNSEEN, simulated_rows
 from bench.inputs import DATA
-from bench.rows import Row, table_of, write_rows
+from bench.rows import Row
 from bench.turning_car import udacity_rows
 
-OUT = Path("out/accuracy/ego.json")
 SEGMENT = DATA / "comma2k19" / "segment_40.npz"
 SIGHTINGS = DATA / "udacity_ekf" / "obj_pose-laser-radar-synthetic-input.txt"
 
@@ -29,19 +23,3 @@ def ego_rows(bar: Progress) -> list[Row]:
     if SIGHTINGS.is_file():
         rows += udacity_rows(SIGHTINGS)
     return rows
-
-
-def main() -> int:
-    """Measure, print, write."""
-    return command(lambda: _measure(Console()))
-
-
-def _measure(console: Console) -> None:
-    with Progress(console=console) as bar:
-        rows = ego_rows(bar)
-    write_rows(OUT, rows)
-    console.print(table_of(rows))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,12 +18,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from bench import record
 from bench.command import command
-from bench.inputs import CLOUDS, SIZES, model
+from bench.inputs import CLOUDS, DATA, SIZES, model
 from bench.rows import Row, table_of, write_rows
 from perception_rt.node.graph import transport_environment
 
 OUT = Path("out/bench")
-PARTS = ("camera", "lidar")
+PARTS = ("camera", "lidar", "state")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,7 +52,7 @@ def measure_all(args: argparse.Namespace, console: Console) -> None:
 
     keep_large_blocks()
     for part in args.part or PARTS:
-        rows = {"camera": camera, "lidar": lidar}[part](args, console)
+        rows = {"camera": camera, "lidar": lidar, "state": state}[part](args, console)
         rows = sorted(rows, key=lambda entry: entry.name.rpartition("/")[0])
         path = OUT / f"{part}.json"
         write_rows(path, rows)
@@ -84,6 +84,20 @@ def lidar(args: argparse.Namespace, console: Console) -> list[Row]:
     length = Length(2, 1.0, 3.0) if args.quick else Length()
     total = length.total_s(len(CLOUDS) * len(BUNDLES))
     return with_bar(console, total, lambda folder, step: lidar_part(folder, length, args.quick, step))
+
+
+def state(args: argparse.Namespace, console: Console) -> list[Row]:
+    """The part state: ego filter, tracker, predictor, each on one core."""
+    from bench.ego_speed import ego_speed_rows
+    from bench.predictor_speed import predictor_rows
+    from bench.tracker_speed import tracker_rows
+
+    console.print("state: about a minute")
+    return [
+        *ego_speed_rows(args.quick),
+        *tracker_rows(DATA if DATA.is_dir() else None),
+        *predictor_rows(),
+    ]
 
 
 def with_bar(
