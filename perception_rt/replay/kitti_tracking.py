@@ -48,13 +48,14 @@ def read_detections(path: str | Path, label: int) -> dict[int, tuple[Detections3
         BagError: it cannot be read.
     """
     try:
-        rows = np.loadtxt(path, delimiter=",", ndmin=2)
+        lines = Path(path).read_text().splitlines()
+        rows = np.loadtxt(lines, delimiter=",", ndmin=2) if lines else np.zeros((0, 15))
     except (OSError, ValueError) as error:
         raise BagError(f"{path}: cannot be read: {error}") from error
-    if rows.size and (rows.shape[1] != 15 or not np.isfinite(rows).all()):
+    if rows.shape[1] != 15 or not np.isfinite(rows).all():
         raise BagError(f"{path}: rows of {rows.shape[1]} columns: must be 15 finite numbers")
     found = {}
-    for frame in np.unique(rows[:, 0]) if rows.size else ():
+    for frame in np.unique(rows[:, 0]):
         part = rows[rows[:, 0] == frame]
         scores = 1 / (1 + np.exp(-part[:, 6]))
         detections = Detections3D(
