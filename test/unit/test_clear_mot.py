@@ -11,7 +11,7 @@ APART = 20.0  # m between objects
 
 
 def trajectories(*rows) -> Trajectories:
-    """Rows of (frame, id, object, score, ignored), the last two as far as given; `object` says where it is."""
+    """Rows of (frame, id, object, score, ignored), the last two as far as given; `object` tells where."""
     full = sorted((*row, *(0.0, False)[len(row) - 3 :]) for row in rows)
     place = np.array([[APART * row[2], 0, 0, 4, 2, 1.5, 0.3] for row in full], float).reshape(-1, 7)
     return Trajectories(
@@ -94,9 +94,9 @@ def test_boxes_pair_from_a_quarter_of_overlap_on(shift, pairs):
 
 
 def test_as_many_pairs_as_can_be_then_the_closest():
-    """Two truths 2 m apart along x, tracks at 0.9 and -0.5: only the crossing-free choice pairs both."""
+    """Truths at 0 and 2 m, tracks at 0.9 and -1.5: the closest pair of all would leave one of each alone."""
     truth = trajectories((0, 1, 0), (0, 2, 0.1))
-    tracks = trajectories((0, 8, 0.045), (0, 9, -0.025))
+    tracks = trajectories((0, 8, 0.045), (0, 9, -0.075))
     for boxes in (truth.xyzlwh_yaw, tracks.xyzlwh_yaw):
         boxes[:, 6] = 0
     counts = score_tracks([(truth, tracks)]).best
