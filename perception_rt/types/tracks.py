@@ -18,8 +18,8 @@ class Tracks:
         xyzlwh_yaw: (N, 7) float32, as of `Detections3D`.
         velocity: (N, 2) float32, along x and y, m/s.
         yaw_rate: (N,) float32, rad/s.
-        covariance: (N, 6, 6) float32 of x y yaw vx vy yaw_rate; all zero for the yaw rate of a class that does
-            not turn.
+        covariance: (N, 6, 6) float32 of x y yaw vx vy yaw_rate; zero for the yaw rate of a class that
+            does not turn.
         scores: (N,) float32 in [0, 1], of the last detection.
         labels: (N,) int64, index into the detector's class names.
         hits: (N,) int64, detections so far.
