@@ -143,6 +143,12 @@ def test_an_unsure_detection_keeps_a_confirmed_track_and_only_that():
     assert len(track.update(40 * STEP, boxes((0, 0, 0.05)))) == 0  # below least_score: no detection at all
 
 
+def test_unsure_detections_confirm_nothing():
+    track = tracker(probation_s=0.35)
+    track.update(0, boxes((0, 0, 0.6)))
+    assert [len(track.update(step * STEP, boxes((0, 0, 0.3)))) for step in range(1, 4)] == [0, 0, 0]
+
+
 def test_a_sure_detection_goes_before_a_nearer_unsure_one():
     track = tracker()
     for step in range(5):

@@ -92,6 +92,24 @@ def test_a_pedestrian_walks_straight_whatever_way_it_looks():
     assert filters.mean[0] == pytest.approx([2, 1, 2, 1, 0.5, 0], abs=1e-4)
 
 
+def test_height_and_size_are_weighed_as_a_random_walk():
+    """The scalar filter by hand: measured with variance r, wandering by q over a step."""
+    labels, rows = np.array([CAR]), np.array([0])
+    filters = started(np.zeros(6), CAR)
+    r = np.array([VEHICLE.height_sd, VEHICLE.size_sd]) ** 2
+    q = np.array([VEHICLE.drift, 0.05]) ** 2 * DT
+    expected, variance = np.array([0.0, 4.0]), r.copy()
+    for z, length in ((0.4, 5.0), (0.3, 3.0), (0.8, 4.5)):
+        filters.predict(DT, labels)
+        variance += q
+        gain = variance / (variance + r)
+        expected += gain * (np.array([z, length]) - expected)
+        variance *= 1 - gain
+        filters.update(rows, np.array([[0, 0, z, length, 2, 1.5, 0]], float), labels)
+        assert filters.boxes(rows)[0, [2, 3]] == pytest.approx(expected, abs=1e-5)
+    assert filters.boxes(rows)[0, 4:6] == pytest.approx([2, 1.5])
+
+
 def measured_truths(label: int, motion, rng: np.random.Generator, count: int, steps: int):
     """Truths drawn from the class's own model and their measurements: (steps, count, 6) and (..., 7)."""
     start = [0.0, 0.0, 0.0, motion.speed, motion.speed, 0.5 * motion.turns]
