@@ -11,8 +11,10 @@ from nav_msgs.msg import Odometry, Path
 from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import Imu, NavSatFix
 from vision_msgs.msg import Detection3DArray
+from visualization_msgs.msg import MarkerArray
 
 from perception_rt.codec.detections3d import Detection3DEncoder
+from perception_rt.codec.markers import encode_markers, path_markers
 from perception_rt.codec.vehicle import (
     encode_odometry,
     encode_path,
@@ -42,6 +44,7 @@ from perception_rt.stage.vehicle_state.readings import (
 )
 from perception_rt.types import ConfigError, Detections3D, TransformError, state
 
+PATH_COLOUR = (255, 255, 255)
 SENSORS = ("odometry", "imu", "fix", "twist")
 FATES = {
     Outcome.GATED: Fate.REJECTED,
@@ -107,6 +110,7 @@ class VehicleState(ListenerNode):
         self._odometry = self.open_output(Odometry, "~/odometry", 10)
         self._path = self.open_output(Path, "~/predicted_path", 5)
         self._predictions = self.open_output(Detection3DArray, "~/predictions", 5)
+        self._markers = self.open_output(MarkerArray, "~/markers", 1)
         self._encoder = Detection3DEncoder(("ego",))
         kinds = {
             "odometry": (Odometry, self._on_odometry),
@@ -210,6 +214,10 @@ class VehicleState(ListenerNode):
                 stamps_ns=path.stamps_ns.tolist(),
             )
         )
+
+        if self._markers.get_subscription_count():
+            line = path_markers(path.states[None, :, :2], [PATH_COLOUR])
+            self._markers.publish(encode_markers(line, now.stamp_ns, frame))
 
     # Diagnostics.
 

@@ -12,6 +12,7 @@ from rclpy.qos import DurabilityPolicy
 from sensor_msgs.msg import Imu, NavSatFix
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
+from visualization_msgs.msg import MarkerArray
 
 from perception_rt.node import drive_messages as messages
 from perception_rt.node.vehicle_state import VehicleState
@@ -35,6 +36,7 @@ class Vehicle:
         self.odometry = bench.listen("/vehicle_state/odometry", Odometry)
         self.path = bench.listen("/vehicle_state/predicted_path", Path)
         self.predictions = bench.listen("/vehicle_state/predictions", Detection3DArray)
+        self.markers = bench.listen("/vehicle_state/markers", MarkerArray)
         for name in ("odometry", "imu", "fix", "twist"):
             topic = {"odometry": "odom_in"}.get(name, name)
             if name in self.node._accounts:
@@ -102,6 +104,9 @@ def test_a_drive_is_followed_and_its_path_is_ahead(bench):
     of_path = lambda: [m for m in vehicle.predictions if stamp_of(m) == stamp_of(path)]  # noqa: E731
     assert wait_for(of_path)
     boxes = of_path()[0].detections
+    assert wait_for(lambda: vehicle.markers)
+    (line,) = [marker for marker in vehicle.markers[-1].markers if marker.action == 0]
+    assert (line.type, len(line.points)) == (4, 31)  # LINE_STRIP
     spread = [box.results[0].pose.covariance[0] + box.results[0].pose.covariance[7] for box in boxes]
     assert spread == sorted(spread)
     assert spread[-1] > spread[0]
