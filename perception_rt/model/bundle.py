@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from perception_rt.model.archive import (
@@ -20,8 +21,8 @@ from perception_rt.model.archive import (
     script_module,
     write_archive,
 )
-from perception_rt.model.golden import GOLDEN_SHAPES, golden_input, make_golden
-from perception_rt.model.manifest import CloudSpec, ImageSpec, Manifest, parse_manifest
+from perception_rt.model.golden import Outputs, flat_residuals, golden_input, golden_shape, make_golden
+from perception_rt.model.manifest import TASKS, InputSpec, Manifest, parse_manifest
 from perception_rt.model.runtime import Runtime, resolve_bundle, resolve_device
 from perception_rt.types.errors import BundleError
 
@@ -32,7 +33,7 @@ def save(
     *,
     name: str,
     classes: Sequence[str],
-    input_spec: ImageSpec | CloudSpec,
+    input_spec: InputSpec,
     licence: str,
     version: str = "1",
     task: str = "detect2d",
@@ -46,13 +47,14 @@ def save(
         module: takes ``(images, bgr, score_threshold, nms_threshold)`` as `Detector` does, or, for task
             ``detect3d``, ``(points, score_threshold, nms_threshold)``, and answers as `ImageRuntime` or
             `CloudRuntime` says. It has the float attributes ``score_threshold`` and ``nms_threshold``: the
-            defaults of the bundle.
+            defaults of the bundle. For task ``predict`` it takes ``(history)``, answers as `PathRuntime`
+            says, and has no thresholds.
         name: what the bundle is called.
-        classes: class names, by label.
-        input_spec: how images reach the network, or what clouds it takes.
+        classes: class names, by label; none for task ``predict``.
+        input_spec: how images reach the network, what clouds it takes, or what history.
         licence: of the weights.
         version: of the bundle.
-        task: ``detect2d`` or ``detect3d``.
+        task: ``detect2d``, ``detect3d`` or ``predict``.
         provenance: where the weights come from, JSON values.
         golden_seed: seed of the golden input.
 
@@ -63,21 +65,16 @@ def save(
         BundleError: where the module cannot be scripted, answers nothing to the golden input, or a
             field is invalid.
     """
-    if task not in GOLDEN_SHAPES:
-        raise BundleError(f"task={task!r}: must be one of {', '.join(GOLDEN_SHAPES)}")
+    if task not in TASKS:
+        raise BundleError(f"task={task!r}: must be one of {', '.join(TASKS)}")
     path = Path(path)
     if not path.parent.is_dir():
         raise BundleError(f"{path}: no folder {path.parent}")
+    shape = golden_shape(task, input_spec)
     scripted = script_module(copy.deepcopy(module).to("cpu"))
-    defaults = {key: getattr(scripted, key, None) for key in ("score_threshold", "nms_threshold")}
-    for key, value in defaults.items():
-        if not isinstance(value, float):
-            raise BundleError(f"module attribute {key}={value!r}: must be a float, the bundle's default")
-    with torch.inference_mode():
-        # A copy answers, so that nothing it keeps from the run ends up in the file.
-        data = torch.from_numpy(golden_input(golden_seed, GOLDEN_SHAPES[task]))
-        options = (False, 0.0, -1.0) if task == "detect2d" else (0.0, -1.0)
-        answer = tuple(tensor.numpy() for tensor in archive_copy(scripted)(data, *options))
+    defaults = _thresholds(scripted, task)
+    # A copy answers, so that nothing it keeps from the run ends up in the file.
+    answer = _golden_answer(archive_copy(scripted), task, golden_input(golden_seed, shape))
     if not len(answer[0]):
         raise BundleError("the module finds nothing in the golden input at score 0: that would prove nothing")
     manifest = Manifest(
@@ -87,7 +84,7 @@ def save(
         input=input_spec,
         classes=tuple(classes),
         sha256=module_sha256(scripted),
-        golden=make_golden(answer, task, golden_seed),
+        golden=make_golden(answer, task, golden_seed, shape),
         provenance=dict(provenance or {}),
         licence=licence,
         **defaults,
@@ -95,6 +92,28 @@ def save(
     parse_manifest(manifest.to_json())  # what cannot be read back is not written
     write_archive(scripted, manifest, path)
     return manifest
+
+
+def _thresholds(scripted: torch.jit.ScriptModule, task: str) -> dict[str, float | None]:
+    """The module's own, which become the bundle's defaults; one that predicts has none."""
+    names = ("score_threshold", "nms_threshold")
+    if task == "predict":
+        return dict.fromkeys(names)
+    defaults = {key: getattr(scripted, key, None) for key in names}
+    for key, value in defaults.items():
+        if not isinstance(value, float):
+            raise BundleError(f"module attribute {key}={value!r}: must be a float, the bundle's default")
+    return defaults
+
+
+@torch.inference_mode()
+def _golden_answer(module: torch.jit.ScriptModule, task: str, data: np.ndarray) -> Outputs:
+    """All that the module finds, or its residuals."""
+    golden = torch.from_numpy(data)
+    if task == "predict":
+        return flat_residuals(module(golden).numpy())
+    options = (False, 0.0, -1.0) if task == "detect2d" else (0.0, -1.0)
+    return tuple(tensor.numpy() for tensor in module(golden, *options))
 
 
 def load(path_or_name: str | Path, device: str = "cpu") -> tuple[torch.nn.Module, Manifest]:

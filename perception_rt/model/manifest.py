@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from perception_rt.model.fields import (
+    field,
+    hex_sha256,
+    integer,
+    json_object,
+    list_of,
+    no_others,
+    nonempty_text,
+    nothing,
+    number,
+    one_of,
+    shortened,
+)
 from perception_rt.types.errors import BundleError
 
 SCHEMA_VERSION = 1
-TASKS = ("detect2d", "detect3d")  # a later task joins here; its golden input joins in golden.py
+TASKS = ("detect2d", "detect3d", "predict")  # a later task joins here; its golden input joins in golden.py
 BOX_COLUMNS = {"detect2d": 4, "detect3d": 7}  # xyxy in px; xyzlwh_yaw in m and rad
+GOLDEN_FORMS = {"detect2d": "(N, H, W, 3)", "detect3d": "(N, 4)", "predict": "(N, T, 3)"}
 INTENSITIES = ("unused", "unit", "byte")
 RESIZES = ("stretch", "letterbox", "model")
 ORDERS = ("rgb", "bgr")
 # A manifest must not make its reader fill the memory: how long each side may be, and how many there are.
-_GOLDEN_SIDES = {"detect2d": (4096, 4), "detect3d": (1 << 20, 2)}
+_GOLDEN_SIDES = {"detect2d": (4096, 4), "detect3d": (1 << 20, 2), "predict": (1000, 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +66,52 @@ class CloudSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSpec:
+    """What the bundle takes of the vehicle's past, and how far ahead it answers.
+
+    Attributes:
+        window_s: how long the history is, s; its last row is now.
+        step_s: between rows of the history and steps ahead, s.
+        horizon_s: how far ahead the last step is, s.
+
+    Raises:
+        BundleError: the step is not positive, or longer than the window or the horizon.
+    """
+
+    window_s: float
+    step_s: float
+    horizon_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step_s <= min(self.window_s, self.horizon_s):
+            raise BundleError(f"input.step_s={self.step_s}: must be > 0, within the window and the horizon")
+
+    @property
+    def rows(self) -> int:
+        """Rows of the history."""
+        return round(self.window_s / self.step_s)
+
+    @property
+    def steps(self) -> int:
+        """Steps ahead; the first is one `step_s` from now."""
+        return round(self.horizon_s / self.step_s)
+
+
+InputSpec = ImageSpec | CloudSpec | StateSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Golden:
     """An input that anyone can make again, and what the model answers to it.
 
     Attributes:
         seed: seed of the input (`perception_rt.model.golden.golden_input`).
-        shape: (N, H, W, 3) of the uint8 images, or (N, 4) of the float32 cloud.
-        boxes: the answer's boxes, K rows of xyxy in px or xyzlwh_yaw in m and rad, best score first.
-        scores: K scores.
-        labels: K class indices.
+        shape: (N, H, W, 3) of the uint8 images, (N, 4) of the float32 cloud, or (N, T, 3) of the float32
+            histories.
+        boxes: the answer's boxes, K rows of xyxy in px or xyzlwh_yaw in m and rad, best score first; of task
+            ``predict`` a row a history, its residuals one step after the other, m.
+        scores: K scores; ones of task ``predict``.
+        labels: K class indices; zeros of task ``predict``.
         box_tolerance: largest difference of a box coordinate, px, or m and rad.
         score_tolerance: largest difference of a score.
     """
@@ -84,10 +133,11 @@ class Manifest:
         name: what the bundle is called, e.g. ``sim_camera``.
         version: its version, free text.
         task: one of `TASKS`.
-        input: how images reach the network, or what clouds it takes.
-        classes: class names; label i is ``classes[i]``.
-        score_threshold: default lowest score kept.
-        nms_threshold: default IoU above which the weaker of two boxes of one class is dropped.
+        input: how images reach the network, what clouds it takes, or what history.
+        classes: class names; label i is ``classes[i]``; none of task ``predict``.
+        score_threshold: default lowest score kept; None of task ``predict``.
+        nms_threshold: default IoU above which the weaker of two boxes of one class is dropped; None of task
+            ``predict``.
         sha256: of the weights (`perception_rt.model.golden.weights_sha256`), 64 hex digits.
         golden: the self-test.
         provenance: where the weights come from (recipe, seed, scores, ...), JSON values.
@@ -98,10 +148,10 @@ class Manifest:
     name: str
     version: str
     task: str
-    input: ImageSpec | CloudSpec
+    input: InputSpec
     classes: tuple[str, ...]
-    score_threshold: float
-    nms_threshold: float
+    score_threshold: float | None
+    nms_threshold: float | None
     sha256: str
     golden: Golden
     provenance: Mapping[str, Any]
@@ -125,157 +175,88 @@ def parse_manifest(text: str) -> Manifest:
         raise BundleError(f"manifest is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise BundleError(f"manifest must be a JSON object, got {type(data).__name__}")
-    schema = _field(data, "schema_version", _integer(1))
+    schema = field(data, "schema_version", integer(1))
     if schema > SCHEMA_VERSION:
         raise BundleError(
             f"manifest schema_version={schema} is newer than the {SCHEMA_VERSION} that this perception_rt "
             "reads: upgrade perception_rt"
         )
-    _no_others(data, Manifest, "")
-    classes = _field(data, "classes", _list_of(_text))
-    if not classes:
+    no_others(data, Manifest, "")
+    task = field(data, "task", one_of(TASKS))
+    detects = task != "predict"
+    classes = field(data, "classes", list_of(nonempty_text, None if detects else 0))
+    if detects and not classes:
         raise BundleError("manifest classes=(): must be at least one")
-    task = _field(data, "task", _one_of(TASKS))
+    threshold = number(0.0, 1.0) if detects else nothing
+    spec = _SPECS[task](field(data, "input", json_object))
     return Manifest(
-        name=_field(data, "name", _text),
-        version=_field(data, "version", _text),
+        name=field(data, "name", nonempty_text),
+        version=field(data, "version", nonempty_text),
         task=task,
-        input=_SPECS[task](_field(data, "input", _object)),
+        input=spec,
         classes=classes,
-        score_threshold=_field(data, "score_threshold", _number(0.0, 1.0)),
-        nms_threshold=_field(data, "nms_threshold", _number(0.0, 1.0)),
-        sha256=_field(data, "sha256", _sha256),
-        golden=_parse_golden(_field(data, "golden", _object), task, len(classes)),
-        provenance=_field(data, "provenance", _object),
-        licence=_field(data, "licence", _text),
+        score_threshold=field(data, "score_threshold", threshold),
+        nms_threshold=field(data, "nms_threshold", threshold),
+        sha256=field(data, "sha256", hex_sha256),
+        golden=_parse_golden(field(data, "golden", json_object), task, spec, len(classes) or 1),
+        provenance=field(data, "provenance", json_object),
+        licence=field(data, "licence", nonempty_text),
         schema_version=schema,
     )
 
 
 def _parse_image(data: dict[str, Any]) -> ImageSpec:
-    _no_others(data, ImageSpec, "input.")
+    no_others(data, ImageSpec, "input.")
     size = data.get("size")
     return ImageSpec(
-        size=None if size is None else _field(data, "size", _list_of(_integer(1), 2), "input."),
-        resize=_field(data, "resize", _one_of(RESIZES), "input."),
-        filter=_field(data, "filter", _one_of(("area", "bilinear", "model")), "input."),
-        order=_field(data, "order", _one_of(ORDERS), "input."),
+        size=None if size is None else field(data, "size", list_of(integer(1), 2), "input."),
+        resize=field(data, "resize", one_of(RESIZES), "input."),
+        filter=field(data, "filter", one_of(("area", "bilinear", "model")), "input."),
+        order=field(data, "order", one_of(ORDERS), "input."),
     )
 
 
 def _parse_cloud(data: dict[str, Any]) -> CloudSpec:
-    _no_others(data, CloudSpec, "input.")
+    no_others(data, CloudSpec, "input.")
     height = data.get("sensor_height")
     return CloudSpec(
-        range=_field(data, "range", _list_of(_number(), 6), "input."),
-        intensity=_field(data, "intensity", _one_of(INTENSITIES), "input."),
-        sensor_height=None if height is None else _field(data, "sensor_height", _number(), "input."),
+        range=field(data, "range", list_of(number(), 6), "input."),
+        intensity=field(data, "intensity", one_of(INTENSITIES), "input."),
+        sensor_height=None if height is None else field(data, "sensor_height", number(), "input."),
     )
 
 
-_SPECS: dict[str, Callable[[dict[str, Any]], ImageSpec | CloudSpec]] = {
+def _parse_state(data: dict[str, Any]) -> StateSpec:
+    no_others(data, StateSpec, "input.")
+    return StateSpec(*(field(data, name, number(0.01, 60.0), "input.") for name in StateSpec.__slots__))
+
+
+_SPECS: dict[str, Callable[[dict[str, Any]], InputSpec]] = {
     "detect2d": _parse_image,
     "detect3d": _parse_cloud,
+    "predict": _parse_state,
 }
 
 
-def _parse_golden(data: dict[str, Any], task: str, n_classes: int) -> Golden:
-    _no_others(data, Golden, "golden.")
+def _parse_golden(data: dict[str, Any], task: str, spec: InputSpec, n_classes: int) -> Golden:
+    no_others(data, Golden, "golden.")
     longest, sides = _GOLDEN_SIDES[task]
+    columns = 2 * spec.steps if isinstance(spec, StateSpec) else BOX_COLUMNS[task]
     golden = Golden(
-        seed=_field(data, "seed", _integer(0), "golden."),
-        shape=_field(data, "shape", _list_of(_integer(1, longest), sides), "golden."),
-        boxes=_field(data, "boxes", _list_of(_list_of(_number(), BOX_COLUMNS[task])), "golden."),
-        scores=_field(data, "scores", _list_of(_number(0.0, 1.0)), "golden."),
-        labels=_field(data, "labels", _list_of(_integer(0, n_classes - 1)), "golden."),
-        box_tolerance=_field(data, "box_tolerance", _number(0.0), "golden."),
-        score_tolerance=_field(data, "score_tolerance", _number(0.0), "golden."),
+        seed=field(data, "seed", integer(0), "golden."),
+        shape=field(data, "shape", list_of(integer(1, longest), sides), "golden."),
+        boxes=field(data, "boxes", list_of(list_of(number(), columns)), "golden."),
+        scores=field(data, "scores", list_of(number(0.0, 1.0)), "golden."),
+        labels=field(data, "labels", list_of(integer(0, n_classes - 1)), "golden."),
+        box_tolerance=field(data, "box_tolerance", number(0.0), "golden."),
+        score_tolerance=field(data, "score_tolerance", number(0.0), "golden."),
     )
     counts = {len(golden.boxes), len(golden.scores), len(golden.labels)}
     if len(counts) != 1 or counts == {0}:
         raise BundleError(
             f"manifest golden: boxes, scores, labels have {sorted(counts)} rows, not one number > 0"
         )
-    columns = 3 if task == "detect2d" else 4
-    if golden.shape[-1] != columns:
-        form = "(N, H, W, 3)" if task == "detect2d" else "(N, 4)"
-        raise BundleError(f"manifest golden.shape={_short(golden.shape)}: must be {form}")
+    last = {"detect2d": (3,), "detect3d": (4,)}.get(task) or (spec.rows, 3)
+    if golden.shape[-len(last) :] != last:
+        raise BundleError(f"manifest golden.shape={shortened(golden.shape)}: must be {GOLDEN_FORMS[task]}")
     return golden
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _field(data: dict[str, Any], name: str, check: Callable[[Any], Any], prefix: str = "") -> Any:
-    if name not in data:
-        raise BundleError(f"manifest {prefix}{name} is missing")
-    try:
-        return check(data[name])
-    except ValueError as error:
-        raise BundleError(f"manifest {prefix}{name}={_short(data[name])}: {error}") from error
-
-
-def _no_others(data: dict[str, Any], kind: type, prefix: str) -> None:
-    for name in data:
-        if name not in kind.__dataclass_fields__:
-            raise BundleError(f"manifest {prefix}{name}={_short(data[name])}: not a field of this schema")
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("must be a non-empty text")
-    return value
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("must be an object")
-    return value
-
-
-def _sha256(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ValueError("must be 64 lower-case hex digits")
-    return value
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return value
-
-    return check
-
-
-def _integer(low: int, high: int | None = None) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError("must be an integer")
-        if value < low or (high is not None and value > high):
-            raise ValueError(f"must be >= {low}" + ("" if high is None else f" and <= {high}"))
-        return value
-
-    return check
-
-
-def _number(low: float = -math.inf, high: float = math.inf) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise ValueError("must be a finite number")
-        if not low <= value <= high:
-            raise ValueError(f"must be in [{low:g}, {high:g}]")
-        return float(value)
-
-    return check
-
-
-def _list_of(check: Callable[[Any], Any], length: int | None = None) -> Callable[[Any], tuple]:
-    def check_list(value: Any) -> tuple:
-        if not isinstance(value, list | tuple) or (length is not None and len(value) != length):
-            raise ValueError("must be a list" + ("" if length is None else f" of {length}"))
-        return tuple(check(item) for item in value)
-
-    return check_list

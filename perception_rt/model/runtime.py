@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from perception_rt.model.archive import MODULE_ERRORS, optimise, read_archive, reason
-from perception_rt.model.golden import Outputs, golden_difference, golden_input
+from perception_rt.model.golden import Outputs, flat_residuals, golden_difference, golden_input
 from perception_rt.model.manifest import Manifest
 from perception_rt.types.errors import BundleError, ConfigError, ModelError
 
@@ -90,7 +90,7 @@ class Runtime:
             threads: CPU threads of torch, for the whole process; None leaves them.
 
         Returns:
-            An `ImageRuntime` or a `CloudRuntime`, by the task of the bundle.
+            An `ImageRuntime`, a `CloudRuntime` or a `PathRuntime`, by the task of the bundle.
 
         Raises:
             BundleError: one line that says why the bundle or the device cannot be used.
@@ -121,18 +121,21 @@ class Runtime:
         """
         golden = self.manifest.golden
         try:
-            outputs = self(golden_input(golden.seed, golden.shape), score_threshold=0.0)
+            outputs = self._golden_outputs(golden_input(golden.seed, golden.shape))
         except ModelError as error:
             raise BundleError(f"{path}: golden input failed: {error}") from error
         difference = golden_difference(golden, outputs, self.half)
         if difference:
             raise BundleError(f"{path}: golden mismatch on {self.device}: {difference}")
 
-    def __call__(self, frames: torch.Tensor | np.ndarray, **options: Any) -> tuple[np.ndarray, ...]:
-        """Detect objects; see the subclasses."""
+    def _golden_outputs(self, data: np.ndarray) -> Outputs:
+        return self(data, score_threshold=0.0)
+
+    def __call__(self, frames: torch.Tensor | np.ndarray, **options: Any) -> Any:
+        """Detect objects, or refine paths; see the subclasses."""
         raise NotImplementedError
 
-    def _run(self, data: torch.Tensor, *options: bool | float) -> tuple[np.ndarray, ...]:
+    def _run(self, data: torch.Tensor, *options: bool | float) -> Any:
         """What the module answers, on the host.
 
         Raises:
@@ -145,13 +148,17 @@ class Runtime:
 
     @torch.inference_mode()
     def _run_module(self, data: torch.Tensor, options: tuple[bool | float, ...]) -> tuple[np.ndarray, ...]:
-        if self.device.type == "cuda":
-            data = data.pin_memory().to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
-            boxes, *columns = self._module(data, *options)
+        boxes, *columns = self._answer(data, *options)
         # One tensor, so one copy to the host; float32 holds every integer below 2**24.
         packed = torch.cat([boxes.float(), *(column[:, None].float() for column in columns)], dim=1).cpu()
         return _unpack(packed.numpy(), boxes.shape[1])
+
+    def _answer(self, data: torch.Tensor, *options: bool | float) -> Any:
+        """What the module returns, on the device."""
+        if self.device.type == "cuda":
+            data = data.pin_memory().to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            return self._module(data, *options)
 
 
 class ImageRuntime(Runtime):
@@ -230,7 +237,45 @@ class CloudRuntime(Runtime):
         return self._run(cloud, _option(score_threshold), _option(nms_threshold))
 
 
-_RUNTIMES = {"detect2d": ImageRuntime, "detect3d": CloudRuntime}
+class PathRuntime(Runtime):
+    """Runs a bundle of task `predict`."""
+
+    def warmup(self, runs: int = 3) -> None:
+        """Run the golden histories, so that the first path is not slower than the others."""
+        history = golden_input(self.manifest.golden.seed, self.manifest.golden.shape)
+        for _ in range(runs):
+            self(history)
+
+    def __call__(self, history: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Residuals of the paths that constant turn rate and acceleration give.
+
+        Args:
+            history: (N, T, 3) float32 of speed, m/s, yaw rate, rad/s, and acceleration, m/s^2, each
+                ``step_s`` of the bundle's `StateSpec`; the last row is now. On the host.
+
+        Returns:
+            (N, H, 2) float32, along and across (left) the heading of now, m, for each step ahead.
+
+        Raises:
+            ModelError: wrong input, or whatever went wrong inside, CUDA out of memory included.
+        """
+        rows = torch.from_numpy(history) if isinstance(history, np.ndarray) else history
+        expected = (self.manifest.input.rows, 3)
+        if rows.dtype != torch.float32 or rows.ndim != 3 or tuple(rows.shape[1:]) != expected:
+            raise ModelError(
+                f"history must be (N, {expected[0]}, 3) float32, got {tuple(rows.shape)} {rows.dtype}"
+            )
+        return self._run(rows)
+
+    @torch.inference_mode()
+    def _run_module(self, data: torch.Tensor, options: tuple[bool | float, ...]) -> np.ndarray:
+        return self._answer(data).float().cpu().numpy()
+
+    def _golden_outputs(self, data: np.ndarray) -> Outputs:
+        return flat_residuals(self(data))
+
+
+_RUNTIMES = {"detect2d": ImageRuntime, "detect3d": CloudRuntime, "predict": PathRuntime}
 
 
 def _option(value: float | None) -> float:

@@ -1,0 +1,108 @@
+"""Checks of the fields of a JSON object: a check returns the value that is kept, or says what it must be."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from perception_rt.types.errors import BundleError
+
+
+def shortened(value: object) -> str:
+    """The value as a line of text, of 80 characters at most."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def field(data: dict[str, Any], name: str, check: Callable[[Any], Any], prefix: str = "") -> Any:
+    """A checked field of a manifest; BundleError names it and its value."""
+    if name not in data:
+        raise BundleError(f"manifest {prefix}{name} is missing")
+    try:
+        return check(data[name])
+    except ValueError as error:
+        raise BundleError(f"manifest {prefix}{name}={shortened(data[name])}: {error}") from error
+
+
+def no_others(data: dict[str, Any], kind: type, prefix: str) -> None:
+    """Raise BundleError at a field that `kind` does not have."""
+    for name in data:
+        if name not in kind.__dataclass_fields__:
+            raise BundleError(f"manifest {prefix}{name}={shortened(data[name])}: not a field of this schema")
+
+
+def nonempty_text(value: Any) -> str:
+    """A text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be a non-empty text")
+    return value
+
+
+def nothing(value: Any) -> None:
+    """None: the field means nothing here."""
+    if value is not None:
+        raise ValueError("must be null")
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")
+    return value
+
+
+def hex_sha256(value: Any) -> str:
+    """64 lower-case hex digits."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError("must be 64 lower-case hex digits")
+    return value
+
+
+def one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
+    """A check for one of some texts."""
+
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return value
+
+    return check
+
+
+def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
+    """A check for a whole number from `low` to `high`."""
+
+    def check(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError("must be an integer")
+        if value < low or (high is not None and value > high):
+            raise ValueError(f"must be >= {low}" + ("" if high is None else f" and <= {high}"))
+        return value
+
+    return check
+
+
+def number(low: float = -math.inf, high: float = math.inf) -> Callable[[Any], float]:
+    """A check for a finite number from `low` to `high`."""
+
+    def check(value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        if not low <= value <= high:
+            raise ValueError(f"must be in [{low:g}, {high:g}]")
+        return float(value)
+
+    return check
+
+
+def list_of(check: Callable[[Any], Any], length: int | None = None) -> Callable[[Any], tuple]:
+    """A check for a list of what passes `check`, as a tuple."""
+
+    def check_list(value: Any) -> tuple:
+        if not isinstance(value, list | tuple) or (length is not None and len(value) != length):
+            raise ValueError("must be a list" + ("" if length is None else f" of {length}"))
+        return tuple(check(item) for item in value)
+
+    return check_list
