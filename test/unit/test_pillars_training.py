@@ -12,10 +12,11 @@ from perception_rt.model.bundle import save
 from perception_rt.model.manifest import CloudSpec
 from perception_rt.model.runtime import Runtime, resolve_bundle
 from perception_rt.sim import SIM_CLASSES
+from perception_rt.sim.lidar import MIN_POINTS
 from perception_rt.train.blocks import fused
 from perception_rt.train.drives import evaluation_seeds, training_seeds
 from perception_rt.train.loop import Recipe
-from perception_rt.train.pillars.data import MIN_POINTS, Clouds, cast, draw_batch, drive_samples
+from perception_rt.train.pillars.data import Clouds, cast, draw_batch, drive_samples
 from perception_rt.train.pillars.network import PILLAR, Detector, Network
 from perception_rt.train.pillars.score import evaluate
 from perception_rt.train.pillars.task import PILLARS

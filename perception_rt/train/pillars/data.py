@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from perception_rt.sim.drive import Drive
-from perception_rt.sim.lidar import LidarSample
+from perception_rt.sim.lidar import MIN_POINTS, LidarSample
 from perception_rt.train.drives import moments, over_drives
 from perception_rt.train.pillars.network import X_RANGE, Y_RANGE
 
 FRAMES_PER_DRIVE = 12
-MIN_POINTS = 5  # on an object that has to be found
 TURN = math.pi / 8  # rad, either way
 SCALE = 0.05
 LIFT = 0.2  # m, up or down: sensors are mounted higher and lower

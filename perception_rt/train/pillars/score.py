@@ -10,8 +10,9 @@ import numpy as np
 from perception_rt.model.runtime import CloudRuntime
 from perception_rt.replay.metrics3d import average_precision_bev
 from perception_rt.sim import SIM_CLASSES
+from perception_rt.sim.lidar import MIN_POINTS
 from perception_rt.train.drives import shares
-from perception_rt.train.pillars.data import MIN_POINTS, drive_samples
+from perception_rt.train.pillars.data import drive_samples
 from perception_rt.types import ConfigError, Detections3D
 
 LOWEST_SCORE = 0.01  # average precision wants the weak boxes too
