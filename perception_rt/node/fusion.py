@@ -178,10 +178,7 @@ class Fusion(ListenerNode):
         self._settle(pair, Fate.UNSYNCED if answer.reason else Fate.PUBLISHED, answer.reason)
         self._measure(pair, began, done)
         self._unplaced += len(answer.fused.unplaced)
-        try:
-            self._publish_extras(pair, answer)
-        except Exception as error:  # noqa: BLE001 - a picture for people must not cost a result
-            self.complain(self.get_name(), error)
+        self.show(self._publish_extras, pair, answer)
 
     def _publish(self, pair: Pair, answer: Answer) -> None:
         """The objects with the header of the lidar's message; an id says which sensors found the object."""

@@ -76,6 +76,13 @@ class ListenerNode(PerceptionNode):
                 account.ledger.settle(Fate.DECODE_ERROR, str(error))
                 self.complain(stream, error)
 
+    def show(self, draw: Callable[..., None], *args: Any) -> None:
+        """Call what publishes for people, after the result is out: its failure is told, and costs nothing."""
+        try:
+            draw(*args)
+        except Exception as error:  # noqa: BLE001 - a picture for people must not cost a result
+            self.complain(self.get_name(), error)
+
     def every_second(self) -> None:
         """Let subscriptions adapt."""
         for subscription in self._subscriptions_in:

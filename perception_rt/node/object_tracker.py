@@ -108,7 +108,7 @@ class ObjectTracker(ListenerNode):
         self._publish(tracked, message.stamp_ns, frame)
         self._settle(message.stamp_ns, began)
         if self._markers.get_subscription_count():
-            self._publish_markers(tracked, message.stamp_ns, frame)
+            self.show(self._publish_markers, tracked, message.stamp_ns, frame)
 
     def _is_late(self, stamp_ns: int) -> bool:
         behind_ns = self._account.order.behind_ns(stamp_ns)

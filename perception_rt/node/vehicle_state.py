@@ -31,7 +31,7 @@ from perception_rt.node.shell import status
 from perception_rt.node.transforms import Transforms, listen_to_transforms
 from perception_rt.realtime.ledger import Fate
 from perception_rt.realtime.pipeline import Account
-from perception_rt.stage.ego_prediction import predict_path
+from perception_rt.stage.ego_prediction import check_horizon, predict_path
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig
 from perception_rt.stage.vehicle_state.estimate import Outcome
 from perception_rt.stage.vehicle_state.filter import VehicleStateFilter
@@ -96,6 +96,7 @@ class VehicleState(ListenerNode):
             raise ConfigError("odometry_topic, imu_topic, fix_topic, twist_topic: all are empty")
         if len(values["fix_lever_arm_m"]) != 2:
             raise ConfigError(f"fix_lever_arm_m={list(values['fix_lever_arm_m'])}: must be x and y")
+        check_horizon(values["horizon_s"], values["step_s"])
         placed = "fix" in topics or values["use_odometry_pose"]
         self._config = VehicleStateConfig(
             start_at_origin=not placed,
@@ -216,8 +217,11 @@ class VehicleState(ListenerNode):
         )
 
         if self._markers.get_subscription_count():
-            line = path_markers(path.states[None, :, :2], [PATH_COLOUR])
-            self._markers.publish(encode_markers(line, now.stamp_ns, frame))
+            self.show(self._publish_markers, path, frame)
+
+    def _publish_markers(self, path: state.EgoPath, frame: str) -> None:
+        line = path_markers(path.states[None, :, :2], [PATH_COLOUR])
+        self._markers.publish(encode_markers(line, int(path.stamps_ns[0]), frame))
 
     # Diagnostics.
 

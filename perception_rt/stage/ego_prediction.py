@@ -34,10 +34,7 @@ def predict_path(
     Raises:
         ConfigError: a horizon or a step that is not positive, or more than 1000 steps.
     """
-    if not 0 < step_s <= horizon_s <= 1000 * step_s:
-        raise ConfigError(
-            f"horizon_s={horizon_s!r}, step_s={step_s!r}: give 0 < step <= horizon <= 1000 steps"
-        )
+    check_horizon(horizon_s, step_s)
     noise = noise or MotionNoise()
     count = round(horizon_s / step_s)
     stamps = state.stamp_ns + np.round(np.arange(count + 1) * step_s * 1e9).astype(np.int64)
@@ -55,6 +52,18 @@ def predict_path(
         mean[YAW] = wrapped(mean[YAW])
         states[row], covariances[row] = mean, covariance
     return EgoPath(stamps, states, covariances)
+
+
+def check_horizon(horizon_s: float, step_s: float) -> None:
+    """Refuse what `predict_path` cannot use.
+
+    Raises:
+        ConfigError: a horizon or a step that is not positive, or more than 1000 steps.
+    """
+    if not 0 < step_s <= horizon_s <= 1000 * step_s:
+        raise ConfigError(
+            f"horizon_s={horizon_s!r}, step_s={step_s!r}: give 0 < step <= horizon <= 1000 steps"
+        )
 
 
 def _moved(

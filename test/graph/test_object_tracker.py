@@ -189,6 +189,21 @@ def test_markers_show_boxes_and_paths_where_somebody_watches(bench):
     assert {1, 4, 9} <= kinds  # CUBE, LINE_STRIP, TEXT_VIEW_FACING
 
 
+def test_markers_that_fail_cost_no_track(bench, monkeypatch):
+    driver = Driver(bench, fixed_frame="")
+    bench.listen("/object_tracker/markers", MarkerArray)
+    assert wait_for(driver.node._markers.get_subscription_count)
+
+    def fail(*_: object) -> None:
+        raise ValueError("no pen")
+
+    monkeypatch.setattr(driver.node, "_publish_markers", fail)
+    for k in range(3):
+        assert driver.boxes(k, (10, 0, 0)) == {"published": 1}
+    assert bench.said("no pen")
+    assert driver.book()["received"] == driver.book()["states"]["published"] == 3
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [({"detections_topic": ""}, "must name a topic"), ({"dimensions": "4d"}, "must be one of 3d, 2d")],

@@ -52,6 +52,7 @@ class Vehicle:
         before = self.book(name)
         self.out[topic].publish(message)
         assert wait_for(lambda: self.book(name)["received"] > before["received"]), "never arrived"
+        assert wait_for(lambda: self.book(name)["pending"] == 0), "never ended"
         after = self.book(name)["states"]
         return {s: n - before["states"][s] for s, n in after.items() if n > before["states"][s]}
 
@@ -187,6 +188,8 @@ def test_an_imu_that_is_mounted_turned_needs_its_transform(bench):
     [
         ({"odometry_topic": "", "imu_topic": ""}, "all are empty"),
         ({"fix_lever_arm_m": [1.0]}, "must be x and y"),
+        ({"horizon_s": 1.0, "step_s": 2.0}, "give 0 < step <= horizon"),
+        ({"horizon_s": 30.0, "step_s": 0.02}, "1000 steps"),
     ],
 )
 def test_parameters_that_cannot_work_fail_the_start_with_the_reason(bench, values, reason):
