@@ -1,0 +1,264 @@
+"""A ledger of any length as counts on a fixed grid: read in chunks, memory flat.
+
+What the charts need of a run is where in time which message ended how, and how its times are distributed; both
+fit a grid of moments and of logarithmic steps of milliseconds. Only short runs keep their single values too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from perception_rt.realtime.ledger import Fate
+from perception_rt.types import ConfigError
+
+STAGES = ("wait", "decode", "infer", "publish")
+TIMES = ("age", *STAGES)
+UNREADABLE = "unreadable"
+FATES = (*(fate.value for fate in Fate), UNREADABLE)
+LOST = FATES[1:]
+
+MOMENTS = 96
+STEPS_PER_DECADE = 40
+EDGES_MS = np.logspace(-2, 6, 8 * STEPS_PER_DECADE + 1)
+"""Of the steps of a time, ms; what is shorter counts as the first, what is longer as the last."""
+MOST_POINTS = 600
+"""Up to so many messages a stream keeps its single values."""
+_MOST_REASONS = 40
+_EXAMPLES = 6
+_CHUNK_ROWS = 100_000
+_OTHER = "other reasons"
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_COLUMNS = {
+    "node": "str",
+    "topic": "str",
+    "number": "Int64",
+    "arrival_ns": "Int64",
+    "stamp_ns": "Int64",
+    **{f"{stage}_ms": "float64" for stage in STAGES},
+    "ended_ns": "Int64",
+    "age_ms": "float64",
+    "fate": "str",
+    "reason": "str",
+}
+_TEXTS = ("node", "topic", "fate", "reason")
+
+
+@dataclass(slots=True)
+class Times:
+    """One duration of a stream's messages.
+
+    Attributes:
+        counts: (MOMENTS, steps) int64, messages by moment and step of `EDGES_MS`.
+        greatest: (MOMENTS,) float64, ms; NaN where there is none.
+        points: (N, 2) float64 s since the start and ms of each message; empty in a long run.
+    """
+
+    counts: np.ndarray = field(default_factory=lambda: np.zeros((MOMENTS, len(EDGES_MS) - 1), np.int64))
+    greatest: np.ndarray = field(default_factory=lambda: np.full(MOMENTS, np.nan))
+    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+
+    @property
+    def total(self) -> int:
+        """How many messages have this time."""
+        return int(self.counts.sum())
+
+    def percentile(self, q: float) -> np.ndarray:
+        """(MOMENTS,) float64 ms, by nearest rank to within a step (6 %); NaN where there is none."""
+        counts = np.cumsum(self.counts, axis=1)
+        total = counts[:, -1]
+        step = (counts >= np.maximum(np.ceil(q / 100 * total), 1)[:, None]).argmax(1)
+        middles = np.sqrt(EDGES_MS[:-1] * EDGES_MS[1:])
+        return np.where(total > 0, np.fmin(middles[step], self.greatest), np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One message of the ledger, ns and ms; None where the ledger has nothing."""
+
+    node: str
+    topic: str
+    number: int | None
+    arrival_ns: int | None
+    stamp_ns: int | None
+    ended_ns: int | None
+    age_ms: float | None
+    fate: str
+    reason: str
+
+
+@dataclass(slots=True)
+class StreamView:
+    """The messages of one topic at one node.
+
+    Attributes:
+        node, topic: absolute names.
+        rows: how many lines of the ledger.
+        fates: (len(FATES), MOMENTS) int64, messages by fate and moment of arrival.
+        times: by name, of `TIMES`.
+        reasons: messages by fate and reason; reasons that differ in numbers alone count as one.
+        oldest: those with the greatest age at publishing, the oldest first.
+        examples: by fate other than published, some of the messages, spread over the run.
+    """
+
+    node: str
+    topic: str
+    rows: int
+    fates: np.ndarray = field(default_factory=lambda: np.zeros((len(FATES), MOMENTS), np.int64))
+    times: dict[str, Times] = field(default_factory=lambda: {name: Times() for name in TIMES})
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    oldest: list[Row] = field(default_factory=list)
+    examples: dict[str, list[Row]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As in metrics.json."""
+        return f"{self.node}: {self.topic}"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """A ledger on the grid.
+
+    Attributes:
+        start_ns: of the first arrival.
+        duration_s: to the last arrival; at least a millisecond.
+        streams: by name, as in metrics.json; messages that could not be read are of node `bag`.
+    """
+
+    start_ns: int
+    duration_s: float
+    streams: dict[str, StreamView]
+
+    @property
+    def moments_s(self) -> np.ndarray:
+        """(MOMENTS + 1,) float64, s since the start."""
+        return np.linspace(0, self.duration_s, MOMENTS + 1)
+
+
+def read_ledger(path: Path) -> LedgerView:
+    """Read a ledger.csv twice: for its extent, then for its content.
+
+    Raises:
+        ConfigError: it is no ledger; says why.
+    """
+    try:
+        view = _extent(path)
+        for chunk in _chunks(path, list(_COLUMNS)):
+            for (node, topic), rows in chunk.groupby(["node", "topic"], sort=False):
+                _add(view, view.streams[f"{node}: {topic}"], rows)
+    except (OSError, ValueError) as error:  # of which pandas' own errors are
+        raise ConfigError(f"{path}: not a replay's ledger: {error}") from error
+    for stream in view.streams.values():
+        _sort_points(stream)
+    return view
+
+
+def _chunks(path: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
+    numbers = {name: [""] for name in columns if name not in _TEXTS}
+    with pd.read_csv(
+        path,
+        usecols=columns,
+        dtype={name: _COLUMNS[name] for name in columns},
+        keep_default_na=False,
+        na_values=numbers,
+        chunksize=_CHUNK_ROWS,
+    ) as chunks:
+        yield from chunks
+
+
+def _extent(path: Path) -> LedgerView:
+    rows: Counter[tuple[str, str]] = Counter()
+    first, last = [], []
+    for chunk in _chunks(path, ["node", "topic", "arrival_ns"]):
+        rows.update(chunk.groupby(["node", "topic"], sort=False).size().to_dict())
+        arrivals = chunk["arrival_ns"].dropna()
+        if len(arrivals):
+            first.append(int(arrivals.min()))
+            last.append(int(arrivals.max()))
+    start = min(first, default=0)
+    streams = {f"{node}: {topic}": StreamView(node, topic, rows[node, topic]) for node, topic in sorted(rows)}
+    return LedgerView(start, max((max(last, default=0) - start) / 1e9, 1e-3), streams)
+
+
+def _add(view: LedgerView, stream: StreamView, rows: pd.DataFrame) -> None:
+    unknown = set(rows["fate"]) - set(FATES)
+    if unknown:
+        raise ValueError(f"fate {min(unknown)!r} is none of {', '.join(FATES)}")
+    weights = _weights(stream, rows)
+    timed = rows["arrival_ns"].notna().to_numpy()
+    seconds = (rows["arrival_ns"].fillna(view.start_ns) - view.start_ns).to_numpy(np.int64) / 1e9
+    moments = np.clip((seconds / view.duration_s * MOMENTS).astype(int), 0, MOMENTS - 1)
+    fates = rows["fate"].map(FATES.index).to_numpy(np.int64)
+    np.add.at(stream.fates, (fates[timed], moments[timed]), weights[timed])
+    keep = stream.rows <= MOST_POINTS
+    for name, times in stream.times.items():
+        _add_times(times, rows[f"{name}_ms"].to_numpy(), seconds, moments, keep)
+    _add_reasons(stream, rows, weights)
+    _add_examples(stream, rows)
+
+
+def _weights(stream: StreamView, rows: pd.DataFrame) -> np.ndarray:
+    """(N,) int64 messages that each row stands for: what could not be read is told in lumps."""
+    if stream.node != "bag":
+        return np.ones(len(rows), np.int64)
+    return rows["number"].fillna(1).clip(lower=1).to_numpy(np.int64)
+
+
+def _add_times(
+    times: Times, values: np.ndarray, seconds: np.ndarray, moments: np.ndarray, keep: bool
+) -> None:
+    there = np.isfinite(values)
+    values, seconds, moments = values[there], seconds[there], moments[there]
+    steps = np.clip(np.searchsorted(EDGES_MS, values, "right") - 1, 0, len(EDGES_MS) - 2)
+    np.add.at(times.counts, (moments, steps), 1)
+    np.fmax.at(times.greatest, moments, values)
+    if keep:
+        times.points = np.concatenate((times.points, np.column_stack((seconds, values))))
+
+
+def _add_reasons(stream: StreamView, rows: pd.DataFrame, weights: np.ndarray) -> None:
+    """Count reasons by their words; the first of a kind gives its numbers."""
+    known = {(fate, _NUMBER.sub("#", reason)): (fate, reason) for fate, reason in stream.reasons}
+    told = pd.Series(weights, index=[rows["fate"], rows["reason"]])
+    told = told[told.index.get_level_values(1) != ""].groupby(level=[0, 1], sort=False).sum()
+    for (fate, reason), count in told.items():
+        kind = (fate, _NUMBER.sub("#", reason))
+        if kind not in known:
+            known[kind] = (fate, reason if len(known) < _MOST_REASONS else _OTHER)
+        stream.reasons[known[kind]] += int(count)
+
+
+def _add_examples(stream: StreamView, rows: pd.DataFrame) -> None:
+    aged = rows[rows["age_ms"].notna()].nlargest(_EXAMPLES, "age_ms")
+    oldest = stream.oldest + [_row(row) for row in aged.itertuples(index=False)]
+    stream.oldest = sorted(oldest, key=lambda row: -row.age_ms)[:_EXAMPLES]
+    for fate in set(rows["fate"]) - {Fate.PUBLISHED.value}:
+        found = rows[rows["fate"] == fate]
+        spread = np.unique(np.linspace(0, len(found) - 1, _EXAMPLES).astype(int))
+        examples = stream.examples.get(fate, []) + [
+            _row(row) for row in found.iloc[spread].itertuples(index=False)
+        ]
+        spread = np.unique(np.linspace(0, len(examples) - 1, _EXAMPLES).astype(int))
+        stream.examples[fate] = [examples[i] for i in spread]
+
+
+def _row(row: tuple) -> Row:
+    def number(value: object) -> int | None:
+        return None if pd.isna(value) else int(value)
+
+    age = None if pd.isna(row.age_ms) else float(row.age_ms)
+    ints = (number(getattr(row, name)) for name in ("number", "arrival_ns", "stamp_ns", "ended_ns"))
+    return Row(row.node, row.topic, *ints, age, row.fate, row.reason)
+
+
+def _sort_points(stream: StreamView) -> None:
+    """By time: the ledger is in order of ending."""
+    for times in stream.times.values():
+        times.points = times.points[np.argsort(times.points[:, 0], kind="stable")]

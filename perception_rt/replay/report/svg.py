@@ -1,0 +1,185 @@
+"""Inline SVG: elements with escaped text, scales, and the frame of a chart.
+
+A chart is drawn about as wide as a phone and laid out in a grid, so that its text is legible everywhere; colours
+are classes of the page's style sheet, which knows light and dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 400.0, 210.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 392.0, 10.0, 172.0
+"""The frame that data is drawn in, px."""
+_TICK_PX = 34.0
+_NICE = (1, 2, 2.5, 5, 10)
+
+
+def element(name: str, *content: str | Markup, **attributes: object) -> Markup:
+    """`<name attributes>content</name>`, all escaped that is not markup; `class_` is written class, `_` as `-`."""
+    given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
+    inside = Markup("").join(Markup(' {}="{}"').format(key, _short(value)) for key, value in given.items())
+    return Markup("<{}{}>{}</{}>").format(name, inside, Markup("").join(map(escape, content)), name)
+
+
+def _short(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Values from `low` to `high` to px from `start` to `end`, linear or logarithmic."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, values: float | np.ndarray) -> np.ndarray:
+        """Px of values."""
+        low, high, values = self.low, self.high, np.asarray(values, np.float64)
+        if self.log:
+            low, high, values = np.log10(low), np.log10(high), np.log10(values)
+        return self.start + (values - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Round values in the range, with room for a number at each."""
+        return _log_ticks(self) if self.log else _linear_ticks(self)
+
+
+def _linear_ticks(scale: Scale) -> list[float]:
+    most = max(abs(scale.end - scale.start) / _TICK_PX / (2 if scale.end > scale.start else 1), 1)
+    rough = (scale.high - scale.low) / most
+    decade = 10.0 ** np.floor(np.log10(rough))
+    step = decade * next(nice for nice in _NICE if nice * decade >= rough * 0.999)
+    first, last = np.ceil(scale.low / step - 1e-9), np.floor(scale.high / step + 1e-9)
+    return [float(f"{step * i:.6g}") for i in range(int(first), int(last) + 1)]
+
+
+def _log_ticks(scale: Scale) -> list[float]:
+    decades = range(int(np.floor(np.log10(scale.low))), int(np.ceil(np.log10(scale.high))) + 1)
+    wide = np.log10(scale.high / scale.low)
+    subs = (1, 2, 5) if wide <= 2.5 else (1,)
+    every = max(1, round(wide / 6))
+    ticks = [float(f"{sub}e{decade}") for decade in decades if decade % every == 0 for sub in subs]
+    return [tick for tick in ticks if scale.low * 0.999 <= tick <= scale.high * 1.001]
+
+
+def x_scale(low: float, high: float, log: bool = False) -> Scale:
+    """Along the frame."""
+    return Scale(low, high, LEFT, RIGHT, log)
+
+
+def y_scale(low: float, high: float) -> Scale:
+    """Up the frame."""
+    return Scale(low, high, BOTTOM, TOP)
+
+
+def number(value: float) -> str:
+    """A number for people, to three or four digits."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:.3g}"
+
+
+def chart(
+    label: str, x: Scale, y: Scale, x_title: str, y_title: str, marks: Iterable[Markup], shares: bool = False
+) -> Markup:
+    """An SVG of marks between axes.
+
+    Args:
+        label: what a screen reader says.
+        x, y: scales of the axes.
+        x_title, y_title: with units.
+        marks: elements, the lowest first.
+        shares: whether y is told in per cent.
+    """
+    lines = []
+    for tick in y.ticks():
+        at = float(y(tick))
+        text = f"{tick:.0%}" if shares else number(tick)
+        lines.append(element("line", class_="grid", x1=LEFT, x2=RIGHT, y1=at, y2=at))
+        lines.append(element("text", text, class_="tick", x=LEFT - 6, y=at + 4, text_anchor="end"))
+    for tick in x.ticks():
+        at = float(x(tick))
+        lines.append(element("line", class_="axis", x1=at, x2=at, y1=BOTTOM, y2=BOTTOM + 4))
+        lines.append(element("text", number(tick), class_="tick", x=at, y=BOTTOM + 17, text_anchor="middle"))
+    lines.append(element("line", class_="axis", x1=LEFT, x2=RIGHT, y1=BOTTOM, y2=BOTTOM))
+    middle = (LEFT + RIGHT) / 2
+    titles = [
+        element("text", x_title, class_="title", x=middle, y=HEIGHT - 4, text_anchor="middle"),
+        element(
+            "text", y_title, class_="title", transform=f"translate(11 {(TOP + BOTTOM) / 2:.0f}) rotate(-90)",
+            text_anchor="middle",
+        ),
+    ]  # fmt: skip
+    size = f"0 0 {WIDTH:.0f} {HEIGHT:.0f}"
+    return element("svg", *lines, *marks, *titles, viewBox=size, role="img", aria_label=label)
+
+
+def note(text: str) -> Markup:
+    """What a pointer that rests on the element is told."""
+    return element("title", text)
+
+
+def line(xs: np.ndarray, ys: np.ndarray, class_: str) -> Markup:
+    """A line through px; NaN interrupts it."""
+    return element("path", class_=f"line {class_}", d=_moves(_runs(xs, ys)))
+
+
+def band(xs: np.ndarray, low: np.ndarray, high: np.ndarray, class_: str) -> Markup:
+    """The area between two lines of px; NaN interrupts it."""
+    loops = []
+    for run in _runs(xs, low + high):
+        start = np.searchsorted(xs, run[0, 0])
+        here = slice(start, start + len(run))
+        there = np.column_stack((xs[here], high[here]))
+        loops.append(np.concatenate((there, np.column_stack((xs[here], low[here]))[::-1])))
+    return element("path", class_=f"band {class_}", d=_moves(loops))
+
+
+def bars(lefts: np.ndarray, widths: np.ndarray, low: np.ndarray, high: np.ndarray, class_: str) -> Markup:
+    """Upright bars of px as one path; those without a height are left out."""
+    there = low - high > 1e-6
+    rows = zip(lefts[there], widths[there], low[there], high[there], strict=True)
+    path = "".join(f"M{x:.1f} {a:.1f}h{w:.1f}V{b:.1f}h{-w:.1f}z" for x, w, a, b in rows)
+    return element("path", class_=f"bar {class_}", d=path)
+
+
+def dots(xs: np.ndarray, ys: np.ndarray, class_: str, notes: Sequence[str]) -> Markup:
+    """Points, each with its note."""
+    rows = zip(xs.tolist(), ys.tolist(), notes, strict=True)
+    marks = (element("circle", note(text), cx=round(x, 1), cy=round(y, 1), r=2.2) for x, y, text in rows)
+    return element("g", *marks, class_=f"dot {class_}")
+
+
+def hover(lefts: np.ndarray, widths: np.ndarray, notes: Sequence[str]) -> Markup:
+    """Invisible columns with notes, over the whole height."""
+    rows = zip(lefts.tolist(), widths.tolist(), notes, strict=True)
+    marks = (
+        element(
+            "rect", note(text), x=round(x, 1), y=TOP, width=round(max(width, 0.1), 1), height=BOTTOM - TOP
+        )
+        for x, width, text in rows
+        if text
+    )
+    return element("g", *marks, class_="hover")
+
+
+def _runs(xs: np.ndarray, ys: np.ndarray) -> list[np.ndarray]:
+    """The stretches without NaN, each (N, 2)."""
+    there = np.isfinite(ys)
+    points = np.column_stack((xs, ys))
+    cuts = np.flatnonzero(np.diff(there.astype(np.int8))) + 1
+    return [run for run in np.split(points, cuts) if len(run) and np.isfinite(run[0, 1])]
+
+
+def _moves(runs: Iterable[np.ndarray]) -> str:
+    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in run.tolist()) for run in runs)
