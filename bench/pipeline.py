@@ -13,9 +13,11 @@ import rclpy
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
-from perception_rt.node.camera_detector import CameraDetector
+from perception_rt.component.camera_detector import CameraDetector
+from perception_rt.component.component import Host
+from perception_rt.component.detector import Detector
+from perception_rt.component.lidar_detector import LidarDetector
 from perception_rt.node.detector import DetectorNode
-from perception_rt.node.lidar_detector import LidarDetector
 from perception_rt.node.run import Graph
 from perception_rt.types import PerceptionError
 
@@ -32,18 +34,17 @@ class Answer(NamedTuple):
     published_ns: int
 
 
-class MeasuredDetector(DetectorNode):
-    """A detector that keeps when it answered which frame; mixed into the node of a sensor.
+class Measured(Detector):
+    """A detector that keeps when it answered which frame; mixed into that of a sensor.
 
     Attributes:
         answers: every published frame.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, host: Host, values: dict[str, Any]) -> None:
+        super().__init__(host, values)
         self.answers: list[Answer] = []
         self._infer_ns = 0
-        self._halt = threading.Event()
 
     def infer(self, frames: list) -> list:
         """As it is, timed."""
@@ -56,6 +57,21 @@ class MeasuredDetector(DetectorNode):
         """As it is; then the time."""
         super().publish(stream, frame, result)
         self.answers.append(Answer(frame.stamp_ns, self._infer_ns, time.time_ns()))
+
+
+class MeasuredDetector(DetectorNode):
+    """The node of a measured detector."""
+
+    component: Measured
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._halt = threading.Event()
+
+    @property
+    def answers(self) -> list[Answer]:
+        """Every published frame."""
+        return self.component.answers
 
     def stop(self) -> None:
         """Also end a loop of `forward_ns`."""
@@ -73,11 +89,11 @@ class MeasuredDetector(DetectorNode):
         def loop() -> np.ndarray:
             times = [time.perf_counter_ns()]
             while times[-1] - times[0] < seconds * 1e9 and not self._halt.is_set():
-                self.runtime(data)
+                self.component.runtime(data)
                 times.append(time.perf_counter_ns())
             return np.diff(times)
 
-        return self._worker.call(loop).result()
+        return self.component.worker.call(loop).result()
 
     def answered(self, seconds: float) -> list[Answer]:
         """What is answered within the next `seconds`."""
@@ -87,30 +103,42 @@ class MeasuredDetector(DetectorNode):
 
     def book(self) -> dict:
         """The ledger of the sensor."""
-        return self._pipeline.accounts[TOPIC].ledger.snapshot()
+        return self.component.accounts[TOPIC].ledger.snapshot()
 
     def lost(self) -> int:
         """Messages that the transport says it lost."""
-        return self._subscriptions_in[TOPIC].lost
+        return sum(heard.lost for heard in self._inputs)
 
     def deadline_misses(self) -> int:
         """Runs that were still busy at the next tick."""
-        return self._scheduler.deadline_misses
+        return self.component.scheduler.deadline_misses
 
 
-class MeasuredCamera(MeasuredDetector, CameraDetector):
+class MeasuredCameraDetector(Measured, CameraDetector):
     """The camera detector, measured."""
 
 
-class MeasuredLidar(MeasuredDetector, LidarDetector):
+class MeasuredLidarDetector(Measured, LidarDetector):
     """The lidar detector, measured."""
+
+
+class MeasuredCamera(MeasuredDetector):
+    """Its node."""
+
+    COMPONENT = MeasuredCameraDetector
+
+
+class MeasuredLidar(MeasuredDetector):
+    """Its node."""
+
+    COMPONENT = MeasuredLidarDetector
 
 
 @contextmanager
 def running(node_class: type[MeasuredDetector], **values: Any) -> Iterator[MeasuredDetector]:
     """A running, inactive node with these parameters, on the topic `TOPIC`."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    topics = "image_topics" if issubclass(node_class, CameraDetector) else "points_topics"
+    topics = "image_topics" if issubclass(node_class.COMPONENT, CameraDetector) else "points_topics"
     overrides = [Parameter(name, value=value) for name, value in {**values, topics: [TOPIC]}.items()]
     node = node_class(parameter_overrides=overrides)
     graph = Graph([node])

@@ -20,7 +20,7 @@ from bench import record
 from bench.command import command
 from bench.inputs import CLOUDS, DATA, SIZES, model
 from bench.rows import Row, table_of, write_rows
-from perception_rt.node.graph import transport_environment
+from perception_rt.node.transport import transport_environment
 
 OUT = Path("out/bench")
 PARTS = ("camera", "lidar", "state")

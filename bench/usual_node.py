@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.publisher import Sensor
 from bench.rows import Row, row
-from perception_rt.node.graph import PROFILE_VARIABLES
+from perception_rt.node.transport import PROFILE_VARIABLES
 
 TOPIC = "/camera/image_raw"
 SETTLE_S = 2.0

@@ -15,7 +15,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from perception_rt.node.graph import GraphNode, read_graph, transport_environment
+from perception_rt.component.graph import GraphNode, read_graph
+from perception_rt.node.transport import transport_environment
 
 CONFIG = Path(get_package_share_directory("perception_rt"), "config")
 

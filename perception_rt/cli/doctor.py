@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from perception_rt.node.graph import PROFILE, PROFILE_VARIABLES
 from perception_rt.node.shared_memory import clean_shared_memory
+from perception_rt.node.transport import PROFILE, PROFILE_VARIABLES
 
 EXAMPLES = """\
   perception-rt doctor

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from perception_rt.node.graph import read_graph
+from perception_rt.component.graph import read_graph
 
 EXAMPLES = """\
   perception-rt up config/demo.yaml

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from perception_rt.node.parameters import Parameter
+from perception_rt.component.parameters import Parameter
+from perception_rt.node.messages import message_class
 from perception_rt.node.run import run
 from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
 from perception_rt.replay.bag import Bag, BagMessage
@@ -74,15 +74,6 @@ class BagPlayer(SourceNode):
 
         for message in self._bag.messages(list(self._outputs)):
             yield message.log_ns, lambda message=message: emit(message)
-
-
-def message_class(message_type: str) -> type | None:
-    """The Python class of `package/msg/Name`, or None where its package is not installed."""
-    package, kind, name = message_type.split("/")
-    try:
-        return getattr(importlib.import_module(f"{package}.{kind}"), name, None)
-    except ImportError:
-        return None
 
 
 def qos_of(topic: str) -> QoSProfile:

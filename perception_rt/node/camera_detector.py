@@ -2,99 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
-from sensor_msgs.msg import CompressedImage, Image
-from vision_msgs.msg import Detection2DArray
-
-from perception_rt.codec.compressed import parse_compressed
-from perception_rt.codec.detections import DetectionEncoder
-from perception_rt.codec.encode import encode_image
-from perception_rt.codec.image import parse_image
-from perception_rt.model.runtime import Runtime
-from perception_rt.node.detector import DETECTOR_PARAMETERS, DetectorNode
-from perception_rt.node.graph import output_prefixes
-from perception_rt.node.parameters import Parameter
+from perception_rt.component import camera_detector
+from perception_rt.node.detector import DetectorNode
 from perception_rt.node.run import run
-from perception_rt.stage.detect2d import detect2d
-from perception_rt.stage.draw import draw_detections
-from perception_rt.types import CameraFrame, ConfigError, Detections2D
 
 
 class CameraDetector(DetectorNode):
-    """One bundle, one or several cameras, one batch."""
+    """The node of `component.camera_detector`."""
 
-    TASK = "detect2d"
-    PARAMETERS = (
-        Parameter("bundle", "sim_camera", "Bundle file, or the name of a shipped one.", live=True),
-        Parameter(
-            "image_topics", ["image_raw"], "Cameras; a name that ends in /compressed is a CompressedImage."
-        ),
-        Parameter("nms_threshold", -1.0, "IoU limit of NMS; negative: the bundle's.", (-1.0, 1.0), live=True),
-        Parameter("max_image_mb", 64.0, "Larger images are refused, MB.", (0.1, 1024.0)),
-        Parameter("warmup_sizes", ["1280x720"], "Image sizes (WxH) that are inferred once at configure."),
-        *DETECTOR_PARAMETERS,
-    )
-
-    def __init__(self, node_name: str = "camera_detector", **kwargs: Any) -> None:
-        super().__init__(node_name, **kwargs)
-
-    def inputs(self) -> dict[str, tuple[type, Any]]:
-        """The camera topics, each with its message type and parser."""
-        topics = self.values["image_topics"]
-        if not topics or len(set(topics)) != len(topics):
-            raise ConfigError(f"image_topics={topics}: must name at least one topic, each once")
-        limit = round(self.values["max_image_mb"] * 1e6)
-        image = (Image, partial(parse_image, max_bytes=limit))
-        compressed = (CompressedImage, partial(parse_compressed, max_bytes=limit))
-        return {topic: compressed if topic.endswith("/compressed") else image for topic in topics}
-
-    def open_outputs(self, streams: list[str]) -> None:
-        """Publishers: `~/detections`, or `~/<camera>/detections` where there are several cameras."""
-        self._detections, self._annotated = {}, {}
-        for stream, prefix in output_prefixes(streams).items():
-            self._detections[stream] = self.open_output(Detection2DArray, f"~{prefix}/detections", 5)
-            self._annotated[stream] = self.open_output(Image, f"~{prefix}/image_annotated", 1)
-
-    def warm_up(self, runtime: Runtime) -> None:
-        """Infer at every size of `warmup_sizes`, one image and a batch of all cameras."""
-        sizes = [parse_size(text) for text in self.values["warmup_sizes"]]
-        for batch in {1, len(self.values["image_topics"])}:
-            runtime.warmup(sizes, batch)
-
-    def use(self, runtime: Runtime) -> None:
-        """Take `runtime` from the next frame on."""
-        super().use(runtime)
-        self._encoder = DetectionEncoder(runtime.manifest.classes)
-
-    def infer(self, frames: list[CameraFrame]) -> list[Detections2D]:
-        """All cameras in one batch."""
-        return detect2d(self.runtime, frames, self.threshold("score"), self.threshold("nms"))
-
-    def publish(self, stream: str, frame: CameraFrame, result: Detections2D) -> None:
-        """The detections with the header of the image."""
-        self._detections[stream].publish(self._encoder.encode(result, frame.stamp_ns, frame.frame_id))
-
-    def publish_extras(self, stream: str, frame: CameraFrame, result: Detections2D) -> None:
-        """The annotated image, where somebody watches."""
-        publisher = self._annotated[stream]
-        if publisher.get_subscription_count():
-            picture = draw_detections(frame.pixels, result, self.runtime.manifest.classes, bgr=frame.bgr)
-            encoding = "bgr8" if frame.bgr else "rgb8"
-            publisher.publish(encode_image(picture, encoding, frame.stamp_ns, frame.frame_id))
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`"1280x720"` to (height, width).
-
-    Raises:
-        ConfigError: the text is not of that form.
-    """
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise ConfigError(f"warmup_sizes={text!r}: must be WIDTHxHEIGHT, like 1280x720")
-    return int(height), int(width)
+    COMPONENT = camera_detector.CameraDetector
 
 
 def main(args: list[str] | None = None) -> int:

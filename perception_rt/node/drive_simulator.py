@@ -23,9 +23,9 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from perception_rt.codec.detections import DetectionEncoder
 from perception_rt.codec.detections3d import Detection3DEncoder
 from perception_rt.codec.encode import encode_image, encode_points
+from perception_rt.component.parameters import Parameter
 from perception_rt.node import drive_messages as messages
 from perception_rt.node.drive_messages import OPTICAL_FRAME
-from perception_rt.node.parameters import Parameter
 from perception_rt.node.run import run
 from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
 from perception_rt.sim import SIM_CLASSES

@@ -2,93 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import partial
-from typing import Any
-
-from sensor_msgs.msg import PointCloud2
-from vision_msgs.msg import Detection3DArray
-from visualization_msgs.msg import MarkerArray
-
-from perception_rt.codec.detections3d import Detection3DEncoder
-from perception_rt.codec.markers import box_markers, encode_markers
-from perception_rt.codec.points import parse_points
-from perception_rt.model.runtime import CloudRuntime
-from perception_rt.node.detector import DETECTOR_PARAMETERS, DetectorNode
-from perception_rt.node.graph import output_prefixes
-from perception_rt.node.parameters import Parameter
+from perception_rt.component import lidar_detector
+from perception_rt.node.detector import DetectorNode
 from perception_rt.node.run import run
-from perception_rt.stage.detect3d import detect3d
-from perception_rt.types import ConfigError, Detections3D, LidarFrame
 
 
 class LidarDetector(DetectorNode):
-    """One bundle, one or several lidars."""
+    """The node of `component.lidar_detector`."""
 
-    TASK = "detect3d"
-    PARAMETERS = (
-        Parameter("bundle", "bev_cluster", "Bundle file, or the name of a shipped one.", live=True),
-        Parameter("points_topics", ["points"], "Lidars, each a PointCloud2."),
-        Parameter(
-            "nms_threshold",
-            -1.0,
-            "Footprint IoU limit of NMS; negative: the bundle's.",
-            (-1.0, 1.0),
-            live=True,
-        ),
-        Parameter("max_cloud_mb", 64.0, "Larger clouds are refused, MB.", (0.1, 1024.0)),
-        *DETECTOR_PARAMETERS,
-    )
-
-    def __init__(self, node_name: str = "lidar_detector", **kwargs: Any) -> None:
-        super().__init__(node_name, **kwargs)
-        self._dropped: Counter[str] = Counter()
-
-    def inputs(self) -> dict[str, tuple[type, Any]]:
-        """The lidar topics, each with its message type and parser."""
-        topics = self.values["points_topics"]
-        if not topics or len(set(topics)) != len(topics):
-            raise ConfigError(f"points_topics={topics}: must name at least one topic, each once")
-        parser = partial(parse_points, max_bytes=round(self.values["max_cloud_mb"] * 1e6))
-        return dict.fromkeys(topics, (PointCloud2, parser))
-
-    def open_outputs(self, streams: list[str]) -> None:
-        """Publishers: `~/detections`, or `~/<lidar>/detections` where there are several lidars."""
-        self._detections, self._markers = {}, {}
-        self._dropped.clear()
-        for stream, prefix in output_prefixes(streams).items():
-            self._detections[stream] = self.open_output(Detection3DArray, f"~{prefix}/detections", 5)
-            self._markers[stream] = self.open_output(MarkerArray, f"~{prefix}/markers", 1)
-
-    def warm_up(self, runtime: CloudRuntime) -> None:
-        """Infer a cloud a few times."""
-        runtime.warmup()
-
-    def use(self, runtime: CloudRuntime) -> None:
-        """Take `runtime` from the next frame on."""
-        super().use(runtime)
-        self._encoder = Detection3DEncoder(runtime.manifest.classes)
-
-    def infer(self, frames: list[LidarFrame]) -> list[Detections3D]:
-        """One lidar after the other: their clouds differ in size."""
-        thresholds = self.threshold("score"), self.threshold("nms")
-        return [detect3d(self.runtime, frame, *thresholds) for frame in frames]
-
-    def publish(self, stream: str, frame: LidarFrame, result: Detections3D) -> None:
-        """The detections with the header of the cloud."""
-        self._detections[stream].publish(self._encoder.encode(result, frame.stamp_ns, frame.frame_id))
-        self._dropped[stream] += frame.dropped
-
-    def publish_extras(self, stream: str, frame: LidarFrame, result: Detections3D) -> None:
-        """Markers for RViz, where somebody watches."""
-        publisher = self._markers[stream]
-        if publisher.get_subscription_count():
-            markers = box_markers(result, self.runtime.manifest.classes)
-            publisher.publish(encode_markers(markers, frame.stamp_ns, frame.frame_id))
-
-    def stream_values(self, stream: str) -> dict[str, object]:
-        """Points without a place, over all published frames."""
-        return {"points_dropped": self._dropped[stream]}
+    COMPONENT = lidar_detector.LidarDetector
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,9 +1,8 @@
-"""Parameters declared once: name, default, bounds, description."""
+"""Parameters of a component as those of a ROS node."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -11,52 +10,22 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RclParameter
 
+from perception_rt.component.parameters import Parameter
 from perception_rt.types import ConfigError
 
-Value = bool | int | float | str | list
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a node.
-
-    Attributes:
-        default: the default; its type is the parameter's type.
-        bounds: least and greatest value of a number.
-        choices: the allowed texts, if only some are.
-        live: may be set while the node is configured.
-    """
-
-    name: str
-    default: Value
-    description: str
-    bounds: tuple[float, float] | None = None
-    choices: tuple[str, ...] = ()
-    live: bool = False
-
-    def check(self, value: Value) -> None:
-        """Refuse what `declare` and the ranges of ROS cannot.
-
-        Raises:
-            ConfigError: names the parameter, the value and what is allowed.
-        """
-        if self.bounds and not self.bounds[0] <= value <= self.bounds[1]:
-            raise ConfigError(f"{self.name}={value}: must be within {self.bounds[0]} and {self.bounds[1]}")
-        if self.choices and value not in self.choices:
-            raise ConfigError(f"{self.name}={value!r}: must be one of {', '.join(self.choices)}")
-
-    def descriptor(self) -> ParameterDescriptor:
-        """What `ros2 param describe` shows."""
-        descriptor = ParameterDescriptor(description=self.description)
-        if self.choices:
-            descriptor.additional_constraints = "one of " + ", ".join(self.choices)
-        if self.bounds and isinstance(self.default, float):
-            low, high = map(float, self.bounds)
-            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-        elif self.bounds:
-            low, high = map(int, self.bounds)
-            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
-        return descriptor
+def descriptor(parameter: Parameter) -> ParameterDescriptor:
+    """What `ros2 param describe` shows."""
+    shown = ParameterDescriptor(description=parameter.description)
+    if parameter.choices:
+        shown.additional_constraints = "one of " + ", ".join(parameter.choices)
+    if parameter.bounds and isinstance(parameter.default, float):
+        low, high = map(float, parameter.bounds)
+        shown.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    elif parameter.bounds:
+        low, high = map(int, parameter.bounds)
+        shown.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+    return shown
 
 
 def declare(node: Node, table: Sequence[Parameter]) -> None:
@@ -67,7 +36,7 @@ def declare(node: Node, table: Sequence[Parameter]) -> None:
     """
     for parameter in table:
         try:
-            node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+            node.declare_parameter(parameter.name, parameter.default, descriptor(parameter))
         except ParameterException as error:
             raise ConfigError(str(error)) from error
 

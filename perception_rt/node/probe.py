@@ -10,7 +10,7 @@ import rclpy
 from rclpy.context import Context
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from perception_rt.node.bag_player import message_class
+from perception_rt.node.messages import message_class
 from perception_rt.node.run import make_executor, spin
 
 DISCOVERY_S = 5.0  # a topic that nobody announced by then has no publisher

@@ -19,9 +19,10 @@ from rclpy.context import Context
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from perception_rt.node.graph import GraphNode, transport_environment
+from perception_rt.component.graph import GraphNode
 from perception_rt.node.shared_memory import clean_shared_memory
 from perception_rt.node.shell import PerceptionNode
+from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
 
 SPIN_S = 0.1  # how soon an idle executor notices that it is to stop

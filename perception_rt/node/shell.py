@@ -7,14 +7,16 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
+from perception_rt.codec.diagnostics import encode_diagnostics
+from perception_rt.component.parameters import Parameter
 from perception_rt.node import parameters
-from perception_rt.node.parameters import Parameter
 from perception_rt.types import PerceptionError
+from perception_rt.types.status import Status
 
 AUTOSTART = Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager.")
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -37,7 +39,6 @@ class PerceptionNode(LifecycleNode):
         self.active = False
         self.finished = threading.Event()  # set by nodes whose work has an end
         self.values: dict[str, Any] = {}
-        self._opened: list[LifecyclePublisher] = []
         parameters.declare(self, self._table)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._take_parameters)
@@ -66,23 +67,11 @@ class PerceptionNode(LifecycleNode):
     def every_second(self) -> None:
         """Called at 1 Hz while active, before the diagnostics."""
 
-    def diagnostics(self) -> list[DiagnosticStatus]:
-        """The statuses to publish at 1 Hz."""
+    def diagnostics(self) -> list[Status]:
+        """What to publish at 1 Hz."""
         return []
 
     # What subclasses use.
-
-    def open_output(self, message_type: type, topic: str, depth: int) -> LifecyclePublisher:
-        """A publisher that lives until `close_outputs`."""
-        publisher = self.create_lifecycle_publisher(message_type, topic, depth)
-        self._opened.append(publisher)
-        return publisher
-
-    def close_outputs(self) -> None:
-        """Destroy what `open_output` made."""
-        for publisher in self._opened:
-            self.destroy_lifecycle_publisher(publisher)
-        self._opened = []
 
     def now_ns(self) -> int:
         """ROS time, ns: the clock of stamps and ages."""
@@ -204,23 +193,4 @@ class PerceptionNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         statuses = self.diagnostics()
         if statuses:
-            message = DiagnosticArray(status=statuses)
-            message.header.stamp = self.get_clock().now().to_msg()
-            self._diagnostics_publisher.publish(message)
-
-
-def status(name: str, level: bytes, message: str, hardware_id: str, values: dict) -> DiagnosticStatus:
-    """A DiagnosticStatus from plain values; floats are shown with two decimals, None as empty."""
-
-    def text(value: object) -> str:
-        if value is None:
-            return ""
-        return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-    return DiagnosticStatus(
-        name=name,
-        level=level,
-        message=message,
-        hardware_id=hardware_id,
-        values=[KeyValue(key=key, value=text(value)) for key, value in values.items()],
-    )
+            self._diagnostics_publisher.publish(encode_diagnostics(statuses, self.now_ns()))

@@ -13,7 +13,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
-from perception_rt.node.parameters import Parameter
+from perception_rt.component.parameters import Parameter
 from perception_rt.node.shell import PerceptionNode
 
 CLOCK_PERIOD_NS = 4_000_000  # simulated time steps at 250 Hz, finer than any age that matters

@@ -12,18 +12,15 @@ from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 
 from perception_rt.codec.transforms import parse_transforms
+from perception_rt.component import component
 from perception_rt.stage.transforms import TransformBuffer, to_matrix
 from perception_rt.types import PerceptionError, TransformError
 
 DEPTH = 100
 
 
-class Transforms(Protocol):
-    """The tree of frames, as far as it was heard of."""
-
-    def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """(4, 4) that takes points of `source` to `target` at a time, ns; raises TransformError."""
-        ...
+class Transforms(component.Transforms, Protocol):
+    """As a component asks for it."""
 
     def close(self) -> None:
         """Stop to listen."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -19,32 +21,63 @@ class Fate(str, Enum):
     MODEL_ERROR = "model_error"
 
 
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One received message in the ledger.
+
+    Attributes:
+        number: from 0, by arrival.
+        arrival_ns: when it arrived.
+        stamp_ns: of its header; None before it could be read.
+        stages_ms: by stage, how long it took.
+        fate: how it ended; None while it is pending. reason: why, where there is one.
+    """
+
+    number: int
+    arrival_ns: int
+    stamp_ns: int | None = None
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    fate: Fate | None = None
+    reason: str = ""
+
+
 class FrameLedger:
-    """Counts of one stream of messages; safe to use from several threads."""
+    """The messages of one stream; safe to use from several threads.
+
+    Attributes:
+        on_end: called with the entry of every message that ended.
+    """
 
     def __init__(self) -> None:
+        self.on_end: Callable[[Entry], None] | None = None
         self._lock = threading.Lock()
         self._received = 0
         self._fates: Counter[Fate] = Counter()
         self._reasons: dict[Fate, str] = {}
 
-    def receive(self) -> None:
+    def receive(self, now_ns: int) -> Entry:
         """A message arrived."""
         with self._lock:
             self._received += 1
+            return Entry(self._received - 1, now_ns)
 
-    def settle(self, fate: Fate, reason: str = "") -> None:
-        """A message that was received ended; `reason` is kept as the latest of its kind.
+    def settle(self, entry: Entry, fate: Fate, reason: str = "") -> None:
+        """A message ended; `reason` is kept as the latest of its kind.
 
         Raises:
-            ValueError: more messages would end than were received.
+            ValueError: it has ended before.
         """
         with self._lock:
-            if sum(self._fates.values()) >= self._received:
-                raise ValueError(f"fate={fate.value}: all {self._received} received messages ended already")
+            if entry.fate is not None:
+                raise ValueError(
+                    f"fate={fate.value}: message {entry.number} ended as {entry.fate.value} already"
+                )
+            entry.fate, entry.reason = fate, reason
             self._fates[fate] += 1
             if reason:
                 self._reasons[fate] = reason
+        if self.on_end is not None:
+            self.on_end(entry)
 
     def snapshot(self) -> dict:
         """`{"received": int, "pending": int, "states": {state: int}, "reasons": {state: text}}`, consistent.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-from perception_rt.realtime.ledger import Fate
+from perception_rt.realtime.ledger import Entry, Fate
 from perception_rt.realtime.ordering import RESET_NS
 from perception_rt.realtime.pipeline import Account
 
@@ -17,11 +17,12 @@ HOLD_COUNT = 256
 
 
 class Held(NamedTuple):
-    """A message that waits: its stamp and arrival in ns, and what came."""
+    """A message that waits: its stamp and arrival in ns, what came, and its entry in the ledger."""
 
     stamp_ns: int
     arrival_ns: int
     item: Any
+    entry: Entry
 
 
 class Pair(NamedTuple):
@@ -66,28 +67,28 @@ class StampPairing:
         )
         self._now_ns: int | None = None
 
-    def put_anchor(self, stamp_ns: int, item: Any, now_ns: int) -> list[Pair]:
+    def put_anchor(self, entry: Entry, stamp_ns: int, item: Any, now_ns: int) -> list[Pair]:
         """Take an anchor that was received; returns what is decided now, in order of stamp."""
         ended = []
         if _steps_back(stamp_ns, self._newest_anchor_ns):
             ended = [self._decide() for _ in range(len(self._waiting))]
             self._end_unused_beyond(stamp_ns + RESET_NS)
             self._last = None
-        if self._accept(self._anchors, stamp_ns, self._newest_anchor_ns):
+        if self._accept(self._anchors, entry, stamp_ns, self._newest_anchor_ns):
             self._newest_anchor_ns = stamp_ns
-            self._waiting.append(Held(stamp_ns, now_ns, item))
+            self._waiting.append(Held(stamp_ns, now_ns, item, entry))
         return ended + self.poll(now_ns)
 
-    def put_partner(self, stamp_ns: int, item: Any, now_ns: int) -> list[Pair]:
+    def put_partner(self, entry: Entry, stamp_ns: int, item: Any, now_ns: int) -> list[Pair]:
         """Take a message of the other stream; returns what is decided now, in order of stamp."""
         ended = []
         if _steps_back(stamp_ns, self._newest_partner_ns):
             while self._waiting and self._waiting[0].stamp_ns > stamp_ns + RESET_NS:
                 ended.append(self._decide())
             self._end_unused_beyond(None)
-        if self._accept(self._partners, stamp_ns, self._newest_partner_ns):
+        if self._accept(self._partners, entry, stamp_ns, self._newest_partner_ns):
             self._newest_partner_ns = stamp_ns
-            self._unused.append(Held(stamp_ns, now_ns, item))
+            self._unused.append(Held(stamp_ns, now_ns, item, entry))
         return ended + self.poll(now_ns)
 
     def poll(self, now_ns: int) -> list[Pair]:
@@ -109,20 +110,19 @@ class StampPairing:
     def clear(self, reason: str) -> None:
         """End everything that is held as superseded."""
         for account, held in ((self._anchors, self._waiting), (self._partners, self._unused)):
-            for _ in held:
-                account.ledger.settle(Fate.SUPERSEDED, reason)
+            for one in held:
+                account.ledger.settle(one.entry, Fate.SUPERSEDED, reason)
             held.clear()
 
-    def _accept(self, account: Account, stamp_ns: int, newest_ns: int | None) -> bool:
+    def _accept(self, account: Account, entry: Entry, stamp_ns: int, newest_ns: int | None) -> bool:
         """Whether the stamp is a new one and in order; if not, the message has ended."""
-        behind_ns = account.order.behind_ns(stamp_ns)
-        if behind_ns:
-            account.ledger.settle(Fate.LATE, f"stamp is {behind_ns / 1e6:.1f} ms behind the newest")
-        elif stamp_ns == newest_ns:
-            account.ledger.settle(Fate.SUPERSEDED, f"a message of stamp {stamp_ns / 1e9:.6f} s came before")
-        else:
-            return True
-        return False
+        if not account.in_order(entry, stamp_ns):
+            return False
+        if stamp_ns == newest_ns:
+            reason = f"a message of stamp {stamp_ns / 1e9:.6f} s came before"
+            account.ledger.settle(entry, Fate.SUPERSEDED, reason)
+            return False
+        return True
 
     def _is_due(self, anchor: Held, now_ns: int) -> bool:
         """Whether no nearer partner can come, or the wait is over."""
@@ -161,13 +161,13 @@ class StampPairing:
             fate, reason = Fate.SUPERSEDED, "the anchors before and after it have nearer ones"
         else:
             fate, reason = Fate.UNSYNCED, f"no anchor within {self.window_ns / 1e6:g} ms"
-        self._partners.ledger.settle(fate, reason)
+        self._partners.ledger.settle(held.entry, fate, reason)
 
     def _end_unused_beyond(self, limit_ns: int | None) -> None:
         """End the partners of after a time (None: all), as the clock was set back."""
         while self._unused and (limit_ns is None or self._unused[-1].stamp_ns > limit_ns):
-            self._unused.pop()
-            self._partners.ledger.settle(Fate.SUPERSEDED, "the clock was set back")
+            held = self._unused.pop()
+            self._partners.ledger.settle(held.entry, Fate.SUPERSEDED, "the clock was set back")
 
 
 def _steps_back(stamp_ns: int, newest_ns: int | None) -> bool:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from perception_rt.realtime.clock import Clock
-from perception_rt.realtime.ledger import Fate, FrameLedger
+from perception_rt.realtime.ledger import Entry, Fate, FrameLedger
 from perception_rt.realtime.ordering import StampOrder
 from perception_rt.realtime.statistics import LatencyWindow, RateMeter
 from perception_rt.types.errors import CodecError
@@ -40,9 +40,61 @@ class Account:
     rate: RateMeter = field(default_factory=RateMeter)
     last_arrival_ns: int | None = None
 
+    def receive(self, now_ns: int) -> Entry:
+        """A message arrived."""
+        self.last_arrival_ns = now_ns
+        return self.ledger.receive(now_ns)
+
+    def in_order(self, entry: Entry, stamp_ns: int) -> bool:
+        """Note the stamp; where it lies behind the newest of the stream, the message ends as late."""
+        entry.stamp_ns = stamp_ns
+        behind_ns = self.order.behind_ns(stamp_ns)
+        if behind_ns:
+            self.ledger.settle(entry, Fate.LATE, f"stamp is {behind_ns / 1e6:.1f} ms behind the newest")
+        return not behind_ns
+
+    def measure(self, entry: Entry, stage: str, took_ns: int) -> None:
+        """A stage of a message took so long."""
+        entry.stages_ms[stage] = took_ns / 1e6
+        self.stages[stage].add(took_ns / 1e6)
+
+    def answered(self, entry: Entry, now_ns: int) -> None:
+        """What came of a message is out."""
+        self.age.add((now_ns - entry.stamp_ns) / 1e6)
+        self.rate.add(now_ns)
+
+
+class Waiting(NamedTuple):
+    """A message that was accepted."""
+
+    parsed: Parsed
+    entry: Entry
+
+
+class Computed(NamedTuple):
+    """What became of a batch, before anything of it is published or settled; times in ns.
+
+    Attributes:
+        frames: by stream. refused: by stream, why there is no frame. decode_ns: by stream.
+        results: of `frames`, in their order; or what the model raised.
+    """
+
+    frames: dict[str, Any]
+    refused: dict[str, CodecError]
+    decode_ns: dict[str, int]
+    results: list | Exception
+    infer_ns: int
+
+
+Batch = Mapping[str, tuple[Waiting, int]]
+"""By stream, a message and when it arrived, ns."""
+
 
 class FramePipeline:
     """Receives messages, and processes batches of the newest ones, one batch at a time.
+
+    `process` is `take`, `compute` and `finish` in a row. Only `compute` takes time, and it touches nothing that
+    the others do: it may run elsewhere, and be said to have taken any time.
 
     Args:
         parsers: by stream, what turns a message into a `Parsed`; raises CodecError.
@@ -76,113 +128,118 @@ class FramePipeline:
         self._clock = clock
         self._complain = complain
         self._lock = threading.Lock()  # a message ends by `process` or by `give_up`, not by both
-        self._in_hand: set[str] = set()
+        self._in_hand: dict[str, Entry] = {}
 
-    def receive(self, stream: str, message: Any, put: Callable[[str, Parsed], Parsed | None]) -> None:
+    def receive(self, stream: str, message: Any, put: Callable[[str, Waiting], Waiting | None]) -> None:
         """Check a message and `put` it into the mailbox; whatever is refused or superseded ends here."""
         account = self.accounts[stream]
-        account.ledger.receive()
-        account.last_arrival_ns = self._clock.now_ns()
+        entry = account.receive(self._clock.now_ns())
         try:
             parsed = self._parsers[stream](message)
         except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is received
-            account.ledger.settle(Fate.DECODE_ERROR, str(error))
+            account.ledger.settle(entry, Fate.DECODE_ERROR, str(error))
             self._complain(stream, error)
             return
-        behind_ns = account.order.behind_ns(parsed.stamp_ns)
-        if behind_ns:
-            account.ledger.settle(Fate.LATE, f"stamp is {behind_ns / 1e6:.1f} ms behind the newest")
-        elif put(stream, parsed) is not None:
-            account.ledger.settle(Fate.SUPERSEDED, "a newer frame came first")
+        if not account.in_order(entry, parsed.stamp_ns):
+            return
+        superseded = put(stream, Waiting(parsed, entry))
+        if superseded is not None:
+            account.ledger.settle(superseded.entry, Fate.SUPERSEDED, "a newer frame came first")
 
-    def abandon(self, batch: Mapping[str, Any], reason: str) -> None:
+    def abandon(self, batch: Batch, reason: str) -> None:
         """Messages taken back out of the mailbox end as superseded."""
-        for stream in batch:
-            self.accounts[stream].ledger.settle(Fate.SUPERSEDED, reason)
+        for stream, (waiting, _) in batch.items():
+            self.accounts[stream].ledger.settle(waiting.entry, Fate.SUPERSEDED, reason)
 
     def give_up(self, reason: str) -> None:
         """Messages that are being processed end as superseded; what becomes of them is not published."""
         with self._lock:
-            given_up, self._in_hand = self._in_hand, set()
-            for stream in given_up:
-                self.accounts[stream].ledger.settle(Fate.SUPERSEDED, reason)
+            given_up, self._in_hand = self._in_hand, {}
+            for stream, entry in given_up.items():
+                self.accounts[stream].ledger.settle(entry, Fate.SUPERSEDED, reason)
 
-    def process(self, batch: Mapping[str, tuple[Parsed, int]]) -> None:
-        """Decode, infer, publish; every message of `batch` ends here, and nothing is raised.
+    def process(self, batch: Batch) -> None:
+        """Decode, infer, publish; every message of `batch` ends here, and nothing is raised."""
+        self.finish(self.compute(self.take(batch)))
 
-        Args:
-            batch: by stream, a parsed message and when it arrived, ns.
-        """
+    def take(self, batch: Batch) -> dict[str, Parsed]:
+        """Take a batch in hand; what is too old ends here, the rest is to be computed."""
+        now = self._clock.now_ns()
         with self._lock:
-            self._in_hand = set(batch)
+            self._in_hand = {stream: waiting.entry for stream, (waiting, _) in batch.items()}
+        parsed = {}
+        for stream, (waiting, arrival_ns) in batch.items():
+            self.accounts[stream].measure(waiting.entry, "wait", now - arrival_ns)
+            age_ms = (now - waiting.parsed.stamp_ns) / 1e6
+            if self.max_age_ms and age_ms > self.max_age_ms:
+                self._end(stream, Fate.LATE, f"age {age_ms:.1f} ms is above {self.max_age_ms:g} ms")
+            else:
+                parsed[stream] = waiting.parsed
+        return parsed
+
+    def compute(self, batch: Mapping[str, Parsed]) -> Computed:
+        """Decode and infer; nothing is raised."""
+        computed = Computed({}, {}, {}, [], 0)
         try:
-            finished = self._run(batch)
+            for stream, parsed in batch.items():
+                began = self._clock.now_ns()
+                try:
+                    computed.frames[stream] = parsed.decode()
+                except CodecError as error:
+                    computed.refused[stream] = error
+                computed.decode_ns[stream] = self._clock.now_ns() - began
+            if not computed.frames:
+                return computed
+            began = self._clock.now_ns()
+            results = self._infer(list(computed.frames.values()))
+            return computed._replace(results=results, infer_ns=self._clock.now_ns() - began)
         except Exception as error:  # noqa: BLE001 - whatever a model does, the next frame has its turn
-            for stream in batch:
+            return computed._replace(results=error)
+
+    def finish(self, computed: Computed) -> None:
+        """Publish; every message in hand ends here, and nothing is raised."""
+        for stream, error in computed.refused.items():
+            if self._end(stream, Fate.DECODE_ERROR, str(error)):
+                self._complain(stream, error)
+        finished = []
+        try:
+            if isinstance(computed.results, Exception):
+                raise computed.results
+            for (stream, frame), result in zip(computed.frames.items(), computed.results, strict=True):
+                if self._finish(stream, frame, result, computed):
+                    finished.append((stream, frame, result))
+        except Exception as error:  # noqa: BLE001 - whatever a model does, the next frame has its turn
+            for stream in list(self._in_hand):
                 if self._end(stream, Fate.MODEL_ERROR, str(error)):
                     self._complain(stream, error)
-            return
         for stream, frame, result in finished:
             try:
                 self._extras(stream, frame, result)
             except Exception as error:  # noqa: BLE001 - a picture for people must not cost a result
                 self._complain(stream, error)
 
-    def _run(self, batch: Mapping[str, tuple[Parsed, int]]) -> list[tuple[str, Any, Any]]:
-        """What was published: stream, frame and result."""
-        frames = {}
-        for stream, (parsed, arrival_ns) in batch.items():
-            frame = self._decode(stream, parsed, arrival_ns)
-            if frame is not None:
-                frames[stream] = frame
-        if not frames:
-            return []
-        began = self._clock.now_ns()
-        results = self._infer(list(frames.values()))
-        infer_ms = (self._clock.now_ns() - began) / 1e6
-        finished = [(s, frame, result) for (s, frame), result in zip(frames.items(), results, strict=True)]
-        return [item for item in finished if self._finish(*item, infer_ms)]
-
-    def _decode(self, stream: str, parsed: Parsed, arrival_ns: int) -> Any | None:
-        """The frame, or None where it ended as late or undecodable."""
-        account = self.accounts[stream]
-        began = self._clock.now_ns()
-        account.stages["wait"].add((began - arrival_ns) / 1e6)
-        age_ms = (began - parsed.stamp_ns) / 1e6
-        if self.max_age_ms and age_ms > self.max_age_ms:
-            self._end(stream, Fate.LATE, f"age {age_ms:.1f} ms is above {self.max_age_ms:g} ms")
-            return None
-        try:
-            frame = parsed.decode()
-        except CodecError as error:
-            if self._end(stream, Fate.DECODE_ERROR, str(error)):
-                self._complain(stream, error)
-            return None
-        account.stages["decode"].add((self._clock.now_ns() - began) / 1e6)
-        return frame
-
-    def _finish(self, stream: str, frame: Any, result: Any, infer_ms: float) -> bool:
+    def _finish(self, stream: str, frame: Any, result: Any, computed: Computed) -> bool:
         """Publish; False where the message was given up meanwhile."""
         account = self.accounts[stream]
         with self._lock:  # whoever gives up waits, so that published means published
-            if stream not in self._in_hand:
+            entry = self._in_hand.get(stream)
+            if entry is None:
                 return False
             began = self._clock.now_ns()
             self._publish(stream, frame, result)
-            self._in_hand.remove(stream)
-            account.ledger.settle(Fate.PUBLISHED)
-        now = self._clock.now_ns()
-        account.stages["infer"].add(infer_ms)
-        account.stages["publish"].add((now - began) / 1e6)
-        account.age.add((now - frame.stamp_ns) / 1e6)
-        account.rate.add(now)
+            del self._in_hand[stream]
+            now = self._clock.now_ns()
+            account.measure(entry, "decode", computed.decode_ns[stream])
+            account.measure(entry, "infer", computed.infer_ns)
+            account.measure(entry, "publish", now - began)
+            account.answered(entry, now)
+            account.ledger.settle(entry, Fate.PUBLISHED)
         return True
 
     def _end(self, stream: str, fate: Fate, reason: str) -> bool:
         """Settle a message in hand; False where it has ended already."""
         with self._lock:
-            if stream not in self._in_hand:
-                return False
-            self._in_hand.remove(stream)
-            self.accounts[stream].ledger.settle(fate, reason)
-        return True
+            entry = self._in_hand.pop(stream, None)
+            if entry is not None:
+                self.accounts[stream].ledger.settle(entry, fate, reason)
+        return entry is not None

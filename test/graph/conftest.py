@@ -24,8 +24,8 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray  # noqa: E402
 from perception_rt.codec.encode import encode_compressed, encode_image, encode_points  # noqa: E402
 from perception_rt.model import bundle  # noqa: E402
 from perception_rt.model.manifest import CloudSpec, ImageSpec  # noqa: E402
-from perception_rt.node.graph import transport_environment  # noqa: E402
 from perception_rt.node.run import Graph, make_executor, spin  # noqa: E402
+from perception_rt.node.transport import transport_environment  # noqa: E402
 from test.detectors import TallBox  # noqa: E402
 from test.domains import claim_domain  # noqa: E402
 
@@ -272,7 +272,7 @@ class Sensor:
 
     def book(self) -> dict:
         """The ledger now: received, pending, states, reasons."""
-        return self.node._pipeline.accounts[self.topic].ledger.snapshot()
+        return self.node.component.pipeline.accounts[self.topic].ledger.snapshot()
 
     def status(self) -> dict[str, str]:
         """The latest diagnostics; none before the first."""
@@ -322,7 +322,7 @@ class Sensor:
         """Wait until the node is heard and hears, after it was configured (again)."""
         outputs = lambda: self.bench.node.get_publishers_info_by_topic(self.output)  # noqa: E731
         assert wait_for(lambda: self.publisher.get_subscription_count() and outputs())
-        assert wait_for(self.node._detections[self.topic].get_subscription_count)
+        assert wait_for(self.node.component._detections[self.topic].listeners)
 
     def unplug(self) -> None:
         """The publisher goes away."""

@@ -126,7 +126,7 @@ def test_diagnostics_tell_the_ledger_the_times_and_the_bundle(run_camera):
     whole, stream = camera.bench.diagnostics("camera_detector"), camera.status()
     assert whole["bundle"] == "moody"
     assert len(whole["bundle_sha256"]) == 64
-    assert whole["device"] == str(camera.node.runtime.device)
+    assert whole["device"] == str(camera.node.component.runtime.device)
     assert whole["rate_hz_asked"] == "40.00"
     assert {"ticks_empty", "ticks_skipped", "deadline_misses"} <= set(whole)
     check_sum(stream)
@@ -142,7 +142,7 @@ def test_the_annotated_image_is_drawn_where_somebody_watches(run_camera):
     camera = run_camera()
     watched = []
     camera.bench.node.create_subscription(Image, "/camera_detector/image_annotated", watched.append, 1)
-    assert wait_for(lambda: camera.node._annotated[camera.topic].get_subscription_count())
+    assert wait_for(lambda: camera.node.component._annotated[camera.topic].listeners())
     stamp = stamp_of(camera.ask())
     assert wait_for(lambda: watched)
     picture = parse_image(watched[0]).decode()
@@ -173,8 +173,8 @@ def test_several_cameras_share_one_batch_and_have_books_of_their_own(run_camera)
 def test_cameras_that_are_ready_together_are_inferred_together(run_camera):
     left, right = run_camera.several(["/left/image_raw", "/right/image_raw"], batch_wait_ms=300.0)
     sizes = []
-    infer = left.node.infer
-    left.node.infer = lambda frames: sizes.append(len(frames)) or infer(frames)
+    infer = left.node.component.infer
+    left.node.component.infer = lambda frames: sizes.append(len(frames)) or infer(frames)
     left.ask()  # right has never sent: it is not waited for
     for _ in range(6):
         pair = left.send(), right.send()

@@ -58,7 +58,7 @@ class Rig:
         node.create_subscription(Detection3DArray, "/fusion/detections", self.fused.append, 100)
         publishers = (self.camera, self.lidar, self.info, self.tf)
         assert wait_for(lambda: all(p.get_subscription_count() for p in publishers))
-        assert wait_for(self.node._detections.get_subscription_count)
+        assert wait_for(self.node.component._detections.listeners)
         self.start_ns = bench.now_ns()
 
     def calibrate(self, info: bool = True, transform: bool = True, frame: str = "camera") -> None:
@@ -68,7 +68,7 @@ class Rig:
             )
             message.header.frame_id = frame
             self.info.publish(message)
-            assert wait_for(lambda: self.node._stage.model is not None)
+            assert wait_for(lambda: self.node.component._stage.model is not None)
         if transform:
             stamped = TransformStamped(child_frame_id="camera")
             stamped.header.frame_id = "lidar"
@@ -79,7 +79,7 @@ class Rig:
 
     def knows_transform(self) -> bool:
         try:
-            self.node._transforms.lookup("camera", "lidar", 0)
+            self.node.transforms().lookup("camera", "lidar", 0)
         except TransformError:
             return False
         return True
@@ -109,14 +109,17 @@ class Rig:
 
     def states(self) -> dict[str, dict[str, int]]:
         """By stream, the states that are not zero."""
-        books = {"camera": self.node._camera.ledger.snapshot(), "lidar": self.node._lidar.ledger.snapshot()}
+        books = {
+            "camera": self.node.component._camera.ledger.snapshot(),
+            "lidar": self.node.component._lidar.ledger.snapshot(),
+        }
         return {
             name: {state: n for state, n in {**book["states"], "pending": book["pending"]}.items() if n}
             for name, book in books.items()
         }
 
     def reason(self, stream: str, state: str) -> str:
-        account = self.node._camera if stream == "camera" else self.node._lidar
+        account = self.node.component._camera if stream == "camera" else self.node.component._lidar
         return account.ledger.snapshot()["reasons"][state]
 
 
@@ -218,7 +221,7 @@ def test_an_uncalibrated_camera_is_named(rig):
     rig = rig()
     rig.calibrate()
     rig.info.publish(CameraInfo(height=360, width=640))
-    assert wait_for(lambda: rig.node._stage.model is None)
+    assert wait_for(lambda: rig.node.component._stage.model is None)
     rig.see(0, CAR)
     rig.answer(rig.sweep(0, CAR))
     assert wait_for(lambda: "not calibrated" in rig.bench.message("fusion"))
@@ -261,7 +264,7 @@ def test_motion_between_the_stamps_is_undone_through_a_fixed_frame(rig):
 
 def knows(rig, stamp: int) -> bool:
     try:
-        rig.node._transforms.lookup("odom", "lidar", stamp)
+        rig.node.transforms().lookup("odom", "lidar", stamp)
     except TransformError:
         return False
     return True
@@ -288,12 +291,12 @@ def test_markers_and_the_annotated_image_are_made_for_who_watches(rig, bgr):
     publisher = node.create_publisher(
         Image, "/camera/image_raw", QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
     )
-    outputs = rig.node._markers, rig.node._annotated
-    assert wait_for(lambda: all(out.get_subscription_count() for out in outputs))
+    outputs = rig.node.component._markers, rig.node.component._annotated
+    assert wait_for(lambda: all(out.listeners() for out in outputs))
     assert wait_for(publisher.get_subscription_count)
     pixels = np.full((360, 640, 3), 80, np.uint8)
     publisher.publish(encode_image(pixels, "bgr8" if bgr else "rgb8", rig.start_ns, "camera"))
-    assert wait_for(lambda: rig.node._images)
+    assert wait_for(lambda: rig.node.component._images)
     rig.see(0, CAR)
     rig.answer(rig.sweep(0, CAR))
     assert wait_for(lambda: markers and images)
@@ -312,7 +315,7 @@ def test_deactivation_ends_what_waits_and_a_restart_goes_on(rig):
     assert wait_for(lambda: rig.states()["lidar"] == {"pending": 1})
     assert rig.bench.change_state(4, "fusion")
     assert rig.states()["lidar"] == {"superseded": 1}
-    heard = [subscription for subscription in rig.node._subscriptions_in if "detector" in subscription.topic]
+    heard = [subscription for subscription in rig.node._inputs if "detector" in subscription.topic]
     before = sum(subscription._received for subscription in heard)
     rig.sweep(50, CAR)
     rig.see(50, CAR)
@@ -325,14 +328,14 @@ def test_deactivation_ends_what_waits_and_a_restart_goes_on(rig):
     assert rig.bench.change_state(2, "fusion")
     assert rig.bench.change_state(1, "fusion")
     assert rig.bench.change_state(3, "fusion")
-    assert wait_for(rig.node._detections.get_subscription_count)
+    assert wait_for(rig.node.component._detections.listeners)
     assert wait_for(lambda: rig.bench.node.count_subscribers(LIDAR) == 1)
 
 
 def test_limits_change_live_and_wrong_ones_are_refused(rig):
     rig = rig()
     assert rig.bench.set_parameter("slop_ms", 5.0, "fusion").successful
-    assert rig.node._pairing.window_ns == 5 * MS
+    assert rig.node.component._pairing.window_ns == 5 * MS
     refused = rig.bench.set_parameter("slop_ms", -1.0, "fusion")
     assert not refused.successful
     assert not rig.bench.set_parameter("image_topic", "x", "fusion").successful

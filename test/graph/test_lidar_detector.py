@@ -156,7 +156,7 @@ def test_markers_are_published_where_somebody_watches(run_lidar):
     lidar = run_lidar()
     lidar.ask()
     seen = lidar.bench.listen("/lidar_detector/markers", MarkerArray)
-    assert wait_for(lidar.node._markers[lidar.topic].get_subscription_count)
+    assert wait_for(lidar.node.component._markers[lidar.topic].listeners)
     stamp = stamp_of(lidar.ask())
     assert wait_for(lambda: seen)
     drawn = [marker for marker in seen[0].markers if marker.action == 0]

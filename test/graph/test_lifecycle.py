@@ -61,7 +61,7 @@ def test_deactivating_in_the_middle_of_inference_settles_the_frames(run_camera):
     camera = run_camera()
     camera.send(square(shape=(TALL + 500, 160)))
     assert wait_for(lambda: camera.book()["received"] == 1)
-    assert wait_for(lambda: camera.node._worker._mailbox.ready_ns() is None)
+    assert wait_for(lambda: camera.node.component.worker._mailbox.ready_ns() is None)
     camera.send()
     assert wait_for(lambda: camera.book()["received"] == 2)
     assert camera.book()["pending"] == 2
@@ -88,7 +88,7 @@ def test_a_bad_bundle_fails_configure_and_a_good_one_mends_it(bench, moody, tmp_
     assert bench.change_state(CONFIGURE)
     assert bench.change_state(ACTIVATE)
     assert bench.state() == "active"
-    assert node.runtime.manifest.name == "moody"
+    assert node.component.runtime.manifest.name == "moody"
 
 
 def test_the_score_threshold_changes_between_two_frames(run_camera):

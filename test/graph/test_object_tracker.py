@@ -38,10 +38,10 @@ class Driver:
         self.predictions = bench.listen("/object_tracker/predictions", Detection3DArray)
         self.name = f"object_tracker: {topic}"
         assert wait_for(self.publisher.get_subscription_count)
-        assert wait_for(self.node._tracks.get_subscription_count)
+        assert wait_for(self.node.component._tracks.listeners)
 
     def book(self) -> dict:
-        return self.node._account.ledger.snapshot()
+        return self.node.component._account.ledger.snapshot()
 
     def publish(self, message: bytes) -> dict:
         """Publish and wait for the end of the message; returns the states that changed."""
@@ -133,7 +133,7 @@ def known(driver: Driver, k: int) -> bool:
     from perception_rt.types import TransformError
 
     try:
-        driver.node._transforms.lookup("odom", "lidar", START + k * STEP)
+        driver.node.transforms().lookup("odom", "lidar", START + k * STEP)
     except TransformError:
         return False
     return True
@@ -181,7 +181,7 @@ def test_boxes_in_the_image_are_tracked_too(bench):
 def test_markers_show_boxes_and_paths_where_somebody_watches(bench):
     driver = Driver(bench, fixed_frame="")
     seen = bench.listen("/object_tracker/markers", MarkerArray)
-    assert wait_for(driver.node._markers.get_subscription_count)
+    assert wait_for(driver.node.component._markers.listeners)
     for k in range(5):
         driver.boxes(k, (10 + k, 0, 0))
     assert wait_for(lambda: len(seen) == 5)
@@ -192,12 +192,12 @@ def test_markers_show_boxes_and_paths_where_somebody_watches(bench):
 def test_markers_that_fail_cost_no_track(bench, monkeypatch):
     driver = Driver(bench, fixed_frame="")
     bench.listen("/object_tracker/markers", MarkerArray)
-    assert wait_for(driver.node._markers.get_subscription_count)
+    assert wait_for(driver.node.component._markers.listeners)
 
     def fail(*_: object) -> None:
         raise ValueError("no pen")
 
-    monkeypatch.setattr(driver.node, "_publish_markers", fail)
+    monkeypatch.setattr(driver.node.component, "_publish_markers", fail)
     for k in range(3):
         assert driver.boxes(k, (10, 0, 0)) == {"published": 1}
     assert bench.said("no pen")

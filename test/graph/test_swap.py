@@ -73,7 +73,7 @@ def test_a_bad_bundle_leaves_the_running_one(run_camera, tmp_path, feed, kind):
     assert "the running bundle stays" in swap.result().message
     asked = len(answers)
     assert wait_for(lambda: len(answers) >= asked + 3)
-    assert camera.node.runtime.manifest.name == "moody"
+    assert camera.node.component.runtime.manifest.name == "moody"
     feed.end()
     assert camera.count("published") == camera.book()["received"]
 

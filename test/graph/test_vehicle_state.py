@@ -39,12 +39,12 @@ class Vehicle:
         self.markers = bench.listen("/vehicle_state/markers", MarkerArray)
         for name in ("odometry", "imu", "fix", "twist"):
             topic = {"odometry": "odom_in"}.get(name, name)
-            if name in self.node._accounts:
+            if name in self.node.component._sensors:
                 assert wait_for(self.out[topic].get_subscription_count), topic
         self.drive, self.began = Drive(3), bench.now_ns()
 
     def book(self, name: str) -> dict:
-        return self.node._accounts[name].ledger.snapshot()
+        return self.node.component._sensors[name].ledger.snapshot()
 
     def publish(self, topic: str, message, name: str | None = None) -> dict:
         """Publish and wait for the end of the message; returns the states that changed."""

@@ -13,8 +13,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_rt.node import graph
-from perception_rt.node.graph import EXECUTABLES, GraphNode, read_graph, transport_environment
+from perception_rt.component.graph import EXECUTABLES, GraphNode, read_graph
+from perception_rt.node import transport
+from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -41,11 +42,23 @@ def test_nodes_in_every_form_that_rcl_takes(write):
           left: {camera_detector: {ros__parameters: {bundle: x}}}
         """
     )
+    everywhere = {"use_sim_time": True}
     assert read_graph(path) == [
-        GraphNode("camera_detector", "/", {"rate_hz": 10.0}),
-        GraphNode("camera_detector", "/front", {}),
-        GraphNode("camera_detector", "/rear/left", {"bundle": "x"}),
+        GraphNode("camera_detector", "/", {"rate_hz": 10.0}, everywhere),
+        GraphNode("camera_detector", "/front", {}, everywhere),
+        GraphNode("camera_detector", "/rear/left", {"bundle": "x"}, everywhere),
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [("/**", (1, 1, 1)), ("/*", (1, 0, 0)), ("/front/*", (0, 1, 0)), ("/**/camera_detector", (1, 1, 1))],
+)
+def test_wildcards_are_inherited_by_the_nodes_that_they_match(write, pattern, meant):
+    nodes = "camera_detector: {{ros__parameters: {{}}}}\n{0}/camera_detector: {{ros__parameters: {{}}}}\n"
+    text = nodes.format("front") + "/rear/left/camera_detector: {ros__parameters: {}}\n"
+    path = write(f"{text}'{pattern}': {{ros__parameters: {{rate_hz: 5.0}}}}\n")
+    assert tuple(int("rate_hz" in node.inherited) for node in read_graph(path)) == meant
 
 
 @pytest.mark.parametrize(
@@ -91,14 +104,14 @@ def test_every_named_node_is_found_once(tmp_path_factory, wanted):
 
 
 def test_the_transport_profile_gives_room_for_images(monkeypatch):
-    for variable in graph.PROFILE_VARIABLES:
+    for variable in transport.PROFILE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     profile = ElementTree.parse(transport_environment()["FASTDDS_DEFAULT_PROFILES_FILE"])
     segment = profile.find(".//{*}segment_size")
     assert int(segment.text) >= 16 * 2**20
 
 
-@pytest.mark.parametrize("variable", graph.PROFILE_VARIABLES)
+@pytest.mark.parametrize("variable", transport.PROFILE_VARIABLES)
 def test_a_profile_of_the_user_is_left_alone(monkeypatch, variable):
     monkeypatch.setenv(variable, "/etc/mine.xml")
     assert transport_environment() == {}
@@ -126,7 +139,7 @@ def launch_file(monkeypatch):
     actions = pytest.importorskip("launch.actions", reason="the launch library is not here (no wheels of it)")
     pytest.importorskip("launch_ros.actions", reason="the launch library is not here (no wheels of it)")
     monkeypatch.setenv("AMENT_PREFIX_PATH", sys.prefix)
-    for variable in graph.PROFILE_VARIABLES:
+    for variable in transport.PROFILE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
     def load(name: str):

@@ -17,11 +17,12 @@ ALLOWED = {
     "model": {"types"},
     "realtime": {"types"},
     "stage": {"types", "codec", "model", "realtime"},
-    "replay": CORE,
+    "component": CORE,
+    "replay": CORE | {"component"},
     "sim": CORE,
     "train": CORE | {"replay", "sim"},
-    "node": CORE | {"replay", "sim"},
-    "cli": CORE | {"replay", "sim", "train", "node"},
+    "node": CORE | {"component", "replay", "sim"},
+    "cli": CORE | {"component", "replay", "sim", "train", "node"},
 }
 
 

@@ -28,12 +28,12 @@ class Bench:
         self.decided_at: dict[int, int] = {}
 
     def anchor(self, stamp: int, now: int | None = None) -> None:
-        self.lidar.ledger.receive()
-        self.take(self.pairing.put_anchor(stamp, f"lidar {stamp}", stamp if now is None else now), now)
+        entry, at = self.lidar.receive(0), stamp if now is None else now
+        self.take(self.pairing.put_anchor(entry, stamp, f"lidar {stamp}", at), now)
 
     def partner(self, stamp: int, now: int | None = None) -> None:
-        self.camera.ledger.receive()
-        self.take(self.pairing.put_partner(stamp, f"camera {stamp}", stamp if now is None else now), now)
+        entry, at = self.camera.receive(0), stamp if now is None else now
+        self.take(self.pairing.put_partner(entry, stamp, f"camera {stamp}", at), now)
 
     def poll(self, now: int) -> None:
         self.take(self.pairing.poll(now), now)
@@ -44,10 +44,10 @@ class Bench:
             self.pairs.append((anchor.stamp_ns, partner.stamp_ns if partner else None))
             self.reasons.append(reason)
             self.decided_at[anchor.stamp_ns] = now
-            self.lidar.ledger.settle(Fate.PUBLISHED if partner else Fate.UNSYNCED, reason)
+            self.lidar.ledger.settle(anchor.entry, Fate.PUBLISHED if partner else Fate.UNSYNCED, reason)
             if partner:
                 assert partner.item == f"camera {partner.stamp_ns}"
-                self.camera.ledger.settle(Fate.PUBLISHED)
+                self.camera.ledger.settle(partner.entry, Fate.PUBLISHED)
 
     def states(self, account: Account) -> dict[str, int]:
         book = account.ledger.snapshot()

@@ -175,10 +175,11 @@ def test_mailbox_after_a_clock_set_back_is_not_stuck():
 
 def test_ledger_sums_and_refuses_to_lose_count():
     ledger = FrameLedger()
-    for _ in range(3):
-        ledger.receive()
-    ledger.settle(Fate.PUBLISHED)
-    ledger.settle(Fate.LATE, "too old")
+    ended = []
+    ledger.on_end = ended.append
+    first, second, third = (ledger.receive(now) for now in (5, 6, 7))
+    ledger.settle(second, Fate.PUBLISHED)
+    ledger.settle(first, Fate.LATE, "too old")
     book = ledger.snapshot()
     assert (book["received"], book["pending"]) == (3, 1)
     assert book["states"] == {
@@ -191,9 +192,14 @@ def test_ledger_sums_and_refuses_to_lose_count():
         "model_error": 0,
     }
     assert book["reasons"] == {"late": "too old"}
-    ledger.settle(Fate.PUBLISHED)
-    with pytest.raises(ValueError, match="already"):
-        ledger.settle(Fate.PUBLISHED)
+    ledger.settle(third, Fate.PUBLISHED)
+    assert [(entry.number, entry.arrival_ns, entry.fate.value) for entry in ended] == [
+        (1, 6, "published"),
+        (0, 5, "late"),
+        (2, 7, "published"),
+    ]
+    with pytest.raises(ValueError, match="message 0 ended as late already"):
+        ledger.settle(first, Fate.PUBLISHED)
 
 
 @given(st.lists(st.floats(0, 1e4), min_size=1, max_size=300))

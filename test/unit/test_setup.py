@@ -19,7 +19,7 @@ from packaging.markers import Marker
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 import perception_rt
-from perception_rt.node.graph import EXECUTABLES
+from perception_rt.component.graph import EXECUTABLES
 
 ROOT = Path(__file__).parents[2]
 WHEELS, DISTRO = (ROOT / "requirements" / name for name in ("wheels.txt", "distro.txt"))

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from perception_rt.cli.demo.plan import TRUE_ODOMETRY, TRUTHS, Plan, Stream, plan_bag, plan_simulation
-from perception_rt.node.graph import transport_environment
+from perception_rt.node.transport import transport_environment
 from perception_rt.replay.summary import summarise, summary_table
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.types import Detections2D, Detections3D, PerceptionError

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from perception_rt.component.graph import output_prefixes, read_graph
 from perception_rt.model.archive import read_manifest
 from perception_rt.model.runtime import resolve_bundle
-from perception_rt.node.graph import output_prefixes, read_graph
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.stage.road_users import ROAD_USERS, canonical
 from perception_rt.types import BagError, ConfigError

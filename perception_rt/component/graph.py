@@ -2,14 +2,16 @@
 
 A ROS parameter file already names nodes; that is the list. A node's name says what it runs
 (`camera_detector`); several of one kind differ by namespace (`/front/camera_detector`). Entries with a
-wildcard (`/**`) set parameters and start nothing. No rclpy here: launch files import this.
+wildcard (`/**`) set parameters and start nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -25,9 +27,6 @@ EXECUTABLES = (
     "drive_simulator",
     "bag_player",
 )
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # new name, old name
-OLD_NAME_DISTROS = ("humble", "iron", "jazzy")  # later ones warn about the old name
-PROFILE = Path(__file__).with_name("fastdds.xml")
 PARAMETERS = "ros__parameters"
 
 
@@ -38,11 +37,18 @@ class GraphNode(NamedTuple):
         name: its name, which is that of its executable too.
         namespace: absolute, `/` if none.
         parameters: what the file sets for it, apart from wildcard entries.
+        inherited: what wildcard entries set for it.
     """
 
     name: str
     namespace: str
     parameters: dict[str, Any]
+    inherited: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def path(self) -> str:
+        """The absolute name."""
+        return f"{self.namespace.rstrip('/')}/{self.name}"
 
 
 def read_graph(params_file: str | os.PathLike) -> list[GraphNode]:
@@ -64,20 +70,34 @@ def read_graph(params_file: str | os.PathLike) -> list[GraphNode]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"params_file={params_file}: not YAML: {' '.join(str(error).split())}") from error
     nodes = []
-    for path, parameters in _entries(content, "", params_file):
+    entries = _entries(content, "", params_file)
+    wildcards = [(path, parameters) for path, parameters in entries if "*" in path]
+    for path, parameters in entries:
         namespace, _, name = path.rpartition("/")
         if "*" in path:
             continue
+        inherited = {
+            k: v for pattern, given in wildcards if _matches(pattern, path) for k, v in given.items()
+        }
         if name not in EXECUTABLES:
             raise ConfigError(f"params_file={params_file}: no node {path!r}; known: {', '.join(EXECUTABLES)}")
-        nodes.append(GraphNode(name, namespace or "/", parameters))
+        nodes.append(GraphNode(name, namespace or "/", parameters, inherited))
     if not nodes:
         raise ConfigError(f"params_file={params_file}: names no node; known: {', '.join(EXECUTABLES)}")
-    paths = [f"{node.namespace.rstrip('/')}/{node.name}" for node in nodes]
+    paths = [node.path for node in nodes]
     twice = sorted({path for path in paths if paths.count(path) > 1})
     if twice:
         raise ConfigError(f"params_file={params_file}: named twice: {', '.join(twice)}")
     return nodes
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """Whether a wildcard entry is for a node: `*` stands for one level of its name, `**` for any number."""
+    levels = pattern.strip("/").split("/")
+    parts = {"**": "(/[^/]+)*", "*": "/[^/]+"}
+    return (
+        re.fullmatch("".join(parts.get(level, "/" + re.escape(level)) for level in levels), path) is not None
+    )
 
 
 def _entries(level: Any, prefix: str, params_file: str | os.PathLike) -> list[tuple[str, dict]]:
@@ -95,14 +115,6 @@ def _entries(level: Any, prefix: str, params_file: str | os.PathLike) -> list[tu
                 f"params_file={params_file}: {prefix}: {PARAMETERS}={value!r}: must be a mapping"
             )
     return entries
-
-
-def transport_environment() -> dict[str, str]:
-    """Return the variables that give Fast DDS room for images; none where the user has set a profile."""
-    if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
-        return {}
-    old = os.environ.get("ROS_DISTRO") in OLD_NAME_DISTROS
-    return {PROFILE_VARIABLES[old]: str(PROFILE)}
 
 
 def output_prefixes(streams: Sequence[str]) -> dict[str, str]:

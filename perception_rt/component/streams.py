@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
-from diagnostic_msgs.msg import DiagnosticStatus
-
-from perception_rt.node.qos import AdaptiveSubscription
-from perception_rt.node.shell import status
 from perception_rt.realtime.ledger import Fate
 from perception_rt.realtime.pipeline import Account
+from perception_rt.types.status import Level, Status
 
 STALE_NS = 2_000_000_000  # silence after which diagnostics warn
+
+
+class Input(Protocol):
+    """A topic that is heard.
+
+    Attributes:
+        topic: its absolute name.
+        lost: messages that the transport reported as lost before they came.
+        reliability: what is asked for now: `reliable` or `best_effort`.
+    """
+
+    topic: str
+    lost: int
+    reliability: str
+
+    def publisher_count(self) -> int:
+        """Publishers that are known on the topic."""
+        ...
 
 
 class StreamReport:
@@ -20,21 +36,21 @@ class StreamReport:
     Args:
         name: of the status, as `camera_detector: /image_raw`.
         account: of the stream.
-        subscription: where its messages come from.
+        heard: where its messages come from.
     """
 
-    def __init__(self, name: str, account: Account, subscription: AdaptiveSubscription) -> None:
+    def __init__(self, name: str, account: Account, heard: Input) -> None:
         self.account = account
         self._name = name
-        self._subscription = subscription
+        self._heard = heard
         self._told: dict[str, int] = {}  # the states at the last report
 
-    def make(self, now_ns: int, hardware_id: str, more: Mapping[str, object]) -> DiagnosticStatus:
+    def make(self, now_ns: int, hardware_id: str, more: Mapping[str, object]) -> Status:
         """The status now, with `more` values of the node's own."""
-        account, subscription = self.account, self._subscription
+        account, heard = self.account, self._heard
         book = account.ledger.snapshot()
         values = {"received": book["received"], "pending": book["pending"], **book["states"]}
-        values |= {"transport_lost": subscription.lost, "reliability": subscription.reliability}
+        values |= {"transport_lost": heard.lost, "reliability": heard.reliability}
         values["rate_hz"] = account.rate.rate_hz(now_ns)
         for stage, window in {"age": account.age, **account.stages}.items():
             for key, value in (window.percentiles() or {}).items():
@@ -42,15 +58,17 @@ class StreamReport:
         values |= more
         values |= {f"last_{state}": reason for state, reason in book["reasons"].items()}
         level, message = self._judge(book, now_ns)
-        return status(self._name, level, message, hardware_id, values)
+        return Status(self._name, level, message, hardware_id, values)
 
-    def _judge(self, book: dict, now_ns: int) -> tuple[bytes, str]:
+    def _judge(self, book: dict, now_ns: int) -> tuple[Level, str]:
         told, self._told = self._told, book["states"]
         arrival = self.account.last_arrival_ns
         if arrival is None or now_ns - arrival > STALE_NS:
-            count = self._subscription.publisher_count()
-            return DiagnosticStatus.WARN, f"no frames; publishers on {self._subscription.topic}: {count}"
+            return (
+                Level.WARN,
+                f"no frames; publishers on {self._heard.topic}: {self._heard.publisher_count()}",
+            )
         for fate in (Fate.MODEL_ERROR, Fate.DECODE_ERROR):
             if book["states"][fate.value] > told.get(fate.value, 0):
-                return DiagnosticStatus.WARN, f"{fate.value}: {book['reasons'].get(fate.value)}"
-        return DiagnosticStatus.OK, "frames flow"
+                return Level.WARN, f"{fate.value}: {book['reasons'].get(fate.value)}"
+        return Level.OK, "frames flow"

@@ -1,0 +1,185 @@
+"""What detectors share: bundle, worker, ledger, diagnostics; the sensor is the subclass's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from perception_rt.component.component import Component, Host, Worker
+from perception_rt.component.parameters import Parameter
+from perception_rt.model.runtime import Runtime
+from perception_rt.realtime.mailbox import Mailbox
+from perception_rt.realtime.pipeline import FramePipeline
+from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.types import BundleError
+from perception_rt.types.status import Level, Status
+
+DRAIN_S = 0.3  # for the frame in hand, when the node is deactivated
+WORKER_STOP_S = 0.5
+
+DETECTOR_PARAMETERS = (
+    Parameter("device", "auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where it is."),
+    Parameter("half", False, "Compute in fp16 (CUDA only)."),
+    Parameter("threads", 0, "Threads of the model on a CPU; 0: all cores but one.", (0, 256)),
+    Parameter("rate_hz", 30.0, "Inference rate, phase-locked to arrivals.", (0.1, 1000.0), live=True),
+    Parameter("score_threshold", -1.0, "Least score; negative: the bundle's.", (-1.0, 1.0), live=True),
+    Parameter("max_age_ms", 0.0, "Older frames are late at their turn; 0: no limit.", (0.0, 6e5), live=True),
+    Parameter("batch_wait_ms", 10.0, "How long a sensor waits for the others of its batch.", (0.0, 1000.0)),
+    Parameter(
+        "reliability",
+        "best_effort",
+        "QoS asked of publishers; adapts to what they offer.",
+        choices=("best_effort", "reliable"),
+    ),
+)
+
+
+class Detector(Component):
+    """Messages are received on one thread; a worker infers and publishes."""
+
+    TASK: ClassVar[str]
+
+    def __init__(self, host: Host, values: dict[str, Any]) -> None:
+        super().__init__(host, values)
+        self.runtime: Runtime | None = None
+        self.worker: Worker | None = None
+        self.pipeline: FramePipeline | None = None
+        self.scheduler = FixedRateScheduler(values["rate_hz"])
+
+    # What a sensor's detector fills in.
+
+    def inputs(self) -> dict[str, tuple[str, Callable]]:
+        """By topic as in the parameters: the message type and the parser of its serialized bytes."""
+        raise NotImplementedError
+
+    def open_outputs(self, streams: list[str]) -> None:
+        """Advertise what comes of these (resolved) topics."""
+        raise NotImplementedError
+
+    def warm_up(self, runtime: Runtime) -> None:
+        """Make the first real frame as fast as any."""
+        raise NotImplementedError
+
+    def infer(self, frames: list) -> list:
+        """Frames to results; raises ModelError."""
+        raise NotImplementedError
+
+    def publish(self, stream: str, frame: Any, result: Any) -> None:
+        """Publish one result."""
+        raise NotImplementedError
+
+    def publish_extras(self, stream: str, frame: Any, result: Any) -> None:
+        """Publish what is for people, after the result is out."""
+
+    def stream_values(self, stream: str) -> Mapping[str, object]:
+        """What else the diagnostics of a stream tell."""
+        return {}
+
+    def use(self, runtime: Runtime) -> None:
+        """Take `runtime` from the next frame on."""
+        self.runtime = runtime
+
+    # Lifecycle.
+
+    def setup(self) -> None:
+        """Load, verify and warm up where the worker runs; then wire the topics."""
+        inputs = {self.host.resolve_topic_name(topic): way for topic, way in self.inputs().items()}
+        self.pipeline = FramePipeline(
+            {stream: parser for stream, (_, parser) in inputs.items()},
+            lambda frames: self.infer(frames),
+            self.publish,
+            self.publish_extras,
+            clock=self.host,
+            complain=self.host.complain,
+            max_age_ms=self.values["max_age_ms"],
+        )
+        mailbox: Mailbox = Mailbox(list(inputs), round(self.values["batch_wait_ms"] * 1e6))
+        self.worker = self.host.make_worker(self.pipeline, self.scheduler, mailbox)
+        self.use(self.worker.call(self.open).result())
+        self.open_outputs(list(inputs))
+        for stream, (message_type, _) in inputs.items():
+            heard = self.host.hear(
+                message_type,
+                stream,
+                lambda data, stream=stream: self._receive(stream, data),
+                self.values["reliability"],
+            )
+            self.account_for(stream, self.pipeline.accounts[stream], heard)
+        self.host.inform(
+            f"{self.runtime.manifest.name} on {self.runtime.device}, {self.scheduler.rate_hz:g} Hz: "
+            + ", ".join(inputs)
+        )
+
+    def stop(self) -> None:
+        """Take back what waits; the frame in hand is published if it is done soon, else given up."""
+        if self.worker is None:
+            return
+        reason = "the node was deactivated"
+        with self.gate:  # nothing is received once the mailbox was emptied for good
+            waiting = self.worker.clear()
+        self.pipeline.abandon(waiting, reason)
+        if not self.worker.drain(DRAIN_S):
+            self.pipeline.give_up(reason)
+
+    def teardown(self) -> None:
+        """End the worker, drop the model."""
+        if self.worker is not None:
+            self.worker.stop(WORKER_STOP_S)
+        self.worker = self.pipeline = self.runtime = None
+
+    def on_parameters(self) -> None:
+        """Rate, thresholds and limits change between two frames."""
+        self.scheduler.rate_hz = self.values["rate_hz"]
+        self.pipeline.max_age_ms = self.values["max_age_ms"]
+
+    # The way of a frame.
+
+    def threshold(self, name: str) -> float | None:
+        """The parameter `<name>_threshold`; None where it leaves the choice to the bundle."""
+        value = self.values[f"{name}_threshold"]
+        return None if value < 0 else value
+
+    def _receive(self, stream: str, data: bytes) -> None:
+        with self.gate:
+            if self.active:
+                self.pipeline.receive(stream, data, self.worker.put)
+
+    # Bundle.
+
+    def open(self) -> Runtime:
+        """Load, verify and warm up the bundle that the parameters name."""
+        name = self.values["bundle"]
+        runtime = Runtime.open(
+            name,
+            device=self.values["device"],
+            half=self.values["half"],
+            threads=self.values["threads"] or max(1, len(os.sched_getaffinity(0)) - 1),
+        )
+        if runtime.manifest.task != self.TASK:
+            raise BundleError(f"{name}: task is {runtime.manifest.task}, this node needs {self.TASK}")
+        self.warm_up(runtime)
+        return runtime
+
+    # Diagnostics.
+
+    def statuses(self) -> list[Status]:
+        """One status for the node and one for each stream."""
+        runtime, scheduler = self.runtime, self.scheduler
+        if runtime is None:
+            return []
+        whole = {
+            "bundle": runtime.manifest.name,
+            "bundle_sha256": runtime.sha256,
+            "device": str(runtime.device),
+            "rate_hz_asked": float(scheduler.rate_hz),
+            "ticks_empty": scheduler.empty,
+            "ticks_skipped": scheduler.skipped,
+            "deadline_misses": scheduler.deadline_misses,
+        }
+        device = str(runtime.device)
+        state = "running" if self.active else "inactive"
+        return [
+            Status(self.host.get_name(), Level.OK, state, device, whole),
+            *self.stream_statuses(device, self.stream_values),
+        ]

@@ -1,0 +1,228 @@
+"""fusion: detections of a camera and of a lidar, paired by their stamps, become one list of objects."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from perception_rt.codec.camera_info import parse_camera_info
+from perception_rt.codec.compressed import parse_compressed
+from perception_rt.codec.detections import decode_named_detections
+from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
+from perception_rt.codec.encode import encode_image
+from perception_rt.codec.image import parse_image
+from perception_rt.codec.markers import box_markers, encode_markers
+from perception_rt.component.component import Component, Host
+from perception_rt.component.parameters import Parameter
+from perception_rt.realtime.ledger import Entry, Fate
+from perception_rt.realtime.pairing import Pair, StampPairing
+from perception_rt.realtime.pipeline import Account, Parsed
+from perception_rt.stage.draw import draw_boxes3d, draw_outlines
+from perception_rt.stage.fusion import Answer, FusionStage
+from perception_rt.types import ConfigError, PerceptionError
+from perception_rt.types.status import Level, Status
+
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+POLL_S = 0.01  # how exactly the wait of a lidar message ends
+KEPT_IMAGES = 15
+
+
+class Fusion(Component):
+    """One camera's and one lidar's detections; the work is light, and done on the executor's thread."""
+
+    NAME = "fusion"
+    PARAMETERS = (
+        Parameter("detections_2d_topic", "camera_detector/detections", "The camera's Detection2DArray."),
+        Parameter("detections_3d_topic", "lidar_detector/detections", "The lidar's Detection3DArray."),
+        Parameter("camera_info_topic", "camera/camera_info", "CameraInfo of the image that was detected in."),
+        Parameter("image_topic", "", "The camera's image, for ~/image_annotated; empty for none."),
+        Parameter("slop_ms", 50.0, "Greatest difference of the stamps of a pair.", (0.0, 1000.0), live=True),
+        Parameter(
+            "max_wait_ms", 100.0, "How long a lidar message waits for the camera's.", (0.0, 1e3), live=True
+        ),
+        Parameter("iou_threshold", 0.3, "Least IoU of a match in the image.", (0.01, 1.0), live=True),
+        Parameter(
+            "camera_recall",
+            0.5,
+            "Share of the objects in plain view that the camera's detector finds; 0: lower no score.",
+            (0.0, 0.99),
+            live=True,
+        ),
+        Parameter(
+            "lidar_height_m", 0.0, "Above the ground; 0: taken from the boxes.", (0.0, 10.0), live=True
+        ),
+        Parameter("fixed_frame", "", "Frame (as odom) through which motion between the stamps is undone."),
+    )
+
+    def __init__(self, host: Host, values: dict[str, Any]) -> None:
+        super().__init__(host, values)
+        self._pairing: StampPairing | None = None
+
+    # Lifecycle.
+
+    def setup(self) -> None:
+        """Wire the topics."""
+        topics = {
+            name: self.values[f"{name}_topic"] for name in ("detections_2d", "detections_3d", "camera_info")
+        }
+        for name, topic in topics.items():
+            if not topic:
+                raise ConfigError(f"{name}_topic={topic!r}: must name a topic")
+        self._camera, self._lidar = Account(), Account()
+        self._stage = FusionStage(self.host.transforms().lookup)
+        self._stage.no_model = f"no CameraInfo on {self.host.resolve_topic_name(topics['camera_info'])} yet"
+        self._pairing = StampPairing(self._lidar, self._camera, 0, 0)
+        self.on_parameters()
+        self._images: OrderedDict[int, Parsed] = OrderedDict()
+        self._unplaced = 0
+        self._detections = self.host.advertise("vision_msgs/msg/Detection3DArray", "~/detections", 5)
+        self._markers = self.host.advertise("visualization_msgs/msg/MarkerArray", "~/markers", 1)
+        self._annotated = self.host.advertise(IMAGE, "~/image_annotated", 1)
+        self.host.hear(
+            "sensor_msgs/msg/CameraInfo", topics["camera_info"], self._on_camera_info, "best_effort"
+        )
+        self.listen(
+            "vision_msgs/msg/Detection2DArray", topics["detections_2d"], self._camera, self._on_camera
+        )
+        self.listen("vision_msgs/msg/Detection3DArray", topics["detections_3d"], self._lidar, self._on_lidar)
+        if self.values["image_topic"]:
+            kind = COMPRESSED if self.values["image_topic"].endswith("/compressed") else IMAGE
+            self.host.hear(kind, self.values["image_topic"], self._on_image, "best_effort")
+        self.host.every(POLL_S, self._on_wait)
+
+    def stop(self) -> None:
+        """End what waits for its partner."""
+        with self.gate:
+            if self._pairing is not None:
+                self._pairing.clear("the node was deactivated")
+
+    def teardown(self) -> None:
+        """Forget what waited."""
+        self._pairing = None
+
+    def on_parameters(self) -> None:
+        """Limits change between two messages."""
+        self._pairing.window_ns = round(self.values["slop_ms"] * 1e6)
+        self._pairing.max_wait_ns = round(self.values["max_wait_ms"] * 1e6)
+        self._stage.iou_threshold = self.values["iou_threshold"]
+        self._stage.camera_recall = self.values["camera_recall"]
+        self._stage.ground_z = -self.values["lidar_height_m"] or None
+        self._stage.fixed_frame = self.values["fixed_frame"]
+
+    # The way of a message.
+
+    def _on_camera(self, data: bytes, entry: Entry) -> None:
+        message = decode_named_detections(data)
+        self._answer_all(self._pairing.put_partner(entry, message.stamp_ns, message, self.host.now_ns()))
+
+    def _on_lidar(self, data: bytes, entry: Entry) -> None:
+        message = decode_named_detections3d(data)
+        self._answer_all(self._pairing.put_anchor(entry, message.stamp_ns, message, self.host.now_ns()))
+
+    def _on_wait(self) -> None:
+        with self.gate:
+            if self.active:
+                self._answer_all(self._pairing.poll(self.host.now_ns()))
+
+    def _on_camera_info(self, data: bytes) -> None:
+        try:
+            self._stage.model = parse_camera_info(data)
+        except PerceptionError as error:
+            self._stage.model, self._stage.no_model = None, f"CameraInfo: {error}"
+
+    def _on_image(self, data: bytes) -> None:
+        """Keep the latest images, while somebody watches what is drawn on them."""
+        if not self._annotated.listeners():
+            self._images.clear()
+            return
+        topic = self.values["image_topic"]
+        try:
+            image = (parse_compressed if topic.endswith("/compressed") else parse_image)(data)
+        except PerceptionError as error:
+            self.host.complain(topic, error)
+            return
+        self._images[image.stamp_ns] = image
+        if len(self._images) > KEPT_IMAGES:
+            self._images.popitem(last=False)
+
+    def _answer_all(self, pairs: list[Pair]) -> None:
+        for pair in pairs:
+            self._answer(pair)
+
+    def _answer(self, pair: Pair) -> None:
+        """Fuse and publish; every message of the pair ends here, and nothing is raised."""
+        began = self.host.now_ns()
+        try:
+            if pair.partner is None:
+                answer = self._stage.alone(pair.anchor.item, pair.reason)
+            else:
+                answer = self._stage.pair(pair.partner.item, pair.anchor.item)
+            done = self.host.now_ns()
+            self._publish(pair, answer)
+        except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one has its turn
+            self._settle(pair, Fate.MODEL_ERROR, str(error))
+            self.host.complain(self.host.get_name(), error)
+            return
+        self._measure(pair, began, done)
+        self._settle(pair, Fate.UNSYNCED if answer.reason else Fate.PUBLISHED, answer.reason)
+        self._unplaced += len(answer.fused.unplaced)
+        self.show(self._publish_extras, pair, answer)
+
+    def _publish(self, pair: Pair, answer: Answer) -> None:
+        """The objects with the header of the lidar's message; an id says which sensors found the object."""
+        lidar, fused = pair.anchor.item, answer.fused
+        data = Detection3DEncoder(fused.classes).encode(
+            fused.detections,
+            lidar.stamp_ns,
+            lidar.frame_id,
+            ids=fused.sources,
+            covariances=fused.covariance.reshape(-1, 36),
+        )
+        self._detections.publish(data)
+
+    def _settle(self, pair: Pair, fate: Fate, reason: str) -> None:
+        self._lidar.ledger.settle(pair.anchor.entry, fate, reason)
+        if pair.partner is not None:
+            self._camera.ledger.settle(pair.partner.entry, fate, reason)
+
+    def _measure(self, pair: Pair, began_ns: int, done_ns: int) -> None:
+        now = self.host.now_ns()
+        for account, held in ((self._lidar, pair.anchor), (self._camera, pair.partner)):
+            if held is not None:
+                account.measure(held.entry, "wait", began_ns - held.arrival_ns)
+                account.measure(held.entry, "infer", done_ns - began_ns)
+                account.measure(held.entry, "publish", now - done_ns)
+                account.answered(held.entry, now)
+
+    def _publish_extras(self, pair: Pair, answer: Answer) -> None:
+        """Markers and the annotated image, where somebody watches."""
+        lidar, fused = pair.anchor.item, answer.fused
+        if self._markers.listeners():
+            markers = box_markers(fused.detections, fused.classes, fused.sources)
+            self._markers.publish(encode_markers(markers, lidar.stamp_ns, lidar.frame_id))
+        if answer.model is None or not self._annotated.listeners():
+            return
+        image = self._images.get(pair.partner.stamp_ns)
+        if image is None:
+            return
+        frame = image.decode()
+        way = answer.model, answer.camera_from_lidar
+        picture = draw_outlines(frame.pixels, pair.partner.item.detections.xyxy)
+        picture = draw_boxes3d(picture, fused.detections, fused.classes, *way, frame.bgr, fused.sources)
+        encoding = "bgr8" if frame.bgr else "rgb8"
+        self._annotated.publish(encode_image(picture, encoding, frame.stamp_ns, frame.frame_id))
+
+    # Diagnostics.
+
+    def statuses(self) -> list[Status]:
+        """One status for the node and one for each stream."""
+        stage = self._stage
+        values = {
+            "camera_info": stage.model.frame_id if stage.model else stage.no_model,
+            "missing": stage.missing,
+            "camera_objects_unplaced": self._unplaced,
+        }
+        level, message = Level.OK, "running" if self.active else "inactive"
+        if self.active and stage.missing:
+            level, message = Level.WARN, f"not fused: {stage.missing}"
+        return [Status(self.host.get_name(), level, message, "", values), *self.stream_statuses()]

@@ -1,0 +1,150 @@
+"""object_tracker: detections to tracks with ids that stay, and to where the tracks will be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from perception_rt.codec.detections import DetectionEncoder, decode_named_detections
+from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
+from perception_rt.codec.markers import box_markers, encode_markers, path_markers
+from perception_rt.codec.vehicle import pose_covariance
+from perception_rt.component.component import Component, Host, Transforms
+from perception_rt.component.parameters import Parameter
+from perception_rt.realtime.ledger import Entry, Fate
+from perception_rt.realtime.pipeline import Account
+from perception_rt.stage.object_tracking import ObjectTracking2D, ObjectTracking3D, Tracked, boxes_of
+from perception_rt.types import ConfigError, Detections2D, Detections3D, TransformError
+from perception_rt.types.palette import PALETTE
+from perception_rt.types.status import Level, Status
+
+ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
+
+
+class ObjectTracker(Component):
+    """Tracks in space (`3d`) or in the image (`2d`); the work is light, and done on the executor's thread."""
+
+    NAME = "object_tracker"
+    PARAMETERS = (
+        Parameter("detections_topic", "lidar_detector/detections", "Detection3DArray, or 2DArray for 2d."),
+        Parameter(
+            "dimensions", "3d", "What is tracked: boxes in space or in an image.", choices=("3d", "2d")
+        ),
+        Parameter(
+            "fixed_frame",
+            "odom",
+            "Frame that stands still, in which 3d tracks live; empty: the sensor's own.",
+        ),
+        Parameter("horizon_s", 3.0, "How far 3d tracks are predicted, s.", (0.1, 30.0)),
+        Parameter("step_s", 0.5, "Between two predicted moments, s.", (0.05, 5.0)),
+    )
+
+    def __init__(self, host: Host, values: dict[str, Any]) -> None:
+        super().__init__(host, values)
+        self._transforms: Transforms | None = None
+        self._tracking: ObjectTracking2D | ObjectTracking3D | None = None
+
+    def setup(self) -> None:
+        """Make the tracker and wire the topics."""
+        topic, in_space = self.values["detections_topic"], self.values["dimensions"] == "3d"
+        if not topic:
+            raise ConfigError(f"detections_topic={topic!r}: must name a topic")
+        self._account = Account()
+        self._count = 0
+        self._missing = ""
+        kind = ARRAY_3D if in_space else ARRAY_2D
+        self._tracks = self.host.advertise(kind, "~/tracks", 5)
+        if in_space:
+            self._transforms = self.host.transforms() if self.values["fixed_frame"] else None
+            odometry = bool(self.values["fixed_frame"])
+            self._tracking = ObjectTracking3D(self.values["horizon_s"], self.values["step_s"], odometry)
+            self._predictions = self.host.advertise(ARRAY_3D, "~/predictions", 5)
+            self._markers = self.host.advertise("visualization_msgs/msg/MarkerArray", "~/markers", 1)
+        else:
+            self._tracking = ObjectTracking2D()
+        self.listen(kind, topic, self._account, self._on_3d if in_space else self._on_2d)
+
+    def teardown(self) -> None:
+        """Forget the tracks."""
+        self._transforms = self._tracking = None
+
+    # The way of a message.
+
+    def _on_2d(self, data: bytes, entry: Entry) -> None:
+        message = decode_named_detections(data)
+        began = self.host.now_ns()
+        if not self._account.in_order(entry, message.stamp_ns):
+            return
+        tracks = self._tracking.update(message)
+        self._count = len(tracks)
+        found = Detections2D(tracks.xyxy, tracks.scores, tracks.labels)
+        encoder = DetectionEncoder(self._tracking.classes.names)
+        self._tracks.publish(encoder.encode(found, message.stamp_ns, message.frame_id, _texts(tracks.ids)))
+        self._settle(entry, began)
+
+    def _on_3d(self, data: bytes, entry: Entry) -> None:
+        message = decode_named_detections3d(data)
+        began = self.host.now_ns()
+        if not self._account.in_order(entry, message.stamp_ns):
+            return
+        frame, pose = self.values["fixed_frame"] or message.frame_id, None
+        if self._transforms is not None:
+            try:
+                pose = self._transforms.lookup(frame, message.frame_id, message.stamp_ns)
+            except TransformError as error:
+                self._missing = str(error)
+                self._account.ledger.settle(entry, Fate.UNSYNCED, str(error))
+                return
+        self._missing = ""
+        tracked = self._tracking.update(message, pose)
+        self._count = len(tracked.tracks)
+        self._publish(tracked, message.stamp_ns, frame)
+        self._settle(entry, began)
+        if self._markers.listeners():
+            self.show(self._publish_markers, tracked, message.stamp_ns, frame)
+
+    def _settle(self, entry: Entry, began_ns: int) -> None:
+        now = self.host.now_ns()
+        self._account.measure(entry, "infer", now - began_ns)
+        self._account.answered(entry, now)
+        self._account.ledger.settle(entry, Fate.PUBLISHED)
+
+    def _publish(self, tracked: Tracked, stamp_ns: int, frame_id: str) -> None:
+        tracks, ids = tracked.tracks, _texts(tracked.tracks.ids)
+        encoder = Detection3DEncoder(self._tracking.classes.names)
+        found = Detections3D(tracks.xyzlwh_yaw, tracks.scores, tracks.labels)
+        covariances = pose_covariance(tracks.covariance[:, :3, :3].astype(np.float64))
+        self._tracks.publish(encoder.encode(found, stamp_ns, frame_id, ids, covariances=covariances))
+        ahead, stamps, plane = boxes_of(tracked.predictions, tracks)
+        ids = np.repeat(ids, len(tracked.predictions.stamps_ns)).tolist()
+        covariances = pose_covariance(plane)
+        self._predictions.publish(
+            encoder.encode(ahead, stamp_ns, frame_id, ids, covariances=covariances, stamps_ns=stamps.tolist())
+        )
+
+    def _publish_markers(self, tracked: Tracked, stamp_ns: int, frame_id: str) -> None:
+        tracks = tracked.tracks
+        found = Detections3D(tracks.xyzlwh_yaw, tracks.scores, tracks.labels)
+        boxes = box_markers(found, self._tracking.classes.names, _texts(tracks.ids))
+        here = tracks.xyzlwh_yaw[:, None, :2].astype(np.float64)
+        paths = np.concatenate((here, tracked.predictions.xy), axis=1)
+        colours = [PALETTE[label % len(PALETTE)] for label in tracks.labels]
+        self._markers.publish(encode_markers(boxes + path_markers(paths, colours), stamp_ns, frame_id))
+
+    # Diagnostics.
+
+    def statuses(self) -> list[Status]:
+        """One status for the node and one for the stream."""
+        tracking = self._tracking
+        if tracking is None:
+            return []
+        values = {"tracks": self._count, "resets": tracking.resets, "missing": self._missing}
+        level, message = Level.OK, "running" if self.active else "inactive"
+        if self.active and self._missing:
+            level, message = Level.WARN, f"not tracked: {self._missing}"
+        return [Status(self.host.get_name(), level, message, "", values), *self.stream_statuses()]
+
+
+def _texts(ids: np.ndarray) -> list[str]:
+    return [str(number) for number in ids.tolist()]

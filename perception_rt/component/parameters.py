@@ -1,0 +1,69 @@
+"""Parameters declared once: name, default, bounds, description."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perception_rt.types import ConfigError
+
+Value = bool | int | float | str | list
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a node.
+
+    Attributes:
+        default: the default; its type is the parameter's type.
+        bounds: least and greatest value of a number.
+        choices: the allowed texts, if only some are.
+        live: may be set while the node is configured.
+    """
+
+    name: str
+    default: Value
+    description: str
+    bounds: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+    def check(self, value: Value) -> None:
+        """Refuse what `declare` and the ranges of ROS cannot.
+
+        Raises:
+            ConfigError: names the parameter, the value and what is allowed.
+        """
+        if self.bounds and not self.bounds[0] <= value <= self.bounds[1]:
+            raise ConfigError(f"{self.name}={value}: must be within {self.bounds[0]} and {self.bounds[1]}")
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"{self.name}={value!r}: must be one of {', '.join(self.choices)}")
+
+    def check_type(self, value: object) -> None:
+        """Refuse a value of another type than the default's, as ROS does: it tells 1 and 1.0 apart.
+
+        Raises:
+            ConfigError: names the parameter, the value and its type.
+        """
+        kinds = {type(one) for one in value} if isinstance(value, list) else set()
+        wanted = {type(one) for one in self.default} if isinstance(self.default, list) else set()
+        if type(value) is not type(self.default) or kinds - wanted:
+            kind = type(self.default).__name__
+            kind += f" of {', '.join(sorted(one.__name__ for one in wanted))}" if wanted else ""
+            raise ConfigError(f"{self.name}={value!r}: must be of type {kind}")
+
+
+def resolve(table: Sequence[Parameter], given: Mapping[str, object]) -> dict[str, Any]:
+    """The values of a node without ROS: its defaults, and what is given for names that it declares.
+
+    Raises:
+        ConfigError: a value has another type, or is outside of what its parameter allows.
+    """
+    values = {}
+    for parameter in table:
+        value = given.get(parameter.name, parameter.default)
+        parameter.check_type(value)
+        parameter.check(value)
+        values[parameter.name] = value
+    return values

@@ -1,0 +1,236 @@
+"""vehicle_state: from what the vehicle measures of itself to where it is and where it will be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from perception_rt.codec.detections3d import Detection3DEncoder
+from perception_rt.codec.markers import encode_markers, path_markers
+from perception_rt.codec.vehicle import (
+    encode_odometry,
+    encode_path,
+    parse_fix,
+    parse_imu,
+    parse_odometry,
+    parse_twist,
+    pose_covariance,
+)
+from perception_rt.component.component import Component, Host
+from perception_rt.component.parameters import Parameter
+from perception_rt.realtime.ledger import Entry, Fate
+from perception_rt.realtime.pipeline import Account
+from perception_rt.stage.ego_prediction import check_horizon, predict_path
+from perception_rt.stage.vehicle_state.config import VehicleStateConfig
+from perception_rt.stage.vehicle_state.estimate import Outcome
+from perception_rt.stage.vehicle_state.filter import VehicleStateFilter
+from perception_rt.stage.vehicle_state.readings import (
+    Doubts,
+    measured_fix,
+    measured_imu,
+    measured_pose,
+    measured_twist,
+)
+from perception_rt.types import ConfigError, Detections3D, TransformError, state
+from perception_rt.types.status import Level, Status
+
+PATH_COLOUR = (255, 255, 255)
+SENSORS = ("odometry", "imu", "fix", "twist")
+FATES = {
+    Outcome.GATED: Fate.REJECTED,
+    Outcome.UNUSED: Fate.REJECTED,
+    Outcome.STAMP_JUMP: Fate.REJECTED,
+    Outcome.INVALID: Fate.DECODE_ERROR,
+    Outcome.DUPLICATE: Fate.SUPERSEDED,
+    Outcome.TOO_LATE: Fate.LATE,
+}
+
+
+class VehicleState(Component):
+    """One filter, fed by whichever of the sensors there are; the work is done on the executor's thread."""
+
+    NAME = "vehicle_state"
+    PARAMETERS = (
+        Parameter("odometry_topic", "odom_in", "nav_msgs/Odometry: its twist; empty for none."),
+        Parameter("imu_topic", "imu", "sensor_msgs/Imu; empty for none."),
+        Parameter("fix_topic", "", "sensor_msgs/NavSatFix; empty for none."),
+        Parameter("twist_topic", "", "geometry_msgs/TwistWithCovarianceStamped; empty for none."),
+        Parameter("use_odometry_pose", False, "Take the pose of the odometry too."),
+        Parameter("frame_id", "odom", "The frame of what is published: odom, or map with fixes or poses."),
+        Parameter("base_frame", "base_link", "The vehicle's frame."),
+        Parameter("rate_hz", 50.0, "Rate of ~/odometry.", (1.0, 500.0)),
+        Parameter("path_rate_hz", 10.0, "Rate of ~/predicted_path and ~/predictions.", (0.1, 100.0)),
+        Parameter("horizon_s", 3.0, "How far ahead, s.", (0.1, 30.0)),
+        Parameter("step_s", 0.1, "Between two predicted poses, s.", (0.02, 5.0)),
+        Parameter("odometry_latency_s", 0.0, "How late the odometry's stamps are, s.", (-1.0, 1.0)),
+        Parameter("imu_latency_s", 0.0, "The same of the IMU.", (-1.0, 1.0)),
+        Parameter("fix_latency_s", 0.0, "The same of the fixes.", (-1.0, 1.0)),
+        Parameter("twist_latency_s", 0.0, "The same of the twist.", (-1.0, 1.0)),
+        Parameter("fix_lever_arm_m", [0.0, 0.0], "x and y of the antenna in base_link, m."),
+        Parameter("speed_sigma", 0.1, "Where a message does not know, m/s.", (1e-3, 10.0)),
+        Parameter("yaw_rate_sigma", 0.02, "Where a message does not know, rad/s.", (1e-4, 1.0)),
+        Parameter("acceleration_sigma", 0.3, "Where a message does not know, m/s^2.", (1e-3, 10.0)),
+        Parameter("fix_sigma", 3.0, "Where a message does not know, m.", (1e-2, 100.0)),
+    )
+
+    def __init__(self, host: Host, values: dict[str, Any]) -> None:
+        super().__init__(host, values)
+        self._filter: VehicleStateFilter | None = None
+
+    def setup(self) -> None:
+        """Make the filter and wire the topics."""
+        values = self.values
+        topics = {name: values[f"{name}_topic"] for name in SENSORS if values[f"{name}_topic"]}
+        if not topics:
+            raise ConfigError("odometry_topic, imu_topic, fix_topic, twist_topic: all are empty")
+        if len(values["fix_lever_arm_m"]) != 2:
+            raise ConfigError(f"fix_lever_arm_m={list(values['fix_lever_arm_m'])}: must be x and y")
+        check_horizon(values["horizon_s"], values["step_s"])
+        placed = "fix" in topics or values["use_odometry_pose"]
+        self._config = VehicleStateConfig(
+            start_at_origin=not placed,
+            latency_s={name: values[f"{name}_latency_s"] for name in SENSORS},
+            fix_lever_arm_m=tuple(values["fix_lever_arm_m"]),
+        )
+        self._filter = VehicleStateFilter(self._config)
+        sigmas = ("speed_sigma", "yaw_rate_sigma", "acceleration_sigma", "fix_sigma")
+        self._doubts = Doubts(*(values[name] ** 2 for name in sigmas))
+        self._missing, self._path_due_ns = "", 0
+        self._transforms = self.host.transforms()
+        self._odometry = self.host.advertise("nav_msgs/msg/Odometry", "~/odometry", 10)
+        self._path = self.host.advertise("nav_msgs/msg/Path", "~/predicted_path", 5)
+        self._predictions = self.host.advertise("vision_msgs/msg/Detection3DArray", "~/predictions", 5)
+        self._markers = self.host.advertise("visualization_msgs/msg/MarkerArray", "~/markers", 1)
+        self._encoder = Detection3DEncoder(("ego",))
+        kinds = {
+            "odometry": ("nav_msgs/msg/Odometry", self._on_odometry),
+            "imu": ("sensor_msgs/msg/Imu", self._on_imu),
+            "fix": ("sensor_msgs/msg/NavSatFix", self._on_fix),
+            "twist": ("geometry_msgs/msg/TwistWithCovarianceStamped", self._on_twist),
+        }
+        self._sensors = {name: Account() for name in topics}
+        for name, topic in topics.items():
+            kind, receive = kinds[name]
+            self.listen(kind, topic, self._sensors[name], receive, "best_effort")
+        # What is published is of the clock of the stamps, once it moved on.
+        self._told_ns = 0
+        self.host.every(1 / values["rate_hz"], self._on_tick)
+
+    def teardown(self) -> None:
+        """Forget the vehicle."""
+        self._filter = None
+
+    # What is measured.
+
+    def _on_odometry(self, data: bytes, entry: Entry) -> None:
+        reading = parse_odometry(data)
+        measurements = [measured_twist(reading, self._doubts, "odometry")]
+        if self.values["use_odometry_pose"]:
+            measurements.append(measured_pose(reading, self._doubts, "odometry"))
+        self._measure("odometry", entry, reading.stamp_ns, measurements)
+
+    def _on_twist(self, data: bytes, entry: Entry) -> None:
+        reading = parse_twist(data)
+        self._measure("twist", entry, reading.stamp_ns, [measured_twist(reading, self._doubts, "twist")])
+
+    def _on_imu(self, data: bytes, entry: Entry) -> None:
+        reading = parse_imu(data)
+        rotation = np.eye(3)
+        if reading.frame_id != self.values["base_frame"]:
+            try:
+                rotation = self._transforms.lookup(
+                    self.values["base_frame"], reading.frame_id, reading.stamp_ns
+                )[:3, :3]
+            except TransformError as error:
+                self._missing = str(error)
+                entry.stamp_ns = reading.stamp_ns
+                self._sensors["imu"].ledger.settle(entry, Fate.UNSYNCED, str(error))
+                return
+        self._missing = ""
+        self._measure("imu", entry, reading.stamp_ns, [measured_imu(reading, rotation, self._doubts)])
+
+    def _on_fix(self, data: bytes, entry: Entry) -> None:
+        reading = parse_fix(data)
+        if not reading.has_fix:
+            entry.stamp_ns = reading.stamp_ns
+            self._sensors["fix"].ledger.settle(entry, Fate.REJECTED, "the receiver has no fix")
+            return
+        self._measure("fix", entry, reading.stamp_ns, [measured_fix(reading, self._doubts)])
+
+    def _measure(
+        self, sensor: str, entry: Entry, stamp_ns: int, measurements: list[state.Measurement]
+    ) -> None:
+        """Give a message's measurements to the filter; the worst that becomes of one is what became of it."""
+        account, now, entry.stamp_ns = self._sensors[sensor], self.host.now_ns(), stamp_ns
+        outcomes = [self._filter.add(measurement) for measurement in measurements]
+        refused = [outcome for outcome in outcomes if not outcome.used]
+        if refused:
+            reason = self._filter.reasons.get(sensor, refused[0].value)
+            account.ledger.settle(entry, FATES[refused[0]], reason)
+            return
+        account.answered(entry, now)
+        account.ledger.settle(entry, Fate.PUBLISHED)
+
+    # What is told.
+
+    def _on_tick(self) -> None:
+        with self.gate:
+            now = self.host.now_ns()
+            if not self.active or now == self._told_ns:  # the clock stands still
+                return
+            present = self._filter.state_at(now)
+            if present is None:
+                return
+            self._told_ns = now
+            frame = self.values["frame_id"]
+            self._odometry.publish(encode_odometry(present, frame, self.values["base_frame"]))
+            if not 0 <= self._path_due_ns - now <= 1e9 / self.values["path_rate_hz"]:
+                self._path_due_ns = now + round(1e9 / self.values["path_rate_hz"])
+                self._tell_ahead(present, frame)
+
+    def _tell_ahead(self, now: state.VehicleState, frame: str) -> None:
+        path = predict_path(now, self._config.motion, self.values["horizon_s"], self.values["step_s"])
+        self._path.publish(encode_path(path, frame))
+        self._predictions.publish(
+            self._encoder.encode(
+                _boxes(path),
+                now.stamp_ns,
+                frame,
+                ["ego"] * len(path),
+                covariances=pose_covariance(path.covariance[:, :3, :3]),
+                stamps_ns=path.stamps_ns.tolist(),
+            )
+        )
+
+        if self._markers.listeners():
+            self.show(self._publish_markers, path, frame)
+
+    def _publish_markers(self, path: state.EgoPath, frame: str) -> None:
+        line = path_markers(path.states[None, :, :2], [PATH_COLOUR])
+        self._markers.publish(encode_markers(line, int(path.stamps_ns[0]), frame))
+
+    # Diagnostics.
+
+    def statuses(self) -> list[Status]:
+        """One status for the node and one for each sensor."""
+        state_filter = self._filter
+        if state_filter is None:
+            return []
+        placed = state_filter.estimate.place.placed
+        values = {"placed": placed, "restarts": state_filter.restarts, "missing": self._missing}
+        for sensor, counts in sorted(state_filter.counters.items()):
+            values |= {f"{sensor}_{outcome.value}": count for outcome, count in sorted(counts.items())}
+        level, message = Level.OK, "running" if self.active else "inactive"
+        if self.active and self._missing:
+            level, message = Level.WARN, f"imu not used: {self._missing}"
+        elif self.active and not placed:
+            level, message = Level.WARN, "position and yaw are not found yet"
+        return [Status(self.host.get_name(), level, message, "", values), *self.stream_statuses()]
+
+
+def _boxes(path: state.EgoPath) -> Detections3D:
+    """base_link at every moment, as boxes without size."""
+    boxes = np.zeros((len(path), 7), np.float32)
+    boxes[:, :2], boxes[:, 6] = path.states[:, :2], path.states[:, 2]
+    return Detections3D(boxes, np.ones(len(path), np.float32), np.zeros(len(path), np.int64))
