@@ -129,10 +129,14 @@ def _histogram(stream: StreamView, series: dict[str, Times], what: str, x_title:
         shares = row / max(row.sum(), 1)
         heights = y(shares)
         if len(counts) == 1:
-            marks.append(svg.bars(lefts, widths * 0.92, np.full(len(row), svg.BOTTOM), heights, f"series-{name}"))
+            marks.append(
+                svg.bars(lefts, widths * 0.92, np.full(len(row), svg.BOTTOM), heights, f"series-{name}")
+            )
             continue
         steps = np.repeat(heights, 2)
-        marks.append(svg.band(np.repeat(x(edges), 2)[1:-1], np.full(len(steps), svg.BOTTOM), steps, f"series-{name}"))
+        marks.append(
+            svg.band(np.repeat(x(edges), 2)[1:-1], np.full(len(steps), svg.BOTTOM), steps, f"series-{name}")
+        )
         marks.append(svg.line(np.repeat(x(edges), 2)[1:-1], steps, f"series-{name}"))
     marks.append(svg.hover(lefts, widths, _histogram_notes(edges, counts)))
     label = f"{what} of {stream.name}, shares of messages by milliseconds"
@@ -166,10 +170,14 @@ def curves_chart(label: str, curves: dict[str, tuple[Sequence[float], Sequence[f
     for place, (name, (recall, precision)) in enumerate(curves.items()):
         xs, ys = x(np.asarray(recall, float)), y(np.asarray(precision, float))
         marks.append(svg.element("g", svg.note(name), svg.line(xs, ys, f"class-{place % 8}")))
-    return svg.chart(f"Precision over recall of {label}: {', '.join(curves)}", x, y, "recall", "precision", marks)
+    return svg.chart(
+        f"Precision over recall of {label}: {', '.join(curves)}", x, y, "recall", "precision", marks
+    )
 
 
-def reliability_chart(label: str, confidence: Sequence[float], correct: Sequence[float], counts: Sequence[int]) -> Markup:
+def reliability_chart(
+    label: str, confidence: Sequence[float], correct: Sequence[float], counts: Sequence[int]
+) -> Markup:
     """How often detections are right, by how sure they are; on the diagonal, they are as right as they are sure."""
     x, y = svg.x_scale(0, 1), svg.y_scale(0, 1.02)
     sure, right = np.asarray(confidence, float), np.asarray(correct, float)

@@ -1,0 +1,160 @@
+"""Which moments of a run are shown as pictures: a stated rule, the same for every run.
+
+Of each camera and lidar: the frames whose boxes are the surest and the least sure on average (what the model
+thinks of itself, not what is true), one of each part of the run; the answers that were the oldest when they came;
+and messages that were not answered, of every fate that occurs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from perception_rt.codec import decode_named_detections, decode_named_detections3d
+from perception_rt.replay.bag import Bag, BagMessage
+from perception_rt.replay.report.ledger import LOST, LedgerView, Row, StreamView
+
+IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+CLOUDS = ("sensor_msgs/msg/PointCloud2",)
+ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
+DECODERS = {ARRAY_2D: decode_named_detections, ARRAY_3D: decode_named_detections3d}
+SUREST, LEAST_SURE, OLDEST = "surest", "least sure", "oldest answer"
+_OLDEST = 2
+_LOST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """A camera or a lidar of a run.
+
+    Attributes:
+        node, topic: who hears what. message_type: of the topic.
+        output: the detector's topic; None where it published nothing. output_type: of it.
+    """
+
+    node: str
+    topic: str
+    message_type: str
+    output: str | None
+    output_type: str
+
+    @property
+    def is_camera(self) -> bool:
+        """Or else a lidar."""
+        return self.message_type in IMAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A message of a sensor that is shown.
+
+    Attributes:
+        why: a heading, of all reasons. detail: figures, for people.
+        stamp_ns: of its header; None where it could not be read.
+        near_ns: when it arrived, or when its answer was published.
+        lost: whether it has no answer.
+    """
+
+    why: str
+    detail: str
+    stamp_ns: int | None
+    near_ns: int
+    lost: bool = False
+
+
+def sensors_of(metrics: Mapping) -> list[Sensor]:
+    """The cameras and lidars of a run, cameras first."""
+    topics, found = metrics["bag"]["topics"], []
+    for stream in metrics["streams"].values():
+        node, topic = stream["node"], stream["topic"]
+        kind = topics.get(topic, {}).get("type", "")
+        if kind in IMAGES + CLOUDS:
+            wanted = ARRAY_2D if kind in IMAGES else ARRAY_3D
+            found.append(
+                Sensor(node, topic, kind, _output_of(metrics["outputs"], node, topic, wanted), wanted)
+            )
+    return sorted(found, key=lambda sensor: (not sensor.is_camera, sensor.node, sensor.topic))
+
+
+def _output_of(outputs: Mapping, node: str, topic: str, kind: str) -> str | None:
+    """A detector names its output after itself, and after the sensor where it has several."""
+    prefix = topic.removesuffix("/compressed").rpartition("/")[0]
+    for name in (f"{node}{prefix}/detections", f"{node}/detections"):
+        if outputs.get(name, {}).get("type") == kind:
+            return name
+    return None
+
+
+def choose(view: LedgerView, outputs: Bag | None, sensor: Sensor, parts: int) -> list[Choice]:
+    """What to show of a sensor; a message that two rules choose is shown once.
+
+    Args:
+        view: the run's ledger.
+        outputs: the bag that the run wrote; None where there is none.
+        sensor: whose messages.
+        parts: how many parts of the run give a surest and a least sure frame.
+    """
+    stream = view.streams.get(f"{sensor.node}: {sensor.topic}")
+    choices = []
+    if outputs is not None and sensor.output in outputs.topics:
+        choices += _by_confidence(view, outputs, sensor, parts)
+    if stream is not None:
+        choices += [_oldest(row) for row in stream.oldest[:_OLDEST]]
+        choices += [_lost(row) for row in _unanswered(stream)]
+    merged: dict[tuple, Choice] = {}
+    for choice in choices:
+        key = (choice.stamp_ns, choice.near_ns if choice.stamp_ns is None else 0)
+        first = merged.get(key)
+        if first is None:
+            merged[key] = choice
+        elif choice.why not in first.why:
+            both = {"why": f"{first.why}, {choice.why}", "detail": f"{first.detail}; {choice.detail}"}
+            merged[key] = replace(first, **both)
+    return list(merged.values())
+
+
+def _by_confidence(view: LedgerView, outputs: Bag, sensor: Sensor, parts: int) -> list[Choice]:
+    surest: dict[int, tuple[float, Choice]] = {}
+    least: dict[int, tuple[float, Choice]] = {}
+    for message in outputs.messages([sensor.output]):
+        mean, choice = _confidence(message)
+        if choice is None:
+            continue
+        share = (message.log_ns - view.start_ns) / 1e9 / view.duration_s
+        part = min(max(int(share * parts), 0), parts - 1)
+        if part not in surest or mean > surest[part][0]:
+            surest[part] = mean, replace(choice, why=SUREST)
+        if part not in least or mean < least[part][0]:
+            least[part] = mean, replace(choice, why=LEAST_SURE)
+    return [found[part][1] for found in (surest, least) for part in sorted(found)]
+
+
+def _confidence(message: BagMessage) -> tuple[float, Choice | None]:
+    """Mean score of an answer's boxes; nothing for an answer without boxes."""
+    found = DECODERS[message.message_type](message.data)
+    count = len(found.detections)
+    if not count:
+        return 0.0, None
+    mean = float(found.detections.scores.mean())
+    boxes = "1 box" if count == 1 else f"{count} boxes"
+    return mean, Choice("", f"mean confidence {mean:.2f} of {boxes}", found.stamp_ns, message.log_ns)
+
+
+def _oldest(row: Row) -> Choice:
+    return Choice(
+        OLDEST, f"{row.age_ms:.1f} ms old when published", row.stamp_ns, row.ended_ns or row.arrival_ns
+    )
+
+
+def _unanswered(stream: StreamView) -> Sequence[Row]:
+    """Some of every fate that occurs, in turns."""
+    known = {
+        fate: [row for row in stream.examples.get(fate, []) if row.arrival_ns is not None] for fate in LOST
+    }
+    rows = [(place, rank, row) for rank, fate in enumerate(LOST) for place, row in enumerate(known[fate])]
+    return [row for _, _, row in sorted(rows, key=lambda item: item[:2])[:_LOST]]
+
+
+def _lost(row: Row) -> Choice:
+    why = row.fate.replace("_", " ")
+    return Choice(why, row.reason or "no answer", row.stamp_ns, row.arrival_ns, lost=True)

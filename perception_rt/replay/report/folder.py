@@ -1,0 +1,70 @@
+"""A replay's folder, as far as the report reads it, and the files that it writes there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from perception_rt.replay.report.colours import DARK, LIGHT
+from perception_rt.types import ConfigError
+
+_HERE = Path(__file__).parent
+_SECTIONS = ("streams", "bag", "bundles", "outputs", "scores")
+
+
+def read_metrics(folder: Path) -> dict:
+    """The metrics.json of a folder.
+
+    Raises:
+        ConfigError: there is none, or it is not of a replay; says what to do.
+    """
+    path = folder / "metrics.json"
+    metrics = _read(path)
+    if metrics is None:
+        raise ConfigError(f"{path}: no such file; is {folder} what `perception-rt replay --out` wrote?")
+    missing = [name for name in _SECTIONS if not isinstance(metrics.get(name), dict)]
+    if metrics.get("format") != 1 or missing:
+        told = f"format={metrics.get('format')!r}" if not missing else f"no {', '.join(missing)}"
+        raise ConfigError(f"{path}: not the metrics of a replay of this version: {told}; replay again")
+    return metrics
+
+
+def read_run(folder: Path) -> dict | None:
+    """The run.json of a folder; None while the run is not complete."""
+    return _read(folder / "run.json")
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: not an object but {type(value).__name__}")
+    return value
+
+
+def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
+    """Fill a template of this folder and write it at once; what is not `Markup` is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    text = environment.get_template(template).render(values, style=_style())
+    part = path.with_name(path.name + ".part")
+    part.write_text(text.lstrip(), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _style() -> Markup:
+    def rules(colours: Mapping[str, str]) -> str:
+        return "".join(f".{name}{{--c:{colour}}}" for name, colour in colours.items())
+
+    base = (_HERE / "style.css").read_text(encoding="utf-8")
+    return Markup(f"{base}{rules(LIGHT)}@media(prefers-color-scheme:dark){{{rules(DARK)}}}")

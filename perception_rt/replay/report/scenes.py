@@ -1,0 +1,258 @@
+"""What the sensors saw and what the nodes said at one moment, read back from both bags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from perception_rt.codec import (
+    CameraModel,
+    NamedDetections,
+    decode_named_detections3d,
+    parse_camera_info,
+    parse_transforms,
+)
+from perception_rt.codec.cdr import CdrReader
+from perception_rt.replay.bag import Bag, BagMessage, frame_of
+from perception_rt.replay.report.choose import ARRAY_3D, DECODERS, IMAGES, Choice, Sensor
+from perception_rt.stage.transforms import TransformBuffer, transform
+from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFrame, TransformError
+
+_BEFORE_NS, _AFTER_NS = 2_000_000_000, 500_000_000
+"""How far around the choice its message and the transforms are looked for."""
+_ANSWER_NS = 5_000_000_000
+_SAME_MOMENT_NS = 100_000_000
+
+
+@dataclass(slots=True)
+class Objects:
+    """Boxes in the lidar's frame, with what is known of them.
+
+    Attributes:
+        source: the topic. classes: names by label. notes: of each box.
+        paths: (N, T, 2) where each will be, m; None where that is not known.
+    """
+
+    source: str
+    detections: Detections3D
+    classes: Sequence[str]
+    notes: Sequence[str]
+    paths: np.ndarray | None = None
+
+
+@dataclass(slots=True)
+class Scene:
+    """One moment of one sensor.
+
+    Attributes:
+        choice: why it is shown.
+        frame: the sensor's; None where it could not be read. missing: why, and what else is not shown.
+        detections: the detector's answer, in the frame of the sensor.
+        objects: for a lidar: the most that is known, tracks before fused boxes before detections.
+        ego_path: (T, 2) where the vehicle will be, m.
+        camera: for a lidar: the image of that moment, with the fused boxes that belong on it.
+    """
+
+    choice: Choice
+    frame: CameraFrame | LidarFrame | None = None
+    missing: list[str] = field(default_factory=list)
+    detections: NamedDetections | None = None
+    objects: Objects | None = None
+    ego_path: np.ndarray | None = None
+    camera: tuple[CameraFrame, Objects, CameraModel, np.ndarray] | None = None
+
+
+class SceneReader:
+    """Reads scenes of a run.
+
+    Args:
+        bag: the recording. outputs: what the run wrote. metrics: of the run.
+    """
+
+    def __init__(self, bag: Bag, outputs: Bag, metrics: Mapping) -> None:
+        self._bag, self._outputs = bag, outputs
+        named = metrics["outputs"]
+        kinds = {topic: output["type"] for topic, output in named.items() if topic in outputs.topics}
+        boxes = [topic for topic, kind in sorted(kinds.items()) if kind == ARRAY_3D]
+        heard = {stream["node"]: stream["topic"] for stream in metrics["streams"].values()}
+        self._tracks = next((topic for topic in boxes if topic.endswith("/tracks")), None)
+        self._predictions = self._beside(self._tracks, boxes)
+        self._fused = next(
+            (t for t in boxes if t.endswith("/detections") and heard.get(named[t]["node"]) in kinds), None
+        )
+        paths = [topic for topic, kind in sorted(kinds.items()) if kind == "nav_msgs/msg/Path"]
+        self._ego = next((self._beside(path, boxes) for path in paths), None)
+        self._static = [
+            m.data for m in bag.messages(bag.of_type("tf2_msgs/msg/TFMessage")) if m.topic == "/tf_static"
+        ]
+
+    @staticmethod
+    def _beside(topic: str | None, boxes: list[str]) -> str | None:
+        """The predictions of the node that publishes a topic."""
+        other = f"{topic}".rpartition("/")[0] + "/predictions"
+        return other if other in boxes else None
+
+    def read(self, sensor: Sensor, choice: Choice) -> Scene:
+        """The moment of a choice; what cannot be read is told in `missing`."""
+        scene = Scene(choice)
+        heard = self._heard(sensor, choice)
+        own = [message for message in heard if message.topic == sensor.topic]
+        message = _the_one(own, choice)
+        if message is None:
+            scene.missing.append("its message is not in the recording")
+            return scene
+        try:
+            scene.frame = frame_of(message)
+        except CodecError as error:
+            scene.missing.append(f"cannot be shown: {error}")
+            return scene
+        if choice.lost:
+            return scene
+        answers = self._answers(sensor, choice, message.log_ns)
+        scene.detections = answers.get(sensor.output)
+        if not sensor.is_camera:
+            self._fill_space(scene, sensor, heard, answers)
+        return scene
+
+    def _heard(self, sensor: Sensor, choice: Choice) -> list[BagMessage]:
+        topics = [sensor.topic]
+        if not sensor.is_camera:
+            topics += self._bag.of_type(*IMAGES, "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage")
+        start, stop = choice.near_ns - _BEFORE_NS, choice.near_ns + _AFTER_NS
+        return list(self._bag.messages(topics, start, stop))
+
+    def _answers(self, sensor: Sensor, choice: Choice, start_ns: int) -> dict[str, NamedDetections]:
+        """What was said of this stamp, by topic; of the vehicle's way, the latest before the answer."""
+        wanted = {sensor.output, self._tracks, self._predictions, self._fused, self._ego} - {None}
+        found: dict[str, NamedDetections] = {}
+        for message in self._outputs.messages(
+            sorted(wanted), start_ns - _SAME_MOMENT_NS, start_ns + _ANSWER_NS
+        ):
+            stamp_ns, _ = CdrReader(message.data).header()
+            if message.topic == self._ego:
+                if stamp_ns <= choice.stamp_ns or message.topic not in found:
+                    found[message.topic] = decode_named_detections3d(message.data)
+            elif stamp_ns == choice.stamp_ns:
+                found[message.topic] = DECODERS[message.message_type](message.data)
+            if len(found) == len(wanted) and stamp_ns > choice.stamp_ns:
+                break
+        return found
+
+    def _fill_space(
+        self, scene: Scene, sensor: Sensor, heard: list[BagMessage], answers: dict[str, NamedDetections]
+    ) -> None:
+        transforms = self._transforms(heard)
+        for topic in (self._tracks, self._fused, sensor.output):
+            if topic not in answers:
+                continue
+            try:
+                ahead = answers.get(self._predictions) if topic == self._tracks else None
+                scene.objects = _objects(topic, answers[topic], ahead, scene.frame, transforms)
+                break
+            except TransformError as error:
+                scene.missing.append(f"{topic} is not shown: {error}")
+        if self._ego in answers:
+            scene.ego_path = _from_its_start(answers[self._ego].detections.xyzlwh_yaw.astype(np.float64))
+        if self._fused in answers:
+            scene.camera = self._look(scene.frame, answers[self._fused], heard, transforms)
+
+    def _transforms(self, heard: list[BagMessage]) -> TransformBuffer:
+        buffer = TransformBuffer()
+        moving = [message.data for message in heard if message.topic == "/tf"]
+        for messages, static in ((self._static, True), (moving, False)):
+            for data in messages:
+                try:
+                    for t in parse_transforms(data):
+                        buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
+                except (CodecError, TransformError):
+                    continue  # the nodes say so on /diagnostics; a picture only needs the sound ones
+        return buffer
+
+    def _look(
+        self, cloud: LidarFrame, fused: NamedDetections, heard: list[BagMessage], transforms: TransformBuffer
+    ) -> tuple[CameraFrame, Objects, CameraModel, np.ndarray] | None:
+        """The image and the camera nearest to a cloud; None where they do not belong together."""
+        for model, image in _cameras(heard, cloud.stamp_ns):
+            try:
+                camera_from_lidar = transforms.lookup(model.frame_id, fused.frame_id, cloud.stamp_ns)
+            except TransformError:
+                continue
+            objects = Objects(self._fused, fused.detections, fused.classes, fused.ids)
+            return image, objects, model, camera_from_lidar
+        return None
+
+
+def _the_one(messages: Sequence[BagMessage], choice: Choice) -> BagMessage | None:
+    """By its stamp where that is known, or else by its arrival."""
+    for message in messages:
+        if choice.stamp_ns is None:
+            if message.log_ns == choice.near_ns:
+                return message
+            continue
+        try:
+            if CdrReader(message.data).header()[0] == choice.stamp_ns:
+                return message
+        except CodecError:
+            continue  # another, damaged one
+    return None
+
+
+def _cameras(heard: list[BagMessage], stamp_ns: int) -> Iterator[tuple[CameraModel, CameraFrame]]:
+    models: dict[str, CameraModel] = {}
+    nearest: dict[str, tuple[int, BagMessage]] = {}
+    for message in heard:
+        try:
+            if message.message_type == "sensor_msgs/msg/CameraInfo":
+                model = parse_camera_info(message.data)
+                models[model.frame_id] = model
+            elif message.message_type in IMAGES:
+                seen_ns, frame_id = CdrReader(message.data).header()
+                away = abs(seen_ns - stamp_ns)
+                if away <= _SAME_MOMENT_NS and (frame_id not in nearest or away < nearest[frame_id][0]):
+                    nearest[frame_id] = away, message
+        except CodecError:
+            continue  # not one to show
+    for frame_id in sorted(models.keys() & nearest.keys()):
+        try:
+            image = frame_of(nearest[frame_id][1])
+        except CodecError:
+            continue
+        if image.pixels.shape[:2] == (models[frame_id].height, models[frame_id].width):
+            yield models[frame_id], image
+
+
+def _objects(
+    topic: str,
+    found: NamedDetections,
+    ahead: NamedDetections | None,
+    cloud: LidarFrame,
+    transforms: TransformBuffer,
+) -> Objects:
+    """Boxes and paths in the frame of the cloud; raises TransformError."""
+    lidar_from = transforms.lookup(cloud.frame_id, found.frame_id, cloud.stamp_ns)
+    boxes = found.detections.xyzlwh_yaw.astype(np.float64)
+    boxes[:, :3] = transform(lidar_from, boxes[:, :3])
+    boxes[:, 6] += np.arctan2(lidar_from[1, 0], lidar_from[0, 0])
+    detections = Detections3D(boxes.astype(np.float32), found.detections.scores, found.detections.labels)
+    tracked = topic.endswith("/tracks")
+    notes = [f"#{id_}" if tracked else id_ for id_ in found.ids]
+    paths = None if ahead is None else _paths(found.ids, ahead, lidar_from)
+    return Objects(topic, detections, found.classes, notes, paths)
+
+
+def _paths(ids: Sequence[str], ahead: NamedDetections, lidar_from: np.ndarray) -> np.ndarray | None:
+    """(N, T, 2) of the tracks, in the order of `ids`; None where one lacks a moment."""
+    places = transform(lidar_from, ahead.detections.xyzlwh_yaw[:, :3].astype(np.float64))[:, :2]
+    by_id = [places[[row for row, id_ in enumerate(ahead.ids) if id_ == wanted]] for wanted in ids]
+    return np.stack(by_id) if by_id and len({len(path) for path in by_id}) == 1 else None
+
+
+def _from_its_start(boxes: np.ndarray) -> np.ndarray | None:
+    """(T, 2) a way as seen from its first pose, from (T, 7) boxes."""
+    if not len(boxes):
+        return None
+    cos, sin = np.cos(boxes[0, 6]), np.sin(boxes[0, 6])
+    x, y = (boxes[:, :2] - boxes[0, :2]).T
+    return np.column_stack((cos * x + sin * y, cos * y - sin * x))

@@ -1,0 +1,117 @@
+"""A run in a sentence and some cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from perception_rt.replay.report import svg
+from perception_rt.replay.report.charts import words
+from perception_rt.replay.report.ledger import FATES, STAGES
+from perception_rt.replay.report.scores import headlines
+
+
+class Verdict(NamedTuple):
+    """`level` is good, warn or bad; `word` and `text` say so."""
+
+    level: str
+    word: str
+    text: str
+
+
+class Card(NamedTuple):
+    """A figure of the whole run."""
+
+    label: str
+    value: str
+    more: str
+
+
+def judge(metrics: Mapping, checks: Sequence) -> Verdict:
+    """What is to be thought of a run, the worst first."""
+    streams = metrics["streams"]
+    received = sum(stream["received"] for stream in streams.values())
+    ended = sum(sum(stream["states"].values()) for stream in streams.values())
+    failed = [check.name for check in checks if not check.holds]
+    bag = metrics["bag"]
+    found = []
+    if ended != received:
+        found.append(f"{received - ended} of {received} messages are not accounted for")
+    if failed:
+        found.append(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed[:4])}")
+    bad = bool(found)
+    if bag["unreadable"]["messages"] or bag["unreadable"]["reasons"]:
+        found.append("part of the recording could not be read")
+    if bag["missing_topics"]:
+        found.append(f"not in the recording: {', '.join(sorted(bag['missing_topics']))}")
+    if received == 0:
+        found.append("no node received anything")
+    if found:
+        text = "; ".join(found) + "."
+        return Verdict(
+            "bad" if bad else "warn", "Not good" if bad else "With gaps", text[:1].upper() + text[1:]
+        )
+    text = f"Each of {received} messages that a node received is accounted for: {_states(streams.values())}."
+    if checks:
+        text += f" All {len(checks)} checks hold." if len(checks) > 1 else " The check holds."
+    return Verdict("good", "Good", text)
+
+
+def _states(streams: Sequence[Mapping]) -> str:
+    totals = {fate: sum(stream["states"].get(fate, 0) for stream in streams) for fate in FATES}
+    return ", ".join(f"{count} {words(fate)}" for fate, count in totals.items() if count) or "nothing came"
+
+
+def cards_of(metrics: Mapping, run: Mapping) -> list[Card]:
+    """The figures of the whole run, and the first of each kind of score."""
+    streams = list(metrics["streams"].values())
+    received = sum(stream["received"] for stream in streams)
+    ended = sum(sum(stream["states"].values()) for stream in streams)
+    published = sum(stream["states"]["published"] for stream in streams)
+    cards = [Card("Accounted for", f"{ended} of {received}", f"messages of {len(streams)} streams")]
+    lost = ended - published
+    share = f"{published / received:.1%}" if received else "–"
+    cards.append(Card("Answered", share, _states(streams) if lost else "nothing was lost"))
+    aged = [stream for stream in streams if stream["age_ms"]]
+    if aged:
+        worst = max(aged, key=lambda stream: stream["age_ms"]["p99"])
+        cards.append(
+            Card("Oldest stream, age p99", f"{svg.number(worst['age_ms']['p99'])} ms", worst["node"])
+        )
+    unreadable = metrics["bag"]["unreadable"]["messages"]
+    if unreadable:
+        cards.append(Card("Unreadable", svg.number(unreadable), "messages of the recording"))
+    if run.get("speed"):
+        wall = f"{run['wall_s']:.1f} s of work" if run.get("wall_s") else ""
+        cards.append(Card("Speed", f"{run['speed']:.2f} ×", f"real time, {wall}".rstrip(", ")))
+    cards += [Card(label, value, topic) for label, value, topic in headlines(metrics["scores"])]
+    return cards
+
+
+def stream_card(stream: Mapping) -> dict[str, object]:
+    """One stream: where its messages went, how fast, how old."""
+    ended = sum(stream["states"].values())
+    fates = [
+        {"name": fate, "words": words(fate), "count": stream["states"][fate]}
+        for fate in FATES
+        if stream["states"].get(fate)
+    ]
+    figures = [("rate", f"{stream['rate_hz']:.2f} Hz")]
+    if stream["age_ms"]:
+        age = stream["age_ms"]
+        figures.append(
+            ("age p50 / p99 / max", f"{' / '.join(svg.number(age[q]) for q in ('p50', 'p99', 'max'))} ms")
+        )
+    for stage in STAGES:
+        times = stream["stages_ms"].get(stage)
+        if times:
+            figures.append(
+                (f"{stage} p50 / p99", f"{svg.number(times['p50'])} / {svg.number(times['p99'])} ms")
+            )
+    return {
+        "node": stream["node"],
+        "topic": stream["topic"],
+        "accounted": f"{ended} of {stream['received']} accounted for",
+        "fates": fates,
+        "figures": figures,
+    }
