@@ -1,0 +1,71 @@
+"""Looking at a replay while it runs, in Foxglove or in Rerun."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from perception_rt.types import ConfigError
+
+__all__ = ["PACKAGES", "Live", "open_live"]
+
+PACKAGES = {"foxglove": "foxglove-sdk", "rerun": "rerun-sdk"}
+"""What to install, by the first word of `--live`; the imported module has the word as its name."""
+
+
+class Live(Protocol):
+    """Somebody who looks on.
+
+    Attributes:
+        where: one line for people: where to look.
+    """
+
+    where: str
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until somebody looks; False where nobody did for so long."""
+        ...
+
+    def message(self, topic: str, message_type: str, log_ns: int, data: bytes) -> None:
+        """Show a serialized message (`message_type` like ``sensor_msgs/msg/Image``) at its log time, ns.
+
+        What cannot be shown costs no replay: a malformed message is told of, other types are left out.
+        """
+        ...
+
+    def ages(self, topic: str, log_ns: int, age_ms: float) -> None:
+        """Plot the age of the result that `topic` got at a log time."""
+        ...
+
+    def close(self) -> None:
+        """End what is under way, in order."""
+        ...
+
+
+def open_live(kind: str) -> Live:
+    """Open what ``--live`` names.
+
+    Args:
+        kind: ``foxglove``, ``foxglove:PORT`` or ``foxglove:HOST:PORT`` serve, to this machine unless HOST
+            says more; ``rerun`` opens a viewer, ``rerun:FILE.rrd`` writes a file, and ``rerun:HOST:PORT``
+            sends to a viewer that runs there.
+
+    Raises:
+        ConfigError: another kind, a package that is not installed, a port that is taken, a viewer or a folder
+            that is not there.
+    """
+    name, _, target = kind.partition(":")
+    if name not in PACKAGES:
+        raise ConfigError(f"--live {kind}: must be foxglove[:PORT] or rerun[:FILE.rrd|HOST:PORT]")
+    try:
+        if name == "foxglove":
+            from perception_rt.replay.live.foxglove import Foxglove as Viewer
+        else:
+            from perception_rt.replay.live.rerun import Rerun as Viewer
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ConfigError(f"--live {kind}: pip install {PACKAGES[name]}") from error
+    try:
+        return Viewer(target)
+    except ConfigError as error:
+        raise ConfigError(f"--live {kind}: {error}") from error

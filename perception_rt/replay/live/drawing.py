@@ -1,0 +1,204 @@
+"""Serialized messages to what Rerun draws: the archetypes of each message type, each at an entity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import rerun as rr
+
+from perception_rt.codec import (
+    NamedDetections,
+    decode_named_detections,
+    decode_named_detections3d,
+    parse_camera_info,
+    parse_compressed,
+    parse_image,
+    parse_points,
+    parse_transforms,
+)
+from perception_rt.codec.cdr import CdrReader
+from perception_rt.codec.vehicle import parse_odometry
+from perception_rt.types.palette import PALETTE
+
+BOXES_3D = "vision_msgs/msg/Detection3DArray"
+
+_JPEG_QUALITY = 90
+_POINT = rr.Radius.ui_points(1.5)
+_LINE = 0.06  # m
+_HEIGHTS = (-2.5, 2.5)  # m from the sensor: from the road to the top of a lorry
+_PATH_COLOUR = (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What one message gives.
+
+    Attributes:
+        parts: archetypes, by what follows the topic in the entity's path ("" for the topic itself).
+        frame: the frame of 3D content; of a picture, its own (`image_frame`). "" where the parts say theirs.
+        picture: whether it belongs into the picture `frame`.
+    """
+
+    parts: dict[str, list[object]]
+    frame: str = ""
+    picture: bool = False
+
+
+def image_frame(frame_id: str) -> str:
+    """The plane of the pixels of a camera whose optical frame is `frame_id`."""
+    return f"{frame_id}/image"
+
+
+@dataclass(slots=True)
+class Drawing:
+    """Draws messages; a class keeps its colour through all topics.
+
+    Attributes:
+        colours: RGB by class name, in the order in which they came.
+    """
+
+    colours: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def draw(self, topic: str, message_type: str, data: bytes) -> Drawn | None:
+        """What to log; None for what is not drawn.
+
+        Raises:
+            CodecError: the message is malformed.
+        """
+        if topic.endswith("/image_annotated"):  # the viewer lays the boxes over the picture itself
+            return None
+        if topic.endswith("/predictions") and message_type == BOXES_3D:
+            return self._predictions(data)
+        method = _DRAW.get(message_type)
+        return method(self, data) if method else None
+
+    def _image(self, data: bytes) -> Drawn:
+        frame = parse_image(data).decode()
+        pixels = frame.pixels if frame.bgr else frame.pixels[..., ::-1]
+        # Raw video of one camera fills a viewer's memory in minutes.
+        _, jpeg = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))
+        return _picture(rr.EncodedImage(contents=jpeg.tobytes(), media_type="image/jpeg"), frame.frame_id)
+
+    def _compressed(self, data: bytes) -> Drawn:
+        image = parse_compressed(data)
+        media_type = f"image/{image.encoding}"
+        return _picture(rr.EncodedImage(contents=image.data.tobytes(), media_type=media_type), image.frame_id)
+
+    def _camera_info(self, data: bytes) -> Drawn:
+        camera = parse_camera_info(data)
+        pinhole = rr.Pinhole(
+            image_from_camera=camera.k,
+            width=camera.width,
+            height=camera.height,
+            parent_frame=camera.frame_id,
+            child_frame=image_frame(camera.frame_id),
+        )
+        return Drawn({"": [pinhole]})
+
+    def _points(self, data: bytes) -> Drawn:
+        cloud = parse_points(data).decode()
+        low, high = _HEIGHTS
+        levels = np.clip((cloud.points[:, 2] - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
+        colours = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1] if len(levels) else None
+        return Drawn({"": [rr.Points3D(cloud.points[:, :3], colors=colours, radii=_POINT)]}, cloud.frame_id)
+
+    def _transforms(self, data: bytes) -> Drawn:
+        # An entity holds one transform at a time: each child frame has its own.
+        return Drawn(
+            {
+                moved.child: [
+                    rr.Transform3D(
+                        translation=moved.translation,
+                        quaternion=rr.Quaternion(xyzw=moved.quaternion),
+                        parent_frame=moved.parent,
+                        child_frame=moved.child,
+                    )
+                ]
+                for moved in parse_transforms(data)
+            }
+        )
+
+    def _detections(self, data: bytes) -> Drawn:
+        named = decode_named_detections(data)
+        boxes = rr.Boxes2D(
+            array=named.detections.xyxy,
+            array_format=rr.Box2DFormat.XYXY,
+            colors=self._colours(named),
+            labels=_labels(named),
+        )
+        return _picture(boxes, named.frame_id)
+
+    def _boxes(self, data: bytes) -> Drawn:
+        named = decode_named_detections3d(data)
+        x_y_z_l_w_h_yaw = named.detections.xyzlwh_yaw
+        half = x_y_z_l_w_h_yaw[:, 6] / 2
+        zero = np.zeros_like(half)
+        boxes = rr.Boxes3D(
+            centers=x_y_z_l_w_h_yaw[:, :3],
+            sizes=x_y_z_l_w_h_yaw[:, 3:6],
+            quaternions=np.stack([zero, zero, np.sin(half), np.cos(half)], -1),
+            colors=self._colours(named),
+            labels=_labels(named),
+        )
+        return Drawn({"": [boxes]}, named.frame_id)
+
+    def _predictions(self, data: bytes) -> Drawn:
+        """A line for each id, along the places where it is expected."""
+        named = decode_named_detections3d(data)
+        colours, rows = self._colours(named), {}
+        for row, id_ in enumerate(named.ids):
+            rows.setdefault(id_, []).append(row)
+        strips = [named.detections.xyzlwh_yaw[of, :3] for of in rows.values()]
+        lines = rr.LineStrips3D(strips, colors=[colours[of[0]] for of in rows.values()], radii=_LINE)
+        return Drawn({"": [lines]}, named.frame_id)
+
+    def _odometry(self, data: bytes) -> Drawn:
+        """An arrow from the vehicle to where it is in a second, straight on."""
+        told = parse_odometry(data)
+        x, y, yaw = told.pose
+        ahead = told.speed * np.cos(yaw), told.speed * np.sin(yaw), 0.0
+        arrow = rr.Arrows3D(origins=[[x, y, 0.0]], vectors=[ahead], colors=[_PATH_COLOUR], radii=2 * _LINE)
+        return Drawn({"": [arrow]}, told.frame_id)
+
+    def _path(self, data: bytes) -> Drawn:
+        reader = CdrReader(data)
+        _, frame_id = reader.header()
+        points = []
+        for _ in range(reader.scalars("poses", "I")[0]):
+            reader.header()
+            points.append(reader.doubles("pose", 7)[:3])
+        lines = rr.LineStrips3D([points] if points else [], colors=_PATH_COLOUR, radii=_LINE)
+        return Drawn({"": [lines]}, frame_id)
+
+    def _colours(self, named: NamedDetections) -> np.ndarray:
+        """(N, 3) uint8."""
+        for name in named.classes:
+            self.colours.setdefault(name, PALETTE[len(self.colours) % len(PALETTE)])
+        known = np.array([self.colours[name] for name in named.classes], np.uint8).reshape(-1, 3)
+        return known[named.detections.labels]
+
+
+def _picture(part: object, frame_id: str) -> Drawn:
+    return Drawn({"": [part]}, image_frame(frame_id), picture=True)
+
+
+def _labels(named: NamedDetections) -> list[str]:
+    """Class, id where there is one, and score of each."""
+    rows = zip(named.detections.labels, named.ids, named.detections.scores, strict=True)
+    return [" ".join(filter(None, (named.classes[label], id_, f"{score:.2f}"))) for label, id_, score in rows]
+
+
+_DRAW: dict[str, Callable[[Drawing, bytes], Drawn]] = {
+    "sensor_msgs/msg/Image": Drawing._image,
+    "sensor_msgs/msg/CompressedImage": Drawing._compressed,
+    "sensor_msgs/msg/CameraInfo": Drawing._camera_info,
+    "sensor_msgs/msg/PointCloud2": Drawing._points,
+    "tf2_msgs/msg/TFMessage": Drawing._transforms,
+    "vision_msgs/msg/Detection2DArray": Drawing._detections,
+    BOXES_3D: Drawing._boxes,
+    "nav_msgs/msg/Odometry": Drawing._odometry,
+    "nav_msgs/msg/Path": Drawing._path,
+}
