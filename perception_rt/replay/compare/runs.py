@@ -1,0 +1,130 @@
+"""Two folders that a replay wrote: their bags, ledgers and metrics compared.
+
+Both bags and both ledgers are read in step, so memory stays flat whatever their length. Messages are matched
+by topic and header stamp (the how-manyth, where a stamp comes twice), those without a header by their order.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from perception_rt.replay.compare.bags import compare_bags
+from perception_rt.replay.compare.difference import VOLATILE, Comparison, Difference, Judge
+from perception_rt.replay.compare.in_step import Item, Numbering, matched
+from perception_rt.replay.compare.leaves import Tolerance
+from perception_rt.types import ConfigError
+
+BAG, LEDGER, METRICS = "bag", "ledger.csv", "metrics.json"
+_STREAM_METRICS = ("received", "states")
+_BAG_METRICS = ("missing_topics", "unreadable")
+_TIMES = ("ended_ns", "arrival_ns")
+_COLUMNS = {"node", "topic", "number", "stamp_ns", "fate", "reason", *_TIMES}
+
+
+def compare_runs(
+    new: Path, golden: Path, tolerance: Tolerance | None = None, volatile: Sequence[str] = VOLATILE
+) -> Comparison:
+    """Compare two folders that a replay wrote, and list every difference in `new`/differences.json.
+
+    Args:
+        new: the run to judge. golden: the run that it should be like.
+        tolerance: of floats; None: the default one.
+        volatile: patterns of fields that may differ, as `leaves.ignore_paths` takes them.
+
+    Raises:
+        ConfigError: a folder is not what a replay wrote, or a pattern is malformed.
+        BagError: a bag cannot be read to its end.
+    """
+    judge = Judge(tolerance or Tolerance(), volatile)
+    comparison = Comparison(judge.compared)
+    _check(new, "new")
+    partial = new / ".differences.json.partial"
+    try:
+        with partial.open("w") as file:
+            file.write('{"differences": [')
+            for number, difference in enumerate(differences(new, golden, judge)):
+                comparison.add(difference)
+                file.write(",\n" if number else "\n")
+                file.write(json.dumps(difference.to_json(), allow_nan=False))
+            rest = {"counts": comparison.by_place(), "compared": dict(sorted(judge.compared.items()))}
+            file.write("\n], " + json.dumps(rest)[1:] + "\n")
+        os.replace(partial, new / "differences.json")
+    finally:
+        partial.unlink(missing_ok=True)
+    return comparison
+
+
+def differences(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
+    """Every difference of two runs, one at a time; errors as of `compare_runs`."""
+    _check(golden, "golden")
+    _check(new, "new")
+    yield from _metrics(new, golden, judge)
+    yield from _ledgers(new, golden, judge)
+    yield from compare_bags(new / BAG, golden / BAG, judge)
+
+
+def _check(folder: Path, name: str) -> None:
+    for part in (BAG, LEDGER, METRICS):
+        if not (folder / part).exists():
+            raise ConfigError(
+                f"{name}={folder}: no {part} in it; give a folder that `perception-rt replay --out` wrote"
+            )
+
+
+def _ledgers(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
+    with (new / LEDGER).open(newline="") as mine, (golden / LEDGER).open(newline="") as other:
+        for row, model in matched(_rows(mine, new), _rows(other, golden)):
+            there = row or model
+            judge.compared[LEDGER] += 1
+            fates = [side and side["fate"] for side in (row, model)]
+            name = f"{there['node']}: {there['topic']}[{there['number']}].fate"
+            if fates[0] != fates[1] and not judge.ignores(LEDGER, name):
+                times = [_int(there[column]) for column in ("ended_ns", "stamp_ns")]
+                note = next((side["reason"] for side in (row, model) if side and side["reason"]), "")
+                yield Difference("fate", LEDGER, name, *fates, *times, note)
+
+
+def _rows(file: TextIO, folder: Path) -> Iterator[Item]:
+    reader = csv.DictReader(file)
+    lacking = _COLUMNS - set(reader.fieldnames or ())
+    if lacking:
+        raise ConfigError(f"{folder / LEDGER}: not a replay's ledger: no {', '.join(sorted(lacking))}")
+    numbering, time_ns = Numbering(), 0
+    for row in reader:
+        try:
+            time_ns = next((int(row[column]) for column in _TIMES if row[column]), time_ns)
+        except ValueError as error:
+            raise ConfigError(f"{folder / LEDGER}: line {reader.line_num}: {error}") from error
+        kind = (row["node"], row["topic"], row["number"])
+        yield Item(time_ns, (*kind, numbering.number(kind, time_ns)), row)
+
+
+def _int(text: str) -> int | None:
+    return int(text) if text else None
+
+
+def _metrics(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
+    """States, what could not be read, and scores: what does not hang on how the run was timed."""
+    mine, other = _read_metrics(new), _read_metrics(golden)
+    for part in mine:
+        judge.compared[METRICS] += 1
+        for leaf in judge.leaves(METRICS, mine[part], other[part], part):
+            yield Difference("metric", METRICS, leaf.path, leaf.new, leaf.golden, note=leaf.note)
+
+
+def _read_metrics(folder: Path) -> dict[str, dict]:
+    try:
+        whole = json.loads((folder / METRICS).read_text())
+        streams = whole["streams"].items()
+        return {
+            "streams": {stream: {name: row[name] for name in _STREAM_METRICS} for stream, row in streams},
+            "bag": {name: whole["bag"][name] for name in _BAG_METRICS},
+            "scores": whole["scores"],
+        }
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{folder / METRICS}: not a replay's metrics: {error!r}") from error
