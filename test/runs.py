@@ -29,20 +29,6 @@ COLUMNS = (
     *("wait_ms", "decode_ms", "infer_ms", "publish_ms"),
     *("ended_ns", "age_ms", "fate", "reason"),
 )
-    "node",
-    "topic",
-    "number",
-    "arrival_ns",
-    "stamp_ns",
-    "wait_ms",
-    "decode_ms",
-    "infer_ms",
-    "publish_ms",
-    "ended_ns",
-    "age_ms",
-    "fate",
-    "reason",
-]
 PERIOD_NS = 100_000_000
 
 Message = tuple[str, int, bytes]  # topic; log time, ns; serialized
