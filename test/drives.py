@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,14 @@ def write_drive(
     messages = itertools.chain(
         [(START_NS, TF_STATIC, _static(drive))], heapq.merge(*streams, key=lambda message: message[0])
     )
+    return write_bag(folder, TOPICS, messages)
+
+
+def write_bag(folder: Path, topics: Mapping[str, str], messages: Iterable[Logged]) -> Path:
+    """Write messages, in order of log time, of topics (their types by name) as an mcap bag."""
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections = {
-            topic: writer.add_connection(topic, kind, typestore=typestore()) for topic, kind in TOPICS.items()
+            topic: writer.add_connection(topic, kind, typestore=typestore()) for topic, kind in topics.items()
         }
         for log_ns, topic, data in messages:
             writer.write(connections[topic], log_ns, data)

@@ -74,23 +74,43 @@ def _labels(frames: Sequence[Detections]) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int64), *(frame.labels for frame in frames)])
 
 
-def _precision(truths: Sequence[Detections2D], found: Sequence[Detections2D], classes: int) -> np.ndarray:
-    """(IoU thresholds, recalls, classes), -1 for a class without truth."""
+def evaluate(
+    truths: Sequence[Detections2D],
+    found: Sequence[Detections2D],
+    classes: int,
+    ignore: Sequence[np.ndarray] | None = None,
+) -> COCOeval:
+    """pycocotools' evaluation of boxes of every size; at most 100 detections per image and class.
+
+    Args:
+        truths, found: as of `average_precision`.
+        classes: how many.
+        ignore: per image a (T,) bool mask of truths that are regions in COCO's sense (iscrowd): they need not
+            be found, and no detection is an error that lies in one with as much of its own area as IoU asks.
+    """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = COCOeval(_coco(truths, classes), _coco(found, classes), "bbox")
+        evaluation = COCOeval(_coco(truths, classes, ignore), _coco(found, classes), "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval["precision"][:, :, :, 0, 0]
+    return evaluation
 
 
-def _coco(frames: Sequence[Detections2D], classes: int) -> COCO:
+def _precision(truths: Sequence[Detections2D], found: Sequence[Detections2D], classes: int) -> np.ndarray:
+    """(IoU thresholds, recalls, classes), -1 for a class without truth."""
+    return evaluate(truths, found, classes).eval["precision"][:, :, :, 0, 0]
+
+
+def _coco(frames: Sequence[Detections2D], classes: int, ignore: Sequence[np.ndarray] | None = None) -> COCO:
     annotations: list[dict] = []
     for image, frame in enumerate(frames):
         xyxy = frame.xyxy.astype(np.float64)
         wh = xyxy[:, 2:] - xyxy[:, :2]
-        for xy, size, score, label in zip(xyxy[:, :2], wh, frame.scores, frame.labels, strict=True):
+        crowd = np.zeros(len(frame), bool) if ignore is None else ignore[image]
+        for xy, size, score, label, region in zip(
+            xyxy[:, :2], wh, frame.scores, frame.labels, crowd, strict=True
+        ):
             annotations.append(
                 {
                     "id": len(annotations) + 1,  # pycocotools takes id 0 for "unmatched"
@@ -99,7 +119,7 @@ def _coco(frames: Sequence[Detections2D], classes: int) -> COCO:
                     "bbox": [*xy.tolist(), *size.tolist()],
                     "area": float(size.prod()),
                     "score": float(score),
-                    "iscrowd": 0,
+                    "iscrowd": int(region),
                 }
             )
     coco = COCO()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -73,10 +74,67 @@ def average_precision_bev(
     Raises:
         ValueError: the lists or masks differ in length, or a label has no class name.
     """
+    counted = count_detections(
+        truths, detections, classes, iou_of_footprints, iou_threshold, ignore, ignore_detections
+    )
+    per_class = {
+        name: {
+            "ap": float(found.precision.mean()),
+            "truths": found.truths,
+            "recall": float(found.hits.sum() / found.truths),
+        }
+        for name, found in counted.items()
+    }
+    mean = float(np.mean([row["ap"] for row in per_class.values()])) if per_class else float("nan")
+    return {"map": mean, "per_class": per_class}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """What became of the detections of one class.
+
+    Attributes:
+        truths: how many count.
+        scores: (D,) of the detections that count, falling. hits: (D,) bool, whether each is right.
+        precision: (101,) at recalls 0, 0.01 .. 1: the best at that recall or a higher one, 0 where none is.
+    """
+
+    truths: int
+    scores: np.ndarray
+    hits: np.ndarray
+    precision: np.ndarray
+
+
+Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(T, 7) and (D, 7) boxes to (T, D), the larger the more alike."""
+
+
+def iou_of_footprints(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """(T, D) IoU seen from above of (T, 7) and (D, 7) boxes."""
+    return iou_bev(torch.from_numpy(truth), torch.from_numpy(found)).numpy()
+
+
+def count_detections(
+    truths: Sequence[Detections3D],
+    detections: Sequence[Detections3D],
+    classes: Sequence[str],
+    similarity: Similarity,
+    threshold: float,
+    ignore: Sequence[np.ndarray] | None = None,
+    ignore_detections: Sequence[np.ndarray] | None = None,
+) -> dict[str, Counted]:
+    """Match detections to truths, class by class; the arguments are those of `average_precision_bev`.
+
+    Args:
+        similarity: how alike boxes are. threshold: the least of it in a match.
+
+    Returns:
+        By class; one without a truth that counts is absent.
+    """
     check_frames(truths, detections, classes)
     ignore = _masks("ignore", ignore, truths)
     excused = _masks("ignore_detections", ignore_detections, detections)
-    per_class = {}
+    counted = {}
     for label, name in enumerate(classes):
         of_truth, of_found = ([frame.labels == label for frame in frames] for frames in (truths, detections))
         count = sum(int((mask & ~skip).sum()) for mask, skip in zip(of_truth, ignore, strict=True))
@@ -86,14 +144,14 @@ def average_precision_bev(
         for truth, found, t, d, skip, pardon in zip(
             truths, detections, of_truth, of_found, ignore, excused, strict=True
         ):
-            score, hit = _outcomes(truth[t], found[d], skip[t], pardon[d], iou_threshold)
+            alike = similarity(truth[t].xyzlwh_yaw, found[d].xyzlwh_yaw)
+            score, hit = _outcomes(alike, found[d].scores, skip[t], pardon[d], threshold)
             scores.append(score)
             hits.append(hit)
-        hit = np.concatenate(hits)[np.argsort(-np.concatenate(scores), kind="stable")]
-        ap = _interpolated_precision(hit, count)
-        per_class[name] = {"ap": ap, "truths": count, "recall": float(hit.sum() / count)}
-    mean = float(np.mean([row["ap"] for row in per_class.values()])) if per_class else float("nan")
-    return {"map": mean, "per_class": per_class}
+        order = np.argsort(-np.concatenate(scores), kind="stable")
+        score, hit = np.concatenate(scores)[order], np.concatenate(hits)[order]
+        counted[name] = Counted(count, score, hit, _interpolated_precision(hit, count))
+    return counted
 
 
 def _masks(
@@ -107,21 +165,20 @@ def _masks(
 
 
 def _outcomes(
-    truth: Detections3D, found: Detections3D, ignore: np.ndarray, excused: np.ndarray, threshold: float
+    alike: np.ndarray, scores: np.ndarray, ignore: np.ndarray, excused: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores of the detections of one class in one frame that count, and whether each is right."""
-    iou = iou_bev(torch.from_numpy(truth.xyzlwh_yaw), torch.from_numpy(found.xyzlwh_yaw)).numpy()
-    hit = match_greedy(iou[~ignore], found.scores, threshold) >= 0
-    pardoned = np.zeros(len(found), bool)
-    pardoned[~hit] = match_greedy(iou[ignore][:, ~hit], found.scores[~hit], threshold) >= 0
+    hit = match_greedy(alike[~ignore], scores, threshold) >= 0
+    pardoned = np.zeros(len(scores), bool)
+    pardoned[~hit] = match_greedy(alike[ignore][:, ~hit], scores[~hit], threshold) >= 0
     counts = hit | ~(pardoned | excused)
-    return found.scores[counts], hit[counts]
+    return scores[counts], hit[counts]
 
 
-def _interpolated_precision(hit: np.ndarray, truths: int) -> float:
-    """Mean over RECALLS of the best precision at that recall or a higher one; `hit` by falling score."""
+def _interpolated_precision(hit: np.ndarray, truths: int) -> np.ndarray:
+    """(101,) best precision at each of RECALLS or a higher one; `hit` by falling score."""
     found = np.cumsum(hit)
     precision = found / np.arange(1, len(hit) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     at = np.searchsorted(found / truths, RECALLS, side="left")
-    return float(np.append(precision, 0.0)[at].mean())
+    return np.append(precision, 0.0)[at]

@@ -1,0 +1,144 @@
+"""Scores of predictions: how far off, by how far ahead, and whether their ellipses hold.
+
+ADE is the mean distance of a prediction's positions from the truth, FDE that of its last one (Alahi et al.,
+"Social LSTM", CVPR 2016); the mean of all predictions, each made once for every object and moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from perception_rt.replay.score.consistency import ellipses
+from perception_rt.replay.score.outputs import Output, Outputs
+from perception_rt.replay.score.places import Places, moved
+from perception_rt.replay.score.scene import Scene
+from perception_rt.replay.score.tracking import paired
+from perception_rt.replay.score.truth import BoxTruth, Moment
+from perception_rt.types import TransformError
+
+NEAR_M = 2.0
+NEAR = 1 / (1 + NEAR_M)
+
+Row = tuple[str, int, int, np.ndarray, np.ndarray]
+"""Class, number of the prediction, how far ahead in ns, (2,) error in m (NaN: unknown), (2, 2) covariance."""
+
+
+def score_predictions(
+    truth: BoxTruth, scenes: Sequence[Scene], classes: Sequence[str], predictions: Outputs, places: Places
+) -> dict:
+    """Score the predicted paths of tracks.
+
+    A track's truth is the one of its class that it is paired with when the prediction is made: centres at
+    most 2 m apart seen from above. That object's true position at each predicted moment (`BoxTruth.at`),
+    placed in the frame of the predictions, is compared.
+
+    Args:
+        scenes: the tracks beside the truth. classes: that their labels index.
+        predictions: with the tracks' ids.
+    """
+    by_stamp = predictions.by_stamp()
+    rows: list[Row] = []
+    number = unpaired = 0
+    for scene in scenes:
+        ahead = None if scene.output is None else by_stamp.get(scene.output.stamp_ns)
+        if ahead is None:
+            continue
+        partners = _partners(scene)
+        unpaired += len(scene.found) - len(partners)
+        moments = {
+            int(s): _placed(truth, int(s), ahead, places) for s in np.unique(ahead.estimates.stamps_ns)
+        }
+        for track, row in partners.items():
+            mine = [k for k, id_ in enumerate(ahead.ids) if id_ == track]
+            label, id_ = int(scene.labels[row]), int(scene.ids[row])
+            name = truth.classes.index(classes[label])
+            rows += [_row(classes[label], number, ahead, k, moments, (name, id_)) for k in mine]
+            number += bool(mine)
+    return summary(rows) | {"unpaired_tracks": unpaired}
+
+
+def _partners(scene: Scene) -> dict[str, int]:
+    """By id of a track, the row of the truth that it follows."""
+    partners = {}
+    for label in np.unique(scene.found_labels):
+        truth = np.flatnonzero((scene.labels == label) & ~scene.ignored & (scene.ids >= 0))
+        track = np.flatnonzero(scene.found_labels == label)
+        away = np.linalg.norm(scene.boxes[truth, None, :2] - scene.found[None, track, :2], axis=2)
+        for row, column in zip(*paired(1 / (1 + away), NEAR), strict=True):
+            partners[scene.output.ids[scene.rows[track[column]]]] = int(truth[row])
+    return partners
+
+
+def _placed(
+    truth: BoxTruth, stamp_ns: int, ahead: Output, places: Places
+) -> tuple[Moment, np.ndarray] | None:
+    """The truth of a moment to come, and its boxes in the frame of the predictions when they were made."""
+    moment = truth.at(stamp_ns)
+    if moment is None:
+        return None
+    try:
+        matrix = places.between(ahead.frame_id, ahead.stamp_ns, truth.frame_id, stamp_ns)
+    except TransformError:
+        return None
+    return moment, moved(matrix, moment.boxes)
+
+
+def _row(name: str, number: int, ahead: Output, k: int, moments: dict, wanted: tuple[int, int]) -> Row:
+    stamp_ns = int(ahead.estimates.stamps_ns[k])
+    error, found = np.full(2, np.nan), moments[stamp_ns]
+    if found is not None:
+        moment, boxes = found
+        there = np.flatnonzero((moment.labels == wanted[0]) & (moment.ids == wanted[1]))
+        if len(there):
+            error = ahead.boxes[k, :2] - boxes[there[0], :2]
+    return name, number, stamp_ns - ahead.stamp_ns, error, ahead.estimates.covariance[k, :2, :2]
+
+
+def summary(rows: Sequence[Row]) -> dict:
+    """ADE, FDE and ellipses of predictions.
+
+    Returns:
+        `{"predictions", "complete", "ade_m", "fde_m", "horizons": {"0.5": {"count", "mean_m", "ellipses"}},
+        "per_class": {name: {"predictions", "complete", "ade_m", "fde_m"}}}`; a horizon in seconds. The mean
+        of a prediction is over what is known of the truth; FDE is of the complete ones, whose truth is known
+        to the last position.
+    """
+    names = np.array([row[0] for row in rows], object)
+    numbers, ahead_ns = (np.array([row[k] for row in rows], np.int64) for k in (1, 2))
+    errors = np.array([row[3] for row in rows], np.float64).reshape(-1, 2)
+    covariances = np.array([row[4] for row in rows], np.float64).reshape(-1, 2, 2)
+    distance = np.linalg.norm(errors, axis=1)
+    known = np.isfinite(distance)
+    horizons = {}
+    milliseconds = np.round(ahead_ns / 1e6).astype(np.int64)
+    for ahead_ms in np.unique(milliseconds[known]):
+        mine = known & (milliseconds == ahead_ms)
+        horizons[f"{ahead_ms / 1000:g}"] = {
+            "count": int(mine.sum()),
+            "mean_m": float(distance[mine].mean()),
+            "ellipses": ellipses(errors[mine], covariances[mine]),
+        }
+    per_class = {
+        str(name): _displacements(numbers[names == name], ahead_ns[names == name], distance[names == name])
+        for name in sorted(set(names.tolist()))
+    }
+    return _displacements(numbers, ahead_ns, distance) | {"horizons": horizons, "per_class": per_class}
+
+
+def _displacements(numbers: np.ndarray, ahead_ns: np.ndarray, distance: np.ndarray) -> dict:
+    means, lasts = [], []
+    for number in np.unique(numbers):
+        mine = numbers == number
+        here, known = distance[mine], np.isfinite(distance[mine])
+        if known.any():
+            means.append(here[known].mean())
+        if known.all():
+            lasts.append(here[ahead_ns[mine].argmax()])
+    return {
+        "predictions": len(means),
+        "complete": len(lasts),
+        "ade_m": float(np.mean(means)) if means else None,
+        "fde_m": float(np.mean(lasts)) if lasts else None,
+    }

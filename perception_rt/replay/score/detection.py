@@ -1,0 +1,100 @@
+"""Scores of detections: as seen, as old as they were when they came, and as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+
+from perception_rt.replay.score.confidence import calibration
+from perception_rt.replay.score.counting import Precision, precision_of
+from perception_rt.replay.score.outputs import Output, Outputs
+from perception_rt.replay.score.places import Places
+from perception_rt.replay.score.scene import Asker, Scene
+from perception_rt.replay.score.truth import BoxTruth, Moment, latest
+from perception_rt.types import TransformError
+
+SAME_NS = 1_000_000  # a truth within a millisecond is of the same moment
+
+Pair = tuple[Moment, Output | None]
+
+
+def score_detections(
+    truth: BoxTruth, outputs: Outputs, known: Collection[str] | None, places: Places
+) -> dict:
+    """Score a topic of detections.
+
+    - `as_seen`: every truth against the output of the same stamp. A truth without one is unanswered: nothing
+      was found there.
+    - `at_publish`: every output against the truth of the moment when it was published (`BoxTruth.at`), in
+      the image or, in space, where the world was then: the vehicle's own motion is known to whoever reads
+      the stamp, that of others is not.
+    - `streaming`: every truth against the latest output that was published by then, as of Li, Wang and
+      Ramanan, "Towards streaming perception", ECCV 2020.
+    - `calibration`: of the confidences, of `as_seen` at an overlap of 0.5.
+
+    Args:
+        known: classes that the topic's models can name; None: all.
+        places: where the recording's frames were.
+    """
+    asker = Asker(truth, outputs, known, places)
+
+    def scored(pairs: Iterable[Pair]) -> tuple[dict, Precision]:
+        scenes, counts = scenes_of(pairs, asker)
+        precision = precision_of(scenes, asker.classes, truth.flat)
+        return counts | precision.figures, precision
+
+    seen, plain = scored(as_seen(truth, outputs))
+    published = [(truth.at(output.published_ns), output) for output in outputs.arrays]
+    late, _ = scored(pair for pair in published if pair[0] is not None)
+    streamed, _ = scored(streaming(truth, outputs))
+    latency = [output.published_ns - output.stamp_ns for output in outputs.arrays]
+    late |= {
+        "beyond_truth": sum(moment is None for moment, _ in published),
+        "mean_latency_ms": float(np.mean(latency)) / 1e6 if latency else None,
+    }
+    return {
+        "classes": asker.classes,
+        "as_seen": seen | {"curves": plain.curves},
+        "at_publish": late,
+        "streaming": streamed,
+        "calibration": calibration(plain.confidences, plain.hits),
+    }
+
+
+def as_seen(truth: BoxTruth, outputs: Outputs) -> list[Pair]:
+    """Every truth with the output of the same moment, if there is one."""
+    answers: dict[int, Output] = {}
+    for output in outputs.by_stamp().values():
+        moment = truth.nearest(output.stamp_ns, SAME_NS)
+        if moment is not None:
+            answers.setdefault(moment.stamp_ns, output)
+    return [(moment, answers.get(moment.stamp_ns)) for moment in truth.moments]
+
+
+def streaming(truth: BoxTruth, outputs: Outputs) -> list[Pair]:
+    """Every truth with the latest output that was there."""
+    published = [output.published_ns for output in outputs.arrays]
+    pairs: list[Pair] = []
+    for moment in truth.moments:
+        at = latest(published, moment.stamp_ns)
+        pairs.append((moment, outputs.arrays[at] if at >= 0 else None))
+    return pairs
+
+
+def scenes_of(pairs: Iterable[Pair], asker: Asker) -> tuple[list[Scene], dict]:
+    """The scenes of pairs, and `{"frames", "unanswered", "unplaced"}`.
+
+    Those are left out, and counted as unplaced, where the recording does not tell where the truth was in the
+    frame of the output.
+    """
+    scenes: list[Scene] = []
+    unanswered = unplaced = 0
+    for moment, output in pairs:
+        try:
+            scenes.append(asker.ask(moment, output))
+        except TransformError:
+            unplaced += 1
+            continue
+        unanswered += output is None
+    return scenes, {"frames": len(scenes), "unanswered": unanswered, "unplaced": unplaced}

@@ -1,0 +1,176 @@
+"""Label files as truth: KITTI's object and tracking benchmarks, and MOTChallenge.
+
+KITTI labels what its left colour camera sees. As its development kits count: what is occluded beyond
+"largely", cut off by the image's edge (object benchmark: by more than half) or, in the image, lower than 25
+px need not be found; neither need `Person_sitting`. Nothing is an error inside of a `DontCare` region; in
+space, nothing that the camera does not see.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from perception_rt.replay.kitti import (
+    DONT_CARE,
+    Calibration,
+    Labels,
+    boxes_in_velodyne,
+    read_calibration,
+    read_object_labels,
+    read_tracking_labels,
+)
+from perception_rt.replay.kitti_tracking import LEAST_HEIGHT, MOST_OCCLUDED
+from perception_rt.replay.mot import MotFrame, read_mot
+from perception_rt.replay.score.truth import BoxTruth, Moment, View
+from perception_rt.stage.road_users import canonical
+from perception_rt.types import BagError
+
+MOST_TRUNCATED = 0.5  # of an object's box in the object benchmark; the tracking benchmark's 1 means partly
+IMAGE_SIZE = (1242, 375)  # px, of KITTI's rectified images
+FRAME_FILE = re.compile(r"\d+\.txt")
+PEDESTRIAN = ("pedestrian",)
+
+
+class Sensor(NamedTuple):
+    """What the labels are of.
+
+    Attributes:
+        topic: its topic. frame_id: of its messages.
+        stamps_ns: of its messages, in the order of the recording.
+        flat: whether it is a camera.
+    """
+
+    topic: str
+    frame_id: str
+    stamps_ns: tuple[int, ...]
+    flat: bool
+
+
+def read_labels(path: Path, sensors: Sequence[Sensor]) -> list[BoxTruth]:
+    """The truth of label files, for each sensor; the grammar is that of `sources.load_truth`.
+
+    Raises:
+        BagError: they cannot be read, or label a frame that the recording does not have.
+    """
+    if path.is_dir():
+        return _kitti_objects(path, sensors)
+    if _is_mot(path):
+        return [_mot(path, sensor) for sensor in sensors if sensor.flat]
+    labels = read_tracking_labels(path)
+    calibrations = _Calibrations(path.parent.parent / "calib" / path.name)
+    name = f"KITTI tracking labels {path.name}"
+    # A tracking file leaves out frames without an object: every frame of the recording is labelled.
+    return [
+        _kitti(name, labels, range(len(sensor.stamps_ns)), sensor, calibrations, 0.0) for sensor in sensors
+    ]
+
+
+def _is_mot(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            return "," in file.readline()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BagError(f"{path}: cannot be read: {error}") from error
+
+
+def _kitti_objects(folder: Path, sensors: Sequence[Sensor]) -> list[BoxTruth]:
+    files = {int(path.stem): path for path in folder.glob("*.txt") if FRAME_FILE.fullmatch(path.name)}
+    if not files:
+        raise BagError(f"{folder}: no label files: wanted 000000.txt and so on, named by the frame's number")
+    labels = {number: read_object_labels(files[number]) for number in sorted(files)}
+    # One recording is of one drive: the calibration of its first frame is that of all.
+    calibrations = _Calibrations(folder.parent / "calib" / files[min(files)].name)
+    name = f"KITTI object labels {folder.name}"
+    return [_kitti(name, labels, labels, sensor, calibrations, MOST_TRUNCATED) for sensor in sensors]
+
+
+class _Calibrations:
+    """The calibration beside the labels, read where it is needed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> Calibration:
+        if not self._path.is_file():
+            raise BagError(f"{self._path}: KITTI's boxes are in its camera's frame: no calibration here")
+        return read_calibration(self._path)
+
+
+def _kitti(
+    name: str,
+    labels: dict[int, Labels],
+    frames: Sequence[int],
+    sensor: Sensor,
+    calibrations: _Calibrations,
+    most_truncated: float,
+) -> BoxTruth:
+    _check_frames(name, max(labels, default=0), 0, sensor)
+    classes = tuple(dict.fromkeys(canonical(t) for f in labels.values() for t in f.types if t != DONT_CARE))
+    calibration = None if sensor.flat else calibrations.read()
+    nothing = np.zeros(0, np.int64)
+    moments = []
+    for number in frames:
+        found = labels.get(number)
+        if found is None:
+            empty = np.zeros((0, 4 if sensor.flat else 7))
+            moments.append(Moment(sensor.stamps_ns[number], empty, nothing, nothing, nothing.astype(bool)))
+            continue
+        objects = found[found.types != DONT_CARE]
+        boxes = objects.xyxy if sensor.flat else boxes_in_velodyne(objects.hwlxyz_ry, calibration)
+        moments.append(
+            Moment(
+                stamp_ns=sensor.stamps_ns[number],
+                boxes=boxes.astype(np.float64),
+                labels=np.array([classes.index(canonical(t)) for t in objects.types], np.int64),
+                ids=objects.track_ids,
+                ignored=_need_not_be_found(objects, most_truncated, sensor.flat),
+                regions=found[found.types == DONT_CARE].xyxy.astype(np.float64),
+            )
+        )
+    return BoxTruth(
+        name=name,
+        frame_id=sensor.frame_id,
+        classes=classes,
+        moments=_in_order(moments),
+        flat=sensor.flat,
+        view=None if sensor.flat else View(calibration, IMAGE_SIZE),
+        least_height=LEAST_HEIGHT if sensor.flat else 0.0,
+    )
+
+
+def _need_not_be_found(objects: Labels, most_truncated: float, flat: bool) -> np.ndarray:
+    hidden = (objects.occluded > MOST_OCCLUDED) | (objects.truncated > most_truncated)
+    sitting = objects.types == "Person_sitting"
+    low = objects.xyxy[:, 3] - objects.xyxy[:, 1] <= LEAST_HEIGHT
+    return hidden | sitting | (low & flat)
+
+
+def _mot(path: Path, sensor: Sensor) -> BoxTruth:
+    frames = read_mot(path)
+    _check_frames(path.name, max(frames, default=1), 1, sensor)
+    moments = [_mot_moment(found, sensor.stamps_ns[number - 1]) for number, found in frames.items()]
+    return BoxTruth(f"MOTChallenge {path.name}", sensor.frame_id, PEDESTRIAN, _in_order(moments), flat=True)
+
+
+def _mot_moment(found: MotFrame, stamp_ns: int) -> Moment:
+    count = len(found.ids)
+    labels, ignored = np.zeros(count, np.int64), np.zeros(count, bool)
+    return Moment(stamp_ns, found.xyxy.astype(np.float64), labels, found.ids, ignored)
+
+
+def _check_frames(name: str, last: int, first: int, sensor: Sensor) -> None:
+    count = len(sensor.stamps_ns)
+    if last - first >= count:
+        raise BagError(
+            f"{name}: labels frame {last}, but {sensor.topic} has {count} messages, from {first} on"
+        )
+
+
+def _in_order(moments: list[Moment]) -> list[Moment]:
+    by_stamp = {moment.stamp_ns: moment for moment in moments}
+    return [by_stamp[stamp_ns] for stamp_ns in sorted(by_stamp)]

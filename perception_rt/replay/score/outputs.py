@@ -1,0 +1,84 @@
+"""What the nodes published, read back from the bag that a replay wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_rt.codec.detections import decode_named_detections
+from perception_rt.codec.detections3d import decode_named_detections3d
+from perception_rt.codec.estimates import Estimates, parse_estimates
+from perception_rt.codec.vehicle import MotionReading, parse_odometry
+from perception_rt.replay.bag import Bag
+from perception_rt.replay.score.sources import BOXES_2D
+from perception_rt.stage.road_users import canonical
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """One array of boxes.
+
+    Attributes:
+        stamp_ns: when it was seen: the header's stamp. published_ns: when it was published.
+        frame_id: the header's.
+        boxes: (N, 4) float64 xyxy, px, or (N, 7) float64 xyzlwh_yaw, m and rad.
+        scores: (N,) float32. labels: (N,) int64 into the topic's classes. ids: (N,) texts.
+        estimates: the stamp and covariance of each, of 3D boxes.
+    """
+
+    stamp_ns: int
+    published_ns: int
+    frame_id: str
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    ids: list[str]
+    estimates: Estimates | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """All of one topic, by time of publishing; `classes` are canonical names."""
+
+    topic: str
+    classes: tuple[str, ...]
+    arrays: Sequence[Output]
+
+    def by_stamp(self) -> dict[int, Output]:
+        """The arrays by what they tell of; of several the first published."""
+        return {output.stamp_ns: output for output in reversed(self.arrays)}
+
+
+def read_outputs(bag: Bag, topic: str) -> Outputs:
+    """All arrays of boxes of a topic of type Detection2DArray or Detection3DArray.
+
+    Raises:
+        CodecError: one of them is malformed. BagError: the bag is damaged.
+    """
+    flat = bag.topics[topic][0] == BOXES_2D
+    classes: dict[str, int] = {}
+    arrays = []
+    for message in bag.messages([topic]):
+        named = (decode_named_detections if flat else decode_named_detections3d)(message.data)
+        found = named.detections
+        index = [classes.setdefault(canonical(name), len(classes)) for name in named.classes]
+        arrays.append(
+            Output(
+                stamp_ns=named.stamp_ns,
+                published_ns=message.log_ns,
+                frame_id=named.frame_id,
+                boxes=(found.xyxy if flat else found.xyzlwh_yaw).astype(np.float64),
+                scores=found.scores,
+                labels=np.array([index[label] for label in found.labels], np.int64),
+                ids=named.ids,
+                estimates=None if flat else parse_estimates(message.data),
+            )
+        )
+    return Outputs(topic, tuple(classes), arrays)
+
+
+def read_odometry(bag: Bag, topic: str) -> list[tuple[MotionReading, int]]:
+    """All states of a topic of type Odometry, and when each was published, ns; raises as `read_outputs`."""
+    return [(parse_odometry(message.data), message.log_ns) for message in bag.messages([topic])]

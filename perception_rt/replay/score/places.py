@@ -1,0 +1,86 @@
+"""Where frames were through a whole recording, from one moment to another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perception_rt.codec.transforms import parse_transforms
+from perception_rt.replay.bag import Bag
+from perception_rt.stage.transforms import TransformBuffer, transform
+from perception_rt.types import CodecError, TransformError
+
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
+STATIC_TOPIC = "/tf_static"
+TOLERANCE_NS = 100_000_000  # beyond the recorded ends: results are published a little after the last /tf
+FOREVER_NS = 1 << 62
+
+
+class Places:
+    """The recorded tree of frames (REP 105); its root is taken for the world, which stands still.
+
+    Attributes:
+        refused: transforms of the recording that could not be read or are none.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = TransformBuffer(FOREVER_NS, TOLERANCE_NS)
+        self._parents: dict[str, str] = {}
+        self.refused = 0
+
+    @classmethod
+    def of(cls, bag: Bag) -> Places:
+        """What all /tf and /tf_static of a recording say."""
+        places = cls()
+        topics = bag.of_type(TRANSFORMS)
+        for message in bag.messages(topics) if topics else ():
+            try:
+                for found in parse_transforms(message.data):
+                    places.add(found, message.topic == STATIC_TOPIC)
+            except (CodecError, TransformError):
+                places.refused += 1
+        return places
+
+    def add(self, found: object, static: bool) -> None:
+        """Learn a `codec.Transform`; raises TransformError."""
+        self._buffer.add(
+            found.parent, found.child, found.stamp_ns, found.translation, found.quaternion, static=static
+        )
+        self._parents[found.child] = found.parent
+
+    def between(self, target: str, target_ns: int, source: str, source_ns: int) -> np.ndarray:
+        """What takes points of `source` as it was at one moment to `target` as it was at another.
+
+        A frame that nothing places is a world of its own: it stands still.
+
+        Returns:
+            (4, 4) float64.
+
+        Raises:
+            TransformError: the frames are in two trees, or a moment is beyond what was recorded.
+        """
+        target, source = target.removeprefix("/"), source.removeprefix("/")
+        if target == source and target_ns == source_ns:
+            return np.eye(4)
+        world = self._world(target)
+        if world != self._world(source):
+            raise TransformError(target, source, f"not in one tree: {world!r} and {self._world(source)!r}")
+        world_from_source = self._buffer.lookup(world, source, source_ns)
+        return self._buffer.lookup(target, world, target_ns) @ world_from_source
+
+    def _world(self, name: str) -> str:
+        while name in self._parents:
+            name = self._parents[name]
+        return name
+
+
+def moved(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(N, 7) xyzlwh_yaw taken through a (4, 4); of its turn the part about the vertical counts."""
+    turned = boxes.copy()
+    turned[:, :3] = transform(matrix, boxes[:, :3])
+    turned[:, 6] = wrapped(boxes[:, 6] + np.arctan2(matrix[1, 0], matrix[0, 0]))
+    return turned
+
+
+def wrapped(angle: np.ndarray) -> np.ndarray:
+    """Angles in [-pi, pi)."""
+    return (angle + np.pi) % (2 * np.pi) - np.pi

@@ -1,0 +1,180 @@
+"""What was really there: labelled boxes and the vehicle's own path, at any moment of a recording."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from perception_rt.replay.score.places import wrapped
+
+LONGEST_GAP_NS = 500_000_000
+"""Between two truths further apart nothing is said of what lies between, ns."""
+YAW = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """The labelled boxes of one moment.
+
+    Attributes:
+        boxes: (N, 4) float64 xyxy in px, or (N, 7) float64 xyzlwh_yaw in m and rad.
+        labels: (N,) int64 into the truth's classes. ids: (N,) int64, -1 where a box has none.
+        ignored: (N,) bool: nobody has to find it, and who does makes no error.
+        regions: (R, 4) float64 xyxy in px of the image, where anything may be and nothing is labelled.
+    """
+
+    stamp_ns: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    ignored: np.ndarray
+    regions: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        for name in ("labels", "ids", "ignored"):
+            if getattr(self, name).shape != (n,):
+                raise ValueError(f"{name} must be ({n},), got {getattr(self, name).shape}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What of space was labelled: the part that a camera sees.
+
+    Attributes:
+        calibration: a `replay.kitti.Calibration` from the truth's frame to the image.
+        size: (width, height) of the image, px.
+    """
+
+    calibration: object
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoxTruth:
+    """Labelled boxes through a recording.
+
+    Attributes:
+        name: what the scores call it: a topic, or a file's kind and name.
+        frame_id: of the boxes: an optical frame (2D) or a frame of space (3D).
+        classes: canonical names.
+        moments: by time, none twice.
+        flat: whether the boxes are 2D.
+        view: what was labelled of space; None: all around.
+        least_height: boxes in the image lower than that are not judged, px.
+    """
+
+    name: str
+    frame_id: str
+    classes: tuple[str, ...]
+    moments: Sequence[Moment]
+    flat: bool
+    view: View | None = None
+    least_height: float = 0.0
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether objects can be followed."""
+        return any((moment.ids >= 0).any() for moment in self.moments)
+
+    def at(self, stamp_ns: int) -> Moment | None:
+        """The boxes at any moment, linear between the two truths around it.
+
+        Position, size and yaw (the short way round) of a box with an id that both truths have change
+        linearly; boxes that only one of them has, or without an id, are as in the nearer truth (the earlier
+        one, halfway).
+
+        Returns:
+            None before the first and after the last truth, and in gaps of more than `LONGEST_GAP_NS`.
+        """
+        after = bisect_left(self.moments, stamp_ns, key=_stamp)
+        if after < len(self.moments) and self.moments[after].stamp_ns == stamp_ns:
+            return self.moments[after]
+        if not 0 < after < len(self.moments):
+            return None
+        a, b = self.moments[after - 1], self.moments[after]
+        gap_ns = b.stamp_ns - a.stamp_ns
+        if gap_ns > LONGEST_GAP_NS:
+            return None
+        return _between(a, b, (stamp_ns - a.stamp_ns) / gap_ns, stamp_ns)
+
+    def nearest(self, stamp_ns: int, within_ns: int) -> Moment | None:
+        """The truth of a moment that is at most so far away."""
+        after = bisect_left(self.moments, stamp_ns, key=_stamp)
+        near = self.moments[max(after - 1, 0) : after + 1]
+        best = min(near, key=lambda moment: abs(moment.stamp_ns - stamp_ns), default=None)
+        return best if best is not None and abs(best.stamp_ns - stamp_ns) <= within_ns else None
+
+
+def _stamp(moment: Moment) -> int:
+    return moment.stamp_ns
+
+
+def _between(a: Moment, b: Moment, share: float, stamp_ns: int) -> Moment:
+    near, other, weight = (a, b, share) if share <= 0.5 else (b, a, 1 - share)
+    row_of = {(int(i), int(k)): row for row, (i, k) in enumerate(zip(other.ids, other.labels, strict=True))}
+    boxes = near.boxes.copy()
+    for row, key in enumerate(zip(near.ids.tolist(), near.labels.tolist(), strict=True)):
+        there = row_of.get(key)
+        if key[0] < 0 or there is None:
+            continue
+        step = other.boxes[there] - near.boxes[row]
+        if len(step) > YAW:
+            step[YAW] = wrapped(step[YAW])
+        boxes[row] += weight * step
+    if boxes.shape[1] > YAW:
+        boxes[:, YAW] = wrapped(boxes[:, YAW])
+    return replace(near, stamp_ns=stamp_ns, boxes=boxes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EgoTruth:
+    """The vehicle's own path.
+
+    Attributes:
+        name: the topic.
+        frame_id: what the poses are told in.
+        stamps_ns: (N,) int64, rising.
+        poses: (N, 3) float64 x y yaw, m and rad; yaw without jumps.
+        speeds: (N,) float64, m/s.
+    """
+
+    name: str
+    frame_id: str
+    stamps_ns: np.ndarray
+    poses: np.ndarray
+    speeds: np.ndarray
+
+    def at(self, stamps_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Poses (M, 3) and speeds (M,) at any moments, linear between the truths; NaN where none is near."""
+        stamps = np.asarray(stamps_ns, np.int64)
+        columns = np.column_stack([self.poses, self.speeds])
+        values = np.full((len(stamps), 4), np.nan)
+        if len(self.stamps_ns):
+            first = self.stamps_ns[0]  # float64 would not hold the ns of the epoch
+            x, known = (stamps - first).astype(float), (self.stamps_ns - first).astype(float)
+            for column in range(4):
+                values[:, column] = np.interp(x, known, columns[:, column])
+            values[self._unknown(stamps)] = np.nan
+        return values[:, :3], values[:, 3]
+
+    def _unknown(self, stamps: np.ndarray) -> np.ndarray:
+        after = np.searchsorted(self.stamps_ns, stamps)
+        exact = self.stamps_ns[np.minimum(after, len(self.stamps_ns) - 1)] == stamps
+        inside = (after > 0) & (after < len(self.stamps_ns))
+        gaps = np.append(np.diff(self.stamps_ns), 0)[np.clip(after - 1, 0, len(self.stamps_ns) - 1)]
+        return ~exact & (~inside | (gaps > LONGEST_GAP_NS))
+
+
+Truth = BoxTruth | EgoTruth
+
+
+def latest(stamps_ns: Sequence[int], moment_ns: int) -> int:
+    """Index of the last of rising stamps that is not after a moment; -1 where all are."""
+    return bisect_right(stamps_ns, moment_ns) - 1
