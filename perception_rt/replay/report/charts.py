@@ -1,4 +1,4 @@
-"""The charts of a run: ages and stage times over time and as histograms, fates over time, quality of scores."""
+"""The charts of a run: fates over time; ages and stage times, over time and as histograms; scores."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def words(name: str) -> str:
 def fates_chart(view: LedgerView, stream: StreamView) -> Markup:
     """How the messages ended, stacked, by the moment of their arrival."""
     edges = view.moments_s
-    counts, edges = _coarser(stream.fates, edges, stream.rows)
-    x, y = svg.x_scale(0, edges[-1]), svg.y_scale(0, max(counts.sum(0).max(), 1) * 1.05)
+    counts, edges = coarser(stream.fates, edges, stream.rows)
+    x, y = svg.x_scale(0, edges[-1]), svg.y_scale(0, max(counts.sum(0).max(), 1) * 1.05, whole=True)
     lefts, widths = _columns(x, edges)
     marks, base = [], np.zeros(counts.shape[1])
     for fate, row in zip(FATES, counts, strict=True):
@@ -43,8 +43,8 @@ def _fates_note(edges: np.ndarray, column: int, counts: np.ndarray) -> str:
     return f"{edges[column]:.2f} to {edges[column + 1]:.2f} s: {told}"
 
 
-def _coarser(counts: np.ndarray, edges: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fewer, wider moments where messages are few: a bar should stand for two or more."""
+def coarser(counts: np.ndarray, edges: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counts by moment, and the moments' edges: fewer, wider ones where messages are few."""
     every = next(n for n in (1, 2, 4, 8) if n == 8 or rows >= 3 * MOMENTS / n)
     return counts.reshape(len(counts), -1, every).sum(2), edges[::every]
 
@@ -55,7 +55,7 @@ def _columns(x: svg.Scale, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def age_chart(view: LedgerView, stream: StreamView) -> Markup:
-    """Age at publishing over time: median and 99th percentile of each moment, or every message of a short run."""
+    """Age at publishing: median and 99th percentile of each moment, or every message of a short run."""
     return _over_time(view, stream, {"age": stream.times["age"]}, "Age at publishing", "age, ms")
 
 
@@ -138,9 +138,19 @@ def _histogram(stream: StreamView, series: dict[str, Times], what: str, x_title:
             svg.band(np.repeat(x(edges), 2)[1:-1], np.full(len(steps), svg.BOTTOM), steps, f"series-{name}")
         )
         marks.append(svg.line(np.repeat(x(edges), 2)[1:-1], steps, f"series-{name}"))
+    if len(series) == 1:
+        marks += [_marked(x, q, *series.values()) for q in (50, 99)]
     marks.append(svg.hover(lefts, widths, _histogram_notes(edges, counts)))
     label = f"{what} of {stream.name}, shares of messages by milliseconds"
     return svg.chart(label, x, y, x_title + " (logarithmic)", "share", marks, shares=True)
+
+
+def _marked(x: svg.Scale, q: int, times: Times) -> Markup:
+    """A percentile of the whole run as a line with its name."""
+    at = float(x(times.percentile_of_all(q)))
+    upright = svg.line(np.array((at, at)), np.array((svg.BOTTOM, svg.TOP)), "mark")
+    name = svg.element("text", f"p{q}", x=at - 4, y=svg.TOP + 9 + (q > 50) * 13, text_anchor="end")
+    return svg.element("g", upright, name)
 
 
 def _in_view(counts: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -178,7 +188,7 @@ def curves_chart(label: str, curves: dict[str, tuple[Sequence[float], Sequence[f
 def reliability_chart(
     label: str, confidence: Sequence[float], correct: Sequence[float], counts: Sequence[int]
 ) -> Markup:
-    """How often detections are right, by how sure they are; on the diagonal, they are as right as they are sure."""
+    """How often detections are right, by how sure they are: on the diagonal, as often as they say."""
     x, y = svg.x_scale(0, 1), svg.y_scale(0, 1.02)
     sure, right = np.asarray(confidence, float), np.asarray(correct, float)
     notes = [

@@ -1,8 +1,8 @@
 """Which moments of a run are shown as pictures: a stated rule, the same for every run.
 
 Of each camera and lidar: the frames whose boxes are the surest and the least sure on average (what the model
-thinks of itself, not what is true), one of each part of the run; the answers that were the oldest when they came;
-and messages that were not answered, of every fate that occurs.
+thinks of itself, not what is true), one of each part of the run; the answers that were the oldest when they
+came; and messages that were not answered, of every fate that occurs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ CLOUDS = ("sensor_msgs/msg/PointCloud2",)
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
 DECODERS = {ARRAY_2D: decode_named_detections, ARRAY_3D: decode_named_detections3d}
 SUREST, LEAST_SURE, OLDEST = "surest", "least sure", "oldest answer"
-_OLDEST = 2
-_LOST = 4
+_OLDEST = 1
+_LOST = 3
 
 
 @dataclass(frozen=True, slots=True)

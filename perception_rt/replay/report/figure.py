@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perception_rt.replay.report.charts import words
+from perception_rt.replay.report.charts import coarser, words
 from perception_rt.replay.report.colours import LIGHT
 from perception_rt.replay.report.ledger import EDGES_MS, FATES, STAGES, LedgerView, StreamView, Times
 from perception_rt.replay.report.scores import curves_by_topic
@@ -61,8 +61,9 @@ def write_figure(path: Path, title: str, verdict: str, view: LedgerView, scores:
 
 
 def _plot_fates(axes: Axes, view: LedgerView, stream: StreamView) -> None:
-    edges, base = view.moments_s, np.zeros(stream.fates.shape[1])
-    for fate, row in zip(FATES, stream.fates, strict=True):
+    fates, edges = coarser(stream.fates, view.moments_s, stream.rows)
+    base = np.zeros(fates.shape[1])
+    for fate, row in zip(FATES, fates, strict=True):
         if row.any():
             label = f"{row.sum()} {words(fate)}"
             axes.bar(
@@ -70,6 +71,7 @@ def _plot_fates(axes: Axes, view: LedgerView, stream: StreamView) -> None:
             )
         base = base + row
     axes.set(xlabel="arrival, s", ylabel="messages")
+    axes.yaxis.get_major_locator().set_params(integer=True)
     if base.any():
         axes.legend(fontsize=6.5, loc="lower left", framealpha=0.9)
 
@@ -96,6 +98,8 @@ def _plot_over_time(axes: Axes, view: LedgerView, series: Mapping[str, Times], l
 
 
 def _plot_spread(axes: Axes, times: Times) -> None:
+    from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+
     counts = times.counts.sum(0)
     used = np.flatnonzero(counts)
     axes.set(xlabel="age, ms (logarithmic)", ylabel="messages")
@@ -109,6 +113,9 @@ def _plot_spread(axes: Axes, times: Times) -> None:
             color=LIGHT["series-age"],
         )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _plot_curves(axes: Axes, topic: str, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -1,7 +1,7 @@
 """A ledger of any length as counts on a fixed grid: read in chunks, memory flat.
 
-What the charts need of a run is where in time which message ended how, and how its times are distributed; both
-fit a grid of moments and of logarithmic steps of milliseconds. Only short runs keep their single values too.
+What the charts need of a run is where in time which message ended how, and how its times are distributed;
+both fit a grid of moments and of logarithmic steps of milliseconds. Only short runs keep single values too.
 """
 
 from __future__ import annotations
@@ -71,11 +71,18 @@ class Times:
 
     def percentile(self, q: float) -> np.ndarray:
         """(MOMENTS,) float64 ms, by nearest rank to within a step (6 %); NaN where there is none."""
-        counts = np.cumsum(self.counts, axis=1)
-        total = counts[:, -1]
-        step = (counts >= np.maximum(np.ceil(q / 100 * total), 1)[:, None]).argmax(1)
-        middles = np.sqrt(EDGES_MS[:-1] * EDGES_MS[1:])
-        return np.where(total > 0, np.fmin(middles[step], self.greatest), np.nan)
+        return np.fmin(_percentile(self.counts, q), self.greatest)
+
+    def percentile_of_all(self, q: float) -> float:
+        """The same over the whole run; NaN where there is none."""
+        return float(np.fmin(_percentile(self.counts.sum(0, keepdims=True), q)[0], np.nanmax(self.greatest)))
+
+
+def _percentile(counts: np.ndarray, q: float) -> np.ndarray:
+    """(R,) float64 ms of (R, steps) counts; NaN where there is none."""
+    below = np.cumsum(counts, axis=1)
+    step = (below >= np.maximum(np.ceil(q / 100 * below[:, -1]), 1)[:, None]).argmax(1)
+    return np.where(below[:, -1] > 0, np.sqrt(EDGES_MS[:-1] * EDGES_MS[1:])[step], np.nan)
 
 
 @dataclass(frozen=True, slots=True)

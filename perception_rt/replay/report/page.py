@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
 
-from perception_rt.replay.bag import Bag
 from perception_rt.replay.report import charts, svg
-from perception_rt.replay.report.choose import Sensor, choose, sensors_of
 from perception_rt.replay.report.figure import write_figure
 from perception_rt.replay.report.folder import read_metrics, read_run, write_page
-from perception_rt.replay.report.ledger import FATES, STAGES, LedgerView, StreamView, read_ledger
-from perception_rt.replay.report.pictures import pictures_of
-from perception_rt.replay.report.scenes import Scene, SceneReader
-from perception_rt.replay.report.scores import legend, score_sections
+from perception_rt.replay.report.ledger import LedgerView, read_ledger
+from perception_rt.replay.report.scores import score_sections
+from perception_rt.replay.report.streams import stream_sections
+from perception_rt.replay.report.strips import RULE, picture_strips
 from perception_rt.replay.report.summary import Verdict, cards_of, judge, stream_card
 
-_MOST_PICTURES = 40
-_RULE = (
-    "Of each part of the run, the frame whose boxes are on average the surest, and the least sure: what the model "
-    "thinks of itself, not what is true. Then the answers that were the oldest when published, and messages that "
-    "were not answered, of every fate that occurs. Times are of arrival, from the first message of the run."
-)
 _READING = (
     "Times are the replay's own. Short runs show every message; long ones the median (line), up to the 99th "
-    "percentile (area), and the greatest age (faint line) of each moment. A pointer that rests on a chart is told "
-    "the figures."
+    "percentile (area), and the greatest age (faint line) of each moment. Rest the pointer on a chart to "
+    "read its figures."
 )
 
 
@@ -63,7 +54,7 @@ def write_report(
     checks = [Check(*check) for check in checks]
     view = read_ledger(folder / "ledger.csv")
     verdict = judge(metrics, checks)
-    strips = [] if bag is None else _strips(folder, Path(bag), metrics, view)
+    strips = [] if bag is None else picture_strips(folder, Path(bag), metrics, view)
     values = {
         **_heading(folder, metrics, run, verdict),
         "cards": cards_of(metrics, run),
@@ -71,9 +62,9 @@ def write_report(
         "checks": [check._replace(value=_told(check.value), limit=_told(check.limit)) for check in checks],
         "scores": score_sections(metrics["scores"]),
         "strips": strips,
-        "rule": _RULE,
+        "rule": RULE,
         "reading": _READING,
-        "charts": [_stream_charts(view, stream) for stream in _heard(view)],
+        "charts": stream_sections(metrics["streams"], view),
         **_tables(metrics, run, view),
     }
     anchors = (("Checks", "checks"), ("Scores", "scores"), ("Pictures", "strips"))
@@ -97,55 +88,6 @@ def _heading(folder: Path, metrics: Mapping, run: Mapping, verdict: Verdict) -> 
 
 def _told(value: object) -> str:
     return svg.number(value) if isinstance(value, float) else str(value)
-
-
-def _heard(view: LedgerView) -> list[StreamView]:
-    """The streams of nodes: what could not be read of the recording is told apart."""
-    return [stream for stream in view.streams.values() if stream.node != "bag"]
-
-
-def _stream_charts(view: LedgerView, stream: StreamView) -> dict[str, object]:
-    shown = [fate for fate, row in zip(FATES, stream.fates, strict=True) if row.any()]
-    drawn = [("Fates by arrival", charts.fates_chart(view, stream), legend("fate", shown))]
-    if stream.times["age"].total:
-        drawn.append(("Age at publishing", charts.age_chart(view, stream), ""))
-        drawn.append(("Ages, as a histogram", charts.age_histogram(stream), ""))
-    stages = [stage for stage in STAGES if stream.times[stage].total]
-    if stages:
-        told = legend("series", stages)
-        drawn.append(("Stage times", charts.stages_chart(view, stream), told))
-        drawn.append(("Stage times, as a histogram", charts.stages_histogram(stream), told))
-    rows = [{"title": title, "svg": chart, "legend": told} for title, chart, told in drawn]
-    return {"node": stream.node, "topic": stream.topic, "charts": rows}
-
-
-def _strips(folder: Path, bag: Path, metrics: Mapping, view: LedgerView) -> list[dict[str, object]]:
-    sensors = [sensor for sensor in sensors_of(metrics) if f"{sensor.node}: {sensor.topic}" in view.streams]
-    if not sensors:
-        return []
-    with ExitStack() as stack:
-        recording = stack.enter_context(Bag(bag))
-        outputs = stack.enter_context(Bag(folder / "bag"))
-        reader = SceneReader(recording, outputs, metrics)
-        parts = max(1, min(3, _MOST_PICTURES // len(sensors) // 4))
-        return [_strip(reader, sensor, choose(view, outputs, sensor, parts), view) for sensor in sensors]
-
-
-def _strip(reader: SceneReader, sensor: Sensor, choices: Sequence, view: LedgerView) -> dict[str, object]:
-    shown = [_shown(reader.read(sensor, choice), view) for choice in choices]
-    return {"node": sensor.node, "topic": sensor.topic, "is_camera": sensor.is_camera, "shown": shown}
-
-
-def _shown(scene: Scene, view: LedgerView) -> dict[str, object]:
-    choice = scene.choice
-    at_s = ((choice.near_ns if choice.stamp_ns is None else choice.stamp_ns) - view.start_ns) / 1e9
-    fate = choice.why.replace(" ", "_")
-    return {
-        "title": f"{choice.why[:1].upper()}{choice.why[1:]}, at {at_s:.2f} s",
-        "fate": fate if fate in FATES else "",
-        "pictures": pictures_of(scene),
-        "caption": "; ".join((choice.detail, *scene.missing)),
-    }
 
 
 def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, object]:

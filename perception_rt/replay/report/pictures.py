@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from perception_rt.codec import NamedDetections
+from perception_rt.codec import CameraModel, NamedDetections
 from perception_rt.replay.report.scenes import Objects, Scene
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
 from perception_rt.types import CameraFrame, CodecError, Detections3D
 
-_WIDEST_PX = 900
+_WIDEST_PX = 720
+_SPACE = {"x_range": (-5.0, 50.0), "y_range": (-20.0, 20.0), "px_per_m": 9.0}
 _QUALITY = 80
 
 
@@ -32,7 +34,7 @@ class Picture:
 
 
 def pictures_of(scene: Scene) -> list[Picture]:
-    """The pictures of a moment: the camera's, or the lidar's from above and what belongs to it on the image."""
+    """The pictures of a moment: the camera's, or the lidar's from above and its boxes on the image."""
     if scene.frame is None:
         return []
     if isinstance(scene.frame, CameraFrame):
@@ -44,13 +46,12 @@ def pictures_of(scene: Scene) -> list[Picture]:
 
 
 def _camera(frame: CameraFrame, found: NamedDetections | None) -> Picture:
+    pixels, scale = _fitted(frame)
     if found is None:
-        return _picture(frame.pixels, frame.bgr, "camera image, no answer")
-    scale = min(1.0, _WIDEST_PX / frame.pixels.shape[1])
-    drawn = draw_detections(frame.pixels, found.detections, found.classes, frame.bgr)
-    return _picture(
-        drawn, frame.bgr, f"camera image with {_told(found.classes, found.detections.labels)}", scale
-    )
+        return _picture(pixels, "camera image, no answer")
+    boxes = replace(found.detections, xyxy=found.detections.xyxy * np.float32(scale))
+    told = _told(found.classes, boxes.labels)
+    return _picture(draw_detections(pixels, boxes, found.classes), f"camera image with {told}")
 
 
 def _from_above(scene: Scene) -> Picture:
@@ -59,47 +60,49 @@ def _from_above(scene: Scene) -> Picture:
         scene.frame.points,
         objects.detections,
         objects.classes,
+        **_SPACE,
         notes=objects.notes,
         paths=objects.paths,
         ego_path=scene.ego_path,
     )
     told = _told(objects.classes, objects.detections.labels) if scene.objects else "no answer"
     source = f" of {objects.source}" if objects.source else ""
-    return _picture(drawn, False, f"lidar points from above, {told}{source}")
+    return _picture(drawn, f"lidar points from above, {told}{source}")
 
 
 def _boxes_on_image(
-    frame: CameraFrame, objects: Objects, model: object, camera_from_lidar: np.ndarray
+    frame: CameraFrame, objects: Objects, model: CameraModel, camera_from_lidar: np.ndarray
 ) -> list[Picture]:
+    pixels, scale = _fitted(frame)
+    height, width = pixels.shape[:2]
+    model = replace(model, height=height, width=width, k=np.diag((scale, scale, 1.0)) @ model.k)
+    found, classes = objects.detections, objects.classes
     try:
-        drawn = draw_boxes3d(
-            frame.pixels,
-            objects.detections,
-            objects.classes,
-            model,
-            camera_from_lidar,
-            frame.bgr,
-            objects.notes,
-        )
+        drawn = draw_boxes3d(pixels, found, classes, model, camera_from_lidar, notes=objects.notes)
     except CodecError:  # a lens that boxes cannot be projected through
         return []
-    told = _told(objects.classes, objects.detections.labels)
-    return [_picture(drawn, frame.bgr, f"camera image with {told} of {objects.source} in 3D")]
+    return [_picture(drawn, f"camera image with {_told(classes, found.labels)} of {objects.source} in 3D")]
 
 
-def _told(classes: tuple[str, ...], labels: np.ndarray) -> str:
+def _told(classes: Sequence[str], labels: np.ndarray) -> str:
     counts = np.bincount(labels, minlength=len(classes)).tolist()
     return ", ".join(f"{n} {name}" for name, n in zip(classes, counts, strict=True) if n) or "no boxes"
 
 
-def _picture(pixels: np.ndarray, bgr: bool, alt: str, scale: float | None = None) -> Picture:
-    scale = min(1.0, _WIDEST_PX / pixels.shape[1]) if scale is None else scale
+def _fitted(frame: CameraFrame) -> tuple[np.ndarray, float]:
+    """RGB pixels, no wider than the page shows them, so that what is drawn stays legible; and their scale."""
+    pixels = frame.pixels[:, :, ::-1] if frame.bgr else frame.pixels
+    scale = min(1.0, _WIDEST_PX / pixels.shape[1])
     if scale < 1:
         pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    ordered = pixels if bgr else pixels[:, :, ::-1]
-    done, data = cv2.imencode(".jpg", np.ascontiguousarray(ordered), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return pixels, scale
+
+
+def _picture(rgb: np.ndarray, alt: str) -> Picture:
+    bgr = np.ascontiguousarray(rgb[:, :, ::-1])
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     if not done:
-        raise ValueError(f"a picture of {pixels.shape} cannot be encoded")
+        raise ValueError(f"a picture of {rgb.shape} cannot be encoded")
+    height, width = rgb.shape[:2]
     text = base64.b64encode(data.tobytes()).decode()
-    height, width = pixels.shape[:2]
     return Picture(f"data:image/jpeg;base64,{text}", width, height, alt)

@@ -101,7 +101,7 @@ def score_sections(scores: Mapping[str, Mapping]) -> list[dict[str, object]]:
 
 
 def legend(kind: str, names: Sequence[str]) -> Markup:
-    """Colours for below a chart: of classes (`class`) by their place, of fates (`fate`) and stages (`series`)."""
+    """Colours for below a chart: of a `class` by its place, of a `fate` or a stage (`series`) by its name."""
     rows = (
         Markup('<span class="key"><span class="swatch {}-{}"></span>{}</span>').format(
             kind, place if kind == "class" else name, charts.words(name)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from perception_rt.replay.report import svg
 from perception_rt.replay.report.charts import words
-from perception_rt.replay.report.ledger import FATES, STAGES
+from perception_rt.replay.report.ledger import FATES
 from perception_rt.replay.report.scores import headlines
 
 
@@ -75,9 +75,7 @@ def cards_of(metrics: Mapping, run: Mapping) -> list[Card]:
     aged = [stream for stream in streams if stream["age_ms"]]
     if aged:
         worst = max(aged, key=lambda stream: stream["age_ms"]["p99"])
-        cards.append(
-            Card("Oldest stream, age p99", f"{svg.number(worst['age_ms']['p99'])} ms", worst["node"])
-        )
+        cards.append(Card("Worst age, p99", f"{svg.number(worst['age_ms']['p99'])} ms", worst["node"]))
     unreadable = metrics["bag"]["unreadable"]["messages"]
     if unreadable:
         cards.append(Card("Unreadable", svg.number(unreadable), "messages of the recording"))
@@ -102,12 +100,6 @@ def stream_card(stream: Mapping) -> dict[str, object]:
         figures.append(
             ("age p50 / p99 / max", f"{' / '.join(svg.number(age[q]) for q in ('p50', 'p99', 'max'))} ms")
         )
-    for stage in STAGES:
-        times = stream["stages_ms"].get(stage)
-        if times:
-            figures.append(
-                (f"{stage} p50 / p99", f"{svg.number(times['p50'])} / {svg.number(times['p99'])} ms")
-            )
     return {
         "node": stream["node"],
         "topic": stream["topic"],

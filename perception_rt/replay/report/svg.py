@@ -1,7 +1,7 @@
 """Inline SVG: elements with escaped text, scales, and the frame of a chart.
 
-A chart is drawn about as wide as a phone and laid out in a grid, so that its text is legible everywhere; colours
-are classes of the page's style sheet, which knows light and dark.
+A chart is drawn about as wide as a phone and laid out in a grid, so that its text is legible everywhere;
+colours are classes of the page's style sheet, which knows light and dark.
 """
 
 from __future__ import annotations
@@ -17,10 +17,19 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 392.0, 10.0, 172.0
 """The frame that data is drawn in, px."""
 _TICK_PX = 34.0
 _NICE = (1, 2, 2.5, 5, 10)
+_LOG_DIGITS = (
+    ((1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9), 1),
+    ((1, 1.5, 2, 3, 4, 5, 7), 1),
+    ((1, 2, 5), 1),
+    ((1, 3), 1),
+    ((1,), 1),
+    ((1,), 2),
+)
+"""Digits of the ticks of a decade, and which decades have some; the densest first."""
 
 
 def element(name: str, *content: str | Markup, **attributes: object) -> Markup:
-    """`<name attributes>content</name>`, all escaped that is not markup; `class_` is written class, `_` as `-`."""
+    """`<name attributes>content</name>`, escaped where it is not markup; `class_` is class, `a_b` is a-b."""
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
     inside = Markup("").join(Markup(' {}="{}"').format(key, _short(value)) for key, value in given.items())
     return Markup("<{}{}>{}</{}>").format(name, inside, Markup("").join(map(escape, content)), name)
@@ -39,6 +48,7 @@ class Scale:
     start: float
     end: float
     log: bool = False
+    whole: bool = False  # ticks at whole numbers only
 
     def __call__(self, values: float | np.ndarray) -> np.ndarray:
         """Px of values."""
@@ -57,17 +67,21 @@ def _linear_ticks(scale: Scale) -> list[float]:
     rough = (scale.high - scale.low) / most
     decade = 10.0 ** np.floor(np.log10(rough))
     step = decade * next(nice for nice in _NICE if nice * decade >= rough * 0.999)
+    step = max(step, 1.0) if scale.whole else step
     first, last = np.ceil(scale.low / step - 1e-9), np.floor(scale.high / step + 1e-9)
     return [float(f"{step * i:.6g}") for i in range(int(first), int(last) + 1)]
 
 
 def _log_ticks(scale: Scale) -> list[float]:
+    """The densest of some usual sets of digits that has room."""
     decades = range(int(np.floor(np.log10(scale.low))), int(np.ceil(np.log10(scale.high))) + 1)
-    wide = np.log10(scale.high / scale.low)
-    subs = (1, 2, 5) if wide <= 2.5 else (1,)
-    every = max(1, round(wide / 6))
-    ticks = [float(f"{sub}e{decade}") for decade in decades if decade % every == 0 for sub in subs]
-    return [tick for tick in ticks if scale.low * 0.999 <= tick <= scale.high * 1.001]
+    most = abs(scale.end - scale.start) / _TICK_PX / 1.4
+    for digits, every in _LOG_DIGITS:
+        ticks = [float(f"{digit}e{decade}") for decade in decades[::every] for digit in digits]
+        ticks = [tick for tick in ticks if scale.low * 0.999 <= tick <= scale.high * 1.001]
+        if len(ticks) <= most:
+            break
+    return ticks
 
 
 def x_scale(low: float, high: float, log: bool = False) -> Scale:
@@ -75,9 +89,9 @@ def x_scale(low: float, high: float, log: bool = False) -> Scale:
     return Scale(low, high, LEFT, RIGHT, log)
 
 
-def y_scale(low: float, high: float) -> Scale:
+def y_scale(low: float, high: float, whole: bool = False) -> Scale:
     """Up the frame."""
-    return Scale(low, high, BOTTOM, TOP)
+    return Scale(low, high, BOTTOM, TOP, whole=whole)
 
 
 def number(value: float) -> str:
