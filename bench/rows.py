@@ -6,15 +6,15 @@ import json
 import math
 import operator
 import os
-import platform
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
 
 from rich.table import Table
+
+from perception_rt.replay.environment import machine
 
 COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "": operator.eq}
 TARGET = re.compile(r"(>=|<=|>|<|)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)\b")
@@ -59,37 +59,6 @@ def meets(value: float | None, target: str) -> bool | None:
     if match is None:
         raise ValueError(f"target={target!r}: must start like '>= 0.90', '<= 6 ms' or '0'")
     return value is not None and bool(COMPARE[match[1]](value, float(match[2])))
-
-
-def machine() -> dict[str, str | int | float]:
-    """What the figures depend on: processor, memory, versions."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory, 1),
-        "python": platform.python_version(),
-        "torch": _version("torch"),
-        "rclpy": _version("ros-rclpy", "rclpy"),
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def _version(*packages: str) -> str:
-    for package in packages:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return "absent"
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

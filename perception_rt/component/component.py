@@ -73,10 +73,6 @@ class Host(Protocol):
         """The clock of stamps and ages, ns."""
         ...
 
-    def steady(self) -> bool:
-        """Whether that clock runs at the speed of the machine's."""
-        ...
-
     def resolve_topic_name(self, topic: str) -> str:
         """The absolute name."""
         ...

@@ -129,6 +129,7 @@ class Fusion(Component):
             self._stage.model = parse_camera_info(data)
         except PerceptionError as error:
             self._stage.model, self._stage.no_model = None, f"CameraInfo: {error}"
+            self.host.complain(self.host.resolve_topic_name(self.values["camera_info_topic"]), error)
 
     def _on_image(self, data: bytes) -> None:
         """Keep the latest images, while somebody watches what is drawn on them."""
@@ -139,7 +140,7 @@ class Fusion(Component):
         try:
             image = (parse_compressed if topic.endswith("/compressed") else parse_image)(data)
         except PerceptionError as error:
-            self.host.complain(topic, error)
+            self.host.complain(self.host.resolve_topic_name(topic), error)
             return
         self._images[image.stamp_ns] = image
         if len(self._images) > KEPT_IMAGES:

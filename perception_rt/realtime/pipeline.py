@@ -93,8 +93,8 @@ Batch = Mapping[str, tuple[Waiting, int]]
 class FramePipeline:
     """Receives messages, and processes batches of the newest ones, one batch at a time.
 
-    `process` is `take`, `compute` and `finish` in a row. Only `compute` takes time, and it touches nothing that
-    the others do: it may run elsewhere, and be said to have taken any time.
+    `process` is `take`, `compute` and `finish` in a row. Only `compute` takes time, and it touches nothing
+    that the others do: it may run elsewhere, and be said to have taken any time.
 
     Args:
         parsers: by stream, what turns a message into a `Parsed`; raises CodecError.

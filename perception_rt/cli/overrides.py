@@ -1,0 +1,45 @@
+"""Overrides of parameters and topics, as ROS writes them on a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from perception_rt.types import ConfigError
+
+
+def parse_parameters(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``[NODE:]NAME:=VALUE`` to values by name, by node; "" for those of all nodes.
+
+    Raises:
+        ConfigError: a text of another form.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        left, sign, right = text.partition(":=")
+        node, _, name = left.rpartition(":")
+        if not sign or not name:
+            raise ConfigError(f"-p {text}: must be NAME:=VALUE or NODE:NAME:=VALUE")
+        try:
+            value = yaml.safe_load(right)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"-p {text}: the value is not YAML: {' '.join(str(error).split())}") from error
+        found.setdefault(node, {})[name] = value
+    return found
+
+
+def parse_remaps(texts: Sequence[str]) -> dict[str, str]:
+    """``FROM:=TO`` to topics by the names that they stand for, both absolute.
+
+    Raises:
+        ConfigError: a text of another form.
+    """
+    found = {}
+    for text in texts:
+        left, sign, right = text.partition(":=")
+        if not (sign and left and right):
+            raise ConfigError(f"-r {text}: must be FROM:=TO")
+        found["/" + left.lstrip("/")] = "/" + right.lstrip("/")
+    return found

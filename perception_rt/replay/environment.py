@@ -1,0 +1,49 @@
+"""What figures depend on besides the code: the machine and the versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from perception_rt import __version__
+
+VERSIONS = ("torch", "torchvision", "numpy", "opencv-python-headless", "rosbags")
+
+
+def machine() -> dict[str, str | int | float]:
+    """What the figures depend on: processor, memory, versions."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory, 1),
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "rclpy": _version("ros-rclpy", "rclpy"),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _version(*packages: str) -> str:
+    for package in packages:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "absent"
+
+
+def versions() -> dict[str, str]:
+    """Of this package and what its answers depend on."""
+    return {"perception_rt": __version__, **{package: _version(package) for package in VERSIONS}}

@@ -1,0 +1,189 @@
+"""The host of a component in virtual time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from perception_rt.codec.diagnostics import encode_diagnostics
+from perception_rt.component.component import Component
+from perception_rt.component.graph import GraphNode
+from perception_rt.component.parameters import resolve
+from perception_rt.realtime.mailbox import Mailbox
+from perception_rt.realtime.pipeline import FramePipeline
+from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.replay.lockstep.loop import EventLoop
+from perception_rt.replay.lockstep.router import Router
+from perception_rt.replay.lockstep.timing import Timing
+from perception_rt.replay.lockstep.worker import LockstepWorker
+from perception_rt.stage.transforms import TransformBuffer
+from perception_rt.types import ConfigError
+
+DIAGNOSTICS = "/diagnostics"
+DIAGNOSTICS_TYPE = "diagnostic_msgs/msg/DiagnosticArray"
+DIAGNOSTICS_PERIOD_NS = 10**9
+
+
+class LockstepHost:
+    """Runs one component; what ROS does between the nodes, the router does.
+
+    The component's callbacks take no time, unless time is measured: then one begins when the one before has
+    ended, as on the thread of a node's executor.
+
+    Args:
+        node: of the graph. overrides: parameters that count for more than the graph's.
+        timing: of the inference; None where time is measured.
+    """
+
+    def __init__(
+        self,
+        make: type[Component],
+        node: GraphNode,
+        overrides: dict[str, Any],
+        loop: EventLoop,
+        router: Router,
+        timing: Timing | None,
+    ) -> None:
+        self.path = node.path
+        self.loop = loop
+        self.timing = timing
+        self.workers: list[LockstepWorker] = []
+        self._name, self._namespace = node.name, node.namespace.rstrip("/")
+        self._router = router
+        self._began_ns: int | None = None
+        self._free_ns = 0
+        try:
+            values = resolve(make.PARAMETERS, {**node.inherited, **node.parameters, **overrides})
+        except ConfigError as error:
+            raise ConfigError(f"{node.path}: {error}") from error
+        self.component = make(self, values)
+
+    # Host.
+
+    def get_name(self) -> str:
+        """The node's name."""
+        return self._name
+
+    def now_ns(self) -> int:
+        """Virtual time, and what the callback in hand took so far where that is measured."""
+        elapsed = 0 if self._began_ns is None else time.perf_counter_ns() - self._began_ns
+        return self.loop.now_ns() + elapsed
+
+    def resolve_topic_name(self, topic: str) -> str:
+        """As ROS does."""
+        if topic.startswith("~"):
+            topic = f"{self.path}/{topic[1:].lstrip('/')}"
+        elif not topic.startswith("/"):
+            topic = f"{self._namespace}/{topic}"
+        return self._router.remapped(topic)
+
+    def advertise(self, message_type: str, topic: str, depth: int) -> LockstepOutput:
+        """What is published goes to the router."""
+        return LockstepOutput(self, self._router, message_type, self.resolve_topic_name(topic))
+
+    def hear(
+        self, message_type: str, topic: str, receive: Callable[[bytes], None], reliability: str
+    ) -> LockstepInput:
+        """Every message comes, in the order in which it was recorded or published."""
+        resolved = self.resolve_topic_name(topic)
+        self._router.subscribe(
+            self.path, message_type, resolved, lambda data: self._execute(lambda: receive(data))
+        )
+        return LockstepInput(self._router, resolved, reliability)
+
+    def every(self, period_s: float, call: Callable[[], None]) -> None:
+        """In virtual time."""
+        self.loop.every(round(period_s * 1e9), lambda: self._execute(call))
+
+    def transforms(self) -> TransformBuffer:
+        """One for all nodes: they would hear the same."""
+        return self._router.transforms
+
+    def make_worker(
+        self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox
+    ) -> LockstepWorker:
+        """In virtual time."""
+        self.workers.append(LockstepWorker(self, pipeline, scheduler, mailbox))
+        return self.workers[-1]
+
+    def inform(self, text: str) -> None:
+        """Nobody asked."""
+
+    def complain(self, stream: str, error: Exception) -> None:
+        """What no ledger of a node accounts for is told to the router."""
+        if stream not in self.component.accounts:
+            self._router.refused(stream, error)
+
+    # What the runner uses.
+
+    def activate(self) -> None:
+        """Let the component work, and tell of itself once a second."""
+        self.component.active = True
+        self.loop.every(DIAGNOSTICS_PERIOD_NS, self.tell)
+
+    def deactivate(self) -> None:
+        """End what waits; a last word."""
+        self.component.active = False
+        self.component.stop()
+        self.tell()
+
+    def tell(self) -> None:
+        """Publish the component's diagnostics."""
+        statuses = self.component.statuses()
+        if statuses:
+            now = self.loop.now_ns()
+            data = encode_diagnostics(statuses, now)
+            self._router.publish(self.path, DIAGNOSTICS, DIAGNOSTICS_TYPE, now, data)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """What is done inside takes its time, where that is measured."""
+        if self.timing is None:
+            self._began_ns = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self._began_ns = None
+
+    def _execute(self, call: Callable[[], None]) -> None:
+        """Call, when the callback before has ended."""
+        if self._free_ns > self.loop.now_ns():
+            self.loop.at(self._free_ns, lambda: self._execute(call))
+            return
+        with self.timed():
+            call()
+            self._free_ns = self.now_ns()
+
+
+class LockstepOutput:
+    """A topic of a component."""
+
+    def __init__(self, host: LockstepHost, router: Router, message_type: str, topic: str) -> None:
+        self._host, self._router = host, router
+        self._type, self._topic = message_type, topic
+        router.announce(host.path, topic, message_type)
+
+    def publish(self, data: bytes) -> None:
+        """Publish a serialized message."""
+        self._router.publish(self._host.path, self._topic, self._type, self._host.now_ns(), data)
+
+    def listeners(self) -> int:
+        """Nobody listens to what is for people, unless somebody looks live."""
+        return self._router.listeners(self._topic)
+
+
+class LockstepInput:
+    """A topic that a component hears; nothing is lost on the way."""
+
+    lost = 0
+
+    def __init__(self, router: Router, topic: str, reliability: str) -> None:
+        self.topic = topic
+        self.reliability = reliability
+        self._router = router
+
+    def publisher_count(self) -> int:
+        """The recording, or a node."""
+        return self._router.publishers(self.topic)

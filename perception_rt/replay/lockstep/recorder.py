@@ -1,0 +1,187 @@
+"""Writing down what flows in a replay: the bag, the ledger, and the counts and times of every stream."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from array import array
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from perception_rt.realtime.ledger import Entry, Fate
+from perception_rt.realtime.pipeline import STAGES, Account
+from perception_rt.replay.bag import BagMessage, Damage
+from perception_rt.replay.bag_writer import BagWriter
+
+LEDGER = "ledger.csv"
+BAG = "bag"
+COLUMNS = (
+    *("node", "topic", "number", "arrival_ns", "stamp_ns"),
+    *(f"{stage}_ms" for stage in STAGES),
+    *("ended_ns", "age_ms", "fate", "reason"),
+)
+RECORDING = "bag"
+"""In the column `node`, of rows about what could not be read or used of the recording."""
+UNREADABLE = "unreadable"
+
+
+class Live(Protocol):
+    """Whoever shows people what flows."""
+
+    def message(self, topic: str, message_type: str, log_ns: int, data: bytes) -> None:
+        """A message of the recording, or of a node."""
+        ...
+
+    def ages(self, topic: str, log_ns: int, age_ms: float) -> None:
+        """How old an answer was when it was published."""
+        ...
+
+
+class Stream:
+    """What becomes of the messages of one topic at one node; times in ms of all of them."""
+
+    def __init__(self, node: str, topic: str, account: Account) -> None:
+        self.node, self.topic, self.account = node, topic, account
+        self.ages = array("d")
+        self.stages = {stage: array("d") for stage in STAGES}
+        self.first_ns = self.last_ns = 0
+
+    def take(self, entry: Entry, ended_ns: int) -> float | None:
+        """A message ended; its age, if something of it was published."""
+        for stage, took_ms in entry.stages_ms.items():
+            self.stages[stage].append(took_ms)
+        if entry.fate is not Fate.PUBLISHED:
+            return None
+        self.first_ns = self.first_ns if self.ages else ended_ns
+        self.last_ns = ended_ns
+        self.ages.append((ended_ns - entry.stamp_ns) / 1e6)
+        return self.ages[-1]
+
+    def summary(self) -> dict[str, Any]:
+        """As in metrics.json."""
+        book = self.account.ledger.snapshot()
+        span_s = (self.last_ns - self.first_ns) / 1e9
+        return {
+            "node": self.node,
+            "topic": self.topic,
+            "received": book["received"],
+            "states": book["states"],
+            "reasons": book["reasons"],
+            "rate_hz": round((len(self.ages) - 1) / span_s, 3) if span_s > 0 else 0.0,
+            "age_ms": percentiles(self.ages, (50, 90, 99)),
+            "stages_ms": {stage: percentiles(times, (50, 99)) for stage, times in self.stages.items()},
+        }
+
+
+class Published(NamedTuple):
+    """What was published on one topic so far."""
+
+    message_type: str
+    node: str
+    count: list[int]
+    sha256: Any
+
+
+class Recorder:
+    """The `Observer` of a router, and of every ledger.
+
+    Args:
+        folder: is there, and empty.
+        live: shows people what flows.
+    """
+
+    def __init__(self, folder: Path, live: Live | None) -> None:
+        self.streams: dict[str, Stream] = {}
+        self.outputs: dict[str, Published] = {}
+        self.read: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.unreadable = 0
+        self._live = live
+        self._file = (folder / LEDGER).open("w", newline="")
+        self._rows = csv.writer(self._file, lineterminator="\n")
+        self._rows.writerow(COLUMNS)
+        self._bag = BagWriter(folder / BAG)
+
+    def close(self) -> None:
+        """Complete the files."""
+        self._bag.close()
+        self._file.close()
+
+    def account_for(self, node: str, accounts: Mapping[str, Account], now_ns: Callable[[], int]) -> None:
+        """Write a row for every message that ends in these ledgers."""
+        for topic, account in accounts.items():
+            stream = Stream(node, topic, account)
+            self.streams[f"{node}: {topic}"] = stream
+            account.ledger.on_end = lambda entry, stream=stream: self._ended(stream, entry, now_ns())
+
+    def heard(self, message: BagMessage) -> None:
+        """Count it; show it."""
+        self.read[message.topic] += 1
+        if self._live is not None:
+            self._live.message(message.topic, message.message_type, message.log_ns, message.data)
+
+    def published(self, node: str, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
+        """Write it to the bag, but for what is for people alone."""
+        if self._live is not None:
+            self._live.message(topic, message_type, time_ns, data)
+        self._bag.write(topic, message_type, time_ns, data)
+        output = self.outputs.get(topic)
+        if output is None:
+            output = self.outputs[topic] = Published(message_type, node, [0], hashlib.sha256())
+        output.count[0] += 1
+        output.sha256.update(time_ns.to_bytes(8, "little", signed=True))
+        output.sha256.update(data)
+
+    def shown(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
+        """Show what is for people."""
+        if self._live is not None:
+            self._live.message(topic, message_type, time_ns, data)
+
+    def refused(self, topic: str, time_ns: int, error: Exception) -> None:
+        """A message that no node's ledger accounts for cannot be used."""
+        self._unreadable(topic, 1, time_ns, str(error))
+
+    def damaged(self, damage: Damage) -> None:
+        """A part of the recording cannot be read."""
+        self._unreadable(damage.topic, damage.messages, damage.log_ns, damage.reason)
+
+    def _unreadable(self, topic: str, messages: int | None, time_ns: int | None, reason: str) -> None:
+        self.unreadable += messages or 0
+        self.reasons[reason] += messages or 1
+        row = [RECORDING, topic, "" if messages is None else messages, "" if time_ns is None else time_ns]
+        self._rows.writerow([*row, *[""] * (len(COLUMNS) - 6), UNREADABLE, reason])
+
+    def _ended(self, stream: Stream, entry: Entry, ended_ns: int) -> None:
+        age_ms = stream.take(entry, ended_ns)
+        if self._live is not None and age_ms is not None:
+            self._live.ages(stream.topic, ended_ns, age_ms)
+        self._rows.writerow(
+            [
+                stream.node,
+                stream.topic,
+                entry.number,
+                entry.arrival_ns,
+                "" if entry.stamp_ns is None else entry.stamp_ns,
+                *(_ms(entry.stages_ms.get(stage)) for stage in STAGES),
+                ended_ns,
+                _ms(age_ms),
+                entry.fate.value,
+                entry.reason,
+            ]
+        )
+
+
+def percentiles(values: array, ranks: tuple[int, ...]) -> dict[str, float] | None:
+    """`{"p50": ..., "max": ...}` by nearest rank, to the microsecond of ms; None without values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    found = {f"p{rank}": ordered[math.ceil(rank / 100 * len(ordered)) - 1] for rank in ranks}
+    return {name: round(value, 3) for name, value in {**found, "max": ordered[-1]}.items()}
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}"

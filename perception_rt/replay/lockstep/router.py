@@ -1,0 +1,153 @@
+"""What ROS does between nodes, in virtual time: topics, transforms; and whoever writes down what flows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from perception_rt.codec.transforms import parse_transforms
+from perception_rt.replay.bag import BagMessage
+from perception_rt.replay.lockstep.loop import EventLoop
+from perception_rt.stage.transforms import TransformBuffer
+from perception_rt.types import ConfigError, PerceptionError
+
+FOR_PEOPLE = ("sensor_msgs/msg/Image", "visualization_msgs/msg/MarkerArray")
+TF, TF_STATIC = "/tf", "/tf_static"
+TF_TYPE = "tf2_msgs/msg/TFMessage"
+
+
+class Subscription(NamedTuple):
+    """Who hears a topic."""
+
+    node: str
+    message_type: str
+    receive: Callable[[bytes], None]
+
+
+class Observer(Protocol):
+    """Writes down what flows."""
+
+    def heard(self, message: BagMessage) -> None:
+        """A message of the recording went to those who hear its topic."""
+        ...
+
+    def published(self, node: str, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
+        """A node published."""
+        ...
+
+    def shown(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
+        """A node published what is for people alone."""
+        ...
+
+    def refused(self, topic: str, time_ns: int, error: Exception) -> None:
+        """A message that no node's ledger accounts for cannot be used."""
+        ...
+
+
+class Router:
+    """Brings messages from the recording and from the nodes to the nodes.
+
+    Args:
+        recorded: types of the recording's topics. remaps: topics by the names that they stand for.
+        observer: of all that flows. watched: whether somebody looks at what is for people.
+
+    Attributes:
+        transforms: as far as they came.
+        subscriptions: by topic.
+        announced: by topic, the node and the type.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        recorded: Mapping[str, str],
+        remaps: Mapping[str, str],
+        observer: Observer,
+        watched: bool,
+    ) -> None:
+        self.transforms = TransformBuffer()
+        self.subscriptions: dict[str, list[Subscription]] = {}
+        self.announced: dict[str, tuple[str, str]] = {}
+        self._loop = loop
+        self._recorded = recorded
+        self._remaps = remaps
+        self._observer = observer
+        self._watched = watched
+
+    def remapped(self, topic: str) -> str:
+        """The topic that is used in its place."""
+        return self._remaps.get(topic, topic)
+
+    def announce(self, node: str, topic: str, message_type: str) -> None:
+        """A node is going to publish.
+
+        Raises:
+            ConfigError: another one does on this topic.
+        """
+        if topic in self.announced:
+            raise ConfigError(f"{topic}: both {self.announced[topic][0]} and {node} publish it")
+        self.announced[topic] = node, message_type
+
+    def subscribe(self, node: str, message_type: str, topic: str, receive: Callable[[bytes], None]) -> None:
+        """Hear a topic."""
+        self.subscriptions.setdefault(topic, []).append(Subscription(node, message_type, receive))
+
+    def publishers(self, topic: str) -> int:
+        """How many publish a topic."""
+        return int(topic in self._recorded or topic in self.announced)
+
+    def listeners(self, topic: str) -> int:
+        """How many hear a topic; what is for people is not written down."""
+        recorder = self._watched or self.announced[topic][1] not in FOR_PEOPLE
+        return len(self.subscriptions.get(topic, ())) + recorder
+
+    def missing(self) -> dict[str, list[str]]:
+        """Topics that nodes want and that nobody publishes in the wanted type, with the nodes."""
+        offered = {**self._recorded, **{topic: kind for topic, (_, kind) in self.announced.items()}}
+        found: dict[str, list[str]] = {}
+        for topic, subscriptions in self.subscriptions.items():
+            for one in subscriptions:
+                if offered.get(topic) != one.message_type:
+                    found.setdefault(topic, []).append(one.node)
+        return found
+
+    def replaced(self, topic: str) -> bool:
+        """Whether a recorded topic is made anew by a node: then the recorded one is left out."""
+        return topic in self.announced or topic == "/diagnostics"
+
+    def hear(self, message: BagMessage) -> None:
+        """Bring a recorded message to who hears it, now."""
+        if message.topic in (TF, TF_STATIC) and message.message_type == TF_TYPE:
+            self._learn(message)
+        self._deliver(message.topic, message.message_type, message.data)
+        self._observer.heard(message)
+
+    def publish(self, node: str, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
+        """Bring a node's message to who hears it, at its time."""
+
+        def arrive() -> None:
+            now = self._loop.now_ns()
+            if message_type in FOR_PEOPLE:
+                self._observer.shown(topic, message_type, now, data)
+            else:
+                self._observer.published(node, topic, message_type, now, data)
+            self._deliver(topic, message_type, data)
+
+        self._loop.at(time_ns, arrive)
+
+    def refused(self, topic: str, error: Exception) -> None:
+        """A message that no node's ledger accounts for cannot be used."""
+        self._observer.refused(topic, self._loop.now_ns(), error)
+
+    def _deliver(self, topic: str, message_type: str, data: bytes) -> None:
+        for subscription in self.subscriptions.get(topic, ()):
+            if subscription.message_type == message_type:
+                subscription.receive(data)
+
+    def _learn(self, message: BagMessage) -> None:
+        try:
+            for t in parse_transforms(message.data):
+                static = message.topic == TF_STATIC
+                self.transforms.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
+        except PerceptionError as error:
+            self.refused(message.topic, error)
