@@ -1,0 +1,223 @@
+"""Virtual time: order of calls, times of inference, and what a slow model drops."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perception_rt.component.component import Component
+from perception_rt.component.graph import GraphNode
+from perception_rt.component.parameters import Parameter
+from perception_rt.realtime.mailbox import Mailbox
+from perception_rt.realtime.pipeline import FramePipeline
+from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.replay.bag import BagMessage
+from perception_rt.replay.lockstep.host import LockstepHost
+from perception_rt.replay.lockstep.loop import EventLoop
+from perception_rt.replay.lockstep.router import Router
+from perception_rt.replay.lockstep.timing import parse_inference
+from perception_rt.types import ConfigError
+
+MS = 1_000_000
+IMAGE, ARRAY = "sensor_msgs/msg/Image", "vision_msgs/msg/Detection2DArray"
+
+
+@given(st.lists(st.integers(0, 50), max_size=40))
+def test_calls_are_made_in_order_of_time_and_then_of_asking(times):
+    loop, made = EventLoop(0), []
+    for number, time_ns in enumerate(times):
+        loop.at(time_ns, lambda pair=(time_ns, number): made.append((*pair, loop.now_ns())))
+    loop.run_until(25)
+    assert all(time_ns <= 25 for time_ns, _, _ in made)
+    assert loop.now_ns() == 25
+    loop.run_until(60)
+    assert [(time_ns, number) for time_ns, number, _ in made] == sorted(
+        (time_ns, number) for number, time_ns in enumerate(times)
+    )
+    assert all(time_ns == now for time_ns, _, now in made)
+
+
+def test_a_call_of_the_past_is_made_now_and_ticks_end():
+    loop, made = EventLoop(100), []
+    loop.every(10, lambda: made.append(loop.now_ns()))
+    loop.run_until(125)
+    loop.at(0, lambda: made.append(-loop.now_ns()))
+    loop.end_ticks()
+    assert made == [110, 120, -125]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("fast", "must be measured, fixed:MS"),
+        ("fixed:soon", "number of milliseconds"),
+        ("fixed:-1", "number of milliseconds"),
+        ("fixed:nan", "number of milliseconds"),
+        ("trace:", "must be measured"),
+        ("trace:/nowhere.csv", "No such file"),
+    ],
+)
+def test_what_is_no_time_of_inference_is_refused(text, reason):
+    with pytest.raises(ConfigError, match=reason):
+        parse_inference(text)
+
+
+def test_a_trace_tells_each_frame_and_the_one_before_for_frames_that_it_lacks(tmp_path):
+    path = tmp_path / "ledger.csv"
+    path.write_text(
+        "node,stamp_ns,decode_ms,infer_ms\n/a,2000,1.5,10\n/a,1000,,5\n/a,3000,,\n/b,1,,7.25\n",
+        encoding="utf-8",
+    )
+    timing = parse_inference(f"trace:{path}").timing
+    assert [timing("/a", stamp) // 1000 for stamp in (0, 1000, 1999, 2000, 9000)] == [
+        5000,
+        5000,
+        5000,
+        11500,
+        11500,
+    ]
+    assert timing("/b", 1) == 7_250_000
+    with pytest.raises(ConfigError, match="holds no inference of /c"):
+        timing("/c", 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a,b\n1,2\n", "no column node, stamp_ns, infer_ms"),
+        ("node,stamp_ns,infer_ms\n", "holds no inference"),
+    ],
+)
+def test_a_file_that_is_no_trace_says_so(tmp_path, content, reason):
+    path = tmp_path / "trace.csv"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=reason):
+        parse_inference(f"trace:{path}")
+
+
+class Frame:
+    """A parsed message whose content is its stamp."""
+
+    def __init__(self, data: bytes) -> None:
+        self.stamp_ns = int(data)
+
+    def decode(self) -> Frame:
+        return self
+
+
+class Echo(Component):
+    """A detector without a model: a real pipeline, scheduler and mailbox."""
+
+    NAME = "echo"
+    PARAMETERS = (Parameter("rate_hz", 30.0, "", (0.1, 1000.0)),)
+
+    def setup(self) -> None:
+        """Wire it."""
+        output = self.host.advertise(ARRAY, "~/detections", 5)
+        pipeline = FramePipeline(
+            {"/image": Frame},
+            lambda frames: [str(frame.stamp_ns).encode() for frame in frames],
+            lambda stream, frame, result: output.publish(result),
+            lambda stream, frame, result: None,
+            clock=self.host,
+            complain=self.host.complain,
+        )
+        scheduler = FixedRateScheduler(self.values["rate_hz"])
+        self.worker = self.host.make_worker(pipeline, scheduler, Mailbox(["/image"]))
+        heard = self.host.hear(
+            IMAGE, "/image", lambda data: pipeline.receive("/image", data, self.worker.put), "best_effort"
+        )
+        self.account_for("/image", pipeline.accounts["/image"], heard)
+        self.pipeline = pipeline
+
+    def stop(self) -> None:
+        """End what waits."""
+        self.pipeline.abandon(self.worker.clear(), "the end")
+
+
+class Seen:
+    """Keeps what is published."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, int]] = []
+
+    def heard(self, message) -> None: ...
+
+    def published(self, node, topic, message_type, time_ns, data) -> None:
+        if message_type == ARRAY:
+            self.answers.append((int(data), time_ns))
+
+    def shown(self, *_) -> None: ...
+
+    def refused(self, *_) -> None: ...
+
+
+def play(arrivals: list[int], inference: str, rate_hz: float = 30.0) -> tuple[list[tuple[int, int]], dict]:
+    """Stamps and publish times of what is answered, and the ledger."""
+    loop, seen = EventLoop(0), Seen()
+    router = Router(loop, {"/image": IMAGE}, {}, seen, False)
+    timing = parse_inference(inference).timing
+    host = LockstepHost(Echo, GraphNode("echo", "/", {}), {"rate_hz": rate_hz}, loop, router, timing)
+    host.component.setup()
+    host.activate()
+    for arrival in arrivals:
+        loop.run_until(arrival)
+        router.hear(BagMessage("/image", IMAGE, arrival, str(arrival).encode()))
+    loop.run_until(loop.now_ns() + 10**9)
+    while host.component.worker.busy:
+        loop.step()
+    host.deactivate()
+    loop.end_ticks()
+    host.component.worker.stop(1)
+    return seen.answers, host.component.accounts["/image"].ledger.snapshot()
+
+
+def test_a_model_that_keeps_up_answers_every_frame_when_its_time_is_over():
+    arrivals = [round(k * 1e9 / 30) for k in range(90)]
+    answers, book = play(arrivals, "fixed:20")
+    assert answers == [(arrival, arrival + 20 * MS) for arrival in arrivals]
+    assert book["states"]["published"] == book["received"] == 90
+
+
+def test_a_slow_model_answers_the_newest_frame_and_drops_the_rest():
+    arrivals = [round(k * 1e9 / 30) for k in range(300)]
+    answers, book = play(arrivals, "fixed:80")
+    assert book["received"] == 300 == sum(book["states"].values())
+    assert book["states"]["published"] == len(answers)
+    # It is never idle: one run follows the other, on the newest frame of its time.
+    starts = [published - 80 * MS for _, published in answers]
+    assert all(after - before == 80 * MS for before, after in pairwise(starts[1:]))
+    for (stamp, _), start in zip(answers, starts, strict=True):
+        # What arrives in the very moment in which a run begins may miss it.
+        assert stamp == max(arrival for arrival in arrivals if arrival < start or arrival == stamp)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(0, 120), min_size=1, max_size=60),
+    st.sampled_from(["fixed:0", "fixed:7.5", "fixed:33.4", "fixed:200"]),
+    st.sampled_from([5.0, 10.0, 30.0]),
+)
+def test_any_arrivals_are_accounted_for_and_never_answered_early(gaps_ms, inference, rate_hz):
+    arrivals, now = [], 0
+    for gap in gaps_ms:
+        now += gap * MS
+        arrivals.append(now)
+    answers, book = play(arrivals, inference, rate_hz)
+    assert book["pending"] == 0
+    assert book["received"] == len(arrivals)
+    took_ns = round(float(inference.partition(":")[2]) * MS)
+    assert all(published >= stamp + took_ns for stamp, published in answers)
+    stamps = [stamp for stamp, _ in answers]
+    assert stamps == sorted(stamps)
+    assert play(arrivals, inference, rate_hz) == (answers, book)
+
+
+def test_measured_time_is_the_machine_s_own():
+    arrivals = [k * 100 * MS for k in range(10)]
+    answers, book = play(arrivals, "measured")
+    assert book["states"]["published"] == 10
+    assert all(0 < published - stamp < 50 * MS for stamp, published in answers)
