@@ -30,6 +30,7 @@ COLUMNS = (
 )  # fmt: skip
 CAMERA, LIDAR, TRACKER = "/camera_detector", "/lidar_detector", "/object_tracker"
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
+BUNDLES = {CAMERA: "sim_camera", LIDAR: "bev_cluster"}
 Output = tuple[str, str, str, int, bytes]  # node, topic, type, log time in ns, message
 
 
@@ -59,9 +60,7 @@ def make_run(folder: Path, bag: Path, image: str, points: str) -> Path:
             "missing_topics": {},
             "unreadable": {"messages": 0, "reasons": {}},
         },
-        "bundles": {
-            CAMERA: {"name": "sim_camera", "task": "detect2d", "sha256": "0" * 64, "classes": ["car"]}
-        },
+        "bundles": {node: _bundle(name) for node, name in BUNDLES.items()},
         "outputs": _described(outputs),
         "scores": {},
     }
@@ -69,9 +68,15 @@ def make_run(folder: Path, bag: Path, image: str, points: str) -> Path:
     return folder
 
 
+def _bundle(name: str) -> dict:
+    manifest = Runtime.open(name, device="cpu").manifest
+    told = {"name": name, "task": manifest.task, "sha256": manifest.sha256}
+    return told | {"classes": list(manifest.classes)}
+
+
 def _outputs(recording: Bag, image: str, points: str, rows: list[dict]) -> Iterator[Output]:
     """Run the detectors and the tracker; a row of the ledger for every message."""
-    cameras, lidars = Runtime.open("sim_camera", device="cpu"), Runtime.open("bev_cluster", device="cpu")
+    cameras, lidars = (Runtime.open(BUNDLES[node], device="cpu") for node in (CAMERA, LIDAR))
     tracking = ObjectTracking3D(3.0, 0.5, odometry=False)
     counts: Counter[str] = Counter()
     for message in recording.messages([image, points]):

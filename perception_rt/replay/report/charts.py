@@ -122,7 +122,10 @@ def _histogram(stream: StreamView, series: dict[str, Times], what: str, x_title:
     counts = {name: times.counts.sum(0) for name, times in series.items()}
     edges, counts = _in_view(counts)
     top = max((float((row / max(row.sum(), 1)).max()) for row in counts.values()), default=1.0)
-    x, y = svg.x_scale(edges[0], edges[-1], log=True), svg.y_scale(0, top * 1.08 or 1.0)
+    x, y = (
+        svg.x_scale(edges[0], edges[-1], log=True),
+        svg.y_scale(0, top * (1.25 if len(series) == 1 else 1.08) or 1.0),
+    )
     lefts, widths = _columns(x, edges)
     marks = []
     for name, row in counts.items():

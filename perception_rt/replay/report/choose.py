@@ -1,24 +1,28 @@
 """Which moments of a run are shown as pictures: a stated rule, the same for every run.
 
-Of each camera and lidar: the frames whose boxes are the surest and the least sure on average (what the model
-thinks of itself, not what is true), one of each part of the run; the answers that were the oldest when they
-came; and messages that were not answered, of every fate that occurs.
+Of each camera and lidar, one of each part of the run: the best and the worst frame by the truth; where there
+is none, the frames whose boxes are the surest and the least sure on average, which is what the model thinks
+of itself, not what is true. Then the answer that was the oldest when it came, and messages that were not
+answered, of every fate that occurs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from perception_rt.codec import decode_named_detections, decode_named_detections3d
-from perception_rt.replay.bag import Bag, BagMessage
+from perception_rt.replay.bag import Bag
 from perception_rt.replay.report.ledger import LOST, LedgerView, Row, StreamView
+from perception_rt.replay.report.quality import Judged
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CLOUDS = ("sensor_msgs/msg/PointCloud2",)
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
 DECODERS = {ARRAY_2D: decode_named_detections, ARRAY_3D: decode_named_detections3d}
-SUREST, LEAST_SURE, OLDEST = "surest", "least sure", "oldest answer"
+SUREST, LEAST_SURE, BEST, WORST, OLDEST = "surest", "least sure", "best", "worst", "oldest answer"
 _OLDEST = 1
 _LOST = 3
 
@@ -44,7 +48,7 @@ class Sensor:
         return self.message_type in IMAGES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Choice:
     """A message of a sensor that is shown.
 
@@ -53,6 +57,7 @@ class Choice:
         stamp_ns: of its header; None where it could not be read.
         near_ns: when it arrived, or when its answer was published.
         lost: whether it has no answer.
+        truth: boxes that had to be found, in the frame of the answer; None where that is not known.
     """
 
     why: str
@@ -60,6 +65,7 @@ class Choice:
     stamp_ns: int | None
     near_ns: int
     lost: bool = False
+    truth: np.ndarray | None = None
 
 
 def sensors_of(metrics: Mapping) -> list[Sensor]:
@@ -85,19 +91,24 @@ def _output_of(outputs: Mapping, node: str, topic: str, kind: str) -> str | None
     return None
 
 
-def choose(view: LedgerView, outputs: Bag | None, sensor: Sensor, parts: int) -> list[Choice]:
+def choose(
+    view: LedgerView, outputs: Bag, sensor: Sensor, parts: int, judged: Iterable[Judged] | None = None
+) -> list[Choice]:
     """What to show of a sensor; a message that two rules choose is shown once.
 
     Args:
         view: the run's ledger.
-        outputs: the bag that the run wrote; None where there is none.
+        outputs: the bag that the run wrote.
         sensor: whose messages.
-        parts: how many parts of the run give a surest and a least sure frame.
+        parts: how many parts of the run give a good and a bad frame.
+        judged: the sensor's answers held to the truth; None where there is none.
     """
     stream = view.streams.get(f"{sensor.node}: {sensor.topic}")
     choices = []
-    if outputs is not None and sensor.output in outputs.topics:
-        choices += _by_confidence(view, outputs, sensor, parts)
+    if judged is not None:
+        choices += _extremes(view, parts, _by_truth(judged), (BEST, WORST))
+    elif sensor.output in outputs.topics:
+        choices += _extremes(view, parts, _by_confidence(outputs, sensor), (SUREST, LEAST_SURE))
     if stream is not None:
         choices += [_oldest(row) for row in stream.oldest[:_OLDEST]]
         choices += [_lost(row) for row in _unanswered(stream)]
@@ -113,31 +124,39 @@ def choose(view: LedgerView, outputs: Bag | None, sensor: Sensor, parts: int) ->
     return list(merged.values())
 
 
-def _by_confidence(view: LedgerView, outputs: Bag, sensor: Sensor, parts: int) -> list[Choice]:
-    surest: dict[int, tuple[float, Choice]] = {}
-    least: dict[int, tuple[float, Choice]] = {}
-    for message in outputs.messages([sensor.output]):
-        mean, choice = _confidence(message)
-        if choice is None:
-            continue
-        share = (message.log_ns - view.start_ns) / 1e9 / view.duration_s
+def _extremes(
+    view: LedgerView, parts: int, rated: Iterable[tuple[float, Choice]], why: tuple[str, str]
+) -> list[Choice]:
+    """Of each part of the run, what is rated highest, and lowest; the first of equals."""
+    highest: dict[int, tuple[float, Choice]] = {}
+    lowest: dict[int, tuple[float, Choice]] = {}
+    for rating, choice in rated:
+        share = (choice.near_ns - view.start_ns) / 1e9 / view.duration_s
         part = min(max(int(share * parts), 0), parts - 1)
-        if part not in surest or mean > surest[part][0]:
-            surest[part] = mean, replace(choice, why=SUREST)
-        if part not in least or mean < least[part][0]:
-            least[part] = mean, replace(choice, why=LEAST_SURE)
-    return [found[part][1] for found in (surest, least) for part in sorted(found)]
+        if part not in highest or rating > highest[part][0]:
+            highest[part] = rating, replace(choice, why=why[0])
+        if part not in lowest or rating < lowest[part][0]:
+            lowest[part] = rating, replace(choice, why=why[1])
+    return [found[part][1] for found in (highest, lowest) for part in sorted(found)]
 
 
-def _confidence(message: BagMessage) -> tuple[float, Choice | None]:
-    """Mean score of an answer's boxes; nothing for an answer without boxes."""
-    found = DECODERS[message.message_type](message.data)
-    count = len(found.detections)
-    if not count:
-        return 0.0, None
-    mean = float(found.detections.scores.mean())
-    boxes = "1 box" if count == 1 else f"{count} boxes"
-    return mean, Choice("", f"mean confidence {mean:.2f} of {boxes}", found.stamp_ns, message.log_ns)
+def _by_truth(judged: Iterable[Judged]) -> Iterator[tuple[float, Choice]]:
+    for answer in judged:
+        told = f"{answer.right} of {answer.right + answer.missed} found, {answer.wrong} wrong"
+        detail = f"F1 {answer.f1:.2f}: {told}"
+        yield answer.f1, Choice("", detail, answer.stamp_ns, answer.published_ns, truth=answer.truth)
+
+
+def _by_confidence(outputs: Bag, sensor: Sensor) -> Iterator[tuple[float, Choice]]:
+    """Rated by the mean score of their boxes; answers without boxes are left out."""
+    for message in outputs.messages([sensor.output]):
+        found = DECODERS[message.message_type](message.data)
+        count = len(found.detections)
+        if count:
+            mean = float(found.detections.scores.mean())
+            boxes = "1 box" if count == 1 else f"{count} boxes"
+            detail = f"mean confidence {mean:.2f} of {boxes}"
+            yield mean, Choice("", detail, found.stamp_ns, message.log_ns)
 
 
 def _oldest(row: Row) -> Choice:

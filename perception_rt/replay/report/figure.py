@@ -35,7 +35,7 @@ def write_figure(path: Path, title: str, verdict: str, view: LedgerView, scores:
         (s for s in view.streams.values() if s.node != "bag"), key=lambda s: (-s.fates.sum(), s.name)
     )[:_MOST_STREAMS]
     streams.sort(key=lambda stream: stream.name)
-    curves = list(curves_by_topic(scores))[:4]
+    curves = list(curves_by_topic(scores).items())[:4]
     rows = len(streams) + bool(curves)
     figure = Figure(figsize=(14, 0.9 + _ROW_INCHES * max(rows, 1)), layout="constrained")
     figure.suptitle(f"{title}\n{verdict}", fontsize=11)

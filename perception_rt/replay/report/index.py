@@ -81,7 +81,7 @@ def _row(folder: Path, run: Path) -> dict[str, object]:
         "lost": f"{lost} ({lost / received:.1%})" if received else "0",
         "age": f"{svg.number(max(ages))} ms" if ages else "–",
         "speed": f"{info['speed']:.2f} ×" if info and info.get("speed") else "–",
-        "scores": [f"{label} {value}" for label, value, _ in headlines(metrics["scores"])],
+        "scores": [f"{line.label} {line.value}" for line in headlines(metrics["scores"])],
     }
 
 

@@ -12,10 +12,11 @@ from perception_rt.replay.report import charts, svg
 from perception_rt.replay.report.figure import write_figure
 from perception_rt.replay.report.folder import read_metrics, read_run, write_page
 from perception_rt.replay.report.ledger import LedgerView, read_ledger
-from perception_rt.replay.report.scores import score_sections
+from perception_rt.replay.report.scores import MEANING, score_sections
 from perception_rt.replay.report.streams import stream_sections
 from perception_rt.replay.report.strips import RULE, picture_strips
 from perception_rt.replay.report.summary import Verdict, cards_of, judge, stream_card
+from perception_rt.replay.score import Truth
 
 _READING = (
     "Times are the replay's own. Short runs show every message; long ones the median (line), up to the 99th "
@@ -34,7 +35,11 @@ class Check(NamedTuple):
 
 
 def write_report(
-    folder: Path, bag: Path | None = None, run: Mapping | None = None, checks: Sequence[Check] = ()
+    folder: Path,
+    bag: Path | None = None,
+    run: Mapping | None = None,
+    checks: Sequence[Check] = (),
+    truths: Sequence[Truth] = (),
 ) -> None:
     """Write `report.html` and `report.png` of a replay into its folder.
 
@@ -43,6 +48,7 @@ def write_report(
         bag: the recording, for pictures; None for a report without them.
         run: what run.json will say, or what is known of it; None reads it, if it is there.
         checks: budgets and comparisons, in the order to be shown.
+        truths: by which the run was scored; the best and the worst frames are chosen by them.
 
     Raises:
         ConfigError: the folder is not of a replay.
@@ -54,13 +60,14 @@ def write_report(
     checks = [Check(*check) for check in checks]
     view = read_ledger(folder / "ledger.csv")
     verdict = judge(metrics, checks)
-    strips = [] if bag is None else picture_strips(folder, Path(bag), metrics, view)
+    strips = [] if bag is None else picture_strips(folder, Path(bag), metrics, view, truths)
     values = {
         **_heading(folder, metrics, run, verdict),
         "cards": cards_of(metrics, run),
         "streams": [stream_card(stream) for stream in metrics["streams"].values()],
         "checks": [check._replace(value=_told(check.value), limit=_told(check.limit)) for check in checks],
         "scores": score_sections(metrics["scores"]),
+        "meaning": MEANING,
         "strips": strips,
         "rule": RULE,
         "reading": _READING,

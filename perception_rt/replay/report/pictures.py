@@ -11,10 +11,11 @@ import numpy as np
 
 from perception_rt.codec import CameraModel, NamedDetections
 from perception_rt.replay.report.scenes import Objects, Scene
-from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
+from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections, draw_outlines
+from perception_rt.stage.project import box_corners
 from perception_rt.types import CameraFrame, CodecError, Detections3D
 
-_WIDEST_PX = 720
+_WIDTH_PX = 720
 _SPACE = {"x_range": (-5.0, 50.0), "y_range": (-20.0, 20.0), "px_per_m": 9.0}
 _QUALITY = 80
 
@@ -38,20 +39,23 @@ def pictures_of(scene: Scene) -> list[Picture]:
     if scene.frame is None:
         return []
     if isinstance(scene.frame, CameraFrame):
-        return [_camera(scene.frame, scene.detections)]
+        return [_camera(scene.frame, scene.detections, scene.choice.truth)]
     found = [_from_above(scene)]
     if scene.camera is not None:
         found += _boxes_on_image(*scene.camera)
     return found
 
 
-def _camera(frame: CameraFrame, found: NamedDetections | None) -> Picture:
+def _camera(frame: CameraFrame, found: NamedDetections | None, truth: np.ndarray | None) -> Picture:
     pixels, scale = _fitted(frame)
     if found is None:
         return _picture(pixels, "camera image, no answer")
     boxes = replace(found.detections, xyxy=found.detections.xyxy * np.float32(scale))
     told = _told(found.classes, boxes.labels)
-    return _picture(draw_detections(pixels, boxes, found.classes), f"camera image with {told}")
+    drawn = draw_detections(pixels, boxes, found.classes)
+    if truth is not None:
+        drawn = draw_outlines(drawn, truth * scale)
+    return _picture(drawn, f"camera image with {told}")
 
 
 def _from_above(scene: Scene) -> Picture:
@@ -65,9 +69,18 @@ def _from_above(scene: Scene) -> Picture:
         paths=objects.paths,
         ego_path=scene.ego_path,
     )
+    if scene.choice.truth is not None:
+        _outline_footprints(drawn, scene.choice.truth)
     told = _told(objects.classes, objects.detections.labels) if scene.objects else "no answer"
     source = f" of {objects.source}" if objects.source else ""
     return _picture(drawn, f"lidar points from above, {told}{source}")
+
+
+def _outline_footprints(picture: np.ndarray, boxes: np.ndarray) -> None:
+    """Thin white rectangles of (T, 7) boxes, in a picture of `draw_bev`."""
+    far = np.array((_SPACE["y_range"][1], _SPACE["x_range"][1]))
+    corners = (far - box_corners(boxes)[:, :4, 1::-1]) * _SPACE["px_per_m"]
+    cv2.polylines(picture, list(corners.round().astype(np.int32)), True, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def _boxes_on_image(
@@ -90,12 +103,11 @@ def _told(classes: Sequence[str], labels: np.ndarray) -> str:
 
 
 def _fitted(frame: CameraFrame) -> tuple[np.ndarray, float]:
-    """RGB pixels, no wider than the page shows them, so that what is drawn stays legible; and their scale."""
+    """RGB pixels, as wide as the page shows them, so that what is drawn stays legible; and their scale."""
     pixels = frame.pixels[:, :, ::-1] if frame.bgr else frame.pixels
-    scale = min(1.0, _WIDEST_PX / pixels.shape[1])
-    if scale < 1:
-        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return pixels, scale
+    scale = min(_WIDTH_PX / pixels.shape[1], _WIDTH_PX / pixels.shape[0])
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=how), scale
 
 
 def _picture(rgb: np.ndarray, alt: str) -> Picture:

@@ -1,43 +1,141 @@
-"""Scores of any shape as tables and charts: numbers by their path, curves where there are some."""
+"""Scores as cards, tables and charts: of `perception_rt.replay.score`, and numbers of any other shape."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
 from perception_rt.replay.report import charts, svg
 
-HEADLINES = ("ap50", "map50", "map", "hota", "mota", "idf1", "ade", "fde", "rmse")
-"""Scores that cards show, in this order."""
-_MOST_CARDS = 6
 _MOST_CURVES = 8
+_WAYS = ("as_seen", "at_publish", "streaming")
+_SAID_ELSEWHERE = ("kind", "truth", "classes", "curves", "calibration")
+MEANING = (
+    "As seen: each truth against the answer of the same stamp; without an answer, nothing was found there. "
+    "At publish: each answer against the truth of the moment when it was published. Streaming: each truth "
+    "against the latest answer that was there by then."
+)
+
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Recall and precision, by class."""
 
 
-def numbers_of(
-    scores: Mapping[str, Any], path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every single value below `scores`, with the keys that lead to it; lists are left out."""
-    for key, value in scores.items():
-        here = (*path, str(key))
+class Headline(NamedTuple):
+    """A topic's first score, and what stands below it."""
+
+    label: str
+    value: str
+    more: str
+
+
+def headlines(scores: Mapping[str, Mapping]) -> list[Headline]:
+    """A line a topic."""
+    return [line for topic, score in scores.items() if (line := _headline(topic, score)) is not None]
+
+
+def _headline(topic: str, score: Mapping) -> Headline | None:
+    seen, tracking = score.get("as_seen"), score.get("tracking")
+    if tracking:
+        told = f"IDF1 {text_of(tracking['idf1'])}, HOTA {text_of(tracking['hota'])}"
+        return Headline("MOTA", text_of(tracking["mota"]), f"{told}, {topic}")
+    if seen:
+        later = [f"{charts.words(way)} {text_of(score[way]['ap50'])}" for way in _WAYS[1:] if score.get(way)]
+        return Headline("AP50", text_of(seen["ap50"]), ", ".join((*later, topic)))
+    if "ade_m" in score:
+        return Headline("ADE", f"{text_of(score['ade_m'])} m", f"FDE {text_of(score['fde_m'])}, {topic}")
+    if score.get("rmse"):
+        drift = f"drift {text_of(score['drift_percent'])} %, {topic}"
+        return Headline("Position, RMSE", f"{text_of(score['rmse'].get('position_m'))} m", drift)
+    return None
+
+
+def curves_by_topic(scores: Mapping[str, Mapping]) -> dict[str, Curves]:
+    """Precision over recall of the topics that have any, as seen, at an overlap of 0.5."""
+    found = {}
+    for topic, score in scores.items():
+        curves = list((score.get("as_seen") or {}).get("curves", {}).items())[:_MOST_CURVES]
+        if curves:
+            found[topic] = {
+                name: (np.linspace(0, 1, len(precision)), np.array(precision, np.float64))
+                for name, precision in curves
+            }
+    return found
+
+
+def score_sections(scores: Mapping[str, Mapping]) -> list[dict[str, object]]:
+    """What the page says of each topic's scores."""
+    curves = curves_by_topic(scores)
+    return [
+        {
+            "topic": topic,
+            "truth": _truth(score.get("truth")),
+            "charts": list(_charts(topic, score, curves.get(topic))),
+            "tables": list(_tables(score)),
+        }
+        for topic, score in scores.items()
+    ]
+
+
+def _truth(truth: Mapping | None) -> str:
+    if not truth:
+        return ""
+    counts = ", ".join(f"{value} {charts.words(key)}" for key, value in truth.items() if key != "name")
+    return f"Against {truth['name']}" + (f": {counts}." if counts else ".")
+
+
+def _charts(topic: str, score: Mapping, curves: Curves | None) -> Iterator[dict[str, object]]:
+    if curves:
+        chart, told = charts.curves_chart(topic, curves), legend("class", list(curves))
+        yield {"title": "Precision over recall, as seen, IoU 0.5", "svg": chart, "legend": told}
+    calibration = score.get("calibration")
+    if calibration:
+        columns = ([row[key] for row in calibration["bins"]] for key in ("confidence", "right", "count"))
+        ece = text_of(calibration["ece"])
+        told = f"ECE {ece} of {calibration['detections']} boxes; dashed: right as often as sure"
+        yield {"title": "Reliability", "svg": charts.reliability_chart(topic, *columns), "legend": told}
+
+
+def _tables(score: Mapping, title: str = "") -> Iterator[dict[str, object]]:
+    """The numbers below `score`: objects of alike objects as a table with a row each, others as a list."""
+    nested = {key: value for key, value in score.items() if isinstance(value, Mapping)}
+    nested = {key: value for key, value in nested.items() if key not in _SAID_ELSEWHERE}
+    plain = {key: value for key, value in score.items() if not isinstance(value, (Mapping, list))}
+    rows = [(k, text_of(v)) for k, v in plain.items() if k not in _SAID_ELSEWHERE]
+    if rows:
+        name = charts.words(title) or "overall"
+        yield {"caption": name.capitalize(), "head": ("score", "value"), "rows": rows, "numbers": (1,)}
+    ways = {way: nested.pop(way) for way in _WAYS if way in nested}
+    if ways:
+        yield _pivot("Mean over classes", {way: _flat(found, deep=False) for way, found in ways.items()})
+        yield from _tables({"per_class": ways["as_seen"]["per_class"]}, "as seen")
+    for key, found in nested.items():
+        name = f"{charts.words(title)} {charts.words(key)}".strip()
+        if found and all(isinstance(value, Mapping) for value in found.values()):
+            yield _pivot(name.capitalize(), {row: _flat(value) for row, value in found.items()})
+        else:
+            yield from _tables(found, name)
+
+
+def _flat(score: Mapping, prefix: str = "", deep: bool = True) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in score.items():
         if isinstance(value, Mapping):
-            yield from numbers_of(value, here)
-        elif not isinstance(value, (list, tuple)):
-            yield here, value
+            flat |= _flat(value, f"{prefix}{key} ") if deep else {}
+        elif not isinstance(value, list):
+            flat[prefix + key] = value
+    return flat
 
 
-def curves_of(
-    scores: Mapping[str, Any], path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Mapping]]:
-    """Every object below `scores` that has a list of `precision`, with the keys that lead to it."""
-    if isinstance(scores.get("precision"), Sequence):
-        yield path, scores
-    for key, value in scores.items():
-        if isinstance(value, Mapping):
-            yield from curves_of(value, (*path, str(key)))
+def _pivot(caption: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    cells = [
+        (charts.words(name), *(text_of(row.get(key, "")) for key in columns)) for name, row in rows.items()
+    ]
+    head = ("", *columns)
+    return {"caption": caption, "head": head, "rows": cells, "numbers": tuple(range(1, len(head)))}
 
 
 def text_of(value: object) -> str:
@@ -47,57 +145,6 @@ def text_of(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 100 else svg.number(value)
     return str(value)
-
-
-def headlines(scores: Mapping[str, Mapping]) -> list[tuple[str, str, str]]:
-    """The first scores: name, value, and the topic that they are of."""
-    found = []
-    for topic, score in scores.items():
-        for path, value in numbers_of(score):
-            if path[-1] in HEADLINES and value is not None and not _of_a_class(path):
-                found.append((HEADLINES.index(path[-1]), " ".join(path), text_of(value), topic))
-    found.sort(key=lambda row: row[0])
-    return [(name, value, topic) for _, name, value, topic in found[:_MOST_CARDS]]
-
-
-def _of_a_class(path: tuple[str, ...]) -> bool:
-    return len(path) > 2
-
-
-def curves_by_topic(
-    scores: Mapping[str, Mapping],
-) -> Iterator[tuple[str, dict[str, tuple[np.ndarray, np.ndarray]]]]:
-    """Precision over recall: of each topic, recall and precision by class."""
-    for topic, score in scores.items():
-        lines = {}
-        for path, curve in islice(curves_of(score), _MOST_CURVES):
-            precision = np.array(curve["precision"], np.float64)
-            recall = np.array(curve.get("recall", np.linspace(0, 1, len(precision))), np.float64)
-            lines[path[-1] if path else topic] = recall, precision
-        if lines:
-            yield topic, lines
-
-
-def score_sections(scores: Mapping[str, Mapping]) -> list[dict[str, object]]:
-    """What the page says of each topic's scores."""
-    curves = dict(curves_by_topic(scores))
-    sections = []
-    for topic, score in scores.items():
-        drawn = []
-        if topic in curves:
-            drawn.append(
-                {
-                    "title": "Precision over recall",
-                    "svg": charts.curves_chart(topic, curves[topic]),
-                    "legend": legend("class", list(curves[topic])),
-                }
-            )
-        rows = [(" ".join(path), text_of(value)) for path, value in numbers_of(score)]
-        tables = (
-            [{"caption": "Scores", "head": ("score", "value"), "rows": rows, "numbers": (1,)}] if rows else []
-        )
-        sections.append({"topic": topic, "charts": drawn, "tables": tables})
-    return sections
 
 
 def legend(kind: str, names: Sequence[str]) -> Markup:

@@ -10,18 +10,29 @@ from perception_rt.replay.bag import Bag
 from perception_rt.replay.report.choose import Choice, Sensor, choose, sensors_of
 from perception_rt.replay.report.ledger import FATES, LedgerView
 from perception_rt.replay.report.pictures import pictures_of
+from perception_rt.replay.report.quality import judge_answers
 from perception_rt.replay.report.scenes import Scene, SceneReader
+from perception_rt.replay.score import Truth
 
 RULE = (
-    "Of each part of the run, the frame whose boxes are on average the surest, and the least sure: what the "
-    "model thinks of itself, not what is true. Then the answer that was the oldest when published, and "
+    "Of each part of a run, a good and a bad frame; then the answer that was the oldest when published, and "
     "messages that were not answered, of every fate that occurs. Seconds count from the run's first arrival."
+)
+_BY_TRUTH = "Good and bad by the truth (F1 of the frame's boxes); what had to be found is outlined in white."
+_BY_CONFIDENCE = (
+    "Good and bad by the mean confidence of the frame's boxes: what the model thinks of itself, no truth."
 )
 _MOST_PICTURES = 40
 
 
-def picture_strips(folder: Path, bag: Path, metrics: Mapping, view: LedgerView) -> list[dict[str, object]]:
+def picture_strips(
+    folder: Path, bag: Path, metrics: Mapping, view: LedgerView, truths: Sequence[Truth]
+) -> list[dict[str, object]]:
     """What the page shows of every camera and lidar.
+
+    Args:
+        folder: of the run. bag: the recording. metrics, view: of the run.
+        truths: by which it was scored.
 
     Raises:
         BagError: a bag cannot be opened.
@@ -34,19 +45,30 @@ def picture_strips(folder: Path, bag: Path, metrics: Mapping, view: LedgerView) 
         outputs = stack.enter_context(Bag(folder / "bag"))
         reader = SceneReader(recording, outputs, metrics)
         parts = max(1, min(2, _MOST_PICTURES // len(sensors) // 4))
-        return [_strip(reader, sensor, choose(view, outputs, sensor, parts), view) for sensor in sensors]
+        strips = []
+        for sensor in sensors:
+            judged = None
+            if truths and sensor.output in metrics["scores"]:
+                judged = judge_answers(recording, outputs, sensor.output, metrics["scores"], truths)
+            choices = choose(view, outputs, sensor, parts, judged)
+            strips.append(
+                _strip(reader, sensor, choices, view, _BY_CONFIDENCE if judged is None else _BY_TRUTH)
+            )
+        return strips
 
 
 def _strip(
-    reader: SceneReader, sensor: Sensor, choices: Sequence[Choice], view: LedgerView
+    reader: SceneReader, sensor: Sensor, choices: Sequence[Choice], view: LedgerView, rule: str
 ) -> dict[str, object]:
     shown = [_shown(reader.read(sensor, choice), view) for choice in choices]
-    return {"node": sensor.node, "topic": sensor.topic, "is_camera": sensor.is_camera, "shown": shown}
+    told = {"node": sensor.node, "topic": sensor.topic, "is_camera": sensor.is_camera}
+    return told | {"rule": rule, "shown": shown}
 
 
 def _shown(scene: Scene, view: LedgerView) -> dict[str, object]:
     choice = scene.choice
-    at_s = ((choice.near_ns if choice.stamp_ns is None else choice.stamp_ns) - view.start_ns) / 1e9
+    at_ns = choice.near_ns if choice.stamp_ns is None else choice.stamp_ns
+    at_s = max(at_ns - view.start_ns, 0) / 1e9
     fate = choice.why.replace(" ", "_")
     return {
         "title": f"{choice.why[:1].upper()}{choice.why[1:]}, at {at_s:.2f} s",

@@ -82,7 +82,7 @@ def cards_of(metrics: Mapping, run: Mapping) -> list[Card]:
     if run.get("speed"):
         wall = f"{run['wall_s']:.1f} s of work" if run.get("wall_s") else ""
         cards.append(Card("Speed", f"{run['speed']:.2f} ×", f"real time, {wall}".rstrip(", ")))
-    cards += [Card(label, value, topic) for label, value, topic in headlines(metrics["scores"])]
+    cards += [Card(*line) for line in headlines(metrics["scores"])]
     return cards
 
 
@@ -98,7 +98,7 @@ def stream_card(stream: Mapping) -> dict[str, object]:
     if stream["age_ms"]:
         age = stream["age_ms"]
         figures.append(
-            ("age p50 / p99 / max", f"{' / '.join(svg.number(age[q]) for q in ('p50', 'p99', 'max'))} ms")
+            ("age p50 / p99 / max, ms", f"{' / '.join(svg.number(age[q]) for q in ('p50', 'p99', 'max'))}")
         )
     return {
         "node": stream["node"],

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400.0, 210.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 392.0, 10.0, 172.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 392.0, 10.0, 172.0
 """The frame that data is drawn in, px."""
 _TICK_PX = 34.0
 _NICE = (1, 2, 2.5, 5, 10)

@@ -1,0 +1,86 @@
+"""How right each answer of a detector was, where there is a truth: by this, best and worst are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_rt.replay.bag import Bag
+from perception_rt.replay.score import BoxTruth, Places, Truth
+from perception_rt.replay.score.detection import as_seen
+from perception_rt.replay.score.outputs import read_outputs
+from perception_rt.replay.score.scene import Asker, Scene
+from perception_rt.replay.score.tracking import LEAST_IOU, LEAST_IOU_2D, overlap, paired
+from perception_rt.types import TransformError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """One answer held to the truth.
+
+    Attributes:
+        stamp_ns: of the answer. published_ns: when it came.
+        right, wrong, missed: boxes with a partner of their class in the truth; without one; truths without.
+        truth: (T, 4) xyxy px or (T, 7) xyzlwh_yaw, what had to be found, in the answer's frame.
+    """
+
+    stamp_ns: int
+    published_ns: int
+    right: int
+    wrong: int
+    missed: int
+    truth: np.ndarray
+
+    @property
+    def f1(self) -> float:
+        """2 right / (2 right + wrong + missed), in [0, 1]."""
+        return 2 * self.right / (2 * self.right + self.wrong + self.missed)
+
+
+def judge_answers(
+    recording: Bag, outputs: Bag, topic: str, scores: Mapping[str, Mapping], truths: Sequence[Truth]
+) -> Iterator[Judged]:
+    """The answers of a topic that has scores, each beside the truth that it was scored by.
+
+    Boxes are paired from an IoU of 0.5 in the image and 0.25 in space on. Frames with nothing to find and no
+    box are left out; so are those that nothing places.
+    """
+    score = scores[topic]
+    truth = next((t for t in truths if isinstance(t, BoxTruth) and t.name == score["truth"]["name"]), None)
+    if truth is None:
+        return
+    places = Places() if truth.flat else Places.of(recording)
+    found = read_outputs(outputs, topic)
+    asker = Asker(truth, found, set(score["classes"]), places)
+    for moment, output in as_seen(truth, found):
+        if output is None:
+            continue
+        try:
+            judged = _judged(asker.ask(moment, output), truth.flat)
+        except TransformError:
+            continue
+        if judged.right + judged.wrong + judged.missed:
+            yield judged
+
+
+def _judged(scene: Scene, flat: bool) -> Judged:
+    alike = overlap(scene.boxes, scene.found, flat)
+    alike = np.where(scene.labels[:, None] == scene.found_labels, alike, 0.0)
+    rows, columns = paired(alike, LEAST_IOU_2D if flat else LEAST_IOU)
+    asked = ~scene.ignored
+    answered = np.zeros(len(asked), bool)
+    answered[rows] = True
+    counts = ~scene.excused
+    counts[columns[scene.ignored[rows]]] = False
+    right = int((asked & answered).sum())
+    stamp_ns, published_ns = scene.output.stamp_ns, scene.output.published_ns
+    return Judged(
+        stamp_ns,
+        published_ns,
+        right,
+        int(counts.sum()) - right,
+        int((asked & ~answered).sum()),
+        scene.boxes[asked],
+    )
