@@ -135,7 +135,7 @@ class FramePipeline:
         account = self.accounts[stream]
         entry = account.receive(self._clock.now_ns())
         try:
-            parsed = self._parsers[stream](message)
+            parsed = self.parse(stream, message)
         except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is received
             account.ledger.settle(entry, Fate.DECODE_ERROR, str(error))
             self._complain(stream, error)
@@ -145,6 +145,10 @@ class FramePipeline:
         superseded = put(stream, Waiting(parsed, entry))
         if superseded is not None:
             account.ledger.settle(superseded.entry, Fate.SUPERSEDED, "a newer frame came first")
+
+    def parse(self, stream: str, message: Any) -> Parsed:
+        """Check a message; raises CodecError. `receive` does it too."""
+        return self._parsers[stream](message)
 
     def abandon(self, batch: Batch, reason: str) -> None:
         """Messages taken back out of the mailbox end as superseded."""

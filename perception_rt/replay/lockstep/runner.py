@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import os
+import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from perception_rt.types import BagError, ConfigError
 
 SOURCES = ("bag_player", "drive_simulator")
 """Nodes of a graph whose part the recording plays."""
+AHEAD_NS, AHEAD_BYTES = 200_000_000, 32_000_000
+"""How far detectors look ahead."""
 DRAIN_NS = 10**9  # after the last message, as `perception-rt up` goes on after the last played one
 
 
@@ -140,8 +143,8 @@ class _Replay:
         self, first: BagMessage, items: Iterator[BagMessage | Damage], progress: Callable[[float], None]
     ) -> None:
         began_s = time.monotonic()
-        self._take(first)
-        for item in items:
+        self._loop.run_until(first.log_ns)
+        for item in self._looking_ahead(itertools.chain([first], items)):
             if isinstance(item, Damage):
                 self._recorder.damaged(item)
                 continue
@@ -152,6 +155,33 @@ class _Replay:
             self._take(item)
             progress(done_s)
         self._end()
+
+    def _looking_ahead(self, items: Iterator[BagMessage | Damage]) -> Iterator[BagMessage | Damage]:
+        """The same items; detectors are told of theirs a little before."""
+        if self._run.inference.timing is None:
+            yield from items
+            return
+        told = {
+            (topic, one.message_type): worker
+            for host in self._hosts
+            for worker in host.workers
+            for topic in host.component.accounts
+            for one in self._router.subscriptions[topic]
+            if not self._router.replaced(topic) and one.node == host.path
+        }
+        ahead: deque[BagMessage | Damage] = deque()
+        held = 0
+        for item in items:
+            ahead.append(item)
+            if isinstance(item, BagMessage):
+                held += len(item.data)
+                if (item.topic, item.message_type) in told:
+                    told[item.topic, item.message_type].anticipate(item.topic, item.data)
+            while ahead and (held > AHEAD_BYTES or _span_ns(ahead) > AHEAD_NS):
+                first = ahead.popleft()
+                held -= len(first.data) if isinstance(first, BagMessage) else 0
+                yield first
+        yield from ahead
 
     def _take(self, message: BagMessage) -> None:
         if not self._router.replaced(message.topic):
@@ -209,12 +239,13 @@ class _Replay:
         }
 
 
+def _span_ns(items: Sequence[BagMessage | Damage]) -> int:
+    """Of log time, between the first and the last message."""
+    times = [item.log_ns for item in (items[0], items[-1]) if isinstance(item, BagMessage)]
+    return abs(times[-1] - times[0]) if times else 0
+
+
 def component_class(name: str) -> type[Component]:
     """The component of a node: class CamelCase of module snake_case."""
     module = importlib.import_module(f"perception_rt.component.{name}")
     return getattr(module, "".join(word.capitalize() for word in name.split("_")))
-
-
-def threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from perception_rt.realtime.mailbox import Mailbox
-from perception_rt.realtime.pipeline import Batch, Computed, FramePipeline, Waiting
+from perception_rt.realtime.pipeline import Batch, Computed, FramePipeline, Parsed, Waiting
 from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.types import CodecError
+
+STEADY = 30  # frames in a row that were all computed, after which the next ones are begun ahead again
 
 if TYPE_CHECKING:
     from perception_rt.replay.lockstep.host import LockstepHost
@@ -36,6 +39,26 @@ class LockstepWorker:
         self._mailbox = mailbox
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=host.get_name())
         self._wake_ns: int | None = None
+        self._ahead: dict[int, tuple[int, Future[Computed]]] = {}  # by number: the stamp, the result
+        self._anticipated = 0
+        self._in_a_row = STEADY
+        self._last = -1
+
+    def anticipate(self, stream: str, data: bytes) -> None:
+        """Begin to compute a message that is going to come; each of the stream is told of, once and in order.
+
+        Whether it will have its turn is not known yet: a model that does not keep up would compute in vain. That
+        shows in virtual time, so that two runs compute alike.
+        """
+        number, self._anticipated = self._anticipated, self._anticipated + 1
+        if self._in_a_row < STEADY or len(self._pipeline.accounts) > 1:
+            return
+        try:
+            parsed = self._pipeline.parse(stream, data)
+        except CodecError:
+            return  # told when it comes
+        future = self._thread.submit(self._pipeline.compute, {stream: parsed})
+        self._ahead[number] = parsed.stamp_ns, future
 
     def put(self, stream: str, item: Waiting) -> Waiting | None:
         """As `realtime.worker.Worker.put`."""
@@ -78,7 +101,7 @@ class LockstepWorker:
         self._wake_ns = None
         with self._host.timed():
             parsed = self._pipeline.take(batch)
-            future = self._thread.submit(self._pipeline.compute, parsed)
+            future = self._begun(batch, parsed) or self._thread.submit(self._pipeline.compute, parsed)
             if self._host.timing is None:
                 future.result()
             ends_ns = self._host.now_ns()
@@ -88,6 +111,19 @@ class LockstepWorker:
             took_ns = self._host.timing(self._host.path, max(stamps)) if stamps else 0
             ends_ns += took_ns
         self._loop.at(ends_ns, lambda: self._finish(future, took_ns))
+
+    def _begun(self, batch: Batch, parsed: Mapping[str, Parsed]) -> Future[Computed] | None:
+        """What was begun ahead for a batch of one; what was begun for those before it was in vain."""
+        if len(self._pipeline.accounts) > 1:
+            return None
+        ((waiting, _),) = batch.values()
+        number = waiting.entry.number
+        # What was begun in vain runs to its end: how often a model ran must not depend on the machine's speed.
+        self._ahead = {later: begun for later, begun in self._ahead.items() if later >= number}
+        stamp_ns, future = self._ahead.pop(number, (None, None))
+        skipped, self._last = number - self._last > 1, number
+        self._in_a_row = 0 if skipped or not parsed else self._in_a_row + 1
+        return future if parsed and stamp_ns == waiting.parsed.stamp_ns else None
 
     def _finish(self, future: Future[Computed], took_ns: int | None) -> None:
         """Publish; `took_ns` is what computing is said to have taken, None where it was measured."""
