@@ -128,17 +128,16 @@ def summary(rows: Sequence[Row]) -> dict:
 
 
 def _displacements(numbers: np.ndarray, ahead_ns: np.ndarray, distance: np.ndarray) -> dict:
-    means, lasts = [], []
-    for number in np.unique(numbers):
-        mine = numbers == number
-        here, known = distance[mine], np.isfinite(distance[mine])
-        if known.any():
-            means.append(here[known].mean())
-        if known.all():
-            lasts.append(here[ahead_ns[mine].argmax()])
+    order = np.lexsort((ahead_ns, numbers))
+    _, first, count = np.unique(numbers[order], return_index=True, return_counts=True)
+    far = distance[order]
+    known = np.isfinite(far)
+    some = np.add.reduceat(known.astype(int), first) if len(first) else count
+    sums = np.add.reduceat(np.where(known, far, 0.0), first) if len(first) else np.zeros(0)
+    means, lasts = sums[some > 0] / some[some > 0], far[first + count - 1][some == count]
     return {
         "predictions": len(means),
         "complete": len(lasts),
-        "ade_m": float(np.mean(means)) if means else None,
-        "fde_m": float(np.mean(lasts)) if lasts else None,
+        "ade_m": float(means.mean()) if len(means) else None,
+        "fde_m": float(lasts.mean()) if len(lasts) else None,
     }

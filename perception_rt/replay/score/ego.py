@@ -88,8 +88,10 @@ def score_paths(truth: EgoTruth, predictions: Outputs) -> dict:
         start = start or (true[0], path[0])
         own = moved_poses(true, true[0], path[0]) if aligned else true
         all_along = moved_poses(true, *start) if aligned else true
-        for k, stamp_ns in enumerate(stamps.tolist()):
-            ahead_ns, covariance = stamp_ns - output.stamp_ns, output.estimates.covariance[order[k], :2, :2]
+        for k, ahead_ns in enumerate((stamps - output.stamp_ns).tolist()):
+            if ahead_ns <= 0:  # now is not predicted
+                continue
+            covariance = output.estimates.covariance[order[k], :2, :2]
             rows.append(("ego", number, ahead_ns, path[k, :2] - own[k, :2], covariance))
             since.append(("ego", number, ahead_ns, path[k, :2] - all_along[k, :2], covariance))
     result = summary(rows)
