@@ -12,6 +12,7 @@ from perception_rt.types import PerceptionError
 SUBCOMMANDS = {
     "up": "perception_rt.cli.up",
     "demo": "perception_rt.cli.demo",
+    "replay": "perception_rt.cli.replay",
     "bundle": "perception_rt.cli.bundle",
     "train": "perception_rt.cli.train",
     "doctor": "perception_rt.cli.doctor",

@@ -84,3 +84,17 @@ def summary_table(summary: Mapping[str, dict]) -> Table:
             "-" if row["map50"] is None else f"{row['map50']:.3f}",
         )
     return table
+
+
+def metrics_table(metrics: Mapping[str, dict]) -> Table:
+    """The table of what metrics.json holds, a row a stream; scores are those of what its node detects."""
+    scores = {
+        metrics["outputs"][topic]["node"]: row["as_seen"]["ap50"]
+        for topic, row in metrics["scores"].items()
+        if row["kind"] == "detections"
+    }
+    rows = {}
+    for name, stream in metrics["streams"].items():
+        age = stream["age_ms"] or {"p50": float("nan"), "p99": float("nan")}
+        rows[name] = {**stream, "age_ms": age, "map50": scores.get(stream["node"])}
+    return summary_table(rows)

@@ -47,8 +47,8 @@ class LockstepWorker:
     def anticipate(self, stream: str, data: bytes) -> None:
         """Begin to compute a message that is going to come; each of the stream is told of, once and in order.
 
-        Whether it will have its turn is not known yet: a model that does not keep up would compute in vain. That
-        shows in virtual time, so that two runs compute alike.
+        Whether it will have its turn is not known yet: a model that does not keep up would compute in vain.
+        That shows in virtual time, so that two runs compute alike.
         """
         number, self._anticipated = self._anticipated, self._anticipated + 1
         if self._in_a_row < STEADY or len(self._pipeline.accounts) > 1:
@@ -118,7 +118,7 @@ class LockstepWorker:
             return None
         ((waiting, _),) = batch.values()
         number = waiting.entry.number
-        # What was begun in vain runs to its end: how often a model ran must not depend on the machine's speed.
+        # What was begun in vain runs to its end: how often a model ran must not depend on the machine.
         self._ahead = {later: begun for later, begun in self._ahead.items() if later >= number}
         stamp_ns, future = self._ahead.pop(number, (None, None))
         skipped, self._last = number - self._last > 1, number

@@ -1,0 +1,240 @@
+"""Replay rosbag2 recordings through the nodes' own code in virtual time: scored, compared, reported.
+
+No ROS is needed. With `--inference fixed:MS` two runs give the same bytes. Exit codes: 0 all is well;
+1 a comparison or a budget failed; 2 the input cannot be used; 3 replayed, but a part of the recording could
+not be read or a topic that a node wants is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perception_rt.cli.overrides import parse_parameters, parse_remaps
+from perception_rt.types import ConfigError
+
+if TYPE_CHECKING:
+    from perception_rt.replay.session import Outcome, Session
+
+EXAMPLES = """\
+  perception-rt replay drive1 --config config/kitti.yaml --out out/replay
+  perception-rt replay drive1 --config my_car.yaml -p camera_detector:bundle:=mine.pt --out out/mine
+  perception-rt replay drive1 --config my_car.yaml --inference fixed:20 --out out/new --compare golden
+  perception-rt replay drive1 --config my_car.yaml --out out/r --budget age_p99=60 --budget 'ap50>=0.6'
+  perception-rt replay drive1 --config my_car.yaml --truth /ground_truth --truth labels/ --out out/scored
+  perception-rt replay drives/ --config my_car.yaml --jobs 4 --out out/all
+  perception-rt replay drive1 --config my_car.yaml --live foxglove --out out/seen"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `replay`."""
+    parser.add_argument(
+        "bags", type=Path, nargs="+", metavar="BAG", help="rosbag2, or a folder that holds some"
+    )
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="ROS parameter file of the nodes"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--inference",
+        default="measured",
+        metavar="HOW",
+        help="measured (here, default), fixed:MS, or trace:FILE (a ledger.csv of before)",
+    )
+    parser.add_argument(
+        *("-p", "--param"),
+        action="append",
+        default=[],
+        metavar="[NODE:]NAME:=VALUE",
+        help="override a parameter",
+    )
+    parser.add_argument(
+        *("-r", "--remap"), action="append", default=[], metavar="FROM:=TO", help="another topic in its place"
+    )
+    judging = parser.add_argument_group("scores, comparison, budgets")
+    judging.add_argument(
+        "--truth",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="ground truth: a topic of the bag, KITTI labels (folder or file), or a MOT gt.txt; repeatable",
+    )
+    judging.add_argument(
+        "--compare", type=Path, metavar="GOLDEN", help="folder of an earlier replay to hold it to"
+    )
+    judging.add_argument(
+        "--tolerance", type=float, metavar="T", help="absolute and relative, of numbers that are compared"
+    )
+    judging.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="a field that may differ, too; repeatable",
+    )
+    judging.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="[STREAM:]METRIC=LIMIT",
+        help="a limit that must hold, as age_p99=60 (ms); repeatable",
+    )
+    live = parser.add_argument_group("looking live")
+    live.add_argument("--live", metavar="VIEWER", help="foxglove[:PORT] or rerun[:FILE.rrd]")
+    live.add_argument("--speed", type=float, metavar="X", help="times the recording's own (1 with --live)")
+    many = parser.add_argument_group("many bags")
+    many.add_argument("--jobs", type=int, default=1, metavar="N", help="how many bags at once (1)")
+    many.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS", help="on Ray: a cluster's address, or this machine"
+    )
+    parser.add_argument("--progress", choices=("bar", "json", "none"), default="bar", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay; returns the exit code."""
+    from perception_rt.replay.batch import find_bags
+
+    bags = find_bags(args.bags, skip=args.out)
+    if len(bags) == 1 and bags[0] in args.bags and args.ray is None:
+        return _replay_one(args, bags[0])
+    return _replay_many(args, bags)
+
+
+def _session(args: argparse.Namespace, bag: Path) -> Session:
+    from perception_rt.replay.budget import parse_budget
+    from perception_rt.replay.compare import VOLATILE, Tolerance
+    from perception_rt.replay.session import Session
+
+    if args.speed is not None and not args.speed > 0:
+        raise ConfigError(f"--speed={args.speed}: must be above 0")
+    return Session(
+        bag=bag,
+        config=args.config,
+        out=args.out,
+        inference=args.inference,
+        overrides=parse_parameters(args.param),
+        remaps=parse_remaps(args.remap),
+        speed=args.speed if args.speed or not args.live else 1.0,
+        truths=args.truth,
+        golden=args.compare,
+        tolerance=None if args.tolerance is None else Tolerance(args.tolerance, args.tolerance),
+        volatile=(*VOLATILE, *args.ignore),
+        budgets=[parse_budget(text) for text in args.budget],
+        arguments=_arguments(args),
+    )
+
+
+def _arguments(args: argparse.Namespace) -> dict[str, object]:
+    """What decides the outcome of a replay, for run.json."""
+    names = ("config", "inference", "param", "remap", "truth", "compare", "tolerance", "ignore", "budget")
+    return {
+        name: value if isinstance(value := getattr(args, name), (list, float)) else str(value)
+        for name in names
+    }
+
+
+def _replay_one(args: argparse.Namespace, bag: Path) -> int:
+    from perception_rt.replay.session import run_session
+
+    session = _session(args, bag)
+    live = nullcontext()
+    if args.live:
+        from perception_rt.replay.live import open_live
+
+        live = closing(open_live(args.live))
+    with live as viewer, _progress(args.progress, bag.name) as progress:
+        outcome = run_session(session, viewer, progress)
+    if args.progress != "json":
+        _tell(outcome, args.out)
+    return outcome.code
+
+
+def _replay_many(args: argparse.Namespace, bags: list[Path]) -> int:
+    from rich.console import Console
+
+    from perception_rt.replay.batch import Plan, batch_table, exit_code, merge_runs, run_batch
+    from perception_rt.replay.report import write_index
+    from perception_rt.replay.summary import metrics_table
+
+    if args.live:
+        raise ConfigError(f"--live={args.live}: shows one recording, not {len(bags)}")
+    _session(args, bags[0])  # what is wrong with the arguments is said once, before anything is begun
+    outcomes = run_batch(
+        bags, args.out, lambda name: _arguments_of_one(args, name), Plan(args.jobs, args.ray)
+    )
+    console = Console()
+    if any(outcome.state != "failed" for outcome in outcomes):
+        console.print(metrics_table(merge_runs(args.out, outcomes)))
+        write_index(args.out, [args.out / outcome.name for outcome in outcomes if outcome.state != "failed"])
+    console.print(batch_table(outcomes))
+    return exit_code(outcomes)
+
+
+def _arguments_of_one(args: argparse.Namespace, name: str) -> list[str]:
+    """The command line for one of many bags; each has a golden run of its own name."""
+    given = ["--config", str(args.config), "--inference", args.inference]
+    for option in ("param", "remap", "truth", "ignore", "budget"):
+        given += [word for value in getattr(args, option) for word in (f"--{option}", value)]
+    if args.compare:
+        given += ["--compare", str(args.compare / name)]
+    for option in ("tolerance", "speed"):
+        if getattr(args, option) is not None:
+            given += [f"--{option}", str(getattr(args, option))]
+    return given
+
+
+@contextmanager
+def _progress(how: str, title: str) -> Iterator[Callable[[float, float], None]]:
+    """Takes how much of the recording is done and how long it is, s; as a bar, or as lines of JSON."""
+    if how == "none":
+        yield lambda done_s, total_s: None
+    elif how == "json":
+        from perception_rt.replay.batch import ProgressLines
+
+        lines: list[ProgressLines] = []
+
+        def tell(done_s: float, total_s: float) -> None:
+            if not lines:
+                lines.append(ProgressLines(total_s, sys.stderr))
+            lines[0](done_s)
+
+        yield tell
+    else:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+        with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
+            task = bar.add_task(title, total=None, told="loading")
+
+            def show(done_s: float, total_s: float) -> None:
+                bar.update(task, completed=done_s, total=total_s, told=f"{done_s:.0f} of {total_s:.0f} s")
+
+            yield show
+
+
+def _tell(outcome: Outcome, out: Path) -> None:
+    """What people want to know, as tables and a line."""
+    from rich.console import Console
+
+    from perception_rt.replay.budget import budget_table
+    from perception_rt.replay.compare import comparison_table
+    from perception_rt.replay.summary import metrics_table
+
+    console = Console()
+    console.print(metrics_table(outcome.metrics))
+    if outcome.checks:
+        console.print(budget_table(outcome.checks))
+    if outcome.comparison is not None and not outcome.comparison.same:
+        console.print(comparison_table(outcome.comparison))
+    bag = outcome.metrics["bag"]
+    for topic, nodes in bag["missing_topics"].items():
+        console.print(f"not in the recording: {topic}, wanted by {', '.join(nodes)}", markup=False)
+    for reason, count in bag["unreadable"]["reasons"].items():
+        console.print(f"could not be read: {count} x {reason}", markup=False)
+    run = outcome.run
+    told = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s; {out / 'report.html'}"
+    console.print(told, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,171 @@
+"""A replay from end to end: run, score, compare, judge by budgets, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perception_rt.component.graph import read_graph
+from perception_rt.replay.bag import Bag
+from perception_rt.replay.budget import Budget, check_budgets
+from perception_rt.replay.compare import Comparison, Tolerance, compare_runs
+from perception_rt.replay.environment import machine, versions
+from perception_rt.replay.lockstep.runner import Run, replay
+from perception_rt.replay.lockstep.timing import parse_inference
+from perception_rt.replay.report import Check, write_report
+from perception_rt.replay.score import Places, Truth, load_truth, score
+from perception_rt.types import ConfigError
+
+GOOD, FAILED, INCOMPLETE = 0, 1, 3
+"""Exit codes: all is well; a comparison or budget failed; part of the recording could not be used."""
+RUN, METRICS, LEDGER = "run.json", "metrics.json", "ledger.csv"
+WRITTEN = (RUN, METRICS, LEDGER, "differences.json", "report.html", "report.png", "bag")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What `perception-rt replay` was asked for.
+
+    Attributes:
+        bag: a rosbag2. config: the parameter file. out: the folder to write.
+        inference: as of `parse_inference`.
+        overrides, remaps, speed: as of `Run`.
+        truths: as of `load_truth`.
+        golden: an earlier run to compare with. tolerance: of that. volatile: further fields that may differ.
+        budgets: limits that must hold.
+        arguments: what decides the outcome, as told in run.json.
+    """
+
+    bag: Path
+    config: Path
+    out: Path
+    inference: str = "measured"
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    remaps: Mapping[str, str] = field(default_factory=dict)
+    speed: float | None = None
+    truths: Sequence[str] = ()
+    golden: Path | None = None
+    tolerance: Tolerance | None = None
+    volatile: Sequence[str] = ()
+    budgets: Sequence[Budget] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a session; `code` is the exit code, `run` what run.json says."""
+
+    code: int
+    metrics: dict[str, Any]
+    checks: list[Check]
+    comparison: Comparison | None
+    run: dict[str, Any]
+
+
+def run_session(
+    session: Session, live: Any = None, progress: Callable[[float, float], None] = lambda done, total: None
+) -> Outcome:
+    """Do all of it; run.json is written last, so that a folder that has one is complete.
+
+    Raises:
+        PerceptionError: something that was given cannot be used; one line says what.
+    """
+    began_s, started = time.monotonic(), datetime.now(timezone.utc).isoformat(timespec="seconds")
+    inference = parse_inference(session.inference)
+    run = Run(read_graph(session.config), inference, session.overrides, session.remaps, session.speed)
+    out = session.out
+    with Bag(session.bag, salvage=True) as bag:
+        # Before anything is overwritten: what cannot be used must cost nobody an earlier run.
+        if session.golden is not None and session.golden.resolve() == out.resolve():
+            raise ConfigError(f"--compare={session.golden}: is the folder of --out")
+        _clear(out)
+        metrics = replay(run, bag, out, live, lambda done_s: progress(done_s, bag.duration_s))
+        replayed_s = time.monotonic() - began_s
+        bag_s = bag.duration_s
+    truths, metrics["scores"] = _scores(session, metrics)
+    _write_json(out / METRICS, metrics)
+    comparison, checks = _judge(session, metrics)
+    code = _code(metrics, checks)
+    about = {
+        "arguments": dict(session.arguments),
+        "bag": str(session.bag),
+        "config": str(session.config),
+        "inference": session.inference,
+        "started": started,
+        "wall_s": round(replayed_s, 3),
+        "bag_s": round(bag_s, 3),
+        "speed": round(bag_s / replayed_s, 3),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "versions": versions(),
+        "exit_code": code,
+    }
+    write_report(out, session.bag, about, checks, truths)
+    _write_json(out / RUN, about)
+    return Outcome(code, metrics, checks, comparison, about)
+
+
+def _clear(out: Path) -> None:
+    """Make the folder, or empty it of an earlier replay.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        strange = sorted(path.name for path in out.iterdir() if path.name not in WRITTEN)
+    except OSError as error:
+        raise ConfigError(f"--out={out}: {error.strerror}") from error
+    if strange:
+        raise ConfigError(f"--out={out}: holds {strange[0]}, which no replay wrote: name another folder")
+    for name in WRITTEN:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _scores(session: Session, metrics: dict[str, Any]) -> tuple[list[Truth], dict[str, Any]]:
+    """The ground truth, and what the outputs are worth by it."""
+    if not session.truths:
+        return [], {}
+    with Bag(session.bag, salvage=True) as bag:
+        truths = [truth for source in session.truths for truth in load_truth(source, bag)]
+        places = Places.of(bag)
+    return truths, score(session.out / "bag", truths, metrics, places)
+
+
+def _judge(session: Session, metrics: dict[str, Any]) -> tuple[Comparison | None, list[Check]]:
+    """The comparison, and all that has to hold."""
+    checks = [Check(*found) for found in check_budgets(session.budgets, metrics)]
+    if session.golden is None:
+        return None, checks
+    comparison = compare_runs(session.out, session.golden, session.tolerance, session.volatile)
+    found = sum(comparison.counts.values())
+    checks.append(Check(f"differences from {session.golden.name}", found, 0, comparison.same))
+    return comparison, checks
+
+
+def _code(metrics: dict[str, Any], checks: Sequence[Check]) -> int:
+    if not all(check.holds for check in checks):
+        return FAILED
+    bag = metrics["bag"]
+    return INCOMPLETE if bag["missing_topics"] or bag["unreadable"]["reasons"] else GOOD
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    os.replace(part, path)
