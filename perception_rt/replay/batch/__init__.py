@@ -1,0 +1,21 @@
+"""Many bags: each replayed by a process of its own, here or on Ray, then merged."""
+
+from perception_rt.replay.batch.bags import find_bags, name_bags
+from perception_rt.replay.batch.merge import merge_runs
+from perception_rt.replay.batch.progress import ProgressLines, read_progress
+from perception_rt.replay.batch.run import Plan, batch_table, exit_code, run_batch
+from perception_rt.replay.batch.unit import Outcome, Unit
+
+__all__ = [
+    "Outcome",
+    "Plan",
+    "ProgressLines",
+    "Unit",
+    "batch_table",
+    "exit_code",
+    "find_bags",
+    "merge_runs",
+    "name_bags",
+    "read_progress",
+    "run_batch",
+]

@@ -1,0 +1,88 @@
+"""Which recordings lie at some paths, and what to call them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from perception_rt.types import BagError
+
+STORAGE = (".mcap", ".db3")
+_METADATA = "metadata.yaml"
+_LEDGER = "ledger.csv"  # beside the bag of what a replay wrote, which is no recording
+
+
+def find_bags(paths: Sequence[Path], skip: Path | None = None) -> list[Path]:
+    """The bags at some paths, each once, in the paths' order; those of a folder sorted by name.
+
+    A bag is a folder with a metadata.yaml, a folder of the split files of a recording that lost it
+    (`drive/drive_0.mcap`), or a bare .mcap or .db3 file. Other folders are searched; hidden folders and what
+    replays wrote are left out.
+
+    Args:
+        paths: bags, or folders that hold some.
+        skip: a folder not to search, as it is written to.
+
+    Raises:
+        BagError: a path is not there, or holds no bag.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise BagError(f"{path}: no such bag")
+        visited = set() if skip is None else {skip.resolve()}
+        bags = [path] if _is_bag(path) or path.is_file() else list(_search(path, visited))
+        if not bags:
+            raise BagError(
+                f"{path}: no bag in it; a bag is a folder with metadata.yaml, or a .mcap or .db3 file"
+            )
+        for bag in bags:
+            found.setdefault(bag.resolve(), bag)
+    return list(found.values())
+
+
+def name_bags(bags: Sequence[Path]) -> list[str]:
+    """A short name for each, no two alike: the folder's or file's own, and as many parents as are needed."""
+    parts = [(*bag.resolve().parts[1:-1], _stem(bag)) for bag in bags]
+    depths = [1] * len(bags)
+    while True:
+        names = ["-".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        twice = [i for i, name in enumerate(names) if names.count(name) > 1 and depths[i] < len(parts[i])]
+        if not twice:
+            break
+        for i in twice:
+            depths[i] += 1
+    count = Counter(names)  # alike to the root: `drive` and `drive.mcap` beside it
+    return [name if count[name] == 1 else bag.resolve().name for name, bag in zip(names, bags, strict=True)]
+
+
+def _is_bag(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix in STORAGE
+    if (path / _METADATA).is_file():
+        return True
+    files = [entry.name for entry in path.iterdir() if entry.suffix in STORAGE]
+    split = re.compile(rf"{re.escape(path.resolve().name)}_\d+\.\w+")
+    return bool(files) and all(split.fullmatch(name) for name in files)
+
+
+def _search(folder: Path, visited: set[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in visited or (folder / _LEDGER).exists():
+        return
+    visited.add(real)  # links may lead in circles
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or not os.access(entry, os.R_OK):
+            continue
+        if _is_bag(entry):
+            yield entry
+        elif entry.is_dir():
+            yield from _search(entry, visited)
+
+
+def _stem(bag: Path) -> str:
+    real = bag.resolve()
+    return real.stem if real.suffix in STORAGE else real.name

@@ -1,0 +1,107 @@
+"""The units of a batch as tasks of Ray (https://docs.ray.io), on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+from perception_rt.replay.batch.unit import Outcome, Unit, attempt, attempts
+from perception_rt.types import ConfigError, PerceptionError
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ImportError as missing:
+    raise ConfigError(
+        f"--ray: {missing}; install it with `pip install 'perception_rt[ray]'`, or leave --ray out"
+    ) from missing
+
+_LOCAL_STORE_BYTES = 100 << 20  # of objects there are only outcomes
+_WAIT_S = 0.5
+
+
+class Killed(PerceptionError):
+    """The command was killed; another attempt may succeed."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        super().__init__(f"{outcome.name}: {outcome.reason}")
+
+    def __reduce__(self) -> tuple:
+        return Killed, (self.outcome,)
+
+
+def run_on_ray(units: Sequence[Unit], address: str, retries: int, ended: Callable[[Outcome], None]) -> None:
+    """Run units as Ray tasks of `unit.cores` CPUs each; Ray starts those whose worker was killed again.
+
+    Args:
+        units: prepared; their paths must be there on every machine of the cluster.
+        address: of the cluster; empty: a Ray of this machine, that ends with the batch.
+        retries: how often a unit is started again.
+        ended: called with every outcome.
+
+    Raises:
+        ConfigError: no cluster answers, or none of its machines has enough CPUs.
+    """
+    _connect(address)
+    try:
+        _check_cpus(units)
+        work = ray.remote(_work)
+        options = {"max_retries": retries, "retry_exceptions": [Killed]}
+        waiting = {
+            work.options(name=unit.name, num_cpus=unit.cores, **options).remote(unit): unit for unit in units
+        }
+        while waiting:
+            ready, _ = ray.wait(list(waiting), timeout=_WAIT_S)
+            for reference in ready:
+                ended(_outcome(reference, waiting.pop(reference)))
+    finally:
+        ray.shutdown()  # kills the workers of this batch, which end their commands
+
+
+def _work(unit: Unit) -> Outcome:
+    outcome = attempt(unit)
+    if outcome.killed:
+        raise Killed(outcome)
+    return outcome
+
+
+def _outcome(reference: ray.ObjectRef, unit: Unit) -> Outcome:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, Killed):
+            return error.cause.outcome
+        reason = f"{type(error.cause).__name__}: {error.cause}"
+    except RayError as error:  # the worker, its machine or its memory was lost
+        reason = " ".join(str(error).split()) or type(error).__name__
+    return Outcome(unit.name, unit.bag, "failed", None, attempts(unit), reason[:300])
+
+
+def _connect(address: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"--ray {address}: no cluster answers: {error}") from error
+        return
+    cores = len(os.sched_getaffinity(0))
+    ray.init(
+        address="local",
+        num_cpus=cores,
+        include_dashboard=False,
+        object_store_memory=_LOCAL_STORE_BYTES,
+        **quiet,
+    )
+
+
+def _check_cpus(units: Sequence[Unit]) -> None:
+    most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    wanted = max(unit.cores for unit in units)
+    if wanted > most:
+        raise ConfigError(
+            f"--ray: a bag takes {wanted} CPUs, the cluster's machines have {most:g}; raise --jobs"
+        )
