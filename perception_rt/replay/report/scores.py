@@ -99,22 +99,22 @@ def _charts(topic: str, score: Mapping, curves: Curves | None) -> Iterator[dict[
 
 
 def _tables(score: Mapping, title: str = "") -> Iterator[dict[str, object]]:
-    """The numbers below `score`: objects of alike objects as a table with a row each, others as a list."""
+    """The numbers below `score`: a row for all together, a row a class, and so on for what lies deeper."""
     nested = {key: value for key, value in score.items() if isinstance(value, Mapping)}
     nested = {key: value for key, value in nested.items() if key not in _SAID_ELSEWHERE}
     plain = {key: value for key, value in score.items() if not isinstance(value, (Mapping, list))}
-    rows = [(k, text_of(v)) for k, v in plain.items() if k not in _SAID_ELSEWHERE]
+    plain = {key: value for key, value in plain.items() if key not in _SAID_ELSEWHERE}
+    rows = ({"all": plain} if plain else {}) | nested.pop("per_class", {})
     if rows:
-        name = charts.words(title) or "overall"
-        yield {"caption": name.capitalize(), "head": ("score", "value"), "rows": rows, "numbers": (1,)}
+        yield _pivot(title or "all", {row: _flat(found) for row, found in rows.items()})
     ways = {way: nested.pop(way) for way in _WAYS if way in nested}
     if ways:
-        yield _pivot("Mean over classes", {way: _flat(found, deep=False) for way, found in ways.items()})
-        yield from _tables({"per_class": ways["as_seen"]["per_class"]}, "as seen")
+        yield _pivot("mean over classes", {way: _flat(found, deep=False) for way, found in ways.items()})
+        yield from _tables({"per_class": ways["as_seen"]["per_class"]}, "as seen, by class")
     for key, found in nested.items():
-        name = f"{charts.words(title)} {charts.words(key)}".strip()
+        name = f"{title} {charts.words(key)}".strip()
         if found and all(isinstance(value, Mapping) for value in found.values()):
-            yield _pivot(name.capitalize(), {row: _flat(value) for row, value in found.items()})
+            yield _pivot(name, {row: _flat(value) for row, value in found.items()})
         else:
             yield from _tables(found, name)
 
@@ -135,7 +135,12 @@ def _pivot(caption: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, obj
         (charts.words(name), *(text_of(row.get(key, "")) for key in columns)) for name, row in rows.items()
     ]
     head = ("", *columns)
-    return {"caption": caption, "head": head, "rows": cells, "numbers": tuple(range(1, len(head)))}
+    return {
+        "caption": caption[:1].upper() + caption[1:],
+        "head": head,
+        "rows": cells,
+        "numbers": tuple(range(1, len(head))),
+    }
 
 
 def text_of(value: object) -> str:

@@ -1,0 +1,350 @@
+"""The report's parts: a ledger on its grid, charts, the choice of frames, the verdict."""
+
+from __future__ import annotations
+
+import csv
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_rt.realtime.ledger import Fate
+from perception_rt.replay.report import charts, svg, write_index, write_report
+from perception_rt.replay.report import ledger as ledgers
+from perception_rt.replay.report.choose import Sensor, choose, sensors_of
+from perception_rt.replay.report.ledger import FATES, MOMENTS, read_ledger
+from perception_rt.replay.report.quality import Judged
+from perception_rt.replay.report.scores import headlines, score_sections
+from perception_rt.replay.report.summary import judge
+from perception_rt.types import ConfigError
+from test.replayed import COLUMNS, row, streams_of, write_ledger
+
+START = 1_700_000_000_000_000_001
+NODE, TOPIC = "/camera_detector", "/image_raw"
+STREAM = f"{NODE}: {TOPIC}"
+HOSTILE = "/<script>alert('x')</script>&\"'"
+
+
+def some_rows(count: int, topic: str = TOPIC) -> list[dict]:
+    """Ages from 20 ms up; every fifth message is lost."""
+    made = []
+    for n in range(count):
+        arrival = START + n * 100_000_000
+        if n % 5 == 4:
+            made.append(row(NODE, topic, n, arrival, arrival - 1_000_000, Fate.SUPERSEDED, None))
+        else:
+            published = arrival + 19_000_000 + n % 100 * 1_000_000
+            made.append(row(NODE, topic, n, arrival, arrival - 1_000_000, Fate.PUBLISHED, published))
+    return made
+
+
+def metrics_of(rows: list[dict]) -> dict:
+    return {
+        "format": 1,
+        "streams": streams_of(rows),
+        "bag": {
+            "duration_s": 2.0,
+            "messages": len(rows),
+            "topics": {},
+            "missing_topics": {},
+            "unreadable": {"messages": 0, "reasons": {}},
+        },
+        "bundles": {},
+        "outputs": {},
+        "scores": {},
+    }
+
+
+def write_run(folder: Path, rows: list[dict], metrics: dict | None = None) -> Path:
+    folder.mkdir()
+    write_ledger(folder / "ledger.csv", rows)
+    (folder / "metrics.json").write_text(json.dumps(metrics or metrics_of(rows)))
+    return folder
+
+
+def test_a_ledger_on_its_grid_counts_every_message(tmp_path):
+    rows = some_rows(1000)
+    write_ledger(tmp_path / "ledger.csv", rows)
+    view = read_ledger(tmp_path / "ledger.csv")
+    stream = view.streams[STREAM]
+    assert view.start_ns == START  # all 19 digits
+    assert stream.fates.sum(1).tolist() == [800, 200, *([0] * (len(FATES) - 2))]
+    assert view.duration_s == pytest.approx(99.9)
+    np.testing.assert_allclose(stream.fates.sum(0), 1000 / MOMENTS, atol=1.5)  # as evenly as they came
+    assert stream.times["age"].total == 800
+    assert len(stream.times["age"].points) == 0  # a long run keeps none
+
+
+def test_percentiles_of_the_grid_are_those_of_the_values(tmp_path):
+    rows = some_rows(5000)
+    write_ledger(tmp_path / "ledger.csv", rows)
+    age = read_ledger(tmp_path / "ledger.csv").streams[STREAM].times["age"]
+    values = np.array([made["age_ms"] for made in rows if made["age_ms"] != ""])
+    for q in (50, 90, 99):
+        assert age.percentile_of_all(q) == pytest.approx(np.percentile(values, q), rel=0.06)
+    assert np.nanmax(age.greatest) == values.max()
+    assert (age.percentile(99) <= age.greatest).all()
+
+
+def test_chunks_make_no_difference(tmp_path, monkeypatch):
+    write_ledger(tmp_path / "ledger.csv", some_rows(500))
+    whole = read_ledger(tmp_path / "ledger.csv").streams[STREAM]
+    monkeypatch.setattr(ledgers, "_CHUNK_ROWS", 7)
+    parts = read_ledger(tmp_path / "ledger.csv").streams[STREAM]
+    np.testing.assert_array_equal(whole.fates, parts.fates)
+    np.testing.assert_array_equal(whole.times["infer"].points, parts.times["infer"].points)
+    assert whole.reasons == parts.reasons
+    assert whole.oldest == parts.oldest
+
+
+def test_reasons_that_differ_in_numbers_alone_count_as_one(tmp_path):
+    write_ledger(tmp_path / "ledger.csv", some_rows(100))
+    (reason,) = read_ledger(tmp_path / "ledger.csv").streams[STREAM].reasons.items()
+    assert reason == (("superseded", "message 5 came before its turn"), 20)
+
+
+def test_reasons_without_end_are_pooled(tmp_path):
+    rows = some_rows(500)
+    for n, made in enumerate(rows):
+        made["reason"] = f"reason {chr(97 + n % 26)}{chr(97 + n // 26)}"
+    write_ledger(tmp_path / "ledger.csv", rows)
+    reasons = read_ledger(tmp_path / "ledger.csv").streams[STREAM].reasons
+    assert len(reasons) <= 50
+    assert sum(reasons.values()) == 500
+
+
+def test_what_could_not_be_read_counts_by_its_number_and_needs_no_time(tmp_path):
+    lump = dict.fromkeys(COLUMNS, "") | {"node": "bag", "topic": "/t", "number": 17, "fate": "unreadable"}
+    write_ledger(tmp_path / "ledger.csv", [*some_rows(10), lump | {"reason": "a damaged chunk"}])
+    view = read_ledger(tmp_path / "ledger.csv")
+    assert view.streams["bag: /t"].reasons == {("unreadable", "a damaged chunk"): 17}
+    assert view.streams[STREAM].rows == 10
+
+
+def test_a_topic_may_be_called_na(tmp_path):
+    write_ledger(tmp_path / "ledger.csv", some_rows(5, topic="NA"))
+    assert list(read_ledger(tmp_path / "ledger.csv").streams) == [f"{NODE}: NA"]
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", ",".join(COLUMNS) + "\n" + "x" * 20 + "\n"])
+def test_what_is_no_ledger_is_said(tmp_path, text):
+    (tmp_path / "ledger.csv").write_text(text)
+    with pytest.raises(ConfigError, match="not a replay's ledger"):
+        read_ledger(tmp_path / "ledger.csv")
+
+
+def test_an_unknown_fate_is_said(tmp_path):
+    rows = some_rows(3)
+    rows[1]["fate"] = "vanished"
+    write_ledger(tmp_path / "ledger.csv", rows)
+    with pytest.raises(ConfigError, match="vanished"):
+        read_ledger(tmp_path / "ledger.csv")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log"),
+    [(0, 1, False), (0, 47.3, False), (0, 1e5, False), (18, 50, True), (0.01, 1e6, True)],
+)
+def test_an_axis_has_some_ticks_and_not_too_many(low, high, log):
+    ticks = svg.x_scale(low, high, log).ticks()
+    assert 2 <= len(ticks) <= 9
+    assert all(low * 0.99 <= tick <= high * 1.01 for tick in ticks)
+
+
+def test_whole_numbers_have_whole_ticks():
+    assert svg.y_scale(0, 2.1, whole=True).ticks() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [3, 2000])
+def test_charts_are_sound_markup_within_their_frame(tmp_path, count):
+    write_ledger(tmp_path / "ledger.csv", some_rows(count, topic=HOSTILE))
+    view = read_ledger(tmp_path / "ledger.csv")
+    (stream,) = view.streams.values()
+    for chart in (
+        charts.fates_chart(view, stream),
+        charts.age_chart(view, stream),
+        charts.age_histogram(stream),
+        charts.stages_chart(view, stream),
+        charts.stages_histogram(stream),
+        charts.curves_chart(HOSTILE, {HOSTILE: ([0, 1], [1, 0.5])}),
+        charts.reliability_chart(HOSTILE, [0.5, 0.9], [0.4, 1.0], [3, 4]),
+    ):
+        parsed = ElementTree.fromstring(chart)
+        assert "script" not in {part.tag for part in parsed.iter()}
+        assert HOSTILE in parsed.get("aria-label")
+        assert "nan" not in chart.lower()
+        assert any(part.tag == "title" for part in parsed.iter())
+
+
+def test_a_run_that_published_nothing_has_a_report(tmp_path):
+    rows = [made for made in some_rows(20) if made["fate"] == "superseded"]
+    folder = write_run(tmp_path / "run", rows)
+    write_report(folder)
+    text = (folder / "report.html").read_text()
+    assert "4 of 4" in text
+    assert (folder / "report.png").stat().st_size > 10_000
+
+
+def test_an_empty_run_says_that_nothing_came(tmp_path):
+    folder = write_run(tmp_path / "run", [])
+    write_report(folder)
+    assert "No node received anything" in (folder / "report.html").read_text()
+
+
+def test_names_and_reasons_are_text_and_never_markup(tmp_path):
+    rows = some_rows(20, topic=HOSTILE)
+    for made in rows:
+        made["reason"] = made["reason"] and HOSTILE
+    metrics = metrics_of(rows)
+    metrics["bag"]["topics"] = {HOSTILE: {"type": HOSTILE, "messages": 20, "used_by": [HOSTILE]}}
+    metrics["bag"]["missing_topics"] = {HOSTILE: [HOSTILE]}
+    metrics["bag"]["unreadable"] = {"messages": 1, "reasons": {HOSTILE: 1}}
+    metrics["bundles"] = {HOSTILE: dict.fromkeys(("name", "task", "sha256"), HOSTILE)}
+    metrics["outputs"] = {HOSTILE: {"type": HOSTILE, "node": HOSTILE, "messages": 1, "sha256": HOSTILE}}
+    metrics["scores"] = {HOSTILE: {"truth": {"name": HOSTILE}, HOSTILE: {HOSTILE: 1.0}}}
+    folder = write_run(tmp_path / "run", rows, metrics)
+    write_report(folder, run={HOSTILE: HOSTILE, "bag": HOSTILE}, checks=[(HOSTILE, HOSTILE, HOSTILE, False)])
+    write_index(tmp_path, [folder])
+    for page in (folder / "report.html", tmp_path / "index.html"):
+        assert "<script" not in page.read_text()
+    assert "&lt;script&gt;" in (folder / "report.html").read_text()
+
+
+def test_the_verdict_names_what_is_wrong():
+    rows = some_rows(20)
+    good = metrics_of(rows)
+    assert judge(good, ()).level == "good"
+    assert "16 published, 4 superseded" in judge(good, ()).text
+
+    lost = metrics_of(rows)
+    lost["streams"][STREAM]["received"] += 2
+    assert judge(lost, ()).level == "bad"
+    assert "2 of 22 messages are not accounted for" in judge(lost, ()).text
+
+    gaps = metrics_of(rows)
+    gaps["bag"]["missing_topics"] = {"/imu": ["/vehicle_state"]}
+    assert judge(gaps, ()).level == "warn"
+    assert "/imu" in judge(gaps, ()).text
+
+
+def test_folders_that_are_none_are_said(tmp_path):
+    with pytest.raises(ConfigError, match=r"metrics\.json: no such file"):
+        write_report(tmp_path)
+    (tmp_path / "metrics.json").write_text('{"format": 2}')
+    with pytest.raises(ConfigError, match="replay again"):
+        write_report(tmp_path)
+    (tmp_path / "metrics.json").write_text("[")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        write_report(tmp_path)
+
+
+def test_an_index_has_a_row_for_every_run_and_says_which_failed(tmp_path):
+    good = write_run(tmp_path / "good", some_rows(20))
+    (good / "run.json").write_text(json.dumps({"exit_code": 0, "speed": 2.5}))
+    write_report(good)
+    half = write_run(tmp_path / "half", some_rows(10))
+    write_index(tmp_path, [good, half, tmp_path / "gone"])
+    text = (tmp_path / "index.html").read_text()
+    assert 'href="good/report.html"' in text
+    assert "not complete" in text
+    assert "no results" in text
+    assert "1 of 3 are good" in text
+    assert "2.50 ×" in text
+
+
+class NoOutputs:
+    topics = ()
+
+
+def test_the_best_and_the_worst_of_each_part_are_chosen(tmp_path):
+    write_ledger(tmp_path / "ledger.csv", some_rows(100))
+    view = read_ledger(tmp_path / "ledger.csv")
+    sensor = Sensor(NODE, TOPIC, "sensor_msgs/msg/Image", None, "")
+    rights = {10: 9, 20: 1, 60: 8, 90: 2}
+    judged = [
+        Judged(START + n * 100_000_000, START + n * 100_000_000 + 5, right, 10 - right, 0, np.zeros((0, 4)))
+        for n, right in rights.items()
+    ]
+    choices = choose(view, NoOutputs(), sensor, 2, judged)
+    found = [
+        (choice.why, (choice.near_ns - START) // 100_000_000)
+        for choice in choices
+        if choice.truth is not None
+    ]
+    assert found == [("best", 10), ("best", 60), ("worst", 20), ("worst", 90)]
+    lost = [choice for choice in choices if choice.lost]
+    assert {choice.why for choice in lost} == {"superseded"}
+    assert all(choice.detail for choice in lost)
+
+
+def test_sensors_know_their_outputs():
+    metrics = {
+        "bag": {
+            "topics": {
+                "/a/image": {"type": "sensor_msgs/msg/Image"},
+                "/b/points": {"type": "sensor_msgs/msg/PointCloud2"},
+            }
+        },
+        "streams": {
+            "1": {"node": "/l", "topic": "/b/points"},
+            "2": {"node": "/c", "topic": "/a/image"},
+            "3": {"node": "/f", "topic": "/l/detections"},
+        },
+        "outputs": {
+            "/c/a/detections": {"type": "vision_msgs/msg/Detection2DArray"},
+            "/l/detections": {"type": "vision_msgs/msg/Detection3DArray"},
+        },
+    }
+    camera, lidar = sensors_of(metrics)
+    assert (camera.output, lidar.output) == ("/c/a/detections", "/l/detections")
+
+
+def test_scores_become_cards_and_tables():
+    scores = {
+        "/d": {
+            "kind": "detections",
+            "truth": {"name": "/truth", "frames": 3, "boxes": 9},
+            "as_seen": {"ap50": 0.5, "per_class": {"car": {"ap50": 0.5}}, "curves": {"car": [1.0] * 101}},
+            "at_publish": {"ap50": 0.4, "per_class": {}},
+            "streaming": {"ap50": None, "per_class": {}},
+            "calibration": {
+                "ece": 0.1,
+                "detections": 5,
+                "bins": [{"confidence": 0.5, "right": 0.6, "count": 5}],
+            },
+        },
+        "/tracks": {"tracking": {"mota": 0.8, "idf1": 0.7, "hota": None}},
+        "/custom": {"deep": {"deeper": {"value": 3}}},
+    }
+    assert [line.value for line in headlines(scores)] == ["0.500", "0.800"]
+    detections, _, custom = score_sections(scores)
+    assert [chart["title"].split(",")[0] for chart in detections["charts"]] == [
+        "Precision over recall",
+        "Reliability",
+    ]
+    cells = {cell for table in detections["tables"] for line in table["rows"] for cell in line}
+    assert {"as seen", "at publish", "streaming", "car", "0.400", "–"} <= cells
+    assert custom["tables"][0]["rows"] == [("deeper", "3")]
+
+
+def test_memory_stays_flat_with_a_long_ledger(tmp_path):
+    """Its grid is all that is kept."""
+    import tracemalloc
+
+    path = tmp_path / "ledger.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for _ in range(30):
+            writer.writerows(some_rows(10_000))
+    tracemalloc.start()
+    try:
+        view = read_ledger(path)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert view.streams[STREAM].fates.sum() == 300_000
+    assert held < 5e6
+    assert peak < 150e6
