@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rosbags.rosbag2 import Reader, ReaderError
@@ -11,23 +10,16 @@ from rosbags.rosbag2 import Reader, ReaderError
 from perception_rt.codec.compressed import parse_compressed
 from perception_rt.codec.image import parse_image
 from perception_rt.codec.points import parse_points
+from perception_rt.replay.storage.values import BagMessage, Damage
 from perception_rt.types import BagError, CameraFrame, LidarFrame
+
+__all__ = ["Bag", "BagMessage", "Damage", "frame_of"]
 
 _PARSERS = {
     "sensor_msgs/msg/Image": parse_image,
     "sensor_msgs/msg/CompressedImage": parse_compressed,
     "sensor_msgs/msg/PointCloud2": parse_points,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class BagMessage:
-    """One recorded message: its topic, type (`sensor_msgs/msg/Image`), log time and serialized bytes."""
-
-    topic: str
-    message_type: str
-    log_ns: int
-    data: bytes
 
 
 class Bag:
@@ -40,7 +32,8 @@ class Bag:
         BagError: the path is no readable bag; says why.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, salvage: bool = False) -> None:
+        self.damage: list[Damage] = []
         self._path = Path(path)
         if not self._path.exists():
             raise BagError(f"{path}: no such bag")
@@ -66,7 +59,9 @@ class Bag:
         """The topics of these types, sorted."""
         return sorted(topic for topic, (kind, _) in self.topics.items() if kind in message_types)
 
-    def messages(self, topics: Sequence[str] | None = None) -> Iterator[BagMessage]:
+    def messages(
+        self, topics: Sequence[str] | None = None, start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[BagMessage]:
         """The messages of `topics` (None: of all) in order of log time.
 
         Raises:
@@ -76,7 +71,7 @@ class Bag:
         if not wanted:
             return
         try:
-            for connection, log_ns, data in self._reader.messages(wanted):
+            for connection, log_ns, data in self._reader.messages(wanted, start_ns, stop_ns):
                 yield BagMessage(connection.topic, connection.msgtype, log_ns, bytes(data))
         except ReaderError as error:
             raise BagError(f"{self._path}: damaged: {error}") from error

@@ -1,0 +1,1 @@
+"""Files of a recording, read as far as they can be."""
