@@ -37,7 +37,7 @@ setup(
     python_requires=">=3.10",
     extras_require={"test": ["pytest"]},  # so that colcon test runs pytest
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["bundles/*.pt", "node/*.xml"]},
+    package_data={PACKAGE: ["bundles/*.pt", "node/*.xml", "replay/report/*.j2", "replay/report/*.css"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
