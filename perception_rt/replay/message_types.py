@@ -7,6 +7,7 @@ from functools import cache
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+_DETECTION = "std_msgs/Header header\nObjectHypothesisWithPose[] results\nBoundingBox{}D bbox\nstring id"
 VISION_MSGS = {
     "Point2D": "float64 x\nfloat64 y",
     "Pose2D": "vision_msgs/Point2D position\nfloat64 theta",
@@ -14,9 +15,9 @@ VISION_MSGS = {
     "BoundingBox3D": "geometry_msgs/Pose center\ngeometry_msgs/Vector3 size",
     "ObjectHypothesis": "string class_id\nfloat64 score",
     "ObjectHypothesisWithPose": "ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose",
-    "Detection2D": "std_msgs/Header header\nObjectHypothesisWithPose[] results\nBoundingBox2D bbox\nstring id",
+    "Detection2D": _DETECTION.format(2),
     "Detection2DArray": "std_msgs/Header header\nDetection2D[] detections",
-    "Detection3D": "std_msgs/Header header\nObjectHypothesisWithPose[] results\nBoundingBox3D bbox\nstring id",
+    "Detection3D": _DETECTION.format(3),
     "Detection3DArray": "std_msgs/Header header\nDetection3D[] detections",
 }
 """The part of vision_msgs that is published; rosbags does not know it."""

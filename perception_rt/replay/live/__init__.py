@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from perception_rt.types import ConfigError
@@ -21,8 +22,11 @@ class Live(Protocol):
 
     where: str
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until somebody looks; False where nobody did for so long."""
+    def begin(self, topics: Mapping[str, str], timeout_s: float) -> bool:
+        """Say what will come (message types by topic), and wait until somebody looks.
+
+        False where nobody did for so long. Messages may come before, and on other topics.
+        """
         ...
 
     def message(self, topic: str, message_type: str, log_ns: int, data: bytes) -> None:

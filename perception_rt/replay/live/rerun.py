@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +79,8 @@ class Rerun:
             raise ConfigError(f"the viewer does not start: {str(error).splitlines()[0]}") from error
         return "Rerun: the viewer's window"
 
-    def wait(self, timeout_s: float) -> bool:
-        """True: the viewer was there before, or reads the file later."""
+    def begin(self, topics: Mapping[str, str], timeout_s: float) -> bool:
+        """True at once: a viewer keeps all, a file too."""
         return True
 
     def message(self, topic: str, message_type: str, log_ns: int, data: bytes) -> None:

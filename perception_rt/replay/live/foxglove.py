@@ -1,0 +1,104 @@
+"""A replay in Foxglove: the messages as they are, over the WebSocket protocol `foxglove.sdk.v1`."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Mapping
+
+import foxglove
+from foxglove.websocket import Capability, ChannelView, Client
+
+from perception_rt.replay.live.address import HERE, parse_address
+from perception_rt.replay.message_types import definition
+from perception_rt.types import ConfigError
+
+PORT = 8765
+AGE_TYPE = "std_msgs/msg/Float64"
+_LATCHED = "/tf_static"
+_BACKLOG = 256
+"""Messages that wait for a slow viewer; the oldest go first. Pictures have some MB each."""
+_SEND_S = 0.3
+_STOP_S = 3.0
+
+
+class Foxglove(foxglove.ServerListener):
+    """Serves every topic as a channel of its own type; the viewers come and go as they like.
+
+    Args:
+        target: ``[HOST:]PORT`` to serve on; port 0 takes a free one.
+
+    Attributes:
+        port: where it is served.
+    """
+
+    def __init__(self, target: str) -> None:
+        host, port = parse_address(target, PORT)
+        self._context = foxglove.Context()  # its own: the library's is for the whole program
+        self._channels: dict[str, foxglove.Channel | None] = {}
+        self._latched: list[tuple[int, bytes]] = []
+        self._looked_at = threading.Event()
+        try:
+            self._server = foxglove.start_server(
+                name="perception_rt replay",
+                host=host,
+                port=port,
+                capabilities=[Capability.Time],
+                server_listener=self,
+                context=self._context,
+                message_backlog_size=_BACKLOG,
+            )
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"cannot serve on {host}:{port}: {error}") from error
+        self.port = self._server.port
+        here = "localhost" if host == HERE else host
+        self.where = f"Foxglove: ws://{here}:{self.port} in its app, or {self._server.app_url()}"
+
+    def begin(self, topics: Mapping[str, str], timeout_s: float) -> bool:
+        """Offer the topics; True as soon as a viewer takes one."""
+        for topic, message_type in topics.items():
+            self._channel(topic, message_type)
+        return self._looked_at.wait(timeout_s)
+
+    def message(self, topic: str, message_type: str, log_ns: int, data: bytes) -> None:
+        """Pass a message on; a type whose definition is not known has no channel."""
+        channel = self._channel(topic, message_type)
+        if channel is None:
+            return
+        if topic == _LATCHED:
+            self._latched.append((log_ns, data))
+        self._server.broadcast_time(log_ns)
+        channel.log(data, log_time=log_ns)
+
+    def ages(self, topic: str, log_ns: int, age_ms: float) -> None:
+        """A std_msgs/Float64 on `topic`/age_ms."""
+        data = b"\x00\x01\x00\x00" + struct.pack("<d", age_ms)
+        self.message(f"{topic}/age_ms", AGE_TYPE, log_ns, data)
+
+    def close(self) -> None:
+        """Send what waits, as far as the viewers keep up, and hang up."""
+        if any(channel and channel.has_sinks() for channel in self._channels.values()):
+            time.sleep(_SEND_S)  # the server drops what it has not sent when it stops
+        # It waits for each viewer's farewell, for ever where one hangs.
+        stopping = threading.Thread(target=self._server.stop, daemon=True)
+        stopping.start()
+        stopping.join(_STOP_S)
+
+    def on_subscribe(self, client: Client, channel: ChannelView) -> None:
+        """A viewer takes a channel: what was latched there is said again."""
+        self._looked_at.set()
+        if channel.topic == _LATCHED:
+            for log_ns, data in list(self._latched):
+                self._channels[_LATCHED].log(data, log_time=log_ns)
+
+    def _channel(self, topic: str, message_type: str) -> foxglove.Channel | None:
+        if topic not in self._channels:
+            text = definition(message_type)
+            self._channels[topic] = text and foxglove.Channel(
+                topic,
+                schema=foxglove.Schema(name=message_type, encoding="ros2msg", data=text.encode()),
+                message_encoding="cdr",
+                context=self._context,
+            )
+        return self._channels[topic]
