@@ -6,17 +6,15 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 
 from perception_rt.codec import Detection3DEncoder, DetectionEncoder, encode_image, encode_points
 from perception_rt.codec.vehicle import encode_odometry
+from perception_rt.replay.bag_writer import BagWriter
+from perception_rt.replay.message_types import typestore
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.drive import ACCEL_SIGMA, GYRO_SIGMA, ODOM_V_SIGMA, ODOM_YAW_RATE_SIGMA, Drive
 from perception_rt.sim.lidar import LIDAR_FRAME, LIDAR_POSITION, MIN_POINTS
@@ -45,18 +43,8 @@ OPTICAL_FRAME = "camera_optical_frame"
 LOGGED_AFTER_NS = {IMAGE: 8_000_000, POINTS: 12_000_000}
 """How long after its stamp a message is logged; the others at their stamp, ns."""
 IMU_PERIOD_NS = 10_000_000  # every second tick carries odometry and /tf
-INTERFACES = Path(__file__).parents[1] / "interfaces"
 
 Logged = tuple[int, str, bytes]  # log time, ns; topic; serialized message
-
-
-@cache
-def typestore() -> Typestore:
-    """The types of a ROS distribution and of vision_msgs."""
-    store = get_typestore(Stores.ROS2_KILTED)
-    for path in sorted((INTERFACES / "vision_msgs" / "msg").glob("*.msg")):
-        store.register(get_types_from_msg(path.read_text(), f"vision_msgs/msg/{path.stem}"))
-    return store
 
 
 def write_drive(
@@ -86,12 +74,9 @@ def write_drive(
 
 def write_bag(folder: Path, topics: Mapping[str, str], messages: Iterable[Logged]) -> Path:
     """Write messages, in order of log time, of topics (their types by name) as an mcap bag."""
-    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connections = {
-            topic: writer.add_connection(topic, kind, typestore=typestore()) for topic, kind in topics.items()
-        }
+    with BagWriter(folder) as writer:
         for log_ns, topic, data in messages:
-            writer.write(connections[topic], log_ns, data)
+            writer.write(topic, topics[topic], log_ns, data)
     return folder
 
 

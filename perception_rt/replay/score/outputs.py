@@ -12,7 +12,6 @@ from perception_rt.codec.detections3d import decode_named_detections3d
 from perception_rt.codec.estimates import Estimates, parse_estimates
 from perception_rt.codec.vehicle import MotionReading, parse_odometry
 from perception_rt.replay.bag import Bag
-from perception_rt.replay.score.sources import BOXES_2D
 from perception_rt.stage.road_users import canonical
 
 
@@ -51,13 +50,15 @@ class Outputs:
         return {output.stamp_ns: output for output in reversed(self.arrays)}
 
 
-def read_outputs(bag: Bag, topic: str) -> Outputs:
-    """All arrays of boxes of a topic of type Detection2DArray or Detection3DArray.
+def read_outputs(bag: Bag, topic: str, flat: bool) -> Outputs:
+    """All arrays of boxes of a topic, none where it is not there.
+
+    Args:
+        flat: whether its type is Detection2DArray; else it is Detection3DArray.
 
     Raises:
         CodecError: one of them is malformed. BagError: the bag is damaged.
     """
-    flat = bag.topics[topic][0] == BOXES_2D
     classes: dict[str, int] = {}
     arrays = []
     for message in bag.messages([topic]):
@@ -80,5 +81,5 @@ def read_outputs(bag: Bag, topic: str) -> Outputs:
 
 
 def read_odometry(bag: Bag, topic: str) -> list[tuple[MotionReading, int]]:
-    """All states of a topic of type Odometry, and when each was published, ns; raises as `read_outputs`."""
+    """All states of a topic of type Odometry, and when each was published, ns; as `read_outputs`."""
     return [(parse_odometry(message.data), message.log_ns) for message in bag.messages([topic])]

@@ -31,8 +31,8 @@ def score(
     Args:
         out_bag: the bag that it wrote; log times are times of publishing.
         truths: as of `load_truth`.
-        metrics: of the replay: "outputs" tells the node of a topic, "bundles" the classes that a node's model
-            can name; topics of nodes without a bundle are asked for the classes of all bundles.
+        metrics: of the replay: "outputs" tells type and node of a topic, "bundles" the classes that a node's
+            model can name; topics of nodes without a bundle are asked for the classes of all bundles.
         places: of the recording.
 
     Returns:
@@ -44,28 +44,36 @@ def score(
     """
     with Bag(out_bag) as bag:
         scorer = _Scorer(bag, truths, metrics, places)
-        rows = {topic: scorer.row(topic) for topic in sorted(bag.of_type(BOXES_2D, BOXES_3D, ODOMETRY))}
+        rows = {topic: scorer.row(topic) for topic in sorted(scorer.kinds)}
     return {topic: _plain(row) for topic, row in rows.items() if row is not None}
 
 
 class _Scorer:
-    """Scores single topics of one bag."""
+    """Scores single topics of one bag.
+
+    Attributes:
+        kinds: the types of the topics that can be scored; those without a message too, as far as the metrics
+            know them.
+    """
 
     def __init__(self, bag: Bag, truths: Sequence[Truth], metrics: Mapping[str, Any], places: Places) -> None:
         self._bag, self._metrics, self._places = bag, metrics, places
+        told = {topic: output["type"] for topic, output in metrics.get("outputs", {}).items()}
+        kinds = told | {topic: kind for topic, (kind, _) in bag.topics.items()}
+        self.kinds = {t: kind for t, kind in kinds.items() if kind in (BOXES_2D, BOXES_3D, ODOMETRY)}
         self._boxes = [truth for truth in truths if isinstance(truth, BoxTruth)]
         self._ego = next((truth for truth in truths if isinstance(truth, EgoTruth)), None)
 
     def row(self, topic: str) -> dict | None:
         """The scores of a topic; None where no truth is about it."""
-        kind = self._bag.topics[topic][0]
+        kind = self.kinds[topic]
         if kind == ODOMETRY:
             if self._ego is None:
                 return None
             told = {"name": self._ego.name, "frames": len(self._ego.stamps_ns)}
             scores = score_odometry(self._ego, read_odometry(self._bag, topic))
             return {"kind": "odometry", "truth": told, **scores}
-        outputs = read_outputs(self._bag, topic)
+        outputs = read_outputs(self._bag, topic, kind == BOXES_2D)
         if topic.endswith(PREDICTIONS):
             return self._predictions(topic, outputs)
         truth = self._truth_of(outputs, kind == BOXES_2D)
@@ -89,9 +97,9 @@ class _Scorer:
             return {"kind": "predictions", "truth": told, **score_paths(self._ego, outputs)}
         tracks_topic = topic.removesuffix(PREDICTIONS) + TRACKS
         truth = self._truth_of(outputs, flat=False)
-        if truth is None or not truth.has_ids or tracks_topic not in self._bag.topics:
+        if truth is None or not truth.has_ids or tracks_topic not in self.kinds:
             return None
-        tracks = read_outputs(self._bag, tracks_topic)
+        tracks = read_outputs(self._bag, tracks_topic, flat=False)
         asker = Asker(truth, tracks, self._known(topic), self._places)
         scenes, _ = scenes_of(as_seen(truth, tracks), asker)
         scores = score_predictions(truth, scenes, asker.classes, outputs, self._places)

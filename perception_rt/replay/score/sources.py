@@ -46,7 +46,8 @@ def load_truth(source: str, bag: Bag) -> list[Truth]:
 
     Raises:
         ConfigError: the source is neither a topic of such a type nor a path, or its sensor is not clear.
-        BagError: labels or messages cannot be read, or label a frame that the recording does not have.
+        BagError: labels or messages cannot be read, label a frame that the recording does not have, or count
+            messages of which some are damaged.
     """
     if source in bag.topics:
         return [_of_topic(source, bag)]
@@ -73,6 +74,12 @@ def _sensor(source: str, topic: str, kinds: tuple[str, ...], bag: Bag) -> Sensor
     for message in bag.messages(topics):
         stamp_ns, frame_id = CdrReader(message.data).header()
         stamps.append(stamp_ns)
+    promised = bag.topics[topics[0]][1]
+    if promised and len(stamps) < promised:
+        raise BagError(
+            f"--truth {source}: frames are counted by messages, but of {topics[0]} only {len(stamps)} of "
+            f"{promised} can be read"
+        )
     return Sensor(topics[0], frame_id, tuple(stamps), kinds is IMAGES)
 
 
