@@ -12,6 +12,7 @@ from perception_rt.codec.detections3d import decode_named_detections3d
 from perception_rt.codec.estimates import Estimates, parse_estimates
 from perception_rt.codec.vehicle import MotionReading, parse_odometry
 from perception_rt.replay.bag import Bag
+from perception_rt.replay.score.sources import BOXES_2D
 from perception_rt.stage.road_users import canonical
 
 
@@ -50,15 +51,15 @@ class Outputs:
         return {output.stamp_ns: output for output in reversed(self.arrays)}
 
 
-def read_outputs(bag: Bag, topic: str, flat: bool) -> Outputs:
-    """All arrays of boxes of a topic, none where it is not there.
-
-    Args:
-        flat: whether its type is Detection2DArray; else it is Detection3DArray.
+def read_outputs(bag: Bag, topic: str) -> Outputs:
+    """All arrays of a topic of type Detection2DArray or Detection3DArray; none where it is not there.
 
     Raises:
         CodecError: one of them is malformed. BagError: the bag is damaged.
     """
+    if topic not in bag.topics:
+        return Outputs(topic, (), [])
+    flat = bag.topics[topic][0] == BOXES_2D
     classes: dict[str, int] = {}
     arrays = []
     for message in bag.messages([topic]):

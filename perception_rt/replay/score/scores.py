@@ -73,7 +73,7 @@ class _Scorer:
             told = {"name": self._ego.name, "frames": len(self._ego.stamps_ns)}
             scores = score_odometry(self._ego, read_odometry(self._bag, topic))
             return {"kind": "odometry", "truth": told, **scores}
-        outputs = read_outputs(self._bag, topic, kind == BOXES_2D)
+        outputs = read_outputs(self._bag, topic)
         if topic.endswith(PREDICTIONS):
             return self._predictions(topic, outputs)
         truth = self._truth_of(outputs, kind == BOXES_2D)
@@ -99,7 +99,7 @@ class _Scorer:
         truth = self._truth_of(outputs, flat=False)
         if truth is None or not truth.has_ids or tracks_topic not in self.kinds:
             return None
-        tracks = read_outputs(self._bag, tracks_topic, flat=False)
+        tracks = read_outputs(self._bag, tracks_topic)
         asker = Asker(truth, tracks, self._known(topic), self._places)
         scenes, _ = scenes_of(as_seen(truth, tracks), asker)
         scores = score_predictions(truth, scenes, asker.classes, outputs, self._places)
