@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_STREAMS = 8
-_ROW_INCHES = 2.1
+_ROW_INCHES = 2.2
+_ABOVE = {
+    "fontsize": 6.5,
+    "loc": "lower right",
+    "bbox_to_anchor": (1, 1),
+    "ncols": 4,
+    "frameon": False,
+    "borderaxespad": 0,
+}
 
 
 def write_figure(path: Path, title: str, verdict: str, view: LedgerView, scores: Mapping) -> None:
@@ -73,7 +81,7 @@ def _plot_fates(axes: Axes, view: LedgerView, stream: StreamView) -> None:
     axes.set(xlabel="arrival, s", ylabel="messages")
     axes.yaxis.get_major_locator().set_params(integer=True)
     if base.any():
-        axes.legend(fontsize=6.5, loc="lower left", framealpha=0.9)
+        axes.legend(**_ABOVE)
 
 
 def _plot_over_time(axes: Axes, view: LedgerView, series: Mapping[str, Times], label: str) -> None:
@@ -94,7 +102,7 @@ def _plot_over_time(axes: Axes, view: LedgerView, series: Mapping[str, Times], l
     axes.set(xlabel="arrival, s", ylabel=label)
     axes.set_ylim(bottom=0)
     if axes.lines:
-        axes.legend(fontsize=6.5, loc="upper left", framealpha=0.9)
+        axes.legend(**_ABOVE)
 
 
 def _plot_spread(axes: Axes, times: Times) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,6 +14,7 @@ from markupsafe import Markup
 from perception_rt.replay.report.colours import DARK, LIGHT
 from perception_rt.types import ConfigError
 
+_MOST_DIFFERENCES = 24
 _HERE = Path(__file__).parent
 _SECTIONS = ("streams", "bag", "bundles", "outputs", "scores")
 
@@ -37,6 +39,16 @@ def read_metrics(folder: Path) -> dict:
 def read_run(folder: Path) -> dict | None:
     """The run.json of a folder; None while the run is not complete."""
     return _read(folder / "run.json")
+
+
+def first_differences(folder: Path) -> list[dict]:
+    """The first of the differences from a golden run; none where nothing was compared."""
+    path = folder / "differences.json"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as lines:  # one a line, so that a file of any length can be begun
+        rows = islice((line for line in lines if line.startswith('{"kind"')), _MOST_DIFFERENCES)
+        return [json.loads(row.rstrip(",\n")) for row in rows]
 
 
 def _read(path: Path) -> dict | None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from perception_rt.replay.report import charts, svg
 from perception_rt.replay.report.figure import write_figure
-from perception_rt.replay.report.folder import read_metrics, read_run, write_page
+from perception_rt.replay.report.folder import first_differences, read_metrics, read_run, write_page
 from perception_rt.replay.report.ledger import LedgerView, read_ledger
 from perception_rt.replay.report.scores import MEANING, score_sections
 from perception_rt.replay.report.streams import stream_sections
@@ -66,6 +66,7 @@ def write_report(
         "cards": cards_of(metrics, run),
         "streams": [stream_card(stream) for stream in metrics["streams"].values()],
         "checks": [check._replace(value=_told(check.value), limit=_told(check.limit)) for check in checks],
+        "differences": [_difference(row) for row in first_differences(folder)],
         "scores": score_sections(metrics["scores"]),
         "meaning": MEANING,
         "strips": strips,
@@ -94,7 +95,17 @@ def _heading(folder: Path, metrics: Mapping, run: Mapping, verdict: Verdict) -> 
 
 
 def _told(value: object) -> str:
+    if value is None:
+        return "–"
     return svg.number(value) if isinstance(value, float) else str(value)
+
+
+def _difference(row: Mapping) -> tuple[object, ...]:
+    """A row of the table: where, which message, what of it, and both values."""
+    stamp_ns = row["stamp_ns"] if row["stamp_ns"] is not None else row["log_ns"]
+    at = "" if stamp_ns is None else f"{stamp_ns / 1e9:.6f}"
+    told = " ".join(filter(None, (row["field"], row["note"])))
+    return row["where"], charts.words(row["kind"]), at, told, _told(row["new"]), _told(row["golden"])
 
 
 def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, object]:

@@ -16,7 +16,7 @@ from perception_rt.stage.project import box_corners
 from perception_rt.types import CameraFrame, CodecError, Detections3D
 
 _WIDTH_PX = 720
-_SPACE = {"x_range": (-5.0, 50.0), "y_range": (-20.0, 20.0), "px_per_m": 9.0}
+_SPACE = {"x_range": (-5.0, 50.0), "y_range": (-30.0, 30.0), "px_per_m": 10.0}
 _QUALITY = 80
 
 
@@ -35,15 +35,13 @@ class Picture:
 
 
 def pictures_of(scene: Scene) -> list[Picture]:
-    """The pictures of a moment: the camera's, or the lidar's from above and its boxes on the image."""
+    """The pictures of a moment: the camera's, or the boxes in space on the image and from above."""
     if scene.frame is None:
         return []
     if isinstance(scene.frame, CameraFrame):
         return [_camera(scene.frame, scene.detections, scene.choice.truth)]
-    found = [_from_above(scene)]
-    if scene.camera is not None:
-        found += _boxes_on_image(*scene.camera)
-    return found
+    on_image = [] if scene.camera is None else _boxes_on_image(*scene.camera)
+    return [*on_image, _from_above(scene)]
 
 
 def _camera(frame: CameraFrame, found: NamedDetections | None, truth: np.ndarray | None) -> Picture:

@@ -10,7 +10,7 @@ from perception_rt.replay.report import charts, svg
 from perception_rt.replay.report.ledger import FATES, STAGES, LedgerView, StreamView
 from perception_rt.replay.report.scores import legend
 
-_COLUMNS = ("p50", "p90", "p99", "max")
+_COLUMNS = ("p50", "p99", "max")
 
 
 def stream_sections(streams: Mapping[str, Mapping], view: LedgerView) -> list[dict[str, object]]:

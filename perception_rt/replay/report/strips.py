@@ -20,7 +20,8 @@ RULE = (
 )
 _BY_TRUTH = "Good and bad by the truth (F1 of the frame's boxes); what had to be found is outlined in white."
 _BY_CONFIDENCE = (
-    "Good and bad by the mean confidence of the frame's boxes: what the model thinks of itself, no truth."
+    "Good and bad by the mean confidence of the frame's boxes, which is what the model thinks of itself and "
+    "need not be true."
 )
 _MOST_PICTURES = 40
 
@@ -41,7 +42,7 @@ def picture_strips(
     if not sensors:
         return []
     with ExitStack() as stack:
-        recording = stack.enter_context(Bag(bag))
+        recording = stack.enter_context(Bag(bag, salvage=True))
         outputs = stack.enter_context(Bag(folder / "bag"))
         reader = SceneReader(recording, outputs, metrics)
         parts = max(1, min(2, _MOST_PICTURES // len(sensors) // 4))

@@ -98,7 +98,7 @@ def stream_card(stream: Mapping) -> dict[str, object]:
     if stream["age_ms"]:
         age = stream["age_ms"]
         figures.append(
-            ("age p50 / p99 / max, ms", f"{' / '.join(svg.number(age[q]) for q in ('p50', 'p99', 'max'))}")
+            ("age p50/p99/max, ms", f"{' / '.join(svg.number(age[q]) for q in ('p50', 'p99', 'max'))}")
         )
     return {
         "node": stream["node"],
