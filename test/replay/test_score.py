@@ -202,7 +202,7 @@ def test_people_of_tud_campus_as_their_own_answer_and_as_detected(shared_data, t
     assert (own["mota"], own["idf1"], own["hota"], own["truths"]) == (1, 1, 1, 359)
     assert rows["/b/detections"]["as_seen"]["unanswered"] == 0
     assert 0.5 < rows["/b/detections"]["as_seen"]["ap50"] < 0.95
-    assert rows["/b/detections"]["truth"]["name"] == "MOTChallenge gt.txt"
+    assert rows["/b/detections"]["truth"]["name"] == f"MOTChallenge gt.txt of {IMAGE}"
 
 
 def kitti_answers(folder, labels, calibration, count: int):
@@ -232,7 +232,7 @@ def test_a_labelled_sequence_of_kitti_as_its_own_answer(shared_data, tmp_path):
     out = kitti_answers(tmp_path / "out", labels, calibration, count)
     metrics = {"bundles": {"/a": {"classes": ["car", "pedestrian", "cyclist"]}}, "outputs": {}}
     row = scores_of(drive, out, [str(folder / "label" / "0000.txt")], metrics)["/a/tracks"]
-    assert row["truth"]["name"] == "KITTI tracking labels 0000.txt"
+    assert row["truth"]["name"] == f"KITTI tracking labels 0000.txt of {POINTS}"
     assert set(row["classes"]) <= {"car", "pedestrian", "cyclist"}
     assert row["as_seen"]["ap70"] == 1
     assert row["tracking"]["mota"] == row["tracking"]["idf1"] == 1

@@ -228,3 +228,15 @@ def test_stamps_and_covariances_of_predictions_are_read_back():
     assert parse_estimates(
         Detection3DEncoder(("car",)).encode(Detections3D.empty(), 5, "odom")
     ).stamps_ns.shape == (0,)
+
+
+def test_the_same_drive_has_the_same_messages(drive, tmp_path):
+    def messages(folder) -> list:
+        with Bag(folder) as bag:
+            return [(m.topic, m.log_ns, m.data) for m in bag.messages()]
+
+    first = messages(drive)
+    assert first == messages(write_drive(tmp_path / "again", seconds=0.5))
+    assert first != messages(write_drive(tmp_path / "other", seconds=0.5, seed=2))
+    assert {topic for topic, _, _ in first} == set(TOPICS)
+    assert [m[1] for m in first] == sorted(m[1] for m in first)

@@ -133,7 +133,7 @@ def _kitti(
             )
         )
     return BoxTruth(
-        name=name,
+        name=f"{name} of {sensor.topic}",
         frame_id=sensor.frame_id,
         classes=classes,
         moments=_in_order(moments),
@@ -154,7 +154,8 @@ def _mot(path: Path, sensor: Sensor) -> BoxTruth:
     frames = read_mot(path)
     _check_frames(path.name, max(frames, default=1), 1, sensor)
     moments = [_mot_moment(found, sensor.stamps_ns[number - 1]) for number, found in frames.items()]
-    return BoxTruth(f"MOTChallenge {path.name}", sensor.frame_id, PEDESTRIAN, _in_order(moments), flat=True)
+    name = f"MOTChallenge {path.name} of {sensor.topic}"
+    return BoxTruth(name, sensor.frame_id, PEDESTRIAN, _in_order(moments), flat=True)
 
 
 def _mot_moment(found: MotFrame, stamp_ns: int) -> Moment:

@@ -132,7 +132,10 @@ def _ego_truth(topic: str, bag: Bag) -> EgoTruth:
         except CodecError as error:
             raise BagError(f"{topic} at {message.log_ns} ns: {error}") from error
         frame_id = reading.frame_id
-        rows[reading.stamp_ns] = (*reading.pose, reading.speed)
+        row = (*reading.pose, reading.speed)
+        if not np.isfinite(row).all():
+            raise BagError(f"{topic} at {message.log_ns} ns: x, y, yaw, speed={row}: not finite")
+        rows[reading.stamp_ns] = row
     stamps = sorted(rows)
     values = np.array([rows[stamp] for stamp in stamps], np.float64).reshape(-1, 4)
     poses = np.column_stack([values[:, :2], np.unwrap(values[:, 2])])

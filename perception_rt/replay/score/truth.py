@@ -61,7 +61,7 @@ class BoxTruth:
     """Labelled boxes through a recording.
 
     Attributes:
-        name: what the scores call it: a topic, or a file's kind and name.
+        name: what the scores call it, not twice among truths: a topic, or a file's kind, name and sensor.
         frame_id: of the boxes: an optical frame (2D) or a frame of space (3D).
         classes: canonical names.
         moments: by time, none twice.
