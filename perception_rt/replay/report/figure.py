@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,7 @@ def write_figure(path: Path, title: str, verdict: str, view: LedgerView, scores:
     curves = list(curves_by_topic(scores).items())[:4]
     rows = len(streams) + bool(curves)
     figure = Figure(figsize=(14, 0.9 + _ROW_INCHES * max(rows, 1)), layout="constrained")
-    figure.suptitle(f"{title}\n{verdict}", fontsize=11)
+    figure.suptitle(f"{title}\n{textwrap.fill(verdict, 150)}", fontsize=11)
     parts = figure.subfigures(max(rows, 1), 1, squeeze=False)[:, 0]
     for part, stream in zip(parts, streams, strict=False):
         part.suptitle(stream.name, fontsize=9, x=0.01, ha="left", weight="bold")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from perception_rt.replay.report.colours import DARK, LIGHT
 from perception_rt.types import ConfigError
 
-_MOST_DIFFERENCES = 24
+_MOST_LINES, _MOST_OF_ONE = 5000, 4
 _HERE = Path(__file__).parent
 _SECTIONS = ("streams", "bag", "bundles", "outputs", "scores")
 
@@ -42,13 +43,20 @@ def read_run(folder: Path) -> dict | None:
 
 
 def first_differences(folder: Path) -> list[dict]:
-    """The first of the differences from a golden run; none where nothing was compared."""
+    """The first few differences from a golden run of each topic and file; none where nothing was compared."""
     path = folder / "differences.json"
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as lines:  # one a line, so that a file of any length can be begun
-        rows = islice((line for line in lines if line.startswith('{"kind"')), _MOST_DIFFERENCES)
-        return [json.loads(row.rstrip(",\n")) for row in rows]
+        begun = islice((line for line in lines if line.startswith('{"kind"')), _MOST_LINES)
+        rows = [json.loads(line.rstrip(",\n")) for line in begun]
+    seen: Counter[str] = Counter()
+    shown = []
+    for row in rows:
+        seen[row["where"]] += 1
+        if seen[row["where"]] <= _MOST_OF_ONE:
+            shown.append(row)
+    return shown
 
 
 def _read(path: Path) -> dict | None:

@@ -93,4 +93,4 @@ def _judged(metrics: dict, info: dict | None) -> tuple[str, str]:
     level, word = _EXITS.get(code, ("bad", f"exit code {code}"))
     if level == "good":
         return verdict.level, verdict.word.lower() if verdict.level == "good" else verdict.text
-    return level, word if verdict.level == "good" else f"{word}: {verdict.text}"
+    return level, word if verdict.level == "good" else f"{word}: {verdict.text[:1].lower()}{verdict.text[1:]}"

@@ -20,7 +20,8 @@ from perception_rt.replay.report.choose import ARRAY_3D, DECODERS, IMAGES, Choic
 from perception_rt.stage.transforms import TransformBuffer, transform
 from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFrame, TransformError
 
-_BEFORE_NS, _AFTER_NS = 2_000_000_000, 500_000_000
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+_BEFORE_NS, _AFTER_NS = 2_000_000_000, 300_000_000
 """How far around the choice its message and the transforms are looked for."""
 _ANSWER_NS = 5_000_000_000
 _SAME_MOMENT_NS = 100_000_000
@@ -64,6 +65,51 @@ class Scene:
     camera: tuple[CameraFrame, Objects, CameraModel, np.ndarray] | None = None
 
 
+class Heard:
+    """What matters of the messages around a choice.
+
+    Attributes:
+        message: the chosen one: by its stamp where that is known, or else by its arrival.
+    """
+
+    def __init__(self) -> None:
+        self.message: BagMessage | None = None
+        self._models: dict[str, CameraModel] = {}
+        self._images: dict[str, tuple[int, BagMessage]] = {}  # how far away, and the nearest
+
+    def take(self, message: BagMessage, sensor: Sensor, choice: Choice) -> None:
+        """Keep a message that matters; one that cannot be read does not."""
+        try:
+            stamp_ns, frame_id = CdrReader(message.data).header()
+            if message.message_type == CAMERA_INFO:
+                self._models[frame_id] = parse_camera_info(message.data)
+        except CodecError:
+            stamp_ns, frame_id = None, ""
+        if message.topic == sensor.topic and self.message is None:
+            known = choice.stamp_ns is not None
+            if (stamp_ns == choice.stamp_ns) if known else (message.log_ns == choice.near_ns):
+                self.message = message
+        if (
+            message.message_type in IMAGES
+            and not sensor.is_camera
+            and None not in (stamp_ns, choice.stamp_ns)
+        ):
+            away = abs(stamp_ns - choice.stamp_ns)
+            if away <= _SAME_MOMENT_NS and (frame_id not in self._images or away < self._images[frame_id][0]):
+                self._images[frame_id] = away, message
+
+    def cameras(self) -> Iterator[tuple[CameraModel, CameraFrame]]:
+        """The cameras that were calibrated, each with the image nearest to the choice."""
+        for frame_id in sorted(self._models.keys() & self._images.keys()):
+            model = self._models[frame_id]
+            try:
+                image = frame_of(self._images[frame_id][1])
+            except CodecError:
+                continue  # none to show
+            if image.pixels.shape[:2] == (model.height, model.width):
+                yield model, image
+
+
 class SceneReader:
     """Reads scenes of a run.
 
@@ -84,9 +130,7 @@ class SceneReader:
         )
         paths = [topic for topic, kind in sorted(kinds.items()) if kind == "nav_msgs/msg/Path"]
         self._ego = next((self._beside(path, boxes) for path in paths), None)
-        self._static = [
-            m.data for m in bag.messages(bag.of_type("tf2_msgs/msg/TFMessage")) if m.topic == "/tf_static"
-        ]
+        self._static = [m.data for m in bag.messages(["/tf_static"])] if "/tf_static" in bag.topics else []
 
     @staticmethod
     def _beside(topic: str | None, boxes: list[str]) -> str | None:
@@ -98,30 +142,34 @@ class SceneReader:
         """The moment of a choice; what cannot be read is told in `missing`."""
         scene = Scene(choice)
         heard = self._heard(sensor, choice)
-        own = [message for message in heard if message.topic == sensor.topic]
-        message = _the_one(own, choice)
-        if message is None:
+        if heard.message is None:
             scene.missing.append("its message is not in the recording")
             return scene
         try:
-            scene.frame = frame_of(message)
+            scene.frame = frame_of(heard.message)
         except CodecError as error:
             scene.missing.append(f"cannot be shown: {error}")
             return scene
         if choice.lost:
             return scene
-        answers = self._answers(sensor, choice, message.log_ns)
+        answers = self._answers(sensor, choice, heard.message.log_ns)
         scene.detections = answers.get(sensor.output)
         if not sensor.is_camera:
             self._fill_space(scene, sensor, heard, answers)
         return scene
 
-    def _heard(self, sensor: Sensor, choice: Choice) -> list[BagMessage]:
+    def _heard(self, sensor: Sensor, choice: Choice) -> Heard:
+        """What matters of the sensors around the choice: not all of it at once, as it can be much."""
         topics = [sensor.topic]
         if not sensor.is_camera:
-            topics += self._bag.of_type(*IMAGES, "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage")
-        start, stop = choice.near_ns - _BEFORE_NS, choice.near_ns + _AFTER_NS
-        return list(self._bag.messages(topics, start, stop))
+            topics += self._bag.of_type(*IMAGES, CAMERA_INFO)
+        start_ns, stop_ns = choice.near_ns - _BEFORE_NS, choice.near_ns + _AFTER_NS
+        if choice.stamp_ns is not None:  # nothing is logged before it is seen, by clocks that agree
+            start_ns = max(start_ns, min(choice.stamp_ns, choice.near_ns) - _SAME_MOMENT_NS)
+        heard = Heard()
+        for message in self._bag.messages(topics, start_ns, stop_ns):
+            heard.take(message, sensor, choice)
+        return heard
 
     def _answers(self, sensor: Sensor, choice: Choice, start_ns: int) -> dict[str, NamedDetections]:
         """What was said of this stamp, by topic; of the vehicle's way, the latest before the answer."""
@@ -141,9 +189,9 @@ class SceneReader:
         return found
 
     def _fill_space(
-        self, scene: Scene, sensor: Sensor, heard: list[BagMessage], answers: dict[str, NamedDetections]
+        self, scene: Scene, sensor: Sensor, heard: Heard, answers: dict[str, NamedDetections]
     ) -> None:
-        transforms = self._transforms(heard)
+        transforms = self._transforms(scene.choice.near_ns)
         for topic in (self._tracks, self._fused, sensor.output):
             if topic not in answers:
                 continue
@@ -158,9 +206,11 @@ class SceneReader:
         if self._fused in answers:
             scene.camera = self._look(scene.frame, answers[self._fused], heard, transforms)
 
-    def _transforms(self, heard: list[BagMessage]) -> TransformBuffer:
-        buffer = TransformBuffer()
-        moving = [message.data for message in heard if message.topic == "/tf"]
+    def _transforms(self, near_ns: int) -> TransformBuffer:
+        buffer, moving = TransformBuffer(), []
+        if "/tf" in self._bag.topics:
+            start_ns, stop_ns = near_ns - _BEFORE_NS, near_ns + _AFTER_NS
+            moving = [message.data for message in self._bag.messages(["/tf"], start_ns, stop_ns)]
         for messages, static in ((self._static, True), (moving, False)):
             for data in messages:
                 try:
@@ -171,10 +221,10 @@ class SceneReader:
         return buffer
 
     def _look(
-        self, cloud: LidarFrame, fused: NamedDetections, heard: list[BagMessage], transforms: TransformBuffer
+        self, cloud: LidarFrame, fused: NamedDetections, heard: Heard, transforms: TransformBuffer
     ) -> tuple[CameraFrame, Objects, CameraModel, np.ndarray] | None:
         """The image and the camera nearest to a cloud; None where they do not belong together."""
-        for model, image in _cameras(heard, cloud.stamp_ns):
+        for model, image in heard.cameras():
             try:
                 camera_from_lidar = transforms.lookup(model.frame_id, fused.frame_id, cloud.stamp_ns)
             except TransformError:
@@ -182,45 +232,6 @@ class SceneReader:
             objects = Objects(self._fused, fused.detections, fused.classes, fused.ids)
             return image, objects, model, camera_from_lidar
         return None
-
-
-def _the_one(messages: Sequence[BagMessage], choice: Choice) -> BagMessage | None:
-    """By its stamp where that is known, or else by its arrival."""
-    for message in messages:
-        if choice.stamp_ns is None:
-            if message.log_ns == choice.near_ns:
-                return message
-            continue
-        try:
-            if CdrReader(message.data).header()[0] == choice.stamp_ns:
-                return message
-        except CodecError:
-            continue  # another, damaged one
-    return None
-
-
-def _cameras(heard: list[BagMessage], stamp_ns: int) -> Iterator[tuple[CameraModel, CameraFrame]]:
-    models: dict[str, CameraModel] = {}
-    nearest: dict[str, tuple[int, BagMessage]] = {}
-    for message in heard:
-        try:
-            if message.message_type == "sensor_msgs/msg/CameraInfo":
-                model = parse_camera_info(message.data)
-                models[model.frame_id] = model
-            elif message.message_type in IMAGES:
-                seen_ns, frame_id = CdrReader(message.data).header()
-                away = abs(seen_ns - stamp_ns)
-                if away <= _SAME_MOMENT_NS and (frame_id not in nearest or away < nearest[frame_id][0]):
-                    nearest[frame_id] = away, message
-        except CodecError:
-            continue  # not one to show
-    for frame_id in sorted(models.keys() & nearest.keys()):
-        try:
-            image = frame_of(nearest[frame_id][1])
-        except CodecError:
-            continue
-        if image.pixels.shape[:2] == (models[frame_id].height, models[frame_id].width):
-            yield models[frame_id], image
 
 
 def _objects(

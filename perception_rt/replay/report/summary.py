@@ -38,7 +38,8 @@ def judge(metrics: Mapping, checks: Sequence) -> Verdict:
     if ended != received:
         found.append(f"{received - ended} of {received} messages are not accounted for")
     if failed:
-        found.append(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed[:4])}")
+        more = f" and {len(failed) - 2} more" if len(failed) > 2 else ""
+        found.append(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed[:2])}{more}")
     bad = bool(found)
     if bag["unreadable"]["messages"] or bag["unreadable"]["reasons"]:
         found.append("part of the recording could not be read")
