@@ -19,6 +19,8 @@ AGE_TYPE = "std_msgs/msg/Float64"
 _LATCHED = "/tf_static"
 _BACKLOG = 256
 """Messages that wait for a slow viewer; the oldest go first. Pictures have some MB each."""
+_TELL_NS = 50_000_000
+"""Between two tellings of the time. These are not dropped: a viewer with a backlog of them is cut off."""
 _SEND_S = 0.3
 _STOP_S = 3.0
 
@@ -38,6 +40,7 @@ class Foxglove(foxglove.ServerListener):
         self._context = foxglove.Context()  # its own: the library's is for the whole program
         self._channels: dict[str, foxglove.Channel | None] = {}
         self._latched: list[tuple[int, bytes]] = []
+        self._told_ns = -_TELL_NS
         self._looked_at = threading.Event()
         try:
             self._server = foxglove.start_server(
@@ -68,7 +71,9 @@ class Foxglove(foxglove.ServerListener):
             return
         if topic == _LATCHED:
             self._latched.append((log_ns, data))
-        self._server.broadcast_time(log_ns)
+        if abs(log_ns - self._told_ns) >= _TELL_NS:
+            self._told_ns = log_ns
+            self._server.broadcast_time(log_ns)
         channel.log(data, log_time=log_ns)
 
     def ages(self, topic: str, log_ns: int, age_ms: float) -> None:
