@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 
 from perception_rt.replay.batch.unit import Outcome, Unit, attempt, attempts
@@ -19,6 +20,7 @@ except ImportError as missing:
 
 _LOCAL_STORE_BYTES = 100 << 20  # of objects there are only outcomes
 _WAIT_S = 0.5
+_REACH_S = 10.0
 
 
 class Killed(PerceptionError):
@@ -84,8 +86,9 @@ def _connect(address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
+            _reach(address)
             ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ImportError) as error:
             raise ConfigError(f"--ray {address}: no cluster answers: {error}") from error
         return
     cores = len(os.sched_getaffinity(0))
@@ -96,6 +99,13 @@ def _connect(address: str) -> None:
         object_store_memory=_LOCAL_STORE_BYTES,
         **quiet,
     )
+
+
+def _reach(address: str) -> None:
+    """Raise OSError where nobody listens at ``[ray://]HOST:PORT``; Ray itself would wait for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), _REACH_S).close()
 
 
 def _check_cpus(units: Sequence[Unit]) -> None:
