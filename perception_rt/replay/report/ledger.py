@@ -25,7 +25,7 @@ FATES = (*(fate.value for fate in Fate), UNREADABLE)
 LOST = FATES[1:]
 
 MOMENTS = 96
-STEPS_PER_DECADE = 40
+STEPS_PER_DECADE = 100
 EDGES_MS = np.logspace(-2, 6, 8 * STEPS_PER_DECADE + 1)
 """Of the steps of a time, ms; what is shorter counts as the first, what is longer as the last."""
 MOST_POINTS = 600
@@ -55,12 +55,12 @@ class Times:
     """One duration of a stream's messages.
 
     Attributes:
-        counts: (MOMENTS, steps) int64, messages by moment and step of `EDGES_MS`.
+        counts: (MOMENTS, steps) int32, messages by moment and step of `EDGES_MS`.
         greatest: (MOMENTS,) float64, ms; NaN where there is none.
         points: (N, 2) float64 s since the start and ms of each message; empty in a long run.
     """
 
-    counts: np.ndarray = field(default_factory=lambda: np.zeros((MOMENTS, len(EDGES_MS) - 1), np.int64))
+    counts: np.ndarray = field(default_factory=lambda: np.zeros((MOMENTS, len(EDGES_MS) - 1), np.int32))
     greatest: np.ndarray = field(default_factory=lambda: np.full(MOMENTS, np.nan))
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
@@ -70,7 +70,7 @@ class Times:
         return int(self.counts.sum())
 
     def percentile(self, q: float) -> np.ndarray:
-        """(MOMENTS,) float64 ms, by nearest rank to within a step (6 %); NaN where there is none."""
+        """(MOMENTS,) float64 ms, by nearest rank to within a step (2.4 %); NaN where there is none."""
         return np.fmin(_percentile(self.counts, q), self.greatest)
 
     def percentile_of_all(self, q: float) -> float:

@@ -52,7 +52,8 @@ def judge(metrics: Mapping, checks: Sequence) -> Verdict:
         return Verdict(
             "bad" if bad else "warn", "Not good" if bad else "With gaps", text[:1].upper() + text[1:]
         )
-    text = f"Each of {received} messages that a node received is accounted for: {_states(streams.values())}."
+    ended_as = _states(streams.values())
+    text = f"Each of {_count(received)} messages that a node received is accounted for: {ended_as}."
     if checks:
         text += f" All {len(checks)} checks hold." if len(checks) > 1 else " The check holds."
     return Verdict("good", "Good", text)
@@ -60,7 +61,18 @@ def judge(metrics: Mapping, checks: Sequence) -> Verdict:
 
 def _states(streams: Sequence[Mapping]) -> str:
     totals = {fate: sum(stream["states"].get(fate, 0) for stream in streams) for fate in FATES}
-    return ", ".join(f"{count} {words(fate)}" for fate, count in totals.items() if count) or "nothing came"
+    return (
+        ", ".join(f"{_count(count)} {words(fate)}" for fate, count in totals.items() if count)
+        or "nothing came"
+    )
+
+
+def _count(number: int) -> str:
+    return f"{number:,}".replace(",", "\u202f")
+
+
+def _streams(number: int) -> str:
+    return "messages of one stream" if number == 1 else f"messages of {number} streams"
 
 
 def cards_of(metrics: Mapping, run: Mapping) -> list[Card]:
@@ -69,7 +81,7 @@ def cards_of(metrics: Mapping, run: Mapping) -> list[Card]:
     received = sum(stream["received"] for stream in streams)
     ended = sum(sum(stream["states"].values()) for stream in streams)
     published = sum(stream["states"]["published"] for stream in streams)
-    cards = [Card("Accounted for", f"{ended} of {received}", f"messages of {len(streams)} streams")]
+    cards = [Card("Accounted for", f"{_count(ended)} of {_count(received)}", _streams(len(streams)))]
     lost = ended - published
     share = f"{published / received:.1%}" if received else "–"
     cards.append(Card("Answered", share, _states(streams) if lost else "nothing was lost"))
@@ -91,7 +103,12 @@ def stream_card(stream: Mapping) -> dict[str, object]:
     """One stream: where its messages went, how fast, how old."""
     ended = sum(stream["states"].values())
     fates = [
-        {"name": fate, "words": words(fate), "count": stream["states"][fate]}
+        {
+            "name": fate,
+            "words": words(fate),
+            "count": stream["states"][fate],
+            "told": _count(stream["states"][fate]),
+        }
         for fate in FATES
         if stream["states"].get(fate)
     ]
@@ -104,7 +121,7 @@ def stream_card(stream: Mapping) -> dict[str, object]:
     return {
         "node": stream["node"],
         "topic": stream["topic"],
-        "accounted": f"{ended} of {stream['received']} accounted for",
+        "accounted": f"{_count(ended)} of {_count(stream['received'])} accounted for",
         "fates": fates,
         "figures": figures,
     }
