@@ -98,11 +98,6 @@ def parse_budget(text: str) -> Budget:
     return Budget(stream, metric, at_least, limit, percent)
 
 
-def parse_budgets(texts: Sequence[str]) -> list[Budget]:
-    """Read several; see `parse_budget`."""
-    return [parse_budget(text) for text in texts]
-
-
 def check_budgets(budgets: Sequence[Budget], metrics: Mapping[str, Any]) -> list[BudgetResult]:
     """Hold budgets against what metrics.json holds, a result for each stream that a budget is about.
 

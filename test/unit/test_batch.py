@@ -437,7 +437,7 @@ def test_scores_are_weighted_by_what_they_are_about(tmp_path):
             "unanswered": 1,
             "per_class": {"car": {"ap50": ap50, "truths": boxes}},
         }
-        row["tracking"] = {"mota": mota, "truths": truths, "id_switches": 2, "curve": [1, 2]}
+        row["tracking"] = {"mota": mota, "truths": truths, "id_switches": 2, "curve": [1, truths]}
         return {DETECTIONS: row}
 
     rows = [ledger_row(0)]
