@@ -1,16 +1,23 @@
-"""Reading rosbag2 recordings: streaming, one message at a time."""
+"""Reading rosbag2 recordings: streaming, one message at a time, whole or damaged."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-
-from rosbags.rosbag2 import Reader, ReaderError
+from tempfile import TemporaryDirectory
 
 from perception_rt.codec.compressed import parse_compressed
 from perception_rt.codec.image import parse_image
 from perception_rt.codec.points import parse_points
-from perception_rt.replay.storage.values import BagMessage, Damage
+from perception_rt.replay.storage.files import StorageFile, bare, open_file, storage_files
+from perception_rt.replay.storage.merge import Source, merged
+from perception_rt.replay.storage.metadata import NAME, Metadata, read_metadata
+from perception_rt.replay.storage.unpack import DECOMPRESSORS, MAGIC, unpack
+from perception_rt.replay.storage.values import BagMessage, Damage, FormatError
 from perception_rt.types import BagError, CameraFrame, LidarFrame
 
 __all__ = ["Bag", "BagMessage", "Damage", "frame_of"]
@@ -20,40 +27,57 @@ _PARSERS = {
     "sensor_msgs/msg/CompressedImage": parse_compressed,
     "sensor_msgs/msg/PointCloud2": parse_points,
 }
+_EARLIEST_NS, _LATEST_NS = -(1 << 63), (1 << 63) - 1
 
 
 class Bag:
-    """An open rosbag2 (mcap or sqlite3, compressed or not); use it in a `with`.
+    """An open rosbag2; use it in a `with`.
+
+    Of any storage (mcap, sqlite3), compression (zstd, lz4; of files, messages, chunks) and distribution; a
+    folder, or one file of it. Memory does not grow with the recording, but for a few numbers a message; files
+    that are compressed as a whole are unpacked to the temporary folder until the bag is closed.
 
     Attributes:
-        topics: message type and count, by topic.
+        topics: message type and count, by topic; the count is what index and metadata promise.
+        damage: what could not be read until now; grows while reading.
+
+    Args:
+        path: of the folder or file.
+        salvage: read what can be read of a damaged recording, and put the rest on `damage`.
 
     Raises:
-        BagError: the path is no readable bag; says why.
+        BagError: the path is no readable bag, or (without `salvage`) a damaged one; says why.
     """
 
     def __init__(self, path: str | Path, salvage: bool = False) -> None:
-        self.damage: list[Damage] = []
         self._path = Path(path)
+        self._salvage = salvage
+        self._opened = False
+        self._told: set[Damage] = set()
+        self.damage: list[Damage] = []
+        self._files: list[StorageFile] = []
         if not self._path.exists():
             raise BagError(f"{path}: no such bag")
+        self._stack = ExitStack()
         try:
-            self._reader = Reader(self._path if self._path.is_dir() else self._path.parent)
-            self._reader.open()
-        except ReaderError as error:
-            raise BagError(f"{path}: not a readable rosbag2: {error}") from error
-        self.topics = {c.topic: (c.msgtype, c.msgcount) for c in self._reader.connections}
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+        self._opened = True
 
     def __enter__(self) -> Bag:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader.close()
+        self._stack.close()
 
     @property
     def duration_s(self) -> float:
         """From the first to the last message, s."""
-        return max(self._reader.duration - 1, 0) / 1e9
+        starts = [file.start_ns for file in self._files if file.start_ns is not None]
+        ends = [file.end_ns for file in self._files if file.end_ns is not None]
+        return (max(ends) - min(starts)) / 1e9 if starts else 0.0
 
     def of_type(self, *message_types: str) -> list[str]:
         """The topics of these types, sorted."""
@@ -64,17 +88,138 @@ class Bag:
     ) -> Iterator[BagMessage]:
         """The messages of `topics` (None: of all) in order of log time.
 
+        Args:
+            topics: names as in `topics`.
+            start_ns, stop_ns: log times of the first, and of the first after the last; None: all.
+
         Raises:
-            BagError: the recording is damaged from here on.
+            BagError: the recording is damaged from here on (without `salvage`).
         """
-        wanted = [c for c in self._reader.connections if topics is None or c.topic in topics]
-        if not wanted:
+        begin = _EARLIEST_NS if start_ns is None else start_ns
+        end = _LATEST_NS if stop_ns is None else stop_ns
+        read, last_ns = Counter(), begin
+        for message in self._stored(topics, begin, end):
+            if message.log_ns < last_ns:
+                reason = "its log time is before that of what was read already: the index is wrong"
+                self._report(Damage(message.topic, message.log_ns, 1, reason))
+                continue
+            last_ns = message.log_ns
+            try:
+                whole = self._unpacked(message)
+            except FormatError as error:
+                self._report(Damage(message.topic, message.log_ns, 1, str(error)))
+                continue
+            read[message.topic] += 1
+            yield whole
+        if start_ns is None and stop_ns is None:
+            self._hold_to_promise(read, self.topics if topics is None else topics)
+
+    def _stored(self, topics: Sequence[str] | None, begin: int, end: int) -> Iterator[BagMessage]:
+        chosen = None if topics is None else frozenset(topics)
+        sources = [
+            Source(file.start_ns, partial(file.messages, chosen, begin, end + (end == _LATEST_NS)))
+            for file in self._files
+            if file.start_ns is not None
+        ]
+        return merged(sources)
+
+    def _unpacked(self, message: BagMessage) -> BagMessage:
+        compression = MAGIC.get(message.data[:4])
+        if compression is None:
+            return message
+        data, whole = unpack(message.data, compression)
+        if not whole:
+            raise FormatError(f"{compression}: ends early")
+        return replace(message, data=data)
+
+    def _hold_to_promise(self, read: Counter[str], topics: Sequence[str]) -> None:
+        """Tell of every message that was promised, and neither read nor told of."""
+        told: Counter[str] = Counter()
+        for damage in self.damage:
+            told[damage.topic] += damage.messages or 0
+        missing = Counter({t: self.topics[t][1] - read[t] - told[t] for t in topics if t in self.topics})
+        missing = +missing
+        if told[""] and missing:  # some of them are told of, though not by name
+            count = missing.total() - told[""]
+            if count > 0:
+                self._report(Damage("", None, count, f"promised, but not there: of {', '.join(missing)}"))
+            return
+        for topic, count in missing.items():
+            reason = f"{self.topics[topic][1]} messages promised, but {count} not there"
+            self._report(Damage(topic, None, count, reason))
+
+    def _open(self) -> None:
+        metadata = self._metadata()
+        folder = self._path if self._path.is_dir() else self._path.parent
+        for name in metadata.files:
+            self._open_file(folder / name)
+        if not any(file.topics for file in self._files) and (self.damage or not self._files):
+            reasons = "; ".join(dict.fromkeys(damage.reason for damage in self.damage))
+            raise BagError(f"{self._path}: not a readable rosbag2: {reasons or 'no files of messages'}")
+        promised = sum((file.promised for file in self._files), Counter())
+        types = {topic: kind for file in self._files for topic, kind in file.topics.items()}
+        self.topics = {topic: (kind, promised[topic]) for topic, kind in types.items()}
+        for topic, (kind, count) in metadata.topics.items():
+            known, found = self.topics.get(topic, (kind, 0))
+            if found > count:
+                self._report(Damage(topic, None, 0, f"{NAME}: {count} messages, but there are {found}"))
+            self.topics[topic] = (known, max(count, found))
+
+    def _metadata(self) -> Metadata:
+        """Of a folder, or of one file; what is wrong with it is told."""
+        if not self._path.is_dir():
+            return Metadata([self._path.name])
+        there = storage_files(self._path)
+        try:
+            metadata = read_metadata(self._path)
+        except FormatError as error:
+            if not self._salvage:
+                raise BagError(
+                    f"{self._path}: not a readable rosbag2: {error}: `ros2 bag reindex` makes it anew"
+                ) from error
+            metadata = Metadata()
+            self._report(Damage("", None, 0, str(error)))
+        for fault in metadata.faults:
+            self._report(Damage("", None, 0, f"{NAME}: {fault}"))
+        if metadata.compression and metadata.compression not in DECOMPRESSORS:
+            reason = f"{NAME}: compression_format={metadata.compression!r} is not known"
+            self._report(Damage("", None, None, reason))
+        listed = {bare(name) for name in metadata.files}
+        for name in there:
+            if bare(name) not in listed:
+                listed.add(bare(name))
+                metadata.files.append(name)
+                if metadata.topics:
+                    self._report(Damage("", None, 0, f"{NAME}: does not list {name}"))
+        return metadata
+
+    def _open_file(self, path: Path) -> None:
+        temporary = self._stack.enter_context(TemporaryDirectory(prefix="perception-rt-"))
+
+        def report(damage: Damage) -> None:
+            self._report(replace(damage, reason=f"{path.name}: {damage.reason}"))
+
+        if not path.exists():
+            report(Damage("", None, None, "is missing"))
             return
         try:
-            for connection, log_ns, data in self._reader.messages(wanted, start_ns, stop_ns):
-                yield BagMessage(connection.topic, connection.msgtype, log_ns, bytes(data))
-        except ReaderError as error:
-            raise BagError(f"{self._path}: damaged: {error}") from error
+            file = open_file(path, Path(temporary, bare(path.name)), report)
+        except FormatError as error:
+            report(Damage("", None, None, str(error)))
+            return
+        self._stack.callback(file.close)
+        self._files.append(file)
+
+    def _report(self, damage: Damage) -> None:
+        """Take it down once; without `salvage`, what costs messages is an error."""
+        if damage in self._told:
+            return
+        self._told.add(damage)
+        self.damage.append(damage)
+        if not self._salvage and damage.messages != 0:
+            what = "damaged" if self._opened else "not a readable rosbag2"
+            topic = f"{damage.topic}: " if damage.topic else ""
+            raise BagError(f"{self._path}: {what}: {topic}{damage.reason}")
 
 
 def frame_of(message: BagMessage) -> CameraFrame | LidarFrame:

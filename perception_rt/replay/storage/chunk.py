@@ -1,0 +1,196 @@
+"""The messages of one chunk of an MCAP file, held to the index behind it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import NamedTuple
+from zlib import crc32
+
+from perception_rt.replay.storage.records import (
+    CHANNEL,
+    IN_CHUNK,
+    MESSAGE,
+    MESSAGE_HEAD,
+    MESSAGE_INDEX,
+    PREFIX,
+    SCHEMA,
+    Channel,
+    ChunkHead,
+    each_record,
+    parse_channel,
+    parse_chunk_head,
+    parse_message_head,
+    parse_message_index,
+    parse_schema,
+)
+from perception_rt.replay.storage.scan import Read, scan
+from perception_rt.replay.storage.unpack import unpack
+from perception_rt.replay.storage.values import FormatError
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Where a chunk is.
+
+    Attributes:
+        start: offset of its record. length: of the record, bytes. index_length: of the indexes behind it.
+        start_ns, end_ns: log times of its first and last message.
+        counts: messages by channel; None where nothing tells.
+        cut: whether the file ends within it.
+    """
+
+    start: int
+    length: int
+    index_length: int
+    start_ns: int
+    end_ns: int
+    counts: dict[int, int] | None = None
+    cut: bool = False
+
+    def may_hold(self, channels: Collection[int]) -> bool:
+        """Whether it has messages of one of these."""
+        return self.counts is None or any(self.counts.get(channel) for channel in channels)
+
+
+class InChunk(NamedTuple):
+    """A message; `start` and `stop` of its bytes among the chunk's."""
+
+    log_ns: int
+    channel: int
+    start: int
+    stop: int
+
+
+class Lost(NamedTuple):
+    """Messages of a channel (None: it is not known which) that cannot be read; as `Damage`."""
+
+    channel: int | None
+    log_ns: int | None
+    messages: int | None
+    reason: str
+
+
+@dataclass(slots=True)
+class Content:
+    """What is in a chunk: messages in order of log time, their bytes in `raw`, and what cannot be read."""
+
+    raw: memoryview = field(default_factory=lambda: memoryview(b""))
+    messages: list[InChunk] = field(default_factory=list)
+    schemas: dict[int, str] = field(default_factory=dict)
+    channels: dict[int, Channel] = field(default_factory=dict)
+    lost: list[Lost] = field(default_factory=list)
+
+
+Promised = Counter[tuple[int, int]]
+"""Messages by channel and log time."""
+
+
+def read_chunk(read: Read, chunk: Chunk) -> Content:
+    """Read and decompress a chunk.
+
+    A message is given where its record is whole, and where index and head, if they are there, agree to it.
+    """
+    content = Content()
+    data = read(chunk.start, chunk.length + chunk.index_length)
+    promised = _promised(data[chunk.length :], chunk, content)
+    try:
+        head = parse_chunk_head(data[PREFIX : PREFIX + 64], chunk.length - PREFIX)
+        content.raw = memoryview(_unpacked(data, head, chunk))
+    except FormatError as error:
+        content.lost += _all(chunk, promised, f"chunk at byte {chunk.start} {error}")
+        return content
+    found = list(_found(content, chunk, promised is None))
+    content.messages = sorted(_agreed(content, found, promised, head, chunk), key=attrgetter("log_ns"))
+    return content
+
+
+def _promised(data: bytes, chunk: Chunk, content: Content) -> Promised | None:
+    """What the indexes behind a chunk say; None where there are none, or damaged ones."""
+    promised: Promised = Counter()
+    try:
+        for kind, body in each_record(data):
+            if kind != MESSAGE_INDEX:
+                raise FormatError("holds something else")
+            channel, times = parse_message_index(body)
+            promised.update((channel, log_ns) for log_ns in times)
+    except FormatError as error:
+        content.lost.append(Lost(None, chunk.start_ns, 0, f"index of chunk at byte {chunk.start} {error}"))
+        return None
+    return promised or None
+
+
+def _unpacked(data: bytes, head: ChunkHead, chunk: Chunk) -> bytes:
+    packed = data[PREFIX + head.data : PREFIX + head.data + head.packed]
+    raw, whole = unpack(packed, head.compression, head.size)
+    if chunk.cut:
+        return raw
+    if not whole or len(raw) != head.size:
+        raise FormatError(f"holds {len(raw)} bytes instead of {head.size}")
+    if head.crc and crc32(raw) != head.crc:
+        raise FormatError("does not have its checksum")
+    return raw
+
+
+def _all(chunk: Chunk, promised: Promised | None, reason: str) -> Iterator[Lost]:
+    """Everything in it is lost."""
+    counts: Counter[int] = Counter()
+    for (channel, _), count in (promised or Counter()).items():
+        counts[channel] += count
+    known = counts or chunk.counts
+    if not known:
+        yield Lost(None, chunk.start_ns, None, reason)
+        return
+    yield from (Lost(channel, chunk.start_ns, count, reason) for channel, count in known.items() if count)
+
+
+def _found(content: Content, chunk: Chunk, report_gaps: bool) -> Iterator[InChunk]:
+    """Its messages; schemas and channels are learned on the way."""
+    raw = content.raw
+    for kind, start, stop in scan(lambda at, size: raw[at : at + size], 0, len(raw), IN_CHUNK):
+        body = start + PREFIX
+        where = f"in chunk at byte {chunk.start}, byte {start}"
+        if kind == MESSAGE:
+            channel, log_ns = parse_message_head(raw[body : body + MESSAGE_HEAD])
+            yield InChunk(log_ns, channel, body + MESSAGE_HEAD, stop)
+            continue
+        try:
+            if kind == SCHEMA:
+                number, name = parse_schema(bytes(raw[body:stop]))
+                content.schemas[number] = name
+            elif kind == CHANNEL:
+                channel = parse_channel(bytes(raw[body:stop]))
+                content.channels[channel.id] = channel
+            else:
+                raise FormatError(f"to {stop}: no record")
+        except FormatError as error:
+            # Where an index says what should be here, it tells of the messages.
+            content.lost.append(Lost(None, chunk.start_ns, None if report_gaps else 0, f"{where} {error}"))
+
+
+def _agreed(
+    content: Content, found: list[InChunk], promised: Promised | None, head: ChunkHead, chunk: Chunk
+) -> Iterator[InChunk]:
+    """Those of the messages that can be believed."""
+    counted = Counter((message.channel, message.log_ns) for message in found)
+    missing = (promised or Counter()) - counted
+    extra = counted - (promised or Counter())
+    channels, times = {channel for channel, _ in missing}, {log_ns for _, log_ns in missing}
+    for message in found:
+        key = (message.channel, message.log_ns)
+        if extra[key]:
+            extra[key] -= 1
+            if message.channel in channels or message.log_ns in times:
+                continue  # what the index has in another way: told below
+            if not head.start_ns <= message.log_ns <= head.end_ns:
+                reason = f"log time is not within that of its chunk at byte {chunk.start}"
+                content.lost.append(Lost(message.channel, message.log_ns, 1, reason))
+                continue
+        yield message
+    reason = f"not as the index of the chunk at byte {chunk.start} has it"
+    first = {channel: min(t for c, t in missing if c == channel) for channel in channels}
+    for channel in sorted(channels):
+        count = sum(n for (c, _), n in missing.items() if c == channel)
+        content.lost.append(Lost(channel, first[channel], count, reason))

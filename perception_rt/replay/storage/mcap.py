@@ -1,0 +1,113 @@
+"""Messages of an MCAP file, whole or damaged."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from perception_rt.replay.storage.chunk import Chunk, Content, Lost, read_chunk
+from perception_rt.replay.storage.index import index_of
+from perception_rt.replay.storage.merge import Source, merged
+from perception_rt.replay.storage.values import BagMessage, Damage, Report
+
+
+class McapFile:
+    """An open file.
+
+    Attributes:
+        topics: message type, by topic.
+        promised: messages by topic, as the file's statistics say, or as many as were found.
+        start_ns, end_ns: log times of the first and last message; None where there is none.
+
+    Args:
+        path: of the file. report: takes what cannot be read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, path: Path, report: Report) -> None:
+        self._report = report
+        self._file = os.open(path, os.O_RDONLY)
+        self._index = index_of(self._read, os.fstat(self._file).st_size)
+        self._loose = self._index.loose.sorted()
+        schemas = self._index.schemas
+        self._types = {n: schemas.get(c.schema_id, "") for n, c in self._index.channels.items()}
+        self.topics = {c.topic: self._types[n] for n, c in self._index.channels.items()}
+        self.promised: Counter[str] = Counter(dict.fromkeys(self.topics, 0))
+        promise = self._index.statistics.counts if self._index.statistics else self._index.counts
+        for number, count in promise.items():
+            if topic := self._topic(number):
+                self.promised[topic] += count
+        starts = [chunk.start_ns for chunk in self._index.chunks] + self._loose[0][:1].tolist()
+        ends = [chunk.end_ns for chunk in self._index.chunks] + self._loose[0][-1:].tolist()
+        self.start_ns, self.end_ns = min(starts, default=None), max(ends, default=None)
+        self._tell(self._index.lost)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._file)
+
+    def messages(self, topics: Collection[str] | None, start_ns: int, stop_ns: int) -> Iterator[BagMessage]:
+        """Those of `topics` (None: all) from `start_ns` to before `stop_ns`, in order of log time."""
+        wanted = {n for n, c in self._index.channels.items() if topics is None or c.topic in topics}
+        sources = [
+            Source(chunk.start_ns, lambda chunk=chunk: self._of_chunk(chunk, wanted, start_ns, stop_ns))
+            for chunk in self._index.chunks
+            if chunk.start_ns < stop_ns and chunk.end_ns >= start_ns and chunk.may_hold(wanted)
+        ]
+        first, last = np.searchsorted(self._loose[0], [start_ns, stop_ns])
+        if first < last:
+            sources.append(
+                Source(int(self._loose[0][first]), lambda: self._of_loose(wanted, int(first), int(last)))
+            )
+        return merged(sources)
+
+    def _of_chunk(
+        self, chunk: Chunk, wanted: Collection[int], start_ns: int, stop_ns: int
+    ) -> Iterator[BagMessage]:
+        content = read_chunk(self._read, chunk)
+        self._tell(content.lost)
+        self._tell(self._contradictions(content, chunk))
+        for log_ns, number, start, stop in content.messages:
+            if number in wanted and start_ns <= log_ns < stop_ns:
+                yield self._message(number, log_ns, bytes(content.raw[start:stop]))
+            elif number not in self._types:
+                self._tell([self._undefined(number, log_ns)])
+
+    def _of_loose(self, wanted: Collection[int], first: int, last: int) -> Iterator[BagMessage]:
+        for row in range(first, last):
+            log_ns, number, start, size = (int(column[row]) for column in self._loose)
+            if number in wanted:
+                yield self._message(number, log_ns, self._read(start, size))
+            elif number not in self._types:
+                self._tell([self._undefined(number, log_ns)])
+
+    def _message(self, number: int, log_ns: int, data: bytes) -> BagMessage:
+        return BagMessage(self._topic(number), self._types[number], log_ns, data)
+
+    def _topic(self, number: int | None) -> str:
+        channel = self._index.channels.get(number)
+        return channel.topic if channel else ""
+
+    def _contradictions(self, content: Content, chunk: Chunk) -> Iterator[Lost]:
+        for number, channel in content.channels.items():
+            known = self._index.channels.get(number)
+            if known != channel:
+                reason = f"chunk at byte {chunk.start} calls it {channel.topic!r}"
+                yield Lost(number, chunk.start_ns, 0, reason)
+
+    def _undefined(self, number: int, log_ns: int) -> Lost:
+        return Lost(None, log_ns, 1, f"channel {number} is not defined")
+
+    def _tell(self, lost: Collection[Lost] | Iterator[Lost]) -> None:
+        for channel, log_ns, messages, reason in lost:
+            self._report(Damage(self._topic(channel), log_ns, messages, reason))
+
+    def _read(self, start: int, size: int) -> bytes:
+        """So many bytes at an offset; fewer at the end."""
+        return os.pread(self._file, size, start)

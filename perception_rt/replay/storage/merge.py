@@ -1,0 +1,36 @@
+"""Merging what lies in order of time, each source opened when its turn comes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from perception_rt.replay.storage.values import BagMessage
+
+
+class Source(NamedTuple):
+    """Messages in order of log time, none before `start_ns`; `read` begins to read them."""
+
+    start_ns: int
+    read: Callable[[], Iterator[BagMessage]]
+
+
+def merged(sources: Iterable[Source]) -> Iterator[BagMessage]:
+    """All messages in order of log time; of the same time, in the order of the sources."""
+    waiting = sorted(enumerate(sources), key=lambda item: -item[1].start_ns)
+    heap: list[tuple[int, int, BagMessage, Iterator[BagMessage]]] = []
+
+    def advance(number: int, messages: Iterator[BagMessage]) -> None:
+        message = next(messages, None)
+        if message is not None:
+            heapq.heappush(heap, (message.log_ns, number, message, messages))
+
+    while waiting or heap:
+        while waiting and (not heap or waiting[-1][1].start_ns <= heap[0][0]):
+            number, source = waiting.pop()
+            advance(number, source.read())
+        if heap:
+            _, number, message, messages = heapq.heappop(heap)
+            yield message
+            advance(number, messages)

@@ -1,0 +1,82 @@
+"""metadata.yaml of a rosbag2 folder, as far as it can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from perception_rt.replay.storage.values import FormatError
+
+NAME = "metadata.yaml"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(slots=True)
+class Metadata:
+    """What a recording should hold.
+
+    Attributes:
+        files: their names in the folder, in order.
+        topics: message type and count, by topic.
+        compression: of files or messages; empty: none.
+        faults: fields that cannot be used, and why.
+    """
+
+    files: list[str] = field(default_factory=list)
+    topics: dict[str, tuple[str, int]] = field(default_factory=dict)
+    compression: str = ""
+    faults: list[str] = field(default_factory=list)
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """Read metadata.yaml of any version.
+
+    Raises:
+        FormatError: it is missing, or nothing of it can be used.
+    """
+    try:
+        content = yaml.load((folder / NAME).read_text(encoding="utf-8"), _LOADER)
+        about = content["rosbag2_bagfile_information"]
+    except FileNotFoundError as error:
+        raise FormatError(f"{NAME} is missing") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise FormatError(f"{NAME} cannot be read: {reason}") from error
+    if not isinstance(about, dict):
+        raise FormatError(f"{NAME}: rosbag2_bagfile_information={about!r} holds no fields")
+    metadata = Metadata()
+    metadata.files = [PurePath(name).name for name in _list(about, "relative_file_paths", str, metadata)]
+    for entry in _list(about, "topics_with_message_count", dict, metadata):
+        try:
+            topic, count = entry["topic_metadata"], entry["message_count"]
+            name, kind = topic["name"], topic["type"]
+        except (KeyError, TypeError) as error:
+            metadata.faults.append(f"topics_with_message_count: {error} is missing")
+            continue
+        if not (isinstance(name, str) and isinstance(kind, str) and type(count) is int and count >= 0):
+            metadata.faults.append(f"topics_with_message_count: {name!r}, {kind!r}, {count!r} cannot be")
+            continue
+        metadata.topics[name] = (kind, metadata.topics.get(name, (kind, 0))[1] + count)
+    if about.get("compression_mode"):
+        metadata.compression = str(about.get("compression_format") or "")
+    metadata.faults += _contradictions(about, metadata)
+    return metadata
+
+
+def _list(about: dict, key: str, kind: type, metadata: Metadata) -> list[Any]:
+    found = about.get(key)
+    if not isinstance(found, list):
+        metadata.faults.append(f"{key}={found!r} is no list")
+        return []
+    metadata.faults += [f"{key}: {item!r} cannot be" for item in found if not isinstance(item, kind)]
+    return [item for item in found if isinstance(item, kind)]
+
+
+def _contradictions(about: dict, metadata: Metadata) -> Iterator[str]:
+    total, said = sum(count for _, count in metadata.topics.values()), about.get("message_count")
+    if said != total:
+        yield f"message_count={said!r}, but {total} by topics"

@@ -1,0 +1,256 @@
+"""Records of MCAP files (https://mcap.dev/spec), read strictly: a length that does not fit is an error."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from perception_rt.replay.storage.values import LATEST_NS, MAX_BYTES, FormatError
+
+MAGIC = b"\x89MCAP0\r\n"
+HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = range(1, 9)
+ATTACHMENT, ATTACHMENT_INDEX, STATISTICS, METADATA, METADATA_INDEX, SUMMARY_OFFSET, DATA_END = range(9, 16)
+IN_FILE = frozenset(range(HEADER, DATA_END + 1))
+IN_CHUNK = frozenset({SCHEMA, CHANNEL, MESSAGE})
+PREFIX = 9
+"""Bytes before a record's body: its kind, and the body's length."""
+PEEK = PREFIX + 64
+"""Bytes from a record's start that tell whether it is one."""
+FOOTER_BYTES = PREFIX + 20
+_FIXED = {FOOTER: 20, SUMMARY_OFFSET: 17, DATA_END: 4}
+_LEAST = {
+    HEADER: 8,
+    SCHEMA: 14,
+    CHANNEL: 16,
+    CHUNK_INDEX: 60,
+    ATTACHMENT: 36,
+    ATTACHMENT_INDEX: 44,
+    METADATA: 8,
+}
+
+
+class Channel(NamedTuple):
+    """A topic of a file: its number, and that of its schema."""
+
+    id: int
+    schema_id: int
+    topic: str
+
+
+class MessageHead(NamedTuple):
+    """What precedes a message's bytes."""
+
+    channel: int
+    log_ns: int
+
+
+MESSAGE_HEAD = 22
+
+
+class ChunkHead(NamedTuple):
+    """What precedes a chunk's records.
+
+    Attributes:
+        start_ns, end_ns: log times of its first and last message.
+        size, crc: of the records, decompressed; a crc of 0 is none.
+        data: where they begin in the record's body. packed: their length there.
+    """
+
+    start_ns: int
+    end_ns: int
+    size: int
+    crc: int
+    compression: str
+    data: int
+    packed: int
+
+
+class ChunkIndex(NamedTuple):
+    """Where a chunk is, and the indexes of its messages behind it; offsets in the file, lengths in bytes."""
+
+    head: ChunkHead
+    start: int
+    length: int
+    indexes: dict[int, int]
+    index_length: int
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Messages by channel, as the distances between the indexes tell."""
+        stops = [*sorted(self.indexes.values())[1:], self.start + self.length + self.index_length]
+        by_offset = sorted((offset, channel) for channel, offset in self.indexes.items())
+        pairs = zip(by_offset, stops, strict=True)
+        return {channel: (stop - offset - PREFIX - 6) // 16 for (offset, channel), stop in pairs}
+
+
+class Statistics(NamedTuple):
+    """How much a file holds."""
+
+    messages: int
+    chunks: int
+    counts: dict[int, int]
+
+
+class Fields:
+    """A record's body, read from its front."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.at = 0
+
+    def take(self, layout: str) -> tuple[Any, ...]:
+        """The next numbers."""
+        size = struct.calcsize(layout)
+        if self.at + size > len(self._body):
+            raise FormatError("is cut short")
+        self.at += size
+        return struct.unpack_from(layout, self._body, self.at - size)
+
+    def block(self) -> bytes:
+        """The next bytes, after their length."""
+        (size,) = self.take("<I")
+        if self.at + size > len(self._body):
+            raise FormatError("is cut short")
+        self.at += size
+        return self._body[self.at - size : self.at]
+
+    def text(self) -> str:
+        """The next string."""
+        try:
+            return self.block().decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(f"holds no text: {error}") from error
+
+    def end(self) -> None:
+        """Nothing may be left."""
+        if self.at != len(self._body):
+            raise FormatError("is longer than what it holds")
+
+
+def parse_schema(body: bytes) -> tuple[int, str]:
+    """Number and name of a message type."""
+    fields = Fields(body)
+    (number,), name = fields.take("<H"), fields.text()
+    fields.text()  # encoding
+    fields.block()
+    fields.end()
+    return number, name
+
+
+def parse_channel(body: bytes) -> Channel:
+    """A topic."""
+    fields = Fields(body)
+    number, schema = fields.take("<HH")
+    topic = fields.text()
+    fields.text()  # encoding of messages
+    fields.block()
+    fields.end()
+    if not topic.isprintable() or not topic:
+        raise FormatError(f"topic={topic!r} is no name")
+    return Channel(number, schema, topic)
+
+
+def parse_message_head(body: bytes) -> MessageHead:
+    """Whose a message is, and when it was logged."""
+    channel, _sequence, log_ns, _publish_ns = struct.unpack_from("<HIQQ", body)
+    return MessageHead(channel, log_ns)
+
+
+def parse_chunk_head(body: bytes, length: int) -> ChunkHead:
+    """Of the first bytes of a chunk's body of `length`."""
+    fields = Fields(body)
+    start_ns, end_ns, size, crc = fields.take("<QQQI")
+    compression = fields.text()
+    (packed,) = fields.take("<Q")
+    times = start_ns <= end_ns <= LATEST_NS or (start_ns, end_ns) == (LATEST_NS, 0)  # the latter: no message
+    if fields.at + packed != length or size > MAX_BYTES or not times:
+        raise FormatError("has a head that contradicts itself")
+    return ChunkHead(start_ns, end_ns, size, crc, compression, fields.at, packed)
+
+
+def parse_message_index(body: bytes) -> tuple[int, list[int]]:
+    """Channel, and log times in ns of its messages in the chunk."""
+    fields = Fields(body)
+    (channel,), entries = fields.take("<H"), fields.block()
+    fields.end()
+    if len(entries) % 16:
+        raise FormatError("has a length that holds no whole entries")
+    return channel, [log_ns for log_ns, _ in struct.iter_unpack("<QQ", entries)]
+
+
+def parse_chunk_index(body: bytes) -> ChunkIndex:
+    """Where a chunk is."""
+    fields = Fields(body)
+    start_ns, end_ns, start, length = fields.take("<QQQQ")
+    offsets = fields.block()
+    if len(offsets) % 10:
+        raise FormatError("has a length that holds no whole entries")
+    (index_length,), compression = fields.take("<Q"), fields.text()
+    packed, size = fields.take("<QQ")
+    fields.end()
+    data = 40 + len(compression.encode())
+    head = ChunkHead(start_ns, end_ns, size, 0, compression, data, packed)
+    return ChunkIndex(head, start, length, dict(struct.iter_unpack("<HQ", offsets)), index_length)
+
+
+def parse_statistics(body: bytes) -> Statistics:
+    """How much there is."""
+    fields = Fields(body)
+    messages, _schemas, _channels, _attachments, _metadata, chunks = fields.take("<QHIIII")
+    fields.take("<QQ")
+    counts = fields.block()
+    fields.end()
+    found = dict(struct.iter_unpack("<HQ", counts)) if len(counts) % 10 == 0 else {}
+    if sum(found.values()) != messages:
+        raise FormatError("contradict themselves")
+    return Statistics(messages, chunks, found)
+
+
+def record_length(head: bytes, kinds: frozenset[int]) -> int | None:
+    """The length of the record that begins with `head`, prefix and all; None where none can begin.
+
+    Args:
+        head: `PEEK` bytes, or what is left. kinds: those that can be here.
+    """
+    if len(head) < PREFIX:
+        return None
+    kind, length = head[0], int.from_bytes(head[1:PREFIX], "little")
+    if kind not in kinds or length > MAX_BYTES:
+        return None
+    return PREFIX + length if _fits(kind, length, head[PREFIX:]) else None
+
+
+def _fits(kind: int, length: int, body: bytes) -> bool:
+    if kind in _FIXED:
+        return length == _FIXED[kind]
+    if kind in _LEAST:
+        return length >= _LEAST[kind]
+    if kind == MESSAGE:
+        return length >= MESSAGE_HEAD and int.from_bytes(body[6:14], "little") <= LATEST_NS
+    if kind == CHUNK:
+        try:
+            parse_chunk_head(body, length)
+        except FormatError:
+            return False
+        return True
+    if kind == MESSAGE_INDEX:
+        return length == 6 + int.from_bytes(body[2:6], "little") and length % 16 == 6
+    if kind == STATISTICS:
+        return length == 46 + int.from_bytes(body[42:46], "little") and length % 10 == 6
+    return length == 20 + int.from_bytes(body[16:20], "little")  # METADATA_INDEX
+
+
+def each_record(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and body of records that lie side by side.
+
+    Raises:
+        FormatError: they do not.
+    """
+    at = 0
+    while at < len(data):
+        length = record_length(data[at : at + PEEK], IN_FILE)
+        if length is None or at + length > len(data):
+            raise FormatError(f"has no record at byte {at}")
+        yield data[at], data[at + PREFIX : at + length]
+        at += length

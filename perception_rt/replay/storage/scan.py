@@ -1,0 +1,63 @@
+"""Finding records in bytes of which some are damaged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from perception_rt.replay.storage.records import PEEK, PREFIX, record_length
+
+Read = Callable[[int, int], bytes]
+"""The bytes at an offset, so many; fewer at the end."""
+
+# A kind, and a length below 4 GiB; a lookahead, as the true record may begin inside a false one.
+_BEGINS = re.compile(rb"(?=[\x01-\x0f].{4}\0{4})", re.DOTALL)
+_WINDOW = 1 << 20
+
+
+class Piece(NamedTuple):
+    """A record, or (kind 0) bytes in which none is found; offsets of its first byte and of the next piece."""
+
+    kind: int
+    start: int
+    stop: int
+
+
+def scan(read: Read, start: int, stop: int, kinds: frozenset[int]) -> Iterator[Piece]:
+    """Every record from `start` to `stop`, and the gaps between them.
+
+    A record counts as one if its length leads to the next, or to the end: no damaged length goes unseen.
+    """
+    while start < stop:
+        length = record_length(_head(read, start, stop), kinds)
+        if length is None or not _leads_on(read, start + length, stop, kinds):
+            following = _find(read, start + 1, stop, kinds)
+            yield Piece(0, start, following)
+            start = following
+            continue
+        yield Piece(read(start, 1)[0], start, start + length)
+        start += length
+
+
+def _head(read: Read, start: int, stop: int) -> bytes:
+    return read(start, min(PEEK, stop - start))
+
+
+def _leads_on(read: Read, start: int, stop: int, kinds: frozenset[int]) -> bool:
+    """Whether a record begins here, be it cut off by the end; or whether the end is here."""
+    if start >= stop:
+        return start == stop
+    head = _head(read, start, stop)
+    return head[0] in kinds if len(head) < PEEK else record_length(head, kinds) is not None
+
+
+def _find(read: Read, start: int, stop: int, kinds: frozenset[int]) -> int:
+    """Where the next record begins that leads on; `stop` if nowhere."""
+    for window in range(start, stop, _WINDOW):
+        for match in _BEGINS.finditer(read(window, min(_WINDOW + PREFIX, stop - window))):
+            at = window + match.start()
+            length = record_length(_head(read, at, stop), kinds)
+            if length is not None and at + length <= stop and _leads_on(read, at + length, stop, kinds):
+                return at
+    return stop

@@ -1,0 +1,164 @@
+"""Reading and writing recordings of every form; what is read is held to rosbags' own reader."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sqlite3
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from zlib import crc32
+
+import lz4.frame
+import numpy as np
+import pytest
+import yaml
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+
+from perception_rt.replay.bag import Bag, BagMessage
+from perception_rt.replay.bag_writer import BagWriter
+from perception_rt.replay.message_types import typestore
+from perception_rt.types import BagError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+START_NS = 1_700_000_000_000_000_000
+POINT, IMAGE, STATIC = "geometry_msgs/msg/Point", "sensor_msgs/msg/Image", "tf2_msgs/msg/TFMessage"
+TYPES = {"/tf_static": STATIC, "/point": POINT, "/image": IMAGE}
+MCAP, SQLITE = StoragePlugin.MCAP, StoragePlugin.SQLITE3
+
+
+def messages(count: int = 60, seed: int = 1, size: int = 3000) -> list[BagMessage]:
+    """Messages of three topics in order of log time, of which some are logged at the same time."""
+    rng = np.random.default_rng(seed)
+    made = [BagMessage("/tf_static", STATIC, START_NS, b"\0\1\0\0" + bytes(8))]
+    for number in range(count):
+        topic = ("/point", "/image")[number % 3 == 0]
+        data = b"\0\1\0\0" + rng.bytes(int(rng.integers(24, size)))
+        made.append(BagMessage(topic, TYPES[topic], START_NS + number // 2 * 10_000_000, data))
+    return made
+
+
+def write(folder: Path, logged: list[BagMessage], storage: StoragePlugin = MCAP, **options) -> Path:
+    """By rosbags, not by the writer that is tested; options as `CompressionMode`, and the metadata's version."""
+    writer = Writer(folder, version=options.get("version", 9), storage_plugin=storage)
+    writer.set_compression(options.get("mode", CompressionMode.NONE), CompressionFormat.ZSTD)
+    with writer:
+        connections = {t: writer.add_connection(t, k, typestore=typestore()) for t, k in TYPES.items()}
+        for message in logged:
+            writer.write(connections[message.topic], message.log_ns, message.data)
+    return folder
+
+
+def read(path: Path, **how) -> list[BagMessage]:
+    with Bag(path) as bag:
+        found = list(bag.messages(**how))
+        assert bag.damage == []
+    return found
+
+
+def as_rosbags_reads(path: Path) -> list[BagMessage]:
+    with Reader(path) as reader:
+        return [BagMessage(c.topic, c.msgtype, t, bytes(data)) for c, t, data in reader.messages()]
+
+
+def in_any_order(found: list[BagMessage]) -> list[tuple]:
+    return sorted((m.log_ns, m.topic, m.message_type, m.data) for m in found)
+
+
+def split(folder: Path, logged: list[BagMessage], storage: StoragePlugin, parts: int = 3) -> Path:
+    """A bag of several files that overlap in time by a message, as rosbag2 splits them."""
+    folder.mkdir()
+    infos, names, bounds = [], [], np.linspace(0, len(logged), parts + 1).astype(int)
+    pieces = [logged[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    pieces[0][-1], pieces[1][0] = pieces[1][0], pieces[0][-1]
+    for number, piece in enumerate(pieces):
+        part = write(folder / f"part{number}", piece, storage)
+        info = yaml.safe_load((part / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+        name = f"{folder.name}_{number}{Path(info['relative_file_paths'][0]).suffix}"
+        (part / info["relative_file_paths"][0]).rename(folder / name)
+        shutil.rmtree(part)
+        infos.append(info)
+        names.append(name)
+    whole = infos[0]
+    whole["relative_file_paths"] = names
+    whole["files"] = [{**info["files"][0], "path": name} for info, name in zip(infos, names, strict=True)]
+    whole["message_count"] = len(logged)
+    for number, topic in enumerate(whole["topics_with_message_count"]):
+        topic["message_count"] = sum(i["topics_with_message_count"][number]["message_count"] for i in infos)
+    (folder / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information": whole}))
+    return folder
+
+
+FORMS: dict[str, Callable[[Path, list[BagMessage]], Path]] = {
+    "mcap": write,
+    "mcap, chunks of zstd": lambda f, m: write(f, m, mode=CompressionMode.STORAGE),
+    "mcap, messages of zstd": lambda f, m: write(f, m, mode=CompressionMode.MESSAGE),
+    "mcap, file of zstd": lambda f, m: write(f, m, mode=CompressionMode.FILE),
+    "mcap, metadata 8": lambda f, m: write(f, m, version=8),
+    "sqlite3": lambda f, m: write(f, m, SQLITE),
+    "sqlite3, messages of zstd": lambda f, m: write(f, m, SQLITE, mode=CompressionMode.MESSAGE),
+    "sqlite3, file of zstd": lambda f, m: write(f, m, SQLITE, mode=CompressionMode.FILE),
+    "sqlite3, metadata 8": lambda f, m: write(f, m, SQLITE, version=8),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read_as_rosbags_reads_it(form, tmp_path):
+    logged = messages()
+    bag = FORMS[form](tmp_path / "drive", logged)
+    found = read(bag)
+    assert [m.log_ns for m in found] == sorted(m.log_ns for m in logged)
+    assert in_any_order(found) == in_any_order(logged) == in_any_order(as_rosbags_reads(bag))
+    with Bag(bag) as opened:
+        counts = {t: sum(m.topic == t for m in logged) for t in TYPES}
+        assert opened.topics == {topic: (kind, counts[topic]) for topic, kind in TYPES.items()}
+        assert opened.duration_s == (logged[-1].log_ns - START_NS) / 1e9
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_split_files_are_one_recording_in_order_of_log_time(storage, tmp_path):
+    logged = messages(90)
+    found = read(split(tmp_path / "drive", logged, storage))
+    assert [m.log_ns for m in found] == sorted(m.log_ns for m in logged)
+    assert in_any_order(found) == in_any_order(logged)
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_a_path_to_a_file_opens_that_file_alone(storage, tmp_path):
+    logged = messages(90)
+    folder = split(tmp_path / "drive", logged, storage)
+    (folder / "metadata.yaml").unlink()
+    found = [read(path) for path in sorted(folder.iterdir())]
+    assert [len(part) for part in found] == [30, 30, 31]
+    assert in_any_order(sum(found, [])) == in_any_order(logged)
+    shutil.copy(sorted(folder.iterdir())[0], tmp_path / sorted(folder.iterdir())[0].name)
+    assert read(tmp_path / sorted(folder.iterdir())[0].name) == found[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_topics_and_times_select(form, tmp_path):
+    logged = messages()
+    bag = FORMS[form](tmp_path / "drive", logged)
+    begin, end = START_NS + 100_000_000, START_NS + 200_000_000
+    expected = [m for m in logged if m.topic == "/image" and begin <= m.log_ns < end]
+    assert len(expected) > 3
+    assert in_any_order(read(bag, topics=["/image"], start_ns=begin, stop_ns=end)) == in_any_order(expected)
+    assert read(bag, topics=[]) == []
+    assert in_any_order(read(bag, stop_ns=begin)) == in_any_order([m for m in logged if m.log_ns < begin])
+
+
+def test_a_seek_reads_only_what_is_asked_for(tmp_path, monkeypatch):
+    logged = [
+        BagMessage("/image", IMAGE, START_NS + number, b"\0\1\0\0" + bytes(1 << 20)) for number in range(24)
+    ]
+    bag = write(tmp_path / "drive", logged)
+    sizes = []
+    monkeypatch.setattr("os.pread", lambda fd, n, at, pread=__import__("os").pread: sizes.append(n) or pread(fd, n, at))
+    assert len(read(bag, start_ns=START_NS + 20, stop_ns=START_NS + 22)) == 2
+    assert sum(sizes) < 3 << 20
