@@ -55,6 +55,7 @@ class Viewer:
             self._topics |= {channel["id"]: channel["topic"] for channel in new}
             wanted = [{"id": channel["id"], "channelId": channel["id"]} for channel in new]
             if wanted:
+                time.sleep(0.05)  # the server offers a channel a moment before it lets it be taken
                 self.socket.send(json.dumps({"op": "subscribe", "subscriptions": wanted}))
         elif frame[0] == 1:
             number, log_ns = struct.unpack_from("<IQ", frame, 1)
