@@ -106,7 +106,7 @@ def _tables(score: Mapping, title: str = "") -> Iterator[dict[str, object]]:
     plain = {key: value for key, value in plain.items() if key not in _SAID_ELSEWHERE}
     rows = ({"all": plain} if plain else {}) | nested.pop("per_class", {})
     if rows:
-        yield _pivot(title or "all", {row: _flat(found) for row, found in rows.items()})
+        yield _pivot(title or "overall", {row: _flat(found) for row, found in rows.items()})
     ways = {way: nested.pop(way) for way in _WAYS if way in nested}
     if ways:
         yield _pivot("mean over classes", {way: _flat(found, deep=False) for way, found in ways.items()})
@@ -147,6 +147,8 @@ def text_of(value: object) -> str:
     """A score for people."""
     if value is None:
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 100 else svg.number(value)
     return str(value)
