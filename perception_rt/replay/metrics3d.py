@@ -74,8 +74,8 @@ def average_precision_bev(
     Raises:
         ValueError: the lists or masks differ in length, or a label has no class name.
     """
-    counted = count_detections(
-        truths, detections, classes, iou_of_footprints, iou_threshold, ignore, ignore_detections
+    (counted,) = count_detections(
+        truths, detections, classes, iou_of_footprints, (iou_threshold,), ignore, ignore_detections
     )
     per_class = {
         name: {
@@ -119,39 +119,43 @@ def count_detections(
     detections: Sequence[Detections3D],
     classes: Sequence[str],
     similarity: Similarity,
-    threshold: float,
+    thresholds: Sequence[float],
     ignore: Sequence[np.ndarray] | None = None,
     ignore_detections: Sequence[np.ndarray] | None = None,
-) -> dict[str, Counted]:
+) -> list[dict[str, Counted]]:
     """Match detections to truths, class by class; the arguments are those of `average_precision_bev`.
 
     Args:
-        similarity: how alike boxes are. threshold: the least of it in a match.
+        similarity: how alike boxes are. thresholds: the least of it in a match; counted is for each.
 
     Returns:
-        By class; one without a truth that counts is absent.
+        For each threshold, by class; one without a truth that counts is absent.
     """
     check_frames(truths, detections, classes)
     ignore = _masks("ignore", ignore, truths)
     excused = _masks("ignore_detections", ignore_detections, detections)
-    counted = {}
+    counted: list[dict[str, Counted]] = [{} for _ in thresholds]
     for label, name in enumerate(classes):
         of_truth, of_found = ([frame.labels == label for frame in frames] for frames in (truths, detections))
         count = sum(int((mask & ~skip).sum()) for mask, skip in zip(of_truth, ignore, strict=True))
         if not count:
             continue
-        scores, hits = [], []
+        outcomes: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in thresholds]
         for truth, found, t, d, skip, pardon in zip(
             truths, detections, of_truth, of_found, ignore, excused, strict=True
         ):
-            alike = similarity(truth[t].xyzlwh_yaw, found[d].xyzlwh_yaw)
-            score, hit = _outcomes(alike, found[d].scores, skip[t], pardon[d], threshold)
-            scores.append(score)
-            hits.append(hit)
-        order = np.argsort(-np.concatenate(scores), kind="stable")
-        score, hit = np.concatenate(scores)[order], np.concatenate(hits)[order]
-        counted[name] = Counted(count, score, hit, _interpolated_precision(hit, count))
+            alike, scores = similarity(truth.xyzlwh_yaw[t], found.xyzlwh_yaw[d]), found.scores[d]
+            for of_threshold, threshold in zip(outcomes, thresholds, strict=True):
+                of_threshold.append(_outcomes(alike, scores, skip[t], pardon[d], threshold))
+        for row, of_threshold in zip(counted, outcomes, strict=True):
+            row[name] = _ranked(count, of_threshold)
     return counted
+
+
+def _ranked(truths: int, outcomes: Sequence[tuple[np.ndarray, np.ndarray]]) -> Counted:
+    scores, hits = (np.concatenate(column) for column in zip(*outcomes, strict=True))
+    order = np.argsort(-scores, kind="stable")
+    return Counted(truths, scores[order], hits[order], _interpolated_precision(hits[order], truths))
 
 
 def _masks(

@@ -84,14 +84,11 @@ def _in_space(scenes: Sequence[Scene], classes: Sequence[str]) -> Precision:
     found = [scene.detections(flat=False) for scene in scenes]
     ignored, excused = [scene.ignored for scene in scenes], [scene.excused for scene in scenes]
 
-    def counted(alike: Similarity, threshold: float) -> dict[str, Counted]:
-        return count_detections(truths, found, classes, alike, threshold, ignored, excused)
+    def counted(alike: Similarity, *thresholds: float) -> list[dict[str, Counted]]:
+        return count_detections(truths, found, classes, alike, thresholds, ignored, excused)
 
-    by_key = {
-        "ap50": counted(iou_of_footprints, 0.5),
-        "ap70": counted(iou_of_footprints, 0.7),
-        "ap_2m": counted(closeness, float(_closeness(CENTRE_M))),
-    }
+    by_key = dict(zip(("ap50", "ap70"), counted(iou_of_footprints, 0.5, 0.7), strict=True))
+    (by_key["ap_2m"],) = counted(closeness, float(_closeness(CENTRE_M)))
     at_half = by_key["ap50"]
     rows = {
         name: {key: float(each[name].precision.mean()) for key, each in by_key.items()}

@@ -41,21 +41,26 @@ class Hota(NamedTuple):
 
 
 def hota(frames: Sequence[Followed]) -> Hota:
-    """Score the tracks of one class through one recording."""
+    """Score the tracks of one class through one recording.
+
+    Memory grows with the pairs that meet, not with truths times tracks: hours have many of both.
+    """
     truth_ids, truth_index = _numbered([frame.truth_ids for frame in frames])
     track_ids, track_index = _numbered([frame.track_ids for frame in frames])
     if not len(truth_ids) and not len(track_ids):
         return Hota(np.nan, np.nan, np.nan)
-    placed = [(i, j, frame.similarity) for i, j, frame in zip(truth_index, track_index, frames, strict=True)]
-    shape = (len(truth_ids), len(track_ids))
-    lengths = _lengths(truth_index, shape[0])[:, None], _lengths(track_index, shape[1])[None]
-    together = _alignment(placed, shape, lengths)
-    pairs, hits = _paired(placed, together)
-    found = hits + (sum(map(len, truth_index)) - hits) + (sum(map(len, track_index)) - hits)
-    det_a = hits / np.maximum(found, 1)
-    ass_a = np.zeros(len(ALPHAS))
-    for a, count in enumerate(pairs):
-        ass_a[a] = (count * count / np.maximum(lengths[0] + lengths[1] - count, 1)).sum() / max(hits[a], 1)
+    width = max(len(track_ids), 1)
+    keys = [i[:, None] * width + j for i, j in zip(truth_index, track_index, strict=True)]
+    similarities = [frame.similarity for frame in frames]
+    frames_of = _lengths(truth_index, len(truth_ids)), _lengths(track_index, len(track_ids))
+    pairs, levels = _paired(keys, similarities, _Alignment(keys, similarities, width, frames_of))
+    det_a, ass_a = np.zeros(len(ALPHAS)), np.zeros(len(ALPHAS))
+    for a in range(len(ALPHAS)):
+        key, count = np.unique(pairs[levels > a], return_counts=True)
+        hits = count.sum()
+        det_a[a] = hits / max(frames_of[0].sum() + frames_of[1].sum() - hits, 1)
+        either = frames_of[0][key // width] + frames_of[1][key % width] - count
+        ass_a[a] = (count * count / np.maximum(either, 1)).sum() / max(hits, 1)
     return Hota(float(np.sqrt(det_a * ass_a).mean()), float(det_a.mean()), float(ass_a.mean()))
 
 
@@ -66,26 +71,46 @@ def _numbered(ids: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def _lengths(index: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """In how many frames each is."""
     return np.bincount(np.concatenate([np.zeros(0, np.int64), *index]), minlength=count)
 
 
-def _alignment(placed: Sequence[tuple], shape: tuple[int, int], lengths: tuple) -> np.ndarray:
-    """(truths, tracks) how much they overlap through the recording, before anything is paired."""
-    potential = np.zeros(shape)
-    for i, j, similarity in placed:
-        rivals = similarity.sum(0)[None] + similarity.sum(1)[:, None] - similarity
-        potential[np.ix_(i, j)] += np.divide(
-            similarity, rivals, out=np.zeros(similarity.shape), where=rivals > np.finfo(float).eps
-        )
-    return potential / np.maximum(lengths[0] + lengths[1] - potential, np.finfo(float).eps)
+class _Alignment:
+    """How much truths and tracks overlap through the recording, before anything is paired."""
+
+    def __init__(
+        self,
+        keys: Sequence[np.ndarray],
+        similarities: Sequence[np.ndarray],
+        width: int,
+        frames_of: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        meet, shares = [np.zeros(0, np.int64)], [np.zeros(0)]
+        for key, similarity in zip(keys, similarities, strict=True):
+            rivals = similarity.sum(0)[None] + similarity.sum(1)[:, None] - similarity
+            met = (similarity > 0) & (rivals > np.finfo(float).eps)
+            meet.append(key[met])
+            shares.append(similarity[met] / rivals[met])
+        self._keys, inverse = np.unique(np.concatenate(meet), return_inverse=True)
+        together = np.bincount(inverse, np.concatenate(shares), minlength=len(self._keys))
+        either = frames_of[0][self._keys // width] + frames_of[1][self._keys % width] - together
+        self._values = together / np.maximum(either, np.finfo(float).eps)
+
+    def of(self, keys: np.ndarray) -> np.ndarray:
+        """That of pairs; 0 for those that never meet."""
+        if not len(self._keys):
+            return np.zeros(keys.shape)
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[at] == keys, self._values[at], 0.0)
 
 
-def _paired(placed: Sequence[tuple], together: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(overlaps, truths, tracks) in how many frames they are a pair, and (overlaps,) how many pairs."""
-    pairs = np.zeros((len(ALPHAS), *together.shape), np.int64)
-    for i, j, similarity in placed:
-        rows, columns = linear_sum_assignment(-together[np.ix_(i, j)] * similarity)
-        enough = similarity[rows, columns] >= ALPHAS[:, None] - np.finfo(float).eps
-        for a, kept in enumerate(enough):
-            pairs[a, i[rows[kept]], j[columns[kept]]] += 1
-    return pairs, pairs.sum((1, 2))
+def _paired(
+    keys: Sequence[np.ndarray], similarities: Sequence[np.ndarray], alignment: _Alignment
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of all frames, and at how many of the overlaps each is one."""
+    pairs, levels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for key, similarity in zip(keys, similarities, strict=True):
+        rows, columns = linear_sum_assignment(-alignment.of(key) * similarity)
+        pairs.append(key[rows, columns])
+        levels.append((similarity[rows, columns, None] >= ALPHAS - np.finfo(float).eps).sum(1))
+    return np.concatenate(pairs), np.concatenate(levels)
