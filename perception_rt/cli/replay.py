@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         *("-r", "--remap"), action="append", default=[], metavar="FROM:=TO", help="another topic in its place"
     )
+    parser.add_argument("--no-report", action="store_true", help="leave report.html and report.png out")
     judging = parser.add_argument_group("scores, comparison, budgets")
     judging.add_argument(
         "--truth",
@@ -124,6 +125,7 @@ def _session(args: argparse.Namespace, bag: Path) -> Session:
         tolerance=None if args.tolerance is None else Tolerance(args.tolerance, args.tolerance),
         volatile=(*VOLATILE, *args.ignore),
         budgets=[parse_budget(text) for text in args.budget],
+        report=not args.no_report,
         arguments=_arguments(args),
     )
 
@@ -149,7 +151,7 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
     with live as viewer, _progress(args.progress, bag.name) as progress:
         outcome = run_session(session, viewer, progress)
     if args.progress != "json":
-        _tell(outcome, args.out)
+        _tell(outcome, args)
     return outcome.code
 
 
@@ -169,7 +171,7 @@ def _replay_many(args: argparse.Namespace, bags: list[Path]) -> int:
     console = Console()
     if any(outcome.state != "failed" for outcome in outcomes):
         console.print(metrics_table(merge_runs(args.out, outcomes)))
-        write_index(args.out, [args.out / outcome.name for outcome in outcomes if outcome.state != "failed"])
+    write_index(args.out, [args.out / outcome.name for outcome in outcomes])
     console.print(batch_table(outcomes))
     return exit_code(outcomes)
 
@@ -184,7 +186,7 @@ def _arguments_of_one(args: argparse.Namespace, name: str) -> list[str]:
     for option in ("tolerance", "speed"):
         if getattr(args, option) is not None:
             given += [f"--{option}", str(getattr(args, option))]
-    return given
+    return given + ["--no-report"] * args.no_report
 
 
 @contextmanager
@@ -216,7 +218,7 @@ def _progress(how: str, title: str) -> Iterator[Callable[[float, float], None]]:
             yield show
 
 
-def _tell(outcome: Outcome, out: Path) -> None:
+def _tell(outcome: Outcome, args: argparse.Namespace) -> None:
     """What people want to know, as tables and a line."""
     from rich.console import Console
 
@@ -236,5 +238,6 @@ def _tell(outcome: Outcome, out: Path) -> None:
     for reason, count in bag["unreadable"]["reasons"].items():
         console.print(f"could not be read: {count} x {reason}", markup=False)
     run = outcome.run
-    told = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s; {out / 'report.html'}"
+    left = args.out if args.no_report else args.out / "report.html"
+    told = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s; {left}"
     console.print(told, markup=False, highlight=False, soft_wrap=True)

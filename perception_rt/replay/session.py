@@ -22,7 +22,7 @@ from perception_rt.replay.environment import machine, versions
 from perception_rt.replay.lockstep.runner import Run, replay
 from perception_rt.replay.lockstep.timing import parse_inference
 from perception_rt.replay.report import Check, write_report
-from perception_rt.replay.score import Places, Truth, load_truth, score
+from perception_rt.replay.score import Places, load_truth, score
 from perception_rt.types import ConfigError
 
 GOOD, FAILED, INCOMPLETE = 0, 1, 3
@@ -42,6 +42,7 @@ class Session:
         truths: as of `load_truth`.
         golden: an earlier run to compare with. tolerance: of that. volatile: further fields that may differ.
         budgets: limits that must hold.
+        report: whether to write one.
         arguments: what decides the outcome, as told in run.json.
     """
 
@@ -57,6 +58,7 @@ class Session:
     tolerance: Tolerance | None = None
     volatile: Sequence[str] = ()
     budgets: Sequence[Budget] = ()
+    report: bool = True
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -79,7 +81,7 @@ def run_session(
     Raises:
         PerceptionError: something that was given cannot be used; one line says what.
     """
-    began_s, started = time.monotonic(), datetime.now(timezone.utc).isoformat(timespec="seconds")
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     inference = parse_inference(session.inference)
     run = Run(read_graph(session.config), inference, session.overrides, session.remaps, session.speed)
     out = session.out
@@ -87,11 +89,14 @@ def run_session(
         # Before anything is overwritten: what cannot be used must cost nobody an earlier run.
         if session.golden is not None and session.golden.resolve() == out.resolve():
             raise ConfigError(f"--compare={session.golden}: is the folder of --out")
+        truths = [truth for source in session.truths for truth in load_truth(source, bag)]
+        places = Places.of(bag) if truths else None
         _clear(out)
+        began_s = time.monotonic()
         metrics = replay(run, bag, out, live, lambda done_s: progress(done_s, bag.duration_s))
         replayed_s = time.monotonic() - began_s
         bag_s = bag.duration_s
-    truths, metrics["scores"] = _scores(session, metrics)
+    metrics["scores"] = score(out / "bag", truths, metrics, places) if truths else {}
     _write_json(out / METRICS, metrics)
     comparison, checks = _judge(session, metrics)
     code = _code(metrics, checks)
@@ -110,7 +115,8 @@ def run_session(
         "versions": versions(),
         "exit_code": code,
     }
-    write_report(out, session.bag, about, checks, truths)
+    if session.report:
+        write_report(out, session.bag, about, checks, truths)
     _write_json(out / RUN, about)
     return Outcome(code, metrics, checks, comparison, about)
 
@@ -136,16 +142,6 @@ def _clear(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _scores(session: Session, metrics: dict[str, Any]) -> tuple[list[Truth], dict[str, Any]]:
-    """The ground truth, and what the outputs are worth by it."""
-    if not session.truths:
-        return [], {}
-    with Bag(session.bag, salvage=True) as bag:
-        truths = [truth for source in session.truths for truth in load_truth(source, bag)]
-        places = Places.of(bag)
-    return truths, score(session.out / "bag", truths, metrics, places)
-
-
 def _judge(session: Session, metrics: dict[str, Any]) -> tuple[Comparison | None, list[Check]]:
     """The comparison, and all that has to hold."""
     checks = [Check(*found) for found in check_budgets(session.budgets, metrics)]
@@ -153,7 +149,7 @@ def _judge(session: Session, metrics: dict[str, Any]) -> tuple[Comparison | None
         return None, checks
     comparison = compare_runs(session.out, session.golden, session.tolerance, session.volatile)
     found = sum(comparison.counts.values())
-    checks.append(Check(f"differences from {session.golden.name}", found, 0, comparison.same))
+    checks.append(Check(f"differences from {session.golden.name}", found, "<= 0", comparison.same))
     return comparison, checks
 
 

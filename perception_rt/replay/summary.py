@@ -96,5 +96,5 @@ def metrics_table(metrics: Mapping[str, dict]) -> Table:
     rows = {}
     for name, stream in metrics["streams"].items():
         age = stream["age_ms"] or {"p50": float("nan"), "p99": float("nan")}
-        rows[name] = {**stream, "age_ms": age, "map50": scores.get(stream["node"])}
+        rows[name.replace(": ", ":\n ")] = {**stream, "age_ms": age, "map50": scores.get(stream["node"])}
     return summary_table(rows)

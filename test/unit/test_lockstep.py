@@ -68,7 +68,7 @@ def test_what_is_no_time_of_inference_is_refused(text, reason):
 def test_a_trace_tells_each_frame_and_the_one_before_for_frames_that_it_lacks(tmp_path):
     path = tmp_path / "ledger.csv"
     path.write_text(
-        "node,stamp_ns,decode_ms,infer_ms\n/a,2000,1.5,10\n/a,1000,,5\n/a,3000,,\n/b,1,,7.25\n",
+        "node,stamp_ns,decode_ms,infer_ms,publish_ms\n/a,2000,1.5,9.75,0.25\n/a,1000,,5,\n/a,3000,,,\n/b,1,,7.25,\n",
         encoding="utf-8",
     )
     timing = parse_inference(f"trace:{path}").timing

@@ -14,6 +14,7 @@ Timing = Callable[[str, int], int]
 """Absolute name of the node and newest stamp of the batch, ns, to how long it takes to compute, ns."""
 
 COLUMNS = ("node", "stamp_ns", "infer_ms")
+BUSY = ("decode_ms", "infer_ms", "publish_ms")
 
 
 class Inference(NamedTuple):
@@ -36,8 +37,9 @@ class Inference(NamedTuple):
 def parse_inference(text: str) -> Inference:
     """``measured``, ``fixed:MS`` or ``trace:FILE``.
 
-    A trace is a CSV file with the columns node, stamp_ns and infer_ms (a decode_ms is added where there is
-    one), as the ledger.csv of a replay. A frame that is not in it takes as long as the one before it.
+    A trace is a CSV file with the columns node, stamp_ns and infer_ms (decode_ms and publish_ms are added
+    where there are some), as the ledger.csv of a replay. A frame that is not in it takes as long as the one
+    before it.
 
     Raises:
         ConfigError: of another form, or a file that is no trace.
@@ -85,7 +87,7 @@ def _read_trace(path: Path) -> dict[str, tuple[list[int], list[int]]]:
                 raise ConfigError(f"--inference=trace:{path}: has no column {', '.join(missing)}")
             for row in reader:
                 if row["infer_ms"] and row["stamp_ns"]:
-                    took_ms = float(row["infer_ms"]) + float(row.get("decode_ms") or 0)
+                    took_ms = sum(float(row.get(name) or 0) for name in BUSY)
                     rows.setdefault(row["node"], {})[int(row["stamp_ns"])] = round(took_ms * 1e6)
     except OSError as error:
         raise ConfigError(f"--inference=trace:{path}: {error.strerror}") from error
