@@ -98,11 +98,14 @@ def read_chunk(read: Read, chunk: Chunk) -> Content:
     promised = _promised(data[chunk.length :], chunk, content)
     try:
         head = parse_chunk_head(data[PREFIX : PREFIX + 64], chunk.length - PREFIX)
-        content.raw = memoryview(_unpacked(data, head, chunk))
+        content.raw, fault = _unpacked(data, head, chunk)
     except FormatError as error:
-        content.lost += _all(chunk, promised, f"chunk at byte {chunk.start} {error}")
+        content.lost += _all(chunk, promised, f"chunk at byte {chunk.start}: {error}")
         return content
-    found = list(_found(content, chunk, promised is None))
+    found = list(_found(content, chunk, promised is None and not fault))
+    if fault:  # what it defines other chunks may need, and a name is a name; its messages nobody can trust
+        content.lost += _all(chunk, promised, f"chunk at byte {chunk.start} {fault}")
+        return content
     content.messages = sorted(_agreed(content, found, promised, head, chunk), key=attrgetter("log_ns"))
     return content
 
@@ -122,16 +125,22 @@ def _promised(data: bytes, chunk: Chunk, content: Content) -> Promised | None:
     return promised or None
 
 
-def _unpacked(data: bytes, head: ChunkHead, chunk: Chunk) -> bytes:
+def _unpacked(data: bytes, head: ChunkHead, chunk: Chunk) -> tuple[memoryview, str]:
+    """Its records, and what is wrong with them.
+
+    Raises:
+        FormatError: they cannot be decompressed.
+    """
     packed = data[PREFIX + head.data : PREFIX + head.data + head.packed]
     raw, whole = unpack(packed, head.compression, head.size)
+    fault = ""
     if chunk.cut:
-        return raw
-    if not whole or len(raw) != head.size:
-        raise FormatError(f"holds {len(raw)} bytes instead of {head.size}")
-    if head.crc and crc32(raw) != head.crc:
-        raise FormatError("does not have its checksum")
-    return raw
+        pass  # the messages before the cut are as they were
+    elif not whole or len(raw) != head.size:
+        fault = f"holds {len(raw)} bytes instead of {head.size}"
+    elif head.crc and crc32(raw) != head.crc:
+        fault = "does not have its checksum"
+    return memoryview(raw), fault
 
 
 def _all(chunk: Chunk, promised: Promised | None, reason: str) -> Iterator[Lost]:

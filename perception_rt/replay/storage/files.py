@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -56,15 +58,15 @@ def open_file(path: Path, unpacked: Path, report: Report) -> StorageFile:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(sqlite.HEAD)
             if not head:
                 raise FormatError("is empty")
             if compression := MAGIC.get(head[:4]):
                 file.seek(0)
                 _unpack(file, compression, unpacked, report)
                 return open_file(unpacked, unpacked, report)
-        if head == sqlite.MAGIC:
-            return SqliteFile(path, report)
+        if head.startswith(sqlite.MAGIC):
+            return SqliteFile(_whole_pages(path, head, unpacked, report), report)
         kind = SUFFIXES.get(Path(bare(path.name)).suffix)
         if head.startswith(records.MAGIC) or kind is McapFile:
             return McapFile(path, report)
@@ -81,3 +83,17 @@ def _unpack(file: IO[bytes], compression: str, unpacked: Path, report: Report) -
             unpack_file(file, compression, into)
         except FormatError as error:
             report(Damage("", None, None, f"from byte {into.tell()} of its content: {error}"))
+
+
+def _whole_pages(path: Path, head: bytes, copied: Path, report: Report) -> Path:
+    """The database, or a copy without the page that it is cut off in: SQLite would fill that with zeros."""
+    size = path.stat().st_size
+    missing, rest = sqlite.missing_bytes(head, size)
+    if missing:
+        report(Damage("", None, None, f"is cut off: {missing} bytes are missing"))
+    if not rest:
+        return path
+    if path != copied:
+        shutil.copyfile(path, copied)
+    os.truncate(copied, size - rest)
+    return copied

@@ -224,10 +224,8 @@ def _take_cut(index: Index, read: Read, piece: Piece, stop: int) -> None:
 def _looked_into(index: Index, read: Read, chunk: Chunk) -> bool:
     """Learn from a chunk what it has, and when; whether it has messages."""
     content = read_chunk(read, chunk)
-    for number, name in content.schemas.items():
-        index.schemas.setdefault(number, name)
-    for number, channel in content.channels.items():
-        index.channels.setdefault(number, channel)
+    index.schemas |= content.schemas  # rather than those of a summary that is of no use
+    index.channels |= content.channels
     index.lost += content.lost
     if not content.messages:
         return False

@@ -34,7 +34,7 @@ class McapFile:
         self._report = report
         self._file = os.open(path, os.O_RDONLY)
         self._index = index_of(self._read, os.fstat(self._file).st_size)
-        self._loose = self._index.loose.sorted()
+        self._loose = self._believed(self._index.loose.sorted())
         schemas = self._index.schemas
         self._types = {n: schemas.get(c.schema_id, "") for n, c in self._index.channels.items()}
         self.topics = {c.topic: self._types[n] for n, c in self._index.channels.items()}
@@ -66,6 +66,17 @@ class McapFile:
                 Source(int(self._loose[0][first]), lambda: self._of_loose(wanted, int(first), int(last)))
             )
         return merged(sources)
+
+    def _believed(self, loose: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """Without those that were logged, by their damaged heads, before or after the recording."""
+        if (told := self._index.statistics) is None:
+            return loose
+        begin = np.searchsorted(loose[0], told.start_ns)
+        end = np.searchsorted(loose[0], told.end_ns, side="right")
+        for row in (*range(begin), *range(end, len(loose[0]))):
+            reason = "log time is not within that of the recording"
+            self._index.lost.append(Lost(int(loose[1][row]), int(loose[0][row]), 1, reason))
+        return tuple(column[begin:end] for column in loose)
 
     def _of_chunk(
         self, chunk: Chunk, wanted: Collection[int], start_ns: int, stop_ns: int

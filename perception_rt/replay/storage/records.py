@@ -85,10 +85,12 @@ class ChunkIndex(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """How much a file holds."""
+    """How much a file holds: messages, in all and by channel; log times of the first and last."""
 
     messages: int
     chunks: int
+    start_ns: int
+    end_ns: int
     counts: dict[int, int]
 
 
@@ -198,13 +200,13 @@ def parse_statistics(body: bytes) -> Statistics:
     """How much there is."""
     fields = Fields(body)
     messages, _schemas, _channels, _attachments, _metadata, chunks = fields.take("<QHIIII")
-    fields.take("<QQ")
+    start_ns, end_ns = fields.take("<QQ")
     counts = fields.block()
     fields.end()
     found = dict(struct.iter_unpack("<HQ", counts)) if len(counts) % 10 == 0 else {}
     if sum(found.values()) != messages:
         raise FormatError("contradict themselves")
-    return Statistics(messages, chunks, found)
+    return Statistics(messages, chunks, start_ns, end_ns, found)
 
 
 def record_length(head: bytes, kinds: frozenset[int]) -> int | None:

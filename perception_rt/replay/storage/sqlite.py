@@ -14,8 +14,19 @@ import numpy as np
 from perception_rt.replay.storage.values import BagMessage, Damage, FormatError, Report
 
 MAGIC = b"SQLite format 3\0"
+HEAD = 32
 _LAST_ROW = 1 << 40
 _PROBES = 2000  # so many times a damaged table is entered anew
+
+
+def missing_bytes(head: bytes, size: int) -> tuple[int, int]:
+    """The bytes by which `size` is short of what a database's first `HEAD` say, and those of no whole page.
+
+    https://www.sqlite.org/fileformat.html, 1.3: the size of a page, and their number.
+    """
+    page = int.from_bytes(head[16:18], "big")
+    page = 65536 if page == 1 else page
+    return max(page * int.from_bytes(head[28:32], "big") - size, 0), size % page if page else 0
 
 
 class SqliteFile:
@@ -54,6 +65,7 @@ class SqliteFile:
         log = path.with_name(path.name + "-wal")  # what a recorder left that did not end well
         mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
         self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
+        self._db.execute("PRAGMA writable_schema = ON")  # so that a database which is cut off can be opened
         self._db.text_factory = partial(str, encoding="utf-8", errors="replace")
         self._channels: dict[int, tuple[str, str]] = {}
         for number, topic, kind in self._db.execute("SELECT id, name, type FROM topics"):
