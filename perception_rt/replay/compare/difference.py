@@ -111,31 +111,29 @@ class Judge:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """The differences, the first few of each topic, and how many more there are."""
+    """The differences by topic or file, the first few of each, and how many more there are."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("where", "log time, s", "field", "new", "golden"):
+    table.add_column("log time, s")
+    for heading in ("what differs", "new", "golden"):
         table.add_column(heading, overflow="fold")
     for where, kinds in comparison.by_place().items():
+        total = sum(kinds.values())
+        table.add_row(
+            "", f"[bold]{escape(where)}[/bold]: {total} in {comparison.compared[where]} compared", "", ""
+        )
         rows = [difference for difference in comparison.shown if difference.where == where]
         for difference in rows:
             table.add_row(*(escape(cell) for cell in _cells(difference)))
-        more = sum(kinds.values()) - len(rows)
-        if more:
-            table.add_row("", "", f"... and {more} more", "", "")
+        if total > len(rows):
+            table.add_row("", f"... and {total - len(rows)} more", "", "")
     return table
 
 
-def _cells(difference: Difference) -> tuple[str, str, str, str, str]:
+def _cells(difference: Difference) -> tuple[str, str, str, str]:
     log = "" if difference.log_ns is None else f"{difference.log_ns / 1e9:.6f}"
     note = f"({difference.note})" if difference.note else ""
-    field_ = difference.field or difference.kind.replace("_", " ")
-    return (
-        difference.where,
-        log,
-        f"{field_} {note}".strip(),
-        _short(difference.new),
-        _short(difference.golden),
-    )
+    name = difference.field or difference.kind.replace("_", " ")
+    return log, f"{name} {note}".strip(), _short(difference.new), _short(difference.golden)
 
 
 def _short(value: Any) -> str:
