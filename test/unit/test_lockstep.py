@@ -146,7 +146,7 @@ class Seen:
 
     def heard(self, message) -> None: ...
 
-    def published(self, node, topic, message_type, time_ns, data) -> None:
+    def published(self, topic, message_type, time_ns, data) -> None:
         if message_type == ARRAY:
             self.answers.append((int(data), time_ns))
 

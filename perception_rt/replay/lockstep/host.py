@@ -15,14 +15,12 @@ from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.replay.lockstep.loop import EventLoop
-from perception_rt.replay.lockstep.router import Router
+from perception_rt.replay.lockstep.router import DIAGNOSTICS, DIAGNOSTICS_TYPE, Router
 from perception_rt.replay.lockstep.timing import Timing
 from perception_rt.replay.lockstep.worker import LockstepWorker
 from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import ConfigError
 
-DIAGNOSTICS = "/diagnostics"
-DIAGNOSTICS_TYPE = "diagnostic_msgs/msg/DiagnosticArray"
 DIAGNOSTICS_PERIOD_NS = 10**9
 
 
@@ -135,7 +133,7 @@ class LockstepHost:
         if statuses:
             now = self.loop.now_ns()
             data = encode_diagnostics(statuses, now)
-            self._router.publish(self.path, DIAGNOSTICS, DIAGNOSTICS_TYPE, now, data)
+            self._router.publish(DIAGNOSTICS, DIAGNOSTICS_TYPE, now, data)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -167,7 +165,7 @@ class LockstepOutput:
 
     def publish(self, data: bytes) -> None:
         """Publish a serialized message."""
-        self._router.publish(self._host.path, self._topic, self._type, self._host.now_ns(), data)
+        self._router.publish(self._topic, self._type, self._host.now_ns(), data)
 
     def listeners(self) -> int:
         """Nobody listens to what is for people, unless somebody looks live."""

@@ -6,10 +6,10 @@ import csv
 import hashlib
 import math
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from perception_rt.realtime.ledger import Entry, Fate
 from perception_rt.realtime.pipeline import STAGES, Account
@@ -76,13 +76,18 @@ class Stream:
         }
 
 
-class Published(NamedTuple):
-    """What was published on one topic so far."""
+class Published:
+    """What was published on one topic so far: how much, and the hash of all times and bytes."""
 
-    message_type: str
-    node: str
-    count: list[int]
-    sha256: Any
+    def __init__(self) -> None:
+        self.count = 0
+        self.sha256 = hashlib.sha256()
+
+    def add(self, time_ns: int, data: bytes) -> None:
+        """One more message."""
+        self.count += 1
+        self.sha256.update(time_ns.to_bytes(8, "little", signed=True))
+        self.sha256.update(data)
 
 
 class Recorder:
@@ -95,7 +100,7 @@ class Recorder:
 
     def __init__(self, folder: Path, live: Live | None) -> None:
         self.streams: dict[str, Stream] = {}
-        self.outputs: dict[str, Published] = {}
+        self.outputs: defaultdict[str, Published] = defaultdict(Published)
         self.read: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.unreadable = 0
@@ -123,17 +128,12 @@ class Recorder:
         if self._live is not None:
             self._live.message(message.topic, message.message_type, message.log_ns, message.data)
 
-    def published(self, node: str, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
+    def published(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
         """Write it to the bag, but for what is for people alone."""
         if self._live is not None:
             self._live.message(topic, message_type, time_ns, data)
         self._bag.write(topic, message_type, time_ns, data)
-        output = self.outputs.get(topic)
-        if output is None:
-            output = self.outputs[topic] = Published(message_type, node, [0], hashlib.sha256())
-        output.count[0] += 1
-        output.sha256.update(time_ns.to_bytes(8, "little", signed=True))
-        output.sha256.update(data)
+        self.outputs[topic].add(time_ns, data)
 
     def shown(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
         """Show what is for people."""

@@ -14,6 +14,7 @@ from perception_rt.types import ConfigError, PerceptionError
 FOR_PEOPLE = ("sensor_msgs/msg/Image", "visualization_msgs/msg/MarkerArray")
 TF, TF_STATIC = "/tf", "/tf_static"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
+DIAGNOSTICS, DIAGNOSTICS_TYPE = "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray"
 
 
 class Subscription(NamedTuple):
@@ -31,7 +32,7 @@ class Observer(Protocol):
         """A message of the recording went to those who hear its topic."""
         ...
 
-    def published(self, node: str, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
+    def published(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
         """A node published."""
         ...
 
@@ -54,7 +55,7 @@ class Router:
     Attributes:
         transforms: as far as they came.
         subscriptions: by topic.
-        announced: by topic, the node and the type.
+        announced: by topic, the node ("" for all) and the type.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Router:
     ) -> None:
         self.transforms = TransformBuffer()
         self.subscriptions: dict[str, list[Subscription]] = {}
-        self.announced: dict[str, tuple[str, str]] = {}
+        self.announced = {DIAGNOSTICS: ("", DIAGNOSTICS_TYPE)}  # that of all nodes
         self._loop = loop
         self._recorded = recorded
         self._remaps = remaps
@@ -113,7 +114,7 @@ class Router:
 
     def replaced(self, topic: str) -> bool:
         """Whether a recorded topic is made anew by a node: then the recorded one is left out."""
-        return topic in self.announced or topic == "/diagnostics"
+        return topic in self.announced
 
     def hear(self, message: BagMessage) -> None:
         """Bring a recorded message to who hears it, now."""
@@ -122,7 +123,7 @@ class Router:
         self._deliver(message.topic, message.message_type, message.data)
         self._observer.heard(message)
 
-    def publish(self, node: str, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
+    def publish(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
         """Bring a node's message to who hears it, at its time."""
 
         def arrive() -> None:
@@ -130,7 +131,7 @@ class Router:
             if message_type in FOR_PEOPLE:
                 self._observer.shown(topic, message_type, now, data)
             else:
-                self._observer.published(node, topic, message_type, now, data)
+                self._observer.published(topic, message_type, now, data)
             self._deliver(topic, message_type, data)
 
         self._loop.at(time_ns, arrive)

@@ -20,7 +20,7 @@ from perception_rt.replay.lockstep.host import LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.reading import ReadAhead, read
 from perception_rt.replay.lockstep.recorder import Live, Recorder
-from perception_rt.replay.lockstep.router import Router
+from perception_rt.replay.lockstep.router import FOR_PEOPLE, Router
 from perception_rt.replay.lockstep.timing import Inference
 from perception_rt.types import BagError, ConfigError
 
@@ -229,12 +229,15 @@ class _Replay:
             },
             "outputs": {
                 topic: {
-                    "type": output.message_type,
-                    "node": output.node,
-                    "messages": output.count[0],
-                    "sha256": output.sha256.hexdigest(),
+                    "type": message_type,
+                    "node": node,
+                    "messages": recorder.outputs[topic].count if topic in recorder.outputs else 0,
+                    "sha256": recorder.outputs[topic].sha256.hexdigest()
+                    if topic in recorder.outputs
+                    else None,
                 }
-                for topic, output in sorted(recorder.outputs.items())
+                for topic, (node, message_type) in sorted(router.announced.items())
+                if message_type not in FOR_PEOPLE
             },
         }
 
