@@ -62,6 +62,8 @@ class FixedRateScheduler:
             ready_ns: when the waiting frame became ready; None without one.
         """
         ready = ready_ns is not None and ready_ns <= now_ns
+        if self._due_ns is None and not ready:
+            return False  # ticks begin with the first frame: simulated time stands at zero before it begins
         if (
             self._due_ns is None or self._due_ns - now_ns > 2 * self.period_ns
         ):  # at first; the clock was set back

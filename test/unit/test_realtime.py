@@ -129,6 +129,16 @@ def test_any_arrivals(rate_hz, gaps_ms, work_ms):
         assert len(runs) - 1 <= span / (scheduler.period_ns * 0.95) + 1
 
 
+def test_ticks_before_the_first_frame_are_none():
+    """Simulated time stands at zero until the first /clock, and then is of today."""
+    scheduler = FixedRateScheduler(30)
+    begins = 1_300_000_000_000 * MS
+    assert not scheduler.poll(0, None)
+    assert not scheduler.poll(begins, None)
+    assert scheduler.poll(begins + 7 * MS, begins + 7 * MS)
+    assert scheduler.empty == 0
+
+
 def test_scheduler_survives_a_clock_set_back():
     scheduler = FixedRateScheduler(10)
     assert scheduler.poll(5_000 * MS, 5_000 * MS)
