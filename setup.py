@@ -35,7 +35,10 @@ setup(
     description="Camera and lidar perception for ROS 2 with PyTorch, on time",
     license="Apache-2.0",
     python_requires=">=3.10",
-    extras_require={"test": ["pytest"]},  # so that colcon test runs pytest
+    extras_require={
+        "test": ["pytest"],  # so that colcon test runs pytest
+        "ray": ["ray"],  # `perception-rt replay --ray`
+    },
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={PACKAGE: ["bundles/*.pt", "node/*.xml", "replay/report/*.j2", "replay/report/*.css"]},
     data_files=[
