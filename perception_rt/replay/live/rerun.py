@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import sysconfig
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from perception_rt.types import CodecError, ConfigError
 TIMELINE = "bag_time"
 PORT = 9876
 _NOTES, _AGES = "notes", "age_ms"
-_CONNECT_S = 3.0
+_CONNECT_S, _FLUSH_S = 3.0, 10.0
 _DARK = (16, 18, 24)
 _EYE, _LOOK_AT = (-14.0, 0.0, 9.0), (12.0, 0.0, 0.0)  # m: from behind and above the vehicle
 
@@ -108,9 +109,15 @@ class Rerun:
         self._log(path, [rr.Scalars(age_ms)])
 
     def close(self) -> None:
-        """Wait until all is written or sent."""
-        self._stream.flush()
-        self._stream.disconnect()
+        """Wait until all is written, or sent to a viewer that still takes it."""
+        try:
+            self._stream.flush(timeout_sec=_FLUSH_S)
+        except RuntimeError:  # the SDK has said so: the viewer's window was closed, or it hangs
+            # Whatever ends the stream, the program's end too, would wait for it again, and for ever.
+            rr.unregister_shutdown()
+            threading.Thread(target=_keep, args=(self._stream,), daemon=True).start()
+        else:
+            self._stream.disconnect()
 
     def _log(self, path: str, parts: list, static: bool = False) -> None:
         self._stream.log(path, *parts, static=static, strict=True)
@@ -157,6 +164,11 @@ class Rerun:
             eye_controls=rrb.EyeControls3D(position=_EYE, look_target=_LOOK_AT, eye_up=(0, 0, 1)),
             spatial_information=rrb.SpatialInformation(self._scene, axes=axes) if self._scene else None,
         )
+
+
+def _keep(stream: rr.RecordingStream) -> None:
+    """Never let go of it."""
+    threading.Event().wait()
 
 
 def entity(topic: str, *more: str) -> str:
