@@ -18,7 +18,7 @@ class Mutation(NamedTuple):
 def mutations(data: bytes, count: int, seed: int) -> Iterator[Mutation]:
     """`count` damaged copies, always the same for a seed: a third cut off, the others with flipped bits.
 
-    One to eight of them; they lie together in half of the latter, as in a bad sector, and anywhere in the other.
+    One to eight of them, together, as in a bad sector, or anywhere.
     """
     rng = np.random.default_rng(seed)
     for number in range(count):

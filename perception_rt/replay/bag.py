@@ -154,8 +154,7 @@ class Bag:
         for name in metadata.files:
             self._open_file(folder / name)
         if not any(file.topics for file in self._files) and (self.damage or not self._files):
-            reasons = "; ".join(dict.fromkeys(damage.reason for damage in self.damage))
-            raise BagError(f"{self._path}: not a readable rosbag2: {reasons or 'no files of messages'}")
+            raise BagError(f"{self._path}: not a readable rosbag2: {self._reasons()}")
         promised = sum((file.promised for file in self._files), Counter())
         types = {topic: kind for file in self._files for topic, kind in file.topics.items()}
         self.topics = {topic: (kind, promised[topic]) for topic, kind in types.items()}
@@ -164,6 +163,12 @@ class Bag:
             if found > count:
                 self._report(Damage(topic, None, 0, f"{NAME}: {count} messages, but there are {found}"))
             self.topics[topic] = (known, max(count, found))
+        if not self._salvage and any(damage.messages != 0 for damage in self.damage):
+            raise BagError(f"{self._path}: not a readable rosbag2: damaged: {self._reasons()}")
+
+    def _reasons(self) -> str:
+        first = list(dict.fromkeys(damage.reason for damage in self.damage))
+        return "; ".join(first[:3]) or "no files of messages"
 
     def _metadata(self) -> Metadata:
         """Of a folder, or of one file; what is wrong with it is told."""
@@ -216,10 +221,9 @@ class Bag:
             return
         self._told.add(damage)
         self.damage.append(damage)
-        if not self._salvage and damage.messages != 0:
-            what = "damaged" if self._opened else "not a readable rosbag2"
+        if self._opened and not self._salvage and damage.messages != 0:
             topic = f"{damage.topic}: " if damage.topic else ""
-            raise BagError(f"{self._path}: {what}: {topic}{damage.reason}")
+            raise BagError(f"{self._path}: damaged: {topic}{damage.reason}")
 
 
 def frame_of(message: BagMessage) -> CameraFrame | LidarFrame:

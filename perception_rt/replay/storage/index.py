@@ -65,7 +65,7 @@ class Index:
     """What is in a file.
 
     Attributes:
-        schemas, channels: by number. chunks, loose: where messages are.
+        schemas, channels: by number. chunks, loose: where messages are. checked: chunks have checksums.
         statistics: None where they are damaged or missing.
         counts: messages by channel, as far as they are known before reading.
         lost: what cannot be read.
@@ -75,6 +75,7 @@ class Index:
     channels: dict[int, Channel] = field(default_factory=dict)
     chunks: list[Chunk] = field(default_factory=list)
     loose: Loose = field(default_factory=Loose)
+    checked: bool = False
     statistics: Statistics | None = None
     counts: Counter[int] = field(default_factory=Counter)
     lost: list[Lost] = field(default_factory=list)
@@ -82,17 +83,20 @@ class Index:
 
 def index_of(read: Read, size: int) -> Index:
     """The index of a file of `size` bytes; costs a look at all of it where the summary is of no use."""
+    reasons, summary = [], None
+    if read(0, len(MAGIC)) != MAGIC:
+        reasons.append("begins unlike an MCAP file")
     try:
         summary = _summary(read, size)
     except FormatError as error:
-        index = _scanned(read, size)
-        index.lost.insert(0, Lost(None, None, 0, f"summary {error}: read without it"))
-        return index
-    return summary or _scanned(read, size)
+        reasons.append(f"summary {error}: read without it")
+    index = summary or _scanned(read, size)
+    index.lost[:0] = [Lost(None, None, 0, reason) for reason in reasons]
+    return index
 
 
 def _summary(read: Read, size: int) -> Index | None:
-    """By the summary; None where the file was written without one, or without chunks.
+    """By the summary; None where the file was written without one, or without an index of chunks.
 
     Raises:
         FormatError: it is damaged, or is not that of this file.
@@ -121,10 +125,12 @@ def _summary(read: Read, size: int) -> Index | None:
             chunks.append(parse_chunk_index(body))
         elif kind == STATISTICS:
             index.statistics = parse_statistics(body)
-    if index.statistics is None or len(chunks) != index.statistics.chunks:
-        raise FormatError("does not have all chunks")
+    if index.statistics is None:
+        raise FormatError("has no statistics")
     if not chunks and index.statistics.messages:
         return None
+    if len(chunks) != index.statistics.chunks:
+        raise FormatError("does not have all chunks")
     index.chunks = list(_verified(read, start, chunks))
     index.counts = Counter(index.statistics.counts)
     told = sum((Counter(chunk.counts) for chunk in index.chunks), Counter())
@@ -157,8 +163,6 @@ def _verified(read: Read, stop: int, chunks: list[ChunkIndex]) -> Iterator[Chunk
 def _scanned(read: Read, size: int) -> Index:
     """By looking at every record."""
     index = Index()
-    if read(0, len(MAGIC)) != MAGIC:
-        index.lost.append(Lost(None, None, 0, "begins unlike an MCAP file"))
     stop = size - len(MAGIC) if size > 2 * len(MAGIC) and read(size - len(MAGIC), 8) == MAGIC else size
     last = 0
     for piece in scan(read, len(MAGIC), stop, IN_FILE):
@@ -171,7 +175,18 @@ def _scanned(read: Read, size: int) -> Index:
     if last != FOOTER:
         index.lost.append(Lost(None, None, None, "ends without a footer: the recording is cut off"))
     index.chunks = [chunk for chunk in index.chunks if _looked_into(index, read, chunk)]
+    if index.checked:
+        _distrust(index)
     return index
+
+
+def _distrust(index: Index) -> None:
+    """Messages between chunks that have checksums are what is left of a chunk without its head: unchecked."""
+    times, channels, *_ = index.loose.sorted()
+    for log_ns, channel in zip(times.tolist(), channels.tolist(), strict=True):
+        index.lost.append(Lost(channel, log_ns, 1, "of a chunk that is damaged and cannot be checked"))
+        index.counts[channel] -= 1
+    index.loose = Loose()
 
 
 def _take(index: Index, read: Read, piece: Piece, stop: int) -> None:
@@ -190,6 +205,7 @@ def _take(index: Index, read: Read, piece: Piece, stop: int) -> None:
     elif kind == CHUNK:
         head = parse_chunk_head(read(body, PEEK - PREFIX), piece.stop - body)
         index.chunks.append(Chunk(piece.start, piece.stop - piece.start, 0, head.start_ns, head.end_ns))
+        index.checked |= head.crc != 0
     elif kind == MESSAGE_INDEX:
         chunk = index.chunks[-1] if index.chunks else None
         if chunk is None or chunk.start + chunk.length + chunk.index_length != piece.start:
