@@ -89,7 +89,9 @@ def _connect(address: str) -> None:
             _reach(address)
             ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError, ImportError) as error:
-            raise ConfigError(f"--ray {address}: no cluster answers: {error}") from error
+            raise ConfigError(
+                f"--ray {address}: no cluster answers, or it wants another RAY_AUTH_TOKEN: {error}"
+            ) from error
         return
     cores = len(os.sched_getaffinity(0))
     ray.init(
