@@ -38,6 +38,8 @@ setup(
     extras_require={
         "test": ["pytest"],  # so that colcon test runs pytest
         "ray": ["ray"],  # `perception-rt replay --ray`
+        "foxglove": ["foxglove-sdk"],  # `perception-rt replay --live foxglove`
+        "rerun": ["rerun-sdk"],  # `perception-rt replay --live rerun`
     },
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={PACKAGE: ["bundles/*.pt", "node/*.xml", "replay/report/*.j2", "replay/report/*.css"]},
