@@ -10,21 +10,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import rclpy
-import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rosbags.rosbag2 import Reader
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosgraph_msgs.msg import Clock
 
+from perception_rt.node.bag_player import SENSOR_TYPES
 from perception_rt.node.messages import message_class
 from perception_rt.node.run import make_executor, spin
 from perception_rt.node.source import to_time
 from perception_rt.replay.bag import Bag
+from perception_rt.replay.message_types import typestore
 
 from .conftest import values_of, wait_for
 
@@ -32,7 +34,7 @@ ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detect
 CAMERA, LIDAR = "/camera_detector/detections", "/lidar_detector/detections"
 FUSED, TRACKS = "/fusion/detections", "/object_tracker/tracks"
 OUTPUTS = {CAMERA: ARRAY_2D, LIDAR: ARRAY_3D, FUSED: ARRAY_3D, TRACKS: ARRAY_3D}
-LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+NEVER = QosTime(2**31 - 1, 0)
 CLOCK_HZ = 40  # of `ros2 bag play --clock` where no other is asked for
 DISCOVERY_S = 0.5  # the one side may know of the other a little before
 DRAIN_S = 0.7
@@ -101,23 +103,47 @@ def up(domain: int, config: Path, *overrides: str) -> Iterator[subprocess.Popen]
         process.wait(20)
 
 
-def play(ear: Ear, drive: Path, qos: Mapping[str, QoSProfile], clock_hz: float = CLOCK_HZ) -> None:
+def as_drivers_offer(drive: Path, folder: Path) -> Path:
+    """A recording once more, with the QoS of usual drivers: sensors best effort, /tf_static latched."""
+    with Bag(drive) as bag, Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {}
+        for message in bag.messages():
+            topic, kind = message.topic, message.message_type
+            if topic not in connections:
+                sensor, static = topic in bag.of_type(*SENSOR_TYPES), topic == "/tf_static"
+                qos = Qos(
+                    history=QosHistory.KEEP_LAST,
+                    depth=5,
+                    reliability=QosReliability.BEST_EFFORT if sensor else QosReliability.RELIABLE,
+                    durability=QosDurability.TRANSIENT_LOCAL if static else QosDurability.VOLATILE,
+                    deadline=NEVER,
+                    lifespan=NEVER,
+                    liveliness=QosLiveliness.AUTOMATIC,
+                    liveliness_lease_duration=NEVER,
+                    avoid_ros_namespace_conventions=False,
+                )
+                connections[topic] = writer.add_connection(
+                    topic, kind, typestore=typestore(), offered_qos_profiles=[qos]
+                )
+            writer.write(connections[topic], message.log_ns, message.data)
+    return folder
+
+
+def play(ear: Ear, drive: Path, clock_hz: float = CLOCK_HZ) -> None:
     """Play a recording as `ros2 bag play --clock` does: once it is discovered, it knows of no listener.
 
     Serialized messages at their recorded spacing, with the QoS that the recording says was offered; /clock
     from a timer of its own, in step with nothing, that stands at the start until the first message.
-
-    Args:
-        qos: by topic, in place of the recorded one, as of `--qos-profile-overrides-path`.
     """
     with Bag(drive) as bag:
         messages = list(bag.messages())
-        types = {topic: kind for topic, (kind, _) in bag.topics.items()}
-    offered = recorded_qos(drive) | dict(qos)
-    outputs = {
-        topic: ear.node.create_publisher(message_class(kind), topic, offered[topic])
-        for topic, kind in types.items()
-    }
+    with Reader(drive) as reader:
+        outputs = {
+            one.topic: ear.node.create_publisher(
+                message_class(one.msgtype), one.topic, offered(one.ext.offered_qos_profiles)
+            )
+            for one in reader.connections
+        }
     with clock(ear, messages[0].log_ns, clock_hz) as begin:
         assert wait_for(lambda: all(one.get_subscription_count() for one in outputs.values()), 60)
         time.sleep(DISCOVERY_S)
@@ -129,6 +155,17 @@ def play(ear: Ear, drive: Path, qos: Mapping[str, QoSProfile], clock_hz: float =
         time.sleep(DRAIN_S)
     for output in outputs.values():
         ear.node.destroy_publisher(output)
+
+
+def offered(recorded: Sequence[Qos]) -> QoSProfile:
+    """What rosbag2 offers for a topic whose publishers offered this: the same, or its default for nothing."""
+    if not recorded:
+        return QoSProfile(depth=10)
+    policies = {
+        "reliability": ReliabilityPolicy[recorded[0].reliability.name],
+        "durability": DurabilityPolicy[recorded[0].durability.name],
+    }
+    return QoSProfile(depth=10, **policies)
 
 
 @contextmanager
@@ -156,32 +193,6 @@ def clock(ear: Ear, start_ns: int, rate_hz: float) -> Iterator[Callable[[], int]
         ended.set()
         thread.join()
         ear.node.destroy_publisher(publisher)
-
-
-def recorded_qos(drive: Path) -> dict[str, QoSProfile]:
-    """What a player offers: as the first recorded publisher, or rosbag2's default where none is recorded."""
-    about = yaml.safe_load((drive / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
-    return {
-        topic["topic_metadata"]["name"]: _profile(topic["topic_metadata"]["offered_qos_profiles"])
-        for topic in about["topics_with_message_count"]
-    }
-
-
-def _profile(recorded: list[dict] | str) -> QoSProfile:
-    profiles = yaml.safe_load(recorded) if isinstance(recorded, str) else recorded
-    if not profiles:
-        return QoSProfile(depth=10)
-    first = profiles[0]
-    return QoSProfile(
-        depth=10,
-        reliability=_policy(ReliabilityPolicy, first["reliability"]),
-        durability=_policy(DurabilityPolicy, first["durability"]),
-    )
-
-
-def _policy(kind: type, value: int | str) -> object:
-    """By number up to version 8 of metadata.yaml, by name later."""
-    return kind[value.upper()] if isinstance(value, str) else kind(value)
 
 
 def listeners() -> str:

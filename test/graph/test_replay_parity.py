@@ -22,7 +22,19 @@ from perception_rt.replay.lockstep.timing import parse_inference
 from test.domains import claim_domain
 
 from .conftest import check_sum, square, wait_for
-from .recorded import CAMERA, FUSED, LATCHED, LIDAR, TRACKS, Answers, Ear, listeners, play, replayed, up
+from .recorded import (
+    CAMERA,
+    FUSED,
+    LIDAR,
+    TRACKS,
+    Answers,
+    Ear,
+    as_drivers_offer,
+    listeners,
+    play,
+    replayed,
+    up,
+)
 
 CONFIG = Path(__file__).parents[2] / "config" / "kitti.yaml"
 FRAMES = 24  # of each sensor
@@ -118,9 +130,10 @@ def test_the_graph_says_the_same_of_a_player_that_knows_nothing_of_it(drive, ove
     config = yaml.safe_load(CONFIG.read_text())
     del config["bag_player"]
     (tmp_path / "graph.yaml").write_text(yaml.safe_dump(config))
+    recording = as_drivers_offer(drive, tmp_path / "drive")
     domain, _lock = claim_domain()
     with Ear(domain) as ear, up(domain, tmp_path / "graph.yaml", *overrides) as process:
-        play(ear, drive, {"/tf_static": LATCHED})
+        play(ear, recording)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) == 0
         check_answers(ear.answers, expected)
