@@ -7,7 +7,7 @@ BUNDLE ?=
 # A Python of another virtual environment with ROS wheels leaves this set, and ours would then skip its own set-up.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup demo demo-real test lint bench accuracy train lock clean
+.PHONY: help setup extras demo demo-real test lint bench accuracy train lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -15,6 +15,9 @@ help: ## show this list
 setup: ## make .venv ready: ROS 2, torch, message interfaces, this package (done by the others as needed)
 	@command -v $(PYTHON) >/dev/null || { echo "setup: missing $(PYTHON); install with: sudo apt install python3"; exit 1; }
 	@$(PYTHON) tools/setup.py
+
+extras: setup ## install what `replay --ray` and `--live` need too (ray, foxglove-sdk, rerun-sdk)
+	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps --require-hashes -r requirements/extras.txt
 
 demo: setup ## ten seconds of simulated drive through real topics; leaves out/demo
 	@$(VENV)/perception-rt demo --out out/demo
@@ -44,7 +47,8 @@ LOCK := $(VENV)/uv pip compile --quiet --universal --python-version 3.10 --no-py
 	--only-binary :all: --no-binary empy --generate-hashes --no-annotate --no-header
 
 lock: setup ## bring the locked requirements up to date
-	@cd requirements && for name in wheels distro; do ../$(LOCK) --upgrade $$name.in -o $$name.txt || exit 1; done
+	@cd requirements && for name in wheels distro; do ../$(LOCK) --upgrade $$name.in -o $$name.txt || exit 1; done && \
+	../$(LOCK) --upgrade -c wheels.txt --no-emit-package numpy extras.in -o extras.txt
 
 clean: ## remove what was built and measured, and .venv
 	rm -rf .venv build install log out *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -18,12 +18,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from bench import record
 from bench.command import command
-from bench.inputs import CLOUDS, DATA, SIZES, model
+from bench.inputs import CITY, CLOUDS, DATA, SIZES, model
 from bench.rows import Row, table_of, write_rows
 from perception_rt.node.transport import transport_environment
 
 OUT = Path("out/bench")
-PARTS = ("camera", "lidar", "state")
+PARTS = ("camera", "lidar", "state", "replay")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,7 +52,7 @@ def measure_all(args: argparse.Namespace, console: Console) -> None:
 
     keep_large_blocks()
     for part in args.part or PARTS:
-        rows = {"camera": camera, "lidar": lidar, "state": state}[part](args, console)
+        rows = {"camera": camera, "lidar": lidar, "state": state, "replay": replay}[part](args, console)
         rows = sorted(rows, key=lambda entry: entry.name.rpartition("/")[0])
         path = OUT / f"{part}.json"
         write_rows(path, rows)
@@ -98,6 +98,21 @@ def state(args: argparse.Namespace, console: Console) -> list[Row]:
         *tracker_rows(DATA if DATA.is_dir() else None),
         *predictor_rows(),
     ]
+
+
+def replay(args: argparse.Namespace, console: Console) -> list[Row]:
+    """The part replay; on the recorded drive alone."""
+    if not CITY.is_dir():
+        console.print("replay: the recorded drive is not here (../shared/data): nothing is measured")
+        return []
+    from bench.replay import GRAPHS, replay_part
+
+    pairs, times, memory_times = (1, 2, 3) if args.quick else (5, 10, 240)
+    bundle = args.bundle or model(OUT)
+    total = len(GRAPHS) * pairs * 3 * times * 0.6 + memory_times * 0.7
+    return with_bar(
+        console, total, lambda folder, step: replay_part(bundle, folder, pairs, times, memory_times, step)
+    )
 
 
 def with_bar(

@@ -143,7 +143,7 @@ class _Replay:
         self, first: BagMessage, items: Iterator[BagMessage | Damage], progress: Callable[[float], None]
     ) -> None:
         began_s = time.monotonic()
-        self._loop.run_until(first.log_ns)
+        progress(0.0)
         for item in self._looking_ahead(itertools.chain([first], items)):
             if isinstance(item, Damage):
                 self._recorder.damaged(item)
