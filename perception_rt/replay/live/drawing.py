@@ -27,7 +27,7 @@ BOXES_3D = "vision_msgs/msg/Detection3DArray"
 
 _JPEG_QUALITY = 90
 _POINT = rr.Radius.ui_points(1.5)
-_LINE = 0.06  # m
+_LINE = 0.04  # m
 _HEIGHTS = (-2.5, 2.5)  # m from the sensor: from the road to the top of a lorry
 _PATH_COLOUR = (255, 255, 255)
 
@@ -70,8 +70,10 @@ class Drawing:
         """
         if topic.endswith("/image_annotated"):  # the viewer lays the boxes over the picture itself
             return None
-        if topic.endswith("/predictions") and message_type == BOXES_3D:
-            return self._predictions(data)
+        if message_type == BOXES_3D:
+            if topic.endswith("/predictions"):
+                return self._predictions(data)
+            return self._boxes(data, topic.endswith("/tracks"))
         method = _DRAW.get(message_type)
         return method(self, data) if method else None
 
@@ -131,7 +133,8 @@ class Drawing:
         )
         return _picture(boxes, named.frame_id)
 
-    def _boxes(self, data: bytes) -> Drawn:
+    def _boxes(self, data: bytes, tracks: bool) -> Drawn:
+        """Boxes with words; those of tracks are always shown, others where the viewer's pointer is."""
         named = decode_named_detections3d(data)
         x_y_z_l_w_h_yaw = named.detections.xyzlwh_yaw
         half = x_y_z_l_w_h_yaw[:, 6] / 2
@@ -142,6 +145,8 @@ class Drawing:
             quaternions=np.stack([zero, zero, np.sin(half), np.cos(half)], -1),
             colors=self._colours(named),
             labels=_labels(named),
+            show_labels=tracks,
+            fill_mode=rr.components.FillMode.MajorWireframe,
         )
         return Drawn({"": [boxes]}, named.frame_id)
 
@@ -198,7 +203,6 @@ _DRAW: dict[str, Callable[[Drawing, bytes], Drawn]] = {
     "sensor_msgs/msg/PointCloud2": Drawing._points,
     "tf2_msgs/msg/TFMessage": Drawing._transforms,
     "vision_msgs/msg/Detection2DArray": Drawing._detections,
-    BOXES_3D: Drawing._boxes,
     "nav_msgs/msg/Odometry": Drawing._odometry,
     "nav_msgs/msg/Path": Drawing._path,
 }
