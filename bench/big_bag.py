@@ -1,4 +1,4 @@
-"""Write a recording of many GB by repeating one: python -m bench.big_bag BAG OUT --gb 10 [--split-gb 2].
+"""Write a recording of many GB by repeating one: python -m bench.big_bag BAG OUT --gb 10.
 
 For measuring memory and speed. Log times and the stamps of headers go on from repetition to repetition.
 """
@@ -27,9 +27,8 @@ _STAMP = 4  # behind the encapsulation: sec int32, nanosec uint32
 def repeated(bag: Bag) -> Iterator[BagMessage]:
     """The messages of `bag` again and again, each time behind the last; without end."""
     messages = list(bag.messages())
-    count = len(messages)
-    step_ns = (messages[-1].log_ns - messages[0].log_ns) * count // max(count - 1, 1)
-    step_ns = round(bag.duration_s * 1e9) + max(step_ns - round(bag.duration_s * 1e9), 1)
+    length_ns = messages[-1].log_ns - messages[0].log_ns
+    step_ns = length_ns + max(length_ns // max(len(messages) - 1, 1), 1)  # so that no two fall together
     for number in range(sys.maxsize):
         for message in messages:
             if not (number and message.topic == STATIC):

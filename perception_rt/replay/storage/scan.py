@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from perception_rt.replay.storage.records import PEEK, PREFIX, record_length
+from perception_rt.replay.storage.records import CHUNK, PEEK, PREFIX, record_length
 
 Read = Callable[[int, int], bytes]
 """The bytes at an offset, so many; fewer at the end."""
@@ -30,14 +30,17 @@ def scan(read: Read, start: int, stop: int, kinds: frozenset[int]) -> Iterator[P
     A record counts as one if its length leads to the next, or to the end: no damaged length goes unseen.
     """
     while start < stop:
-        length = record_length(_head(read, start, stop), kinds)
-        if length is None or not _leads_on(read, start + length, stop, kinds):
-            following = _find(read, start + 1, stop, kinds)
-            yield Piece(0, start, following)
-            start = following
+        head = _head(read, start, stop)
+        length = record_length(head, kinds)
+        if length is not None and _leads_on(read, start + length, stop, kinds):
+            yield Piece(head[0], start, start + length)
+            start += length
             continue
-        yield Piece(read(start, 1)[0], start, start + length)
-        start += length
+        # A chunk tells its length twice: one that goes beyond the end is cut off, not damaged.
+        cut = length is not None and head[0] == CHUNK and start + length > stop
+        following = stop if cut else _find(read, start + 1, stop, kinds)
+        yield Piece(0, start, following)
+        start = following
 
 
 def _head(read: Read, start: int, stop: int) -> bytes:
