@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.big_bag import repeat
+from bench.big_bag import repeated
 from bench.inputs import CITY
 from bench.rows import Row, row
 from perception_rt.component.graph import GraphNode, read_graph
 from perception_rt.model.runtime import Runtime
 from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.lockstep.runner import Run, replay
 from perception_rt.replay.lockstep.timing import parse_inference
 from perception_rt.stage.detect2d import detect2d
@@ -51,7 +52,7 @@ def replay_part(
         bundle: the camera's; the lidar's is bev_cluster. folder: for recordings.
         pairs: of blocks. times: how often the recording is repeated for a block, and for the memory.
     """
-    bag = repeat(CITY, folder / "speed", times)
+    bag = repeat(folder / "speed", times)
     alone = Alone(bundle)
     rows = []
     for name, (nodes, topics, target) in GRAPHS.items():
@@ -64,6 +65,19 @@ def replay_part(
             step(3 * times * 0.6, f"replay {name}")
         rows += speed_rows(name, rates, target)
     return rows + memory_rows(bundle, folder, memory_times, step)
+
+
+def repeat(folder: Path, times: int) -> Path:
+    """The recording so many times over, one after the other."""
+    with Bag(CITY) as source, BagWriter(folder) as target:
+        left = {topic: times * source.topics[topic][1] for topic in (IMAGES, CLOUDS)}
+        messages = repeated(source)
+        while any(left.values()):
+            message = next(messages)
+            target.write(message.topic, message.message_type, message.log_ns, message.data)
+            if message.topic in left:
+                left[message.topic] -= 1
+    return folder
 
 
 def speed_rows(name: str, rates: dict[str, list[float]], target: str) -> list[Row]:
@@ -133,7 +147,7 @@ def replay_rate(
 
 def memory_rows(bundle: str, folder: Path, times: int, step: Step) -> list[Row]:
     """The most memory that a process needs for a long recording, from begin to end."""
-    bag = repeat(CITY, folder / "long", times)
+    bag = repeat(folder / "long", times)
     size = sum(file.stat().st_size for file in bag.iterdir())
     step(times * 0.1, "replay memory")
     command = [sys.executable, "-m", "perception_rt.cli.main", "replay", str(bag), "--config", str(CONFIG)]

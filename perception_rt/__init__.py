@@ -1,3 +1,3 @@
 """Camera and lidar perception for ROS 2 with PyTorch: from message to detection, on time."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a limit that must hold, as age_p99=60 (ms); repeatable",
     )
     live = parser.add_argument_group("looking live")
-    live.add_argument("--live", metavar="VIEWER", help="foxglove[:PORT] or rerun[:FILE.rrd]")
+    live.add_argument("--live", metavar="VIEWER", help="foxglove[:[HOST:]PORT] or rerun[:FILE.rrd|HOST:PORT]")
     live.add_argument("--speed", type=float, metavar="X", help="times the recording's own (1 with --live)")
     many = parser.add_argument_group("many bags")
     many.add_argument("--jobs", type=int, default=1, metavar="N", help="how many bags at once (1)")
@@ -143,13 +143,14 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
     from perception_rt.replay.session import run_session
 
     session = _session(args, bag)
-    live = nullcontext()
-    if args.live:
-        from perception_rt.replay.live import open_live
+    viewer = None
+    with ExitStack() as stack:
+        if args.live:
+            from perception_rt.replay.live import open_live
 
-        live = closing(open_live(args.live))
-    with live as viewer, _progress(args.progress, bag.name) as progress:
-        outcome = run_session(session, viewer, progress)
+            viewer = stack.enter_context(closing(open_live(args.live)))
+            print(viewer.where, flush=True)
+        outcome = run_session(session, viewer, stack.enter_context(_progress(args.progress, bag.name)))
     if args.progress != "json":
         _tell(outcome, args)
     return outcome.code

@@ -9,12 +9,13 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from perception_rt.realtime.ledger import Entry, Fate
 from perception_rt.realtime.pipeline import STAGES, Account
 from perception_rt.replay.bag import BagMessage, Damage
 from perception_rt.replay.bag_writer import BagWriter
+from perception_rt.replay.live import Live
 
 LEDGER = "ledger.csv"
 BAG = "bag"
@@ -26,18 +27,6 @@ COLUMNS = (
 RECORDING = "bag"
 """In the column `node`, of rows about what could not be read or used of the recording."""
 UNREADABLE = "unreadable"
-
-
-class Live(Protocol):
-    """Whoever shows people what flows."""
-
-    def message(self, topic: str, message_type: str, log_ns: int, data: bytes) -> None:
-        """A message of the recording, or of a node."""
-        ...
-
-    def ages(self, topic: str, log_ns: int, age_ms: float) -> None:
-        """How old an answer was when it was published."""
-        ...
 
 
 class Stream:
@@ -157,7 +146,7 @@ class Recorder:
     def _ended(self, stream: Stream, entry: Entry, ended_ns: int) -> None:
         age_ms = stream.take(entry, ended_ns)
         if self._live is not None and age_ms is not None:
-            self._live.ages(stream.topic, ended_ns, age_ms)
+            self._live.ages(f"{stream.node}{stream.topic}", ended_ns, age_ms)
         self._rows.writerow(
             [
                 stream.node,

@@ -16,10 +16,11 @@ from perception_rt.component.component import Component
 from perception_rt.component.detector import Detector
 from perception_rt.component.graph import GraphNode
 from perception_rt.replay.bag import Bag, BagMessage, Damage
+from perception_rt.replay.live import Live
 from perception_rt.replay.lockstep.host import LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.reading import ReadAhead, read
-from perception_rt.replay.lockstep.recorder import Live, Recorder
+from perception_rt.replay.lockstep.recorder import Recorder
 from perception_rt.replay.lockstep.router import FOR_PEOPLE, Router
 from perception_rt.replay.lockstep.timing import Inference
 from perception_rt.types import BagError, ConfigError
@@ -28,6 +29,7 @@ SOURCES = ("bag_player", "drive_simulator")
 """Nodes of a graph whose part the recording plays."""
 AHEAD_NS, AHEAD_BYTES = 200_000_000, 32_000_000
 """How far detectors look ahead."""
+VIEWER_S = 30.0  # for somebody to look, before it begins
 DRAIN_NS = 10**9  # after the last message, as `perception-rt up` goes on after the last played one
 
 
@@ -117,6 +119,9 @@ class _Replay:
             for host in self._hosts:
                 host.component.setup()
                 self._recorder.account_for(host.path, host.component.accounts, host.now_ns)
+            if self._live is not None:
+                made = {topic: kind for topic, (_, kind) in self._router.announced.items()}
+                self._live.begin({**kinds, **made}, VIEWER_S)
             for host in self._hosts:
                 host.activate()
             yield
