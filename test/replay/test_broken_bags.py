@@ -332,6 +332,17 @@ def test_what_a_recorder_left_in_the_log_of_a_database_is_read(tmp_path):
     assert in_any_order(found) == in_any_order(logged)
 
 
+def test_any_damage_of_metadata_is_survived(tmp_path):
+    logged = messages(30)
+    folder = write(tmp_path / "drive", logged)
+    path = folder / "metadata.yaml"
+    for what, data in mutations(path.read_bytes(), 300, seed=6):
+        path.write_bytes(data)
+        found, damage = salvage(folder)
+        assert found == logged, what
+        assert "without it" not in reasons(damage), what
+
+
 def test_where_nothing_can_be_read_one_line_says_why(tmp_path):
     (tmp_path / "empty.mcap").write_bytes(b"")
     (tmp_path / "noise.mcap").write_bytes(bytes(range(256)) * 40)

@@ -186,6 +186,9 @@ def _agreed(
     counted = Counter((message.channel, message.log_ns) for message in found)
     missing = (promised or Counter()) - counted
     extra = counted - (promised or Counter())
+    if not missing and not extra:
+        yield from found
+        return
     channels, times = {channel for channel, _ in missing}, {log_ns for _, log_ns in missing}
     for message in found:
         key = (message.channel, message.log_ns)

@@ -33,7 +33,11 @@ class McapFile:
     def __init__(self, path: Path, report: Report) -> None:
         self._report = report
         self._file = os.open(path, os.O_RDONLY)
-        self._index = index_of(self._read, os.fstat(self._file).st_size)
+        try:
+            self._index = index_of(self._read, os.fstat(self._file).st_size)
+        except BaseException:
+            os.close(self._file)
+            raise
         self._loose = self._believed(self._index.loose.sorted())
         schemas = self._index.schemas
         self._types = {n: schemas.get(c.schema_id, "") for n, c in self._index.channels.items()}

@@ -29,6 +29,15 @@ def missing_bytes(head: bytes, size: int) -> tuple[int, int]:
     return max(page * int.from_bytes(head[28:32], "big") - size, 0), size % page if page else 0
 
 
+def _connected(path: Path) -> sqlite3.Connection:
+    log = path.with_name(path.name + "-wal")  # what a recorder left that did not end well
+    mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
+    database.text_factory = partial(str, encoding="utf-8", errors="replace")
+    database.execute("PRAGMA writable_schema = ON")  # so that one that is cut off can be opened
+    return database
+
+
 class SqliteFile:
     """An open database. Its messages are found by walking the table, so that no damaged index hides one.
 
@@ -46,9 +55,16 @@ class SqliteFile:
 
     def __init__(self, path: Path, report: Report) -> None:
         self._report = report
+        self._channels: dict[int, tuple[str, str]] = {}
         try:
-            self._open(path)
+            self._db = _connected(path)
         except sqlite3.Error as error:
+            raise FormatError(f"no database of a recording: {error}") from error
+        try:
+            for number, topic, kind in self._db.execute("SELECT id, name, type FROM topics"):
+                self._channels[number] = (str(topic), str(kind))
+        except sqlite3.Error as error:
+            self._db.close()
             raise FormatError(f"no database of a recording: {error}") from error
         columns = self._indexed()
         order = np.argsort(columns[2], kind="stable")
@@ -60,16 +76,6 @@ class SqliteFile:
                 self.promised[self._channels[int(number)][0]] += int(count)
         self.start_ns = int(self._times[0]) if len(self._times) else None
         self.end_ns = int(self._times[-1]) if len(self._times) else None
-
-    def _open(self, path: Path) -> None:
-        log = path.with_name(path.name + "-wal")  # what a recorder left that did not end well
-        mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
-        self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
-        self._db.execute("PRAGMA writable_schema = ON")  # so that a database which is cut off can be opened
-        self._db.text_factory = partial(str, encoding="utf-8", errors="replace")
-        self._channels: dict[int, tuple[str, str]] = {}
-        for number, topic, kind in self._db.execute("SELECT id, name, type FROM topics"):
-            self._channels[number] = (str(topic), str(kind))
 
     def close(self) -> None:
         """Close it."""
