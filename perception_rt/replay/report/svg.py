@@ -54,7 +54,8 @@ class Scale:
         """Px of values."""
         low, high, values = self.low, self.high, np.asarray(values, np.float64)
         if self.log:
-            low, high, values = np.log10(low), np.log10(high), np.log10(values)
+            # What lies below is drawn at the start, zero among it.
+            low, high, values = np.log10(low), np.log10(high), np.log10(np.maximum(values, low))
         return self.start + (values - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
