@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +269,10 @@ def test_what_cannot_be_written_is_said(tmp_path):
             writer.write("/odd", "their_msgs/msg/Odd", 1, b"")
         with pytest.raises(BagError, match="log_ns=-1"):
             writer.write("/point", POINT, -1, b"")
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_another_thread_may_read(storage, tmp_path):
+    logged = messages()
+    with Bag(write(tmp_path / "drive", logged, storage)) as bag, ThreadPoolExecutor(1) as pool:
+        assert in_any_order(pool.submit(list, bag.messages()).result()) == in_any_order(logged)

@@ -18,6 +18,7 @@ from perception_rt.replay.storage.records import (
     CHUNK_INDEX,
     FOOTER,
     FOOTER_BYTES,
+    HEADER,
     IN_FILE,
     MAGIC,
     MESSAGE,
@@ -213,6 +214,8 @@ def _take(index: Index, read: Read, piece: Piece, stop: int) -> None:
         chunk.index_length += piece.stop - piece.start
     elif kind in (SCHEMA, CHANNEL, STATISTICS):
         _take_small(index, kind, read(body, piece.stop - body))
+    elif kind == HEADER and piece.start != len(MAGIC):
+        raise FormatError("a header within the file")
 
 
 def _take_small(index: Index, kind: int, body: bytes) -> None:
