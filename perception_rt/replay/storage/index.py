@@ -97,10 +97,40 @@ def index_of(read: Read, size: int) -> Index:
 
 
 def _summary(read: Read, size: int) -> Index | None:
-    """By the summary; None where the file was written without one, or without an index of chunks.
+    """By the summary; None where the file was written without one, or without statistics or chunk indexes.
 
     Raises:
         FormatError: it is damaged, or is not that of this file.
+    """
+    section = _summary_section(read, size)
+    if section is None:
+        return None
+    start, data = section
+    index, chunks = Index(), []
+    for kind, body in each_record(data):
+        if kind == CHUNK_INDEX:
+            chunks.append(parse_chunk_index(body))
+        elif kind in (SCHEMA, CHANNEL, STATISTICS):
+            _take_small(index, kind, body)
+    if index.statistics is None or (not chunks and index.statistics.messages):
+        return None
+    if len(chunks) != index.statistics.chunks:
+        raise FormatError("does not have all chunks")
+    index.chunks = list(_verified(read, start, chunks))
+    index.counts = Counter(index.statistics.counts)
+    told = sum((Counter(chunk.counts) for chunk in index.chunks), Counter())
+    if any(chunk.counts for chunk in index.chunks) and told != +index.counts:
+        raise FormatError("contradicts itself")
+    if set(+index.counts) - set(index.channels):
+        raise FormatError("does not have all channels")
+    return index
+
+
+def _summary_section(read: Read, size: int) -> tuple[int, bytes] | None:
+    """Offset and bytes of the summary; None where there is none.
+
+    Raises:
+        FormatError: it is damaged.
     """
     footer = size - len(MAGIC) - FOOTER_BYTES
     tail = read(max(footer, 0), FOOTER_BYTES + len(MAGIC))
@@ -114,32 +144,7 @@ def _summary(read: Read, size: int) -> Index | None:
     data = read(start, footer - start)
     if crc and crc32(tail[: PREFIX + 16], crc32(data)) != crc:
         raise FormatError("does not have its checksum")
-    index, chunks = Index(), []
-    for kind, body in each_record(data):
-        if kind == SCHEMA:
-            number, name = parse_schema(body)
-            index.schemas[number] = name
-        elif kind == CHANNEL:
-            channel = parse_channel(body)
-            index.channels[channel.id] = channel
-        elif kind == CHUNK_INDEX:
-            chunks.append(parse_chunk_index(body))
-        elif kind == STATISTICS:
-            index.statistics = parse_statistics(body)
-    if index.statistics is None:
-        raise FormatError("has no statistics")
-    if not chunks and index.statistics.messages:
-        return None
-    if len(chunks) != index.statistics.chunks:
-        raise FormatError("does not have all chunks")
-    index.chunks = list(_verified(read, start, chunks))
-    index.counts = Counter(index.statistics.counts)
-    told = sum((Counter(chunk.counts) for chunk in index.chunks), Counter())
-    if any(chunk.counts for chunk in index.chunks) and told != +index.counts:
-        raise FormatError("contradicts itself")
-    if set(+index.counts) - set(index.channels):
-        raise FormatError("does not have all channels")
-    return index
+    return start, data
 
 
 def _verified(read: Read, stop: int, chunks: list[ChunkIndex]) -> Iterator[Chunk]:
