@@ -15,6 +15,7 @@ from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
 from perception_rt.replay.bag import Bag, BagMessage
 from perception_rt.types import ConfigError
 
+HEAD_START_S = 0.02  # of /clock: under simulated time nodes take nothing before it has begun
 SENSOR_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2")
 
 
@@ -67,12 +68,15 @@ class BagPlayer(SourceNode):
         return sensors or list(self._outputs.values())
 
     def events(self) -> Iterator[Event]:
-        """Every message at its log time."""
+        """Every message at its log time; the clock begins a little before."""
 
         def emit(message: BagMessage) -> None:
             self._outputs[message.topic].publish(message.data)
 
-        for message in self._bag.messages(list(self._outputs)):
+        for number, message in enumerate(self._bag.messages(list(self._outputs))):
+            if number == 0:
+                self.publish_clock(message.log_ns)
+                self.halt.wait(HEAD_START_S)
             yield message.log_ns, lambda message=message: emit(message)
 
 

@@ -66,7 +66,12 @@ class ComponentNode(PerceptionNode):
         self, message_type: str, topic: str, receive: Callable[[bytes], None], reliability: str
     ) -> AdaptiveSubscription:
         """A subscription that adapts to the publishers."""
-        heard = AdaptiveSubscription(self, _installed(message_type), topic, receive, reliability)
+
+        def take(data: bytes) -> None:
+            self._begin()
+            receive(data)
+
+        heard = AdaptiveSubscription(self, _installed(message_type), topic, take, reliability)
         self._inputs.append(heard)
         return heard
 
@@ -97,8 +102,8 @@ class ComponentNode(PerceptionNode):
         self.component.setup()
 
     def start(self) -> None:
-        """Let it work."""
-        self.component.active = True
+        """Let it work; under simulated time from the first /clock on, as nothing can be dated before it."""
+        self.component.active = self.steady() or self.now_ns() > 0
 
     def stop(self) -> None:
         """End what waits."""
@@ -128,8 +133,16 @@ class ComponentNode(PerceptionNode):
 
     def every_second(self) -> None:
         """Let subscriptions adapt."""
+        self._begin()
+        if not self.component.active:
+            self.get_logger().info("use_sim_time is true: waiting for /clock", once=True)
         for heard in self._inputs:
             heard.every_second()
+
+    def _begin(self) -> None:
+        """Let the component work if simulated time has begun meanwhile."""
+        if self.active and not self.component.active and self.now_ns() > 0:
+            self.component.active = True
 
     def diagnostics(self) -> list[Status]:
         """The component's."""

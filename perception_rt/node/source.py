@@ -101,11 +101,11 @@ class SourceNode(PerceptionNode):
             while clock_ns <= time_ns:
                 if self._sleep_until(began_ns, clock_ns - first_ns):
                     return
-                self._publish_clock(clock_ns)
+                self.publish_clock(clock_ns)
                 clock_ns += CLOCK_PERIOD_NS
             if self._sleep_until(began_ns, time_ns - first_ns):
                 return
-            self._publish_clock(time_ns)
+            self.publish_clock(time_ns)
             emit()
 
     def _sleep_until(self, began_ns: int, offset_ns: int) -> bool:
@@ -113,7 +113,8 @@ class SourceNode(PerceptionNode):
         wait_ns = began_ns + offset_ns / self.values["speed"] - time.monotonic_ns()
         return self.halt.wait(wait_ns / 1e9) if wait_ns > 0 else self.halt.is_set()
 
-    def _publish_clock(self, time_ns: int) -> None:
+    def publish_clock(self, time_ns: int) -> None:
+        """Let it be that time."""
         self._clock_publisher.publish(Clock(clock=to_time(time_ns)))
 
 

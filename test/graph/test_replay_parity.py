@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rosgraph_msgs.msg import Clock
 
 from perception_rt.cli.main import main
 from perception_rt.codec.encode import encode_image
 from perception_rt.component.graph import GraphNode, read_graph
+from perception_rt.node.source import to_time
 from perception_rt.realtime.ledger import Entry, Fate
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.bag_writer import BagWriter
@@ -138,6 +140,24 @@ def test_the_graph_says_the_same_of_a_player_that_knows_nothing_of_it(drive, ove
         assert process.wait(20) == 0
         check_answers(ear.answers, expected)
         check_books(ear)
+
+
+def test_nothing_is_taken_before_simulated_time_begins(bench, run_camera):
+    """A player's clock may come later than its first frame: dated at zero, that frame would be ages late."""
+    camera = run_camera(use_sim_time=True)
+    begins = 1_300_000_000 * 10**9
+    camera.send(stamp_ns=begins)
+    assert wait_for(lambda: bench.said("waiting for /clock"))
+    assert camera.book()["received"] == 0
+    clock = bench.node.create_publisher(Clock, "/clock", 10)
+    assert wait_for(clock.get_subscription_count)
+    clock.publish(Clock(clock=to_time(begins)))
+    assert wait_for(lambda: camera.node.now_ns() == begins)
+    camera.ask(stamp_ns=begins)
+    values = wait_for(lambda: camera.status().get("published") == "1") and camera.status()
+    assert {values[f"{name}_ms_p99"] for name in ("age", "wait", "decode", "infer", "publish")} == {"0.00"}
+    whole = bench.diagnostics("camera_detector")
+    assert (whole["ticks_empty"], whole["ticks_skipped"]) == ("0", "0")
 
 
 @pytest.fixture
