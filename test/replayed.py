@@ -59,6 +59,7 @@ def make_run(folder: Path, bag: Path, image: str, points: str) -> Path:
             },
             "missing_topics": {},
             "unreadable": {"messages": 0, "reasons": {}},
+            "faults": {},
         },
         "bundles": {node: _bundle(name) for node, name in BUNDLES.items()},
         "outputs": _described(outputs),

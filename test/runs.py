@@ -90,7 +90,7 @@ def metrics_of(rows: Sequence[dict], scores: dict | None = None) -> dict:
     duration_s = round((len(rows) - 1) * PERIOD_NS / 1e9, 3)
     topics = {topic: {"type": "sensor_msgs/msg/Image", "messages": len(rows), "used_by": [node]}}
     bag = {"duration_s": duration_s, "messages": len(rows), "topics": topics, "missing_topics": {}}
-    bag |= {"unreadable": {"messages": 0, "reasons": {}}}
+    bag |= {"unreadable": {"messages": 0, "reasons": {}}, "faults": {}}
     output = {"type": TYPES[DETECTIONS], "node": node, "messages": states["published"], "sha256": "0" * 64}
     bundle = {"name": "sim_camera", "task": "detect2d", "sha256": "1" * 64, "classes": ["car"]}
     return {

@@ -238,6 +238,8 @@ def _tell(outcome: Outcome, args: argparse.Namespace) -> None:
         console.print(f"not in the recording: {topic}, wanted by {', '.join(nodes)}", markup=False)
     for reason, count in bag["unreadable"]["reasons"].items():
         console.print(f"could not be read: {count} x {reason}", markup=False)
+    for reason in bag["faults"]:
+        console.print(f"of the recording: {reason} (nothing is lost by it)", markup=False)
     run = outcome.run
     left = args.out if args.no_report else args.out / "report.html"
     told = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s; {left}"

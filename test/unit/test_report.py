@@ -50,6 +50,7 @@ def metrics_of(rows: list[dict]) -> dict:
             "topics": {},
             "missing_topics": {},
             "unreadable": {"messages": 0, "reasons": {}},
+            "faults": {},
         },
         "bundles": {},
         "outputs": {},

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ def _bag(bags: Sequence[Mapping]) -> dict[str, Any]:
     topics: dict[str, dict] = {}
     missing: dict[str, list[str]] = {}
     reasons: dict[str, int] = {}
+    faults: Counter[str] = Counter()
     for bag in bags:
         for topic, row in bag["topics"].items():
             known = topics.setdefault(topic, {"type": row["type"], "messages": 0, "used_by": []})
@@ -138,12 +140,14 @@ def _bag(bags: Sequence[Mapping]) -> dict[str, Any]:
             missing[topic] = sorted({*missing.get(topic, ()), *nodes})
         for reason, count in bag["unreadable"]["reasons"].items():
             reasons[reason] = reasons.get(reason, 0) + count
+        faults.update(bag["faults"])
     return {
         "duration_s": round(sum(bag["duration_s"] for bag in bags), 3),
         "messages": sum(bag["messages"] for bag in bags),
         "topics": topics,
         "missing_topics": missing,
         "unreadable": {"messages": sum(bag["unreadable"]["messages"] for bag in bags), "reasons": reasons},
+        "faults": dict(faults),
     }
 
 

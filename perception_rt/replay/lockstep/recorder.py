@@ -92,6 +92,7 @@ class Recorder:
         self.outputs: defaultdict[str, Published] = defaultdict(Published)
         self.read: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self.unreadable = 0
         self._live = live
         self._file = (folder / LEDGER).open("w", newline="")
@@ -138,8 +139,11 @@ class Recorder:
         self._unreadable(damage.topic, damage.messages, damage.log_ns, damage.reason)
 
     def _unreadable(self, topic: str, messages: int | None, time_ns: int | None, reason: str) -> None:
-        self.unreadable += messages or 0
-        self.reasons[reason] += messages or 1
+        if messages == 0:
+            self.faults[reason] += 1
+        else:
+            self.unreadable += messages or 0
+            self.reasons[reason] += messages or 1
         row = [RECORDING, topic, "" if messages is None else messages, "" if time_ns is None else time_ns]
         self._rows.writerow([*row, *[""] * (len(COLUMNS) - 6), UNREADABLE, reason])
 

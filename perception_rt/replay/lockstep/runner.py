@@ -222,6 +222,7 @@ class _Replay:
                 },
                 "missing_topics": router.missing(),
                 "unreadable": {"messages": recorder.unreadable, "reasons": dict(recorder.reasons)},
+                "faults": dict(recorder.faults),  # that cost no message
             },
             "bundles": {
                 path: {
