@@ -1,0 +1,38 @@
+"""Parameters of components without ROS: defaults, types and bounds as ROS has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from perception_rt.component.camera_detector import CameraDetector
+from perception_rt.component.parameters import Parameter, resolve
+from perception_rt.types import ConfigError
+
+
+def test_what_is_not_given_is_the_default_and_what_is_not_declared_is_left():
+    values = resolve(CameraDetector.PARAMETERS, {"rate_hz": 12.0, "use_sim_time": True})
+    assert values["rate_hz"] == 12.0
+    assert values["bundle"] == "sim_camera"
+    assert "use_sim_time" not in values
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"rate_hz": 10}, "rate_hz=10: must be of type float"),
+        ({"rate_hz": "10"}, "rate_hz='10': must be of type float"),
+        ({"half": 1}, "half=1: must be of type bool"),
+        ({"threads": True}, "threads=True: must be of type int"),
+        ({"image_topics": "image"}, "must be of type list of str"),
+        ({"image_topics": [1]}, "must be of type list of str"),
+        ({"rate_hz": 0.0}, "rate_hz=0.0: must be within"),
+        ({"reliability": "sure"}, "must be one of best_effort, reliable"),
+    ],
+)
+def test_what_ros_would_refuse_is_refused(given, reason):
+    with pytest.raises(ConfigError, match=reason):
+        resolve(CameraDetector.PARAMETERS, given)
+
+
+def test_an_empty_list_is_a_list():
+    assert resolve([Parameter("topics", ["a"], "")], {"topics": []}) == {"topics": []}
