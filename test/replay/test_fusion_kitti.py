@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+
 import pytest
 
 from bench.fusion_accuracy import fuse_scene, label_iou, match_labels, picture, read_scene
 from perception_rt.cli.main import main
-from perception_rt.codec import parse_camera_info, parse_image
-from perception_rt.codec.detection_array import NamedDetections
-from perception_rt.codec.points import parse_points
-from perception_rt.codec.transforms import parse_transforms
+from perception_rt.codec.detections3d import decode_named_detections3d
+from perception_rt.component.graph import read_graph
 from perception_rt.model.runtime import Runtime
-from perception_rt.realtime.ledger import Fate
-from perception_rt.realtime.pairing import StampPairing
-from perception_rt.realtime.pipeline import Account
 from perception_rt.replay.bag import Bag
-from perception_rt.stage.detect2d import detect2d
-from perception_rt.stage.detect3d import detect3d
+from perception_rt.replay.lockstep.runner import Run, replay
+from perception_rt.replay.lockstep.timing import parse_inference
 from perception_rt.stage.fuse import BOTH, iou_2d
-from perception_rt.stage.fusion import FusionStage
 from perception_rt.stage.project import project_boxes
-from perception_rt.stage.transforms import TransformBuffer
 
-IMAGE, INFO, POINTS = "/camera/front/image_raw", "/camera/front/camera_info", "/lidar/points"
-MS = 1_000_000
+CONFIG = Path(__file__).parents[2] / "config" / "kitti.yaml"
 
 
 @pytest.fixture(scope="module")
-def detectors(shared_data, tmp_path_factory):
+def fastestdet(shared_data, tmp_path_factory):
     path = tmp_path_factory.mktemp("bundle") / "fastestdet.pt"
     onnx = str(shared_data / "models" / "FastestDet.onnx")
     assert main(["bundle", "export", "onnx", onnx, "--decoder", "fastestdet", "--out", str(path)]) == 0
-    return Runtime.open(path, device="cpu"), Runtime.open("bev_cluster", device="cpu")
+    return path
+
+
+@pytest.fixture(scope="module")
+def detectors(fastestdet):
+    return Runtime.open(fastestdet, device="cpu"), Runtime.open("bev_cluster", device="cpu")
 
 
 @pytest.mark.parametrize("frame", ["000000", "000001", "000002", "000114"])
@@ -56,50 +54,22 @@ def test_fused_objects_of_real_detectors_lie_on_the_labels(shared_data, detector
     assert (drawn[: scene.pixels.shape[0]] != scene.pixels).any()
 
 
-def test_a_real_drive_is_paired_and_fused(shared_data, detectors):
-    """What the node does, in lockstep: /tf_static, CameraInfo, and each detector 30 or 60 ms late."""
-    camera, lidar = detectors
-    buffer = TransformBuffer()
-    stage = FusionStage(buffer.lookup)
-    clouds, images = Account(), Account()
-    pairing = StampPairing(clouds, images, 50 * MS, 100 * MS)
-    events = []
-    with Bag(shared_data / "bags" / "kitti_city") as bag:
-        for message in bag.messages():
-            if message.topic == "/tf_static":
-                for t in parse_transforms(message.data):
-                    buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static=True)
-            elif message.topic == INFO:
-                stage.model = parse_camera_info(message.data)
-            elif message.topic == IMAGE:
-                frame = parse_image(message.data).decode()
-                (found,) = detect2d(camera, [frame])
-                named = named_of(frame, found, camera)
-                events.append((message.log_ns + 30 * MS, "partner", named))
-            else:
-                frame = parse_points(message.data).decode()
-                named = named_of(frame, detect3d(lidar, frame), lidar)
-                events.append((message.log_ns + 60 * MS, "anchor", named))
-    with_car = 0
-    for now, stream, named in sorted(events, key=lambda event: event[:2]):
-        account = clouds if stream == "anchor" else images
-        account.ledger.receive()
-        put = pairing.put_anchor if stream == "anchor" else pairing.put_partner
-        for pair in put(named.stamp_ns, named, now):
-            assert pair.partner.stamp_ns == pair.anchor.stamp_ns
-            answer = stage.pair(pair.partner.item, pair.anchor.item)
-            assert answer.reason == ""
-            for ended in (clouds, images):
-                ended.ledger.settle(Fate.PUBLISHED)
-            fused = answer.fused
-            cars = fused.detections.labels == fused.classes.index("car")
-            with_car += bool((cars & (np.array(fused.sources) == BOTH)).any())
-    for account in (clouds, images):
-        book = account.ledger.snapshot()
-        assert (book["received"], book["states"]["published"]) == (24, 24)
-    assert with_car >= 22
-
-
-def named_of(frame, found, runtime) -> NamedDetections:
-    ids = [""] * len(found)
-    return NamedDetections(frame.stamp_ns, frame.frame_id, found, ids, tuple(runtime.manifest.classes))
+def test_a_real_drive_is_paired_and_fused(shared_data, fastestdet, tmp_path):
+    run = Run(
+        read_graph(CONFIG), parse_inference("fixed:30"), {"camera_detector": {"bundle": str(fastestdet)}}
+    )
+    with Bag(shared_data / "bags" / "kitti_city", salvage=True) as bag:
+        streams = replay(run, bag, tmp_path)["streams"]
+    for topic in ("/camera_detector/detections", "/lidar_detector/detections"):
+        states = streams[f"/fusion: {topic}"]["states"]
+        assert states["published"] == sum(states.values()) == 24
+    with Bag(tmp_path / "bag") as bag:
+        fused = [decode_named_detections3d(message.data) for message in bag.messages(["/fusion/detections"])]
+    cars = [
+        [
+            one.classes[label] == "car" and source == BOTH
+            for label, source in zip(one.detections.labels, one.ids, strict=True)
+        ]
+        for one in fused
+    ]
+    assert sum(map(any, cars)) >= 22
