@@ -15,6 +15,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from perception_rt.codec.diagnostics import encode_diagnostics
 from perception_rt.component.parameters import Parameter
 from perception_rt.node import parameters
+from perception_rt.node.smooth_clock import SmoothClock
 from perception_rt.types import PerceptionError
 from perception_rt.types.status import Status
 
@@ -34,6 +35,7 @@ class PerceptionNode(LifecycleNode):
 
     def __init__(self, node_name: str, **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
+        self._smooth = SmoothClock(self.get_clock())
         self._table = (AUTOSTART, *self.PARAMETERS)
         self._configured = False
         self.active = False
@@ -75,7 +77,7 @@ class PerceptionNode(LifecycleNode):
 
     def now_ns(self) -> int:
         """ROS time, ns: the clock of stamps and ages."""
-        return self.get_clock().now().nanoseconds
+        return self._smooth.now_ns()
 
     def complain(self, stream: str, error: Exception) -> None:
         """Warn of a message that ended badly, at most once a second; the unforeseen with its traceback."""
