@@ -16,13 +16,15 @@ from pathlib import Path
 
 import pytest
 from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 import perception_rt
 from perception_rt.component.graph import EXECUTABLES
 
 ROOT = Path(__file__).parents[2]
-WHEELS, DISTRO = (ROOT / "requirements" / name for name in ("wheels.txt", "distro.txt"))
+WHEELS, DISTRO, EXTRAS = (ROOT / "requirements" / f"{name}.txt" for name in ("wheels", "distro", "extras"))
 
 
 sys.path.insert(0, str(ROOT / "tools"))  # as for a script there: its neighbours are importable
@@ -150,19 +152,31 @@ def test_the_built_interfaces_have_the_published_type_hashes():
     assert setup.wrong_type_hashes() == []
 
 
-def locked(path: Path, python: str) -> dict[str, str]:
-    """Return the versions that a lock file gives to a Python on Linux."""
-    environment = {
+def environment_of(python: str) -> dict[str, str]:
+    """Return what a Python on Linux gives to markers."""
+    return {
         "python_version": python,
         "python_full_version": f"{python}.1",
         "sys_platform": "linux",
         "platform_machine": "x86_64",
     }
+
+
+def asked(path: Path, python: str) -> set[str]:
+    """Return the packages that a Python is to have, by their names in a lock."""
+    lines = path.read_text().splitlines()
+    found = [Requirement(line.partition("#")[0]) for line in lines if re.match("[a-z]", line)]
+    wanted = [one for one in found if not one.marker or one.marker.evaluate(environment_of(python))]
+    return {canonicalize_name(one.name) for one in wanted}
+
+
+def locked(path: Path, python: str) -> dict[str, str]:
+    """Return the versions that a lock file gives to a Python on Linux."""
     versions = {}
     for name, version, marker in re.findall(
         r"^([a-z0-9-]+)==(\S+)(?: ; ([^\\\n]*))?", path.read_text(), re.M
     ):
-        if not marker or Marker(marker.strip()).evaluate(environment):
+        if not marker or Marker(marker.strip()).evaluate(environment_of(python)):
             assert name not in versions, f"{name} is locked twice for {python}"
             versions[name] = version
     return versions
@@ -171,13 +185,10 @@ def locked(path: Path, python: str) -> dict[str, str]:
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_the_locks_serve_every_python(python):
     wheels, distro = locked(WHEELS, python), locked(DISTRO, python)
-    asked = {
-        re.match(r"[a-z0-9-]+", line).group()
-        for line in (ROOT / "requirements" / "base.in").read_text().splitlines()
-        if re.match(r"[a-z]", line)
-    }
-    assert asked <= wheels.keys()
-    assert asked <= distro.keys()
+    base = asked(ROOT / "requirements" / "base.in", python)
+    assert base <= wheels.keys()
+    assert base <= distro.keys()
+    assert asked(ROOT / "requirements" / "extras.in", python) <= locked(EXTRAS, python).keys()
     assert {"ros-rclpy", "ros-sensor-msgs", "ros-rmw-fastrtps-cpp"} <= wheels.keys()
     assert not [name for name in distro if name.startswith("ros-")]
     assert wheels["torchvision"] == "0.29.2"
@@ -187,7 +198,7 @@ def test_the_locks_serve_every_python(python):
         assert distro["numpy"].startswith("1."), "cv_bridge of Jazzy and Kilted is built for NumPy 1"
 
 
-@pytest.mark.parametrize("path", [WHEELS, DISTRO], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [WHEELS, DISTRO, EXTRAS], ids=lambda path: path.name)
 def test_the_locks_name_no_machine_and_pin_all_by_hash(path):
     text = path.read_text()
     assert not re.search(r"https?:|file:|--index|--find-links|--extra", text)
