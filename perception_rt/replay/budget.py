@@ -70,10 +70,11 @@ class Budget:
         return f"{stream}{self.metric}{sign}{self.limit:g}{'%' * self.percent}"
 
 
-def parse_budget(text: str) -> Budget:
+def parse_budget(text: str, scored: bool = True) -> Budget:
     """Read ``[STREAM:]METRIC<=LIMIT``.
 
     Args:
+        scored: whether there will be scores; without, only metrics of streams can be meant.
         text: with ``<=``, ``>=``, or ``=`` for what is natural: at least, for rates and scores, at most for
             times, losses and errors. A limit of lost messages may be a percentage.
 
@@ -91,6 +92,11 @@ def parse_budget(text: str) -> Budget:
     if not abs(limit) < float("inf"):
         raise ConfigError(f"budget={text!r}: limit {number!r} is not a number")
     metric, percent = found["metric"], found["limit"].endswith("%")
+    if not scored and metric not in (*STREAM_METRICS, UNREADABLE):
+        raise ConfigError(
+            f"budget={text!r}: no such metric; there are: {_listed((*STREAM_METRICS, UNREADABLE))}; "
+            "for scores give --truth"
+        )
     if percent and metric not in _COUNTS:
         raise ConfigError(f"budget={text!r}: a percentage can limit {', '.join(_COUNTS)}")
     stream = (found["stream"] or "").strip() or None
@@ -165,7 +171,7 @@ def _check_scores(budget: Budget, scores: Mapping[str, Mapping]) -> Iterator[Bud
         names = sorted({path for row in known.values() for path in row})
         raise ConfigError(
             f"budget={budget}: no such metric; there are: {_listed((*STREAM_METRICS, UNREADABLE))}; "
-            f"of scores: {_listed(names) if names else 'none, as there is no ground truth'}"
+            f"of scores: {_listed(names) if names else 'none; give --truth'}"
         )
     chosen = [topic for topic in known if _meant(budget.stream, topic, topic.rpartition("/")[0], topic)]
     if not chosen:

@@ -439,6 +439,22 @@ def test_counts_are_summed_and_percentiles_are_those_of_all_messages(tmp_path):
     assert whole["bags"]["lost"] == {"exit_code": None, "failed": True, "reason": "killed by SIGKILL"}
 
 
+def test_a_recording_without_the_topic_does_not_lower_its_rate(tmp_path):
+    for name, count, rate_hz, duration_s in (
+        ("a", 20, 10.0, 2.0),
+        ("b", 20, 5.0, 4.0),
+        ("without", 0, 0.0, 9.0),
+    ):
+        path = write_run(tmp_path / name, rows=[ledger_row(n) for n in range(count)]) / "metrics.json"
+        metrics = json.loads(path.read_text())
+        metrics["streams"][STREAM]["rate_hz"] = rate_hz
+        metrics["bag"]["duration_s"] = duration_s
+        path.write_text(json.dumps(metrics))
+    outcomes = [Outcome(name, tmp_path / "bags" / name, "done", 0, 1) for name in ("a", "b", "without")]
+    stream = merge_runs(tmp_path, outcomes)["streams"][STREAM]
+    assert (stream["received"], stream["rate_hz"]) == (40, 6.667)
+
+
 def test_scores_are_weighted_by_what_they_are_about(tmp_path):
     def scores(boxes, ap50, mota, truths):
         row = {"kind": "detections", "truth": {"name": "/t", "frames": 10, "boxes": boxes}}

@@ -188,7 +188,7 @@ def test_an_ambiguous_score_is_not_guessed():
 
 
 def test_without_ground_truth_there_is_no_score():
-    with pytest.raises(ConfigError, match="there is no ground truth"):
+    with pytest.raises(ConfigError, match="give --truth"):
         check_budgets([parse_budget("ap50=0.5")], metrics_of([ledger_row(0)]))
 
 
@@ -199,3 +199,12 @@ def test_the_table_tells_all():
     assert "29" in text
     assert "<= 60 ms" in text
     assert "no data" in text
+
+
+def test_without_truth_a_score_is_refused_before_anything_is_replayed():
+    assert parse_budget("lost=1%", scored=False) == parse_budget("lost=1%")
+    assert parse_budget("unreadable=0", scored=False).metric == "unreadable"
+    with pytest.raises(ConfigError, match=r"ap50>=0.6.*age_p99.*give --truth"):
+        parse_budget("ap50>=0.6", scored=False)
+    with pytest.raises(ConfigError, match=r"agep99=60.*no such metric"):
+        parse_budget("agep99=60", scored=False)

@@ -17,6 +17,7 @@ from perception_rt.replay.report.choose import Sensor, choose, sensors_of
 from perception_rt.replay.report.ledger import FATES, MOMENTS, read_ledger
 from perception_rt.replay.report.quality import Judged
 from perception_rt.replay.report.scores import headlines, score_sections
+from perception_rt.replay.report.streams import stages_of, stream_sections
 from perception_rt.replay.report.summary import judge
 from perception_rt.types import ConfigError
 from test.replayed import COLUMNS, row, streams_of, write_ledger
@@ -167,8 +168,9 @@ def test_charts_are_sound_markup_within_their_frame(tmp_path, count):
         charts.fates_chart(view, stream),
         charts.age_chart(view, stream),
         charts.age_histogram(stream),
-        charts.stages_chart(view, stream),
-        charts.stages_histogram(stream),
+        charts.stages_chart(view, stream, ["wait", "infer"]),
+        charts.stages_histogram(stream, ["wait", "infer"]),
+        charts.ahead_chart(HOSTILE, [0.5, 1.0], [0.1, 0.3]),
         charts.curves_chart(HOSTILE, {HOSTILE: ([0, 1], [1, 0.5])}),
         charts.reliability_chart(HOSTILE, [0.5, 0.9], [0.4, 1.0], [3, 4]),
     ):
@@ -177,6 +179,27 @@ def test_charts_are_sound_markup_within_their_frame(tmp_path, count):
         assert HOSTILE in parsed.get("aria-label")
         assert "nan" not in chart.lower()
         assert any(part.tag == "title" for part in parsed.iter())
+
+
+def test_times_that_never_change_are_told_in_figures_and_not_drawn(tmp_path):
+    rows = some_rows(40)
+    for made in rows:
+        if made["age_ms"] != "":
+            made |= {"age_ms": 25.0, "wait_ms": 0.0, "infer_ms": 20.0, "decode_ms": 0.0, "publish_ms": 0.0}
+    write_ledger(tmp_path / "ledger.csv", rows)
+    view = read_ledger(tmp_path / "ledger.csv")
+    stream = view.streams[STREAM]
+    assert stream.times["age"].constant == 25.0
+    assert stages_of(stream) == ["infer"]
+    (section,) = stream_sections(streams_of(rows), view)
+    assert [part["title"] for part in section["charts"]] == [
+        "Fates by arrival",
+        "Age at publishing",
+        "In figures, ms",
+    ]
+    rows[0]["age_ms"] = 25.002
+    write_ledger(tmp_path / "ledger.csv", rows)
+    assert read_ledger(tmp_path / "ledger.csv").streams[STREAM].times["age"].constant is None
 
 
 def test_a_run_that_published_nothing_has_a_report(tmp_path):
@@ -328,6 +351,45 @@ def test_scores_become_cards_and_tables():
     cells = {cell for table in detections["tables"] for line in table["rows"] for cell in line}
     assert {"as seen", "at publish", "streaming", "car", "0.400", "–"} <= cells
     assert custom["tables"][0]["rows"] == [("deeper", "3")]
+
+
+@pytest.mark.parametrize(("count", "first"), [(6, "0.1 s"), (19, "0.1 s"), (30, "0.3 s")])
+def test_long_tables_of_times_ahead_are_thinned_and_end_with_the_last(count, first):
+    ellipses = {"count": 4, "within_95": 1.0, "nees": 0.5, "nees_expected": 2, "without_covariance": 0}
+    horizons = {
+        f"{k / 10:g}": {"count": 4, "mean_m": k / 100, "ellipses": ellipses} for k in range(1, count + 1)
+    }
+    (section,) = score_sections({"/v/predictions": {"ade_m": 0.1, "fde_m": 0.2, "horizons": horizons}})
+    assert [chart["title"] for chart in section["charts"]] == ["Mean error by time ahead"]
+    assert section["charts"][0]["svg"].count("<circle") == count
+    rows = section["tables"][-1]["rows"]
+    assert len(rows) <= 10
+    assert (rows[0][0], rows[-1][0]) == (first, f"{count / 10:g} s")
+    assert section["tables"][-1]["head"] == ("", "count", "mean_m", "within_95", "nees")
+
+
+def test_differences_show_the_digits_in_which_values_differ(tmp_path):
+    folder = write_run(tmp_path / "run", some_rows(10))
+    difference = {
+        "kind": "value", "where": "/t", "field": "x", "new": 38.02149, "golden": 38.02249, "log_ns": START,
+        "stamp_ns": None, "note": "",
+    }  # fmt: skip
+    (folder / "differences.json").write_text('{"differences": [\n' + json.dumps(difference) + "\n]}\n")
+    write_report(folder, checks=[("differences", 1, "<= 0", False)])
+    text = (folder / "report.html").read_text()
+    assert "38.02149" in text
+    assert "38.02249" in text
+
+
+def test_faults_that_cost_nothing_are_told(tmp_path):
+    rows = some_rows(10)
+    metrics = metrics_of(rows)
+    metrics["bag"]["faults"] = {"metadata.yaml: says 12 messages": 1}
+    folder = write_run(tmp_path / "run", rows, metrics)
+    write_report(folder)
+    text = (folder / "report.html").read_text()
+    assert "metadata.yaml: says 12 messages" in text
+    assert 'class="verdict good"' in text
 
 
 def test_memory_stays_flat_with_a_long_ledger(tmp_path):

@@ -31,8 +31,9 @@ def merge_runs(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     Returns:
         The same as of a single replay, and "bags": what became of each and its own figures, by name. States,
         messages and seconds are sums; percentiles are exact, over the rows of all ledgers; a rate is weighted
-        by the bags' durations. Scores: counts are summed and all else averaged ("merged" says so), which is
-        exact for MOTA and recall; AP, IDF1 and HOTA over pooled outputs would differ a little.
+        by the durations of the bags that have the stream. Scores: counts are summed and all else averaged
+        ("merged" says so), which is exact for MOTA and recall; AP, IDF1 and HOTA over pooled outputs would
+        differ a little.
 
     Raises:
         ConfigError: a run's metrics or ledger cannot be read.
@@ -87,7 +88,10 @@ def _streams(folder: Path, runs: Mapping[str, Mapping]) -> dict[str, dict]:
     for name in names:
         having = {bag: run for bag, run in runs.items() if name in run["streams"]}
         rows = [run["streams"][name] for run in having.values()]
-        weights = [run["bag"]["duration_s"] for run in having.values()]
+        # A recording without the topic says nothing of its rate.
+        weights = [
+            run["bag"]["duration_s"] * (run["streams"][name]["received"] > 0) for run in having.values()
+        ]
         states = {state: sum(row["states"][state] for row in rows) for state in rows[0]["states"]}
         merged[name] = {
             **{key: rows[0][key] for key in ("node", "topic")},

@@ -30,6 +30,10 @@ from perception_rt.types import ConfigError
 
 REPLAY = (sys.executable, "-m", "perception_rt.cli.main", "replay")
 _WORST_FIRST = (REFUSED, 1, 3, 0)
+_MEANING = {
+    1: "a comparison or a budget failed",
+    3: "a part could not be read, or a topic that a node wants is missing",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,8 @@ def batch_table(outcomes: Sequence[Outcome]) -> Table:
     for outcome in outcomes:
         code = "-" if outcome.exit_code is None else str(outcome.exit_code)
         tried = str(outcome.attempts) if outcome.attempts else "-"
-        table.add_row(escape(outcome.name), outcome.state, code, tried, escape(outcome.reason))
+        why = outcome.reason or _MEANING.get(outcome.exit_code, "")
+        table.add_row(escape(outcome.name), outcome.state, code, tried, escape(why))
     return table
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from perception_rt.replay.report import svg
-from perception_rt.replay.report.ledger import EDGES_MS, FATES, MOMENTS, STAGES, LedgerView, StreamView, Times
+from perception_rt.replay.report.ledger import EDGES_MS, FATES, MOMENTS, LedgerView, StreamView, Times
 
 _HISTOGRAM_BARS = 40
 
@@ -59,9 +59,9 @@ def age_chart(view: LedgerView, stream: StreamView) -> Markup:
     return _over_time(view, stream, {"age": stream.times["age"]}, "Age at publishing", "age, ms")
 
 
-def stages_chart(view: LedgerView, stream: StreamView) -> Markup:
+def stages_chart(view: LedgerView, stream: StreamView, stages: Sequence[str]) -> Markup:
     """The times of the stages over time."""
-    times = {stage: stream.times[stage] for stage in STAGES if stream.times[stage].total}
+    times = {stage: stream.times[stage] for stage in stages}
     return _over_time(view, stream, times, "Stage times", "time, ms")
 
 
@@ -111,9 +111,9 @@ def age_histogram(stream: StreamView) -> Markup:
     return _histogram(stream, {"age": stream.times["age"]}, "Ages at publishing", "age, ms")
 
 
-def stages_histogram(stream: StreamView) -> Markup:
+def stages_histogram(stream: StreamView, stages: Sequence[str]) -> Markup:
     """How the times of the stages are distributed."""
-    times = {stage: stream.times[stage] for stage in STAGES if stream.times[stage].total}
+    times = {stage: stream.times[stage] for stage in stages}
     return _histogram(stream, times, "Stage times", "time, ms")
 
 
@@ -186,6 +186,15 @@ def curves_chart(label: str, curves: dict[str, tuple[Sequence[float], Sequence[f
     return svg.chart(
         f"Precision over recall of {label}: {', '.join(curves)}", x, y, "recall", "precision", marks
     )
+
+
+def ahead_chart(label: str, seconds: Sequence[float], metres: Sequence[float]) -> Markup:
+    """How far off predictions are, by how far ahead they look."""
+    far, off = np.asarray(seconds, float), np.asarray(metres, float)
+    x, y = svg.x_scale(0, float(far.max())), svg.y_scale(0, max(float(off.max()), 0.01) * 1.08)
+    notes = [f"{svg.number(s)} s ahead: {svg.number(m)} m" for s, m in zip(far, off, strict=True)]
+    marks = [svg.line(x(far), y(off), "series-age thin"), svg.dots(x(far), y(off), "series-age", notes)]
+    return svg.chart(f"Mean error of {label} by time ahead", x, y, "time ahead, s", "mean error, m", marks)
 
 
 def reliability_chart(

@@ -11,8 +11,10 @@ import numpy as np
 
 from perception_rt.replay.report.charts import coarser, words
 from perception_rt.replay.report.colours import LIGHT
-from perception_rt.replay.report.ledger import EDGES_MS, FATES, STAGES, LedgerView, StreamView, Times
+from perception_rt.replay.report.ledger import EDGES_MS, FATES, LedgerView, StreamView, Times
 from perception_rt.replay.report.scores import curves_by_topic
+from perception_rt.replay.report.streams import stages_of
+from perception_rt.replay.report.svg import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +57,7 @@ def write_figure(path: Path, title: str, verdict: str, view: LedgerView, scores:
         _plot_fates(fates, view, stream)
         _plot_over_time(ages, view, {"age": stream.times["age"]}, "age, ms")
         _plot_spread(spread, stream.times["age"])
-        _plot_over_time(stages, view, {name: stream.times[name] for name in STAGES}, "stage times, ms")
+        _plot_over_time(stages, view, {n: stream.times[n] for n in stages_of(stream)}, "stage times, ms")
     if curves:
         for axes, (topic, lines) in zip(np.ravel(parts[-1].subplots(1, 4)), curves, strict=False):
             _plot_curves(axes, topic, lines)
@@ -88,18 +90,17 @@ def _plot_fates(axes: Axes, view: LedgerView, stream: StreamView) -> None:
 def _plot_over_time(axes: Axes, view: LedgerView, series: Mapping[str, Times], label: str) -> None:
     edges = view.moments_s
     middles = (edges[:-1] + edges[1:]) / 2
+    if not any(times.total for times in series.values()):
+        _say(axes, "no stage took time" if not series else "nothing was published")
+        return
     for name, times in series.items():
-        if not times.total:
-            continue
-        colour, told = LIGHT[f"series-{name}"], name if len(series) > 1 else "each message"
+        colour, told = LIGHT[f"series-{name}"], name if name != "age" else "each message"
         if len(times.points):
             axes.plot(*times.points.T, ".-", color=colour, linewidth=0.6, markersize=3, label=told)
             continue
         median, high = times.percentile(50), times.percentile(99)
         axes.fill_between(middles, median, high, color=colour, alpha=0.25, linewidth=0)
-        axes.plot(
-            middles, median, color=colour, linewidth=1.2, label=name if len(series) > 1 else "p50 to p99"
-        )
+        axes.plot(middles, median, color=colour, linewidth=1.2, label=name if name != "age" else "p50 to p99")
     axes.set(xlabel="arrival, s", ylabel=label)
     axes.set_ylim(bottom=0)
     if axes.lines:
@@ -109,6 +110,9 @@ def _plot_over_time(axes: Axes, view: LedgerView, series: Mapping[str, Times], l
 def _plot_spread(axes: Axes, times: Times) -> None:
     from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
+    if times.constant is not None:
+        _say(axes, f"every age is {number(times.constant)} ms")
+        return
     counts = times.counts.sum(0)
     used = np.flatnonzero(counts)
     axes.set(xlabel="age, ms (logarithmic)", ylabel="messages")
@@ -125,6 +129,12 @@ def _plot_spread(axes: Axes, times: Times) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _say(axes: Axes, text: str) -> None:
+    """A sentence where a plot would be empty."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=8, color="gray")
 
 
 def _plot_curves(axes: Axes, topic: str, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -36,7 +36,7 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
     good = sum(row["level"] == "good" for row in rows)
     level = "good" if good == len(rows) else "bad" if any(row["level"] == "bad" for row in rows) else "warn"
     values = {
-        "title": f"{len(rows)} replays",
+        "title": f"{len(rows)} replay{'s' * (len(rows) != 1)}",
         "level": level,
         "verdict": f"{good} of {len(rows)} are good.",
         "text": f"{sum(totals.values())} of {received} received messages are accounted for.",

@@ -57,17 +57,26 @@ class Times:
     Attributes:
         counts: (MOMENTS, steps) int32, messages by moment and step of `EDGES_MS`.
         greatest: (MOMENTS,) float64, ms; NaN where there is none.
+        least: of all, ms; infinite where there is none.
         points: (N, 2) float64 s since the start and ms of each message; empty in a long run.
     """
 
     counts: np.ndarray = field(default_factory=lambda: np.zeros((MOMENTS, len(EDGES_MS) - 1), np.int32))
     greatest: np.ndarray = field(default_factory=lambda: np.full(MOMENTS, np.nan))
+    least: float = np.inf
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
     @property
     def total(self) -> int:
         """How many messages have this time."""
         return int(self.counts.sum())
+
+    @property
+    def constant(self) -> float | None:
+        """The time that every message has (to 1 µs), ms; None where they differ or there is none."""
+        if not self.total or np.nanmax(self.greatest) - self.least > 1e-3:
+            return None
+        return self.least
 
     def percentile(self, q: float) -> np.ndarray:
         """(MOMENTS,) float64 ms, by nearest rank to within a step (2.4 %); NaN where there is none."""
@@ -226,6 +235,7 @@ def _add_times(
     steps = np.clip(np.searchsorted(EDGES_MS, values, "right") - 1, 0, len(EDGES_MS) - 2)
     np.add.at(times.counts, (moments, steps), 1)
     np.fmax.at(times.greatest, moments, values)
+    times.least = float(values.min(initial=times.least))
     if keep:
         times.points = np.concatenate((times.points, np.column_stack((seconds, values))))
 

@@ -105,7 +105,12 @@ def _difference(row: Mapping) -> tuple[object, ...]:
     stamp_ns = row["stamp_ns"] if row["stamp_ns"] is not None else row["log_ns"]
     at = "" if stamp_ns is None else f"{stamp_ns / 1e9:.6f}"
     told = " ".join(filter(None, (row["field"], row["note"])))
-    return row["where"], charts.words(row["kind"]), at, told, _told(row["new"]), _told(row["golden"])
+    return row["where"], charts.words(row["kind"]), at, told, _exact(row["new"]), _exact(row["golden"])
+
+
+def _exact(value: object) -> str:
+    """With the digits in which two values differ."""
+    return f"{value:.9g}" if isinstance(value, float) else _told(value)
 
 
 def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, object]:
@@ -120,6 +125,7 @@ def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, objec
     return {
         "reasons": reasons,
         "damage": damage or ([("not said", unreadable["messages"])] if unreadable["messages"] else []),
+        "faults": [(fault,) for fault in sorted(bag["faults"])],
         "missing": [(topic, ", ".join(nodes)) for topic, nodes in sorted(bag["missing_topics"].items())],
         "recording": [
             (topic, row["type"], row["messages"], ", ".join(row["used_by"]) or "nobody")

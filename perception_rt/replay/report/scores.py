@@ -11,12 +11,14 @@ from markupsafe import Markup
 from perception_rt.replay.report import charts, svg
 
 _MOST_CURVES = 8
+_MOST_HORIZONS = 10
 _WAYS = ("as_seen", "at_publish", "streaming")
 _SAID_ELSEWHERE = ("kind", "truth", "classes", "curves", "calibration")
 MEANING = (
     "As seen: each truth against the answer of the same stamp; without an answer, nothing was found there. "
     "At publish: each answer against the truth of the moment when it was published. Streaming: each truth "
-    "against the latest answer that was there by then."
+    "against the latest answer that was there by then. Ellipses: 95 % of the errors should lie within; NEES "
+    "is 2 where the covariances are right, more where they are too small, less where they are too large."
 )
 
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -96,6 +98,10 @@ def _charts(topic: str, score: Mapping, curves: Curves | None) -> Iterator[dict[
         ece = text_of(calibration["ece"])
         told = f"ECE {ece} of {calibration['detections']} boxes; dashed: right as often as sure"
         yield {"title": "Reliability", "svg": charts.reliability_chart(topic, *columns), "legend": told}
+    horizons = score.get("horizons")
+    if horizons and len(horizons) > 1:
+        far, off = list(map(float, horizons)), [row["mean_m"] for row in horizons.values()]
+        yield {"title": "Mean error by time ahead", "svg": charts.ahead_chart(topic, far, off), "legend": ""}
 
 
 def _tables(score: Mapping, title: str = "") -> Iterator[dict[str, object]]:
@@ -111,12 +117,26 @@ def _tables(score: Mapping, title: str = "") -> Iterator[dict[str, object]]:
     if ways:
         yield _pivot("mean over classes", {way: _flat(found, deep=False) for way, found in ways.items()})
         yield from _tables({"per_class": ways["as_seen"]["per_class"]}, "as seen, by class")
+    if horizons := nested.pop("horizons", None):
+        yield _horizons(horizons)
     for key, found in nested.items():
         name = f"{title} {charts.words(key)}".strip()
         if found and all(isinstance(value, Mapping) for value in found.values()):
             yield _pivot(name, {row: _flat(value) for row, value in found.items()})
         else:
             yield from _tables(found, name)
+
+
+def _horizons(horizons: Mapping[str, Mapping]) -> dict[str, object]:
+    """A row a time ahead: of many every so-manyth, so that the last one stays."""
+    every = -(-len(horizons) // _MOST_HORIZONS)
+    rows = {}
+    for ahead in list(horizons)[every - 1 - (-len(horizons) % every) :: every]:
+        row, ellipses = horizons[ahead], horizons[ahead].get("ellipses") or {}
+        figures = {key: ellipses.get(key) for key in ("within_95", "nees")}
+        rows[f"{ahead} s"] = {"count": row["count"], "mean_m": row["mean_m"], **figures}
+    more = f" (of {len(horizons)}; metrics.json has all)" if every > 1 else ""
+    return _pivot(f"By time ahead{more}", rows)
 
 
 def _flat(score: Mapping, prefix: str = "", deep: bool = True) -> dict[str, Any]:

@@ -29,17 +29,24 @@ def stream_sections(streams: Mapping[str, Mapping], view: LedgerView) -> list[di
 def _parts(stream: Mapping, view: LedgerView, rows: StreamView) -> Iterator[dict[str, object]]:
     shown = [fate for fate, row in zip(FATES, rows.fates, strict=True) if row.any()]
     yield _part("Fates by arrival", charts.fates_chart(view, rows), legend("fate", shown))
-    if rows.times["age"].total:
+    age = rows.times["age"]
+    if age.total:
         yield _part("Age at publishing", charts.age_chart(view, rows))
-        yield _part("Ages, as a histogram", charts.age_histogram(rows))
-    stages = [stage for stage in STAGES if rows.times[stage].total]
-    if stages:
+        if age.constant is None:  # one bar would say nothing
+            yield _part("Ages, as a histogram", charts.age_histogram(rows))
+    stages = stages_of(rows)
+    if any(rows.times[stage].constant is None for stage in stages):  # else the figures say it all
         told = legend("series", stages)
-        yield _part("Stage times", charts.stages_chart(view, rows), told)
-        yield _part("Stage times, as a histogram", charts.stages_histogram(rows), told)
+        yield _part("Stage times", charts.stages_chart(view, rows, stages), told)
+        yield _part("Stage times, as a histogram", charts.stages_histogram(rows, stages), told)
     times = {"age": stream["age_ms"], **stream["stages_ms"]}
     if any(times.values()):
         yield _part("In figures, ms", _table(times))
+
+
+def stages_of(rows: StreamView) -> list[str]:
+    """The stages that took some time; with `--inference fixed` most take none."""
+    return [stage for stage in STAGES if rows.times[stage].total and rows.times[stage].constant != 0]
 
 
 def _part(title: str, body: Markup, told: str = "") -> dict[str, object]:
