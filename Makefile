@@ -48,7 +48,7 @@ LOCK := $(VENV)/uv pip compile --quiet --universal --python-version 3.10 --no-py
 
 lock: setup ## bring the locked requirements up to date
 	@cd requirements && for name in wheels distro; do ../$(LOCK) --upgrade $$name.in -o $$name.txt || exit 1; done && \
-	../$(LOCK) --upgrade -c wheels.txt --no-emit-package numpy extras.in -o extras.txt
+	../$(LOCK) --upgrade -c wheels.txt --no-emit-package numpy --no-emit-package opencv-python extras.in -o extras.txt
 
 clean: ## remove what was built and measured, and .venv
 	rm -rf .venv build install log out *.egg-info .pytest_cache .ruff_cache .hypothesis
