@@ -61,8 +61,9 @@ def ignore_paths(patterns: Sequence[str]) -> Callable[[str, str], bool]:
     """Whether a field is named as volatile: a function of where it is (a topic, or a file) and its path.
 
     Args:
-        patterns: ``WHERE:PATH``; ``*`` stands for any text, a list without an index for all of its elements,
-            a field for what lies below it too: ``/diagnostics:status.values[*:device].value``.
+        patterns: ``WHERE:PATH``; ``*`` stands for any text, as a field for any fields or none, a list without
+            an index for all of its elements, a field for what lies below it too:
+            ``/diagnostics:status.values[*:device].value``.
 
     Raises:
         ConfigError: a pattern without a colon.
@@ -78,8 +79,12 @@ def ignore_paths(patterns: Sequence[str]) -> Callable[[str, str], bool]:
 
 def _expression(pattern: str) -> str:
     where, _, path = pattern.partition(":")
-    fields = [re.escape(field).replace(r"\*", ".*") for field in path.split(".")]
-    return re.escape(where).replace(r"\*", ".*") + ":" + r"(\[[^\]]*\])?\.".join(fields) + r"([.\[].*)?"
+    first, *fields = [re.escape(field).replace(r"\*", ".*") for field in path.split(".")]
+    # A field that is only `*` may be an element, which a path tells in brackets: status.*.values.
+    below = "".join(
+        r"((\[[^\]]*\])?\..*)?" if field == ".*" else rf"(\[[^\]]*\])?\.{field}" for field in fields
+    )
+    return re.escape(where).replace(r"\*", ".*") + ":" + first + below + r"([.\[].*)?"
 
 
 def differing(
