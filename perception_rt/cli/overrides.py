@@ -24,7 +24,7 @@ def parse_parameters(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"-p {text}: must be NAME:=VALUE or NODE:NAME:=VALUE")
         try:
             value = yaml.safe_load(right)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, as 2024-13-01
             raise ConfigError(f"-p {text}: the value is not YAML: {' '.join(str(error).split())}") from error
         found.setdefault(node, {})[name] = value
     return found

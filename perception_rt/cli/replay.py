@@ -150,7 +150,10 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
 
             viewer = stack.enter_context(closing(open_live(args.live)))
             print(viewer.where, flush=True)
-        outcome = run_session(session, viewer, stack.enter_context(_progress(args.progress, bag.name)))
+        try:
+            outcome = run_session(session, viewer, stack.enter_context(_progress(args.progress, bag.name)))
+        except OSError as error:  # a full disk, as a rule
+            raise ConfigError(f"--out={args.out}: {error}") from error
     if args.progress != "json":
         _tell(outcome, args)
     return outcome.code

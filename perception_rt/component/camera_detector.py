@@ -37,7 +37,7 @@ class CameraDetector(Detector):
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """The camera topics, each with its message type and parser."""
         topics = self.values["image_topics"]
-        if not topics or len(set(topics)) != len(topics):
+        if not topics or not all(topics) or len(set(topics)) != len(topics):
             raise ConfigError(f"image_topics={topics}: must name at least one topic, each once")
         limit = round(self.values["max_image_mb"] * 1e6)
         image = ("sensor_msgs/msg/Image", partial(parse_image, max_bytes=limit))
@@ -90,6 +90,6 @@ def parse_size(text: str) -> tuple[int, int]:
         ConfigError: the text is not of that form.
     """
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ConfigError(f"warmup_sizes={text!r}: must be WIDTHxHEIGHT, like 1280x720")
     return int(height), int(width)

@@ -12,7 +12,7 @@ from perception_rt.model.runtime import Runtime
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
-from perception_rt.types import BundleError
+from perception_rt.types import BundleError, ConfigError
 from perception_rt.types.status import Level, Status
 
 DRAIN_S = 0.3  # for the frame in hand, when the node is deactivated
@@ -84,7 +84,11 @@ class Detector(Component):
 
     def setup(self) -> None:
         """Load, verify and warm up where the worker runs; then wire the topics."""
-        inputs = {self.host.resolve_topic_name(topic): way for topic, way in self.inputs().items()}
+        wanted = self.inputs()
+        names = {topic: self.host.resolve_topic_name(topic) for topic in wanted}
+        if len(set(names.values())) != len(names):
+            raise ConfigError(f"topics={list(names)}: two of them are one: {list(names.values())}")
+        inputs = {names[topic]: way for topic, way in wanted.items()}
         self.pipeline = FramePipeline(
             {stream: parser for stream, (_, parser) in inputs.items()},
             lambda frames: self.infer(frames),
@@ -98,10 +102,11 @@ class Detector(Component):
         self.worker = self.host.make_worker(self.pipeline, self.scheduler, mailbox)
         self.use(self.worker.call(self.open).result())
         self.open_outputs(list(inputs))
-        for stream, (message_type, _) in inputs.items():
+        for topic, (message_type, _) in wanted.items():
+            stream = names[topic]
             heard = self.host.hear(
                 message_type,
-                stream,
+                topic,  # as it was given: a name that was remapped is not remapped again
                 lambda data, stream=stream: self._receive(stream, data),
                 self.values["reliability"],
             )
@@ -124,8 +129,8 @@ class Detector(Component):
 
     def teardown(self) -> None:
         """End the worker, drop the model."""
-        if self.worker is not None:
-            self.worker.stop(WORKER_STOP_S)
+        if self.worker is not None and not self.worker.stop(WORKER_STOP_S):
+            self.host.inform("the model still computes; the result of its last frame is not used")
         self.worker = self.pipeline = self.runtime = None
 
     def on_parameters(self) -> None:

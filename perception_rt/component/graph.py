@@ -67,7 +67,7 @@ def read_graph(params_file: str | os.PathLike) -> list[GraphNode]:
         content = yaml.safe_load(Path(params_file).read_text())
     except OSError as error:
         raise ConfigError(f"params_file={params_file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
         raise ConfigError(f"params_file={params_file}: not YAML: {' '.join(str(error).split())}") from error
     nodes = []
     entries = _entries(content, "", params_file)

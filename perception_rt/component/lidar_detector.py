@@ -44,7 +44,7 @@ class LidarDetector(Detector):
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """The lidar topics, each with its message type and parser."""
         topics = self.values["points_topics"]
-        if not topics or len(set(topics)) != len(topics):
+        if not topics or not all(topics) or len(set(topics)) != len(topics):
             raise ConfigError(f"points_topics={topics}: must name at least one topic, each once")
         parser = partial(parse_points, max_bytes=round(self.values["max_cloud_mb"] * 1e6))
         return dict.fromkeys(topics, ("sensor_msgs/msg/PointCloud2", parser))

@@ -51,7 +51,8 @@ class Parameter:
         if type(value) is not type(self.default) or kinds - wanted:
             kind = type(self.default).__name__
             kind += f" of {', '.join(sorted(one.__name__ for one in wanted))}" if wanted else ""
-            raise ConfigError(f"{self.name}={value!r}: must be of type {kind}")
+            hint = f": write {float(value)}" if type(value) is int and kind == "float" else ""
+            raise ConfigError(f"{self.name}={value!r}: must be of type {kind}{hint}")
 
 
 def resolve(table: Sequence[Parameter], given: Mapping[str, object]) -> dict[str, Any]:

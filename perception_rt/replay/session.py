@@ -28,7 +28,11 @@ from perception_rt.types import ConfigError
 GOOD, FAILED, INCOMPLETE = 0, 1, 3
 """Exit codes: all is well; a comparison or budget failed; part of the recording could not be used."""
 RUN, METRICS, LEDGER = "run.json", "metrics.json", "ledger.csv"
-WRITTEN = (RUN, METRICS, LEDGER, "differences.json", "report.html", "report.png", "bag")
+BAG = "bag"
+WRITTEN = (RUN, METRICS, "differences.json", "report.html", "report.png", BAG, LEDGER)
+"""In the order in which an earlier run is removed: run.json says it is complete, a ledger that it is one."""
+PARTS = (*(f"{name}.part" for name in WRITTEN), ".differences.json.partial")
+"""What is left of files that were being written when a process was killed."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +91,18 @@ def run_session(
     out = session.out
     with Bag(session.bag, salvage=True) as bag:
         # Before anything is overwritten: what cannot be used must cost nobody an earlier run.
-        if session.golden is not None and session.golden.resolve() == out.resolve():
-            raise ConfigError(f"--compare={session.golden}: is the folder of --out")
+        _check_folders(session)
         truths = [truth for source in session.truths for truth in load_truth(source, bag)]
         places = Places.of(bag) if truths else None
-        _clear(out)
+
+        def tell(done_s: float) -> None:
+            progress(done_s, bag.duration_s)
+
         began_s = time.monotonic()
-        metrics = replay(run, bag, out, live, lambda done_s: progress(done_s, bag.duration_s))
+        metrics = replay(run, bag, out, live, tell, begin=lambda: _clear(out))
         replayed_s = time.monotonic() - began_s
         bag_s = bag.duration_s
-    metrics["scores"] = score(out / "bag", truths, metrics, places) if truths else {}
+    metrics["scores"] = score(out / BAG, truths, metrics, places) if truths else {}
     _write_json(out / METRICS, metrics)
     comparison, checks = _judge(session, metrics)
     code = _code(metrics, checks)
@@ -121,22 +127,40 @@ def run_session(
     return Outcome(code, metrics, checks, comparison, about)
 
 
-def _clear(out: Path) -> None:
-    """Make the folder, or empty it of an earlier replay.
+def _check_folders(session: Session) -> None:
+    """Make the folder to write, and see to it that nothing but an earlier replay is going to be overwritten.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: it holds something else, is one of those that are read, or cannot be written.
     """
+    out, bag, golden = session.out, session.bag.resolve(), session.golden
+    where = out.resolve()
+    if where == bag or bag in where.parents:
+        raise ConfigError(f"--out={out}: lies in the recording: name another folder")
+    if where / BAG in (bag, *bag.parents):
+        raise ConfigError(f"--out={out}: its {BAG}/ is the recording: name another folder")
+    if golden is not None:
+        if golden.resolve() == where:
+            raise ConfigError(f"--compare={golden}: is the folder of --out")
+        for name in (BAG, LEDGER, METRICS):
+            if not (golden / name).exists():
+                raise ConfigError(f"--compare={golden}: no {name} in it; name a folder that a replay wrote")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        strange = sorted(path.name for path in out.iterdir() if path.name not in WRITTEN)
+        names = {path.name for path in out.iterdir()}
     except OSError as error:
         raise ConfigError(f"--out={out}: {error.strerror}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out={out}: may not be written to")
+    strange = sorted(names - {*WRITTEN, *PARTS}) or [BAG] * (BAG in names and LEDGER not in names)
     if strange:
         raise ConfigError(f"--out={out}: holds {strange[0]}, which no replay wrote: name another folder")
-    for name in WRITTEN:
-        path = out / name
-        if path.is_dir():
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier replay wrote."""
+    for path in (out / name for name in (*WRITTEN[:-1], *PARTS, WRITTEN[-1])):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +24,7 @@ from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import ConfigError
 
 DIAGNOSTICS_PERIOD_NS = 10**9
+LOG = logging.getLogger(__name__)
 
 
 class LockstepHost:
@@ -50,8 +53,10 @@ class LockstepHost:
         self.workers: list[LockstepWorker] = []
         self._name, self._namespace = node.name, node.namespace.rstrip("/")
         self._router = router
+        self._heard: set[str] = set()
         self._began_ns: int | None = None
         self._free_ns = 0
+        self._calls: deque[Callable[[], None]] = deque()  # that wait for the one in hand
         try:
             values = resolve(make.PARAMETERS, {**node.inherited, **node.parameters, **overrides})
         except ConfigError as error:
@@ -86,14 +91,20 @@ class LockstepHost:
     ) -> LockstepInput:
         """Every message comes, in the order in which it was recorded or published."""
         resolved = self.resolve_topic_name(topic)
+        self._heard.add(resolved)
         self._router.subscribe(
             self.path, message_type, resolved, lambda data: self._execute(lambda: receive(data))
         )
         return LockstepInput(self._router, resolved, reliability)
 
     def every(self, period_s: float, call: Callable[[], None]) -> None:
-        """In virtual time."""
-        self.loop.every(round(period_s * 1e9), lambda: self._execute(call))
+        """In virtual time; as of a timer of ROS, calls that were missed are made once."""
+
+        def tick() -> None:
+            if call not in self._calls:
+                self._execute(call)
+
+        self.loop.every(round(period_s * 1e9), tick)
 
     def transforms(self) -> TransformBuffer:
         """One for all nodes: they would hear the same."""
@@ -110,9 +121,13 @@ class LockstepHost:
         """Nobody asked."""
 
     def complain(self, stream: str, error: Exception) -> None:
-        """What no ledger of a node accounts for is told to the router."""
-        if stream not in self.component.accounts:
+        """Messages that no ledger of the node accounts for are told of to the router; else, people."""
+        if stream in self.component.accounts:
+            return
+        if stream in self._heard:
             self._router.refused(stream, error)
+        else:
+            LOG.warning("%s: %s: %s", self.path, type(error).__name__, error)
 
     # What the runner uses.
 
@@ -146,13 +161,21 @@ class LockstepHost:
             self._began_ns = None
 
     def _execute(self, call: Callable[[], None]) -> None:
-        """Call, when the callback before has ended."""
+        """Call, when the callbacks before have ended."""
+        self._calls.append(call)
+        if len(self._calls) == 1:
+            self._next()
+
+    def _next(self) -> None:
         if self._free_ns > self.loop.now_ns():
-            self.loop.at(self._free_ns, lambda: self._execute(call))
+            self.loop.at(self._free_ns, self._next)
             return
         with self.timed():
-            call()
+            self._calls[0]()
             self._free_ns = self.now_ns()
+        self._calls.popleft()
+        if self._calls:
+            self._next()
 
 
 class LockstepOutput:

@@ -7,7 +7,8 @@ import hashlib
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,10 @@ class Recorder:
     """The `Observer` of a router, and of every ledger.
 
     Args:
-        folder: is there, and empty.
         live: shows people what flows.
     """
 
-    def __init__(self, folder: Path, live: Live | None) -> None:
+    def __init__(self, live: Live | None) -> None:
         self.streams: dict[str, Stream] = {}
         self.outputs: defaultdict[str, Published] = defaultdict(Published)
         self.read: Counter[str] = Counter()
@@ -95,15 +95,14 @@ class Recorder:
         self.faults: Counter[str] = Counter()
         self.unreadable = 0
         self._live = live
-        self._file = (folder / LEDGER).open("w", newline="")
-        self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerow(COLUMNS)
-        self._bag = BagWriter(folder / BAG)
 
-    def close(self) -> None:
-        """Complete the files."""
-        self._bag.close()
-        self._file.close()
+    @contextmanager
+    def writing(self, folder: Path) -> Iterator[None]:
+        """What flows inside is written into a folder; it is there, and empty."""
+        with (folder / LEDGER).open("w", newline="") as file, BagWriter(folder / BAG) as self._bag:
+            self._rows = csv.writer(file, lineterminator="\n")
+            self._rows.writerow(COLUMNS)
+            yield
 
     def account_for(self, node: str, accounts: Mapping[str, Account], now_ns: Callable[[], int]) -> None:
         """Write a row for every message that ends in these ledgers."""

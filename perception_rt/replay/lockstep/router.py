@@ -55,7 +55,7 @@ class Router:
     Attributes:
         transforms: as far as they came.
         subscriptions: by topic.
-        announced: by topic, the node ("" for all) and the type.
+        announced: by topic, the node and the type.
     """
 
     def __init__(
@@ -68,16 +68,29 @@ class Router:
     ) -> None:
         self.transforms = TransformBuffer()
         self.subscriptions: dict[str, list[Subscription]] = {}
-        self.announced = {DIAGNOSTICS: ("", DIAGNOSTICS_TYPE)}  # that of all nodes
+        self.announced = {DIAGNOSTICS: ("", DIAGNOSTICS_TYPE)}  # "": that of all nodes
         self._loop = loop
         self._recorded = recorded
         self._remaps = remaps
+        self._unused = dict(remaps)
+        self._tf = self.remapped(TF), self.remapped(TF_STATIC)
         self._observer = observer
         self._watched = watched
 
     def remapped(self, topic: str) -> str:
         """The topic that is used in its place."""
+        self._unused.pop(topic, None)
         return self._remaps.get(topic, topic)
+
+    def check_remaps(self) -> None:
+        """Refuse a remapping that nobody needed, once all nodes are there.
+
+        Raises:
+            ConfigError: names it, and the topics that are used.
+        """
+        for name, topic in self._unused.items():
+            used = ", ".join(sorted({*self.subscriptions, *self.announced}))
+            raise ConfigError(f"-r {name}:={topic}: no node uses {name}; the topics are {used}")
 
     def announce(self, node: str, topic: str, message_type: str) -> None:
         """A node is going to publish.
@@ -86,7 +99,8 @@ class Router:
             ConfigError: another one does on this topic.
         """
         if topic in self.announced:
-            raise ConfigError(f"{topic}: both {self.announced[topic][0]} and {node} publish it")
+            other = self.announced[topic][0] or "every node"
+            raise ConfigError(f"{topic}: both {other} and {node} publish it")
         self.announced[topic] = node, message_type
 
     def subscribe(self, node: str, message_type: str, topic: str, receive: Callable[[bytes], None]) -> None:
@@ -112,13 +126,20 @@ class Router:
                     found.setdefault(topic, []).append(one.node)
         return found
 
+    def users(self, topic: str) -> list[str]:
+        """The nodes that hear what is recorded of a topic."""
+        if self.replaced(topic):
+            return []
+        kind = self._recorded.get(topic)
+        return [one.node for one in self.subscriptions.get(topic, ()) if one.message_type == kind]
+
     def replaced(self, topic: str) -> bool:
         """Whether a recorded topic is made anew by a node: then the recorded one is left out."""
         return topic in self.announced
 
     def hear(self, message: BagMessage) -> None:
         """Bring a recorded message to who hears it, now."""
-        if message.topic in (TF, TF_STATIC) and message.message_type == TF_TYPE:
+        if message.topic in self._tf and message.message_type == TF_TYPE:
             self._learn(message)
         self._deliver(message.topic, message.message_type, message.data)
         self._observer.heard(message)
@@ -147,8 +168,8 @@ class Router:
 
     def _learn(self, message: BagMessage) -> None:
         try:
+            static = message.topic == self._tf[1]
             for t in parse_transforms(message.data):
-                static = message.topic == TF_STATIC
                 self.transforms.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
         except PerceptionError as error:
             self.refused(message.topic, error)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +16,16 @@ from perception_rt.component.detector import Detector
 from perception_rt.component.graph import GraphNode
 from perception_rt.replay.bag import Bag, BagMessage, Damage
 from perception_rt.replay.live import Live
+from perception_rt.replay.lockstep.graph import check_overrides, overrides_of, players
 from perception_rt.replay.lockstep.host import LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.reading import ReadAhead, read
 from perception_rt.replay.lockstep.recorder import Recorder
 from perception_rt.replay.lockstep.router import FOR_PEOPLE, Router
 from perception_rt.replay.lockstep.timing import Inference
-from perception_rt.types import BagError, ConfigError
+from perception_rt.replay.lockstep.worker import LockstepWorker
+from perception_rt.types import BagError, BundleError, ConfigError
 
-SOURCES = ("bag_player", "drive_simulator")
-"""Nodes of a graph whose part the recording plays."""
 AHEAD_NS, AHEAD_BYTES = 200_000_000, 32_000_000
 """How far detectors look ahead."""
 VIEWER_S = 30.0  # for somebody to look, before it begins
@@ -57,13 +56,15 @@ def replay(
     folder: Path,
     live: Live | None = None,
     progress: Callable[[float], None] = lambda done_s: None,
+    begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Replay a recording into a folder: `bag/` and `ledger.csv`.
 
     Args:
-        run: what to do. bag: opened with `salvage`. folder: is there, and empty.
+        run: what to do. bag: opened with `salvage`. folder: is there, and empty when it begins.
         live: shown to people while it runs.
         progress: told how much of the recording is done, s.
+        begin: called when recording and graph turned out to be sound, before anything is written.
 
     Returns:
         What metrics.json holds, without scores.
@@ -74,33 +75,39 @@ def replay(
     # A measured time must not be that of two things at once.
     source = nullcontext(read(bag)) if run.inference.timing is None else ReadAhead(bag)
     with source as items:
-        return _Replay(run, bag, folder, live).run(items, progress)
+        return _Replay(run, bag, folder, live).run(items, progress, begin)
 
 
 class _Replay:
     def __init__(self, run: Run, bag: Bag, folder: Path, live: Live | None) -> None:
         self._run = run
         self._bag = bag
+        self._folder = folder
         self._live = live
-        self._recorder = Recorder(folder, live)
+        self._recorder = Recorder(live)
         self._hosts: list[LockstepHost] = []
 
-    def run(self, items: Iterator[BagMessage | Damage], progress: Callable[[float], None]) -> dict[str, Any]:
-        try:
-            first = self._begin(items)
-            with self._graph(first.log_ns):
-                self._play(first, items, progress)
-            return self._metrics(first.log_ns)
-        finally:
-            self._recorder.close()
+    def run(
+        self,
+        items: Iterator[BagMessage | Damage],
+        progress: Callable[[float], None],
+        begin: Callable[[], None],
+    ) -> dict[str, Any]:
+        *missed, first = self._first(items)
+        with self._graph(first.log_ns):
+            begin()
+            with self._recorder.writing(self._folder):
+                self._play(first.log_ns, itertools.chain(missed, [first], items), progress)
+        return self._metrics()
 
-    def _begin(self, items: Iterator[BagMessage | Damage]) -> BagMessage:
-        """The first message."""
+    def _first(self, items: Iterator[BagMessage | Damage]) -> list[BagMessage | Damage]:
+        """The items up to the first message."""
+        found: list[BagMessage | Damage] = []
         for item in items:
+            found.append(item)
             if isinstance(item, BagMessage):
-                return item
-            self._recorder.damaged(item)
-        reasons = "; ".join(list(self._recorder.reasons)[:3]) or "it holds none"
+                return found
+        reasons = "; ".join(list(dict.fromkeys(item.reason for item in found))[:3]) or "it holds none"
         raise BagError(f"no message can be read of the recording: {reasons}")
 
     @contextmanager
@@ -111,14 +118,12 @@ class _Replay:
         kinds = {topic: kind for topic, (kind, _) in self._bag.topics.items()}
         self._router = Router(self._loop, kinds, run.remaps, self._recorder, self._live is not None)
         try:
-            for node in run.nodes:
-                if node.name not in SOURCES:
-                    self._hosts.append(self._host(node))
-            if not self._hosts:
-                raise ConfigError("the parameter file names no node that takes messages")
+            check_overrides(run.nodes, run.overrides)
+            for node, make in players(run.nodes):
+                self._hosts.append(self._host(node, make))
             for host in self._hosts:
-                host.component.setup()
-                self._recorder.account_for(host.path, host.component.accounts, host.now_ns)
+                self._set_up(host)
+            self._router.check_remaps()
             if self._live is not None:
                 made = {topic: kind for topic, (_, kind) in self._router.announced.items()}
                 self._live.begin({**kinds, **made}, VIEWER_S)
@@ -134,26 +139,31 @@ class _Replay:
             for host in self._hosts:
                 host.component.teardown()
 
-    def _host(self, node: GraphNode) -> LockstepHost:
-        overrides: dict[str, Any] = {}
-        for name in ("", node.name, node.path):
-            overrides |= self._run.overrides.get(name, {})
-        make = component_class(node.name)
-        if issubclass(make, Detector) and self._run.inference.timing is not None:
+    def _host(self, node: GraphNode, make: type[Component]) -> LockstepHost:
+        overrides, timing = overrides_of(node, self._run.overrides), self._run.inference.timing
+        if issubclass(make, Detector) and timing is not None:
+            timing(node.path, 0)  # a trace that lacks the node says so before anything is done
             # Sums of a parallel operator may depend on its threads; models run beside each other anyway.
             overrides["threads"] = 1
-        return LockstepHost(make, node, overrides, self._loop, self._router, self._run.inference.timing)
+        return LockstepHost(make, node, overrides, self._loop, self._router, timing)
+
+    def _set_up(self, host: LockstepHost) -> None:
+        try:
+            host.component.setup()
+        except (ConfigError, BundleError) as error:
+            raise type(error)(f"{host.path}: {error}") from error
+        self._recorder.account_for(host.path, host.component.accounts, host.now_ns)
 
     def _play(
-        self, first: BagMessage, items: Iterator[BagMessage | Damage], progress: Callable[[float], None]
+        self, start_ns: int, items: Iterable[BagMessage | Damage], progress: Callable[[float], None]
     ) -> None:
         began_s = time.monotonic()
         progress(0.0)
-        for item in self._looking_ahead(itertools.chain([first], items)):
+        for item in self._looking_ahead(items):
             if isinstance(item, Damage):
                 self._recorder.damaged(item)
                 continue
-            done_s = (item.log_ns - first.log_ns) / 1e9
+            done_s = (item.log_ns - start_ns) / 1e9
             if self._run.speed is not None:
                 time.sleep(max(0.0, began_s + done_s / self._run.speed - time.monotonic()))
             self._loop.run_until(item.log_ns)
@@ -161,32 +171,38 @@ class _Replay:
             progress(done_s)
         self._end()
 
-    def _looking_ahead(self, items: Iterator[BagMessage | Damage]) -> Iterator[BagMessage | Damage]:
+    def _looking_ahead(self, items: Iterable[BagMessage | Damage]) -> Iterator[BagMessage | Damage]:
         """The same items; detectors are told of theirs a little before."""
         if self._run.inference.timing is None:
             yield from items
             return
-        told = {
-            (topic, one.message_type): worker
-            for host in self._hosts
-            for worker in host.workers
-            for topic in host.component.accounts
-            for one in self._router.subscriptions[topic]
-            if not self._router.replaced(topic) and one.node == host.path
-        }
+        told = self._workers_by_topic()
         ahead: deque[BagMessage | Damage] = deque()
         held = 0
         for item in items:
             ahead.append(item)
-            if isinstance(item, BagMessage):
-                held += len(item.data)
-                if (item.topic, item.message_type) in told:
-                    told[item.topic, item.message_type].anticipate(item.topic, item.data)
-            while ahead and (held > AHEAD_BYTES or _span_ns(ahead) > AHEAD_NS):
+            if isinstance(item, Damage):
+                continue
+            held += len(item.data)
+            for worker in told.get((item.topic, item.message_type), ()):
+                worker.anticipate(item.topic, item.data)
+            while ahead and (
+                isinstance(ahead[0], Damage) or held > AHEAD_BYTES or item.log_ns - ahead[0].log_ns > AHEAD_NS
+            ):
                 first = ahead.popleft()
                 held -= len(first.data) if isinstance(first, BagMessage) else 0
                 yield first
         yield from ahead
+
+    def _workers_by_topic(self) -> dict[tuple[str, str], list[LockstepWorker]]:
+        """Those that hear a recorded topic, by its name and type."""
+        found: dict[tuple[str, str], list[LockstepWorker]] = {}
+        for host in self._hosts:
+            for topic in host.component.accounts:
+                for one in self._router.subscriptions[topic]:
+                    if one.node == host.path and not self._router.replaced(topic):
+                        found.setdefault((topic, one.message_type), []).extend(host.workers)
+        return found
 
     def _take(self, message: BagMessage) -> None:
         if not self._router.replaced(message.topic):
@@ -203,9 +219,8 @@ class _Replay:
             host.deactivate()
         self._loop.end_ticks()
 
-    def _metrics(self, start_ns: int) -> dict[str, Any]:
+    def _metrics(self) -> dict[str, Any]:
         recorder, router = self._recorder, self._router
-        wanted = {topic: [one.node for one in subs] for topic, subs in router.subscriptions.items()}
         return {
             "format": 1,
             "streams": {name: stream.summary() for name, stream in recorder.streams.items()},
@@ -216,7 +231,7 @@ class _Replay:
                     topic: {
                         "type": kind,
                         "messages": recorder.read[topic],
-                        "used_by": [] if router.replaced(topic) else wanted.get(topic, []),
+                        "used_by": router.users(topic),
                     }
                     for topic, (kind, _) in sorted(self._bag.topics.items())
                 },
@@ -246,15 +261,3 @@ class _Replay:
                 if message_type not in FOR_PEOPLE
             },
         }
-
-
-def _span_ns(items: Sequence[BagMessage | Damage]) -> int:
-    """Of log time, between the first and the last message."""
-    times = [item.log_ns for item in (items[0], items[-1]) if isinstance(item, BagMessage)]
-    return abs(times[-1] - times[0]) if times else 0
-
-
-def component_class(name: str) -> type[Component]:
-    """The component of a node: class CamelCase of module snake_case."""
-    module = importlib.import_module(f"perception_rt.component.{name}")
-    return getattr(module, "".join(word.capitalize() for word in name.split("_")))

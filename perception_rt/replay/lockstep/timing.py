@@ -15,6 +15,7 @@ Timing = Callable[[str, int], int]
 
 COLUMNS = ("node", "stamp_ns", "infer_ms")
 BUSY = ("decode_ms", "infer_ms", "publish_ms")
+LONGEST_NS = 3600 * 10**9
 
 
 class Inference(NamedTuple):
@@ -59,7 +60,7 @@ def _fixed(text: str, value: str) -> Timing:
         took_ns = round(float(value) * 1e6)
     except (ValueError, OverflowError):
         took_ns = -1
-    if not 0 <= took_ns <= 3600 * 10**9:
+    if not 0 <= took_ns <= LONGEST_NS:
         raise ConfigError(f"--inference={text}: MS must be a number of milliseconds, as fixed:20")
     return lambda node, stamp_ns: took_ns
 
@@ -88,6 +89,8 @@ def _read_trace(path: Path) -> dict[str, tuple[list[int], list[int]]]:
             for row in reader:
                 if row["infer_ms"] and row["stamp_ns"]:
                     took_ms = sum(float(row.get(name) or 0) for name in BUSY)
+                    if not 0 <= took_ms * 1e6 <= LONGEST_NS:
+                        raise ValueError(f"line {reader.line_num}: {took_ms} ms is no time of inference")
                     rows.setdefault(row["node"], {})[int(row["stamp_ns"])] = round(took_ms * 1e6)
     except OSError as error:
         raise ConfigError(f"--inference=trace:{path}: {error.strerror}") from error

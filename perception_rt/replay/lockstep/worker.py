@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import Batch, Computed, FramePipeline, Parsed, Waiting
 from perception_rt.realtime.scheduler import FixedRateScheduler
-from perception_rt.types import CodecError
 
 STEADY = 30  # frames in a row that were all computed, after which the next ones are begun ahead again
 
@@ -55,8 +54,8 @@ class LockstepWorker:
             return
         try:
             parsed = self._pipeline.parse(stream, data)
-        except CodecError:
-            return  # told when it comes
+        except Exception:  # noqa: BLE001 - whatever a message holds: it is told of when it comes
+            return
         future = self._thread.submit(self._pipeline.compute, {stream: parsed})
         self._ahead[number] = parsed.stamp_ns, future
 
@@ -64,6 +63,9 @@ class LockstepWorker:
         """As `realtime.worker.Worker.put`."""
         now = self._host.now_ns()
         superseded = self._mailbox.put(stream, item, now)
+        if superseded is not None:  # this model does not keep up, however long its turn may yet take
+            self._in_a_row = 0
+            self._ahead.pop(superseded.entry.number, None)
         self._loop.at(now, self._poll)
         return superseded
 
@@ -80,8 +82,8 @@ class LockstepWorker:
         return self._thread.submit(job)
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread."""
-        self._thread.shutdown()
+        """End the thread; what was begun ahead is not wanted any more."""
+        self._thread.shutdown(cancel_futures=True)
         return True
 
     def _poll(self) -> None:
@@ -132,6 +134,14 @@ class LockstepWorker:
             computed = computed._replace(decode_ns=dict.fromkeys(computed.decode_ns, 0), infer_ns=took_ns)
         with self._host.timed():
             self._pipeline.finish(computed)
-            self._scheduler.finished(self._host.now_ns())
+            ended_ns = self._host.now_ns()
+        if ended_ns > self._loop.now_ns():  # publishing took its time, too
+            self._loop.at(ended_ns, self._rest)
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        """The batch is done with: the next may begin."""
+        self._scheduler.finished(self._loop.now_ns())
         self.busy = False
         self._poll()
