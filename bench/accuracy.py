@@ -99,6 +99,14 @@ def prediction(frames: int, bar: Progress) -> list[Row]:
     return rows + (prediction_rows(DATA) if DATA.is_dir() else [])
 
 
+def replay(frames: int, bar: Progress) -> list[Row]:
+    """Whole replays, lateness included."""
+    from bench.replay_accuracy import RUNS, replay_rows
+
+    task = bar.add_task("replay", total=RUNS)
+    return replay_rows(lambda: bar.advance(task))
+
+
 PARTS: dict[str, Callable[[int, Progress], list[Row]]] = {
     "camera": camera,
     "lidar": lidar,
@@ -106,6 +114,7 @@ PARTS: dict[str, Callable[[int, Progress], list[Row]]] = {
     "ego": ego,
     "tracking": tracking,
     "prediction": prediction,
+    "replay": replay,
 }
 
 

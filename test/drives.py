@@ -48,7 +48,13 @@ Logged = tuple[int, str, bytes]  # log time, ns; topic; serialized message
 
 
 def write_drive(
-    folder: Path, seconds: float = 2.0, seed: int = 1, camera_hz: float = 10.0, lidar_hz: float = 10.0
+    folder: Path,
+    seconds: float = 2.0,
+    seed: int = 1,
+    camera_hz: float = 10.0,
+    lidar_hz: float = 10.0,
+    size: tuple[int, int] = SIZE,
+    azimuth_steps: int = AZIMUTH_STEPS,
 ) -> Path:
     """Write the drive as an mcap bag.
 
@@ -56,11 +62,12 @@ def write_drive(
         folder: of the bag; must not be there.
         seconds: how long. seed: which world.
         camera_hz, lidar_hz: rates of image and cloud.
+        size, azimuth_steps: of image and cloud, as of `Drive`; small by default.
 
     Returns:
         `folder`.
     """
-    drive = Drive(seed, SIZE, AZIMUTH_STEPS)
+    drive = Drive(seed, size, azimuth_steps)
     streams = (
         _vehicle(drive, seconds),
         _clouds(drive, _times_ns(seconds, lidar_hz)),
@@ -194,8 +201,8 @@ def _camera_info(drive: Drive, stamp_ns: int) -> bytes:
     return _serialized(
         "sensor_msgs/msg/CameraInfo",
         header=_header(stamp_ns, OPTICAL_FRAME),
-        height=SIZE[1],
-        width=SIZE[0],
+        height=drive.size[1],
+        width=drive.size[0],
         distortion_model="plumb_bob",
         d=np.zeros(5),
         k=k.ravel(),
