@@ -381,6 +381,18 @@ def test_differences_show_the_digits_in_which_values_differ(tmp_path):
     assert "38.02249" in text
 
 
+def test_what_could_not_be_read_is_told_once(tmp_path):
+    rows, reason = some_rows(10), "drive.mcap: chunk at byte 17: CRC"
+    metrics = metrics_of(rows)
+    metrics["bag"]["unreadable"] = {"messages": 4, "reasons": {reason: 4}}
+    lump = {"node": "bag", "topic": "", "number": 4, "fate": "unreadable", "reason": reason}
+    folder = write_run(tmp_path / "run", [*rows, dict.fromkeys(COLUMNS, "") | lump], metrics)
+    write_report(folder)
+    text = (folder / "report.html").read_text()
+    assert text.count(reason) == 1
+    assert 'class="verdict warn"' in text
+
+
 def test_faults_that_cost_nothing_are_told(tmp_path):
     rows = some_rows(10)
     metrics = metrics_of(rows)

@@ -117,6 +117,7 @@ def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, objec
     reasons = [
         {"stream": s.name, "fate": fate, "words": charts.words(fate), "count": count, "reason": reason}
         for s in view.streams.values()
+        if s.node != "bag"  # what could not be read has a table of its own
         for (fate, reason), count in s.reasons.most_common()
     ]
     bag = metrics["bag"]
