@@ -119,6 +119,7 @@ def test_every_picture_says_what_it_shows(run):
         "no answer",
     ):
         assert word in shown
+    assert "from above /object_tracker/tracks</figcaption>" in (run / "report.html").read_text()
     headings = [tag for tag in page.tags if tag in ("h1", "h2", "h3", "h4")]
     assert headings.count("h1") == 1
     assert all(int(b[1]) - int(a[1]) <= 1 for a, b in pairwise(headings))

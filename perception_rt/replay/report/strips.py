@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -75,5 +75,13 @@ def _shown(scene: Scene, view: LedgerView) -> dict[str, object]:
         "title": f"{choice.why[:1].upper()}{choice.why[1:]}, at {at_s:.2f} s",
         "fate": fate if fate in FATES else "",
         "pictures": pictures_of(scene),
-        "caption": "; ".join((choice.detail, *scene.missing)),
+        "caption": "; ".join((choice.detail, *_drawn(scene), *scene.missing)),
     }
+
+
+def _drawn(scene: Scene) -> Iterator[str]:
+    """Whose boxes a lidar's pictures have: the most that is known, which may be another node's."""
+    if scene.camera is not None:
+        yield f"in the image {scene.camera[1].source}"
+    if scene.objects is not None:
+        yield f"from above {scene.objects.source}"
