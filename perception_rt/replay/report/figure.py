@@ -91,7 +91,7 @@ def _plot_over_time(axes: Axes, view: LedgerView, series: Mapping[str, Times], l
     edges = view.moments_s
     middles = (edges[:-1] + edges[1:]) / 2
     if not any(times.total for times in series.values()):
-        _say(axes, "no stage took time" if not series else "nothing was published")
+        _say(axes, "no stage times" if not series else "nothing was published")
         return
     for name, times in series.items():
         colour, told = LIGHT[f"series-{name}"], name if name != "age" else "each message"
