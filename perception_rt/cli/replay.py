@@ -237,8 +237,10 @@ def _tell(outcome: Outcome, args: argparse.Namespace) -> None:
     if outcome.comparison is not None and not outcome.comparison.same:
         console.print(comparison_table(outcome.comparison))
     bag = outcome.metrics["bag"]
+    there = {**bag["topics"], **outcome.metrics["outputs"]}
     for topic, nodes in bag["missing_topics"].items():
-        console.print(f"not in the recording: {topic}, wanted by {', '.join(nodes)}", markup=False)
+        fault = f"of another type, {there[topic]['type']}" if topic in there else "not in the recording"
+        console.print(f"{fault}: {topic}, wanted by {', '.join(nodes)}", markup=False)
     for reason, count in bag["unreadable"]["reasons"].items():
         console.print(f"could not be read: {count} x {reason}", markup=False)
     for reason in bag["faults"]:

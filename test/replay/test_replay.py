@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -192,7 +196,13 @@ def test_a_slow_model_loses_frames_as_it_would_on_the_road(drive, camera, tmp_pa
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
-        (("-r", f"{drives.IMAGE}:=/elsewhere"), 3, "/elsewhere"),
+        (("-r", f"{drives.IMAGE}:=/elsewhere"), 3, "not in the recording: /elsewhere"),
+        (("-r", f"{drives.IMAGE}:={drives.IMU}"), 3, "of another type, sensor_msgs/msg/Imu: /imu"),
+        (("-r", "/typo:=/elsewhere"), 2, "-r /typo:=/elsewhere: no node uses /typo"),
+        (("-p", "camera_detektor:half:=true"), 2, "no such node; of the graph: /camera_detector"),
+        (("-p", "image_topics:=[/a/b, a/b]"), 2, "two of them are one"),
+        (("-p", "bundle:=pillars"), 2, "/camera_detector: pillars: task is detect3d"),
+        (("--compare", "/nowhere"), 2, "--compare=/nowhere: no bag in it"),
         (("-p", "camera_detector:rate_hz:=fast"), 2, "rate_hz='fast': must be of type float"),
         (("-p", "camera_detector:bundle:=nothing.pt"), 2, "no such file"),
         (("-p", "no sign"), 2, "must be NAME:=VALUE"),
@@ -214,6 +224,104 @@ def test_a_folder_of_something_else_is_not_overwritten(drive, camera, tmp_path, 
     assert replay(drive, "--config", camera, "--out", tmp_path) == 2
     assert "thesis.txt" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("where", ["", "bag", "bag/out"])
+def test_a_recording_is_never_overwritten_by_its_replay(drive, camera, tmp_path, capsys, where):
+    shutil.copytree(drive, tmp_path / "bag")
+    assert replay(tmp_path / "bag", "--config", camera, "--out", tmp_path / where) == 2
+    assert "name another folder" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "bag").iterdir()) == ["drive.mcap", "metadata.yaml"]
+
+
+def test_a_recording_of_somebody_else_is_not_taken_for_a_replay(drive, camera, tmp_path, capsys):
+    shutil.copytree(drive, tmp_path / "out" / "bag")
+    assert replay(drive, "--config", camera, "--out", tmp_path / "out") == 2
+    assert "holds bag, which no replay wrote" in capsys.readouterr().err
+    assert (tmp_path / "out" / "bag" / "drive.mcap").exists()
+
+
+def test_what_cannot_be_used_costs_no_earlier_run_and_what_was_killed_is_cleared(drive, camera, tmp_path):
+    out, trace = tmp_path / "out", tmp_path / "trace.csv"
+    given = (drive, "--config", camera, "--inference", "fixed:30", "--out", out)
+    assert replay(*given) == 0
+    before = {name: (out / name).read_bytes() for name in (*SAME, "run.json")}
+    trace.write_text("node,stamp_ns,infer_ms\n/lidar_detector,1,5\n")
+    for change in (
+        ("-p", "rate_hz:=-1.0"),
+        ("-p", "bundle:=nothing.pt"),
+        ("-r", "/typo:=/x"),
+        ("--inference", f"trace:{trace}"),
+        ("--compare", tmp_path),
+    ):
+        assert replay(*given, *change) == 2
+        assert {name: (out / name).read_bytes() for name in before} == before, change
+    (out / "run.json").unlink()
+    (out / "metrics.json.part").write_text("{")
+    assert replay(*given) == 0
+    assert not (out / "metrics.json.part").exists()
+    assert {name: (out / name).read_bytes() for name in SAME} == {name: before[name] for name in SAME}
+
+
+def test_topics_that_change_places_are_remapped_once(drive, camera, tmp_path):
+    swapped = ("-r", f"{drives.IMAGE}:=/other/image_raw", "-r", f"/other/image_raw:={drives.IMAGE}")
+    topics = ("-p", f"image_topics:=[{drives.IMAGE}, /other/image_raw]")
+    given = (drive, "--config", camera, "--inference", "fixed:30", "--out", tmp_path / "out")
+    assert replay(*given, *topics, *swapped) == 3
+    received = {s["topic"]: s["received"] for s in metrics(tmp_path / "out")["streams"].values()}
+    assert received == {drives.IMAGE: 60, "/other/image_raw": 0}
+    check_ledger(tmp_path / "out")
+
+
+def test_transforms_are_heard_where_they_are_remapped_to(drive, graph, tmp_path):
+    moved, out = tmp_path / "moved", tmp_path / "out"
+    names = {drives.TF: "/robot/tf", drives.TF_STATIC: "/robot/tf_static"}
+    with Bag(drive) as bag:
+        types = {names.get(topic, topic): kind for topic, (kind, _) in bag.topics.items()}
+        drives.write_bag(
+            moved, types, ((m.log_ns, names.get(m.topic, m.topic), m.data) for m in bag.messages())
+        )
+    remaps = [word for pair in names.items() for word in ("-r", ":=".join(pair))]
+    assert replay(moved, "--config", graph, "--inference", "fixed:30", "--out", out, *remaps) == 0
+    assert metrics(out)["streams"]["/fusion: /lidar_detector/detections"]["states"]["published"] == 20
+
+
+def test_a_full_disk_is_said_in_a_line(drive, camera, tmp_path):
+    command = [sys.executable, "-m", "perception_rt.cli.main", "replay", str(drive), "--config", str(camera)]
+    done = subprocess.run(
+        [*command, "--inference", "fixed:30", "--out", str(tmp_path / "out"), "--no-report"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].endswith("File too large")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_ctrl_c_ends_a_replay_and_leaves_it_incomplete(drive, camera, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "perception_rt.cli.main", "replay", str(drive), "--config", str(camera)]
+    running = subprocess.Popen(
+        [*command, "--inference", "fixed:30", "--speed", "0.02", "--out", str(out)],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("bag/*")) and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130, told
+    assert "interrupted" in told
+    assert "Traceback" not in told
+    assert not (out / "run.json").exists()
+    with Bag(out / "bag") as bag:  # what was written until then can be read
+        assert bag.duration_s < 2
 
 
 def test_the_recorded_drive_gives_the_same_bytes_on_any_number_of_threads(shared_data, tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -15,10 +18,12 @@ from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.replay.bag import BagMessage
+from perception_rt.replay.lockstep.graph import check_overrides, overrides_of
 from perception_rt.replay.lockstep.host import LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.router import Router
 from perception_rt.replay.lockstep.timing import parse_inference
+from perception_rt.replay.lockstep.worker import LockstepWorker
 from perception_rt.types import ConfigError
 
 MS = 1_000_000
@@ -89,6 +94,9 @@ def test_a_trace_tells_each_frame_and_the_one_before_for_frames_that_it_lacks(tm
     [
         ("a,b\n1,2\n", "no column node, stamp_ns, infer_ms"),
         ("node,stamp_ns,infer_ms\n", "holds no inference"),
+        ("node,stamp_ns,infer_ms\n/a,1,inf\n", "line 2: inf ms is no time"),
+        ("node,stamp_ns,infer_ms\n/a,1,-5\n", "line 2: -5.0 ms is no time"),
+        ("node,stamp_ns,infer_ms\n/a,1,nan\n", "line 2: nan ms is no time"),
     ],
 )
 def test_a_file_that_is_no_trace_says_so(tmp_path, content, reason):
@@ -155,8 +163,13 @@ class Seen:
     def refused(self, *_) -> None: ...
 
 
-def play(arrivals: list[int], inference: str, rate_hz: float = 30.0) -> tuple[list[tuple[int, int]], dict]:
-    """Stamps and publish times of what is answered, and the ledger."""
+def play(
+    arrivals: list[int],
+    inference: str,
+    rate_hz: float = 30.0,
+    told: Callable[[LockstepWorker], None] | None = None,
+) -> tuple[list[tuple[int, int]], dict]:
+    """Stamps and publish times of what is answered, and the ledger; every message is told of just before."""
     loop, seen = EventLoop(0), Seen()
     router = Router(loop, {"/image": IMAGE}, {}, seen, False)
     timing = parse_inference(inference).timing
@@ -164,6 +177,9 @@ def play(arrivals: list[int], inference: str, rate_hz: float = 30.0) -> tuple[li
     host.component.setup()
     host.activate()
     for arrival in arrivals:
+        if told is not None:
+            host.component.worker.anticipate("/image", str(arrival).encode())
+            told(host.component.worker)
         loop.run_until(arrival)
         router.hear(BagMessage("/image", IMAGE, arrival, str(arrival).encode()))
     loop.run_until(loop.now_ns() + 10**9)
@@ -221,3 +237,124 @@ def test_measured_time_is_the_machine_s_own():
     answers, book = play(arrivals, "measured")
     assert book["states"]["published"] == 10
     assert all(0 < published - stamp < 50 * MS for stamp, published in answers)
+
+
+def test_nothing_more_is_computed_ahead_for_a_model_that_is_long_at_work():
+    begun = []
+    arrivals = [k * 33 * MS for k in range(300)]
+    answers, book = play(arrivals, "fixed:60000", told=lambda worker: begun.append(len(worker._ahead)))
+    assert begun[0] == 1
+    assert max(begun) <= 2
+    assert begun[-1] == 0
+    assert book["states"]["superseded"] == 298
+    assert len(answers) == 2
+
+
+def test_what_was_begun_ahead_is_answered_as_if_it_was_not():
+    arrivals = [k * 33 * MS + (k % 7) * MS for k in range(200)]
+    for inference in ("fixed:5", "fixed:33.4", "fixed:80"):
+        assert play(arrivals, inference, told=lambda worker: None) == play(arrivals, inference)
+
+
+class Slow(Component):
+    """Every message and every tick takes 4 ms of the machine's."""
+
+    def setup(self) -> None:
+        """Wire it."""
+        self.calls: list[tuple[str, int]] = []
+        self.host.hear(IMAGE, "/image", lambda data: self._work(data.decode()), "reliable")
+        self.host.every(0.001, lambda: self._work("tick"))
+
+    def _work(self, name: str) -> None:
+        self.calls.append((name, self.host.now_ns()))
+        until = time.perf_counter_ns() + 4 * MS
+        while time.perf_counter_ns() < until:
+            pass
+
+
+def slow_host(loop: EventLoop, router: Router) -> LockstepHost:
+    host = LockstepHost(Slow, GraphNode("slow", "/", {}), {}, loop, router, None)
+    host.component.setup()
+    return host
+
+
+def test_callbacks_of_a_busy_node_wait_in_order_and_missed_ticks_are_made_once():
+    loop = EventLoop(0)
+    router = Router(loop, {"/image": IMAGE}, {}, Seen(), False)
+    slow = slow_host(loop, router).component
+    for number in range(20):  # twice as fast as the node is
+        loop.run_until(number * 2 * MS)
+        router.hear(BagMessage("/image", IMAGE, loop.now_ns(), str(number).encode()))
+    loop.run_until(300 * MS)
+    assert [name for name, _ in slow.calls if name != "tick"] == [str(number) for number in range(20)]
+    assert all(after - before >= 4 * MS for (_, before), (_, after) in pairwise(slow.calls))
+    ticks = sum(name == "tick" for name, _ in slow.calls)
+    assert 10 < ticks < 75  # of 300
+
+
+def test_what_fails_at_drawing_is_told_and_is_no_fault_of_the_recording(caplog):
+    refused = []
+
+    class Watch(Seen):
+        def refused(self, topic, *_) -> None:
+            refused.append(topic)
+
+    loop = EventLoop(0)
+    host = slow_host(loop, Router(loop, {"/image": IMAGE}, {}, Watch(), False))
+    with caplog.at_level(logging.WARNING):
+        host.complain("slow", ValueError("no pen"))
+    assert refused == []
+    assert "/slow: ValueError: no pen" in caplog.text
+    host.complain("/image", ValueError("no picture"))
+    assert refused == ["/image"]
+
+
+def test_topics_are_remapped_once_and_a_remapping_that_nobody_needs_is_refused():
+    loop = EventLoop(0)
+    router = Router(loop, {}, {"/image": "/b", "/b": "/image"}, Seen(), False)
+    slow_host(loop, router)
+    assert list(router.subscriptions) == ["/b"]
+    with pytest.raises(ConfigError, match="-r /b:=/image: no node uses /b; the topics are /b, /diagnostics"):
+        router.check_remaps()
+
+
+GRAPH = [
+    GraphNode("camera_detector", "/front", {}),
+    GraphNode("camera_detector", "/rear", {}),
+    GraphNode("fusion", "/", {}),
+]
+
+
+def test_an_override_that_names_the_node_more_exactly_wins():
+    overrides = {
+        "/front/camera_detector": {"rate_hz": 3.0},
+        "": {"rate_hz": 1.0, "half": True},
+        "camera_detector": {"rate_hz": 2.0},
+    }
+    check_overrides(GRAPH, overrides)
+    found = [overrides_of(node, overrides)["rate_hz"] for node in GRAPH]
+    assert found == [3.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"camera_detektor": {"half": True}}, "no such node; of the graph: /front/camera_detector"),
+        ({"/camera_detector": {"half": True}}, "no such node"),
+        (
+            {"camera_detector": {"rate_hs": 1.0}},
+            "rate_hs: no parameter of camera_detector; known: batch_wait",
+        ),
+        ({"fusion": {"rate_hz": 1.0}}, "rate_hz: no parameter of fusion; known: camera_info_topic"),
+        ({"": {"bag": "drive"}}, "bag: no parameter of any node"),
+    ],
+)
+def test_an_override_that_nobody_takes_is_refused(overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        check_overrides(GRAPH, overrides)
+
+
+def test_overrides_of_what_the_recording_plays_and_of_ros_are_let_pass():
+    nodes = [*GRAPH, GraphNode("bag_player", "/", {})]
+    check_overrides(nodes, {"": {"bag": "drive"}, "bag_player": {"rate": 2.0}})
+    check_overrides(GRAPH, {"": {"use_sim_time": True}, "fusion": {"autostart": False}})
