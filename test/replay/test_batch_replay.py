@@ -55,7 +55,7 @@ def processes_of(folder: Path) -> list[int]:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it ended meanwhile
             continue
-        if str(folder).encode() in words and b"perception_rt.cli.main" in words:
+        if str(folder).encode() in words and any(b"perception_rt.cli.main" in word for word in words):
             found.append(int(process.name))
     return found
 

@@ -29,6 +29,7 @@ from perception_rt.replay.batch import (
     run_batch,
 )
 from perception_rt.replay.batch.progress import Progress, parse_progress
+from perception_rt.replay.batch.run import REPLAY
 from perception_rt.types import BagError, ConfigError
 from test.runs import DETECTIONS, STREAM, ledger_row, metrics_of, write_run
 
@@ -252,6 +253,14 @@ def test_what_is_done_is_skipped_and_what_changed_is_done_anew(batch, tmp_path):
     assert states(more=["--truth", "/t"])[0] == {"one": "done", "two": "skipped"}  # half done
     (batch.out / "two/run.json").write_text(json.dumps({"exit_code": 0, "arguments": "others"}))
     assert states(more=["--truth", "/t"])[0] == {"one": "skipped", "two": "done"}  # done by another
+
+
+def test_a_folder_of_our_name_where_one_works_is_not_what_runs(tmp_path):
+    """As in a workflow that checks this package out beside its recordings."""
+    (tmp_path / "perception_rt" / "cli").mkdir(parents=True)
+    told = subprocess.run([*REPLAY, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "--compare" in told.stdout
 
 
 def test_a_folder_of_somebody_else_is_left_alone(batch):

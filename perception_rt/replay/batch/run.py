@@ -28,7 +28,12 @@ from perception_rt.replay.batch.unit import (
 from perception_rt.replay.batch.watch import Watch
 from perception_rt.types import ConfigError
 
-REPLAY = (sys.executable, "-m", "perception_rt.cli.main", "replay")
+# Not `-m`, which imports from the working folder first: a checkout of this package there has its name.
+_MAIN = (
+    f"import sys; sys.path = [*filter(None, sys.path), {str(Path(__file__).resolve().parents[3])!r}]; "
+    "from perception_rt.cli.main import main; sys.exit(main())"
+)
+REPLAY = (sys.executable, "-c", _MAIN, "replay")
 _WORST_FIRST = (REFUSED, 1, 3, 0)
 _MEANING = {
     1: "a comparison or a budget failed",
