@@ -19,7 +19,7 @@ from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.replay.bag import BagMessage
 from perception_rt.replay.lockstep.graph import check_overrides, overrides_of
-from perception_rt.replay.lockstep.host import LockstepHost
+from perception_rt.replay.lockstep.host import DEPTH, LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.router import Router
 from perception_rt.replay.lockstep.timing import parse_inference
@@ -262,7 +262,7 @@ class Slow(Component):
     def setup(self) -> None:
         """Wire it."""
         self.calls: list[tuple[str, int]] = []
-        self.host.hear(IMAGE, "/image", lambda data: self._work(data.decode()), "reliable")
+        self.heard = self.host.hear(IMAGE, "/image", lambda data: self._work(data.decode()), "reliable")
         self.host.every(0.001, lambda: self._work("tick"))
 
     def _work(self, name: str) -> None:
@@ -278,15 +278,19 @@ def slow_host(loop: EventLoop, router: Router) -> LockstepHost:
     return host
 
 
-def test_callbacks_of_a_busy_node_wait_in_order_and_missed_ticks_are_made_once():
+def test_callbacks_of_a_busy_node_wait_in_order_the_oldest_are_lost_and_missed_ticks_are_made_once():
     loop = EventLoop(0)
     router = Router(loop, {"/image": IMAGE}, {}, Seen(), False)
     slow = slow_host(loop, router).component
-    for number in range(20):  # twice as fast as the node is
+    for number in range(40):  # more than twice as fast as the node is
         loop.run_until(number * 2 * MS)
         router.hear(BagMessage("/image", IMAGE, loop.now_ns(), str(number).encode()))
     loop.run_until(300 * MS)
-    assert [name for name, _ in slow.calls if name != "tick"] == [str(number) for number in range(20)]
+    done = [int(name) for name, _ in slow.calls if name != "tick"]
+    assert done == sorted(set(done))
+    assert done[0] == 0
+    assert done[-DEPTH:] == list(range(40 - DEPTH, 40))
+    assert slow.heard.lost == 40 - len(done) > 10
     assert all(after - before >= 4 * MS for (_, before), (_, after) in pairwise(slow.calls))
     ticks = sum(name == "tick" for name, _ in slow.calls)
     assert 10 < ticks < 75  # of 300

@@ -24,6 +24,7 @@ from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import ConfigError
 
 DIAGNOSTICS_PERIOD_NS = 10**9
+DEPTH = 5  # messages of a topic that wait for a busy node, as those of the nodes' subscriptions
 LOG = logging.getLogger(__name__)
 
 
@@ -89,13 +90,25 @@ class LockstepHost:
     def hear(
         self, message_type: str, topic: str, receive: Callable[[bytes], None], reliability: str
     ) -> LockstepInput:
-        """Every message comes, in the order in which it was recorded or published."""
+        """Messages come in the order in which they were recorded or published.
+
+        While the node is busy, which it is only where time is measured, the newest ones wait.
+        """
         resolved = self.resolve_topic_name(topic)
         self._heard.add(resolved)
-        self._router.subscribe(
-            self.path, message_type, resolved, lambda data: self._execute(lambda: receive(data))
-        )
-        return LockstepInput(self._router, resolved, reliability)
+        heard = LockstepInput(self._router, resolved, reliability)
+        waiting: deque[bytes] = deque()
+
+        def arrive(data: bytes) -> None:
+            waiting.append(data)
+            if len(waiting) > DEPTH:
+                waiting.popleft()  # the call that was meant for it takes the next
+                heard.lost += 1
+            else:
+                self._execute(lambda: receive(waiting.popleft()))
+
+        self._router.subscribe(self.path, message_type, resolved, arrive)
+        return heard
 
     def every(self, period_s: float, call: Callable[[], None]) -> None:
         """In virtual time; as of a timer of ROS, calls that were missed are made once."""
@@ -196,11 +209,10 @@ class LockstepOutput:
 
 
 class LockstepInput:
-    """A topic that a component hears; nothing is lost on the way."""
-
-    lost = 0
+    """A topic that a component hears; what is lost is what did not fit into its queue."""
 
     def __init__(self, router: Router, topic: str, reliability: str) -> None:
+        self.lost = 0
         self.topic = topic
         self.reliability = reliability
         self._router = router
