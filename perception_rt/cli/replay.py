@@ -124,7 +124,7 @@ def _session(args: argparse.Namespace, bag: Path) -> Session:
         golden=args.compare,
         tolerance=None if args.tolerance is None else Tolerance(args.tolerance, args.tolerance),
         volatile=(*VOLATILE, *args.ignore),
-        budgets=[parse_budget(text) for text in args.budget],
+        budgets=[parse_budget(text, scored=bool(args.truth)) for text in args.budget],
         report=not args.no_report,
         arguments=_arguments(args),
     )
@@ -133,10 +133,7 @@ def _session(args: argparse.Namespace, bag: Path) -> Session:
 def _arguments(args: argparse.Namespace) -> dict[str, object]:
     """What decides the outcome of a replay, for run.json."""
     names = ("config", "inference", "param", "remap", "truth", "compare", "tolerance", "ignore", "budget")
-    return {
-        name: value if isinstance(value := getattr(args, name), (list, float)) else str(value)
-        for name in names
-    }
+    return {name: str(value) if isinstance(value := getattr(args, name), Path) else value for name in names}
 
 
 def _replay_one(args: argparse.Namespace, bag: Path) -> int:
@@ -177,6 +174,7 @@ def _replay_many(args: argparse.Namespace, bags: list[Path]) -> int:
         console.print(metrics_table(merge_runs(args.out, outcomes)))
     write_index(args.out, [args.out / outcome.name for outcome in outcomes])
     console.print(batch_table(outcomes))
+    console.print(args.out / "index.html", markup=False, highlight=False, soft_wrap=True)
     return exit_code(outcomes)
 
 

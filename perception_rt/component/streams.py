@@ -9,6 +9,7 @@ from perception_rt.realtime.ledger import Fate
 from perception_rt.realtime.pipeline import Account
 from perception_rt.types.status import Level, Status
 
+DEPTH = 5  # of subscriptions: of one, DDS would replace frames uncounted; the mailbox keeps the newest
 STALE_NS = 2_000_000_000  # silence after which diagnostics warn
 
 

@@ -9,7 +9,8 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-DEPTH = 5  # of one, DDS would replace frames uncounted; the mailbox keeps the newest, and counts
+from perception_rt.component.streams import DEPTH
+
 STARVED_S = 3  # seconds of more messages lost than received, after which the other reliability is tried
 SILENT_S = 8  # the same without any message: the publisher may just not have begun
 
@@ -43,6 +44,7 @@ class AdaptiveSubscription:
         self._seen = (0, 0)
         self.lost = 0
         self._subscription: Any = None
+        self._name = topic  # subscribing resolves it; twice would remap twice
         self.topic = node.resolve_topic_name(topic)
         self._open()
 
@@ -96,7 +98,7 @@ class AdaptiveSubscription:
             incompatible_qos=self._on_incompatible, message_lost=self._on_lost, use_default_callbacks=False
         )
         self._subscription = self._node.create_subscription(
-            self._type, self.topic, self._on_message, profile, raw=True, event_callbacks=events
+            self._type, self._name, self._on_message, profile, raw=True, event_callbacks=events
         )
 
     def _change(self, reliability: ReliabilityPolicy, reason: str) -> None:

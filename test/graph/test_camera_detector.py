@@ -101,7 +101,7 @@ def test_simulated_time_is_the_clock_of_ages(run_camera):
     def at(seconds: float) -> None:
         now = round(seconds * SECOND)
         clock.publish(Clock(clock=to_time(now)))
-        assert wait_for(lambda: camera.node.now_ns() == now)
+        assert wait_for(lambda: camera.node.get_clock().now().nanoseconds == now)
 
     at(100.0)
     camera.ask(stamp_ns=100 * SECOND)

@@ -13,6 +13,7 @@ from perception_rt.codec.diagnostics import encode_diagnostics
 from perception_rt.component.component import Component
 from perception_rt.component.graph import GraphNode
 from perception_rt.component.parameters import resolve
+from perception_rt.component.streams import DEPTH
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
@@ -24,7 +25,6 @@ from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import ConfigError
 
 DIAGNOSTICS_PERIOD_NS = 10**9
-DEPTH = 5  # messages of a topic that wait for a busy node, as those of the nodes' subscriptions
 LOG = logging.getLogger(__name__)
 
 
@@ -121,6 +121,7 @@ class LockstepHost:
 
     def transforms(self) -> TransformBuffer:
         """One for all nodes: they would hear the same."""
+        self._router.transform_users.append(self.path)
         return self._router.transforms
 
     def make_worker(

@@ -53,7 +53,7 @@ class Router:
         observer: of all that flows. watched: whether somebody looks at what is for people.
 
     Attributes:
-        transforms: as far as they came.
+        transforms: as far as they came. transform_users: the nodes that look at them.
         subscriptions: by topic.
         announced: by topic, the node and the type.
     """
@@ -67,6 +67,7 @@ class Router:
         watched: bool,
     ) -> None:
         self.transforms = TransformBuffer()
+        self.transform_users: list[str] = []
         self.subscriptions: dict[str, list[Subscription]] = {}
         self.announced = {DIAGNOSTICS: ("", DIAGNOSTICS_TYPE)}  # "": that of all nodes
         self._loop = loop
@@ -131,6 +132,8 @@ class Router:
         if self.replaced(topic):
             return []
         kind = self._recorded.get(topic)
+        if topic in (TF, TF_STATIC) and kind == TF_TYPE:
+            return list(self.transform_users)
         return [one.node for one in self.subscriptions.get(topic, ()) if one.message_type == kind]
 
     def replaced(self, topic: str) -> bool:
