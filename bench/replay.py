@@ -136,7 +136,9 @@ def replay_rate(
         if not began:
             began.append(time.perf_counter())
 
-    run = Run(graph, parse_inference(inference), {"camera_detector": {"bundle": bundle}})
+    camera = any(node.name == "camera_detector" for node in graph)
+    overrides = {"camera_detector": {"bundle": bundle}} if camera else {}
+    run = Run(graph, parse_inference(inference), overrides)
     with Bag(path, salvage=True) as bag:
         metrics = replay(run, bag, folder, progress=started)
     took = time.perf_counter() - began[0]
