@@ -11,7 +11,7 @@ from rich.progress import Progress, TaskID
 
 from bench.inputs import CITY, DATA
 from bench.rows import Row, row
-from perception_rt.model.boxes3d import corners_bev, iou_bev
+from perception_rt.model.boxes3d import iou_bev
 from perception_rt.model.runtime import CloudRuntime, Runtime
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.replay.kitti import (
@@ -26,11 +26,13 @@ from perception_rt.replay.kitti import (
     read_velodyne_sequence,
 )
 from perception_rt.replay.metrics3d import match_greedy
+from perception_rt.replay.score.labels import IMAGE_SIZE
+from perception_rt.replay.score.scene import unlabelled
+from perception_rt.replay.score.truth import View
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.types import Detections3D, LidarFrame
 
 CITY_TOPIC = "/lidar/points"
-IMAGE = np.array([1242, 375])  # px; KITTI labels what its camera sees
 REACH = 40.0  # m
 LEAST_POINTS = 50
 BANDS = ((0, 10), (10, 20), (20, 30), (30, 40))
@@ -153,7 +155,7 @@ def outcome(scene: Scene, found: Detections3D, classes: Sequence[str], threshold
     points = np.array([points_inside(scene.points, box) for box in truth], np.int64)
     asked = np.isin(objects.types, ("Car", "Van")) & (points >= LEAST_POINTS) & (away < REACH)
     regions = labels.xyxy[labels.types == DONT_CARE]
-    blamed = np.array([to_blame(box, scene.calibration, regions) for box in boxes], bool)
+    blamed = ~unlabelled(boxes.astype(np.float64), View(scene.calibration, IMAGE_SIZE), regions)
     counts = (range_of < REACH) & ((match >= 0) | blamed)
     return Outcome(away[asked], matched[asked], range_of[counts], match[counts] >= 0)
 
@@ -164,25 +166,6 @@ def points_inside(points: np.ndarray, box: np.ndarray) -> int:
     cos, sin = np.cos(box[6]), np.sin(box[6])
     along, left = away[:, 0] * cos + away[:, 1] * sin, away[:, 1] * cos - away[:, 0] * sin
     return int((np.abs(np.stack((along, left, away[:, 2]), 1)) <= box[3:6] / 2).all(1).sum())
-
-
-def to_blame(box: np.ndarray, calibration: Calibration, regions: np.ndarray) -> bool:
-    """Whether a box that matches nothing is an error: seen by the camera, and not half of it in a region.
-
-    Args:
-        box: (7,) in the velodyne frame.
-        calibration: of the frame.
-        regions: (R, 4) xyxy of DontCare, px.
-    """
-    (middle,), _ = calibration.project(box[None, :3])
-    corners = np.repeat(corners_bev(torch.from_numpy(box[None]))[0].numpy(), 2, 0)
-    z = box[2] + np.tile([-0.5, 0.5], 4) * box[5]
-    pixels, depth = calibration.project(np.column_stack((corners, z)))
-    if (depth <= 0).any() or (middle < 0).any() or (middle >= IMAGE).any():
-        return False
-    low, high = pixels.min(0), pixels.max(0)
-    overlap = np.minimum(high, regions[:, 2:]) - np.maximum(low, regions[:, :2])
-    return bool((overlap.clip(min=0).prod(1) <= 0.5 * (high - low).prod()).all())
 
 
 def city_rows(prefix: str, runtime: CloudRuntime) -> list[Row]:

@@ -8,6 +8,7 @@ fuses, tracks, predicts, serializes and writes as well, and may use the cores th
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -128,7 +129,7 @@ def replay_rate(
     path: Path, graph: Sequence[GraphNode], bundle: str, inference: str, folder: Path, times: int
 ) -> float:
     """Moments a second of a replay, from its first message to its last byte written."""
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     began: list[float] = []
 

@@ -7,6 +7,7 @@ wildcard (`/**`) set parameters and start nothing.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -115,6 +116,12 @@ def _entries(level: Any, prefix: str, params_file: str | os.PathLike) -> list[tu
                 f"params_file={params_file}: {prefix}: {PARAMETERS}={value!r}: must be a mapping"
             )
     return entries
+
+
+def class_of(package: str, node_name: str) -> type:
+    """What stands for a node in a package: class CamelCase of module snake_case."""
+    module = importlib.import_module(f"{package}.{node_name}")
+    return getattr(module, "".join(word.capitalize() for word in node_name.split("_")))
 
 
 def output_prefixes(streams: Sequence[str]) -> dict[str, str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry, Path
-from rclpy.context import Context
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
@@ -18,7 +16,7 @@ from perception_rt.codec.detections import decode_detections
 from perception_rt.codec.detections3d import decode_detections3d
 from perception_rt.codec.transforms import parse_transforms
 from perception_rt.codec.vehicle import MotionReading, parse_odometry
-from perception_rt.node.run import make_executor, spin
+from perception_rt.node.run import listening
 from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import Detections2D, Detections3D
 
@@ -58,16 +56,14 @@ class Collector:
         self.motions: dict[str, dict[int, MotionReading]] = {topic: {} for topic in odometry}
         self.transforms = TransformBuffer(HISTORY_NS)
         self.statuses: dict[str, dict[str, str]] = {}
-        self._context = Context()
         self._topics = topics
-        self._stop = threading.Event()
+        self._stack = ExitStack()
 
     def __enter__(self) -> Collector:
-        rclpy.init(context=self._context)
-        self._node = rclpy.create_node("perception_rt_collector", context=self._context)
+        node = self._stack.enter_context(listening("perception_rt_collector"))
         for topic, (task, classes) in self._topics.items():
             message_type, decode = READERS[task]
-            self._node.create_subscription(
+            node.create_subscription(
                 message_type,
                 topic,
                 lambda data, topic=topic, decode=decode, classes=classes: self._on_detections(
@@ -77,31 +73,23 @@ class Collector:
                 raw=True,
             )
         for topic in self.motions:
-            self._node.create_subscription(
+            node.create_subscription(
                 Odometry, topic, lambda data, topic=topic: self._on_odometry(topic, data), KEEP_ALL, raw=True
             )
-        self._node.create_subscription(Path, PATH, self._on_path, KEEP_ALL)
+        node.create_subscription(Path, PATH, self._on_path, KEEP_ALL)
         for topic, qos in (("/tf", KEEP_ALL), ("/tf_static", LATCHED)):
-            self._node.create_subscription(
+            node.create_subscription(
                 TFMessage,
                 topic,
                 lambda data, topic=topic: self._on_transforms(data, topic == "/tf_static"),
                 qos,
                 raw=True,
             )
-        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, KEEP_ALL)
-        self._executor = make_executor(self._context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=spin, args=(self._executor, self._stop, self._context))
-        self._thread.start()
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, KEEP_ALL)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.shutdown(context=self._context)
+        self._stack.close()
 
     def _on_detections(
         self, topic: str, stamp_ns: int, frame: str, detections: Detections2D | Detections3D, *ids: list[str]

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 
-import rclpy
-from rclpy.context import Context
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from perception_rt.node.messages import message_class
-from perception_rt.node.run import make_executor, spin
+from perception_rt.node.run import listening
 
 DISCOVERY_S = 5.0  # a topic that nobody announced by then has no publisher
 
 
 def probe_topics(topics: Sequence[str], seconds: float) -> Iterator[tuple[str, str]]:
     """Findings `(level, text)` about every topic, after listening for `seconds`."""
-    context = Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node("perception_rt_doctor", context=context)
-    executor, stop = make_executor(context), threading.Event()
-    executor.add_node(node)
-    thread = threading.Thread(target=spin, args=(executor, stop, context))
-    thread.start()
-    try:
+    with listening("perception_rt_doctor") as node:
         _await_discovery(node, topics)
         counts = {topic: _listen(node, topic) for topic in topics}
         time.sleep(seconds)
         for topic in topics:
             yield _judge(node, topic, counts[topic], seconds)
-    finally:
-        stop.set()
-        thread.join()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.shutdown(context=context)
 
 
-def _await_discovery(node: rclpy.node.Node, topics: Sequence[str]) -> None:
+def _await_discovery(node: Node, topics: Sequence[str]) -> None:
     """Wait until every topic is known, and a little for what else there is."""
     end = time.monotonic() + DISCOVERY_S
     wanted = {node.resolve_topic_name(topic) for topic in topics}
@@ -48,7 +33,7 @@ def _await_discovery(node: rclpy.node.Node, topics: Sequence[str]) -> None:
     time.sleep(0.5)
 
 
-def _listen(node: rclpy.node.Node, topic: str) -> list[int]:
+def _listen(node: Node, topic: str) -> list[int]:
     """Subscribe as a sensor node would; the sizes of what arrives, in bytes."""
     sizes: list[int] = []
     kinds = dict(node.get_topic_names_and_types()).get(node.resolve_topic_name(topic), [])
@@ -59,7 +44,7 @@ def _listen(node: rclpy.node.Node, topic: str) -> list[int]:
     return sizes
 
 
-def _judge(node: rclpy.node.Node, topic: str, sizes: list[int], seconds: float) -> tuple[str, str]:
+def _judge(node: Node, topic: str, sizes: list[int], seconds: float) -> tuple[str, str]:
     publishers = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
     if not publishers:
         close = [

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn
 
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from perception_rt.component.graph import GraphNode
+from perception_rt.component.graph import GraphNode, class_of
 from perception_rt.node.shared_memory import clean_shared_memory
 from perception_rt.node.shell import PerceptionNode
 from perception_rt.node.transport import transport_environment
@@ -57,6 +58,30 @@ def spin(executor: Executor, stop: threading.Event, context: Context | None = No
             executor.spin_once(timeout_sec=SPIN_S)
         except ExternalShutdownException:
             return
+
+
+@contextmanager
+def listening(name: str, domain_id: int | None = None) -> Iterator[Node]:
+    """A node that is spun on a thread of its own, in a context of its own, until the end.
+
+    Args:
+        name: of the node. domain_id: None for that of the environment.
+    """
+    context, stop = Context(), threading.Event()
+    rclpy.init(context=context, domain_id=domain_id)
+    node = rclpy.create_node(name, context=context)
+    executor = make_executor(context)
+    executor.add_node(node)
+    thread = threading.Thread(target=spin, args=(executor, stop, context))
+    thread.start()
+    try:
+        yield node
+    finally:
+        stop.set()
+        thread.join()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 class Graph:
@@ -97,10 +122,8 @@ class Graph:
 
 
 def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:
-    """What makes the node of one entry of a parameter file: class CamelCase of module snake_case."""
-    module = importlib.import_module(f"perception_rt.node.{spec.name}")
-    node_class = getattr(module, "".join(word.capitalize() for word in spec.name.split("_")))
-    return partial(node_class, namespace=spec.namespace)
+    """What makes the node of one entry of a parameter file."""
+    return partial(class_of("perception_rt.node", spec.name), namespace=spec.namespace)
 
 
 def run(

@@ -5,6 +5,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
+from collections.abc import Sequence
+
+
+def nearest_rank(ordered: Sequence[float], percent: float) -> float:
+    """A percentile of samples in order, of which there is one at least: itself one of them."""
+    return ordered[math.ceil(percent / 100 * len(ordered)) - 1]
 
 
 class LatencyWindow:
@@ -25,7 +31,7 @@ class LatencyWindow:
             ordered = sorted(self._samples)
         if not ordered:
             return None
-        return {f"p{q}": ordered[math.ceil(q / 100 * len(ordered)) - 1] for q in (50, 99)}
+        return {f"p{q}": nearest_rank(ordered, q) for q in (50, 99)}
 
 
 class RateMeter:

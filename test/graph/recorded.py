@@ -11,10 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
@@ -23,7 +22,7 @@ from rosgraph_msgs.msg import Clock
 
 from perception_rt.node.bag_player import SENSOR_TYPES
 from perception_rt.node.messages import message_class
-from perception_rt.node.run import make_executor, spin
+from perception_rt.node.run import listening
 from perception_rt.node.source import to_time
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.message_types import typestore
@@ -59,29 +58,19 @@ class Ear:
         self.answers: Answers = {topic: {} for topic in OUTPUTS}
         self.status: dict[str, dict[str, str]] = {}
         self._domain = domain
-        self._context = rclpy.Context()
-        self._stop = threading.Event()
+        self._stack = ExitStack()
 
     def __enter__(self) -> Ear:
-        rclpy.init(context=self._context, domain_id=self._domain)
-        self.node = rclpy.create_node("ear", context=self._context)
+        self.node = self._stack.enter_context(listening("ear", self._domain))
         all_of_it = QoSProfile(depth=1000)
         for topic, kind in OUTPUTS.items():
             keep = lambda data, kept=self.answers[topic]: kept.update({stamp_of(data): bytes(data)})  # noqa: E731
             self.node.create_subscription(message_class(kind), topic, keep, all_of_it, raw=True)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, all_of_it)
-        self._executor = make_executor(self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=spin, args=(self._executor, self._stop, self._context))
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
+        self._stack.close()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.status |= {status.name: values_of(status) for status in message.status}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.lidar_accuracy import labelled_frames, labelled_sequence, outcome, score_rows, to_blame
+from bench.lidar_accuracy import labelled_frames, labelled_sequence, outcome, score_rows
 from perception_rt.model.runtime import Runtime
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.replay.kitti import boxes_in_velodyne
+from perception_rt.replay.score.labels import IMAGE_SIZE
+from perception_rt.replay.score.scene import unlabelled
+from perception_rt.replay.score.truth import View
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.types import Detections3D, LidarFrame
 
@@ -75,5 +78,6 @@ def test_the_score_asks_for_every_car_and_blames_every_guess(shared_data):
     perfect = outcome(scene, Detections3D(truth, np.ones(1, np.float32), np.zeros(1, np.int64)), ["car"], 0.3)
     assert perfect.found.sum() == perfect.right.sum() == 1
     everywhere = np.array([[0, 0, 1242, 375]], np.float32)
-    assert to_blame(guesses[0], scene.calibration, everywhere[:0])
-    assert not to_blame(guesses[0], scene.calibration, everywhere)
+    guess, view = guesses[:1].astype(np.float64), View(scene.calibration, IMAGE_SIZE)
+    assert not unlabelled(guess, view, everywhere[:0]).any()
+    assert unlabelled(guess, view, everywhere).all()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perception_rt.component.component import Component
-from perception_rt.component.graph import GraphNode
+from perception_rt.component.graph import GraphNode, class_of
 from perception_rt.types import ConfigError
 
 SOURCES = ("bag_player", "drive_simulator")
@@ -20,9 +19,8 @@ Overrides = Mapping[str, Mapping[str, Any]]
 
 
 def component_class(name: str) -> type[Component]:
-    """The component of a node: class CamelCase of module snake_case."""
-    module = importlib.import_module(f"perception_rt.component.{name}")
-    return getattr(module, "".join(word.capitalize() for word in name.split("_")))
+    """The component of a node."""
+    return class_of("perception_rt.component", name)
 
 
 def players(nodes: Sequence[GraphNode]) -> list[tuple[GraphNode, type[Component]]]:

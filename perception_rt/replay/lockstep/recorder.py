@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from perception_rt.realtime.ledger import Entry, Fate
 from perception_rt.realtime.pipeline import STAGES, Account
+from perception_rt.realtime.statistics import nearest_rank
 from perception_rt.replay.bag import BagMessage, Damage
 from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.live import Live
@@ -171,7 +171,7 @@ def percentiles(values: array, ranks: tuple[int, ...]) -> dict[str, float] | Non
     if not values:
         return None
     ordered = sorted(values)
-    found = {f"p{rank}": ordered[math.ceil(rank / 100 * len(ordered)) - 1] for rank in ranks}
+    found = {f"p{rank}": nearest_rank(ordered, rank) for rank in ranks}
     return {name: round(value, 3) for name, value in {**found, "max": ordered[-1]}.items()}
 
 

@@ -29,11 +29,6 @@ class Inference(NamedTuple):
     text: str
     timing: Timing | None
 
-    @property
-    def deterministic(self) -> bool:
-        """Whether two runs schedule alike."""
-        return self.timing is not None
-
 
 def parse_inference(text: str) -> Inference:
     """``measured``, ``fixed:MS`` or ``trace:FILE``.
