@@ -132,11 +132,19 @@ def test_what_is_published_has_the_stamp_of_its_input_and_the_time_of_its_publis
         assert int(ages[drives.POINTS, str(stamp)]["ended_ns"]) == log
 
 
-def test_with_fixed_inference_two_runs_give_the_same_bytes_on_any_number_of_threads(
+def test_with_fixed_inference_two_runs_give_the_same_bytes_at_any_speed_on_any_number_of_threads(
     drive, graph, golden, tmp_path
 ):
     out = tmp_path / "out"
-    given = ("-p", "camera_detector:threads:=3", "-p", "lidar_detector:threads:=5", "--no-report")
+    given = (
+        "-p",
+        "camera_detector:threads:=3",
+        "-p",
+        "lidar_detector:threads:=5",
+        "--speed",
+        "3",
+        "--no-report",
+    )
     done = replay_apart(
         *(drive, "--config", graph, "--inference", "fixed:30", "--out", out, *TRUTHS, *given),
         OMP_NUM_THREADS="4",
