@@ -1,6 +1,6 @@
 """The ego filter and its prediction on a real drive of comma2k19.
 
-What the instruments are worth (`perception_rt.replay.comma2k19`) and the motion's noise were chosen on the
+What the instruments are worth (`bench.comma2k19`) and the motion's noise were chosen on the
 first half of segment 40; the fixes' latency is that of the data set's description.
 """
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import chi2
 
+from bench.comma2k19 import Segment, read_segment
 from bench.rows import Row, row
-from perception_rt.replay.comma2k19 import Segment, read_segment
-from perception_rt.stage.ego_prediction import predict_path
+from perception_rt.stage.prediction.ego import predict_path
 from perception_rt.stage.vehicle_state import VehicleStateConfig, VehicleStateFilter
-from perception_rt.types.state import EgoPath, Fix, VehicleState
+from perception_rt.types.state import EgoPath, EgoState, Fix
 
 # The device hangs behind the windscreen of a RAV4, whose wheelbase is 2.66 m.
 CONFIG = VehicleStateConfig(latency_s={"fix": 0.1}, fix_lever_arm_m=(1.7, 0.0))
@@ -94,7 +94,7 @@ def cut_out_row(prefix: str, segment: Segment, cut_s: tuple[float, float]) -> Ro
 
 def drive(
     segment: Segment, cut_s: tuple[float, float] | None = None
-) -> tuple[VehicleStateFilter, list[VehicleState | None]]:
+) -> tuple[VehicleStateFilter, list[EgoState | None]]:
     """Feed a segment as it was logged; the state at each moment of the truth, from what had come by then.
 
     Args:

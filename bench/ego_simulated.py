@@ -17,8 +17,8 @@ from scipy.stats import chi2
 
 from bench.rows import Row, row
 from perception_rt.sim.drive import ACCEL_SIGMA, GYRO_SIGMA, ODOM_V_SIGMA, Drive
-from perception_rt.sim.path import EgoState
-from perception_rt.stage.ego_prediction import predict_path
+from perception_rt.sim.path import SimulatedEgo
+from perception_rt.stage.prediction.ego import predict_path
 from perception_rt.stage.vehicle_state import MotionNoise, VehicleStateConfig, VehicleStateFilter
 from perception_rt.stage.vehicle_state.geodesy import enu_from_geodetic, geodetic_from_enu
 from perception_rt.stage.vehicle_state.observation import wrapped
@@ -108,7 +108,7 @@ def persistent_offsets(rng: np.random.Generator, count: int) -> np.ndarray:
     return offsets
 
 
-def _nees(values: np.ndarray, covariance: np.ndarray, truth: EgoState, begin: np.ndarray) -> float:
+def _nees(values: np.ndarray, covariance: np.ndarray, truth: SimulatedEgo, begin: np.ndarray) -> float:
     """Of the first values of x, y, yaw, speed, yaw rate, acceleration, in a frame that begins at `begin`."""
     right = [*([truth.x, truth.y] - begin), truth.yaw, truth.v, truth.yaw_rate, truth.accel]
     error = values - right[: len(values)]

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.comma2k19 import read_segment
 from bench.ego_accuracy import SEGMENT
 from bench.ego_comma2k19 import CONFIG
 from bench.ego_simulated import measurements
 from bench.rows import Row, row
-from perception_rt.replay.comma2k19 import read_segment
 from perception_rt.sim.drive import Drive
-from perception_rt.stage.ego_prediction import predict_path
+from perception_rt.stage.prediction.ego import predict_path
 from perception_rt.stage.vehicle_state import VehicleStateConfig, VehicleStateFilter
 from perception_rt.stage.vehicle_state.estimator import Estimator
 from perception_rt.types.state import Imu, Measurement, Steering, Twist

@@ -26,8 +26,8 @@ from perception_rt.replay.kitti import (
 from perception_rt.stage.detect2d import detect2d
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_outlines
-from perception_rt.stage.fuse import BOTH, SHORT, Fused, fuse, iou_2d
-from perception_rt.stage.project import project_boxes
+from perception_rt.stage.fusion.fuse import BOTH, SHORT, Fused, fuse, iou_2d
+from perception_rt.stage.fusion.project import project_boxes
 from perception_rt.types import CameraFrame, Detections2D, LidarFrame
 
 FRAME = "000114"  # the richest: 12 objects at 13 to 51 m

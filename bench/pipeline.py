@@ -15,7 +15,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from perception_rt.component.camera_detector import CameraDetector
 from perception_rt.component.component import Host
-from perception_rt.component.detector import Detector
+from perception_rt.component.detector import DetectorComponent
 from perception_rt.component.lidar_detector import LidarDetector
 from perception_rt.node.detector import DetectorNode
 from perception_rt.node.run import Graph
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
     published_ns: int
 
 
-class Measured(Detector):
+class Measured(DetectorComponent):
     """A detector that keeps when it answered which frame; mixed into that of a sensor.
 
     Attributes:
@@ -103,11 +103,11 @@ class MeasuredDetector(DetectorNode):
 
     def book(self) -> dict:
         """The ledger of the sensor."""
-        return self.component.accounts[TOPIC].ledger.snapshot()
+        return self.component.stats[TOPIC].ledger.snapshot()
 
     def lost(self) -> int:
         """Messages that the transport says it lost."""
-        return sum(heard.lost for heard in self._inputs)
+        return sum(subscription.lost for subscription in self._host.subscriptions)
 
     def deadline_misses(self) -> int:
         """Runs that were still busy at the next tick."""

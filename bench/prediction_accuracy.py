@@ -14,7 +14,7 @@ from scipy.stats import chi2
 
 from bench.prediction_inputs import predict_after, squared_distances
 from bench.rows import Row, row
-from perception_rt.replay.trajectories import (
+from bench.trajectories import (
     AHEAD,
     STEP_S,
     Windows,
@@ -23,8 +23,8 @@ from perception_rt.replay.trajectories import (
     halves,
     read_windows,
 )
-from perception_rt.stage.predict import PredictorConfig
 from perception_rt.stage.prediction.motion import PEDESTRIAN
+from perception_rt.stage.prediction.predictor import PredictorConfig
 from perception_rt.types.predictions import Predictions
 
 SETS = {"eth": "eth_univ.csv", "hotel": "eth_hotel.csv"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perception_rt.stage.predict import ObjectPredictor, PredictorConfig
+from perception_rt.stage.prediction.predictor import ObjectPredictor, PredictorConfig
 from perception_rt.types import Tracks
 from perception_rt.types.predictions import Predictions
 

@@ -20,8 +20,8 @@ from bench.prediction_inputs import predict_after, squared_distances
 from bench.rows import Row, row
 from perception_rt.sim.content import SIM_CLASSES
 from perception_rt.sim.drive import Drive
-from perception_rt.stage.predict import PredictorConfig, motions_of
 from perception_rt.stage.prediction.motion import Motion
+from perception_rt.stage.prediction.predictor import PredictorConfig, motions_of
 
 TUNED, UNSEEN = range(16), range(1000, 1016)
 MOMENTS_S = (10.0, 22.0, 34.0, 46.0)

@@ -8,8 +8,8 @@ import numpy as np
 
 from bench.prediction_inputs import bare_tracks
 from bench.rows import Row, row
-from perception_rt.stage.predict import ObjectPredictor, PredictorConfig
 from perception_rt.stage.prediction.motion import VEHICLE
+from perception_rt.stage.prediction.predictor import ObjectPredictor, PredictorConfig
 
 OBJECTS, STEPS, STEP_NS = 100, 200, 10**8
 

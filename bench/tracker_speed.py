@@ -11,8 +11,8 @@ import numpy as np
 from bench.rows import Row, row
 from bench.tracking_accuracy import HELD_OUT, KITTI, TUNED, kitti_detections
 from perception_rt.replay.kitti import read_tracking_labels
-from perception_rt.stage.track import Tracker2D, Tracker3D
 from perception_rt.stage.tracking.config import Life, Motion2D, TrackerConfig2D
+from perception_rt.stage.tracking.tracker import Tracker2D, Tracker3D
 from perception_rt.types import Detections2D, Detections3D
 
 OBJECTS, STEPS, STEP_NS = 100, 300, 10**8

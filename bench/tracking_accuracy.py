@@ -20,7 +20,6 @@ from perception_rt.replay.clear_mot import Trajectories, score_tracks
 from perception_rt.replay.kitti import Labels, read_tracking_labels
 from perception_rt.replay.kitti_tracking import ignored_in_image, read_detections, truth
 from perception_rt.replay.mot import MotFrame, read_mot
-from perception_rt.stage.track import Tracker2D, Tracker3D
 from perception_rt.stage.tracking.config import (
     PEDESTRIAN,
     VEHICLE,
@@ -29,6 +28,7 @@ from perception_rt.stage.tracking.config import (
     TrackerConfig2D,
     TrackerConfig3D,
 )
+from perception_rt.stage.tracking.tracker import Tracker2D, Tracker3D
 from perception_rt.types import Detections2D, Detections3D, Tracks
 
 CLASSES = ("Car", "Pedestrian")

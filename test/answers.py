@@ -17,8 +17,8 @@ from perception_rt.model.runtime import Runtime
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.stage.detect2d import detect2d
 from perception_rt.stage.detect3d import detect3d
-from perception_rt.stage.ego_prediction import predict_path
-from perception_rt.stage.object_tracking import ObjectTracking3D, boxes_of
+from perception_rt.stage.prediction.ego import predict_path
+from perception_rt.stage.tracking.object_tracking import ObjectTracking3D, boxes_of
 from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.stage.vehicle_state import VehicleStateConfig, VehicleStateFilter
 from perception_rt.types import Detections3D

@@ -18,7 +18,7 @@ from perception_rt.replay.message_types import typestore
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.drive import ACCEL_SIGMA, GYRO_SIGMA, ODOM_V_SIGMA, ODOM_YAW_RATE_SIGMA, Drive
 from perception_rt.sim.lidar import LIDAR_FRAME, LIDAR_POSITION, MIN_POINTS
-from perception_rt.types.state import VehicleState
+from perception_rt.types.state import EgoState
 
 IMAGE, CAMERA_INFO, POINTS = "/camera/image_raw", "/camera/camera_info", "/lidar/points"
 ODOM, IMU, TF, TF_STATIC = "/odom", "/imu", "/tf", "/tf_static"
@@ -137,9 +137,9 @@ def _moved(pose: np.ndarray, v: float, yaw_rate: float, step_s: float) -> np.nda
     return pose + np.array([v * math.cos(middle), v * math.sin(middle), yaw_rate]) * step_s
 
 
-def _state(stamp_ns: int, pose: Any, v: float, yaw_rate: float) -> VehicleState:
+def _state(stamp_ns: int, pose: Any, v: float, yaw_rate: float) -> EgoState:
     covariance = np.diag([0, 0, 0, ODOM_V_SIGMA**2, ODOM_YAW_RATE_SIGMA**2, 0])
-    return VehicleState(stamp_ns, *(float(value) for value in pose), v, yaw_rate, 0.0, covariance)
+    return EgoState(stamp_ns, *(float(value) for value in pose), v, yaw_rate, 0.0, covariance)
 
 
 def _static(drive: Drive) -> bytes:

@@ -16,17 +16,17 @@ from perception_rt.codec import Detection3DEncoder, DetectionEncoder
 from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.codec.vehicle import pose_covariance
 from perception_rt.model.runtime import Runtime
-from perception_rt.realtime.ledger import Fate
+from perception_rt.realtime.ledger import Outcome
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.replay.report.ledger import STAGES
 from perception_rt.stage.detect2d import detect2d
 from perception_rt.stage.detect3d import detect3d
-from perception_rt.stage.object_tracking import ObjectTracking3D, boxes_of
+from perception_rt.stage.tracking.object_tracking import ObjectTracking3D, boxes_of
 from test.drives import typestore
 
 COLUMNS = (
     "node", "topic", "number", "arrival_ns", "stamp_ns", "wait_ms", "decode_ms", "infer_ms", "publish_ms",
-    "ended_ns", "age_ms", "fate", "reason",
+    "ended_ns", "age_ms", "outcome", "reason",
 )  # fmt: skip
 CAMERA, LIDAR, TRACKER = "/camera_detector", "/lidar_detector", "/object_tracker"
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
@@ -86,12 +86,12 @@ def _outputs(recording: Bag, image: str, points: str, rows: list[dict]) -> Itera
         node = CAMERA if message.topic == image else LIDAR
         if number % 4 == 3:
             rows.append(
-                row(node, message.topic, number, message.log_ns, frame.stamp_ns, Fate.SUPERSEDED, None)
+                row(node, message.topic, number, message.log_ns, frame.stamp_ns, Outcome.SUPERSEDED, None)
             )
             continue
         published_ns = message.log_ns + 20_000_000 + number * 1_000_000
         rows.append(
-            row(node, message.topic, number, message.log_ns, frame.stamp_ns, Fate.PUBLISHED, published_ns)
+            row(node, message.topic, number, message.log_ns, frame.stamp_ns, Outcome.PUBLISHED, published_ns)
         )
         if node == CAMERA:
             found = detect2d(cameras, [frame])[0]
@@ -134,7 +134,7 @@ def row(
     number: int,
     arrival_ns: int,
     stamp_ns: int | None,
-    fate: Fate,
+    outcome: Outcome,
     published_ns: int | None,
 ) -> dict:
     """A row of the ledger; what has no publish time is lost 40 ms after it came."""
@@ -145,7 +145,7 @@ def row(
         "arrival_ns": arrival_ns,
         "stamp_ns": "" if stamp_ns is None else stamp_ns,
         "ended_ns": arrival_ns + 40_000_000 if published_ns is None else published_ns,
-        "fate": fate.value,
+        "outcome": outcome.value,
         "reason": "" if published_ns is not None else f"message {number + 1} came before its turn",
     }
     if published_ns is not None:
@@ -171,7 +171,7 @@ def streams_of(rows: list[dict]) -> dict[str, dict]:
     found = {}
     for node, topic in sorted({(made["node"], made["topic"]) for made in rows} - {("bag", "")}):
         own = [made for made in rows if (made["node"], made["topic"]) == (node, topic)]
-        states = Counter(made["fate"] for made in own)
+        states = Counter(made["outcome"] for made in own)
         times = {
             name: np.array([made[f"{name}_ms"] for made in own if made[f"{name}_ms"] != ""])
             for name in ("age", *STAGES)
@@ -181,8 +181,8 @@ def streams_of(rows: list[dict]) -> dict[str, dict]:
             "node": node,
             "topic": topic,
             "received": len(own),
-            "states": {fate.value: states[fate.value] for fate in Fate},
-            "reasons": {made["fate"]: made["reason"] for made in own if made["reason"]},
+            "states": {outcome.value: states[outcome.value] for outcome in Outcome},
+            "reasons": {made["outcome"]: made["reason"] for made in own if made["reason"]},
             "rate_hz": 10.0,
             "age_ms": percentiles.pop("age"),
             "stages_ms": percentiles,

@@ -12,7 +12,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from perception_rt.codec import DetectionEncoder
 from perception_rt.codec.diagnostics import encode_diagnostics
-from perception_rt.realtime.ledger import Fate
+from perception_rt.realtime.ledger import Outcome
 from perception_rt.types import Detections2D
 from perception_rt.types.status import Level, Status
 from test.drives import START_NS, typestore
@@ -27,7 +27,7 @@ TYPES = {
 COLUMNS = (
     *("node", "topic", "number", "arrival_ns", "stamp_ns"),
     *("wait_ms", "decode_ms", "infer_ms", "publish_ms"),
-    *("ended_ns", "age_ms", "fate", "reason"),
+    *("ended_ns", "age_ms", "outcome", "reason"),
 )
 PERIOD_NS = 100_000_000
 
@@ -64,21 +64,21 @@ def messages(count: int = 5, age_ns: int = 20_000_000) -> list[Message]:
     return rows
 
 
-def ledger_row(number: int, fate: str = "published", age_ms: float = 20.0, reason: str = "") -> dict:
+def ledger_row(number: int, outcome: str = "published", age_ms: float = 20.0, reason: str = "") -> dict:
     """One message of STREAM."""
     stamp_ns = START_NS + number * PERIOD_NS
     row = dict.fromkeys(COLUMNS, "") | {"node": STREAM.split(": ")[0], "topic": STREAM.split(": ")[1]}
-    row |= {"number": number, "arrival_ns": stamp_ns + 5_000_000, "stamp_ns": stamp_ns, "fate": fate}
+    row |= {"number": number, "arrival_ns": stamp_ns + 5_000_000, "stamp_ns": stamp_ns, "outcome": outcome}
     row |= {"ended_ns": stamp_ns + round(age_ms * 1e6), "reason": reason}
-    if fate == "published":
+    if outcome == "published":
         row |= {"age_ms": age_ms, "wait_ms": 1.0, "decode_ms": 2.0, "infer_ms": age_ms - 4, "publish_ms": 1.0}
     return row
 
 
 def metrics_of(rows: Sequence[dict], scores: dict | None = None) -> dict:
     """The metrics of a run with these rows in its ledger."""
-    ages = sorted(row["age_ms"] for row in rows if row["fate"] == "published")
-    states = {fate.value: sum(row["fate"] == fate.value for row in rows) for fate in Fate}
+    ages = sorted(row["age_ms"] for row in rows if row["outcome"] == "published")
+    states = {outcome.value: sum(row["outcome"] == outcome.value for row in rows) for outcome in Outcome}
     quantiles = (
         {"p50": ages[len(ages) // 2], "p90": ages[-1], "p99": ages[-1], "max": ages[-1]} if ages else None
     )

@@ -7,7 +7,7 @@ import numpy as np
 from perception_rt.codec.estimates import Estimates
 from perception_rt.replay.score import BoxTruth, Places
 from perception_rt.replay.score.detection import score_detections
-from perception_rt.replay.score.outputs import Output, Outputs
+from perception_rt.replay.score.outputs import Outputs, RecordedOutput
 from perception_rt.replay.score.truth import Moment
 
 S = 1_000_000_000
@@ -28,12 +28,14 @@ def moment(stamp_ns, boxes, labels=None, ids=None, ignored=None, regions=()) -> 
     )
 
 
-def output(stamp_ns, boxes, labels=None, scores=None, latency=0, ids=None, stamps=None, frame="f") -> Output:
+def output(
+    stamp_ns, boxes, labels=None, scores=None, latency=0, ids=None, stamps=None, frame="f"
+) -> RecordedOutput:
     n = len(boxes)
     boxes = np.array(boxes, np.float64)
     boxes = boxes if boxes.ndim == 2 else boxes.reshape(0, 4)
     stamps = np.full(n, stamp_ns) if stamps is None else np.array(stamps)
-    return Output(
+    return RecordedOutput(
         stamp_ns,
         stamp_ns + latency,
         frame,

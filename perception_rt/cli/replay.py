@@ -18,7 +18,7 @@ from perception_rt.cli.overrides import parse_parameters, parse_remaps
 from perception_rt.types import ConfigError
 
 if TYPE_CHECKING:
-    from perception_rt.replay.session import Outcome, Session
+    from perception_rt.replay.session import ReplayResult, Session
 
 EXAMPLES = """\
   perception-rt replay drive1 --config config/kitti.yaml --out out/replay
@@ -159,7 +159,7 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
 def _replay_many(args: argparse.Namespace, bags: list[Path]) -> int:
     from rich.console import Console
 
-    from perception_rt.replay.batch import Plan, batch_table, exit_code, merge_runs, run_batch
+    from perception_rt.replay.batch import BatchPlan, batch_table, exit_code, merge_runs, run_batch
     from perception_rt.replay.report import write_index
     from perception_rt.replay.summary import metrics_table
 
@@ -167,7 +167,7 @@ def _replay_many(args: argparse.Namespace, bags: list[Path]) -> int:
         raise ConfigError(f"--live={args.live}: shows one recording, not {len(bags)}")
     _session(args, bags[0])  # what is wrong with the arguments is said once, before anything is begun
     outcomes = run_batch(
-        bags, args.out, lambda name: _arguments_of_one(args, name), Plan(args.jobs, args.ray)
+        bags, args.out, lambda name: _arguments_of_one(args, name), BatchPlan(args.jobs, args.ray)
     )
     console = Console()
     if any(outcome.state != "failed" for outcome in outcomes):
@@ -220,7 +220,7 @@ def _progress(how: str, title: str) -> Iterator[Callable[[float, float], None]]:
             yield show
 
 
-def _tell(outcome: Outcome, args: argparse.Namespace) -> None:
+def _tell(outcome: ReplayResult, args: argparse.Namespace) -> None:
     """What people want to know, as tables and a line."""
     from rich.console import Console
 

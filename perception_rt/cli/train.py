@@ -15,12 +15,11 @@ from rich.table import Table
 
 from perception_rt.types import ConfigError
 
-RECIPES = ("camera", "pillars", "residual")
-SCORED_BY = {"detect2d": "camera", "detect3d": "pillars", "predict": "residual"}  # recipe by task
+RECIPES = ("camera", "pillars")
+SCORED_BY = {"detect2d": "camera", "detect3d": "pillars"}  # recipe by task
 EXAMPLES = """\
   perception-rt train camera                               the shipped camera bundle, by its own recipe
   perception-rt train pillars --out mine.pt --seed 1       lidar; other drives, other first weights
-  perception-rt train residual --out residual.pt           corrects the ego vehicle's path; not shipped
   perception-rt train camera --out quick.pt --frames 400 --steps 150
   perception-rt train --evaluate sim_camera --frames 500   score the shipped camera bundle
   perception-rt train --evaluate pillars --frames 300      score the lidar one, by class and distance
@@ -61,9 +60,8 @@ def _tasks() -> dict:
     """The tasks by recipe; torch is imported when it is needed."""
     from perception_rt.train.camera.task import CAMERA
     from perception_rt.train.pillars.task import PILLARS
-    from perception_rt.train.residual.task import RESIDUAL
 
-    return {"camera": CAMERA, "pillars": PILLARS, "residual": RESIDUAL}
+    return {"camera": CAMERA, "pillars": PILLARS}
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -115,13 +113,7 @@ def _progress() -> Iterator:
 
 
 def _print_score(score: dict) -> None:
-    """A row a class, and the mean; scores of clouds have a column for each band of distance.
-
-    Of paths: a row for CTRA and one for the refined.
-    """
-    if "ctra" in score:
-        _print_paths(score)
-        return
+    """A row a class, and the mean; scores of clouds have a column for each band of distance."""
     if "bands" in score:
         parts = {f"AP, BEV IoU {score['iou']:g}": score, **score["bands"]}
         columns = [(title, part, "ap", "map") for title, part in parts.items()]
@@ -139,16 +131,6 @@ def _print_score(score: dict) -> None:
         table.add_section()
         means = (_figure(part[key]) for _, part, _, key in columns)
         table.add_row("mean", *means, str(sum(row["truths"] for row in score["per_class"].values())))
-    Console().print(table)
-
-
-def _print_paths(score: dict) -> None:
-    first, last = score["seeds"]
-    table = Table(title=f"{score['frames']} unseen paths, drives {first} to {last}: RMSE of the place, m")
-    for title in ("path", "1 s", "2 s", "3 s"):
-        table.add_column(title)
-    for name in ("ctra", "refined"):
-        table.add_row(name, *map(_figure, score[name]))
     Console().print(table)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from perception_rt.codec.cdr import CdrReader, CdrWriter
 from perception_rt.types import CodecError
-from perception_rt.types.state import EgoPath, VehicleState
+from perception_rt.types.state import EgoPath, EgoState
 
 _NO_FIX = -1
 _UNKNOWN_COVARIANCE = 0
@@ -151,7 +151,7 @@ def _twist(reader: CdrReader) -> tuple[float, float, tuple[float, float]]:
     return float(values[0]), float(values[5]), (float(covariance[0, 0]), float(covariance[5, 5]))
 
 
-def encode_odometry(state: VehicleState, frame_id: str, child_frame_id: str) -> bytes:
+def encode_odometry(state: EgoState, frame_id: str, child_frame_id: str) -> bytes:
     """A serialized nav_msgs/Odometry: the pose in `frame_id`, the twist in `child_frame_id`."""
     writer = CdrWriter()
     writer.header(state.stamp_ns, frame_id)

@@ -9,7 +9,7 @@ from perception_rt.codec.compressed import parse_compressed
 from perception_rt.codec.detections import DetectionEncoder
 from perception_rt.codec.encode import encode_image
 from perception_rt.codec.image import parse_image
-from perception_rt.component.detector import DETECTOR_PARAMETERS, Detector
+from perception_rt.component.detector import DETECTOR_PARAMETERS, DetectorComponent
 from perception_rt.component.graph import output_prefixes
 from perception_rt.component.parameters import Parameter
 from perception_rt.model.runtime import Runtime
@@ -18,7 +18,7 @@ from perception_rt.stage.draw import draw_detections
 from perception_rt.types import CameraFrame, ConfigError, Detections2D
 
 
-class CameraDetector(Detector):
+class CameraDetector(DetectorComponent):
     """One bundle, one or several cameras, one batch."""
 
     NAME = "camera_detector"
@@ -48,10 +48,10 @@ class CameraDetector(Detector):
         """Publishers: `~/detections`, or `~/<camera>/detections` where there are several cameras."""
         self._detections, self._annotated = {}, {}
         for stream, prefix in output_prefixes(streams).items():
-            self._detections[stream] = self.host.advertise(
+            self._detections[stream] = self.host.create_publisher(
                 "vision_msgs/msg/Detection2DArray", f"~{prefix}/detections", 5
             )
-            self._annotated[stream] = self.host.advertise(
+            self._annotated[stream] = self.host.create_publisher(
                 "sensor_msgs/msg/Image", f"~{prefix}/image_annotated", 1
             )
 
@@ -77,7 +77,7 @@ class CameraDetector(Detector):
     def publish_extras(self, stream: str, frame: CameraFrame, result: Detections2D) -> None:
         """The annotated image, where somebody watches."""
         publisher = self._annotated[stream]
-        if publisher.listeners():
+        if publisher.get_subscription_count():
             picture = draw_detections(frame.pixels, result, self.runtime.manifest.classes, bgr=frame.bgr)
             encoding = "bgr8" if frame.bgr else "rgb8"
             publisher.publish(encode_image(picture, encoding, frame.stamp_ns, frame.frame_id))

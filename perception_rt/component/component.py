@@ -10,22 +10,22 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from perception_rt.component.parameters import Parameter
-from perception_rt.component.streams import Input, StreamReport
-from perception_rt.realtime.ledger import Entry, Fate
+from perception_rt.component.streams import StreamReport, Subscription
+from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.mailbox import Mailbox
-from perception_rt.realtime.pipeline import Account, Batch, FramePipeline, Waiting
+from perception_rt.realtime.pipeline import Batch, FramePipeline, StreamStats, Waiting
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.types.status import Status
 
 
-class Output(Protocol):
+class Publisher(Protocol):
     """A topic that is published on."""
 
     def publish(self, data: bytes) -> None:
         """Publish a serialized message."""
         ...
 
-    def listeners(self) -> int:
+    def get_subscription_count(self) -> int:
         """How many subscribe."""
         ...
 
@@ -38,7 +38,7 @@ class Transforms(Protocol):
         ...
 
 
-class Worker(Protocol):
+class InferenceWorker(Protocol):
     """Whoever runs a pipeline when its scheduler says so; `realtime.worker.Worker` on a thread."""
 
     def put(self, stream: str, item: Waiting) -> Waiting | None:
@@ -77,17 +77,17 @@ class Host(Protocol):
         """The absolute name."""
         ...
 
-    def advertise(self, message_type: str, topic: str, depth: int) -> Output:
+    def create_publisher(self, message_type: str, topic: str, depth: int) -> Publisher:
         """Publish on a topic; `message_type` is like ``sensor_msgs/msg/Image``."""
         ...
 
-    def hear(
+    def create_subscription(
         self, message_type: str, topic: str, receive: Callable[[bytes], None], reliability: str
-    ) -> Input:
+    ) -> Subscription:
         """Call `receive` with every serialized message of a topic."""
         ...
 
-    def every(self, period_s: float, call: Callable[[], None]) -> None:
+    def create_timer(self, period_s: float, call: Callable[[], None]) -> None:
         """Call at a fixed rate, by the machine's clock: that of the stamps may stand still."""
         ...
 
@@ -95,15 +95,17 @@ class Host(Protocol):
         """What /tf and /tf_static say."""
         ...
 
-    def make_worker(self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox) -> Worker:
+    def make_worker(
+        self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox
+    ) -> InferenceWorker:
         """Whoever runs a pipeline."""
         ...
 
-    def inform(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Tell people."""
         ...
 
-    def complain(self, stream: str, error: Exception) -> None:
+    def warn(self, stream: str, error: Exception) -> None:
         """Tell people of a message that ended badly."""
         ...
 
@@ -115,7 +117,7 @@ class Component:
         NAME: of the node, if nobody gives another.
         active: nothing is worked on before, and after.
         gate: held while a message is taken.
-        accounts: by the absolute name of the topic.
+        stats: by the absolute name of the topic.
     """
 
     NAME: ClassVar[str]
@@ -126,7 +128,7 @@ class Component:
         self.values = values
         self.active = False
         self.gate = threading.Lock()
-        self.accounts: dict[str, Account] = {}
+        self.stats: dict[str, StreamStats] = {}
         self._reports: dict[str, StreamReport] = {}
 
     # What a node's logic fills in.
@@ -153,14 +155,14 @@ class Component:
         self,
         message_type: str,
         topic: str,
-        account: Account,
+        stats: StreamStats,
         receive: Callable[[bytes, Entry], None],
         reliability: str = "reliable",
     ) -> None:
         """Take serialized messages while active; each is accounted for.
 
         Args:
-            message_type: like ``sensor_msgs/msg/Image``. topic: as in the parameters. account: counts them.
+            message_type: like ``sensor_msgs/msg/Image``. topic: as in the parameters. stats: counts them.
             receive: sees to it that the message ends in the ledger, now or later; what it raises is counted
                 as a decode error.
             reliability: asked of publishers.
@@ -171,26 +173,26 @@ class Component:
             with self.gate:
                 if not self.active:
                     return
-                entry = account.receive(self.host.now_ns())
+                entry = stats.receive(self.host.now_ns())
                 try:
                     receive(data, entry)
                 except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is received
-                    account.ledger.settle(entry, Fate.DECODE_ERROR, str(error))
-                    self.host.complain(stream, error)
+                    stats.ledger.finish(entry, Outcome.DECODE_ERROR, str(error))
+                    self.host.warn(stream, error)
 
-        self.account_for(stream, account, self.host.hear(message_type, topic, take, reliability))
+        self.add_stream(stream, stats, self.host.create_subscription(message_type, topic, take, reliability))
 
-    def account_for(self, stream: str, account: Account, heard: Input) -> None:
+    def add_stream(self, stream: str, stats: StreamStats, subscription: Subscription) -> None:
         """Tell of a stream in the diagnostics."""
-        self.accounts[stream] = account
-        self._reports[stream] = StreamReport(f"{self.host.get_name()}: {stream}", account, heard)
+        self.stats[stream] = stats
+        self._reports[stream] = StreamReport(f"{self.host.get_name()}: {stream}", stats, subscription)
 
     def show(self, draw: Callable[..., None], *args: Any) -> None:
         """Call what publishes for people, after the result is out: its failure is told, and costs nothing."""
         try:
             draw(*args)
         except Exception as error:  # noqa: BLE001 - a picture for people must not cost a result
-            self.host.complain(self.host.get_name(), error)
+            self.host.warn(self.host.get_name(), error)
 
     def stream_statuses(
         self, hardware_id: str = "", more: Callable[[str], Mapping[str, object]] = lambda stream: {}

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from perception_rt.component.component import Component, Host, Worker
+from perception_rt.component.component import Component, Host, InferenceWorker
 from perception_rt.component.parameters import Parameter
 from perception_rt.model.runtime import Runtime
 from perception_rt.realtime.mailbox import Mailbox
@@ -35,7 +35,7 @@ DETECTOR_PARAMETERS = (
 )
 
 
-class Detector(Component):
+class DetectorComponent(Component):
     """Messages are received on one thread; a worker infers and publishes."""
 
     TASK: ClassVar[str]
@@ -43,7 +43,7 @@ class Detector(Component):
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
         self.runtime: Runtime | None = None
-        self.worker: Worker | None = None
+        self.worker: InferenceWorker | None = None
         self.pipeline: FramePipeline | None = None
         self.scheduler = FixedRateScheduler(values["rate_hz"])
 
@@ -95,7 +95,7 @@ class Detector(Component):
             self.publish,
             self.publish_extras,
             clock=self.host,
-            complain=self.host.complain,
+            warn=self.host.warn,
             max_age_ms=self.values["max_age_ms"],
         )
         mailbox: Mailbox = Mailbox(list(inputs), round(self.values["batch_wait_ms"] * 1e6))
@@ -104,14 +104,14 @@ class Detector(Component):
         self.open_outputs(list(inputs))
         for topic, (message_type, _) in wanted.items():
             stream = names[topic]
-            heard = self.host.hear(
+            subscription = self.host.create_subscription(
                 message_type,
                 topic,  # as it was given: a name that was remapped is not remapped again
                 lambda data, stream=stream: self._receive(stream, data),
                 self.values["reliability"],
             )
-            self.account_for(stream, self.pipeline.accounts[stream], heard)
-        self.host.inform(
+            self.add_stream(stream, self.pipeline.stats[stream], subscription)
+        self.host.info(
             f"{self.runtime.manifest.name} on {self.runtime.device}, {self.scheduler.rate_hz:g} Hz: "
             + ", ".join(inputs)
         )
@@ -123,14 +123,14 @@ class Detector(Component):
         reason = "the node was deactivated"
         with self.gate:  # nothing is received once the mailbox was emptied for good
             waiting = self.worker.clear()
-        self.pipeline.abandon(waiting, reason)
+        self.pipeline.cancel_pending(waiting, reason)
         if not self.worker.drain(DRAIN_S):
-            self.pipeline.give_up(reason)
+            self.pipeline.cancel_running(reason)
 
     def teardown(self) -> None:
         """End the worker, drop the model."""
         if self.worker is not None and not self.worker.stop(WORKER_STOP_S):
-            self.host.inform("the model still computes; the result of its last frame is not used")
+            self.host.info("the model still computes; the result of its last frame is not used")
         self.worker = self.pipeline = self.runtime = None
 
     def on_parameters(self) -> None:

@@ -14,11 +14,11 @@ from perception_rt.codec.image import parse_image
 from perception_rt.codec.markers import box_markers, encode_markers
 from perception_rt.component.component import Component, Host
 from perception_rt.component.parameters import Parameter
-from perception_rt.realtime.ledger import Entry, Fate
+from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.pairing import Pair, StampPairing
-from perception_rt.realtime.pipeline import Account, Parsed
+from perception_rt.realtime.pipeline import Parsed, StreamStats
 from perception_rt.stage.draw import draw_boxes3d, draw_outlines
-from perception_rt.stage.fusion import Answer, FusionStage
+from perception_rt.stage.fusion.named import Answer, FusionStage
 from perception_rt.types import ConfigError, PerceptionError
 from perception_rt.types.status import Level, Status
 
@@ -68,17 +68,17 @@ class Fusion(Component):
         for name, topic in topics.items():
             if not topic:
                 raise ConfigError(f"{name}_topic={topic!r}: must name a topic")
-        self._camera, self._lidar = Account(), Account()
+        self._camera, self._lidar = StreamStats(), StreamStats()
         self._stage = FusionStage(self.host.transforms().lookup)
         self._stage.no_model = f"no CameraInfo on {self.host.resolve_topic_name(topics['camera_info'])} yet"
         self._pairing = StampPairing(self._lidar, self._camera, 0, 0)
         self.on_parameters()
         self._images: OrderedDict[int, Parsed] = OrderedDict()
         self._unplaced = 0
-        self._detections = self.host.advertise("vision_msgs/msg/Detection3DArray", "~/detections", 5)
-        self._markers = self.host.advertise("visualization_msgs/msg/MarkerArray", "~/markers", 1)
-        self._annotated = self.host.advertise(IMAGE, "~/image_annotated", 1)
-        self.host.hear(
+        self._detections = self.host.create_publisher("vision_msgs/msg/Detection3DArray", "~/detections", 5)
+        self._markers = self.host.create_publisher("visualization_msgs/msg/MarkerArray", "~/markers", 1)
+        self._annotated = self.host.create_publisher(IMAGE, "~/image_annotated", 1)
+        self.host.create_subscription(
             "sensor_msgs/msg/CameraInfo", topics["camera_info"], self._on_camera_info, "best_effort"
         )
         self.listen(
@@ -87,8 +87,8 @@ class Fusion(Component):
         self.listen("vision_msgs/msg/Detection3DArray", topics["detections_3d"], self._lidar, self._on_lidar)
         if self.values["image_topic"]:
             kind = COMPRESSED if self.values["image_topic"].endswith("/compressed") else IMAGE
-            self.host.hear(kind, self.values["image_topic"], self._on_image, "best_effort")
-        self.host.every(POLL_S, self._on_wait)
+            self.host.create_subscription(kind, self.values["image_topic"], self._on_image, "best_effort")
+        self.host.create_timer(POLL_S, self._on_wait)
 
     def stop(self) -> None:
         """End what waits for its partner."""
@@ -129,18 +129,18 @@ class Fusion(Component):
             self._stage.model = parse_camera_info(data)
         except PerceptionError as error:
             self._stage.model, self._stage.no_model = None, f"CameraInfo: {error}"
-            self.host.complain(self.host.resolve_topic_name(self.values["camera_info_topic"]), error)
+            self.host.warn(self.host.resolve_topic_name(self.values["camera_info_topic"]), error)
 
     def _on_image(self, data: bytes) -> None:
         """Keep the latest images, while somebody watches what is drawn on them."""
-        if not self._annotated.listeners():
+        if not self._annotated.get_subscription_count():
             self._images.clear()
             return
         topic = self.values["image_topic"]
         try:
             image = (parse_compressed if topic.endswith("/compressed") else parse_image)(data)
         except PerceptionError as error:
-            self.host.complain(self.host.resolve_topic_name(topic), error)
+            self.host.warn(self.host.resolve_topic_name(topic), error)
             return
         self._images[image.stamp_ns] = image
         if len(self._images) > KEPT_IMAGES:
@@ -161,11 +161,11 @@ class Fusion(Component):
             done = self.host.now_ns()
             self._publish(pair, answer)
         except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one has its turn
-            self._settle(pair, Fate.MODEL_ERROR, str(error))
-            self.host.complain(self.host.get_name(), error)
+            self._finish_entry(pair, Outcome.MODEL_ERROR, str(error))
+            self.host.warn(self.host.get_name(), error)
             return
         self._measure(pair, began, done)
-        self._settle(pair, Fate.UNSYNCED if answer.reason else Fate.PUBLISHED, answer.reason)
+        self._finish_entry(pair, Outcome.UNSYNCED if answer.reason else Outcome.PUBLISHED, answer.reason)
         self._unplaced += len(answer.fused.unplaced)
         self.show(self._publish_extras, pair, answer)
 
@@ -181,27 +181,27 @@ class Fusion(Component):
         )
         self._detections.publish(data)
 
-    def _settle(self, pair: Pair, fate: Fate, reason: str) -> None:
-        self._lidar.ledger.settle(pair.anchor.entry, fate, reason)
+    def _finish_entry(self, pair: Pair, outcome: Outcome, reason: str) -> None:
+        self._lidar.ledger.finish(pair.anchor.entry, outcome, reason)
         if pair.partner is not None:
-            self._camera.ledger.settle(pair.partner.entry, fate, reason)
+            self._camera.ledger.finish(pair.partner.entry, outcome, reason)
 
     def _measure(self, pair: Pair, began_ns: int, done_ns: int) -> None:
         now = self.host.now_ns()
-        for account, held in ((self._lidar, pair.anchor), (self._camera, pair.partner)):
+        for stats, held in ((self._lidar, pair.anchor), (self._camera, pair.partner)):
             if held is not None:
-                account.measure(held.entry, "wait", began_ns - held.arrival_ns)
-                account.measure(held.entry, "infer", done_ns - began_ns)
-                account.measure(held.entry, "publish", now - done_ns)
-                account.answered(held.entry, now)
+                stats.measure(held.entry, "wait", began_ns - held.arrival_ns)
+                stats.measure(held.entry, "infer", done_ns - began_ns)
+                stats.measure(held.entry, "publish", now - done_ns)
+                stats.answered(held.entry, now)
 
     def _publish_extras(self, pair: Pair, answer: Answer) -> None:
         """Markers and the annotated image, where somebody watches."""
         lidar, fused = pair.anchor.item, answer.fused
-        if self._markers.listeners():
+        if self._markers.get_subscription_count():
             markers = box_markers(fused.detections, fused.classes, fused.sources)
             self._markers.publish(encode_markers(markers, lidar.stamp_ns, lidar.frame_id))
-        if answer.model is None or not self._annotated.listeners():
+        if answer.model is None or not self._annotated.get_subscription_count():
             return
         image = self._images.get(pair.partner.stamp_ns)
         if image is None:

@@ -118,10 +118,10 @@ def _entries(level: Any, prefix: str, params_file: str | os.PathLike) -> list[tu
     return entries
 
 
-def class_of(package: str, node_name: str) -> type:
-    """What stands for a node in a package: class CamelCase of module snake_case."""
+def class_of(package: str, node_name: str, suffix: str = "") -> type:
+    """Return the class of a node in a package: CamelCase, plus `suffix`, of module snake_case."""
     module = importlib.import_module(f"{package}.{node_name}")
-    return getattr(module, "".join(word.capitalize() for word in node_name.split("_")))
+    return getattr(module, "".join(word.capitalize() for word in node_name.split("_")) + suffix)
 
 
 def output_prefixes(streams: Sequence[str]) -> dict[str, str]:

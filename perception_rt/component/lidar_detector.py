@@ -10,7 +10,7 @@ from perception_rt.codec.detections3d import Detection3DEncoder
 from perception_rt.codec.markers import box_markers, encode_markers
 from perception_rt.codec.points import parse_points
 from perception_rt.component.component import Host
-from perception_rt.component.detector import DETECTOR_PARAMETERS, Detector
+from perception_rt.component.detector import DETECTOR_PARAMETERS, DetectorComponent
 from perception_rt.component.graph import output_prefixes
 from perception_rt.component.parameters import Parameter
 from perception_rt.model.runtime import CloudRuntime
@@ -18,7 +18,7 @@ from perception_rt.stage.detect3d import detect3d
 from perception_rt.types import ConfigError, Detections3D, LidarFrame
 
 
-class LidarDetector(Detector):
+class LidarDetector(DetectorComponent):
     """One bundle, one or several lidars."""
 
     NAME = "lidar_detector"
@@ -54,10 +54,10 @@ class LidarDetector(Detector):
         self._detections, self._markers = {}, {}
         self._dropped.clear()
         for stream, prefix in output_prefixes(streams).items():
-            self._detections[stream] = self.host.advertise(
+            self._detections[stream] = self.host.create_publisher(
                 "vision_msgs/msg/Detection3DArray", f"~{prefix}/detections", 5
             )
-            self._markers[stream] = self.host.advertise(
+            self._markers[stream] = self.host.create_publisher(
                 "visualization_msgs/msg/MarkerArray", f"~{prefix}/markers", 1
             )
 
@@ -83,7 +83,7 @@ class LidarDetector(Detector):
     def publish_extras(self, stream: str, frame: LidarFrame, result: Detections3D) -> None:
         """Markers for RViz, where somebody watches."""
         publisher = self._markers[stream]
-        if publisher.listeners():
+        if publisher.get_subscription_count():
             markers = box_markers(result, self.runtime.manifest.classes)
             publisher.publish(encode_markers(markers, frame.stamp_ns, frame.frame_id))
 

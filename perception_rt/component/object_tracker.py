@@ -12,9 +12,9 @@ from perception_rt.codec.markers import box_markers, encode_markers, path_marker
 from perception_rt.codec.vehicle import pose_covariance
 from perception_rt.component.component import Component, Host, Transforms
 from perception_rt.component.parameters import Parameter
-from perception_rt.realtime.ledger import Entry, Fate
-from perception_rt.realtime.pipeline import Account
-from perception_rt.stage.object_tracking import ObjectTracking2D, ObjectTracking3D, Tracked, boxes_of
+from perception_rt.realtime.ledger import Entry, Outcome
+from perception_rt.realtime.pipeline import StreamStats
+from perception_rt.stage.tracking.object_tracking import ObjectTracking2D, ObjectTracking3D, Tracked, boxes_of
 from perception_rt.types import ConfigError, Detections2D, Detections3D, TransformError
 from perception_rt.types.palette import PALETTE
 from perception_rt.types.status import Level, Status
@@ -50,20 +50,20 @@ class ObjectTracker(Component):
         topic, in_space = self.values["detections_topic"], self.values["dimensions"] == "3d"
         if not topic:
             raise ConfigError(f"detections_topic={topic!r}: must name a topic")
-        self._account = Account()
+        self._stats = StreamStats()
         self._count = 0
         self._missing = ""
         kind = ARRAY_3D if in_space else ARRAY_2D
-        self._tracks = self.host.advertise(kind, "~/tracks", 5)
+        self._tracks = self.host.create_publisher(kind, "~/tracks", 5)
         if in_space:
             self._transforms = self.host.transforms() if self.values["fixed_frame"] else None
             odometry = bool(self.values["fixed_frame"])
             self._tracking = ObjectTracking3D(self.values["horizon_s"], self.values["step_s"], odometry)
-            self._predictions = self.host.advertise(ARRAY_3D, "~/predictions", 5)
-            self._markers = self.host.advertise("visualization_msgs/msg/MarkerArray", "~/markers", 1)
+            self._predictions = self.host.create_publisher(ARRAY_3D, "~/predictions", 5)
+            self._markers = self.host.create_publisher("visualization_msgs/msg/MarkerArray", "~/markers", 1)
         else:
             self._tracking = ObjectTracking2D()
-        self.listen(kind, topic, self._account, self._on_3d if in_space else self._on_2d)
+        self.listen(kind, topic, self._stats, self._on_3d if in_space else self._on_2d)
 
     def teardown(self) -> None:
         """Forget the tracks."""
@@ -74,19 +74,19 @@ class ObjectTracker(Component):
     def _on_2d(self, data: bytes, entry: Entry) -> None:
         message = decode_named_detections(data)
         began = self.host.now_ns()
-        if not self._account.in_order(entry, message.stamp_ns):
+        if not self._stats.in_order(entry, message.stamp_ns):
             return
         tracks = self._tracking.update(message)
         self._count = len(tracks)
         found = Detections2D(tracks.xyxy, tracks.scores, tracks.labels)
         encoder = DetectionEncoder(self._tracking.classes.names)
         self._tracks.publish(encoder.encode(found, message.stamp_ns, message.frame_id, _texts(tracks.ids)))
-        self._settle(entry, began)
+        self._finish_entry(entry, began)
 
     def _on_3d(self, data: bytes, entry: Entry) -> None:
         message = decode_named_detections3d(data)
         began = self.host.now_ns()
-        if not self._account.in_order(entry, message.stamp_ns):
+        if not self._stats.in_order(entry, message.stamp_ns):
             return
         frame, pose = self.values["fixed_frame"] or message.frame_id, None
         if self._transforms is not None:
@@ -94,21 +94,21 @@ class ObjectTracker(Component):
                 pose = self._transforms.lookup(frame, message.frame_id, message.stamp_ns)
             except TransformError as error:
                 self._missing = str(error)
-                self._account.ledger.settle(entry, Fate.UNSYNCED, str(error))
+                self._stats.ledger.finish(entry, Outcome.UNSYNCED, str(error))
                 return
         self._missing = ""
         tracked = self._tracking.update(message, pose)
         self._count = len(tracked.tracks)
         self._publish(tracked, message.stamp_ns, frame)
-        self._settle(entry, began)
-        if self._markers.listeners():
+        self._finish_entry(entry, began)
+        if self._markers.get_subscription_count():
             self.show(self._publish_markers, tracked, message.stamp_ns, frame)
 
-    def _settle(self, entry: Entry, began_ns: int) -> None:
+    def _finish_entry(self, entry: Entry, began_ns: int) -> None:
         now = self.host.now_ns()
-        self._account.measure(entry, "infer", now - began_ns)
-        self._account.answered(entry, now)
-        self._account.ledger.settle(entry, Fate.PUBLISHED)
+        self._stats.measure(entry, "infer", now - began_ns)
+        self._stats.answered(entry, now)
+        self._stats.ledger.finish(entry, Outcome.PUBLISHED)
 
     def _publish(self, tracked: Tracked, stamp_ns: int, frame_id: str) -> None:
         tracks, ids = tracked.tracks, _texts(tracked.tracks.ids)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from perception_rt.realtime.ledger import Fate
-from perception_rt.realtime.pipeline import Account
+from perception_rt.realtime.ledger import Outcome
+from perception_rt.realtime.pipeline import StreamStats
 from perception_rt.types.status import Level, Status
 
 DEPTH = 5  # of subscriptions: of one, DDS would replace frames uncounted; the mailbox keeps the newest
 STALE_NS = 2_000_000_000  # silence after which diagnostics warn
 
 
-class Input(Protocol):
-    """A topic that is heard.
+class Subscription(Protocol):
+    """A topic that is subscription.
 
     Attributes:
         topic: its absolute name.
@@ -36,24 +36,24 @@ class StreamReport:
 
     Args:
         name: of the status, as `camera_detector: /image_raw`.
-        account: of the stream.
-        heard: where its messages come from.
+        stats: of the stream.
+        subscription: where its messages come from.
     """
 
-    def __init__(self, name: str, account: Account, heard: Input) -> None:
-        self.account = account
+    def __init__(self, name: str, stats: StreamStats, subscription: Subscription) -> None:
+        self.stats = stats
         self._name = name
-        self._heard = heard
+        self._subscription = subscription
         self._told: dict[str, int] = {}  # the states at the last report
 
     def make(self, now_ns: int, hardware_id: str, more: Mapping[str, object]) -> Status:
         """The status now, with `more` values of the node's own."""
-        account, heard = self.account, self._heard
-        book = account.ledger.snapshot()
+        stats, subscription = self.stats, self._subscription
+        book = stats.ledger.snapshot()
         values = {"received": book["received"], "pending": book["pending"], **book["states"]}
-        values |= {"transport_lost": heard.lost, "reliability": heard.reliability}
-        values["rate_hz"] = account.rate.rate_hz(now_ns)
-        for stage, window in {"age": account.age, **account.stages}.items():
+        values |= {"transport_lost": subscription.lost, "reliability": subscription.reliability}
+        values["rate_hz"] = stats.rate.rate_hz(now_ns)
+        for stage, window in {"age": stats.age, **stats.stages}.items():
             for key, value in (window.percentiles() or {}).items():
                 values[f"{stage}_ms_{key}"] = value
         values |= more
@@ -63,13 +63,11 @@ class StreamReport:
 
     def _judge(self, book: dict, now_ns: int) -> tuple[Level, str]:
         told, self._told = self._told, book["states"]
-        arrival = self.account.last_arrival_ns
+        arrival = self.stats.last_arrival_ns
         if arrival is None or now_ns - arrival > STALE_NS:
-            return (
-                Level.WARN,
-                f"no frames; publishers on {self._heard.topic}: {self._heard.publisher_count()}",
-            )
-        for fate in (Fate.MODEL_ERROR, Fate.DECODE_ERROR):
-            if book["states"][fate.value] > told.get(fate.value, 0):
-                return Level.WARN, f"{fate.value}: {book['reasons'].get(fate.value)}"
+            topic, publishers = self._subscription.topic, self._subscription.publisher_count()
+            return Level.WARN, f"no messages; publishers on {topic}: {publishers}"
+        for outcome in (Outcome.MODEL_ERROR, Outcome.DECODE_ERROR):
+            if book["states"][outcome.value] > told.get(outcome.value, 0):
+                return Level.WARN, f"{outcome.value}: {book['reasons'].get(outcome.value)}"
         return Level.OK, "frames flow"

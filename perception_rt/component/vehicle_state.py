@@ -19,14 +19,14 @@ from perception_rt.codec.vehicle import (
 )
 from perception_rt.component.component import Component, Host
 from perception_rt.component.parameters import Parameter
-from perception_rt.realtime.ledger import Entry, Fate
-from perception_rt.realtime.pipeline import Account
-from perception_rt.stage.ego_prediction import check_horizon, predict_path
+from perception_rt.realtime.ledger import Entry, Outcome
+from perception_rt.realtime.pipeline import StreamStats
+from perception_rt.stage.prediction.ego import check_horizon, predict_path
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig
-from perception_rt.stage.vehicle_state.estimate import Outcome
+from perception_rt.stage.vehicle_state.estimate import UpdateStatus
 from perception_rt.stage.vehicle_state.filter import VehicleStateFilter
 from perception_rt.stage.vehicle_state.readings import (
-    Doubts,
+    DefaultVariances,
     measured_fix,
     measured_imu,
     measured_pose,
@@ -37,13 +37,13 @@ from perception_rt.types.status import Level, Status
 
 PATH_COLOUR = (255, 255, 255)
 SENSORS = ("odometry", "imu", "fix", "twist")
-FATES = {
-    Outcome.GATED: Fate.REJECTED,
-    Outcome.UNUSED: Fate.REJECTED,
-    Outcome.STAMP_JUMP: Fate.REJECTED,
-    Outcome.INVALID: Fate.DECODE_ERROR,
-    Outcome.DUPLICATE: Fate.SUPERSEDED,
-    Outcome.TOO_LATE: Fate.LATE,
+OUTCOMES = {
+    UpdateStatus.GATED: Outcome.REJECTED,
+    UpdateStatus.UNUSED: Outcome.REJECTED,
+    UpdateStatus.STAMP_JUMP: Outcome.REJECTED,
+    UpdateStatus.INVALID: Outcome.DECODE_ERROR,
+    UpdateStatus.DUPLICATE: Outcome.SUPERSEDED,
+    UpdateStatus.TOO_LATE: Outcome.LATE,
 }
 
 
@@ -95,13 +95,13 @@ class VehicleState(Component):
         )
         self._filter = VehicleStateFilter(self._config)
         sigmas = ("speed_sigma", "yaw_rate_sigma", "acceleration_sigma", "fix_sigma")
-        self._doubts = Doubts(*(values[name] ** 2 for name in sigmas))
+        self._default_variances = DefaultVariances(*(values[name] ** 2 for name in sigmas))
         self._missing, self._path_due_ns = "", 0
         self._transforms = self.host.transforms()
-        self._odometry = self.host.advertise("nav_msgs/msg/Odometry", "~/odometry", 10)
-        self._path = self.host.advertise("nav_msgs/msg/Path", "~/predicted_path", 5)
-        self._predictions = self.host.advertise("vision_msgs/msg/Detection3DArray", "~/predictions", 5)
-        self._markers = self.host.advertise("visualization_msgs/msg/MarkerArray", "~/markers", 1)
+        self._odometry = self.host.create_publisher("nav_msgs/msg/Odometry", "~/odometry", 10)
+        self._path = self.host.create_publisher("nav_msgs/msg/Path", "~/predicted_path", 5)
+        self._predictions = self.host.create_publisher("vision_msgs/msg/Detection3DArray", "~/predictions", 5)
+        self._markers = self.host.create_publisher("visualization_msgs/msg/MarkerArray", "~/markers", 1)
         self._encoder = Detection3DEncoder(("ego",))
         kinds = {
             "odometry": ("nav_msgs/msg/Odometry", self._on_odometry),
@@ -109,13 +109,13 @@ class VehicleState(Component):
             "fix": ("sensor_msgs/msg/NavSatFix", self._on_fix),
             "twist": ("geometry_msgs/msg/TwistWithCovarianceStamped", self._on_twist),
         }
-        self._sensors = {name: Account() for name in topics}
+        self._sensors = {name: StreamStats() for name in topics}
         for name, topic in topics.items():
             kind, receive = kinds[name]
             self.listen(kind, topic, self._sensors[name], receive, "best_effort")
         # What is published is of the clock of the stamps, once it moved on.
         self._told_ns = 0
-        self.host.every(1 / values["rate_hz"], self._on_tick)
+        self.host.create_timer(1 / values["rate_hz"], self._on_tick)
 
     def teardown(self) -> None:
         """Forget the vehicle."""
@@ -125,14 +125,16 @@ class VehicleState(Component):
 
     def _on_odometry(self, data: bytes, entry: Entry) -> None:
         reading = parse_odometry(data)
-        measurements = [measured_twist(reading, self._doubts, "odometry")]
+        measurements = [measured_twist(reading, self._default_variances, "odometry")]
         if self.values["use_odometry_pose"]:
-            measurements.append(measured_pose(reading, self._doubts, "odometry"))
+            measurements.append(measured_pose(reading, self._default_variances, "odometry"))
         self._measure("odometry", entry, reading.stamp_ns, measurements)
 
     def _on_twist(self, data: bytes, entry: Entry) -> None:
         reading = parse_twist(data)
-        self._measure("twist", entry, reading.stamp_ns, [measured_twist(reading, self._doubts, "twist")])
+        self._measure(
+            "twist", entry, reading.stamp_ns, [measured_twist(reading, self._default_variances, "twist")]
+        )
 
     def _on_imu(self, data: bytes, entry: Entry) -> None:
         reading = parse_imu(data)
@@ -145,32 +147,34 @@ class VehicleState(Component):
             except TransformError as error:
                 self._missing = str(error)
                 entry.stamp_ns = reading.stamp_ns
-                self._sensors["imu"].ledger.settle(entry, Fate.UNSYNCED, str(error))
+                self._sensors["imu"].ledger.finish(entry, Outcome.UNSYNCED, str(error))
                 return
         self._missing = ""
-        self._measure("imu", entry, reading.stamp_ns, [measured_imu(reading, rotation, self._doubts)])
+        self._measure(
+            "imu", entry, reading.stamp_ns, [measured_imu(reading, rotation, self._default_variances)]
+        )
 
     def _on_fix(self, data: bytes, entry: Entry) -> None:
         reading = parse_fix(data)
         if not reading.has_fix:
             entry.stamp_ns = reading.stamp_ns
-            self._sensors["fix"].ledger.settle(entry, Fate.REJECTED, "the receiver has no fix")
+            self._sensors["fix"].ledger.finish(entry, Outcome.REJECTED, "the receiver has no fix")
             return
-        self._measure("fix", entry, reading.stamp_ns, [measured_fix(reading, self._doubts)])
+        self._measure("fix", entry, reading.stamp_ns, [measured_fix(reading, self._default_variances)])
 
     def _measure(
         self, sensor: str, entry: Entry, stamp_ns: int, measurements: list[state.Measurement]
     ) -> None:
         """Give a message's measurements to the filter; the worst that becomes of one is what became of it."""
-        account, now, entry.stamp_ns = self._sensors[sensor], self.host.now_ns(), stamp_ns
+        stats, now, entry.stamp_ns = self._sensors[sensor], self.host.now_ns(), stamp_ns
         outcomes = [self._filter.add(measurement) for measurement in measurements]
         refused = [outcome for outcome in outcomes if not outcome.used]
         if refused:
             reason = self._filter.reasons.get(sensor, refused[0].value)
-            account.ledger.settle(entry, FATES[refused[0]], reason)
+            stats.ledger.finish(entry, OUTCOMES[refused[0]], reason)
             return
-        account.answered(entry, now)
-        account.ledger.settle(entry, Fate.PUBLISHED)
+        stats.answered(entry, now)
+        stats.ledger.finish(entry, Outcome.PUBLISHED)
 
     # What is told.
 
@@ -189,7 +193,7 @@ class VehicleState(Component):
                 self._path_due_ns = now + round(1e9 / self.values["path_rate_hz"])
                 self._tell_ahead(present, frame)
 
-    def _tell_ahead(self, now: state.VehicleState, frame: str) -> None:
+    def _tell_ahead(self, now: state.EgoState, frame: str) -> None:
         path = predict_path(now, self._config.motion, self.values["horizon_s"], self.values["step_s"])
         self._path.publish(encode_path(path, frame))
         self._predictions.publish(
@@ -203,7 +207,7 @@ class VehicleState(Component):
             )
         )
 
-        if self._markers.listeners():
+        if self._markers.get_subscription_count():
             self.show(self._publish_markers, path, frame)
 
     def _publish_markers(self, path: state.EgoPath, frame: str) -> None:

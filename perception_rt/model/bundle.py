@@ -21,7 +21,7 @@ from perception_rt.model.archive import (
     script_module,
     write_archive,
 )
-from perception_rt.model.golden import Outputs, flat_residuals, golden_input, golden_shape, make_golden
+from perception_rt.model.golden import GOLDEN_SHAPES, Outputs, golden_input, make_golden
 from perception_rt.model.manifest import TASKS, InputSpec, Manifest, parse_manifest
 from perception_rt.model.runtime import Runtime, resolve_bundle, resolve_device
 from perception_rt.types.errors import BundleError
@@ -47,14 +47,13 @@ def save(
         module: takes ``(images, bgr, score_threshold, nms_threshold)`` as `Detector` does, or, for task
             ``detect3d``, ``(points, score_threshold, nms_threshold)``, and answers as `ImageRuntime` or
             `CloudRuntime` says. It has the float attributes ``score_threshold`` and ``nms_threshold``: the
-            defaults of the bundle. For task ``predict`` it takes ``(history)``, answers as `PathRuntime`
-            says, and has no thresholds.
+            defaults of the bundle.
         name: what the bundle is called.
-        classes: class names, by label; none for task ``predict``.
-        input_spec: how images reach the network, what clouds it takes, or what history.
+        classes: class names, by label.
+        input_spec: how images reach the network, or what clouds it takes.
         licence: of the weights.
         version: of the bundle.
-        task: ``detect2d``, ``detect3d`` or ``predict``.
+        task: ``detect2d`` or ``detect3d``.
         provenance: where the weights come from, JSON values.
         golden_seed: seed of the golden input.
 
@@ -70,7 +69,7 @@ def save(
     path = Path(path)
     if not path.parent.is_dir():
         raise BundleError(f"{path}: no folder {path.parent}")
-    shape = golden_shape(task, input_spec)
+    shape = GOLDEN_SHAPES[task]
     scripted = script_module(copy.deepcopy(module).to("cpu"))
     defaults = _thresholds(scripted, task)
     # A copy answers, so that nothing it keeps from the run ends up in the file.
@@ -95,10 +94,8 @@ def save(
 
 
 def _thresholds(scripted: torch.jit.ScriptModule, task: str) -> dict[str, float | None]:
-    """The module's own, which become the bundle's defaults; one that predicts has none."""
+    """The module's own, which become the bundle's defaults."""
     names = ("score_threshold", "nms_threshold")
-    if task == "predict":
-        return dict.fromkeys(names)
     defaults = {key: getattr(scripted, key, None) for key in names}
     for key, value in defaults.items():
         if not isinstance(value, float):
@@ -108,10 +105,8 @@ def _thresholds(scripted: torch.jit.ScriptModule, task: str) -> dict[str, float 
 
 @torch.inference_mode()
 def _golden_answer(module: torch.jit.ScriptModule, task: str, data: np.ndarray) -> Outputs:
-    """All that the module finds, or its residuals."""
+    """All that the module finds."""
     golden = torch.from_numpy(data)
-    if task == "predict":
-        return flat_residuals(module(golden).numpy())
     options = (False, 0.0, -1.0) if task == "detect2d" else (0.0, -1.0)
     return tuple(tensor.numpy() for tensor in module(golden, *options))
 

@@ -52,7 +52,7 @@ def select_detections(
     return boxes[kept], scores[kept], labels[kept], image[kept]
 
 
-class Detector(nn.Module):
+class BundleDetector(nn.Module):
     """A detector as a bundle holds it: native uint8 images in, boxes in native pixels out.
 
     Args:

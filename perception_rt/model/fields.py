@@ -40,12 +40,6 @@ def nonempty_text(value: Any) -> str:
     return value
 
 
-def nothing(value: Any) -> None:
-    """None: the field means nothing here."""
-    if value is not None:
-        raise ValueError("must be null")
-
-
 def json_object(value: Any) -> dict[str, Any]:
     """A JSON object."""
     if not isinstance(value, dict):

@@ -8,14 +8,13 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from perception_rt.model.manifest import Golden, InputSpec, StateSpec
-from perception_rt.types.errors import BundleError
+from perception_rt.model.manifest import Golden
 
 GOLDEN_ROWS = 32
 GOLDEN_SHAPES = {"detect2d": (1, 240, 320, 3), "detect3d": (16384, 4)}
 GOLDEN_HISTORIES = 16
 # Of a box coordinate, px or m and rad, or of a residual, m; and of a score.
-TOLERANCES = {"detect2d": (0.5, 0.01), "detect3d": (0.05, 0.01), "predict": (0.01, 0.0)}
+TOLERANCES = {"detect2d": (0.5, 0.01), "detect3d": (0.05, 0.01)}
 MATCHED_SHARE = 0.9  # two near-equal scores may swap in NMS on another processor: a few rows may go
 HALF_FACTOR = 4.0  # fp16 may differ this many times more than the tolerance of the manifest
 _BLOCKS = ((4.2, 1.8, 1.5), (0.6, 0.6, 1.75), (1.7, 0.6, 1.7)) * 2 + ((4.6, 1.9, 1.7),) * 2  # l w h, m
@@ -42,25 +41,11 @@ def weights_sha256(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def golden_shape(task: str, spec: InputSpec) -> tuple[int, ...]:
-    """Of the golden input that a bundle of this task and input is saved with.
-
-    Raises:
-        BundleError: the input is not one of the task.
-    """
-    if (task == "predict") != isinstance(spec, StateSpec):
-        raise BundleError(f"input={spec}: not an input of task {task}")
-    return (GOLDEN_HISTORIES, spec.rows, 3) if isinstance(spec, StateSpec) else GOLDEN_SHAPES[task]
-
-
 def golden_input(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Make the golden input: (N, H, W, 3) uint8 of flat random blocks, a (N, 4) float32 cloud, or (N, T, 3)
-    float32 histories.
+    """Make the golden input: (N, H, W, 3) uint8 of flat random blocks, or a (N, 4) float32 cloud.
 
     The bytes come from SHAKE-256, as no generator of NumPy or torch promises one stream for ever.
     """
-    if len(shape) == 3:
-        return _histories(seed, shape)
     return _images(seed, shape) if len(shape) == 4 else _cloud(seed, shape[0])
 
 
@@ -105,21 +90,6 @@ def _cloud(seed: int, count: int) -> np.ndarray:
     return points.astype(np.float32)
 
 
-def _histories(seed: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Speeds of 3 to 33 m/s, yaw rates to 0.3 rad/s, accelerations to 2 m/s^2; noise and trend each."""
-    n, rows, _ = shape
-    uniform = _random_bytes(seed, 4 * n * (rows + 2) * 3).view("<u4").reshape(n, rows + 2, 3) / 2.0**32 - 0.5
-    level, trend, noise = uniform[:, :1], uniform[:, 1:2], uniform[:, 2:]
-    values = level + 0.1 * trend * np.linspace(-1.0, 0.0, rows)[:, None] + 0.02 * noise
-    return (values * [30.0, 0.6, 4.0] + [18.0, 0.0, 0.0]).astype(np.float32)
-
-
-def flat_residuals(residuals: np.ndarray) -> Outputs:
-    """(N, H, 2) residuals as the rows of a golden answer."""
-    n = len(residuals)
-    return residuals.reshape(n, -1), np.ones(n, np.float32), np.zeros(n, np.int64)
-
-
 def make_golden(outputs: Outputs, task: str, seed: int, shape: tuple[int, ...]) -> Golden:
     """Record the best rows of `outputs`, the answer to `golden_input(seed, shape)`."""
     boxes, scores, labels = outputs[:3]
@@ -157,8 +127,7 @@ def golden_difference(golden: Golden, outputs: Outputs, half: bool = False) -> s
             free[hits[0]] = False
             found += 1
     expected = len(golden.scores)
-    share = 1.0 if len(golden.shape) == 3 else MATCHED_SHARE  # nothing swaps among residuals
-    if found >= share * expected:
+    if found >= MATCHED_SHARE * expected:
         return None
     top = f"best score {scores.max():.4f}" if len(scores) else "no detections"
     return f"{found} of {expected} expected detections found ({top}, expected best {golden.scores[0]:.4f})"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from perception_rt.model.bev_cluster import CLASSES, BevCluster
 from perception_rt.model.decoders import DECODERS
-from perception_rt.model.detector import Detector
+from perception_rt.model.detector import BundleDetector
 from perception_rt.model.manifest import CloudSpec, ImageSpec
 from perception_rt.model.onnx_network import convert_onnx, listed_network
 from perception_rt.model.preprocess import Preprocess
@@ -99,7 +99,7 @@ class TorchvisionDetector(nn.Module):
     def forward(
         self, images: Tensor, bgr: bool = False, score_threshold: float = -1.0, nms_threshold: float = -1.0
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Detect objects; arguments and results are those of `Detector.forward`."""
+        """Detect objects; arguments and results are those of `BundleDetector.forward`."""
         score = self.score_threshold if score_threshold < 0 else score_threshold
         nms = self.nms_threshold if nms_threshold < 0 else nms_threshold
         if hasattr(self.model, "roi_heads"):
@@ -218,7 +218,7 @@ def import_onnx(
     preprocess = Preprocess(
         size, preset.resize, preset.filter, preset.order, preset.scale, preset.mean, preset.std
     )
-    module = Detector(preprocess, listed, head, preset.score_threshold, preset.nms_threshold)
+    module = BundleDetector(preprocess, listed, head, preset.score_threshold, preset.nms_threshold)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     provenance = {"onnx": path.name, "onnx_sha256": digest, "decoder": decoder}
     return Imported(module.eval(), names, preprocess.spec(), provenance)

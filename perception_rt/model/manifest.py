@@ -15,7 +15,6 @@ from perception_rt.model.fields import (
     list_of,
     no_others,
     nonempty_text,
-    nothing,
     number,
     one_of,
     shortened,
@@ -23,14 +22,14 @@ from perception_rt.model.fields import (
 from perception_rt.types.errors import BundleError
 
 SCHEMA_VERSION = 1
-TASKS = ("detect2d", "detect3d", "predict")  # a later task joins here; its golden input joins in golden.py
+TASKS = ("detect2d", "detect3d")  # a later task joins here; its golden input joins in golden.py
 BOX_COLUMNS = {"detect2d": 4, "detect3d": 7}  # xyxy in px; xyzlwh_yaw in m and rad
-GOLDEN_FORMS = {"detect2d": "(N, H, W, 3)", "detect3d": "(N, 4)", "predict": "(N, T, 3)"}
+GOLDEN_FORMS = {"detect2d": "(N, H, W, 3)", "detect3d": "(N, 4)"}
 INTENSITIES = ("unused", "unit", "byte")
 RESIZES = ("stretch", "letterbox", "model")
 ORDERS = ("rgb", "bgr")
 # A manifest must not make its reader fill the memory: how long each side may be, and how many there are.
-_GOLDEN_SIDES = {"detect2d": (4096, 4), "detect3d": (1 << 20, 2), "predict": (1000, 3)}
+_GOLDEN_SIDES = {"detect2d": (4096, 4), "detect3d": (1 << 20, 2)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,39 +64,7 @@ class CloudSpec:
     sensor_height: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StateSpec:
-    """What the bundle takes of the vehicle's past, and how far ahead it answers.
-
-    Attributes:
-        window_s: how long the history is, s; its last row is now.
-        step_s: between rows of the history and steps ahead, s.
-        horizon_s: how far ahead the last step is, s.
-
-    Raises:
-        BundleError: the step is not positive, or longer than the window or the horizon.
-    """
-
-    window_s: float
-    step_s: float
-    horizon_s: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.step_s <= min(self.window_s, self.horizon_s):
-            raise BundleError(f"input.step_s={self.step_s}: must be > 0, within the window and the horizon")
-
-    @property
-    def rows(self) -> int:
-        """Rows of the history."""
-        return round(self.window_s / self.step_s)
-
-    @property
-    def steps(self) -> int:
-        """Steps ahead; the first is one `step_s` from now."""
-        return round(self.horizon_s / self.step_s)
-
-
-InputSpec = ImageSpec | CloudSpec | StateSpec
+InputSpec = ImageSpec | CloudSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +73,10 @@ class Golden:
 
     Attributes:
         seed: seed of the input (`perception_rt.model.golden.golden_input`).
-        shape: (N, H, W, 3) of the uint8 images, (N, 4) of the float32 cloud, or (N, T, 3) of the float32
-            histories.
-        boxes: the answer's boxes, K rows of xyxy in px or xyzlwh_yaw in m and rad, best score first; of task
-            ``predict`` a row a history, its residuals one step after the other, m.
-        scores: K scores; ones of task ``predict``.
-        labels: K class indices; zeros of task ``predict``.
+        shape: (N, H, W, 3) of the uint8 images, (N, 4) of the float32 cloud.
+        boxes: the answer's boxes, K rows of xyxy in px or xyzlwh_yaw in m and rad, best score first.
+        scores: K scores.
+        labels: K class indices.
         box_tolerance: largest difference of a box coordinate, px, or m and rad.
         score_tolerance: largest difference of a score.
     """
@@ -133,11 +98,10 @@ class Manifest:
         name: what the bundle is called, e.g. ``sim_camera``.
         version: its version, free text.
         task: one of `TASKS`.
-        input: how images reach the network, what clouds it takes, or what history.
-        classes: class names; label i is ``classes[i]``; none of task ``predict``.
-        score_threshold: default lowest score kept; None of task ``predict``.
-        nms_threshold: default IoU above which the weaker of two boxes of one class is dropped; None of task
-            ``predict``.
+        input: how images reach the network, or what clouds it takes.
+        classes: class names; label i is ``classes[i]``.
+        score_threshold: default lowest score kept.
+        nms_threshold: default IoU above which the weaker of two boxes of one class is dropped.
         sha256: of the weights (`perception_rt.model.golden.weights_sha256`), 64 hex digits.
         golden: the self-test.
         provenance: where the weights come from (recipe, seed, scores, ...), JSON values.
@@ -150,8 +114,8 @@ class Manifest:
     task: str
     input: InputSpec
     classes: tuple[str, ...]
-    score_threshold: float | None
-    nms_threshold: float | None
+    score_threshold: float
+    nms_threshold: float
     sha256: str
     golden: Golden
     provenance: Mapping[str, Any]
@@ -183,22 +147,20 @@ def parse_manifest(text: str) -> Manifest:
         )
     no_others(data, Manifest, "")
     task = field(data, "task", one_of(TASKS))
-    detects = task != "predict"
-    classes = field(data, "classes", list_of(nonempty_text, None if detects else 0))
-    if detects and not classes:
+    classes = field(data, "classes", list_of(nonempty_text))
+    if not classes:
         raise BundleError("manifest classes=(): must be at least one")
-    threshold = number(0.0, 1.0) if detects else nothing
-    spec = _SPECS[task](field(data, "input", json_object))
+    threshold = number(0.0, 1.0)
     return Manifest(
         name=field(data, "name", nonempty_text),
         version=field(data, "version", nonempty_text),
         task=task,
-        input=spec,
+        input=_SPECS[task](field(data, "input", json_object)),
         classes=classes,
         score_threshold=field(data, "score_threshold", threshold),
         nms_threshold=field(data, "nms_threshold", threshold),
         sha256=field(data, "sha256", hex_sha256),
-        golden=_parse_golden(field(data, "golden", json_object), task, spec, len(classes) or 1),
+        golden=_parse_golden(field(data, "golden", json_object), task, len(classes)),
         provenance=field(data, "provenance", json_object),
         licence=field(data, "licence", nonempty_text),
         schema_version=schema,
@@ -226,26 +188,19 @@ def _parse_cloud(data: dict[str, Any]) -> CloudSpec:
     )
 
 
-def _parse_state(data: dict[str, Any]) -> StateSpec:
-    no_others(data, StateSpec, "input.")
-    return StateSpec(*(field(data, name, number(0.01, 60.0), "input.") for name in StateSpec.__slots__))
-
-
 _SPECS: dict[str, Callable[[dict[str, Any]], InputSpec]] = {
     "detect2d": _parse_image,
     "detect3d": _parse_cloud,
-    "predict": _parse_state,
 }
 
 
-def _parse_golden(data: dict[str, Any], task: str, spec: InputSpec, n_classes: int) -> Golden:
+def _parse_golden(data: dict[str, Any], task: str, n_classes: int) -> Golden:
     no_others(data, Golden, "golden.")
     longest, sides = _GOLDEN_SIDES[task]
-    columns = 2 * spec.steps if isinstance(spec, StateSpec) else BOX_COLUMNS[task]
     golden = Golden(
         seed=field(data, "seed", integer(0), "golden."),
         shape=field(data, "shape", list_of(integer(1, longest), sides), "golden."),
-        boxes=field(data, "boxes", list_of(list_of(number(), columns)), "golden."),
+        boxes=field(data, "boxes", list_of(list_of(number(), BOX_COLUMNS[task])), "golden."),
         scores=field(data, "scores", list_of(number(0.0, 1.0)), "golden."),
         labels=field(data, "labels", list_of(integer(0, n_classes - 1)), "golden."),
         box_tolerance=field(data, "box_tolerance", number(0.0), "golden."),
@@ -256,7 +211,6 @@ def _parse_golden(data: dict[str, Any], task: str, spec: InputSpec, n_classes: i
         raise BundleError(
             f"manifest golden: boxes, scores, labels have {sorted(counts)} rows, not one number > 0"
         )
-    last = {"detect2d": (3,), "detect3d": (4,)}.get(task) or (spec.rows, 3)
-    if golden.shape[-len(last) :] != last:
+    if golden.shape[-1] != {"detect2d": 3, "detect3d": 4}[task]:
         raise BundleError(f"manifest golden.shape={shortened(golden.shape)}: must be {GOLDEN_FORMS[task]}")
     return golden

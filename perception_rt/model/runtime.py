@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from perception_rt.model.archive import MODULE_ERRORS, optimise, read_archive, reason
-from perception_rt.model.golden import Outputs, flat_residuals, golden_difference, golden_input
+from perception_rt.model.golden import Outputs, golden_difference, golden_input
 from perception_rt.model.manifest import Manifest
 from perception_rt.types.errors import BundleError, ConfigError, ModelError
 
@@ -90,7 +90,7 @@ class Runtime:
             threads: CPU threads of torch, for the whole process; None leaves them.
 
         Returns:
-            An `ImageRuntime`, a `CloudRuntime` or a `PathRuntime`, by the task of the bundle.
+            An `ImageRuntime` or a `CloudRuntime`, by the task of the bundle.
 
         Raises:
             BundleError: one line that says why the bundle or the device cannot be used.
@@ -237,45 +237,7 @@ class CloudRuntime(Runtime):
         return self._run(cloud, _option(score_threshold), _option(nms_threshold))
 
 
-class PathRuntime(Runtime):
-    """Runs a bundle of task `predict`."""
-
-    def warmup(self, runs: int = 3) -> None:
-        """Run the golden histories, so that the first path is not slower than the others."""
-        history = golden_input(self.manifest.golden.seed, self.manifest.golden.shape)
-        for _ in range(runs):
-            self(history)
-
-    def __call__(self, history: torch.Tensor | np.ndarray) -> np.ndarray:
-        """Residuals of the paths that constant turn rate and acceleration give.
-
-        Args:
-            history: (N, T, 3) float32 of speed, m/s, yaw rate, rad/s, and acceleration, m/s^2, each
-                ``step_s`` of the bundle's `StateSpec`; the last row is now. On the host.
-
-        Returns:
-            (N, H, 2) float32, along and across (left) the heading of now, m, for each step ahead.
-
-        Raises:
-            ModelError: wrong input, or whatever went wrong inside, CUDA out of memory included.
-        """
-        rows = torch.from_numpy(history) if isinstance(history, np.ndarray) else history
-        expected = (self.manifest.input.rows, 3)
-        if rows.dtype != torch.float32 or rows.ndim != 3 or tuple(rows.shape[1:]) != expected:
-            raise ModelError(
-                f"history must be (N, {expected[0]}, 3) float32, got {tuple(rows.shape)} {rows.dtype}"
-            )
-        return self._run(rows)
-
-    @torch.inference_mode()
-    def _run_module(self, data: torch.Tensor, options: tuple[bool | float, ...]) -> np.ndarray:
-        return self._answer(data).float().cpu().numpy()
-
-    def _golden_outputs(self, data: np.ndarray) -> Outputs:
-        return flat_residuals(self(data))
-
-
-_RUNTIMES = {"detect2d": ImageRuntime, "detect3d": CloudRuntime, "predict": PathRuntime}
+_RUNTIMES = {"detect2d": ImageRuntime, "detect3d": CloudRuntime}
 
 
 def _option(value: float | None) -> float:

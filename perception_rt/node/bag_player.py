@@ -19,7 +19,7 @@ HEAD_START_S = 0.02  # of /clock: under simulated time nodes take nothing before
 SENSOR_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2")
 
 
-class BagPlayer(SourceNode):
+class BagPlayerNode(SourceNode):
     """Serialized bytes go out as they were recorded; stamps are left alone."""
 
     PARAMETERS = (
@@ -88,4 +88,4 @@ def qos_of(topic: str) -> QoSProfile:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until the bag ends."""
-    return run([BagPlayer], args)
+    return run([BagPlayerNode], args)

@@ -7,7 +7,7 @@ from perception_rt.node.detector import DetectorNode
 from perception_rt.node.run import run
 
 
-class CameraDetector(DetectorNode):
+class CameraDetectorNode(DetectorNode):
     """The node of `component.camera_detector`."""
 
     COMPONENT = camera_detector.CameraDetector
@@ -15,4 +15,4 @@ class CameraDetector(DetectorNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""
-    return run([CameraDetector], args)
+    return run([CameraDetectorNode], args)

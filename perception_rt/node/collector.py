@@ -16,7 +16,7 @@ from perception_rt.codec.detections import decode_detections
 from perception_rt.codec.detections3d import decode_detections3d
 from perception_rt.codec.transforms import parse_transforms
 from perception_rt.codec.vehicle import MotionReading, parse_odometry
-from perception_rt.node.run import listening
+from perception_rt.node.run import spinning_node
 from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import Detections2D, Detections3D
 
@@ -60,7 +60,7 @@ class Collector:
         self._stack = ExitStack()
 
     def __enter__(self) -> Collector:
-        node = self._stack.enter_context(listening("perception_rt_collector"))
+        node = self._stack.enter_context(spinning_node("perception_rt_collector"))
         for topic, (task, classes) in self._topics.items():
             message_type, decode = READERS[task]
             node.create_subscription(

@@ -9,15 +9,15 @@ from typing import Any
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
-from perception_rt.component.component import Worker
-from perception_rt.component.detector import Detector
+from perception_rt.component.component import InferenceWorker
+from perception_rt.component.detector import DetectorComponent
 from perception_rt.node.host import ComponentNode
 
 
 class DetectorNode(ComponentNode):
-    """The node of a `Detector`."""
+    """The node of a `DetectorComponent`."""
 
-    component: Detector | None
+    component: DetectorComponent | None
 
     def __init__(self, node_name: str = "", **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
@@ -37,7 +37,7 @@ class DetectorNode(ComponentNode):
             response.success, response.message = await done
         return response
 
-    def _swap(self, detector: Detector, worker: Worker, done: Future) -> None:
+    def _swap(self, detector: DetectorComponent, worker: InferenceWorker, done: Future) -> None:
         name = detector.values["bundle"]
         try:
             runtime = detector.open()

@@ -12,10 +12,9 @@ from sensor_msgs.msg import CameraInfo, Imu
 
 from perception_rt.node.source import to_time
 from perception_rt.sim.camera import Camera
-from perception_rt.sim.drive import ACCEL_SIGMA, GYRO_SIGMA, ODOM_V_SIGMA, ODOM_YAW_RATE_SIGMA
-from perception_rt.sim.drive import Imu as ImuReading
+from perception_rt.sim.drive import ACCEL_SIGMA, GYRO_SIGMA, ODOM_V_SIGMA, ODOM_YAW_RATE_SIGMA, ImuSample
 from perception_rt.sim.lidar import LIDAR_FRAME, LIDAR_POSITION
-from perception_rt.sim.path import EgoState
+from perception_rt.sim.path import SimulatedEgo
 
 OPTICAL_FRAME = "camera_optical_frame"
 
@@ -31,7 +30,7 @@ def camera_info(camera: Camera, stamp_ns: int) -> CameraInfo:
     return info
 
 
-def imu(reading: ImuReading, stamp_ns: int) -> Imu:
+def imu(reading: ImuSample, stamp_ns: int) -> Imu:
     """A reading in base_link, without orientation."""
     message = Imu()
     message.header.stamp, message.header.frame_id = to_time(stamp_ns), "base_link"
@@ -55,7 +54,7 @@ def odometry(frame: str, pose: Any, v: float, yaw_rate: float, stamp_ns: int) ->
     return message
 
 
-def true_odometry(ego: EgoState, stamp_ns: int) -> Odometry:
+def true_odometry(ego: SimulatedEgo, stamp_ns: int) -> Odometry:
     """The true state, in the frame map."""
     return odometry("map", (ego.x, ego.y, ego.yaw), ego.v, ego.yaw_rate, stamp_ns)
 

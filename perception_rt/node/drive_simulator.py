@@ -39,7 +39,7 @@ IMU_PERIOD_NS = 10_000_000  # 100 Hz; every second tick carries odometry and /tf
 Timed = tuple[int, Callable[[int], None]]
 
 
-class DriveSimulator(SourceNode):
+class DriveSimulatorNode(SourceNode):
     """Publishes what the sensors of a vehicle on a seeded drive see, and the truth about it."""
 
     PARAMETERS = (
@@ -55,7 +55,7 @@ class DriveSimulator(SourceNode):
 
     def __init__(self, node_name: str = "drive_simulator", **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
-        self._sensors: list[Sensor] = []
+        self._sensors: list[SimulatedSensor] = []
         self._advertised: list[Publisher] = []
 
     def setup(self) -> None:
@@ -70,7 +70,7 @@ class DriveSimulator(SourceNode):
             self._points = self._advertise(PointCloud2, "lidar/points", 5)
             self._truth_3d = self._advertise(Detection3DArray, "~/ground_truth_3d", 50)
             self._encoder_3d = Detection3DEncoder(SIM_CLASSES)
-            self._sensors.append(Sensor("lidar", lidar_hz, self._drive.lidar, self._emit_lidar))
+            self._sensors.append(SimulatedSensor("lidar", lidar_hz, self._drive.lidar, self._emit_lidar))
             self._listened.append(self._points)
             mounts.append(messages.lidar_mount(stamp_ns))
         if camera_hz:
@@ -78,7 +78,7 @@ class DriveSimulator(SourceNode):
             self._info = self._advertise(CameraInfo, "camera/camera_info", 5)
             self._truth = self._advertise(Detection2DArray, "~/ground_truth", 50)
             self._encoder = DetectionEncoder(SIM_CLASSES)
-            self._sensors.append(Sensor("camera", camera_hz, self._drive.sample, self._emit_camera))
+            self._sensors.append(SimulatedSensor("camera", camera_hz, self._drive.sample, self._emit_camera))
             self._listened.append(self._image)
             mounts.append(messages.camera_mount(self._drive.camera, stamp_ns))
         self._odometry = self._advertise(Odometry, "odom", 10)
@@ -168,7 +168,7 @@ class DriveSimulator(SourceNode):
         self._tf.publish(TFMessage(transforms=[messages.base_transform(pose, stamp_ns)]))
 
 
-class Sensor:
+class SimulatedSensor:
     """Makes samples ahead on a thread of its own, so that a stamp is the time of publishing.
 
     Args:
@@ -221,4 +221,4 @@ class Sensor:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until the drive ends."""
-    return run([DriveSimulator], args)
+    return run([DriveSimulatorNode], args)

@@ -7,7 +7,7 @@ from perception_rt.node.host import ComponentNode
 from perception_rt.node.run import run
 
 
-class Fusion(ComponentNode):
+class FusionNode(ComponentNode):
     """The node of `component.fusion`."""
 
     COMPONENT = fusion.Fusion
@@ -15,4 +15,4 @@ class Fusion(ComponentNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""
-    return run([Fusion], args)
+    return run([FusionNode], args)

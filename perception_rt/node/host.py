@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecyclePublisher
+from rclpy.timer import Timer
 
 from perception_rt.component.component import Component
 from perception_rt.node.messages import message_class
 from perception_rt.node.qos import AdaptiveSubscription
 from perception_rt.node.shell import PerceptionNode
-from perception_rt.node.transforms import Transforms, listen_to_transforms
+from perception_rt.node.transforms import TransformSubscriber, subscribe_transforms
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
@@ -21,17 +23,124 @@ from perception_rt.types import ConfigError
 from perception_rt.types.status import Status
 
 
-class TopicOutput:
-    """A publisher of serialized messages."""
+class TopicPublisher:
+    """A lifecycle publisher of serialized messages; silent once it is closed."""
 
-    def __init__(self, publisher: LifecyclePublisher) -> None:
-        self.publisher = publisher
-        self.publish = publisher.publish
-        self.listeners = publisher.get_subscription_count
+    def __init__(self, node: PerceptionNode, publisher: LifecyclePublisher) -> None:
+        self._node = node
+        self._publisher: LifecyclePublisher | None = publisher
+        self._lock = threading.Lock()  # no publish on a destroyed handle
+
+    def publish(self, data: bytes) -> None:
+        """Publish a serialized message."""
+        with self._lock:
+            if self._publisher is not None:
+                self._publisher.publish(data)
+
+    def get_subscription_count(self) -> int:
+        """How many subscribe; 0 once it is closed."""
+        with self._lock:
+            return 0 if self._publisher is None else self._publisher.get_subscription_count()
+
+    def close(self) -> None:
+        """Destroy the publisher."""
+        with self._lock:
+            if self._publisher is not None:
+                self._node.destroy_lifecycle_publisher(self._publisher)
+                self._publisher = None
+
+
+class NodeHost:
+    """The `Host` of a component in a ROS node: what it opens is closed with it.
+
+    Args:
+        node: whose topics, timers and log these are.
+        on_message: called before each message is handed to the component.
+    """
+
+    def __init__(self, node: PerceptionNode, on_message: Callable[[], None]) -> None:
+        self._node = node
+        self._on_message = on_message
+        self._timers: list[Timer] = []
+        self._publishers: list[TopicPublisher] = []
+        self._transforms: TransformSubscriber | None = None
+        self.subscriptions: list[AdaptiveSubscription] = []
+
+    def get_name(self) -> str:
+        """The node's name."""
+        return self._node.get_name()
+
+    def now_ns(self) -> int:
+        """ROS time, ns."""
+        return self._node.now_ns()
+
+    def resolve_topic_name(self, topic: str) -> str:
+        """The absolute name, remapped."""
+        return self._node.resolve_topic_name(topic)
+
+    def create_publisher(self, message_type: str, topic: str, depth: int) -> TopicPublisher:
+        """Create a lifecycle publisher."""
+        publisher = self._node.create_lifecycle_publisher(_installed(message_type), topic, depth)
+        self._publishers.append(TopicPublisher(self._node, publisher))
+        return self._publishers[-1]
+
+    def create_subscription(
+        self, message_type: str, topic: str, callback: Callable[[bytes], None], reliability: str
+    ) -> AdaptiveSubscription:
+        """Create a subscription that adapts to the publishers' QoS."""
+
+        def receive(data: bytes) -> None:
+            self._on_message()
+            callback(data)
+
+        subscription = AdaptiveSubscription(self._node, _installed(message_type), topic, receive, reliability)
+        self.subscriptions.append(subscription)
+        return subscription
+
+    def create_timer(self, period_s: float, callback: Callable[[], None]) -> None:
+        """Create a timer on the steady clock."""
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timers.append(self._node.create_timer(period_s, callback, clock=clock))
+
+    def transforms(self) -> TransformSubscriber:
+        """Return the transform buffer; it subscribes to /tf on the first call."""
+        if self._transforms is None:
+            self._transforms = subscribe_transforms(self._node)
+        return self._transforms
+
+    def make_worker(self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox) -> Worker:
+        """Start a thread that runs the pipeline."""
+        return Worker(pipeline.process, scheduler, mailbox, self._node, self._node.steady())
+
+    def info(self, text: str) -> None:
+        """Log at INFO."""
+        self._node.get_logger().info(text)
+
+    def warn(self, stream: str, error: Exception) -> None:
+        """Log at WARN, at most once a second."""
+        self._node.warn(stream, error)
+
+    def stop(self) -> None:
+        """Destroy timers and subscriptions, so that nothing is called any more."""
+        for timer in self._timers:
+            self._node.destroy_timer(timer)
+        for subscription in self.subscriptions:
+            subscription.close()
+        self._timers, self.subscriptions = [], []
+
+    def close(self) -> None:
+        """Destroy everything."""
+        self.stop()
+        if self._transforms is not None:
+            self._transforms.close()
+            self._transforms = None
+        for publisher in self._publishers:
+            publisher.close()
+        self._publishers = []
 
 
 class ComponentNode(PerceptionNode):
-    """The `Host` of one component; it lives from configure to cleanup.
+    """A ROS node around one component; the component lives from configure to cleanup.
 
     Attributes:
         component: None while the node is not configured.
@@ -45,86 +154,35 @@ class ComponentNode(PerceptionNode):
     def __init__(self, node_name: str = "", **kwargs: Any) -> None:
         super().__init__(node_name or self.COMPONENT.NAME, **kwargs)
         self.component: Component | None = None
-        self._inputs: list[AdaptiveSubscription] = []
-        self._outputs: list[TopicOutput] = []
-        self._ticks: list[Any] = []
-        self._listener: Transforms | None = None
-
-    # Host.
-
-    def steady(self) -> bool:
-        """False under simulated time."""
-        return self.get_parameter("use_sim_time").value is False
-
-    def advertise(self, message_type: str, topic: str, depth: int) -> TopicOutput:
-        """A lifecycle publisher."""
-        output = TopicOutput(self.create_lifecycle_publisher(_installed(message_type), topic, depth))
-        self._outputs.append(output)
-        return output
-
-    def hear(
-        self, message_type: str, topic: str, receive: Callable[[bytes], None], reliability: str
-    ) -> AdaptiveSubscription:
-        """A subscription that adapts to the publishers."""
-
-        def take(data: bytes) -> None:
-            self._begin()
-            receive(data)
-
-        heard = AdaptiveSubscription(self, _installed(message_type), topic, take, reliability)
-        self._inputs.append(heard)
-        return heard
-
-    def every(self, period_s: float, call: Callable[[], None]) -> None:
-        """A timer of the machine's time."""
-        clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._ticks.append(self.create_timer(period_s, call, clock=clock))
-
-    def transforms(self) -> Transforms:
-        """Listens from the first call on."""
-        if self._listener is None:
-            self._listener = listen_to_transforms(self)
-        return self._listener
-
-    def make_worker(self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox) -> Worker:
-        """A thread."""
-        return Worker(pipeline.process, scheduler, mailbox, self, self.steady())
-
-    def inform(self, text: str) -> None:
-        """Log."""
-        self.get_logger().info(text)
+        self._host: NodeHost | None = None
 
     # Lifecycle.
 
     def setup(self) -> None:
         """Make the component."""
-        self.component = self.COMPONENT(self, self.values)
+        self._host = NodeHost(self, self._begin)
+        self.component = self.COMPONENT(self._host, self.values)
         self.component.setup()
 
     def start(self) -> None:
-        """Let it work; under simulated time from the first /clock on, as nothing can be dated before it."""
+        """Activate the component; under simulated time from the first /clock on, as stamps need a date."""
         self.component.active = self.steady() or self.now_ns() > 0
 
     def stop(self) -> None:
-        """End what waits."""
+        """Deactivate the component and finish what is pending."""
         if self.component is not None:
             self.component.active = False
             self.component.stop()
 
     def teardown(self) -> None:
-        """Close what the component opened, and drop it."""
-        for tick in self._ticks:
-            self.destroy_timer(tick)
-        for heard in self._inputs:
-            heard.close()
+        """Destroy the component and everything that it opened."""
+        if self._host is not None:
+            self._host.stop()
         if self.component is not None:
             self.component.teardown()
-        if self._listener is not None:
-            self._listener.close()
-        for output in self._outputs:
-            self.destroy_lifecycle_publisher(output.publisher)
-        self._ticks, self._inputs, self._outputs = [], [], []
-        self.component = self._listener = None
+        if self._host is not None:
+            self._host.close()
+        self.component = self._host = None
 
     def on_parameters(self) -> None:
         """Live parameters changed."""
@@ -134,15 +192,19 @@ class ComponentNode(PerceptionNode):
     def every_second(self) -> None:
         """Let subscriptions adapt."""
         self._begin()
-        if not self.component.active:
+        component, host = self.component, self._host  # another thread may be cleaning up
+        if component is None or host is None:
+            return
+        if not component.active:
             self.get_logger().info("use_sim_time is true: waiting for /clock", once=True)
-        for heard in self._inputs:
-            heard.every_second()
+        for subscription in list(host.subscriptions):
+            subscription.every_second()
 
     def _begin(self) -> None:
-        """Let the component work if simulated time has begun meanwhile."""
-        if self.active and not self.component.active and self.now_ns() > 0:
-            self.component.active = True
+        """Activate the component if simulated time has begun meanwhile."""
+        component = self.component
+        if component is not None and self.active and not component.active and self.now_ns() > 0:
+            component.active = True
 
     def diagnostics(self) -> list[Status]:
         """The component's."""

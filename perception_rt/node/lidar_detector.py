@@ -7,7 +7,7 @@ from perception_rt.node.detector import DetectorNode
 from perception_rt.node.run import run
 
 
-class LidarDetector(DetectorNode):
+class LidarDetectorNode(DetectorNode):
     """The node of `component.lidar_detector`."""
 
     COMPONENT = lidar_detector.LidarDetector
@@ -15,4 +15,4 @@ class LidarDetector(DetectorNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""
-    return run([LidarDetector], args)
+    return run([LidarDetectorNode], args)

@@ -7,7 +7,7 @@ from perception_rt.node.host import ComponentNode
 from perception_rt.node.run import run
 
 
-class ObjectTracker(ComponentNode):
+class ObjectTrackerNode(ComponentNode):
     """The node of `component.object_tracker`."""
 
     COMPONENT = object_tracker.ObjectTracker
@@ -15,4 +15,4 @@ class ObjectTracker(ComponentNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""
-    return run([ObjectTracker], args)
+    return run([ObjectTrackerNode], args)

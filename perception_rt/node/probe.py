@@ -9,14 +9,14 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from perception_rt.node.messages import message_class
-from perception_rt.node.run import listening
+from perception_rt.node.run import spinning_node
 
 DISCOVERY_S = 5.0  # a topic that nobody announced by then has no publisher
 
 
 def probe_topics(topics: Sequence[str], seconds: float) -> Iterator[tuple[str, str]]:
     """Findings `(level, text)` about every topic, after listening for `seconds`."""
-    with listening("perception_rt_doctor") as node:
+    with spinning_node("perception_rt_doctor") as node:
         _await_discovery(node, topics)
         counts = {topic: _listen(node, topic) for topic in topics}
         time.sleep(seconds)

@@ -61,7 +61,7 @@ def spin(executor: Executor, stop: threading.Event, context: Context | None = No
 
 
 @contextmanager
-def listening(name: str, domain_id: int | None = None) -> Iterator[Node]:
+def spinning_node(name: str, domain_id: int | None = None) -> Iterator[Node]:
     """A node that is spun on a thread of its own, in a context of its own, until the end.
 
     Args:
@@ -111,7 +111,7 @@ class Graph:
     def end(self) -> None:
         """Wind every node down, then stop spinning and destroy."""
         for node in self.nodes:
-            node.wind_down()
+            node.shut_down()
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -123,7 +123,7 @@ class Graph:
 
 def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:
     """What makes the node of one entry of a parameter file."""
-    return partial(class_of("perception_rt.node", spec.name), namespace=spec.namespace)
+    return partial(class_of("perception_rt.node", spec.name, "Node"), namespace=spec.namespace)
 
 
 def run(
@@ -144,17 +144,17 @@ def run(
     clean_shared_memory()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     # Events and locks may deadlock in a signal handler; this queue is made for it.
-    wishes: queue.SimpleQueue[int] = queue.SimpleQueue()
+    exit_codes: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: wishes.put(0))
+        signal.signal(number, lambda *_: exit_codes.put(0))
     stop = threading.Event()
-    threading.Thread(target=_limit_end, args=(wishes, stop), daemon=True).start()
+    threading.Thread(target=_exit_soon, args=(exit_codes, stop), daemon=True).start()
     try:
         graph = Graph([factory() for factory in factories])
     except ConfigError as error:
         print(error, file=sys.stderr)
         rclpy.try_shutdown()
-        _leave(1)
+        _exit(1)
     up: list[bool] = []
     # On a thread, as loading a model cannot be interrupted either.
     bring_up = threading.Thread(target=lambda: up.append(graph.start()), name="bring-up", daemon=True)
@@ -166,21 +166,21 @@ def run(
             stop.wait(DRAIN_S)
             break
     code = 0 if any(up) or stop.is_set() else 1
-    wishes.put(code)
+    exit_codes.put(code)
     graph.end()
     rclpy.try_shutdown()
-    _leave(code)
+    _exit(code)
 
 
-def _limit_end(wishes: queue.SimpleQueue[int], stop: threading.Event) -> None:
+def _exit_soon(exit_codes: queue.SimpleQueue[int], stop: threading.Event) -> None:
     """End the process soon after the first wish (an exit code): a model cannot be interrupted."""
-    code = wishes.get()
+    code = exit_codes.get()
     stop.set()
     time.sleep(END_S)
-    _leave(code)
+    _exit(code)
 
 
-def _leave(code: int) -> NoReturn:
+def _exit(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -21,7 +21,7 @@ from perception_rt.types.status import Status
 
 AUTOSTART = Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager.")
 DIAGNOSTICS_PERIOD_S = 1.0
-LAST_WORD_S = 0.3  # for the last diagnostics to reach those who listen
+FINAL_DIAGNOSTICS_S = 0.3  # for the last diagnostics to reach those who listen
 
 
 class PerceptionNode(LifecycleNode):
@@ -79,7 +79,11 @@ class PerceptionNode(LifecycleNode):
         """ROS time, ns: the clock of stamps and ages."""
         return self._smooth.now_ns()
 
-    def complain(self, stream: str, error: Exception) -> None:
+    def steady(self) -> bool:
+        """False under simulated time."""
+        return self.get_parameter("use_sim_time").value is False
+
+    def warn(self, stream: str, error: Exception) -> None:
         """Warn of a message that ended badly, at most once a second; the unforeseen with its traceback."""
         unforeseen = not isinstance(error, PerceptionError)
         text = "".join(traceback.format_exception(error)) if unforeseen else str(error)
@@ -94,12 +98,12 @@ class PerceptionNode(LifecycleNode):
         done = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == done and self.trigger_activate() == done
 
-    def wind_down(self) -> None:
+    def shut_down(self) -> None:
         """Deactivate and clean up from wherever the node stands, with a last diagnostics message."""
         if self.active:
             self.trigger_deactivate()
         self._publish_diagnostics()
-        self._diagnostics_publisher.wait_for_all_acked(Duration(seconds=LAST_WORD_S))
+        self._diagnostics_publisher.wait_for_all_acked(Duration(seconds=FINAL_DIAGNOSTICS_S))
         if self._configured:
             self.trigger_cleanup()
 

@@ -19,7 +19,7 @@ from perception_rt.types import PerceptionError, TransformError
 DEPTH = 100
 
 
-class Transforms(component.Transforms, Protocol):
+class TransformSubscriber(component.Transforms, Protocol):
     """As a component asks for it."""
 
     def close(self) -> None:
@@ -27,7 +27,7 @@ class Transforms(component.Transforms, Protocol):
         ...
 
 
-def listen_to_transforms(node: Node) -> Transforms:
+def subscribe_transforms(node: Node) -> TransformSubscriber:
     """Listen to /tf and /tf_static on the node's executor."""
     return Tf2Listener(node) if find_spec("tf2_ros") else TransformListener(node)
 

@@ -7,7 +7,7 @@ from perception_rt.node.host import ComponentNode
 from perception_rt.node.run import run
 
 
-class VehicleState(ComponentNode):
+class VehicleStateNode(ComponentNode):
     """The node of `component.vehicle_state`."""
 
     COMPONENT = vehicle_state.VehicleState
@@ -15,4 +15,4 @@ class VehicleState(ComponentNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""
-    return run([VehicleState], args)
+    return run([VehicleStateNode], args)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
-class Fate(str, Enum):
+class Outcome(str, Enum):
     """How a received message ended."""
 
     PUBLISHED = "published"
@@ -30,14 +30,14 @@ class Entry:
         arrival_ns: when it arrived.
         stamp_ns: of its header; None before it could be read.
         stages_ms: by stage, how long it took.
-        fate: how it ended; None while it is pending. reason: why, where there is one.
+        outcome: how it ended; None while it is pending. reason: why, where there is one.
     """
 
     number: int
     arrival_ns: int
     stamp_ns: int | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
-    fate: Fate | None = None
+    outcome: Outcome | None = None
     reason: str = ""
 
 
@@ -52,8 +52,8 @@ class FrameLedger:
         self.on_end: Callable[[Entry], None] | None = None
         self._lock = threading.Lock()
         self._received = 0
-        self._fates: Counter[Fate] = Counter()
-        self._reasons: dict[Fate, str] = {}
+        self._counts: Counter[Outcome] = Counter()
+        self._reasons: dict[Outcome, str] = {}
 
     def receive(self, now_ns: int) -> Entry:
         """A message arrived."""
@@ -61,21 +61,21 @@ class FrameLedger:
             self._received += 1
             return Entry(self._received - 1, now_ns)
 
-    def settle(self, entry: Entry, fate: Fate, reason: str = "") -> None:
+    def finish(self, entry: Entry, outcome: Outcome, reason: str = "") -> None:
         """A message ended; `reason` is kept as the latest of its kind.
 
         Raises:
             ValueError: it has ended before.
         """
         with self._lock:
-            if entry.fate is not None:
+            if entry.outcome is not None:
                 raise ValueError(
-                    f"fate={fate.value}: message {entry.number} ended as {entry.fate.value} already"
+                    f"outcome={outcome.value}: message {entry.number} ended as {entry.outcome.value} already"
                 )
-            entry.fate, entry.reason = fate, reason
-            self._fates[fate] += 1
+            entry.outcome, entry.reason = outcome, reason
+            self._counts[outcome] += 1
             if reason:
-                self._reasons[fate] = reason
+                self._reasons[outcome] = reason
         if self.on_end is not None:
             self.on_end(entry)
 
@@ -85,10 +85,10 @@ class FrameLedger:
         `pending` messages wait in the mailbox or are being inferred; it is zero after a shutdown.
         """
         with self._lock:
-            states = {fate.value: self._fates[fate] for fate in Fate}
+            states = {outcome.value: self._counts[outcome] for outcome in Outcome}
             return {
                 "received": self._received,
                 "pending": self._received - sum(states.values()),
                 "states": states,
-                "reasons": {fate.value: text for fate, text in self._reasons.items()},
+                "reasons": {outcome.value: text for outcome, text in self._reasons.items()},
             }

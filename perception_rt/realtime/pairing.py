@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-from perception_rt.realtime.ledger import Entry, Fate
+from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.ordering import RESET_NS
-from perception_rt.realtime.pipeline import Account
+from perception_rt.realtime.pipeline import StreamStats
 
 HOLD_NS = 1_000_000_000  # a partner waits for its anchor this long: the anchor's detector may be slow
 HOLD_COUNT = 256
@@ -48,13 +48,13 @@ class StampPairing:
     A step back of more than a second begins a stream anew; what is held from the time before ends.
 
     Args:
-        anchors: account of the anchors' stream.
-        partners: account of the other one.
+        anchors: stats of the anchors' stream.
+        partners: stats of the other one.
         window_ns: greatest difference of the stamps of a pair.
         max_wait_ns: how long an anchor waits after its arrival.
     """
 
-    def __init__(self, anchors: Account, partners: Account, window_ns: int, max_wait_ns: int) -> None:
+    def __init__(self, anchors: StreamStats, partners: StreamStats, window_ns: int, max_wait_ns: int) -> None:
         self.window_ns = window_ns
         self.max_wait_ns = max_wait_ns
         self._anchors, self._partners = anchors, partners
@@ -109,18 +109,18 @@ class StampPairing:
 
     def clear(self, reason: str) -> None:
         """End everything that is held as superseded."""
-        for account, held in ((self._anchors, self._waiting), (self._partners, self._unused)):
+        for stats, held in ((self._anchors, self._waiting), (self._partners, self._unused)):
             for one in held:
-                account.ledger.settle(one.entry, Fate.SUPERSEDED, reason)
+                stats.ledger.finish(one.entry, Outcome.SUPERSEDED, reason)
             held.clear()
 
-    def _accept(self, account: Account, entry: Entry, stamp_ns: int, newest_ns: int | None) -> bool:
+    def _accept(self, stats: StreamStats, entry: Entry, stamp_ns: int, newest_ns: int | None) -> bool:
         """Whether the stamp is a new one and in order; if not, the message has ended."""
-        if not account.in_order(entry, stamp_ns):
+        if not stats.in_order(entry, stamp_ns):
             return False
         if stamp_ns == newest_ns:
             reason = f"a message of stamp {stamp_ns / 1e9:.6f} s came before"
-            account.ledger.settle(entry, Fate.SUPERSEDED, reason)
+            stats.ledger.finish(entry, Outcome.SUPERSEDED, reason)
             return False
         return True
 
@@ -154,20 +154,20 @@ class StampPairing:
         neighbours = [anchor for anchor in (self._last, following) if anchor is not None]
         near = [paired for stamp, paired in neighbours if abs(stamp - held.stamp_ns) <= self.window_ns]
         if any(near):
-            fate, reason = Fate.SUPERSEDED, "a nearer one was taken"
+            outcome, reason = Outcome.SUPERSEDED, "a nearer one was taken"
         elif near:
-            fate, reason = Fate.LATE, "its anchor's wait had ended"
+            outcome, reason = Outcome.LATE, "its anchor's wait had ended"
         elif len(neighbours) == 2 and all(paired for _, paired in neighbours):
-            fate, reason = Fate.SUPERSEDED, "the anchors before and after it have nearer ones"
+            outcome, reason = Outcome.SUPERSEDED, "the anchors before and after it have nearer ones"
         else:
-            fate, reason = Fate.UNSYNCED, f"no anchor within {self.window_ns / 1e6:g} ms"
-        self._partners.ledger.settle(held.entry, fate, reason)
+            outcome, reason = Outcome.UNSYNCED, f"no anchor within {self.window_ns / 1e6:g} ms"
+        self._partners.ledger.finish(held.entry, outcome, reason)
 
     def _end_unused_beyond(self, limit_ns: int | None) -> None:
         """End the partners of after a time (None: all), as the clock was set back."""
         while self._unused and (limit_ns is None or self._unused[-1].stamp_ns > limit_ns):
             held = self._unused.pop()
-            self._partners.ledger.settle(held.entry, Fate.SUPERSEDED, "the clock was set back")
+            self._partners.ledger.finish(held.entry, Outcome.SUPERSEDED, "the clock was set back")
 
 
 def _steps_back(stamp_ns: int, newest_ns: int | None) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from perception_rt.realtime.clock import Clock
-from perception_rt.realtime.ledger import Entry, Fate, FrameLedger
+from perception_rt.realtime.ledger import Entry, FrameLedger, Outcome
 from perception_rt.realtime.ordering import StampOrder
 from perception_rt.realtime.statistics import LatencyWindow, RateMeter
 from perception_rt.types.errors import CodecError
@@ -30,7 +30,7 @@ class Parsed(Protocol):
 
 
 @dataclass
-class Account:
+class StreamStats:
     """What is known of one stream: the ledger, and times in ms."""
 
     ledger: FrameLedger = field(default_factory=FrameLedger)
@@ -50,7 +50,7 @@ class Account:
         entry.stamp_ns = stamp_ns
         behind_ns = self.order.behind_ns(stamp_ns)
         if behind_ns:
-            self.ledger.settle(entry, Fate.LATE, f"stamp is {behind_ns / 1e6:.1f} ms behind the newest")
+            self.ledger.finish(entry, Outcome.LATE, f"stamp is {behind_ns / 1e6:.1f} ms behind the newest")
         return not behind_ns
 
     def measure(self, entry: Entry, stage: str, took_ns: int) -> None:
@@ -102,10 +102,10 @@ class FramePipeline:
         publish: called with stream, frame and result.
         extras: the same, after all results of the batch are out: what is for people.
         clock: the clock of the stamps.
-        complain: called with stream and error when a message is refused or the model fails.
+        warn: called with stream and error when a message is refused or the model fails.
 
     Attributes:
-        accounts: by stream.
+        stats: by stream.
         max_age_ms: frames older than this at their turn are late; 0 for no limit.
     """
 
@@ -116,51 +116,51 @@ class FramePipeline:
         publish: Callable[[str, Any, Any], None],
         extras: Callable[[str, Any, Any], None],
         clock: Clock,
-        complain: Callable[[str, Exception], None],
+        warn: Callable[[str, Exception], None],
         max_age_ms: float = 0.0,
     ) -> None:
-        self.accounts = {stream: Account() for stream in parsers}
+        self.stats = {stream: StreamStats() for stream in parsers}
         self.max_age_ms = max_age_ms
         self._parsers = parsers
         self._infer = infer
         self._publish = publish
         self._extras = extras
         self._clock = clock
-        self._complain = complain
-        self._lock = threading.Lock()  # a message ends by `process` or by `give_up`, not by both
+        self._warn = warn
+        self._lock = threading.Lock()  # a message ends by `process` or by `cancel_running`, not by both
         self._in_hand: dict[str, Entry] = {}
 
     def receive(self, stream: str, message: Any, put: Callable[[str, Waiting], Waiting | None]) -> None:
         """Check a message and `put` it into the mailbox; whatever is refused or superseded ends here."""
-        account = self.accounts[stream]
-        entry = account.receive(self._clock.now_ns())
+        stats = self.stats[stream]
+        entry = stats.receive(self._clock.now_ns())
         try:
             parsed = self.parse(stream, message)
         except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is received
-            account.ledger.settle(entry, Fate.DECODE_ERROR, str(error))
-            self._complain(stream, error)
+            stats.ledger.finish(entry, Outcome.DECODE_ERROR, str(error))
+            self._warn(stream, error)
             return
-        if not account.in_order(entry, parsed.stamp_ns):
+        if not stats.in_order(entry, parsed.stamp_ns):
             return
         superseded = put(stream, Waiting(parsed, entry))
         if superseded is not None:
-            account.ledger.settle(superseded.entry, Fate.SUPERSEDED, "a newer frame came first")
+            stats.ledger.finish(superseded.entry, Outcome.SUPERSEDED, "a newer frame came first")
 
     def parse(self, stream: str, message: Any) -> Parsed:
         """Check a message; raises CodecError. `receive` does it too."""
         return self._parsers[stream](message)
 
-    def abandon(self, batch: Batch, reason: str) -> None:
+    def cancel_pending(self, batch: Batch, reason: str) -> None:
         """Messages taken back out of the mailbox end as superseded."""
         for stream, (waiting, _) in batch.items():
-            self.accounts[stream].ledger.settle(waiting.entry, Fate.SUPERSEDED, reason)
+            self.stats[stream].ledger.finish(waiting.entry, Outcome.SUPERSEDED, reason)
 
-    def give_up(self, reason: str) -> None:
+    def cancel_running(self, reason: str) -> None:
         """Messages that are being processed end as superseded; what becomes of them is not published."""
         with self._lock:
             given_up, self._in_hand = self._in_hand, {}
             for stream, entry in given_up.items():
-                self.accounts[stream].ledger.settle(entry, Fate.SUPERSEDED, reason)
+                self.stats[stream].ledger.finish(entry, Outcome.SUPERSEDED, reason)
 
     def process(self, batch: Batch) -> None:
         """Decode, infer, publish; every message of `batch` ends here, and nothing is raised."""
@@ -173,10 +173,10 @@ class FramePipeline:
             self._in_hand = {stream: waiting.entry for stream, (waiting, _) in batch.items()}
         parsed = {}
         for stream, (waiting, arrival_ns) in batch.items():
-            self.accounts[stream].measure(waiting.entry, "wait", now - arrival_ns)
+            self.stats[stream].measure(waiting.entry, "wait", now - arrival_ns)
             age_ms = (now - waiting.parsed.stamp_ns) / 1e6
             if self.max_age_ms and age_ms > self.max_age_ms:
-                self._end(stream, Fate.LATE, f"age {age_ms:.1f} ms is above {self.max_age_ms:g} ms")
+                self._end(stream, Outcome.LATE, f"age {age_ms:.1f} ms is above {self.max_age_ms:g} ms")
             else:
                 parsed[stream] = waiting.parsed
         return parsed
@@ -203,8 +203,8 @@ class FramePipeline:
     def finish(self, computed: Computed) -> None:
         """Publish; every message in hand ends here, and nothing is raised."""
         for stream, error in computed.refused.items():
-            if self._end(stream, Fate.DECODE_ERROR, str(error)):
-                self._complain(stream, error)
+            if self._end(stream, Outcome.DECODE_ERROR, str(error)):
+                self._warn(stream, error)
         finished = []
         try:
             if isinstance(computed.results, Exception):
@@ -214,17 +214,17 @@ class FramePipeline:
                     finished.append((stream, frame, result))
         except Exception as error:  # noqa: BLE001 - whatever a model does, the next frame has its turn
             for stream in list(self._in_hand):
-                if self._end(stream, Fate.MODEL_ERROR, str(error)):
-                    self._complain(stream, error)
+                if self._end(stream, Outcome.MODEL_ERROR, str(error)):
+                    self._warn(stream, error)
         for stream, frame, result in finished:
             try:
                 self._extras(stream, frame, result)
             except Exception as error:  # noqa: BLE001 - a picture for people must not cost a result
-                self._complain(stream, error)
+                self._warn(stream, error)
 
     def _finish(self, stream: str, frame: Any, result: Any, computed: Computed) -> bool:
         """Publish; False where the message was given up meanwhile."""
-        account = self.accounts[stream]
+        stats = self.stats[stream]
         with self._lock:  # whoever gives up waits, so that published means published
             entry = self._in_hand.get(stream)
             if entry is None:
@@ -233,17 +233,17 @@ class FramePipeline:
             self._publish(stream, frame, result)
             del self._in_hand[stream]
             now = self._clock.now_ns()
-            account.measure(entry, "decode", computed.decode_ns[stream])
-            account.measure(entry, "infer", computed.infer_ns)
-            account.measure(entry, "publish", now - began)
-            account.answered(entry, now)
-            account.ledger.settle(entry, Fate.PUBLISHED)
+            stats.measure(entry, "decode", computed.decode_ns[stream])
+            stats.measure(entry, "infer", computed.infer_ns)
+            stats.measure(entry, "publish", now - began)
+            stats.answered(entry, now)
+            stats.ledger.finish(entry, Outcome.PUBLISHED)
         return True
 
-    def _end(self, stream: str, fate: Fate, reason: str) -> bool:
+    def _end(self, stream: str, outcome: Outcome, reason: str) -> bool:
         """Settle a message in hand; False where it has ended already."""
         with self._lock:
             entry = self._in_hand.pop(stream, None)
             if entry is not None:
-                self.accounts[stream].ledger.settle(entry, fate, reason)
+                self.stats[stream].ledger.finish(entry, outcome, reason)
         return entry is not None

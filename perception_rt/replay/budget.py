@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from perception_rt.realtime.ledger import Fate
+from perception_rt.realtime.ledger import Outcome
 from perception_rt.realtime.pipeline import STAGES
 from perception_rt.types import ConfigError
 
@@ -19,9 +19,9 @@ _TIMES = {
     **{f"age_{q}": ("age_ms", q) for q in ("p50", "p90", "p99", "max")},
     **{f"{stage}_{q}": ("stages_ms", stage, q) for stage in STAGES for q in ("p50", "p99", "max")},
 }
-_COUNTS = ("lost", "unaccounted", *(fate.value for fate in Fate))
+_COUNTS = ("lost", "unaccounted", *(outcome.value for outcome in Outcome))
 _RATE = "rate_min"
-_AT_LEAST = (_RATE, Fate.PUBLISHED.value)
+_AT_LEAST = (_RATE, Outcome.PUBLISHED.value)
 STREAM_METRICS = (*_TIMES, *_COUNTS, _RATE)
 UNREADABLE = "unreadable"
 """Of the whole recording: messages that could not be read."""
@@ -158,7 +158,7 @@ def _stream_value(row: Mapping[str, Any], budget: Budget) -> float | None:
     if budget.metric == _RATE:
         return row["rate_hz"]
     count = {
-        "lost": received - states[Fate.PUBLISHED.value],
+        "lost": received - states[Outcome.PUBLISHED.value],
         "unaccounted": received - sum(states.values()),
         **states,
     }[budget.metric]

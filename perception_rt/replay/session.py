@@ -67,7 +67,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ReplayResult:
     """What came of a session; `code` is the exit code, `run` what run.json says."""
 
     code: int
@@ -79,7 +79,7 @@ class Outcome:
 
 def run_session(
     session: Session, live: Any = None, progress: Callable[[float, float], None] = lambda done, total: None
-) -> Outcome:
+) -> ReplayResult:
     """Do all of it; run.json is written last, so that a folder that has one is complete.
 
     Raises:
@@ -124,7 +124,7 @@ def run_session(
     if session.report:
         write_report(out, session.bag, about, checks, truths)
     _write_json(out / RUN, about)
-    return Outcome(code, metrics, checks, comparison, about)
+    return ReplayResult(code, metrics, checks, comparison, about)
 
 
 def _check_folders(session: Session) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich import box
 from rich.table import Table
 
-from perception_rt.realtime.ledger import Fate
+from perception_rt.realtime.ledger import Outcome
 from perception_rt.replay.metrics import average_precision
 from perception_rt.replay.metrics3d import average_precision_bev
 from perception_rt.types import Detections2D, Detections3D
@@ -43,7 +43,7 @@ def summarise(
         map50 = _map50(truths, detections, classes, task)
     return {
         "received": int(account["received"]),
-        "states": {fate.value: int(account[fate.value]) for fate in Fate},
+        "states": {outcome.value: int(account[outcome.value]) for outcome in Outcome},
         "rate_hz": round((len(stamps) - 1) / span_s, 3) if span_s else 0.0,
         "age_ms": {q: float(account.get(f"age_ms_{q}", "nan")) for q in ("p50", "p99")},
         "map50": None if map50 is None else round(map50, 4),

@@ -10,10 +10,10 @@ import numpy as np
 
 from perception_rt.sim.camera import Camera
 from perception_rt.sim.lidar import AZIMUTH_STEPS, Lidar, LidarSample
-from perception_rt.sim.path import EgoState
+from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.render import draw_objects
 from perception_rt.sim.scene import Look, background, draw_road, to_base
-from perception_rt.sim.world import Objects, World
+from perception_rt.sim.world import World, WorldObjects
 from perception_rt.types import ConfigError, Detections2D
 
 # What a person would label: large enough, seen enough, and not just a sliver at the image's edge.
@@ -47,7 +47,7 @@ class Objects3D:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Imu:
+class ImuSample:
     """An IMU in base_link: (3,) rad/s and (3,) m/s^2; at rest it measures gravity upward (REP 145)."""
 
     angular_velocity: np.ndarray
@@ -80,7 +80,7 @@ class DriveSample:
     truth: Detections2D
     truth_ids: np.ndarray
     objects3d: Objects3D
-    ego: EgoState
+    ego: SimulatedEgo
     camera: Camera
 
 
@@ -144,7 +144,7 @@ class Drive:
             round(t_s * 1e9), image, truth, objects.ids[keep], _in_base(ego, objects), ego, self.camera
         )
 
-    def ego(self, t_s: float) -> EgoState:
+    def ego(self, t_s: float) -> SimulatedEgo:
         """The true state of the vehicle; raises as `sample`."""
         if not (np.isfinite(t_s) and t_s >= 0):
             raise ConfigError(f"t_s={t_s!r}: give a finite time >= 0")
@@ -159,10 +159,10 @@ class Drive:
         self.ego(t_s)  # checks t_s
         return self._lidar.scan(t_s, self._rng(9, t_s))
 
-    def imu(self, t_s: float) -> Imu:
+    def imu(self, t_s: float) -> ImuSample:
         """The IMU's reading with white noise of GYRO_SIGMA and ACCEL_SIGMA; raises as `sample`."""
         ego, rng = self.ego(t_s), self._rng(7, t_s)
-        return Imu(
+        return ImuSample(
             np.array([0, 0, ego.yaw_rate]) + rng.normal(0, GYRO_SIGMA, 3),
             np.array([ego.accel, ego.v * ego.yaw_rate, GRAVITY]) + rng.normal(0, ACCEL_SIGMA, 3),
         )
@@ -178,11 +178,11 @@ class Drive:
         return np.random.default_rng([self.seed, stream, round(t_s * 1e9)])
 
 
-def _in_base(ego: EgoState, objects: Objects) -> Objects3D:
+def _in_base(ego: SimulatedEgo, objects: WorldObjects) -> Objects3D:
     kept = objects.labels >= 0
     x, y = to_base(ego, objects.xyz[kept, 0], objects.xyz[kept, 1])
     yaw = (objects.yaw[kept] - ego.yaw + np.pi) % (2 * np.pi) - np.pi
-    still = EgoState(0, 0, ego.yaw, 0, 0, 0)
+    still = SimulatedEgo(0, 0, ego.yaw, 0, 0, 0)
     vx, vy = to_base(still, objects.velocity[kept, 0], objects.velocity[kept, 1])
     return Objects3D(
         np.column_stack([x, y, objects.xyz[kept, 2], objects.lwh[kept], yaw]),

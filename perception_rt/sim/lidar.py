@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perception_rt.sim.path import EgoState
+from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.raycast import RayGrid, cast_capsules, cast_faces, nearest
 from perception_rt.sim.scene import to_base
 from perception_rt.sim.solids import Solids, solids_of
 from perception_rt.sim.terrain import REFLECTIVITY, Terrain
-from perception_rt.sim.world import Objects, World
+from perception_rt.sim.world import World, WorldObjects
 from perception_rt.types import ConfigError, Detections3D
 
 LIDAR_POSITION = (1.0, 0.0, 1.9)  # in base_link, m; the axes are parallel
@@ -81,7 +81,7 @@ class Lidar:
         grid = RayGrid.of(self.azimuth_steps, ELEVATIONS, start)
         points, owner = scan(grid, self.terrain, ego, ego_s, objects, rng)
         truth, rows = _truth(ego, objects)
-        velocity = to_base(EgoState(0, 0, ego.yaw, 0, 0, 0), *objects.velocity[rows].T)
+        velocity = to_base(SimulatedEgo(0, 0, ego.yaw, 0, 0, 0), *objects.velocity[rows].T)
         return LidarSample(
             round(t_s * 1e9),
             points,
@@ -93,7 +93,12 @@ class Lidar:
 
 
 def scan(
-    grid: RayGrid, terrain: Terrain, ego: EgoState, ego_s: float, objects: Objects, rng: np.random.Generator
+    grid: RayGrid,
+    terrain: Terrain,
+    ego: SimulatedEgo,
+    ego_s: float,
+    objects: WorldObjects,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The returns of one revolution.
 
@@ -114,7 +119,7 @@ class _Surface:
     """What each ray meets first, as (rays,) arrays.
 
     Attributes:
-        rho: horizontal range, m, infinite for nothing. owner: row in Objects, -1 for the ground.
+        rho: horizontal range, m, infinite for nothing. owner: row in WorldObjects, -1 for the ground.
         reflectivity: in [0, 1]. cosine: of the angle of incidence. glass, foliage: bool.
     """
 
@@ -127,7 +132,12 @@ class _Surface:
 
 
 def _meet_solids(
-    grid: RayGrid, terrain: Terrain, ego: EgoState, ego_s: float, objects: Objects, rng: np.random.Generator
+    grid: RayGrid,
+    terrain: Terrain,
+    ego: SimulatedEgo,
+    ego_s: float,
+    objects: WorldObjects,
+    rng: np.random.Generator,
 ) -> _Surface:
     # 15 m: half of a building.
     solids = solids_of(ego, objects, LIDAR_POSITION, MAX_RANGE_M + 15)
@@ -174,7 +184,7 @@ def _cosine(
     return cosine
 
 
-def _meet_ground(grid: RayGrid, surface: _Surface, terrain: Terrain, ego: EgoState, ego_s: float) -> None:
+def _meet_ground(grid: RayGrid, surface: _Surface, terrain: Terrain, ego: SimulatedEgo, ego_s: float) -> None:
     """Let the rays that reach the ground before anything else end there."""
     rings, height = len(grid.tan), LIDAR_POSITION[2]
     down = int(np.searchsorted(grid.tan, -height / MAX_RANGE_M))
@@ -215,7 +225,7 @@ def _returns(grid: RayGrid, surface: _Surface, rng: np.random.Generator) -> tupl
     return points.astype(np.float32), surface.owner[met[back]]
 
 
-def _truth(ego: EgoState, objects: Objects) -> tuple[Detections3D, np.ndarray]:
+def _truth(ego: SimulatedEgo, objects: WorldObjects) -> tuple[Detections3D, np.ndarray]:
     """The labelled things in range, and their rows in `objects`."""
     x, y = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
     centre = np.column_stack([x, y, objects.xyz[:, 2]]) - LIDAR_POSITION

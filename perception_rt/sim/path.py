@@ -86,7 +86,7 @@ class RoadPath:
 
 
 @dataclass(frozen=True, slots=True)
-class EgoState:
+class SimulatedEgo:
     """The vehicle's state: base_link (on the ground, rear axle) in the odom frame, REP 103 and REP 105.
 
     Attributes:
@@ -134,11 +134,11 @@ class EgoMotion:
             low, high = (middle, high) if self.s(middle) < s else (low, middle)
         return low
 
-    def state(self, t: float) -> EgoState:
+    def state(self, t: float) -> SimulatedEgo:
         """The full state at t [s]."""
         s, v = self.s(t), self.v(t)
         x, y, heading = self.path.position(s)
-        return EgoState(
+        return SimulatedEgo(
             x=float(x),
             y=float(y),
             yaw=float((heading + np.pi) % (2 * np.pi) - np.pi),

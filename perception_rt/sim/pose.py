@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from perception_rt.sim.camera import NEAR_M, Camera
-from perception_rt.sim.path import EgoState
+from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.scene import Look, to_base, to_fixed
 from perception_rt.sim.shapes import Figure, Mesh
-from perception_rt.sim.world import Objects
+from perception_rt.sim.world import WorldObjects
 
 _LOD_M = 70.0
 
@@ -20,7 +20,7 @@ class Posed:
     """One object ready to paint.
 
     Attributes:
-        row: its row in `Objects`. shape: Mesh or Figure. points: (P, 3) in base_link, m.
+        row: its row in `WorldObjects`. shape: Mesh or Figure. points: (P, 3) in base_link, m.
         uv: (P, 2) px. fixed: the same for OpenCV. scale: (P,) px per m. depth: (P,) m.
         extent: (4,) xyxy px of what will be painted, not clipped to the image.
         colors: one [r, g, b] per kept face or per capsule. kept: indices of the faces turned to the camera.
@@ -40,7 +40,7 @@ class Posed:
     cut: bool
 
 
-def pose_objects(look: Look, ego: EgoState, objects: Objects) -> list[Posed]:
+def pose_objects(look: Look, ego: SimulatedEgo, objects: WorldObjects) -> list[Posed]:
     """The objects that touch the image, from far to near."""
     camera = look.camera
     rows, bx, by = _in_view(camera, ego, objects)
@@ -95,7 +95,9 @@ def clip_near(camera: Camera, face: np.ndarray) -> np.ndarray:
     return camera.project(np.array(out))[0] if out else np.zeros((0, 2))
 
 
-def _in_view(camera: Camera, ego: EgoState, objects: Objects) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _in_view(
+    camera: Camera, ego: SimulatedEgo, objects: WorldObjects
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows that may touch the image, from far to near, and their places in base_link."""
     bx, by = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
     reach = np.hypot(objects.lwh[:, 0], objects.lwh[:, 1]) / 2 + 2.0
@@ -129,7 +131,7 @@ def _turned(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 def _lit(
     look: Look,
-    ego: EgoState,
+    ego: SimulatedEgo,
     shapes: list,
     starts: np.ndarray,
     turn: np.ndarray,
@@ -164,7 +166,7 @@ def _lit(
 
 
 def _lit_meshes(
-    look: Look, ego: EgoState, meshes: list, starts: np.ndarray, turn: np.ndarray, points: np.ndarray
+    look: Look, ego: SimulatedEgo, meshes: list, starts: np.ndarray, turn: np.ndarray, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """(F, 3) light on the faces of all meshes, and (F,) whether they are turned to the camera."""
     owner = np.repeat([i for i, _, _ in meshes], [n for _, _, n in meshes])

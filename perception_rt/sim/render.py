@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 
 from perception_rt.sim.camera import NEAR_M, Camera
-from perception_rt.sim.path import EgoState
+from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.pose import Posed, clip_near, pose_objects
 from perception_rt.sim.scene import SHIFT, Look, to_base, to_fixed
 from perception_rt.sim.shapes import Figure
-from perception_rt.sim.world import Objects
+from perception_rt.sim.world import WorldObjects
 
 _ID_SCALE = 0.5
 _SCENERY_ID = 255
@@ -20,8 +20,8 @@ _THIN_PX = 4.0  # scenery that is no wider hides nothing worth counting
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
-    """What became of each object, in the order of `Objects`.
+class RenderedFrame:
+    """What became of each object, in the order of `WorldObjects`.
 
     Attributes:
         xyxy: (N, 4) float32 extent of the whole silhouette, clipped to the image; zeros where not drawn.
@@ -34,7 +34,9 @@ class Drawn:
     visible: np.ndarray
 
 
-def draw_objects(image: np.ndarray, look: Look, ego: EgoState, objects: Objects, min_height: float) -> Drawn:
+def draw_objects(
+    image: np.ndarray, look: Look, ego: SimulatedEgo, objects: WorldObjects, min_height: float
+) -> RenderedFrame:
     """Paint the objects onto the image and measure what can be seen of them.
 
     Args:
@@ -70,7 +72,7 @@ def draw_objects(image: np.ndarray, look: Look, ego: EgoState, objects: Objects,
         xyxy[row] = clipped
     for row, mark, roi, total in seen:
         visible[row] = np.count_nonzero(ids[roi] == mark) / max(total, 1)
-    return Drawn(xyxy, area, visible)
+    return RenderedFrame(xyxy, area, visible)
 
 
 def _tight(own: np.ndarray, roi: tuple[slice, slice], box: np.ndarray) -> np.ndarray:
@@ -149,7 +151,7 @@ def _paint_id(ids: np.ndarray, camera: Camera, item: Posed, mark: int, exact: bo
             cv2.fillConvexPoly(ids, corners, mark, cv2.LINE_8, SHIFT)
 
 
-def _draw_shadows(image: np.ndarray, look: Look, ego: EgoState, objects: Objects) -> None:
+def _draw_shadows(image: np.ndarray, look: Look, ego: SimulatedEgo, objects: WorldObjects) -> None:
     """Darken the ground where cars, people and the like stand between it and the sun."""
     camera = look.camera
     bx, by = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
@@ -162,7 +164,7 @@ def _draw_shadows(image: np.ndarray, look: Look, ego: EgoState, objects: Objects
     c, s = np.cos(turn)[:, None], np.sin(turn)[:, None]
     lx, ly = sign[:, 0] * objects.lwh[rows, :1] * 0.94, sign[:, 1] * objects.lwh[rows, 1:2] * 0.94
     x, y = bx[rows, None] + c * lx - s * ly, by[rows, None] + s * lx + c * ly
-    sx, sy = to_base(EgoState(0, 0, ego.yaw, 0, 0, 0), look.sun[0], look.sun[1])
+    sx, sy = to_base(SimulatedEgo(0, 0, ego.yaw, 0, 0, 0), look.sun[0], look.sun[1])
     drop = objects.lwh[rows, 2:3] * 0.85 / look.sun[2]
     x, y = np.concatenate([x, x - sx * drop], 1), np.concatenate([y, y - sy * drop], 1)
     x = np.maximum(x, camera.position[0] + 2 * NEAR_M)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from perception_rt.sim.camera import NEAR_M, Camera
-from perception_rt.sim.path import EgoState
+from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.traffic import LANE_M, PARKING_M, SIDEWALK_M, STREET_M
 from perception_rt.sim.world import World
 
@@ -22,7 +22,7 @@ def to_fixed(uv: np.ndarray) -> np.ndarray:
     return np.rint((uv - 0.5) * (1 << SHIFT)).astype(np.int32)
 
 
-def to_base(ego: EgoState, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def to_base(ego: SimulatedEgo, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """World x, y to base_link x, y."""
     c, s = np.cos(ego.yaw), np.sin(ego.yaw)
     return c * (x - ego.x) + s * (y - ego.y), -s * (x - ego.x) + c * (y - ego.y)
@@ -114,7 +114,7 @@ class Look:
         ).astype(np.uint8)
 
 
-def background(look: Look, ego: EgoState) -> np.ndarray:
+def background(look: Look, ego: SimulatedEgo) -> np.ndarray:
     """A new image with sky and meadow."""
     width, height = look.camera.size
     image = np.empty((height, width, 3), np.uint8)
@@ -125,7 +125,7 @@ def background(look: Look, ego: EgoState) -> np.ndarray:
     return image
 
 
-def draw_road(image: np.ndarray, look: Look, world: World, ego: EgoState, ego_s: float) -> None:
+def draw_road(image: np.ndarray, look: Look, world: World, ego: SimulatedEgo, ego_s: float) -> None:
     """Draw sidewalks, kerbs, road, markings, crossings and patches onto the ground."""
     near = ego_s + look.camera.position[0] + 1.2
     s = near + np.concatenate([np.linspace(0, 12, 7), np.geomspace(15, 235, 22)])
@@ -181,7 +181,7 @@ def _marks(world: World, near: float) -> list[tuple[float, float, float, float, 
     return [(max(m[0], near), *m[1:]) for m in marks if m[1] > near]
 
 
-def _draw_quads(image: np.ndarray, look: Look, world: World, ego: EgoState, marks: list) -> None:
+def _draw_quads(image: np.ndarray, look: Look, world: World, ego: SimulatedEgo, marks: list) -> None:
     if not marks:
         return
     s0, s1, d0, d1 = np.array([m[:4] for m in marks]).T
@@ -193,7 +193,7 @@ def _draw_quads(image: np.ndarray, look: Look, world: World, ego: EgoState, mark
 
 
 def _ground_pixels(
-    look: Look, world: World, ego: EgoState, s: np.ndarray, d: np.ndarray
+    look: Look, world: World, ego: SimulatedEgo, s: np.ndarray, d: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fixed-point pixels and depth of road coordinates."""
     s, d = np.broadcast_arrays(s, d)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perception_rt.sim.path import EgoState
+from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.scene import to_base
 from perception_rt.sim.shapes import MAX_CORNERS, Figure, Mesh
-from perception_rt.sim.world import Objects
+from perception_rt.sim.world import WorldObjects
 
 _LUMA = np.array([0.299, 0.587, 0.114]) / 255
 _TYRE = 40.0
@@ -23,7 +23,7 @@ class Solids:
     Attributes:
         corners: (F, MAX_CORNERS, 3) m, padded by repeating the last. normals: (F, 3) outward.
         ends: (2, K, 3) m. radius: (K,) m.
-        owner: (P,) row in Objects. reflectivity: (P,) in [0, 1]. glass: (P,) bool.
+        owner: (P,) row in WorldObjects. reflectivity: (P,) in [0, 1]. glass: (P,) bool.
         foliage: (P,) bool. bias: (P,) m, how much nearer the part counts than one that it touches.
     """
 
@@ -38,7 +38,9 @@ class Solids:
     bias: np.ndarray
 
 
-def solids_of(ego: EgoState, objects: Objects, origin: tuple[float, float, float], range_m: float) -> Solids:
+def solids_of(
+    ego: SimulatedEgo, objects: WorldObjects, origin: tuple[float, float, float], range_m: float
+) -> Solids:
     """What stands within range of a sensor.
 
     Args:

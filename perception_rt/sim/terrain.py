@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perception_rt.sim.path import EgoState
+from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.scene import to_base
 from perception_rt.sim.traffic import LANE_M, PARKING_M, SIDEWALK_M, STREET_M
 from perception_rt.sim.world import World
@@ -40,7 +40,7 @@ class Terrain:
         return np.sin(angle + self._phase).sum(-1) * np.sqrt(2 / len(self._phase))
 
     def ground(
-        self, ego: EgoState, ego_s: float, x: np.ndarray, y: np.ndarray
+        self, ego: SimulatedEgo, ego_s: float, x: np.ndarray, y: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Height and reflectivity of the ground.
 
@@ -67,7 +67,7 @@ class Terrain:
         waves = self.unevenness(ego.x + c * x - sin * y, ego.y + sin * x + c * y)
         return waves * np.where(grass, _ROUGH[1], _ROUGH[0]), reflectivity
 
-    def kerbs(self, ego: EgoState, ego_s: float) -> tuple[np.ndarray, np.ndarray]:
+    def kerbs(self, ego: SimulatedEgo, ego_s: float) -> tuple[np.ndarray, np.ndarray]:
         """The kerb stones around: (F, 4, 3) corners in base_link, m, and (F, 3) normals.
 
         They lie where the camera paints them, and are lowered at crossings and side streets.
@@ -95,14 +95,14 @@ class Terrain:
             normals += [np.column_stack([out, np.zeros(len(s))]), np.tile([0.0, 0.0, 1.0], (len(s), 1))]
         return np.concatenate(faces), np.concatenate(normals)
 
-    def _edge(self, ego: EgoState, s: np.ndarray, d: float) -> np.ndarray:
+    def _edge(self, ego: SimulatedEgo, s: np.ndarray, d: float) -> np.ndarray:
         """(2, N, 2) both ends, in base_link, of the pieces that begin at s."""
         ends = np.stack([s, s + _KERB_STEP_M])
         x, y, _ = self.world.path.position(ends, d)
         return np.stack(to_base(ego, x, y), -1)
 
     def road_coordinates(
-        self, ego: EgoState, ego_s: float, x: np.ndarray, y: np.ndarray
+        self, ego: SimulatedEgo, ego_s: float, x: np.ndarray, y: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Arc length and lateral offset of (N,) points in base_link, m; to centimetres near the road."""
         line_s = ego_s + np.arange(-REACH_M - 30, REACH_M + 30, _STEP_M)

@@ -49,7 +49,7 @@ class Crosser:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Objects:
+class WorldObjects:
     """Things near the ego at one time, in the world (odom) frame; a struct of arrays.
 
     Attributes:
@@ -197,7 +197,7 @@ class World:
                 )
         return out
 
-    def objects(self, t: float, scenery: bool = True, behind: float = BEHIND_M) -> Objects:
+    def objects(self, t: float, scenery: bool = True, behind: float = BEHIND_M) -> WorldObjects:
         """Everything near the ego at t.
 
         Args:
@@ -218,14 +218,14 @@ class World:
                 rows.append((c.member, c.member.s, c.start + gone * sign, 0.0, rate, gone))
         return self._bend(rows)
 
-    def _bend(self, rows: list[tuple]) -> Objects:
+    def _bend(self, rows: list[tuple]) -> WorldObjects:
         members = [row[0] for row in rows]
         s, d, ds, dd, travelled = np.array([row[1:] for row in rows], float).reshape(-1, 5).T
         x, y, heading = self.path.position(s, d)
         along = ds * (1 - self.path.curvature(s) * d)
         cos, sin = np.cos(heading), np.sin(heading)
         lwh = np.array([m.entity.lwh for m in members], float).reshape(-1, 3)
-        return Objects(
+        return WorldObjects(
             entities=tuple(m.entity for m in members),
             ids=np.array([m.id for m in members], np.int64),
             labels=np.array([m.entity.label for m in members], np.int64),

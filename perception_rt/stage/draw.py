@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from perception_rt.codec.camera_info import CameraModel
-from perception_rt.stage.project import FRONT, along_edges, box_corners, project, visible_edges
+from perception_rt.stage.fusion.project import FRONT, along_edges, box_corners, project, visible_edges
 from perception_rt.stage.transforms import transform
 from perception_rt.types import Detections2D, Detections3D
 from perception_rt.types.palette import PALETTE

@@ -24,7 +24,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A detector, or another model, that is trained on the simulator.
+    """A detector that is trained on the simulator.
 
     Attributes:
         bundle: name of the bundle that its recipe makes.

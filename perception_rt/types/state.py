@@ -154,7 +154,7 @@ Measurement = Twist | Imu | Fix | Pose | Steering
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class VehicleState:
+class EgoState:
     """Where the vehicle is and how it moves, at one moment.
 
     Attributes:

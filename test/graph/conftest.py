@@ -272,7 +272,7 @@ class Sensor:
 
     def book(self) -> dict:
         """The ledger now: received, pending, states, reasons."""
-        return self.node.component.pipeline.accounts[self.topic].ledger.snapshot()
+        return self.node.component.pipeline.stats[self.topic].ledger.snapshot()
 
     def status(self) -> dict[str, str]:
         """The latest diagnostics; none before the first."""
@@ -322,7 +322,7 @@ class Sensor:
         """Wait until the node is heard and hears, after it was configured (again)."""
         outputs = lambda: self.bench.node.get_publishers_info_by_topic(self.output)  # noqa: E731
         assert wait_for(lambda: self.publisher.get_subscription_count() and outputs())
-        assert wait_for(self.node.component._detections[self.topic].listeners)
+        assert wait_for(self.node.component._detections[self.topic].get_subscription_count)
 
     def unplug(self) -> None:
         """The publisher goes away."""
@@ -361,11 +361,11 @@ def run_lidar(bench, tall):
     """Bring up a lidar detector with these topics, wired and ready; `values` are parameters of the node."""
 
     def run(*topics: str, publisher: dict | None = None, **values) -> Lidar | list[Lidar]:
-        from perception_rt.node.lidar_detector import LidarDetector
+        from perception_rt.node.lidar_detector import LidarDetectorNode
 
         topics = topics or ("/points",)
         values = {"bundle": tall, "threads": 1, "rate_hz": 1000.0} | values
-        node = bench.start(LidarDetector, points_topics=list(topics), **values)
+        node = bench.start(LidarDetectorNode, points_topics=list(topics), **values)
         assert bench.up, bench.logs
         lidars = []
         for topic in topics:
@@ -392,10 +392,10 @@ def run_camera(bench, moody):
     def run_cameras(
         topics: list[str], publisher: dict | None = None, wired: bool = True, **values
     ) -> list[Camera]:
-        from perception_rt.node.camera_detector import CameraDetector
+        from perception_rt.node.camera_detector import CameraDetectorNode
 
         values = {"bundle": moody, "warmup_sizes": ["160x120"], "threads": 1, "rate_hz": 1000.0} | values
-        node = bench.start(CameraDetector, image_topics=topics, **values)
+        node = bench.start(CameraDetectorNode, image_topics=topics, **values)
         assert bench.up, bench.logs
         cameras = []
         for topic in topics:

@@ -22,7 +22,7 @@ from rosgraph_msgs.msg import Clock
 
 from perception_rt.node.bag_player import SENSOR_TYPES
 from perception_rt.node.messages import message_class
-from perception_rt.node.run import listening
+from perception_rt.node.run import spinning_node
 from perception_rt.node.source import to_time
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.message_types import typestore
@@ -61,7 +61,7 @@ class Ear:
         self._stack = ExitStack()
 
     def __enter__(self) -> Ear:
-        self.node = self._stack.enter_context(listening("ear", self._domain))
+        self.node = self._stack.enter_context(spinning_node("ear", self._domain))
         all_of_it = QoSProfile(depth=1000)
         for topic, kind in OUTPUTS.items():
             keep = lambda data, kept=self.answers[topic]: kept.update({stamp_of(data): bytes(data)})  # noqa: E731

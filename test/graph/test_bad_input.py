@@ -79,7 +79,7 @@ def test_an_unplugged_camera_is_missed_and_welcomed_back(run_camera):
     camera.ask()
     assert wait_for(lambda: camera.message() == "frames flow")
     camera.unplug()
-    assert wait_for(lambda: camera.message() == "no frames; publishers on /image_raw: 0")
+    assert wait_for(lambda: camera.message() == "no messages; publishers on /image_raw: 0")
     assert camera.level() == b"\x01"
     camera.plug_in()
     camera.ask()

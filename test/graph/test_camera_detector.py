@@ -142,7 +142,7 @@ def test_the_annotated_image_is_drawn_where_somebody_watches(run_camera):
     camera = run_camera()
     watched = []
     camera.bench.node.create_subscription(Image, "/camera_detector/image_annotated", watched.append, 1)
-    assert wait_for(lambda: camera.node.component._annotated[camera.topic].listeners())
+    assert wait_for(lambda: camera.node.component._annotated[camera.topic].get_subscription_count())
     stamp = stamp_of(camera.ask())
     assert wait_for(lambda: watched)
     picture = parse_image(watched[0]).decode()
@@ -194,7 +194,9 @@ def test_a_silent_camera_does_not_hold_up_the_others(run_camera):
         left.ask()
     assert left.count("published") == 8
     assert right.count("published") == 1
-    assert wait_for(lambda: left.ask() and right.message() == "no frames; publishers on /right/image_raw: 0")
+    assert wait_for(
+        lambda: left.ask() and right.message() == "no messages; publishers on /right/image_raw: 0"
+    )
     assert left.message() == "frames flow"
 
 
@@ -219,10 +221,10 @@ def test_a_broken_frame_of_one_camera_costs_the_others_nothing(run_camera):
     ],
 )
 def test_parameters_that_cannot_work_fail_the_start_with_the_reason(bench, moody, parameter, value, reason):
-    from perception_rt.node.camera_detector import CameraDetector
+    from perception_rt.node.camera_detector import CameraDetectorNode
 
     values = {"bundle": moody, "device": "cpu", "warmup_sizes": ["160x120"], parameter: value}
-    bench.start(CameraDetector, **values)
+    bench.start(CameraDetectorNode, **values)
     assert not bench.up
     assert bench.said("cannot configure", reason), bench.logs
     assert bench.state() == "unconfigured"

@@ -20,7 +20,7 @@ from perception_rt.codec.image import parse_image
 from perception_rt.codec.points import parse_points
 from perception_rt.node import drive_simulator
 from perception_rt.node.drive_messages import OPTICAL_FRAME
-from perception_rt.node.drive_simulator import DriveSimulator
+from perception_rt.node.drive_simulator import DriveSimulatorNode
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.drive import Drive
 from perception_rt.sim.lidar import LIDAR_FRAME, LIDAR_POSITION, MIN_POINTS
@@ -55,7 +55,7 @@ def drive(bench, monkeypatch):
     heard["truth_3d"] = bench.listen("/drive_simulator/ground_truth_3d", Detection3DArray)
     record(monkeypatch, heard.setdefault("sent", []))
     node = bench.start(
-        DriveSimulator,
+        DriveSimulatorNode,
         seed=SEED,
         width=SIZE[0],
         height=SIZE[1],
@@ -156,7 +156,7 @@ def test_either_sensor_may_be_left_out(bench, here, gone):
     frames, readings = bench.listen(topic, kind), bench.listen("/imu", Imu)
     rates = {f"{here}_hz": 10.0, f"{gone}_hz": 0.0}
     node = bench.start(
-        DriveSimulator, seed=SEED, width=192, height=108, duration_s=0.45, listeners=["/imu"], **rates
+        DriveSimulatorNode, seed=SEED, width=192, height=108, duration_s=0.45, listeners=["/imu"], **rates
     )
     assert bench.up
     assert wait_for(node.finished.is_set, 30)
@@ -169,7 +169,7 @@ def test_either_sensor_may_be_left_out(bench, here, gone):
 
 
 def test_a_vehicle_without_sensors_is_refused(bench):
-    bench.start(DriveSimulator, camera_hz=0.0, lidar_hz=0.0)
+    bench.start(DriveSimulatorNode, camera_hz=0.0, lidar_hz=0.0)
     assert not bench.up
     assert bench.said("camera_hz", "lidar_hz")
 
@@ -207,7 +207,7 @@ def test_what_is_made_ahead_is_what_would_be_made_in_time(bench):
     clouds = []
     bench.node.create_subscription(PointCloud2, "/lidar/points", clouds.append, 50)
     values = {"camera_hz": 0.0, "lidar_hz": 5.0, "duration_s": 1.0, "ahead_s": 30.0, "seed": 4}
-    simulator = bench.start(DriveSimulator, **values)
+    simulator = bench.start(DriveSimulatorNode, **values)
     assert wait_for(simulator.finished.is_set, 30.0)
     assert wait_for(lambda: len(clouds) == 5)
     stamps = [stamp_of(cloud) for cloud in clouds]
@@ -218,7 +218,7 @@ def test_what_is_made_ahead_is_what_would_be_made_in_time(bench):
 
 
 def test_it_can_be_stopped_while_it_makes_what_is_ahead(bench):
-    simulator = bench.start(DriveSimulator, ahead_s=60.0, wait_for_listener=False)
+    simulator = bench.start(DriveSimulatorNode, ahead_s=60.0, wait_for_listener=False)
     assert bench.up
     began = time.monotonic()
     bench.graph.end()

@@ -23,10 +23,10 @@ from visualization_msgs.msg import MarkerArray
 
 from perception_rt.codec import CameraModel, DetectionEncoder, encode_image, parse_image
 from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
-from perception_rt.node.fusion import Fusion
+from perception_rt.node.fusion import FusionNode
 from perception_rt.node.source import to_time
 from perception_rt.node.transforms import Tf2Listener
-from perception_rt.stage.project import project_boxes
+from perception_rt.stage.fusion.project import project_boxes
 from perception_rt.types import Detections2D, Detections3D, TransformError
 
 from .conftest import stamp_of, wait_for
@@ -45,7 +45,7 @@ class Rig:
 
     def __init__(self, bench, **values) -> None:
         self.bench = bench
-        self.node = bench.start(Fusion, **values)
+        self.node = bench.start(FusionNode, **values)
         assert bench.up, bench.logs
         node = bench.node
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -58,7 +58,7 @@ class Rig:
         node.create_subscription(Detection3DArray, "/fusion/detections", self.fused.append, 100)
         publishers = (self.camera, self.lidar, self.info, self.tf)
         assert wait_for(lambda: all(p.get_subscription_count() for p in publishers))
-        assert wait_for(self.node.component._detections.listeners)
+        assert wait_for(self.node.component._detections.get_subscription_count)
         self.start_ns = bench.now_ns()
 
     def calibrate(self, info: bool = True, transform: bool = True, frame: str = "camera") -> None:
@@ -79,7 +79,7 @@ class Rig:
 
     def knows_transform(self) -> bool:
         try:
-            self.node.transforms().lookup("camera", "lidar", 0)
+            self.node._host.transforms().lookup("camera", "lidar", 0)
         except TransformError:
             return False
         return True
@@ -171,7 +171,7 @@ def test_a_dead_camera_does_not_silence_the_lidar(rig):
     assert message.detections[0].results[0].hypothesis.score == pytest.approx(0.5)
     assert wait_for(lambda: rig.states()["lidar"] == {"unsynced": 1})
     assert rig.reason("lidar", "unsynced") == "no partner came within 30 ms"
-    assert wait_for(lambda: "no frames; publishers on" in rig.bench.message(f"fusion: {CAMERA}"))
+    assert wait_for(lambda: "no messages; publishers on" in rig.bench.message(f"fusion: {CAMERA}"))
 
 
 def test_partners_outside_of_the_window_and_late_ones_are_named(rig):
@@ -264,7 +264,7 @@ def test_motion_between_the_stamps_is_undone_through_a_fixed_frame(rig):
 
 def knows(rig, stamp: int) -> bool:
     try:
-        rig.node.transforms().lookup("odom", "lidar", stamp)
+        rig.node._host.transforms().lookup("odom", "lidar", stamp)
     except TransformError:
         return False
     return True
@@ -292,7 +292,7 @@ def test_markers_and_the_annotated_image_are_made_for_who_watches(rig, bgr):
         Image, "/camera/image_raw", QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
     )
     outputs = rig.node.component._markers, rig.node.component._annotated
-    assert wait_for(lambda: all(out.listeners() for out in outputs))
+    assert wait_for(lambda: all(out.get_subscription_count() for out in outputs))
     assert wait_for(publisher.get_subscription_count)
     pixels = np.full((360, 640, 3), 80, np.uint8)
     publisher.publish(encode_image(pixels, "bgr8" if bgr else "rgb8", rig.start_ns, "camera"))
@@ -315,7 +315,9 @@ def test_deactivation_ends_what_waits_and_a_restart_goes_on(rig):
     assert wait_for(lambda: rig.states()["lidar"] == {"pending": 1})
     assert rig.bench.change_state(4, "fusion")
     assert rig.states()["lidar"] == {"superseded": 1}
-    heard = [subscription for subscription in rig.node._inputs if "detector" in subscription.topic]
+    heard = [
+        subscription for subscription in rig.node._host.subscriptions if "detector" in subscription.topic
+    ]
     before = sum(subscription._received for subscription in heard)
     rig.sweep(50, CAR)
     rig.see(50, CAR)
@@ -328,7 +330,7 @@ def test_deactivation_ends_what_waits_and_a_restart_goes_on(rig):
     assert rig.bench.change_state(2, "fusion")
     assert rig.bench.change_state(1, "fusion")
     assert rig.bench.change_state(3, "fusion")
-    assert wait_for(rig.node.component._detections.listeners)
+    assert wait_for(rig.node.component._detections.get_subscription_count)
     assert wait_for(lambda: rig.bench.node.count_subscribers(LIDAR) == 1)
 
 
@@ -342,7 +344,7 @@ def test_limits_change_live_and_wrong_ones_are_refused(rig):
 
 
 def test_a_topic_must_be_named(bench):
-    bench.start(Fusion, camera_info_topic="")
+    bench.start(FusionNode, camera_info_topic="")
     assert not bench.up
     assert bench.said("camera_info_topic=''")
 

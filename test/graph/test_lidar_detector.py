@@ -156,7 +156,7 @@ def test_markers_are_published_where_somebody_watches(run_lidar):
     lidar = run_lidar()
     lidar.ask()
     seen = lidar.bench.listen("/lidar_detector/markers", MarkerArray)
-    assert wait_for(lidar.node.component._markers[lidar.topic].listeners)
+    assert wait_for(lidar.node.component._markers[lidar.topic].get_subscription_count)
     stamp = stamp_of(lidar.ask())
     assert wait_for(lambda: seen)
     drawn = [marker for marker in seen[0].markers if marker.action == 0]
@@ -216,8 +216,8 @@ def test_it_goes_round(run_lidar):
     ],
 )
 def test_parameters_that_cannot_work_fail_the_start_with_the_reason(bench, tall, values, reason):
-    from perception_rt.node.lidar_detector import LidarDetector
+    from perception_rt.node.lidar_detector import LidarDetectorNode
 
-    bench.start(LidarDetector, **{"bundle": tall, "device": "cpu"} | values)
+    bench.start(LidarDetectorNode, **{"bundle": tall, "device": "cpu"} | values)
     assert not bench.up
     assert bench.said("cannot configure", reason), bench.logs

@@ -7,7 +7,7 @@ import time
 import pytest
 from lifecycle_msgs.msg import Transition
 
-from perception_rt.node.camera_detector import CameraDetector
+from perception_rt.node.camera_detector import CameraDetectorNode
 
 from .conftest import TALL, square, stamp_of, wait_for
 
@@ -79,7 +79,7 @@ def test_deactivating_in_the_middle_of_inference_settles_the_frames(run_camera):
 def test_a_bad_bundle_fails_configure_and_a_good_one_mends_it(bench, moody, tmp_path):
     bad = tmp_path / "bad.pt"
     bad.write_bytes(b"not a model")
-    node = bench.start(CameraDetector, bundle=str(bad), warmup_sizes=["160x120"])
+    node = bench.start(CameraDetectorNode, bundle=str(bad), warmup_sizes=["160x120"])
     assert not bench.up
     assert bench.said("cannot configure", "bad.pt", "not TorchScript"), bench.logs
     assert bench.state() == "unconfigured"

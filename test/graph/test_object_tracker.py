@@ -13,7 +13,7 @@ from visualization_msgs.msg import MarkerArray
 
 from perception_rt.codec.detections import DetectionEncoder
 from perception_rt.codec.detections3d import Detection3DEncoder
-from perception_rt.node.object_tracker import ObjectTracker
+from perception_rt.node.object_tracker import ObjectTrackerNode
 from perception_rt.node.source import to_time
 from perception_rt.types import Detections2D, Detections3D
 
@@ -29,7 +29,7 @@ class Driver:
 
     def __init__(self, bench, kind=Detection3DArray, **values) -> None:
         self.bench = bench
-        self.node = bench.start(ObjectTracker, **values)
+        self.node = bench.start(ObjectTrackerNode, **values)
         assert bench.up, bench.logs
         topic = values.get("detections_topic", TOPIC)
         self.publisher = bench.publisher(topic, "reliable", kind)
@@ -38,10 +38,10 @@ class Driver:
         self.predictions = bench.listen("/object_tracker/predictions", Detection3DArray)
         self.name = f"object_tracker: {topic}"
         assert wait_for(self.publisher.get_subscription_count)
-        assert wait_for(self.node.component._tracks.listeners)
+        assert wait_for(self.node.component._tracks.get_subscription_count)
 
     def book(self) -> dict:
-        return self.node.component._account.ledger.snapshot()
+        return self.node.component._stats.ledger.snapshot()
 
     def publish(self, message: bytes) -> dict:
         """Publish and wait for the end of the message; returns the states that changed."""
@@ -133,7 +133,7 @@ def known(driver: Driver, k: int) -> bool:
     from perception_rt.types import TransformError
 
     try:
-        driver.node.transforms().lookup("odom", "lidar", START + k * STEP)
+        driver.node._host.transforms().lookup("odom", "lidar", START + k * STEP)
     except TransformError:
         return False
     return True
@@ -181,7 +181,7 @@ def test_boxes_in_the_image_are_tracked_too(bench):
 def test_markers_show_boxes_and_paths_where_somebody_watches(bench):
     driver = Driver(bench, fixed_frame="")
     seen = bench.listen("/object_tracker/markers", MarkerArray)
-    assert wait_for(driver.node.component._markers.listeners)
+    assert wait_for(driver.node.component._markers.get_subscription_count)
     for k in range(5):
         driver.boxes(k, (10 + k, 0, 0))
     assert wait_for(lambda: len(seen) == 5)
@@ -192,7 +192,7 @@ def test_markers_show_boxes_and_paths_where_somebody_watches(bench):
 def test_markers_that_fail_cost_no_track(bench, monkeypatch):
     driver = Driver(bench, fixed_frame="")
     bench.listen("/object_tracker/markers", MarkerArray)
-    assert wait_for(driver.node.component._markers.listeners)
+    assert wait_for(driver.node.component._markers.get_subscription_count)
 
     def fail(*_: object) -> None:
         raise ValueError("no pen")
@@ -209,6 +209,6 @@ def test_markers_that_fail_cost_no_track(bench, monkeypatch):
     [({"detections_topic": ""}, "must name a topic"), ({"dimensions": "4d"}, "must be one of 3d, 2d")],
 )
 def test_parameters_that_cannot_work_fail_the_start_with_the_reason(bench, values, reason):
-    bench.start(ObjectTracker, **values)
+    bench.start(ObjectTrackerNode, **values)
     assert not bench.up
     assert bench.said(reason), bench.logs

@@ -16,7 +16,7 @@ from perception_rt.cli.main import main
 from perception_rt.codec.encode import encode_image
 from perception_rt.component.graph import GraphNode, read_graph
 from perception_rt.node.source import to_time
-from perception_rt.realtime.ledger import Entry, Fate
+from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.lockstep.runner import Run, replay
@@ -168,15 +168,15 @@ def slowed(bench, moody):
     """
 
     def run(infer_ms: float, rate_hz: float):
-        from perception_rt.node.camera_detector import CameraDetector
+        from perception_rt.node.camera_detector import CameraDetectorNode
 
         values = {"bundle": moody, "device": "cpu", "threads": 1, "rate_hz": rate_hz}
         values |= {"image_topics": [IMAGE], "warmup_sizes": ["160x120"]}
-        node = bench.start(CameraDetector, **values)
+        node = bench.start(CameraDetectorNode, **values)
         detector, ended = node.component, []
         infer = detector.infer
         detector.infer = lambda frames: (time.sleep(infer_ms / 1e3), infer(frames))[1]
-        detector.accounts[IMAGE].ledger.on_end = ended.append
+        detector.stats[IMAGE].ledger.on_end = ended.append
         publisher = bench.publisher(IMAGE, "reliable")
         assert wait_for(publisher.get_subscription_count)
         time.sleep(0.5)  # discovery is not the same for both sides
@@ -198,7 +198,7 @@ def send(bench, publisher, gaps_ms: list[int]) -> dict[int, bytes]:
 
 
 def replay_again(folder: Path, values: dict, sent: dict[int, bytes], ended: list[Entry]) -> list[str]:
-    """Record what the node received when it did, and replay it with the node's times: the fates."""
+    """Record what the node received when it did, and replay it with the node's times: the outcomes."""
     with BagWriter(folder / "drive") as writer:
         for entry in ended:
             writer.write(IMAGE, "sensor_msgs/msg/Image", entry.arrival_ns, sent[entry.stamp_ns])
@@ -207,15 +207,15 @@ def replay_again(folder: Path, values: dict, sent: dict[int, bytes], ended: list
         rows.writerow(("node", "stamp_ns", "decode_ms", "infer_ms"))
         for entry in ended:
             times = entry.stages_ms
-            if entry.fate is Fate.PUBLISHED:
+            if entry.outcome is Outcome.PUBLISHED:
                 rows.writerow(("/camera_detector", entry.stamp_ns, times["decode"], times["infer"]))
     (folder / "replay").mkdir()
     with Bag(folder / "drive", salvage=True) as bag:
         inference = parse_inference(f"trace:{folder / 'trace.csv'}")
         replay(Run([GraphNode("camera_detector", "/", values)], inference), bag, folder / "replay")
     with (folder / "replay" / "ledger.csv").open(newline="") as file:
-        fates = {int(row["number"]): row["fate"] for row in csv.DictReader(file)}
-    return [fates[entry.number] for entry in ended]
+        outcomes = {int(row["number"]): row["outcome"] for row in csv.DictReader(file)}
+    return [outcomes[entry.number] for entry in ended]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_replay_leaves_out_the_frames_that_the_node_left_out(
     sent = send(bench, publisher, gaps_ms)
     assert wait_for(lambda: len(ended) == len(sent))
     ended.sort(key=lambda entry: entry.number)
-    ours = [entry.fate.value for entry in ended]
+    ours = [entry.outcome.value for entry in ended]
     again = replay_again(tmp_path, values, sent, ended)
     assert set(ours) == set(again) == {"published", "superseded"}
     assert sum(a == b for a, b in zip(ours, again, strict=True)) >= 0.8 * len(ours), (ours, again)

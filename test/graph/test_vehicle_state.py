@@ -15,7 +15,7 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from perception_rt.node import drive_messages as messages
-from perception_rt.node.vehicle_state import VehicleState
+from perception_rt.node.vehicle_state import VehicleStateNode
 from perception_rt.sim.drive import Drive
 from perception_rt.stage.vehicle_state.geodesy import geodetic_from_enu
 
@@ -29,7 +29,7 @@ class Vehicle:
 
     def __init__(self, bench, **values) -> None:
         self.bench = bench
-        self.node = bench.start(VehicleState, **values)
+        self.node = bench.start(VehicleStateNode, **values)
         assert bench.up, bench.logs
         kinds = {"odom_in": Odometry, "imu": Imu, "fix": NavSatFix, "twist": TwistWithCovarianceStamped}
         self.out = {topic: bench.publisher(f"/{topic}", "reliable", kind) for topic, kind in kinds.items()}
@@ -193,6 +193,6 @@ def test_an_imu_that_is_mounted_turned_needs_its_transform(bench):
     ],
 )
 def test_parameters_that_cannot_work_fail_the_start_with_the_reason(bench, values, reason):
-    bench.start(VehicleState, **values)
+    bench.start(VehicleStateNode, **values)
     assert not bench.up
     assert bench.said("cannot configure", reason), bench.logs

@@ -19,7 +19,7 @@ from perception_rt.codec.vehicle import encode_odometry, encode_path
 from perception_rt.replay.bag import Bag, BagMessage
 from perception_rt.stage.draw import draw_detections
 from perception_rt.types import Detections2D, Detections3D
-from perception_rt.types.state import EgoPath, VehicleState
+from perception_rt.types.state import EgoPath, EgoState
 from perception_rt.types.status import Level, Status
 
 CLASSES = ("Car", "Pedestrian")
@@ -68,7 +68,7 @@ def answers(image: BagMessage) -> list[BagMessage]:
     stamp, log, lidar = frame.stamp_ns, image.log_ns + 20_000_000, "velodyne"
     drawn = draw_detections(frame.pixels, BOXES_2D, CLASSES, bgr=frame.bgr)
     boxes, ids = Detection3DEncoder(CLASSES), ["1", "2"]
-    state = VehicleState(stamp, 3.0, 4.0, 0.5, 2.0, 0.1, 0.0, np.eye(6))
+    state = EgoState(stamp, 3.0, 4.0, 0.5, 2.0, 0.1, 0.0, np.eye(6))
     path = EgoPath(
         stamp + np.arange(3) * 100_000_000,
         np.array([[3.0, 4.0, 0.5, 2.0, 0.1, 0.0]] * 3) + np.arange(3)[:, None],

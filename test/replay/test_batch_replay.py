@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from perception_rt.replay.batch import Plan, exit_code, find_bags, merge_runs, read_progress, run_batch
+from perception_rt.replay.batch import BatchPlan, exit_code, find_bags, merge_runs, read_progress, run_batch
 from perception_rt.replay.compare import compare_runs
 from test.drives import IMAGE, ODOM, write_drive
 
@@ -33,7 +33,7 @@ def drives(tmp_path_factory) -> Path:
     return folder
 
 
-def replayed(drives: Path, out: Path, plan: Plan):
+def replayed(drives: Path, out: Path, plan: BatchPlan):
     arguments = ["--config", str(drives / "config.yaml"), "--inference", "fixed:20", "--no-report"]
     bags = find_bags([drives / "bags"])
     return run_batch(bags, out, lambda name: arguments, plan, Console(file=io.StringIO()))
@@ -42,7 +42,7 @@ def replayed(drives: Path, out: Path, plan: Plan):
 @pytest.fixture(scope="module")
 def undisturbed(drives, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
-    outcomes = replayed(drives, out, Plan(jobs=1))
+    outcomes = replayed(drives, out, BatchPlan(jobs=1))
     assert [(o.name, o.state, o.exit_code) for o in outcomes] == [(name, "done", 0) for name in NAMES]
     return out
 
@@ -85,7 +85,7 @@ def test_killed_replays_are_done_again_with_the_same_result(drives, undisturbed,
         pytest.importorskip("ray", reason="needs the extra `ray`")
     jobs = min(2, len(os.sched_getaffinity(0)))
     killer = kill_at_work(tmp_path, "one", parent=engine == "ray")
-    outcomes = replayed(drives, tmp_path, Plan(jobs, "" if engine == "ray" else None))
+    outcomes = replayed(drives, tmp_path, BatchPlan(jobs, "" if engine == "ray" else None))
     killer.join()
     assert [(o.name, o.state, o.attempts) for o in outcomes] == [("one", "done", 2), ("two", "done", 1)]
     assert exit_code(outcomes) == 0
@@ -96,4 +96,4 @@ def test_killed_replays_are_done_again_with_the_same_result(drives, undisturbed,
     merged = merge_runs(tmp_path, outcomes)
     stream = merged["streams"][f"/camera_detector: {IMAGE}"]
     assert (stream["received"], stream["states"]["published"]) == (80, 80)
-    assert {o.state for o in replayed(drives, tmp_path, Plan())} == {"skipped"}
+    assert {o.state for o in replayed(drives, tmp_path, BatchPlan())} == {"skipped"}

@@ -19,7 +19,7 @@ from perception_rt.replay.bag import Bag
 from perception_rt.replay.lockstep.runner import Run, replay
 from perception_rt.replay.lockstep.timing import parse_inference
 from perception_rt.types import BagError, Detections3D
-from perception_rt.types.state import VehicleState
+from perception_rt.types.state import EgoState
 from test import drives
 from test.mutations import mutations
 
@@ -47,7 +47,7 @@ def messages() -> list[tuple[int, str, bytes]]:
             np.ones(1, np.float32),
             np.zeros(1, np.int64),
         )
-        state = VehicleState(stamp, float(number), 0.0, 0.0, 10.0, 0.0, 0.0, np.eye(6))
+        state = EgoState(stamp, float(number), 0.0, 0.0, 10.0, 0.0, 0.0, np.eye(6))
         found.append((stamp, ODOM, encode_odometry(state, "odom", "base_link")))
         found.append((stamp + 1, BOXES, encoder.encode(box, stamp, "lidar")))
         found.append((stamp + 2, IMAGE, encode_image(pixels, "rgb8", stamp, "camera")))
@@ -111,7 +111,9 @@ def test_a_thousand_damaged_recordings_are_replayed_or_refused_and_nothing_is_lo
         got = metrics["bag"]["messages"]
         said = metrics["bag"]["unreadable"]
         assert got >= whole or said["reasons"], f"{what}: {whole - got} lost in silence"
-        assert len([row for row in found if row["fate"] == "unreadable"]) == sum(1 for _ in bag.damage), what
+        assert len([row for row in found if row["outcome"] == "unreadable"]) == sum(1 for _ in bag.damage), (
+            what
+        )
         read += got
         told += bool(said["reasons"])
     assert refused < COUNT / 2
@@ -160,8 +162,8 @@ def test_stamps_out_of_order_and_wrong_messages_end_in_the_ledger(graph, tmp_pat
     out = tmp_path / "out"
     arguments = [str(bag), "--config", str(graph), "--inference", "fixed:5", "--out", str(out), "--no-report"]
     assert main(["replay", *arguments]) == 0
-    fates = {(row["topic"], row["number"]): row["fate"] for row in rows(out)}
-    assert fates[IMAGE, "3"] == "late"
-    assert fates[IMAGE, "5"] == "decode_error"
-    assert fates[ODOM, "0"] == "decode_error"
-    assert sum(fate == "published" for (topic, _), fate in fates.items() if topic == IMAGE) == 6
+    outcomes = {(row["topic"], row["number"]): row["outcome"] for row in rows(out)}
+    assert outcomes[IMAGE, "3"] == "late"
+    assert outcomes[IMAGE, "5"] == "decode_error"
+    assert outcomes[ODOM, "0"] == "decode_error"
+    assert sum(outcome == "published" for (topic, _), outcome in outcomes.items() if topic == IMAGE) == 6

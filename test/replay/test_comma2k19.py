@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.comma2k19 import read_segment
 from bench.ego_comma2k19 import comma2k19_rows
 from bench.rows import Row
 from bench.turning_car import read_sightings, udacity_rows
-from perception_rt.replay.comma2k19 import read_segment
 from perception_rt.types import BagError
 from perception_rt.types.state import Fix, Imu, Twist
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.prediction_accuracy import SETS, ellipse_distances, held_within, predict
-from perception_rt.replay.trajectories import (
+from bench.trajectories import (
     AHEAD,
     SEEN,
     constant_velocity,

@@ -14,8 +14,8 @@ from perception_rt.model.runtime import Runtime
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.lockstep.runner import Run, replay
 from perception_rt.replay.lockstep.timing import parse_inference
-from perception_rt.stage.fuse import BOTH, iou_2d
-from perception_rt.stage.project import project_boxes
+from perception_rt.stage.fusion.fuse import BOTH, iou_2d
+from perception_rt.stage.fusion.project import project_boxes
 
 CONFIG = Path(__file__).parents[2] / "config" / "kitti.yaml"
 

@@ -90,9 +90,9 @@ def test_every_cloud_is_answered_and_has_cars_ahead(played, drive):
 def test_every_cloud_is_fused_with_its_image(played):
     plan, collector = played
     lidar, camera = plan.of("fusion")
-    accounts = [collector.statuses[stream.status] for stream in (lidar, camera)]
-    assert [account["received"] for account in accounts] == ["24", "24"]
-    assert [account["published"] for account in accounts] == ["24", "24"]
+    stats = [collector.statuses[stream.status] for stream in (lidar, camera)]
+    assert [account["received"] for account in stats] == ["24", "24"]
+    assert [account["published"] for account in stats] == ["24", "24"]
     assert len(collector.detections[lidar.output]) == 24
     sources = [set(ids) for ids in collector.ids[lidar.output].values()]
     assert set().union(*sources) <= {"camera+lidar", "lidar", "camera"}

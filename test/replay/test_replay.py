@@ -65,7 +65,8 @@ def check_ledger(folder: Path) -> None:
         mine = [row for row in found if (row["node"], row["topic"]) == (stream["node"], stream["topic"])]
         assert len(mine) == stream["received"] == sum(stream["states"].values())
         assert {state: n for state, n in stream["states"].items() if n} == {
-            fate: sum(row["fate"] == fate for row in mine) for fate in {row["fate"] for row in mine}
+            outcome: sum(row["outcome"] == outcome for row in mine)
+            for outcome in {row["outcome"] for row in mine}
         }
 
 
@@ -122,7 +123,7 @@ def test_a_drive_is_replayed_scored_and_reported(golden):
 
 
 def test_what_is_published_has_the_stamp_of_its_input_and_the_time_of_its_publishing(golden, drive):
-    ages = {(row["topic"], row["stamp_ns"]): row for row in rows(golden) if row["fate"] == "published"}
+    ages = {(row["topic"], row["stamp_ns"]): row for row in rows(golden) if row["outcome"] == "published"}
     with Bag(golden / "bag") as bag:
         messages = bag.messages(["/lidar_detector/detections"])
         seen = [(CdrReader(message.data).header()[0], message.log_ns) for message in messages]
@@ -167,10 +168,10 @@ def test_a_trace_repeats_the_schedule_of_the_run_that_it_is_from(drive, camera, 
     took = {
         row["stamp_ns"]: sum(float(row[f"{name}_ms"]) for name in ("decode", "infer", "publish"))
         for row in rows(measured)
-        if row["fate"] == "published"
+        if row["outcome"] == "published"
     }
     for row in rows(run("traced", f"trace:{measured / 'ledger.csv'}")):
-        if row["fate"] == "published" and row["stamp_ns"] in took:
+        if row["outcome"] == "published" and row["stamp_ns"] in took:
             assert float(row["infer_ms"]) == pytest.approx(took[row["stamp_ns"]], abs=1e-5)
 
 

@@ -11,7 +11,7 @@ from bench.tracking_accuracy import HELD_OUT, KITTI, TUNED, kitti_detections, ki
 from perception_rt.replay.clear_mot import score_tracks
 from perception_rt.replay.kitti import read_tracking_labels
 from perception_rt.replay.kitti_tracking import truth
-from perception_rt.stage.track import Tracker3D
+from perception_rt.stage.tracking.tracker import Tracker3D
 from perception_rt.types import Detections3D
 
 

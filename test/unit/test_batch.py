@@ -17,9 +17,9 @@ import pytest
 from rich.console import Console
 
 from perception_rt.replay.batch import (
-    Outcome,
-    Plan,
+    BatchPlan,
     ProgressLines,
+    UnitResult,
     batch_table,
     exit_code,
     find_bags,
@@ -77,7 +77,9 @@ def batch(tmp_path, monkeypatch):
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
 
-    def run(orders: dict[str, dict], plan: Plan | None = None, arguments=lambda name: ["--config", "none"]):
+    def run(
+        orders: dict[str, dict], plan: BatchPlan | None = None, arguments=lambda name: ["--config", "none"]
+    ):
         for name, order in orders.items():
             folder = tmp_path / "bags" / name
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,7 @@ def batch(tmp_path, monkeypatch):
         bags = find_bags([tmp_path / "bags"])
         console = Console(file=io.StringIO(), width=200)
         program = [sys.executable, str(script)]
-        outcomes = run_batch(bags, tmp_path / "out", arguments, plan or Plan(jobs=2), console, program)
+        outcomes = run_batch(bags, tmp_path / "out", arguments, plan or BatchPlan(jobs=2), console, program)
         return {outcome.name: outcome for outcome in outcomes}, console.file.getvalue()
 
     run.out = tmp_path / "out"
@@ -204,7 +206,7 @@ def test_bags_at_work_have_cores_of_their_own(batch, tmp_path, monkeypatch):
         )
     )
     opener.start()
-    batch({name: {"waits_for": str(gate)} for name in ("one", "two")}, Plan(jobs=2))
+    batch({name: {"waits_for": str(gate)} for name in ("one", "two")}, BatchPlan(jobs=2))
     opener.join()
     (_, *one), (_, *two) = (started(batch.out, name)[0] for name in ("one", "two"))
     assert [one[0], len(one[1:])] == [two[0], len(two[1:])] == [share, share]
@@ -280,14 +282,14 @@ def test_the_recording_is_never_written_over(tmp_path):
     (bag / "metadata.yaml").write_text("x")
     (tmp_path / "drive.log").write_text("")
     with pytest.raises(ConfigError, match="is where the recording"):
-        run_batch([bag], tmp_path, lambda name: [], Plan(), Console(file=io.StringIO()))
+        run_batch([bag], tmp_path, lambda name: [], BatchPlan(), Console(file=io.StringIO()))
     assert (bag / "metadata.yaml").read_text() == "x"
 
 
 @pytest.mark.parametrize("bad", [{"jobs": 0}, {"retries": -1}])
 def test_a_plan_that_cannot_be_is_refused(bad):
     with pytest.raises(ConfigError, match="must be >="):
-        Plan(**bad)
+        BatchPlan(**bad)
 
 
 # Killed workers.
@@ -323,7 +325,7 @@ def test_a_killed_worker_is_started_again(batch, tmp_path):
 
 
 def test_a_worker_that_is_always_killed_is_given_up_and_the_others_go_on(batch):
-    outcomes, said = batch({"one": {"kills_itself": 99}, "two": {}}, Plan(jobs=1, retries=2))
+    outcomes, said = batch({"one": {"kills_itself": 99}, "two": {}}, BatchPlan(jobs=1, retries=2))
     assert (outcomes["one"].state, outcomes["one"].attempts) == ("failed", 3)
     assert outcomes["one"].reason == "killed by SIGKILL"
     assert outcomes["two"].state == "done"
@@ -336,9 +338,9 @@ def test_the_work_ends_with_the_batch(batch, tmp_path):
     code = f"""
         import sys
         from pathlib import Path
-        from perception_rt.replay.batch import Plan, find_bags, run_batch
+        from perception_rt.replay.batch import BatchPlan, find_bags, run_batch
         bags = find_bags([Path({str(tmp_path / "bags")!r})])
-        run_batch(bags, Path({str(batch.out)!r}), lambda name: [], Plan(), None,
+        run_batch(bags, Path({str(batch.out)!r}), lambda name: [], BatchPlan(), None,
                   [sys.executable, {str(tmp_path / "stand_in.py")!r}])
     """
     folder = tmp_path / "bags/one"
@@ -381,7 +383,7 @@ def test_ray_does_the_same_work_and_survives_killed_workers(ray, batch, tmp_path
     orders = {"command": waits, "worker": waits, "doomed": {"kills_itself": 99}}
     orders |= {"bad": {"code": 2, "says": "not a bag"}, "good": {"code": 3}}
     cores = len(os.sched_getaffinity(0))
-    outcomes, _ = batch(orders, Plan(jobs=cores, ray="", retries=1))
+    outcomes, _ = batch(orders, BatchPlan(jobs=cores, ray="", retries=1))
     killer.join()
     worker_killer.join()
     assert {name: (o.state, o.exit_code, o.attempts) for name, o in outcomes.items()} == {
@@ -391,13 +393,13 @@ def test_ray_does_the_same_work_and_survives_killed_workers(ray, batch, tmp_path
         "bad": ("failed", 2, 1),
         "good": ("done", 3, 1),
     }
-    again, _ = batch(orders, Plan(jobs=cores, ray="", retries=0))
+    again, _ = batch(orders, BatchPlan(jobs=cores, ray="", retries=0))
     assert [again[name].state for name in ("command", "worker", "good")] == ["skipped"] * 3
 
 
 def test_a_cluster_that_is_not_there_is_an_error(ray, batch):
     with pytest.raises(ConfigError, match=r"--ray 127.0.0.1:1: no cluster answers"):
-        batch({"one": {}}, Plan(ray="127.0.0.1:1"))
+        batch({"one": {}}, BatchPlan(ray="127.0.0.1:1"))
 
 
 def test_without_ray_one_is_told_how_to_install_it(tmp_path):
@@ -417,8 +419,8 @@ def merged(tmp_path, runs: dict[str, tuple[list, dict]]):
     outcomes = []
     for name, (rows, scores) in runs.items():
         write_run(tmp_path / name, rows=rows, scores=scores)
-        outcomes.append(Outcome(name, tmp_path / "bags" / name, "done", 0, 1))
-    outcomes.append(Outcome("lost", tmp_path / "bags/lost", "failed", None, 3, "killed by SIGKILL"))
+        outcomes.append(UnitResult(name, tmp_path / "bags" / name, "done", 0, 1))
+    outcomes.append(UnitResult("lost", tmp_path / "bags/lost", "failed", None, 3, "killed by SIGKILL"))
     whole = merge_runs(tmp_path, outcomes)
     assert json.loads((tmp_path / "metrics.json").read_text()) == whole
     return whole
@@ -436,9 +438,9 @@ def test_counts_are_summed_and_percentiles_are_those_of_all_messages(tmp_path):
     whole = merged(tmp_path, {name: (of, {}) for name, of in rows.items()})
     stream, all_rows = whole["streams"][STREAM], [row for of in rows.values() for row in of]
     assert stream["received"] == 340
-    counts = Counter(row["fate"] for row in all_rows)
+    counts = Counter(row["outcome"] for row in all_rows)
     assert {state: n for state, n in stream["states"].items() if n} == counts
-    ages = sorted(row["age_ms"] for row in all_rows if row["fate"] == "published")
+    ages = sorted(row["age_ms"] for row in all_rows if row["outcome"] == "published")
     rank = {f"p{q}": ages[-(-q * len(ages) // 100) - 1] for q in (50, 90, 99)} | {"max": ages[-1]}
     assert stream["age_ms"] == {name: round(value, 3) for name, value in rank.items()}
     assert stream["stages_ms"]["decode"] == {"p50": 2.0, "p99": 2.0, "max": 2.0}
@@ -459,7 +461,7 @@ def test_a_recording_without_the_topic_does_not_lower_its_rate(tmp_path):
         metrics["streams"][STREAM]["rate_hz"] = rate_hz
         metrics["bag"]["duration_s"] = duration_s
         path.write_text(json.dumps(metrics))
-    outcomes = [Outcome(name, tmp_path / "bags" / name, "done", 0, 1) for name in ("a", "b", "without")]
+    outcomes = [UnitResult(name, tmp_path / "bags" / name, "done", 0, 1) for name in ("a", "b", "without")]
     stream = merge_runs(tmp_path, outcomes)["streams"][STREAM]
     assert (stream["received"], stream["rate_hz"]) == (40, 6.667)
 
@@ -509,7 +511,7 @@ def test_merged_metrics_have_the_shape_of_single_ones(tmp_path):
 
 def test_a_run_without_metrics_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"gone/metrics.json: not a replay's metrics"):
-        merge_runs(tmp_path, [Outcome("gone", tmp_path, "done", 0, 1)])
+        merge_runs(tmp_path, [UnitResult("gone", tmp_path, "done", 0, 1)])
 
 
 @pytest.mark.parametrize(
@@ -517,7 +519,7 @@ def test_a_run_without_metrics_is_named(tmp_path):
 )
 def test_the_exit_code_is_the_worst_of_the_bags(codes, worst):
     outcomes = [
-        Outcome(str(i), Path(str(i)), "failed" if code is None else "done", code, 1)
+        UnitResult(str(i), Path(str(i)), "failed" if code is None else "done", code, 1)
         for i, code in enumerate(codes)
     ]
     assert exit_code(outcomes) == worst

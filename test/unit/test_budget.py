@@ -32,8 +32,8 @@ SCORES = {
 
 
 def metrics() -> dict:
-    fates = {2: ledger_row(2, "superseded"), 7: ledger_row(7, "late")}
-    whole = metrics_of([fates.get(n, ledger_row(n, age_ms=20.0 + n)) for n in range(10)], SCORES)
+    outcomes = {2: ledger_row(2, "superseded"), 7: ledger_row(7, "late")}
+    whole = metrics_of([outcomes.get(n, ledger_row(n, age_ms=20.0 + n)) for n in range(10)], SCORES)
     imu = metrics_of([])["streams"][STREAM]
     whole["streams"][OTHER] = imu | {"node": "/vehicle_state", "topic": "/imu"}
     return whole

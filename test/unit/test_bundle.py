@@ -13,7 +13,7 @@ from torch import nn
 from perception_rt.model import bundle
 from perception_rt.model.archive import read_manifest, write_archive
 from perception_rt.model.decoders import FastestDet
-from perception_rt.model.detector import Detector
+from perception_rt.model.detector import BundleDetector
 from perception_rt.model.golden import golden_difference, golden_input
 from perception_rt.model.manifest import SCHEMA_VERSION, ImageSpec, parse_manifest
 from perception_rt.model.preprocess import Preprocess
@@ -22,7 +22,7 @@ from perception_rt.types import BundleError
 
 
 class SingleOutput(nn.Module):
-    """A network of one output tensor, as `Detector` wants it: a list."""
+    """A network of one output tensor, as `BundleDetector` wants it: a list."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -33,11 +33,11 @@ class SingleOutput(nn.Module):
         return [self.network(x)]
 
 
-def toy_detector(seed: int = 0) -> Detector:
+def toy_detector(seed: int = 0) -> BundleDetector:
     """A tiny detector of two classes; a cell of 8 px predicts one box."""
     torch.manual_seed(seed)
     network = SingleOutput(nn.Sequential(nn.Conv2d(3, 7, 8, stride=8), nn.Sigmoid()))
-    return Detector(Preprocess((64, 96)), network, FastestDet((64, 96)), score_threshold=0.25)
+    return BundleDetector(Preprocess((64, 96)), network, FastestDet((64, 96)), score_threshold=0.25)
 
 
 def save_toy(path, **changes):

@@ -20,7 +20,7 @@ from perception_rt.codec.vehicle import (
     pose_covariance,
 )
 from perception_rt.types import CodecError
-from perception_rt.types.state import EgoPath, VehicleState
+from perception_rt.types.state import EgoPath, EgoState
 
 STORE = get_typestore(Stores.ROS2_KILTED)
 STAMP = 12_345_678_901_234_567
@@ -128,7 +128,7 @@ def test_what_ends_early_is_refused(parse, data):
 def test_the_state_as_odometry():
     rng = np.random.default_rng(0)
     covariance = rng.normal(size=(6, 6))
-    state = VehicleState(STAMP, 1.0, 2.0, 3.0, -4.0, 0.5, 0.6, covariance @ covariance.T)
+    state = EgoState(STAMP, 1.0, 2.0, 3.0, -4.0, 0.5, 0.6, covariance @ covariance.T)
     data = encode_odometry(state, "map", "base_link")
     found = parse_odometry(data)
     assert (found.stamp_ns, found.frame_id, found.child_frame_id) == (STAMP, "map", "base_link")

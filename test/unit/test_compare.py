@@ -134,14 +134,18 @@ def test_only_what_is_named_is_volatile(tmp_path):
     assert told["field"] == "status[0:/camera_detector].values[1:received].value"
 
 
-def test_fates_and_scores_are_compared(tmp_path):
+def test_outcomes_and_scores_are_compared(tmp_path):
     rows = [ledger_row(n) for n in range(5)]
     rows[3] = ledger_row(3, "superseded", reason="a newer one came")
     scores = [{DETECTIONS: {"ap50": value, "classes": {"car": 0.7}}} for value in (0.5, 0.6)]
     _result, told = compared(tmp_path, rows=rows, scores=scores[0], golden_scores=scores[1])
-    fate = next(row for row in told if row["kind"] == "fate")
-    assert fate["field"] == f"{STREAM}[3].fate"
-    assert (fate["new"], fate["golden"], fate["note"]) == ("superseded", "published", "a newer one came")
+    outcome = next(row for row in told if row["kind"] == "outcome")
+    assert outcome["field"] == f"{STREAM}[3].outcome"
+    assert (outcome["new"], outcome["golden"], outcome["note"]) == (
+        "superseded",
+        "published",
+        "a newer one came",
+    )
     assert {row["field"] for row in told if row["kind"] == "metric"} == {
         f"streams.{STREAM}.states.published",
         f"streams.{STREAM}.states.superseded",
@@ -149,10 +153,14 @@ def test_fates_and_scores_are_compared(tmp_path):
     }
 
 
-def test_a_fate_of_a_message_that_only_one_run_received(tmp_path):
+def test_an_outcome_of_a_message_that_only_one_run_received(tmp_path):
     _result, told = compared(tmp_path, rows=[ledger_row(n) for n in range(4)])
-    fate = next(row for row in told if row["kind"] == "fate")
-    assert (fate["field"], fate["new"], fate["golden"]) == (f"{STREAM}[4].fate", None, "published")
+    outcome = next(row for row in told if row["kind"] == "outcome")
+    assert (outcome["field"], outcome["new"], outcome["golden"]) == (
+        f"{STREAM}[4].outcome",
+        None,
+        "published",
+    )
 
 
 def test_the_table_shows_a_few_and_counts_all(tmp_path):

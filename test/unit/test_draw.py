@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from perception_rt.codec import CameraModel
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
-from perception_rt.stage.project import project_boxes
+from perception_rt.stage.fusion.project import project_boxes
 from perception_rt.types import Detections2D, Detections3D
 from perception_rt.types.palette import PALETTE
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception_rt.stage.ego_prediction import predict_path
+from perception_rt.stage.prediction.ego import predict_path
 from perception_rt.stage.vehicle_state import MotionNoise
 from perception_rt.types import ConfigError
-from perception_rt.types.state import VehicleState
+from perception_rt.types.state import EgoState
 
 KEEPING = MotionNoise(acceleration_time_s=1e6, yaw_rate_time_s=1e6)
 STATES = st.tuples(
@@ -25,8 +25,8 @@ STATES = st.tuples(
 )
 
 
-def at(*values: float, stamp_ns: int = 5_000_000_123) -> VehicleState:
-    return VehicleState(stamp_ns, *values, np.diag([0.1, 0.1, 0.01, 0.04, 0.01, 0.1]))
+def at(*values: float, stamp_ns: int = 5_000_000_123) -> EgoState:
+    return EgoState(stamp_ns, *values, np.diag([0.1, 0.1, 0.01, 0.04, 0.01, 0.1]))
 
 
 @settings(deadline=None)

@@ -11,10 +11,10 @@ from scipy.spatial.transform import Rotation
 
 from perception_rt.codec import CameraModel
 from perception_rt.codec.detection_array import NamedDetections
-from perception_rt.stage.fuse import BOTH, CAMERA, LIDAR, fuse, iou_2d, lidar_alone
-from perception_rt.stage.fusion import FusionStage
-from perception_rt.stage.monocular import place
-from perception_rt.stage.project import (
+from perception_rt.stage.fusion.fuse import BOTH, CAMERA, LIDAR, fuse, iou_2d, lidar_alone
+from perception_rt.stage.fusion.monocular import place
+from perception_rt.stage.fusion.named import FusionStage
+from perception_rt.stage.fusion.project import (
     NEAR_M,
     box_corners,
     field_of_view,

@@ -123,7 +123,7 @@ def test_configurations_set_only_what_their_nodes_declare(path):
     shell = importlib.import_module("perception_rt.node.shell")
     for node in read_graph(path):
         module = importlib.import_module(f"perception_rt.node.{node.name}")
-        node_class = getattr(module, "".join(word.title() for word in node.name.split("_")))
+        node_class = getattr(module, "".join(word.title() for word in node.name.split("_")) + "Node")
         table = {parameter.name: parameter for parameter in (shell.AUTOSTART, *node_class.PARAMETERS)}
         for name, value in node.parameters.items():
             if name == "use_sim_time":

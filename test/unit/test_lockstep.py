@@ -124,26 +124,26 @@ class Echo(Component):
 
     def setup(self) -> None:
         """Wire it."""
-        output = self.host.advertise(ARRAY, "~/detections", 5)
+        output = self.host.create_publisher(ARRAY, "~/detections", 5)
         pipeline = FramePipeline(
             {"/image": Frame},
             lambda frames: [str(frame.stamp_ns).encode() for frame in frames],
             lambda stream, frame, result: output.publish(result),
             lambda stream, frame, result: None,
             clock=self.host,
-            complain=self.host.complain,
+            warn=self.host.warn,
         )
         scheduler = FixedRateScheduler(self.values["rate_hz"])
         self.worker = self.host.make_worker(pipeline, scheduler, Mailbox(["/image"]))
-        heard = self.host.hear(
+        heard = self.host.create_subscription(
             IMAGE, "/image", lambda data: pipeline.receive("/image", data, self.worker.put), "best_effort"
         )
-        self.account_for("/image", pipeline.accounts["/image"], heard)
+        self.add_stream("/image", pipeline.stats["/image"], heard)
         self.pipeline = pipeline
 
     def stop(self) -> None:
         """End what waits."""
-        self.pipeline.abandon(self.worker.clear(), "the end")
+        self.pipeline.cancel_pending(self.worker.clear(), "the end")
 
 
 class Seen:
@@ -181,14 +181,14 @@ def play(
             host.component.worker.anticipate("/image", str(arrival).encode())
             told(host.component.worker)
         loop.run_until(arrival)
-        router.hear(BagMessage("/image", IMAGE, arrival, str(arrival).encode()))
+        router.create_subscription(BagMessage("/image", IMAGE, arrival, str(arrival).encode()))
     loop.run_until(loop.now_ns() + 10**9)
     while host.component.worker.busy:
         loop.step()
     host.deactivate()
     loop.end_ticks()
     host.component.worker.stop(1)
-    return seen.answers, host.component.accounts["/image"].ledger.snapshot()
+    return seen.answers, host.component.stats["/image"].ledger.snapshot()
 
 
 def test_a_model_that_keeps_up_answers_every_frame_when_its_time_is_over():
@@ -262,8 +262,10 @@ class Slow(Component):
     def setup(self) -> None:
         """Wire it."""
         self.calls: list[tuple[str, int]] = []
-        self.heard = self.host.hear(IMAGE, "/image", lambda data: self._work(data.decode()), "reliable")
-        self.host.every(0.001, lambda: self._work("tick"))
+        self.heard = self.host.create_subscription(
+            IMAGE, "/image", lambda data: self._work(data.decode()), "reliable"
+        )
+        self.host.create_timer(0.001, lambda: self._work("tick"))
 
     def _work(self, name: str) -> None:
         self.calls.append((name, self.host.now_ns()))
@@ -284,7 +286,7 @@ def test_callbacks_of_a_busy_node_wait_in_order_the_oldest_are_lost_and_missed_t
     slow = slow_host(loop, router).component
     for number in range(40):  # more than twice as fast as the node is
         loop.run_until(number * 2 * MS)
-        router.hear(BagMessage("/image", IMAGE, loop.now_ns(), str(number).encode()))
+        router.create_subscription(BagMessage("/image", IMAGE, loop.now_ns(), str(number).encode()))
     loop.run_until(300 * MS)
     done = [int(name) for name, _ in slow.calls if name != "tick"]
     assert done == sorted(set(done))
@@ -306,10 +308,10 @@ def test_what_fails_at_drawing_is_told_and_is_no_fault_of_the_recording(caplog):
     loop = EventLoop(0)
     host = slow_host(loop, Router(loop, {"/image": IMAGE}, {}, Watch(), False))
     with caplog.at_level(logging.WARNING):
-        host.complain("slow", ValueError("no pen"))
+        host.warn("slow", ValueError("no pen"))
     assert refused == []
     assert "/slow: ValueError: no pen" in caplog.text
-    host.complain("/image", ValueError("no picture"))
+    host.warn("/image", ValueError("no picture"))
     assert refused == ["/image"]
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception_rt.realtime.ledger import Fate
+from perception_rt.realtime.ledger import Outcome
 from perception_rt.realtime.pairing import HOLD_COUNT, StampPairing
-from perception_rt.realtime.pipeline import Account
+from perception_rt.realtime.pipeline import StreamStats
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -21,7 +21,7 @@ class Bench:
     """Feeds a pairing and settles its pairs as a node does."""
 
     def __init__(self, window_ns: int = WINDOW, max_wait_ns: int = WAIT) -> None:
-        self.lidar, self.camera = Account(), Account()
+        self.lidar, self.camera = StreamStats(), StreamStats()
         self.pairing = StampPairing(self.lidar, self.camera, window_ns, max_wait_ns)
         self.pairs: list[tuple[int, int | None]] = []
         self.reasons: list[str] = []
@@ -44,12 +44,12 @@ class Bench:
             self.pairs.append((anchor.stamp_ns, partner.stamp_ns if partner else None))
             self.reasons.append(reason)
             self.decided_at[anchor.stamp_ns] = now
-            self.lidar.ledger.settle(anchor.entry, Fate.PUBLISHED if partner else Fate.UNSYNCED, reason)
+            self.lidar.ledger.finish(anchor.entry, Outcome.PUBLISHED if partner else Outcome.UNSYNCED, reason)
             if partner:
                 assert partner.item == f"camera {partner.stamp_ns}"
-                self.camera.ledger.settle(partner.entry, Fate.PUBLISHED)
+                self.camera.ledger.finish(partner.entry, Outcome.PUBLISHED)
 
-    def states(self, account: Account) -> dict[str, int]:
+    def states(self, account: StreamStats) -> dict[str, int]:
         book = account.ledger.snapshot()
         return {state: n for state, n in book["states"].items() if n} | (
             {"pending": book["pending"]} if book["pending"] else {}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception_rt.train.blocks import fused
-from perception_rt.train.pillars.data import Batch
+from perception_rt.train.pillars.data import CloudBatch
 from perception_rt.train.pillars.loss import assign, detection_loss
 from perception_rt.train.pillars.network import (
     BOX_CHANNELS,
@@ -21,9 +21,9 @@ from perception_rt.train.pillars.network import (
     COLUMNS,
     PILLAR,
     ROWS,
-    Detector,
-    Network,
     Pillars,
+    PillarsDetector,
+    PillarsNetwork,
     cells,
     decode,
 )
@@ -44,7 +44,7 @@ def box(x, y, length=4.5, width=1.8, yaw=0.3):
 def batch_of(boxes, labels=None, clear=None):
     """One cloud without points and its truth."""
     n = len(boxes)
-    return Batch(
+    return CloudBatch(
         torch.zeros(0, 4),
         torch.zeros(0).long(),
         1,
@@ -74,9 +74,9 @@ def perfect(boxes, at):
 @pytest.fixture(scope="module")
 def detector():
     torch.manual_seed(3)
-    network = Network(3)
+    network = PillarsNetwork(3)
     torch.nn.init.normal_(network.head.weight, std=1.0)  # scores that differ from cell to cell
-    return Detector(fused(network), 0.0, 0.3).eval()
+    return PillarsDetector(fused(network), 0.0, 0.3).eval()
 
 
 @settings(deadline=None, max_examples=50)
@@ -233,7 +233,7 @@ def test_the_scripted_saved_and_frozen_detector_answers_as_the_eager_one(detecto
 
 def test_folding_normalisation_changes_no_answer_and_not_the_network():
     torch.manual_seed(1)
-    network = Network(3)
+    network = PillarsNetwork(3)
     points, frame = torch.from_numpy(cloud(3000)), torch.zeros(3000).long()
     for _ in range(3):
         network(points, frame, 1)  # running means that are not their first ones

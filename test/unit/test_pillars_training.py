@@ -17,7 +17,7 @@ from perception_rt.train.blocks import fused
 from perception_rt.train.drives import evaluation_seeds, training_seeds
 from perception_rt.train.loop import Recipe
 from perception_rt.train.pillars.data import Clouds, cast, draw_batch, drive_samples
-from perception_rt.train.pillars.network import PILLAR, Detector, Network
+from perception_rt.train.pillars.network import PILLAR, PillarsDetector, PillarsNetwork
 from perception_rt.train.pillars.score import evaluate
 from perception_rt.train.pillars.task import PILLARS
 from perception_rt.train.task import train, train_bundle
@@ -131,7 +131,7 @@ def test_whoever_answers_the_truth_scores_one_in_every_band():
 def test_a_bundle_of_other_classes_is_not_scored(tmp_path):
     save(
         tmp_path / "other.pt",
-        Detector(fused(Network(3)), 0.0, 0.3),
+        PillarsDetector(fused(PillarsNetwork(3)), 0.0, 0.3),
         name="other",
         classes=("a", "b", "c"),
         task="detect3d",

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception_rt.realtime.clock import VirtualClock
-from perception_rt.realtime.ledger import Fate, FrameLedger
+from perception_rt.realtime.ledger import FrameLedger, Outcome
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.ordering import StampOrder
 from perception_rt.realtime.pipeline import FramePipeline
@@ -188,8 +188,8 @@ def test_ledger_sums_and_refuses_to_lose_count():
     ended = []
     ledger.on_end = ended.append
     first, second, third = (ledger.receive(now) for now in (5, 6, 7))
-    ledger.settle(second, Fate.PUBLISHED)
-    ledger.settle(first, Fate.LATE, "too old")
+    ledger.finish(second, Outcome.PUBLISHED)
+    ledger.finish(first, Outcome.LATE, "too old")
     book = ledger.snapshot()
     assert (book["received"], book["pending"]) == (3, 1)
     assert book["states"] == {
@@ -202,14 +202,14 @@ def test_ledger_sums_and_refuses_to_lose_count():
         "model_error": 0,
     }
     assert book["reasons"] == {"late": "too old"}
-    ledger.settle(third, Fate.PUBLISHED)
-    assert [(entry.number, entry.arrival_ns, entry.fate.value) for entry in ended] == [
+    ledger.finish(third, Outcome.PUBLISHED)
+    assert [(entry.number, entry.arrival_ns, entry.outcome.value) for entry in ended] == [
         (1, 6, "published"),
         (0, 5, "late"),
         (2, 7, "published"),
     ]
     with pytest.raises(ValueError, match="message 0 ended as late already"):
-        ledger.settle(first, Fate.PUBLISHED)
+        ledger.finish(first, Outcome.PUBLISHED)
 
 
 @given(st.lists(st.floats(0, 1e4), min_size=1, max_size=300))
@@ -303,8 +303,8 @@ def test_every_message_ends_in_exactly_one_state(events):
         pipeline.receive(stream, Message(stamp_ms * MS, says), lambda s, m: mailbox.put(s, m, clock.now_ns()))
         if then_run:
             pipeline.process(mailbox.take())
-    pipeline.abandon(mailbox.take(), "the end")
-    for stream, account in pipeline.accounts.items():
+    pipeline.cancel_pending(mailbox.take(), "the end")
+    for stream, account in pipeline.stats.items():
         book = account.ledger.snapshot()
         assert book["received"] == sent[stream]
         assert book["pending"] == 0

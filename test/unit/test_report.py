@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_rt.realtime.ledger import Fate
+from perception_rt.realtime.ledger import Outcome
 from perception_rt.replay.report import charts, svg, write_index, write_report
 from perception_rt.replay.report import ledger as ledgers
-from perception_rt.replay.report.choose import Sensor, choose, sensors_of
-from perception_rt.replay.report.ledger import FATES, MOMENTS, read_ledger
+from perception_rt.replay.report.choose import SensorStream, choose, sensors_of
+from perception_rt.replay.report.ledger import MOMENTS, OUTCOMES, read_ledger
 from perception_rt.replay.report.quality import Judged
 from perception_rt.replay.report.scores import headlines, score_sections
 from perception_rt.replay.report.streams import stages_of, stream_sections
@@ -34,10 +34,10 @@ def some_rows(count: int, topic: str = TOPIC) -> list[dict]:
     for n in range(count):
         arrival = START + n * 100_000_000
         if n % 5 == 4:
-            made.append(row(NODE, topic, n, arrival, arrival - 1_000_000, Fate.SUPERSEDED, None))
+            made.append(row(NODE, topic, n, arrival, arrival - 1_000_000, Outcome.SUPERSEDED, None))
         else:
             published = arrival + 19_000_000 + n % 100 * 1_000_000
-            made.append(row(NODE, topic, n, arrival, arrival - 1_000_000, Fate.PUBLISHED, published))
+            made.append(row(NODE, topic, n, arrival, arrival - 1_000_000, Outcome.PUBLISHED, published))
     return made
 
 
@@ -72,9 +72,9 @@ def test_a_ledger_on_its_grid_counts_every_message(tmp_path):
     view = read_ledger(tmp_path / "ledger.csv")
     stream = view.streams[STREAM]
     assert view.start_ns == START  # all 19 digits
-    assert stream.fates.sum(1).tolist() == [800, 200, *([0] * (len(FATES) - 2))]
+    assert stream.outcomes.sum(1).tolist() == [800, 200, *([0] * (len(OUTCOMES) - 2))]
     assert view.duration_s == pytest.approx(99.9)
-    np.testing.assert_allclose(stream.fates.sum(0), 1000 / MOMENTS, atol=1.5)  # as evenly as they came
+    np.testing.assert_allclose(stream.outcomes.sum(0), 1000 / MOMENTS, atol=1.5)  # as evenly as they came
     assert stream.times["age"].total == 800
     assert len(stream.times["age"].points) == 0  # a long run keeps none
 
@@ -95,7 +95,7 @@ def test_chunks_make_no_difference(tmp_path, monkeypatch):
     whole = read_ledger(tmp_path / "ledger.csv").streams[STREAM]
     monkeypatch.setattr(ledgers, "_CHUNK_ROWS", 7)
     parts = read_ledger(tmp_path / "ledger.csv").streams[STREAM]
-    np.testing.assert_array_equal(whole.fates, parts.fates)
+    np.testing.assert_array_equal(whole.outcomes, parts.outcomes)
     np.testing.assert_array_equal(whole.times["infer"].points, parts.times["infer"].points)
     assert whole.reasons == parts.reasons
     assert whole.oldest == parts.oldest
@@ -118,7 +118,7 @@ def test_reasons_without_end_are_pooled(tmp_path):
 
 
 def test_what_could_not_be_read_counts_by_its_number_and_needs_no_time(tmp_path):
-    lump = dict.fromkeys(COLUMNS, "") | {"node": "bag", "topic": "/t", "number": 17, "fate": "unreadable"}
+    lump = dict.fromkeys(COLUMNS, "") | {"node": "bag", "topic": "/t", "number": 17, "outcome": "unreadable"}
     write_ledger(tmp_path / "ledger.csv", [*some_rows(10), lump | {"reason": "a damaged chunk"}])
     view = read_ledger(tmp_path / "ledger.csv")
     assert view.streams["bag: /t"].reasons == {("unreadable", "a damaged chunk"): 17}
@@ -137,9 +137,9 @@ def test_what_is_no_ledger_is_said(tmp_path, text):
         read_ledger(tmp_path / "ledger.csv")
 
 
-def test_an_unknown_fate_is_said(tmp_path):
+def test_an_unknown_outcome_is_said(tmp_path):
     rows = some_rows(3)
-    rows[1]["fate"] = "vanished"
+    rows[1]["outcome"] = "vanished"
     write_ledger(tmp_path / "ledger.csv", rows)
     with pytest.raises(ConfigError, match="vanished"):
         read_ledger(tmp_path / "ledger.csv")
@@ -165,7 +165,7 @@ def test_charts_are_sound_markup_within_their_frame(tmp_path, count):
     view = read_ledger(tmp_path / "ledger.csv")
     (stream,) = view.streams.values()
     for chart in (
-        charts.fates_chart(view, stream),
+        charts.outcomes_chart(view, stream),
         charts.age_chart(view, stream),
         charts.age_histogram(stream),
         charts.stages_chart(view, stream, ["wait", "infer"]),
@@ -193,7 +193,7 @@ def test_times_that_never_change_are_told_in_figures_and_not_drawn(tmp_path):
     assert stages_of(stream) == ["infer"]
     (section,) = stream_sections(streams_of(rows), view)
     assert [part["title"] for part in section["charts"]] == [
-        "Fates by arrival",
+        "Outcomes by arrival",
         "Age at publishing",
         "In figures, ms",
     ]
@@ -203,7 +203,7 @@ def test_times_that_never_change_are_told_in_figures_and_not_drawn(tmp_path):
 
 
 def test_a_run_that_published_nothing_has_a_report(tmp_path):
-    rows = [made for made in some_rows(20) if made["fate"] == "superseded"]
+    rows = [made for made in some_rows(20) if made["outcome"] == "superseded"]
     folder = write_run(tmp_path / "run", rows)
     write_report(folder)
     text = (folder / "report.html").read_text()
@@ -285,7 +285,7 @@ class NoOutputs:
 def test_the_best_and_the_worst_of_each_part_are_chosen(tmp_path):
     write_ledger(tmp_path / "ledger.csv", some_rows(100))
     view = read_ledger(tmp_path / "ledger.csv")
-    sensor = Sensor(NODE, TOPIC, "sensor_msgs/msg/Image", None, "")
+    sensor = SensorStream(NODE, TOPIC, "sensor_msgs/msg/Image", None, "")
     rights = {10: 9, 20: 1, 60: 8, 90: 2}
     judged = [
         Judged(START + n * 100_000_000, START + n * 100_000_000 + 5, right, 10 - right, 0, np.zeros((0, 4)))
@@ -385,7 +385,7 @@ def test_what_could_not_be_read_is_told_once(tmp_path):
     rows, reason = some_rows(10), "drive.mcap: chunk at byte 17: CRC"
     metrics = metrics_of(rows)
     metrics["bag"]["unreadable"] = {"messages": 4, "reasons": {reason: 4}}
-    lump = {"node": "bag", "topic": "", "number": 4, "fate": "unreadable", "reason": reason}
+    lump = {"node": "bag", "topic": "", "number": 4, "outcome": "unreadable", "reason": reason}
     folder = write_run(tmp_path / "run", [*rows, dict.fromkeys(COLUMNS, "") | lump], metrics)
     write_report(folder)
     text = (folder / "report.html").read_text()
@@ -420,6 +420,6 @@ def test_memory_stays_flat_with_a_long_ledger(tmp_path):
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert view.streams[STREAM].fates.sum() == 300_000
+    assert view.streams[STREAM].outcomes.sum() == 300_000
     assert held < 5e6
     assert peak < 150e6

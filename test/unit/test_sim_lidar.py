@@ -21,12 +21,12 @@ from perception_rt.sim.lidar import (
     LidarSample,
     scan,
 )
-from perception_rt.sim.path import EgoState
+from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.raycast import RayGrid
 from perception_rt.sim.scene import to_base
 from perception_rt.sim.solids import solids_of
 from perception_rt.sim.terrain import Terrain
-from perception_rt.sim.world import Objects, World
+from perception_rt.sim.world import World, WorldObjects
 from perception_rt.types import ConfigError
 
 from .test_sim_render import placed
@@ -46,12 +46,14 @@ def cloud(seed: int, t: float) -> LidarSample:
 
 
 @lru_cache(maxsize=1)
-def plain() -> tuple[Terrain, EgoState]:
+def plain() -> tuple[Terrain, SimulatedEgo]:
     world = World(1)
     return Terrain(world), world.ego.state(0.0)
 
 
-def seen(*things: tuple[str, float, float, float], seed: int = 1) -> tuple[np.ndarray, np.ndarray, Objects]:
+def seen(
+    *things: tuple[str, float, float, float], seed: int = 1
+) -> tuple[np.ndarray, np.ndarray, WorldObjects]:
     """Points, owners and things given as (kind, x, y, yaw) in base_link, on an otherwise empty road."""
     terrain, ego = plain()
     objects = placed(*things, seed=seed)
@@ -247,7 +249,7 @@ def test_intensity_falls_with_range_and_incidence():
 
 def test_what_is_painted_onto_a_face_lies_before_it():
     objects = placed(("car", 10.0, 0.0, 0.0), ("pedestrian", 14.0, 0.0, 0.0), ("building", 30.0, 0.0, 0.0))
-    solids = solids_of(EgoState(0, 0, 0, 0, 0, 0), objects, LIDAR_POSITION, 100.0)
+    solids = solids_of(SimulatedEgo(0, 0, 0, 0, 0, 0), objects, LIDAR_POSITION, 100.0)
     for row in (0, 2):
         assert (np.diff(solids.bias[solids.owner == row]) > 0).all()
         assert solids.glass[solids.owner == row].sum() >= 4
@@ -270,9 +272,9 @@ def test_the_ground_is_flat_to_some_centimetres(seed):
     assert np.abs(z).max() < 0.25
 
 
-def empty() -> Objects:
+def empty() -> WorldObjects:
     flat = np.zeros(0)
-    return Objects((), flat, flat, np.zeros((0, 3)), np.zeros((0, 3)), flat, np.zeros((0, 2)), flat)
+    return WorldObjects((), flat, flat, np.zeros((0, 3)), np.zeros((0, 3)), flat, np.zeros((0, 2)), flat)
 
 
 def test_range_noise_and_dropouts_are_as_declared():

@@ -10,14 +10,14 @@ import pytest
 from perception_rt.sim.camera import Camera
 from perception_rt.sim.content import make_entity
 from perception_rt.sim.drive import MIN_VISIBLE, Drive
-from perception_rt.sim.path import EgoState
+from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.pose import pose_objects
 from perception_rt.sim.render import draw_objects, paint
 from perception_rt.sim.scene import Look
-from perception_rt.sim.world import Objects
+from perception_rt.sim.world import WorldObjects
 
 SIZE = (640, 360)
-STILL = EgoState(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+STILL = SimulatedEgo(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @lru_cache(maxsize=4)
@@ -25,7 +25,7 @@ def drive(seed: int) -> Drive:
     return Drive(seed, SIZE)
 
 
-def only(objects: Objects, row: int) -> Objects:
+def only(objects: WorldObjects, row: int) -> WorldObjects:
     arrays = (
         objects.ids,
         objects.labels,
@@ -35,15 +35,15 @@ def only(objects: Objects, row: int) -> Objects:
         objects.velocity,
         objects.travelled,
     )
-    return Objects((objects.entities[row],), *(a[row : row + 1] for a in arrays))
+    return WorldObjects((objects.entities[row],), *(a[row : row + 1] for a in arrays))
 
 
-def placed(*things: tuple[str, float, float, float], seed: int = 1) -> Objects:
+def placed(*things: tuple[str, float, float, float], seed: int = 1) -> WorldObjects:
     """Things given as (kind, x, y, yaw) before a camera at the origin."""
     entities = tuple(make_entity(kind, np.random.default_rng(seed)) for kind, *_ in things)
     n, lwh = len(things), np.array([e.lwh for e in entities])
     pose = np.array([thing[1:] for thing in things], float)
-    return Objects(
+    return WorldObjects(
         entities,
         np.arange(n),
         np.array([e.label for e in entities]),
@@ -55,7 +55,7 @@ def placed(*things: tuple[str, float, float, float], seed: int = 1) -> Objects:
     )
 
 
-def painted_extent(look: Look, ego: EgoState, one: Objects) -> np.ndarray:
+def painted_extent(look: Look, ego: SimulatedEgo, one: WorldObjects) -> np.ndarray:
     """The extent of the pixels that the thing covers by half or more: painted on black and on white."""
     width, height = look.camera.size
     black = np.zeros((height, width, 3), np.uint8)

@@ -13,9 +13,9 @@ from perception_rt.model.archive import load_operators
 from perception_rt.model.runtime import Runtime
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.train.blocks import fused
-from perception_rt.train.camera.data import CROP, Batch, draw_batch, drive_samples, render
+from perception_rt.train.camera.data import CROP, ImageBatch, draw_batch, drive_samples, render
 from perception_rt.train.camera.loss import assign, elementwise_iou
-from perception_rt.train.camera.network import Detector, Network, cells, decode
+from perception_rt.train.camera.network import CameraGridDetector, CameraNetwork, cells, decode
 from perception_rt.train.camera.score import evaluate
 from perception_rt.train.camera.task import CAMERA
 from perception_rt.train.drives import evaluation_seeds, moments, shares, training_seeds
@@ -42,9 +42,9 @@ def frames():
 def detector():
     torch.manual_seed(3)
     load_operators()
-    network = Network(3)
+    network = CameraNetwork(3)
     torch.nn.init.normal_(network.heads[1][1].weight, std=1.0)  # scores that differ from cell to cell
-    return Detector(fused(network), 0.0, 0.5).eval()
+    return CameraGridDetector(fused(network), 0.0, 0.5).eval()
 
 
 def test_a_short_training_lowers_the_loss(frames):
@@ -130,7 +130,7 @@ def test_batches_keep_boxes_inside_and_on_their_objects(frames):
 @given(st.integers(32, 200), st.integers(32, 200))
 def test_there_is_a_cell_for_every_prediction(height, width):
     with torch.inference_mode():
-        raw = Network(3).eval()(torch.zeros(1, 3, height, width))
+        raw = CameraNetwork(3).eval()(torch.zeros(1, 3, height, width))
     assert raw.shape == (1, len(cells(height, width, raw)), 7)
 
 
@@ -140,7 +140,7 @@ def test_every_object_has_cells_that_can_answer_it_exactly(x, y, extent, aspect)
     width, height = extent * aspect**0.5, extent / aspect**0.5
     box = torch.tensor([[x, y, x + width, y + height]])
     at = cells(1024, 1024, box)
-    batch = Batch(torch.zeros(1, 3, 1024, 1024), box, torch.zeros(1).long(), torch.zeros(1).long())
+    batch = ImageBatch(torch.zeros(1, 3, 1024, 1024), box, torch.zeros(1).long(), torch.zeros(1).long())
     image, cell, truth = assign(batch, at)
     assert 1 <= len(cell) <= 8  # four nearest of one level, or of two where the levels overlap
     assert not image.any()
@@ -153,13 +153,15 @@ def test_every_object_has_cells_that_can_answer_it_exactly(x, y, extent, aspect)
 
 def test_a_cell_that_two_objects_claim_goes_to_the_smaller():
     boxes = torch.tensor([[105.0, 105, 133, 133], [111.0, 111, 127, 127]])
-    batch = Batch(torch.zeros(1, 3, 320, 320), boxes, torch.zeros(2).long(), torch.zeros(2).long())
+    batch = ImageBatch(torch.zeros(1, 3, 320, 320), boxes, torch.zeros(2).long(), torch.zeros(2).long())
     _, _, truth = assign(batch, cells(320, 320, boxes))
     assert truth.tolist() == [1] * 8  # four cells of each level that answers for the smaller one
 
 
 def test_a_batch_without_objects_can_be_learned_from():
-    empty = Batch(torch.zeros(1, 3, 64, 64), torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long())
+    empty = ImageBatch(
+        torch.zeros(1, 3, 64, 64), torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long()
+    )
     assert [len(part) for part in assign(empty, cells(64, 64, empty.boxes))] == [0, 0, 0]
 
 

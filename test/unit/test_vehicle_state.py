@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception_rt.stage.vehicle_state import MotionNoise, Outcome, VehicleStateConfig, VehicleStateFilter
+from perception_rt.stage.vehicle_state import (
+    MotionNoise,
+    UpdateStatus,
+    VehicleStateConfig,
+    VehicleStateFilter,
+)
 from perception_rt.stage.vehicle_state.estimator import Estimator
 from perception_rt.stage.vehicle_state.geodesy import (
     ecef_from_geodetic,
@@ -23,7 +28,7 @@ from perception_rt.stage.vehicle_state.kalman import correct
 from perception_rt.stage.vehicle_state.motion import advance
 from perception_rt.stage.vehicle_state.observation import wrapped
 from perception_rt.types import ConfigError
-from perception_rt.types.state import Fix, Imu, Measurement, Pose, Steering, Twist, VehicleState
+from perception_rt.types.state import EgoState, Fix, Imu, Measurement, Pose, Steering, Twist
 
 ORIGIN = np.array([48.1, 11.6, 520.0])
 SECOND = 10**9
@@ -72,7 +77,7 @@ def fed(measurements: list[Measurement], config: VehicleStateConfig | None = Non
     return ego
 
 
-def off(state: VehicleState, truth: Truth) -> float:
+def off(state: EgoState, truth: Truth) -> float:
     """Distance from the truth, m."""
     x, y, *_ = truth(state.stamp_ns / SECOND)
     return hypot(state.x - x, state.y - y)
@@ -186,7 +191,7 @@ def test_order_does_not_matter_within_the_horizon():
     measurements = sensed(circle(8.0, 30.0), 4.0)
     measurements.append(fix_at(3 * SECOND + 1, 60.0, 60.0))
     expected = fed(sorted(measurements, key=lambda m: (m.stamp_ns, m.sensor)))
-    assert expected.counters["fix"][Outcome.GATED] == 1
+    assert expected.counters["fix"][UpdateStatus.GATED] == 1
 
     @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 10**6), st.floats(0.01, 0.999))
@@ -211,7 +216,7 @@ def test_a_late_measurement_counts_where_it_belongs():
     late = next(m for m in measurements if isinstance(m, Fix) and m.stamp_ns > 3.2 * SECOND)
     ego = fed([m for m in measurements if m is not late])
     without = ego.estimate.x.copy()
-    assert ego.add(late) is Outcome.ACCEPTED
+    assert ego.add(late) is UpdateStatus.ACCEPTED
     assert not np.array_equal(ego.estimate.x, without)
     assert same(ego, fed(measurements))
 
@@ -219,18 +224,18 @@ def test_a_late_measurement_counts_where_it_belongs():
 def test_what_is_older_than_the_horizon_is_refused_and_counted():
     ego = fed(sensed(circle(8.0, 30.0), 4.0))
     before, newest = ego.estimate.x.copy(), ego.estimate.stamp_ns
-    assert ego.add(Twist(newest - SECOND - 1, 3.0, 0.01)) is Outcome.TOO_LATE
+    assert ego.add(Twist(newest - SECOND - 1, 3.0, 0.01)) is UpdateStatus.TOO_LATE
     assert np.array_equal(ego.estimate.x, before)
-    assert ego.counters["twist"][Outcome.TOO_LATE] == 1
+    assert ego.counters["twist"][UpdateStatus.TOO_LATE] == 1
     assert "1.000 s before" in ego.reasons["twist"]
-    assert ego.add(Twist(newest - SECOND, 8.0, 0.01)) is Outcome.ACCEPTED
+    assert ego.add(Twist(newest - SECOND, 8.0, 0.01)) is UpdateStatus.ACCEPTED
 
 
 def test_the_same_message_twice_counts_once():
     measurements = sensed(circle(8.0, 30.0), 2.0)
     ego = fed(measurements)
     before = ego.estimate.x.copy()
-    assert ego.add(measurements[-3]) is Outcome.DUPLICATE
+    assert ego.add(measurements[-3]) is UpdateStatus.DUPLICATE
     assert np.array_equal(ego.estimate.x, before)
 
 
@@ -278,8 +283,8 @@ def test_what_is_not_finite_is_refused_with_a_reason(kind, name, value):
     bad = (value, *good[1:]) if isinstance(good, tuple) else value
     ego = VehicleStateFilter()
     measurement = dataclasses.replace(GOOD[kind], **{name: bad})
-    assert ego.add(measurement) is Outcome.INVALID
-    assert ego.counters[measurement.sensor] == {Outcome.INVALID: 1}
+    assert ego.add(measurement) is UpdateStatus.INVALID
+    assert ego.counters[measurement.sensor] == {UpdateStatus.INVALID: 1}
     assert str(value) in ego.reasons[measurement.sensor]
     assert ego.estimate.stamp_ns is None
 
@@ -298,7 +303,7 @@ def test_what_is_not_finite_is_refused_with_a_reason(kind, name, value):
     ],
 )
 def test_what_cannot_be_is_refused(measurement):
-    assert VehicleStateFilter().add(measurement) is Outcome.INVALID
+    assert VehicleStateFilter().add(measurement) is UpdateStatus.INVALID
 
 
 def test_a_fix_without_altitude_is_a_fix():
@@ -338,8 +343,8 @@ def test_a_jump_is_rejected_and_a_lasting_one_believed():
     ]
     added = [(m, ego.add(m)) for m in shifted]
     outcomes = [(m.stamp_ns, outcome) for m, outcome in added if isinstance(m, Fix)]
-    while_rejected = [stamp for stamp, outcome in outcomes if outcome is Outcome.GATED]
-    recovered = [stamp for stamp, outcome in outcomes if outcome is Outcome.RECOVERED]
+    while_rejected = [stamp for stamp, outcome in outcomes if outcome is UpdateStatus.GATED]
+    recovered = [stamp for stamp, outcome in outcomes if outcome is UpdateStatus.RECOVERED]
     assert len(recovered) == 1
     assert len(while_rejected) >= 14
     assert recovered[0] == pytest.approx(9 * SECOND, abs=SECOND // 4)
@@ -352,7 +357,7 @@ def test_a_jump_does_not_move_the_state():
     truth = circle(8.0, 30.0)
     ego = fed(sensed(truth, 6.0))
     before = ego.state_at(6 * SECOND)
-    assert ego.add(fix_at(6 * SECOND - 1, 100.0, 100.0)) is Outcome.GATED
+    assert ego.add(fix_at(6 * SECOND - 1, 100.0, 100.0)) is UpdateStatus.GATED
     assert "Fix" in ego.reasons["fix"]
     after = ego.state_at(6 * SECOND)
     assert (after.x, after.y, after.yaw) == pytest.approx((before.x, before.y, before.yaw), abs=1e-9)
@@ -378,7 +383,7 @@ def test_full_braking_is_followed_not_rejected():
             ego.add(fix_at(stamp, x, y))
         worst = max(worst, abs(ego.state_at(stamp).speed - speed))
     assert worst < 1.0
-    assert ego.counters["twist"][Outcome.GATED] + ego.counters["imu"][Outcome.GATED] < 15
+    assert ego.counters["twist"][UpdateStatus.GATED] + ego.counters["imu"][UpdateStatus.GATED] < 15
 
 
 # Start, and what a vehicle does
@@ -405,7 +410,7 @@ def test_yaw_wraps_and_stays_in_its_range():
             assert -pi <= state.yaw < pi
             if measurement.stamp_ns > 5 * SECOND:
                 assert abs(wrapped(state.yaw - truth(measurement.stamp_ns / SECOND)[2])) < 0.1
-    assert ego.counters["fix"][Outcome.GATED] <= 2
+    assert ego.counters["fix"][UpdateStatus.GATED] <= 2
 
 
 def test_standing_teaches_the_gyro_s_bias_and_turns_nothing():
@@ -451,7 +456,7 @@ def test_without_fixes_the_frame_begins_at_the_vehicle():
     config = VehicleStateConfig(start_at_origin=True)
     ego = fed([m for m in sensed(truth, 10.0) if not isinstance(m, Fix)], config)
     assert off(ego.state_at(10 * SECOND), truth) < 1.5
-    assert ego.add(fix_at(10 * SECOND, 0, 0)) is Outcome.UNUSED
+    assert ego.add(fix_at(10 * SECOND, 0, 0)) is UpdateStatus.UNUSED
 
 
 def test_poses_place_and_correct():
@@ -536,10 +541,10 @@ def test_a_clock_that_was_set_restarts_the_filter():
     ego = fed(sensed(truth, 5.0))
     again = sensed(truth, 5.0)  # the recording plays from its start
     outcomes = [ego.add(m) for m in again]
-    assert outcomes[0] is Outcome.TOO_LATE
+    assert outcomes[0] is UpdateStatus.TOO_LATE
     assert ego.restarts == 1
     assert off(ego.state_at(ego.estimate.stamp_ns), truth) < 5.0
-    assert ego.add(Twist(10**18, 8.0, 0.01)) is Outcome.STAMP_JUMP
+    assert ego.add(Twist(10**18, 8.0, 0.01)) is UpdateStatus.STAMP_JUMP
     assert "ahead" in ego.reasons["twist"]
     assert ego.restarts == 1
 

@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from perception_rt.cli.demo.plan import TRUE_ODOMETRY, TRUTHS, Plan, Stream, plan_bag, plan_simulation
+from perception_rt.cli.demo.plan import TRUE_ODOMETRY, TRUTHS, DemoPlan, DemoStream, plan_bag, plan_simulation
 from perception_rt.node.transport import transport_environment
 from perception_rt.replay.summary import summarise, summary_table
 from perception_rt.sim import SIM_CLASSES
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, run, score, draw."""
+    """DemoPlan, run, score, draw."""
     from perception_rt.cli.demo.pictures import draw  # rclpy: only when all else is sound
 
     console = Console()
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_graph(plan: Plan, console: Console) -> Collector:
+def run_graph(plan: DemoPlan, console: Console) -> Collector:
     """Run `perception-rt up` as a process of its own and record what it publishes."""
     from perception_rt.node.collector import Collector
 
@@ -111,7 +111,7 @@ def run_graph(plan: Plan, console: Console) -> Collector:
     return collector
 
 
-def summaries(plan: Plan, collector: Collector) -> dict[str, dict]:
+def summaries(plan: DemoPlan, collector: Collector) -> dict[str, dict]:
     """The summary of every stream, by name."""
     found = {}
     for stream in plan.streams:
@@ -127,7 +127,7 @@ def summaries(plan: Plan, collector: Collector) -> dict[str, dict]:
     return found
 
 
-def answers_of(stream: Stream, collector: Collector) -> dict[int, object]:
+def answers_of(stream: DemoStream, collector: Collector) -> dict[int, object]:
     """What was published for a stream, by stamp."""
     return (
         collector.motions[stream.output] if stream.task == "odometry" else collector.detections[stream.output]
@@ -135,7 +135,7 @@ def answers_of(stream: Stream, collector: Collector) -> dict[int, object]:
 
 
 def common_truth(
-    truths: Mapping[int, Detections2D | Detections3D], stream: Stream
+    truths: Mapping[int, Detections2D | Detections3D], stream: DemoStream
 ) -> dict[int, Detections2D | Detections3D] | None:
     """The simulator's truth that a bundle can find, in its labels; None where they share no class."""
     classes = stream.classes

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from perception_rt.cli.demo.plan import DETECTORS, TRUTHS, Plan
+from perception_rt.cli.demo.plan import DETECTORS, TRUTHS, DemoPlan
 from perception_rt.codec.camera_info import CameraModel, parse_camera_info
 from perception_rt.codec.transforms import parse_transforms
 from perception_rt.node.collector import Collector
@@ -27,7 +27,7 @@ class Rig(NamedTuple):
     camera_from_lidar: np.ndarray
 
 
-def frames(plan: Plan, collector: Collector) -> Iterator[tuple[str, Frame]]:
+def frames(plan: DemoPlan, collector: Collector) -> Iterator[tuple[str, Frame]]:
     """Topic and frame, in order of time; a drive is a function of its seed and the time."""
     if plan.bag:
         yield from _bag_frames(plan)
@@ -48,12 +48,12 @@ def frames(plan: Plan, collector: Collector) -> Iterator[tuple[str, Frame]]:
             yield topic, LidarFrame(drive.lidar(t_s).points, 0, stamp, LIDAR_FRAME)
 
 
-def _drive(plan: Plan) -> Drive:
+def _drive(plan: DemoPlan) -> Drive:
     size = plan.simulator.get("width", 960), plan.simulator.get("height", 540)
     return Drive(plan.simulator.get("seed", 1), size)
 
 
-def _bag_frames(plan: Plan) -> Iterator[tuple[str, Frame]]:
+def _bag_frames(plan: DemoPlan) -> Iterator[tuple[str, Frame]]:
     topics = [stream.topic for name in DETECTORS for stream in plan.of(name)]
     with Bag(plan.bag) as bag:
         for message in bag.messages(topics):
@@ -63,7 +63,7 @@ def _bag_frames(plan: Plan) -> Iterator[tuple[str, Frame]]:
                 continue  # the node counted it as decode_error
 
 
-def rig(plan: Plan) -> Rig | None:
+def rig(plan: DemoPlan) -> Rig | None:
     """The rig behind the fusion of a plan; None without fusion."""
     if not plan.of("fusion"):
         return None

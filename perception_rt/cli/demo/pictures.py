@@ -10,13 +10,13 @@ import numpy as np
 from rich.console import Console
 
 from perception_rt.cli.demo import progress_bar
+from perception_rt.cli.demo.film import Film
 from perception_rt.cli.demo.frames import Frame, Rig, frames, rig
-from perception_rt.cli.demo.plan import DETECTORS, TRUE_ODOMETRY, Plan, Stream
+from perception_rt.cli.demo.plan import DETECTORS, TRUE_ODOMETRY, DemoPlan, DemoStream
+from perception_rt.cli.demo.plot import plot_motion
 from perception_rt.node.collector import Collector
-from perception_rt.replay.film import Film
-from perception_rt.replay.plot import plot_motion
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
-from perception_rt.stage.fuse import SHORT
+from perception_rt.stage.fusion.fuse import SHORT
 from perception_rt.stage.transforms import transform
 from perception_rt.types import CameraFrame, Detections2D, Detections3D, LidarFrame
 
@@ -26,7 +26,7 @@ TOGETHER_NS = 50_000_000
 Found = Detections2D | Detections3D
 
 
-def draw(plan: Plan, collector: Collector, out: Path, console: Console) -> None:
+def draw(plan: DemoPlan, collector: Collector, out: Path, console: Console) -> None:
     """A film and some pictures of every detector, of fusion and of the tracks, from the very frames played.
 
     A frame that was not answered is marked, not left out.
@@ -60,24 +60,24 @@ def draw(plan: Plan, collector: Collector, out: Path, console: Console) -> None:
         )
 
 
-def _name(plan: Plan, stream: Stream) -> str:
+def _name(plan: DemoPlan, stream: DemoStream) -> str:
     if len(plan.of(stream.node)) > 1:
         return stream.topic.strip("/").replace("/", "_")
     return stream.node.removesuffix("_detector")
 
 
-def _film(out: Path, name: str, stream: Stream) -> Film:
+def _film(out: Path, name: str, stream: DemoStream) -> Film:
     pictures = {round((k + 0.5) * stream.frames / PICTURES) for k in range(PICTURES)}
     return Film(out, name, stream.rate_hz, pictures)
 
 
-def answer(stream: Stream, stamp_ns: int, collector: Collector) -> Found | None:
+def answer(stream: DemoStream, stamp_ns: int, collector: Collector) -> Found | None:
     """What was published for a frame, without its weak answers; None where nothing was."""
     found = collector.detections[stream.output].get(stamp_ns)
     return None if found is None else found[found.scores >= stream.least_score]
 
 
-def picture(frame: Frame, stream: Stream, collector: Collector) -> np.ndarray:
+def picture(frame: Frame, stream: DemoStream, collector: Collector) -> np.ndarray:
     """A frame as RGB with its answer, or with a note where it has none."""
     found = answer(stream, frame.stamp_ns, collector)
     if isinstance(frame, LidarFrame):
@@ -88,7 +88,7 @@ def picture(frame: Frame, stream: Stream, collector: Collector) -> np.ndarray:
 
 
 def fused_picture(
-    camera: CameraFrame, lidar: LidarFrame, seen: Rig, stream: Stream, collector: Collector
+    camera: CameraFrame, lidar: LidarFrame, seen: Rig, stream: DemoStream, collector: Collector
 ) -> np.ndarray:
     """The camera's image, the fused boxes in it with who saw them, and the same from above."""
     found = collector.detections[stream.output].get(lidar.stamp_ns)
@@ -110,7 +110,9 @@ def fused_picture(
     return drawn if found is not None else note(drawn)
 
 
-def tracked_picture(lidar: LidarFrame, stream: Stream, plan: Plan, collector: Collector) -> np.ndarray:
+def tracked_picture(
+    lidar: LidarFrame, stream: DemoStream, plan: DemoPlan, collector: Collector
+) -> np.ndarray:
     """From above: the tracks with their ids, where they will be, and where the own vehicle will be."""
     stamp = lidar.stamp_ns
     found = collector.detections[stream.output].get(stamp)

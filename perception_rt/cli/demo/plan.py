@@ -33,11 +33,11 @@ TRUE_ODOMETRY = "/drive_simulator/ground_truth_odometry"
 
 
 @dataclass(frozen=True)
-class Stream:
+class DemoStream:
     """Messages that go into a node, and what it answers.
 
     Attributes:
-        node: whose ledger accounts for them. topic: of the messages. output: of the answers.
+        node: whose ledger stats for them. topic: of the messages. output: of the answers.
         task: ``detect2d``, ``detect3d`` or ``odometry``, what the answers are. classes: their class names, by
         label.
         frames: how many messages to expect. rate_hz: of the messages.
@@ -69,7 +69,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """What to run and how to look at it afterwards.
 
     Attributes:
@@ -79,19 +79,19 @@ class Plan:
     """
 
     config: Path
-    streams: tuple[Stream, ...]
+    streams: tuple[DemoStream, ...]
     bag: Path | None
     simulator: dict[str, Any]
     ahead: str = ""
     camera_info: str = ""
     overrides: tuple[str, ...] = ()
 
-    def of(self, node: str) -> list[Stream]:
+    def of(self, node: str) -> list[DemoStream]:
         """The streams into a node."""
         return [stream for stream in self.streams if stream.node == node]
 
 
-def plan_simulation(args: argparse.Namespace) -> Plan:
+def plan_simulation(args: argparse.Namespace) -> DemoPlan:
     """The simulated drive of a parameter file."""
     config = args.config or next(
         (folder / "demo.yaml" for folder in (Path("config"), SHARE) if (folder / "demo.yaml").is_file()), None
@@ -116,14 +116,14 @@ def plan_simulation(args: argparse.Namespace) -> Plan:
     }
     counts = {name: round(seconds * rate) for name, rate in rates.items()}
     streams, ahead = make_streams(nodes, counts, rates), _ahead(nodes)
-    return Plan(config, streams, None, simulator, ahead, overrides=tuple(overrides))
+    return DemoPlan(config, streams, None, simulator, ahead, overrides=tuple(overrides))
 
 
 def make_streams(
     nodes: dict[str, dict[str, Any]], counts: dict[str, int], rates: dict[str, float]
-) -> tuple[Stream, ...]:
+) -> tuple[DemoStream, ...]:
     """The streams of the detectors and of fusion that `nodes` (name: parameters) hold."""
-    streams: list[Stream] = []
+    streams: list[DemoStream] = []
     for name, (task, default, parameter, topics) in DETECTORS.items():
         if name not in nodes:
             continue
@@ -132,7 +132,7 @@ def make_streams(
             raise ConfigError(f"bundle={manifest.name}: task is {manifest.task}, {name} needs {task}")
         inputs = ["/" + topic.lstrip("/") for topic in nodes[name].get(parameter, topics)]
         for topic, prefix in output_prefixes(inputs).items():
-            stream = Stream(
+            stream = DemoStream(
                 node=name,
                 topic=topic,
                 output=f"/{name}{prefix}/detections",
@@ -153,7 +153,7 @@ def make_streams(
     return tuple(streams)
 
 
-def fusion_streams(detectors: list[Stream]) -> list[Stream]:
+def fusion_streams(detectors: list[DemoStream]) -> list[DemoStream]:
     """What fusion takes from one lidar and one camera; it answers the messages of the lidar."""
     inputs = {stream.task: stream for stream in detectors}
     if len(detectors) != 2 or len(inputs) != 2:
@@ -176,7 +176,7 @@ def fusion_streams(detectors: list[Stream]) -> list[Stream]:
     ]
 
 
-def tracker_stream(others: list[Stream], parameters: dict[str, Any]) -> Stream:
+def tracker_stream(others: list[DemoStream], parameters: dict[str, Any]) -> DemoStream:
     """What the tracker takes: the answers of one of the other streams."""
     topic = "/" + parameters.get("detections_topic", "lidar_detector/detections").lstrip("/")
     source = next((stream for stream in others if stream.output == topic and stream.scored), None)
@@ -195,13 +195,13 @@ def tracker_stream(others: list[Stream], parameters: dict[str, Any]) -> Stream:
     )
 
 
-def vehicle_streams(parameters: dict[str, Any]) -> list[Stream]:
+def vehicle_streams(parameters: dict[str, Any]) -> list[DemoStream]:
     """What the ego filter takes; how many there will be is not known."""
     usual = {"odometry_topic": "odom_in", "imu_topic": "imu", "fix_topic": "", "twist_topic": ""}
     topics = [parameters.get(name, default) for name, default in usual.items()]
     rate = float(parameters.get("rate_hz", 50.0))
     return [
-        Stream(
+        DemoStream(
             node="vehicle_state",
             topic="/" + topic.lstrip("/"),
             output="/vehicle_state/odometry",
@@ -217,7 +217,7 @@ def vehicle_streams(parameters: dict[str, Any]) -> list[Stream]:
     ]
 
 
-def plan_bag(args: argparse.Namespace) -> Plan:
+def plan_bag(args: argparse.Namespace) -> DemoPlan:
     """A recording: its graph is written to the results, to be run again with `perception-rt up`."""
     with Bag(args.bag) as bag:
         chosen = args.topic or bag.of_type(IMAGE, COMPRESSED, POINTS)
@@ -241,7 +241,7 @@ def plan_bag(args: argparse.Namespace) -> Plan:
     config.write_text(yaml.safe_dump(file, sort_keys=False))
     info = graph.get("fusion", {}).get("camera_info_topic", "")
     streams = make_streams(graph, counts, rates)
-    return Plan(config, streams, args.bag, {}, _ahead(graph), camera_info=info)
+    return DemoPlan(config, streams, args.bag, {}, _ahead(graph), camera_info=info)
 
 
 def _ahead(nodes: dict[str, Any]) -> str:

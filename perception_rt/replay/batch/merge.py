@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_rt.realtime.pipeline import STAGES
-from perception_rt.replay.batch.unit import Outcome
+from perception_rt.replay.batch.unit import UnitResult
 from perception_rt.replay.lockstep.recorder import LEDGER, RECORDING, percentiles
 from perception_rt.types import ConfigError
 
@@ -25,7 +25,7 @@ _NOT_COUNTS = ("nees_expected",)
 _DECIMALS = 6
 
 
-def merge_runs(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def merge_runs(folder: Path, outcomes: Sequence[UnitResult]) -> dict[str, Any]:
     """Merge the metrics of `folder`/<name> of every bag that has some, and write `folder`/metrics.json.
 
     Returns:
@@ -65,7 +65,7 @@ def _read(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _told(outcome: Outcome, run: Mapping[str, Any] | None) -> dict[str, Any]:
+def _told(outcome: UnitResult, run: Mapping[str, Any] | None) -> dict[str, Any]:
     """A bag's own figures; lists, as curves, are left to its own metrics.json."""
     row: dict[str, Any] = {"exit_code": outcome.exit_code, "failed": outcome.state == "failed"}
     if run is None:

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-from perception_rt.replay.batch.unit import Outcome, Unit, attempt, attempts
+from perception_rt.replay.batch.unit import Unit, UnitResult, attempt, attempts
 from perception_rt.types import ConfigError, PerceptionError
 
 try:
@@ -26,7 +26,7 @@ _REACH_S = 10.0
 class Killed(PerceptionError):
     """The command was killed; another attempt may succeed."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: UnitResult) -> None:
         self.outcome = outcome
         super().__init__(f"{outcome.name}: {outcome.reason}")
 
@@ -34,7 +34,9 @@ class Killed(PerceptionError):
         return Killed, (self.outcome,)
 
 
-def run_on_ray(units: Sequence[Unit], address: str, retries: int, ended: Callable[[Outcome], None]) -> None:
+def run_on_ray(
+    units: Sequence[Unit], address: str, retries: int, ended: Callable[[UnitResult], None]
+) -> None:
     """Run units as Ray tasks of `unit.cores` CPUs each; Ray starts those whose worker was killed again.
 
     Args:
@@ -62,14 +64,14 @@ def run_on_ray(units: Sequence[Unit], address: str, retries: int, ended: Callabl
         ray.shutdown()  # kills the workers of this batch, which end their commands
 
 
-def _work(unit: Unit) -> Outcome:
+def _work(unit: Unit) -> UnitResult:
     outcome = attempt(unit)
     if outcome.killed:
         raise Killed(outcome)
     return outcome
 
 
-def _outcome(reference: ray.ObjectRef, unit: Unit) -> Outcome:
+def _outcome(reference: ray.ObjectRef, unit: Unit) -> UnitResult:
     try:
         return ray.get(reference)
     except RayTaskError as error:
@@ -78,7 +80,7 @@ def _outcome(reference: ray.ObjectRef, unit: Unit) -> Outcome:
         reason = f"{type(error.cause).__name__}: {error.cause}"
     except RayError as error:  # the worker, its machine or its memory was lost
         reason = " ".join(str(error).split()) or type(error).__name__
-    return Outcome(unit.name, unit.bag, "failed", None, attempts(unit), reason[:300])
+    return UnitResult(unit.name, unit.bag, "failed", None, attempts(unit), reason[:300])
 
 
 def _connect(address: str) -> None:

@@ -18,8 +18,8 @@ from rich.table import Table
 from perception_rt.replay.batch.bags import name_bags
 from perception_rt.replay.batch.unit import (
     REFUSED,
-    Outcome,
     Unit,
+    UnitResult,
     attempt,
     completed,
     identify,
@@ -42,7 +42,7 @@ _MEANING = {
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BatchPlan:
     """Who replays the bags.
 
     Attributes:
@@ -70,10 +70,10 @@ def run_batch(
     bags: Sequence[Path],
     out: Path,
     arguments: Callable[[str], Sequence[str]],
-    plan: Plan,
+    plan: BatchPlan,
     console: Console | None = None,
     program: Sequence[str] = REPLAY,
-) -> list[Outcome]:
+) -> list[UnitResult]:
     """Replay every bag into `out`/<name>, each by a process of its own; its words go to `out`/<name>.log.
 
     A bag that was done before, with the same arguments, recording and files, is skipped; one that was left
@@ -102,7 +102,7 @@ def run_batch(
         for outcome in outcomes.values():
             watch.ended(outcome)
 
-        def ended(outcome: Outcome) -> None:
+        def ended(outcome: UnitResult) -> None:
             outcomes[outcome.name] = outcome
             watch.ended(outcome)
 
@@ -115,11 +115,11 @@ def run_batch(
     return [outcomes[unit.name] for unit in units]
 
 
-def run_here(units: Sequence[Unit], plan: Plan, ended: Callable[[Outcome], None]) -> None:
+def run_here(units: Sequence[Unit], plan: BatchPlan, ended: Callable[[UnitResult], None]) -> None:
     """Run units on this machine, `plan.jobs` at a time; `ended` is called from here."""
     stop = threading.Event()
 
-    def work(unit: Unit) -> Outcome:
+    def work(unit: Unit) -> UnitResult:
         while True:
             outcome = attempt(unit, stop)
             if not outcome.killed or outcome.attempts > plan.retries or stop.is_set():
@@ -136,7 +136,7 @@ def run_here(units: Sequence[Unit], plan: Plan, ended: Callable[[Outcome], None]
             raise
 
 
-def exit_code(outcomes: Sequence[Outcome]) -> int:
+def exit_code(outcomes: Sequence[UnitResult]) -> int:
     """The worst of the bags' own: 2 (no result) before 1 (a check failed) before 3 (damaged) before 0.
 
     A bag that failed, however, has no result.
@@ -145,7 +145,7 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
     return next(code for code in _WORST_FIRST if code in codes or code == 0)
 
 
-def batch_table(outcomes: Sequence[Outcome]) -> Table:
+def batch_table(outcomes: Sequence[UnitResult]) -> Table:
     """A row a bag."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("bag", overflow="fold")

@@ -61,7 +61,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class UnitResult:
     """What became of a unit.
 
     Attributes:
@@ -97,7 +97,7 @@ def identify(bag: Path, arguments: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def completed(unit: Unit) -> Outcome | None:
+def completed(unit: Unit) -> UnitResult | None:
     """The outcome of a unit that was done before, with the same identity; else None."""
     try:
         before = json.loads(unit.record.read_text())
@@ -106,7 +106,7 @@ def completed(unit: Unit) -> Outcome | None:
         return None
     if before != _record(unit) or code not in COMPLETE_CODES:
         return None
-    return Outcome(unit.name, unit.bag, "skipped", code, 0)
+    return UnitResult(unit.name, unit.bag, "skipped", code, 0)
 
 
 def prepare(unit: Unit) -> None:
@@ -126,7 +126,7 @@ def prepare(unit: Unit) -> None:
     unit.log.write_text("")
 
 
-def attempt(unit: Unit, stop: threading.Event | None = None) -> Outcome:
+def attempt(unit: Unit, stop: threading.Event | None = None) -> UnitResult:
     """Run the command once, from an empty start; `stop` ends it."""
     if unit.folder.exists():
         shutil.rmtree(unit.folder)
@@ -144,7 +144,7 @@ def attempt(unit: Unit, stop: threading.Event | None = None) -> Outcome:
         try:
             while process.poll() is None:
                 if stop is not None and stop.is_set():
-                    return Outcome(unit.name, unit.bag, "failed", 130, number, "interrupted")
+                    return UnitResult(unit.name, unit.bag, "failed", 130, number, "interrupted")
                 time.sleep(0.05)
         finally:
             _end(process)
@@ -157,16 +157,16 @@ def attempts(unit: Unit) -> int:
         return sum(line.startswith(_ATTEMPT) for line in log)
 
 
-def _outcome(unit: Unit, code: int, number: int) -> Outcome:
+def _outcome(unit: Unit, code: int, number: int) -> UnitResult:
     if code in COMPLETE_CODES and (unit.folder / RUN).is_file():
         unit.record.write_text(json.dumps(_record(unit), indent=1) + "\n")
-        return Outcome(unit.name, unit.bag, "done", code, number)
+        return UnitResult(unit.name, unit.bag, "done", code, number)
     if code < 0:
         reason = f"killed by {signal.Signals(-code).name}"
-        return Outcome(unit.name, unit.bag, "failed", None, number, reason, killed=True)
+        return UnitResult(unit.name, unit.bag, "failed", None, number, reason, killed=True)
     said = [line.strip() for line in tail(unit.log) if line.strip() and parse_progress(line) is None]
     reason = said[-1] if said and not said[-1].startswith(_ATTEMPT) else f"exit code {code}, no {RUN}"
-    return Outcome(unit.name, unit.bag, "failed", code, number, reason[-_LONGEST_REASON:])
+    return UnitResult(unit.name, unit.bag, "failed", code, number, reason[-_LONGEST_REASON:])
 
 
 def _record(unit: Unit) -> dict[str, Any]:

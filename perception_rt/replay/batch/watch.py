@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from perception_rt.replay.batch.progress import read_progress
-from perception_rt.replay.batch.unit import Outcome, Unit
+from perception_rt.replay.batch.unit import Unit, UnitResult
 
 _EVERY_S = 0.5
 
@@ -44,7 +44,7 @@ class Watch:
         self._thread.join()
         self._progress.stop()
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: UnitResult) -> None:
         """Tell what became of a bag, and take its bar away."""
         with self._lock:
             if self._waiting.pop(outcome.name, None) is not None:
@@ -73,7 +73,7 @@ class Watch:
             self._progress.update(self._bars[unit.name], completed=progress.done_s, total=progress.total_s)
 
 
-def _told(outcome: Outcome) -> str:
+def _told(outcome: UnitResult) -> str:
     if outcome.state == "failed":
         tried = f" in {outcome.attempts} attempts" if outcome.attempts > 1 else ""
         return f"{outcome.name}: failed{tried}: {outcome.reason}"

@@ -30,8 +30,8 @@ class Difference:
 
     Attributes:
         kind: ``value`` (a field of a message), ``missing`` or ``extra`` (a message), ``missing_topic`` or
-            ``extra_topic``, ``type``, ``undecodable`` (bytes that differ and cannot be decoded), ``fate`` or
-            ``metric``.
+            ``extra_topic``, ``type``, ``undecodable`` (bytes that differ and cannot be decoded),
+            ``outcome`` or ``metric``.
         where: the topic, or ``ledger.csv``, or ``metrics.json``.
         field: path of the field, where one is at fault.
         new, golden: both values.

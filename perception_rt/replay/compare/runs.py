@@ -23,7 +23,7 @@ BAG, LEDGER, METRICS = "bag", "ledger.csv", "metrics.json"
 _STREAM_METRICS = ("received", "states")
 _BAG_METRICS = ("missing_topics", "unreadable")
 _TIMES = ("ended_ns", "arrival_ns")
-_COLUMNS = {"node", "topic", "number", "stamp_ns", "fate", "reason", *_TIMES}
+_COLUMNS = {"node", "topic", "number", "stamp_ns", "outcome", "reason", *_TIMES}
 
 
 def compare_runs(
@@ -81,12 +81,12 @@ def _ledgers(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
         for row, model in matched(_rows(mine, new), _rows(other, golden)):
             there = row or model
             judge.compared[LEDGER] += 1
-            fates = [side and side["fate"] for side in (row, model)]
-            name = f"{there['node']}: {there['topic']}[{there['number']}].fate"
-            if fates[0] != fates[1] and not judge.ignores(LEDGER, name):
+            outcomes = [side and side["outcome"] for side in (row, model)]
+            name = f"{there['node']}: {there['topic']}[{there['number']}].outcome"
+            if outcomes[0] != outcomes[1] and not judge.ignores(LEDGER, name):
                 times = [_int(there[column]) for column in ("ended_ns", "stamp_ns")]
                 note = next((side["reason"] for side in (row, model) if side and side["reason"]), "")
-                yield Difference("fate", LEDGER, name, *fates, *times, note)
+                yield Difference("outcome", LEDGER, name, *outcomes, *times, note)
 
 
 def _rows(file: TextIO, folder: Path) -> Iterator[Item]:

@@ -33,7 +33,7 @@ _PATH_COLOUR = (255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class LiveDrawing:
     """What one message gives.
 
     Attributes:
@@ -62,7 +62,7 @@ class Drawing:
 
     colours: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
-    def draw(self, topic: str, message_type: str, data: bytes) -> Drawn | None:
+    def draw(self, topic: str, message_type: str, data: bytes) -> LiveDrawing | None:
         """What to log; None for what is not drawn.
 
         Raises:
@@ -77,19 +77,19 @@ class Drawing:
         method = _DRAW.get(message_type)
         return method(self, data) if method else None
 
-    def _image(self, data: bytes) -> Drawn:
+    def _image(self, data: bytes) -> LiveDrawing:
         frame = parse_image(data).decode()
         pixels = frame.pixels if frame.bgr else frame.pixels[..., ::-1]
         # Raw video of one camera fills a viewer's memory in minutes.
         _, jpeg = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))
         return _picture(rr.EncodedImage(contents=jpeg.tobytes(), media_type="image/jpeg"), frame.frame_id)
 
-    def _compressed(self, data: bytes) -> Drawn:
+    def _compressed(self, data: bytes) -> LiveDrawing:
         image = parse_compressed(data)
         media_type = f"image/{image.encoding}"
         return _picture(rr.EncodedImage(contents=image.data.tobytes(), media_type=media_type), image.frame_id)
 
-    def _camera_info(self, data: bytes) -> Drawn:
+    def _camera_info(self, data: bytes) -> LiveDrawing:
         camera = parse_camera_info(data)
         pinhole = rr.Pinhole(
             image_from_camera=camera.k,
@@ -98,18 +98,20 @@ class Drawing:
             parent_frame=camera.frame_id,
             child_frame=image_frame(camera.frame_id),
         )
-        return Drawn({"": [pinhole]})
+        return LiveDrawing({"": [pinhole]})
 
-    def _points(self, data: bytes) -> Drawn:
+    def _points(self, data: bytes) -> LiveDrawing:
         cloud = parse_points(data).decode()
         low, high = _HEIGHTS
         levels = np.clip((cloud.points[:, 2] - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
         colours = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1] if len(levels) else None
-        return Drawn({"": [rr.Points3D(cloud.points[:, :3], colors=colours, radii=_POINT)]}, cloud.frame_id)
+        return LiveDrawing(
+            {"": [rr.Points3D(cloud.points[:, :3], colors=colours, radii=_POINT)]}, cloud.frame_id
+        )
 
-    def _transforms(self, data: bytes) -> Drawn:
+    def _transforms(self, data: bytes) -> LiveDrawing:
         # An entity holds one transform at a time: each child frame has its own.
-        return Drawn(
+        return LiveDrawing(
             {
                 moved.child: [
                     rr.Transform3D(
@@ -123,7 +125,7 @@ class Drawing:
             }
         )
 
-    def _detections(self, data: bytes) -> Drawn:
+    def _detections(self, data: bytes) -> LiveDrawing:
         named = decode_named_detections(data)
         boxes = rr.Boxes2D(
             array=named.detections.xyxy,
@@ -133,7 +135,7 @@ class Drawing:
         )
         return _picture(boxes, named.frame_id)
 
-    def _boxes(self, data: bytes, tracks: bool) -> Drawn:
+    def _boxes(self, data: bytes, tracks: bool) -> LiveDrawing:
         """Boxes with words; those of tracks are always shown, others where the viewer's pointer is."""
         named = decode_named_detections3d(data)
         x_y_z_l_w_h_yaw = named.detections.xyzlwh_yaw
@@ -148,9 +150,9 @@ class Drawing:
             show_labels=tracks,
             fill_mode=rr.components.FillMode.MajorWireframe,
         )
-        return Drawn({"": [boxes]}, named.frame_id)
+        return LiveDrawing({"": [boxes]}, named.frame_id)
 
-    def _predictions(self, data: bytes) -> Drawn:
+    def _predictions(self, data: bytes) -> LiveDrawing:
         """A line for each id, along the places where it is expected."""
         named = decode_named_detections3d(data)
         colours, rows = self._colours(named), {}
@@ -158,17 +160,17 @@ class Drawing:
             rows.setdefault(id_, []).append(row)
         strips = [named.detections.xyzlwh_yaw[of, :3] for of in rows.values()]
         lines = rr.LineStrips3D(strips, colors=[colours[of[0]] for of in rows.values()], radii=_LINE)
-        return Drawn({"": [lines]}, named.frame_id)
+        return LiveDrawing({"": [lines]}, named.frame_id)
 
-    def _odometry(self, data: bytes) -> Drawn:
+    def _odometry(self, data: bytes) -> LiveDrawing:
         """An arrow from the vehicle to where it is in a second, straight on."""
         told = parse_odometry(data)
         x, y, yaw = told.pose
         ahead = told.speed * np.cos(yaw), told.speed * np.sin(yaw), 0.0
         arrow = rr.Arrows3D(origins=[[x, y, 0.0]], vectors=[ahead], colors=[_PATH_COLOUR], radii=2 * _LINE)
-        return Drawn({"": [arrow]}, told.frame_id)
+        return LiveDrawing({"": [arrow]}, told.frame_id)
 
-    def _path(self, data: bytes) -> Drawn:
+    def _path(self, data: bytes) -> LiveDrawing:
         reader = CdrReader(data)
         _, frame_id = reader.header()
         points = []
@@ -176,7 +178,7 @@ class Drawing:
             reader.header()
             points.append(reader.doubles("pose", 7)[:3])
         lines = rr.LineStrips3D([points] if points else [], colors=_PATH_COLOUR, radii=_LINE)
-        return Drawn({"": [lines]}, frame_id)
+        return LiveDrawing({"": [lines]}, frame_id)
 
     def _colours(self, named: NamedDetections) -> np.ndarray:
         """(N, 3) uint8."""
@@ -186,8 +188,8 @@ class Drawing:
         return known[named.detections.labels]
 
 
-def _picture(part: object, frame_id: str) -> Drawn:
-    return Drawn({"": [part]}, image_frame(frame_id), picture=True)
+def _picture(part: object, frame_id: str) -> LiveDrawing:
+    return LiveDrawing({"": [part]}, image_frame(frame_id), picture=True)
 
 
 def _labels(named: NamedDetections) -> list[str]:
@@ -196,7 +198,7 @@ def _labels(named: NamedDetections) -> list[str]:
     return [" ".join(filter(None, (named.classes[label], id_, f"{score:.2f}"))) for label, id_, score in rows]
 
 
-_DRAW: dict[str, Callable[[Drawing, bytes], Drawn]] = {
+_DRAW: dict[str, Callable[[Drawing, bytes], LiveDrawing]] = {
     "sensor_msgs/msg/Image": Drawing._image,
     "sensor_msgs/msg/CompressedImage": Drawing._compressed,
     "sensor_msgs/msg/CameraInfo": Drawing._camera_info,

@@ -16,7 +16,7 @@ import rerun as rr
 import rerun.blueprint as rrb
 
 from perception_rt.replay.live.address import parse_address
-from perception_rt.replay.live.drawing import Drawing, Drawn
+from perception_rt.replay.live.drawing import Drawing, LiveDrawing
 from perception_rt.types import CodecError, ConfigError
 
 TIMELINE = "bag_time"
@@ -122,7 +122,7 @@ class Rerun:
     def _log(self, path: str, parts: list, static: bool = False) -> None:
         self._stream.log(path, *parts, static=static, strict=True)
 
-    def _follow(self, topic: str, drawn: Drawn) -> None:
+    def _follow(self, topic: str, drawn: LiveDrawing) -> None:
         """Make room for what comes for the first time."""
         if drawn.picture and self._pictures.get(topic) != drawn.frame:
             self._pictures[topic] = drawn.frame

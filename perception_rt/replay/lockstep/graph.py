@@ -23,7 +23,7 @@ def component_class(name: str) -> type[Component]:
     return class_of("perception_rt.component", name)
 
 
-def players(nodes: Sequence[GraphNode]) -> list[tuple[GraphNode, type[Component]]]:
+def replayable_nodes(nodes: Sequence[GraphNode]) -> list[tuple[GraphNode, type[Component]]]:
     """The nodes that take messages, each with its component.
 
     Raises:

@@ -83,11 +83,11 @@ class LockstepHost:
             topic = f"{self._namespace}/{topic}"
         return self._router.remapped(topic)
 
-    def advertise(self, message_type: str, topic: str, depth: int) -> LockstepOutput:
+    def create_publisher(self, message_type: str, topic: str, depth: int) -> LockstepOutput:
         """What is published goes to the router."""
         return LockstepOutput(self, self._router, message_type, self.resolve_topic_name(topic))
 
-    def hear(
+    def create_subscription(
         self, message_type: str, topic: str, receive: Callable[[bytes], None], reliability: str
     ) -> LockstepInput:
         """Messages come in the order in which they were recorded or published.
@@ -110,7 +110,7 @@ class LockstepHost:
         self._router.subscribe(self.path, message_type, resolved, arrive)
         return heard
 
-    def every(self, period_s: float, call: Callable[[], None]) -> None:
+    def create_timer(self, period_s: float, call: Callable[[], None]) -> None:
         """In virtual time; as of a timer of ROS, calls that were missed are made once."""
 
         def tick() -> None:
@@ -131,12 +131,12 @@ class LockstepHost:
         self.workers.append(LockstepWorker(self, pipeline, scheduler, mailbox))
         return self.workers[-1]
 
-    def inform(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Nobody asked."""
 
-    def complain(self, stream: str, error: Exception) -> None:
-        """Messages that no ledger of the node accounts for are told of to the router; else, people."""
-        if stream in self.component.accounts:
+    def warn(self, stream: str, error: Exception) -> None:
+        """Messages that no ledger of the node stats for are told of to the router; else, people."""
+        if stream in self.component.stats:
             return
         if stream in self._heard:
             self._router.refused(stream, error)
@@ -204,9 +204,9 @@ class LockstepOutput:
         """Publish a serialized message."""
         self._router.publish(self._topic, self._type, self._host.now_ns(), data)
 
-    def listeners(self) -> int:
+    def get_subscription_count(self) -> int:
         """Nobody listens to what is for people, unless somebody looks live."""
-        return self._router.listeners(self._topic)
+        return self._router.get_subscription_count(self._topic)
 
 
 class LockstepInput:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perception_rt.realtime.ledger import Entry, Fate
-from perception_rt.realtime.pipeline import STAGES, Account
+from perception_rt.realtime.ledger import Entry, Outcome
+from perception_rt.realtime.pipeline import STAGES, StreamStats
 from perception_rt.realtime.statistics import nearest_rank
 from perception_rt.replay.bag import BagMessage, Damage
 from perception_rt.replay.bag_writer import BagWriter
@@ -23,17 +23,17 @@ BAG = "bag"
 COLUMNS = (
     *("node", "topic", "number", "arrival_ns", "stamp_ns"),
     *(f"{stage}_ms" for stage in STAGES),
-    *("ended_ns", "age_ms", "fate", "reason"),
+    *("ended_ns", "age_ms", "outcome", "reason"),
 )
 RECORDING = "bag"
 """In the column `node`, of rows about what could not be read or used of the recording."""
 UNREADABLE = "unreadable"
 
 
-class Stream:
+class RecordedStream:
     """What becomes of the messages of one topic at one node; times in ms of all of them."""
 
-    def __init__(self, node: str, topic: str, account: Account) -> None:
+    def __init__(self, node: str, topic: str, account: StreamStats) -> None:
         self.node, self.topic, self.account = node, topic, account
         self.ages = array("d")
         self.stages = {stage: array("d") for stage in STAGES}
@@ -43,7 +43,7 @@ class Stream:
         """A message ended; its age, if something of it was published."""
         for stage, took_ms in entry.stages_ms.items():
             self.stages[stage].append(took_ms)
-        if entry.fate is not Fate.PUBLISHED:
+        if entry.outcome is not Outcome.PUBLISHED:
             return None
         self.first_ns = self.first_ns if self.ages else ended_ns
         self.last_ns = ended_ns
@@ -88,7 +88,7 @@ class Recorder:
     """
 
     def __init__(self, live: Live | None) -> None:
-        self.streams: dict[str, Stream] = {}
+        self.streams: dict[str, RecordedStream] = {}
         self.outputs: defaultdict[str, Published] = defaultdict(Published)
         self.read: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
@@ -104,10 +104,10 @@ class Recorder:
             self._rows.writerow(COLUMNS)
             yield
 
-    def account_for(self, node: str, accounts: Mapping[str, Account], now_ns: Callable[[], int]) -> None:
+    def add_stream(self, node: str, stats: Mapping[str, StreamStats], now_ns: Callable[[], int]) -> None:
         """Write a row for every message that ends in these ledgers."""
-        for topic, account in accounts.items():
-            stream = Stream(node, topic, account)
+        for topic, account in stats.items():
+            stream = RecordedStream(node, topic, account)
             self.streams[f"{node}: {topic}"] = stream
             account.ledger.on_end = lambda entry, stream=stream: self._ended(stream, entry, now_ns())
 
@@ -130,7 +130,7 @@ class Recorder:
             self._live.message(topic, message_type, time_ns, data)
 
     def refused(self, topic: str, time_ns: int, error: Exception) -> None:
-        """A message that no node's ledger accounts for cannot be used."""
+        """A message that no node's ledger stats for cannot be used."""
         self._unreadable(topic, 1, time_ns, str(error))
 
     def damaged(self, damage: Damage) -> None:
@@ -146,7 +146,7 @@ class Recorder:
         row = [RECORDING, topic, "" if messages is None else messages, "" if time_ns is None else time_ns]
         self._rows.writerow([*row, *[""] * (len(COLUMNS) - 6), UNREADABLE, reason])
 
-    def _ended(self, stream: Stream, entry: Entry, ended_ns: int) -> None:
+    def _ended(self, stream: RecordedStream, entry: Entry, ended_ns: int) -> None:
         age_ms = stream.take(entry, ended_ns)
         if self._live is not None and age_ms is not None:
             self._live.ages(f"{stream.node}{stream.topic}", ended_ns, age_ms)
@@ -160,7 +160,7 @@ class Recorder:
                 *(_ms(entry.stages_ms.get(stage)) for stage in STAGES),
                 ended_ns,
                 _ms(age_ms),
-                entry.fate.value,
+                entry.outcome.value,
                 entry.reason,
             ]
         )

@@ -11,13 +11,13 @@ from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import ConfigError, PerceptionError
 
-FOR_PEOPLE = ("sensor_msgs/msg/Image", "visualization_msgs/msg/MarkerArray")
+VISUALIZATION_TYPES = ("sensor_msgs/msg/Image", "visualization_msgs/msg/MarkerArray")
 TF, TF_STATIC = "/tf", "/tf_static"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 DIAGNOSTICS, DIAGNOSTICS_TYPE = "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray"
 
 
-class Subscription(NamedTuple):
+class RouterSubscription(NamedTuple):
     """Who hears a topic."""
 
     node: str
@@ -25,7 +25,7 @@ class Subscription(NamedTuple):
     receive: Callable[[bytes], None]
 
 
-class Observer(Protocol):
+class ReplayObserver(Protocol):
     """Writes down what flows."""
 
     def heard(self, message: BagMessage) -> None:
@@ -41,7 +41,7 @@ class Observer(Protocol):
         ...
 
     def refused(self, topic: str, time_ns: int, error: Exception) -> None:
-        """A message that no node's ledger accounts for cannot be used."""
+        """A message that no node's ledger stats for cannot be used."""
         ...
 
 
@@ -63,12 +63,12 @@ class Router:
         loop: EventLoop,
         recorded: Mapping[str, str],
         remaps: Mapping[str, str],
-        observer: Observer,
+        observer: ReplayObserver,
         watched: bool,
     ) -> None:
         self.transforms = TransformBuffer()
         self.transform_users: list[str] = []
-        self.subscriptions: dict[str, list[Subscription]] = {}
+        self.subscriptions: dict[str, list[RouterSubscription]] = {}
         self.announced = {DIAGNOSTICS: ("", DIAGNOSTICS_TYPE)}  # "": that of all nodes
         self._loop = loop
         self._recorded = recorded
@@ -106,15 +106,15 @@ class Router:
 
     def subscribe(self, node: str, message_type: str, topic: str, receive: Callable[[bytes], None]) -> None:
         """Hear a topic."""
-        self.subscriptions.setdefault(topic, []).append(Subscription(node, message_type, receive))
+        self.subscriptions.setdefault(topic, []).append(RouterSubscription(node, message_type, receive))
 
     def publishers(self, topic: str) -> int:
         """How many publish a topic."""
         return int(topic in self._recorded or topic in self.announced)
 
-    def listeners(self, topic: str) -> int:
+    def get_subscription_count(self, topic: str) -> int:
         """How many hear a topic; what is for people is not written down."""
-        recorder = self._watched or self.announced[topic][1] not in FOR_PEOPLE
+        recorder = self._watched or self.announced[topic][1] not in VISUALIZATION_TYPES
         return len(self.subscriptions.get(topic, ())) + recorder
 
     def missing(self) -> dict[str, list[str]]:
@@ -140,7 +140,7 @@ class Router:
         """Whether a recorded topic is made anew by a node: then the recorded one is left out."""
         return topic in self.announced
 
-    def hear(self, message: BagMessage) -> None:
+    def deliver(self, message: BagMessage) -> None:
         """Bring a recorded message to who hears it, now."""
         if message.topic in self._tf and message.message_type == TF_TYPE:
             self._learn(message)
@@ -152,7 +152,7 @@ class Router:
 
         def arrive() -> None:
             now = self._loop.now_ns()
-            if message_type in FOR_PEOPLE:
+            if message_type in VISUALIZATION_TYPES:
                 self._observer.shown(topic, message_type, now, data)
             else:
                 self._observer.published(topic, message_type, now, data)
@@ -161,7 +161,7 @@ class Router:
         self._loop.at(time_ns, arrive)
 
     def refused(self, topic: str, error: Exception) -> None:
-        """A message that no node's ledger accounts for cannot be used."""
+        """A message that no node's ledger stats for cannot be used."""
         self._observer.refused(topic, self._loop.now_ns(), error)
 
     def _deliver(self, topic: str, message_type: str, data: bytes) -> None:

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from perception_rt.component.component import Component
-from perception_rt.component.detector import Detector
+from perception_rt.component.detector import DetectorComponent
 from perception_rt.component.graph import GraphNode
 from perception_rt.replay.bag import Bag, BagMessage, Damage
 from perception_rt.replay.live import Live
-from perception_rt.replay.lockstep.graph import check_overrides, overrides_of, players
+from perception_rt.replay.lockstep.graph import check_overrides, overrides_of, replayable_nodes
 from perception_rt.replay.lockstep.host import LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.reading import ReadAhead, read
 from perception_rt.replay.lockstep.recorder import Recorder
-from perception_rt.replay.lockstep.router import FOR_PEOPLE, Router
+from perception_rt.replay.lockstep.router import VISUALIZATION_TYPES, Router
 from perception_rt.replay.lockstep.timing import Inference
 from perception_rt.replay.lockstep.worker import LockstepWorker
 from perception_rt.types import BagError, BundleError, ConfigError
@@ -119,7 +119,7 @@ class _Replay:
         self._router = Router(self._loop, kinds, run.remaps, self._recorder, self._live is not None)
         try:
             check_overrides(run.nodes, run.overrides)
-            for node, make in players(run.nodes):
+            for node, make in replayable_nodes(run.nodes):
                 self._hosts.append(self._host(node, make))
             for host in self._hosts:
                 self._set_up(host)
@@ -134,14 +134,14 @@ class _Replay:
             self._bundles = {
                 host.path: host.component.runtime
                 for host in self._hosts
-                if isinstance(host.component, Detector) and host.component.runtime
+                if isinstance(host.component, DetectorComponent) and host.component.runtime
             }
             for host in self._hosts:
                 host.component.teardown()
 
     def _host(self, node: GraphNode, make: type[Component]) -> LockstepHost:
         overrides, timing = overrides_of(node, self._run.overrides), self._run.inference.timing
-        if issubclass(make, Detector) and timing is not None:
+        if issubclass(make, DetectorComponent) and timing is not None:
             timing(node.path, 0)  # a trace that lacks the node says so before anything is done
             # Sums of a parallel operator may depend on its threads; models run beside each other anyway.
             overrides["threads"] = 1
@@ -152,7 +152,7 @@ class _Replay:
             host.component.setup()
         except (ConfigError, BundleError) as error:
             raise type(error)(f"{host.path}: {error}") from error
-        self._recorder.account_for(host.path, host.component.accounts, host.now_ns)
+        self._recorder.add_stream(host.path, host.component.stats, host.now_ns)
 
     def _play(
         self, start_ns: int, items: Iterable[BagMessage | Damage], progress: Callable[[float], None]
@@ -198,7 +198,7 @@ class _Replay:
         """Those that hear a recorded topic, by its name and type."""
         found: dict[tuple[str, str], list[LockstepWorker]] = {}
         for host in self._hosts:
-            for topic in host.component.accounts:
+            for topic in host.component.stats:
                 for one in self._router.subscriptions[topic]:
                     if one.node == host.path and not self._router.replaced(topic):
                         found.setdefault((topic, one.message_type), []).extend(host.workers)
@@ -206,7 +206,7 @@ class _Replay:
 
     def _take(self, message: BagMessage) -> None:
         if not self._router.replaced(message.topic):
-            self._router.hear(message)
+            self._router.deliver(message)
 
     def _end(self) -> None:
         """Let the nodes finish, as those of a running graph may."""
@@ -258,6 +258,6 @@ class _Replay:
                     else None,
                 }
                 for topic, (node, message_type) in sorted(router.announced.items())
-                if message_type not in FOR_PEOPLE
+                if message_type not in VISUALIZATION_TYPES
             },
         }

@@ -50,7 +50,7 @@ class LockstepWorker:
         That shows in virtual time, so that two runs compute alike.
         """
         number, self._anticipated = self._anticipated, self._anticipated + 1
-        if self._in_a_row < STEADY or len(self._pipeline.accounts) > 1:
+        if self._in_a_row < STEADY or len(self._pipeline.stats) > 1:
             return
         try:
             parsed = self._pipeline.parse(stream, data)
@@ -116,7 +116,7 @@ class LockstepWorker:
 
     def _begun(self, batch: Batch, parsed: Mapping[str, Parsed]) -> Future[Computed] | None:
         """What was begun ahead for a batch of one; what was begun for those before it was in vain."""
-        if len(self._pipeline.accounts) > 1:
+        if len(self._pipeline.stats) > 1:
             return None
         ((waiting, _),) = batch.values()
         number = waiting.entry.number

@@ -1,4 +1,4 @@
-"""The charts of a run: fates over time; ages and stage times, over time and as histograms; scores."""
+"""The charts of a run: outcomes over time; ages and stage times, over time and as histograms; scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from perception_rt.replay.report import svg
-from perception_rt.replay.report.ledger import EDGES_MS, FATES, MOMENTS, LedgerView, StreamView, Times
+from perception_rt.replay.report.ledger import EDGES_MS, MOMENTS, OUTCOMES, LedgerView, StreamView, Times
 
 _HISTOGRAM_BARS = 40
 
@@ -18,28 +18,32 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def fates_chart(view: LedgerView, stream: StreamView) -> Markup:
+def outcomes_chart(view: LedgerView, stream: StreamView) -> Markup:
     """How the messages ended, stacked, by the moment of their arrival."""
     edges = view.moments_s
-    counts, edges = coarser(stream.fates, edges, stream.rows)
+    counts, edges = coarser(stream.outcomes, edges, stream.rows)
     x, y = svg.x_scale(0, edges[-1]), svg.y_scale(0, max(counts.sum(0).max(), 1) * 1.05, whole=True)
     lefts, widths = _columns(x, edges)
     marks, base = [], np.zeros(counts.shape[1])
-    for fate, row in zip(FATES, counts, strict=True):
+    for outcome, row in zip(OUTCOMES, counts, strict=True):
         if row.any():
             gap = np.minimum(1.0, widths / 4)
-            marks.append(svg.bars(lefts, widths - gap, y(base), y(base + row), f"fate-{fate}"))
+            marks.append(svg.bars(lefts, widths - gap, y(base), y(base + row), f"outcome-{outcome}"))
         base = base + row
-    notes = [_fates_note(edges, column, counts[:, column]) for column in range(counts.shape[1])]
-    totals = ", ".join(f"{n} {words(fate)}" for fate, n in zip(FATES, counts.sum(1), strict=True) if n)
+    notes = [_outcomes_note(edges, column, counts[:, column]) for column in range(counts.shape[1])]
+    totals = ", ".join(
+        f"{n} {words(outcome)}" for outcome, n in zip(OUTCOMES, counts.sum(1), strict=True) if n
+    )
     marks.append(svg.hover(lefts, widths, notes))
     return svg.chart(f"Messages of {stream.name} over time: {totals}", x, y, "arrival, s", "messages", marks)
 
 
-def _fates_note(edges: np.ndarray, column: int, counts: np.ndarray) -> str:
+def _outcomes_note(edges: np.ndarray, column: int, counts: np.ndarray) -> str:
     if not counts.any():
         return ""
-    told = ", ".join(f"{n} {words(fate)}" for fate, n in zip(FATES, counts.tolist(), strict=True) if n)
+    told = ", ".join(
+        f"{n} {words(outcome)}" for outcome, n in zip(OUTCOMES, counts.tolist(), strict=True) if n
+    )
     return f"{edges[column]:.2f} to {edges[column + 1]:.2f} s: {told}"
 
 

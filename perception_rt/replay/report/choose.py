@@ -3,7 +3,7 @@
 Of each camera and lidar, one of each part of the run: the best and the worst frame by the truth; where there
 is none, the frames whose boxes are the surest and the least sure on average, which is what the model thinks
 of itself, not what is true. Then the answer that was the oldest when it came, and messages that were not
-answered, of every fate that occurs.
+answered, of every outcome that occurs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOST = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Sensor:
+class SensorStream:
     """A camera or a lidar of a run.
 
     Attributes:
@@ -68,7 +68,7 @@ class Choice:
     truth: np.ndarray | None = None
 
 
-def sensors_of(metrics: Mapping) -> list[Sensor]:
+def sensors_of(metrics: Mapping) -> list[SensorStream]:
     """The cameras and lidars of a run, cameras first."""
     topics, found = metrics["bag"]["topics"], []
     for stream in metrics["streams"].values():
@@ -77,7 +77,7 @@ def sensors_of(metrics: Mapping) -> list[Sensor]:
         if kind in IMAGES + CLOUDS:
             wanted = ARRAY_2D if kind in IMAGES else ARRAY_3D
             found.append(
-                Sensor(node, topic, kind, _output_of(metrics["outputs"], node, topic, wanted), wanted)
+                SensorStream(node, topic, kind, _output_of(metrics["outputs"], node, topic, wanted), wanted)
             )
     return sorted(found, key=lambda sensor: (not sensor.is_camera, sensor.node, sensor.topic))
 
@@ -92,7 +92,7 @@ def _output_of(outputs: Mapping, node: str, topic: str, kind: str) -> str | None
 
 
 def choose(
-    view: LedgerView, outputs: Bag, sensor: Sensor, parts: int, judged: Iterable[Judged] | None = None
+    view: LedgerView, outputs: Bag, sensor: SensorStream, parts: int, judged: Iterable[Judged] | None = None
 ) -> list[Choice]:
     """What to show of a sensor; a message that two rules choose is shown once.
 
@@ -147,7 +147,7 @@ def _by_truth(judged: Iterable[Judged]) -> Iterator[tuple[float, Choice]]:
         yield answer.f1, Choice("", detail, answer.stamp_ns, answer.published_ns, truth=answer.truth)
 
 
-def _by_confidence(outputs: Bag, sensor: Sensor) -> Iterator[tuple[float, Choice]]:
+def _by_confidence(outputs: Bag, sensor: SensorStream) -> Iterator[tuple[float, Choice]]:
     """Rated by the mean score of their boxes; answers without boxes are left out."""
     for message in outputs.messages([sensor.output]):
         found = DECODERS[message.message_type](message.data)
@@ -166,14 +166,17 @@ def _oldest(row: Row) -> Choice:
 
 
 def _unanswered(stream: StreamView) -> Sequence[Row]:
-    """Some of every fate that occurs, in turns."""
+    """Some of every outcome that occurs, in turns."""
     known = {
-        fate: [row for row in stream.examples.get(fate, []) if row.arrival_ns is not None] for fate in LOST
+        outcome: [row for row in stream.examples.get(outcome, []) if row.arrival_ns is not None]
+        for outcome in LOST
     }
-    rows = [(place, rank, row) for rank, fate in enumerate(LOST) for place, row in enumerate(known[fate])]
+    rows = [
+        (place, rank, row) for rank, outcome in enumerate(LOST) for place, row in enumerate(known[outcome])
+    ]
     return [row for _, _, row in sorted(rows, key=lambda item: item[:2])[:_LOST]]
 
 
 def _lost(row: Row) -> Choice:
-    why = row.fate.replace("_", " ")
+    why = row.outcome.replace("_", " ")
     return Choice(why, row.reason or "no answer", row.stamp_ns, row.arrival_ns, lost=True)

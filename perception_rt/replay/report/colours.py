@@ -1,17 +1,17 @@
-"""Colours of the report: one for a fate or a stage wherever it appears, told apart by colour-blind people.
+"""Colours of the report: one for a outcome or a stage wherever it appears, told apart by colour-blind people.
 
 Fates after Okabe and Ito (2008), stages after Tol (2021), lighter on a dark ground.
 """
 
 LIGHT = {
-    "fate-published": "#4a9fd4",
-    "fate-superseded": "#e69f00",
-    "fate-late": "#c8b400",
-    "fate-unsynced": "#cc79a7",
-    "fate-rejected": "#005a8f",
-    "fate-decode_error": "#d55e00",
-    "fate-model_error": "#1a1a1a",
-    "fate-unreadable": "#8c8c8c",
+    "outcome-published": "#4a9fd4",
+    "outcome-superseded": "#e69f00",
+    "outcome-late": "#c8b400",
+    "outcome-unsynced": "#cc79a7",
+    "outcome-rejected": "#005a8f",
+    "outcome-decode_error": "#d55e00",
+    "outcome-model_error": "#1a1a1a",
+    "outcome-unreadable": "#8c8c8c",
     "series-age": "#0072b2",
     "series-wait": "#7a7a7a",
     "series-decode": "#117733",
@@ -27,11 +27,11 @@ LIGHT = {
     "class-7": "#1a1a1a",
 }
 DARK = LIGHT | {
-    "fate-published": "#56b4e9",
-    "fate-late": "#f0e442",
-    "fate-rejected": "#2f7fd0",
-    "fate-decode_error": "#e8743b",
-    "fate-model_error": "#f2f2f2",
+    "outcome-published": "#56b4e9",
+    "outcome-late": "#f0e442",
+    "outcome-rejected": "#2f7fd0",
+    "outcome-decode_error": "#e8743b",
+    "outcome-model_error": "#f2f2f2",
     "series-age": "#56b4e9",
     "series-wait": "#b0b0b0",
     "series-decode": "#4fc27a",

@@ -11,7 +11,7 @@ import numpy as np
 
 from perception_rt.replay.report.charts import coarser, words
 from perception_rt.replay.report.colours import LIGHT
-from perception_rt.replay.report.ledger import EDGES_MS, FATES, LedgerView, StreamView, Times
+from perception_rt.replay.report.ledger import EDGES_MS, OUTCOMES, LedgerView, StreamView, Times
 from perception_rt.replay.report.scores import curves_by_topic
 from perception_rt.replay.report.streams import stages_of
 from perception_rt.replay.report.svg import number
@@ -32,7 +32,7 @@ _ABOVE = {
 
 
 def write_figure(path: Path, title: str, verdict: str, view: LedgerView, scores: Mapping) -> None:
-    """Write a PNG: a row a stream with fates, ages and stage times; then precision over recall.
+    """Write a PNG: a row a stream with outcomes, ages and stage times; then precision over recall.
 
     Args:
         path: of the picture.
@@ -43,7 +43,7 @@ def write_figure(path: Path, title: str, verdict: str, view: LedgerView, scores:
     from matplotlib.figure import Figure  # half a second, and only who plots needs it
 
     streams = sorted(
-        (s for s in view.streams.values() if s.node != "bag"), key=lambda s: (-s.fates.sum(), s.name)
+        (s for s in view.streams.values() if s.node != "bag"), key=lambda s: (-s.outcomes.sum(), s.name)
     )[:_MOST_STREAMS]
     streams.sort(key=lambda stream: stream.name)
     curves = list(curves_by_topic(scores).items())[:4]
@@ -53,8 +53,8 @@ def write_figure(path: Path, title: str, verdict: str, view: LedgerView, scores:
     parts = figure.subfigures(max(rows, 1), 1, squeeze=False)[:, 0]
     for part, stream in zip(parts, streams, strict=False):
         part.suptitle(stream.name, fontsize=9, x=0.01, ha="left", weight="bold")
-        fates, ages, spread, stages = part.subplots(1, 4)
-        _plot_fates(fates, view, stream)
+        outcomes, ages, spread, stages = part.subplots(1, 4)
+        _plot_outcomes(outcomes, view, stream)
         _plot_over_time(ages, view, {"age": stream.times["age"]}, "age, ms")
         _plot_spread(spread, stream.times["age"])
         _plot_over_time(stages, view, {n: stream.times[n] for n in stages_of(stream)}, "stage times, ms")
@@ -71,14 +71,20 @@ def write_figure(path: Path, title: str, verdict: str, view: LedgerView, scores:
     figure.savefig(path, dpi=110)
 
 
-def _plot_fates(axes: Axes, view: LedgerView, stream: StreamView) -> None:
-    fates, edges = coarser(stream.fates, view.moments_s, stream.rows)
-    base = np.zeros(fates.shape[1])
-    for fate, row in zip(FATES, fates, strict=True):
+def _plot_outcomes(axes: Axes, view: LedgerView, stream: StreamView) -> None:
+    outcomes, edges = coarser(stream.outcomes, view.moments_s, stream.rows)
+    base = np.zeros(outcomes.shape[1])
+    for outcome, row in zip(OUTCOMES, outcomes, strict=True):
         if row.any():
-            label = f"{row.sum()} {words(fate)}"
+            label = f"{row.sum()} {words(outcome)}"
             axes.bar(
-                edges[:-1], row, np.diff(edges), base, align="edge", color=LIGHT[f"fate-{fate}"], label=label
+                edges[:-1],
+                row,
+                np.diff(edges),
+                base,
+                align="edge",
+                color=LIGHT[f"outcome-{outcome}"],
+                label=label,
             )
         base = base + row
     axes.set(xlabel="arrival, s", ylabel="messages")

@@ -9,7 +9,7 @@ from pathlib import Path
 from perception_rt.replay.report import svg
 from perception_rt.replay.report.charts import words
 from perception_rt.replay.report.folder import read_metrics, read_run, write_page
-from perception_rt.replay.report.ledger import FATES
+from perception_rt.replay.report.ledger import OUTCOMES
 from perception_rt.replay.report.scores import headlines
 from perception_rt.replay.report.summary import judge
 from perception_rt.types import ConfigError
@@ -31,7 +31,7 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
         runs: the folders of the replays, in the order to be shown; one without results is told as failed.
     """
     rows = [_row(Path(folder), Path(run)) for run in runs]
-    totals = {fate: sum(row["states"].get(fate, 0) for row in rows) for fate in FATES}
+    totals = {outcome: sum(row["states"].get(outcome, 0) for row in rows) for outcome in OUTCOMES}
     received = sum(row["received"] for row in rows)
     good = sum(row["level"] == "good" for row in rows)
     level = "good" if good == len(rows) else "bad" if any(row["level"] == "bad" for row in rows) else "warn"
@@ -40,7 +40,7 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
         "level": level,
         "verdict": f"{good} of {len(rows)} are good.",
         "text": f"{sum(totals.values())} of {received} received messages are accounted for.",
-        "fates": [{"name": f, "words": words(f), "count": n} for f, n in totals.items() if n],
+        "outcomes": [{"name": f, "words": words(f), "count": n} for f, n in totals.items() if n],
         "rows": rows,
     }
     write_page(Path(folder) / "index.html", "index.html.j2", values)
@@ -52,7 +52,7 @@ def _row(folder: Path, run: Path) -> dict[str, object]:
         "name": name,
         "link": "",
         "states": {},
-        "fates": [],
+        "outcomes": [],
         "received": 0,
         "scores": [],
         "age": "–",
@@ -63,7 +63,7 @@ def _row(folder: Path, run: Path) -> dict[str, object]:
     except ConfigError as error:
         return {**nothing, "level": "bad", "verdict": f"no results: {error}", "lost": "–", "span": "–"}
     streams = metrics["streams"].values()
-    states = {fate: sum(stream["states"].get(fate, 0) for stream in streams) for fate in FATES}
+    states = {outcome: sum(stream["states"].get(outcome, 0) for stream in streams) for outcome in OUTCOMES}
     received = sum(stream["received"] for stream in streams)
     ages = [stream["age_ms"]["p99"] for stream in streams if stream["age_ms"]]
     level, verdict = _judged(metrics, info)
@@ -77,7 +77,7 @@ def _row(folder: Path, run: Path) -> dict[str, object]:
         "span": f"{metrics['bag']['duration_s']:.1f} s",
         "received": received,
         "states": states,
-        "fates": [{"name": f, "words": words(f), "count": n} for f, n in states.items() if n],
+        "outcomes": [{"name": f, "words": words(f), "count": n} for f, n in states.items() if n],
         "lost": f"{lost} ({lost / received:.1%})" if received else "0",
         "age": f"{svg.number(max(ages))} ms" if ages else "–",
         "speed": f"{info['speed']:.2f} ×" if info and info.get("speed") else "–",

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from perception_rt.realtime.ledger import Fate
+from perception_rt.realtime.ledger import Outcome
 from perception_rt.types import ConfigError
 
 STAGES = ("wait", "decode", "infer", "publish")
 TIMES = ("age", *STAGES)
 UNREADABLE = "unreadable"
-FATES = (*(fate.value for fate in Fate), UNREADABLE)
-LOST = FATES[1:]
+OUTCOMES = (*(outcome.value for outcome in Outcome), UNREADABLE)
+LOST = OUTCOMES[1:]
 
 MOMENTS = 96
 STEPS_PER_DECADE = 100
@@ -44,10 +44,10 @@ _COLUMNS = {
     **{f"{stage}_ms": "float64" for stage in STAGES},
     "ended_ns": "Int64",
     "age_ms": "float64",
-    "fate": "str",
+    "outcome": "str",
     "reason": "str",
 }
-_TEXTS = ("node", "topic", "fate", "reason")
+_TEXTS = ("node", "topic", "outcome", "reason")
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ class Row:
     stamp_ns: int | None
     ended_ns: int | None
     age_ms: float | None
-    fate: str
+    outcome: str
     reason: str
 
 
@@ -116,17 +116,17 @@ class StreamView:
     Attributes:
         node, topic: absolute names.
         rows: how many lines of the ledger.
-        fates: (len(FATES), MOMENTS) int64, messages by fate and moment of arrival.
+        outcomes: (len(OUTCOMES), MOMENTS) int64, messages by outcome and moment of arrival.
         times: by name, of `TIMES`.
-        reasons: messages by fate and reason; reasons that differ in numbers alone count as one.
+        reasons: messages by outcome and reason; reasons that differ in numbers alone count as one.
         oldest: those with the greatest age at publishing, the oldest first.
-        examples: by fate other than published, some of the messages, spread over the run.
+        examples: by outcome other than published, some of the messages, spread over the run.
     """
 
     node: str
     topic: str
     rows: int
-    fates: np.ndarray = field(default_factory=lambda: np.zeros((len(FATES), MOMENTS), np.int64))
+    outcomes: np.ndarray = field(default_factory=lambda: np.zeros((len(OUTCOMES), MOMENTS), np.int64))
     times: dict[str, Times] = field(default_factory=lambda: {name: Times() for name in TIMES})
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     oldest: list[Row] = field(default_factory=list)
@@ -204,15 +204,15 @@ def _extent(path: Path) -> LedgerView:
 
 
 def _add(view: LedgerView, stream: StreamView, rows: pd.DataFrame) -> None:
-    unknown = set(rows["fate"]) - set(FATES)
+    unknown = set(rows["outcome"]) - set(OUTCOMES)
     if unknown:
-        raise ValueError(f"fate {min(unknown)!r} is none of {', '.join(FATES)}")
+        raise ValueError(f"outcome {min(unknown)!r} is none of {', '.join(OUTCOMES)}")
     weights = _weights(stream, rows)
     timed = rows["arrival_ns"].notna().to_numpy()
     seconds = (rows["arrival_ns"].fillna(view.start_ns) - view.start_ns).to_numpy(np.int64) / 1e9
     moments = np.clip((seconds / view.duration_s * MOMENTS).astype(int), 0, MOMENTS - 1)
-    fates = rows["fate"].map(FATES.index).to_numpy(np.int64)
-    np.add.at(stream.fates, (fates[timed], moments[timed]), weights[timed])
+    outcomes = rows["outcome"].map(OUTCOMES.index).to_numpy(np.int64)
+    np.add.at(stream.outcomes, (outcomes[timed], moments[timed]), weights[timed])
     keep = stream.rows <= MOST_POINTS
     for name, times in stream.times.items():
         _add_times(times, rows[f"{name}_ms"].to_numpy(), seconds, moments, keep)
@@ -242,13 +242,13 @@ def _add_times(
 
 def _add_reasons(stream: StreamView, rows: pd.DataFrame, weights: np.ndarray) -> None:
     """Count reasons by their words; the first of a kind gives its numbers."""
-    known = {(fate, _NUMBER.sub("#", reason)): (fate, reason) for fate, reason in stream.reasons}
-    told = pd.Series(weights, index=[rows["fate"], rows["reason"]])
+    known = {(outcome, _NUMBER.sub("#", reason)): (outcome, reason) for outcome, reason in stream.reasons}
+    told = pd.Series(weights, index=[rows["outcome"], rows["reason"]])
     told = told[told.index.get_level_values(1) != ""].groupby(level=[0, 1], sort=False).sum()
-    for (fate, reason), count in told.items():
-        kind = (fate, _NUMBER.sub("#", reason))
+    for (outcome, reason), count in told.items():
+        kind = (outcome, _NUMBER.sub("#", reason))
         if kind not in known:
-            known[kind] = (fate, reason if len(known) < _MOST_REASONS else _OTHER)
+            known[kind] = (outcome, reason if len(known) < _MOST_REASONS else _OTHER)
         stream.reasons[known[kind]] += int(count)
 
 
@@ -256,14 +256,14 @@ def _add_examples(stream: StreamView, rows: pd.DataFrame) -> None:
     aged = rows[rows["age_ms"].notna()].nlargest(_EXAMPLES, "age_ms")
     oldest = stream.oldest + [_row(row) for row in aged.itertuples(index=False)]
     stream.oldest = sorted(oldest, key=lambda row: -row.age_ms)[:_EXAMPLES]
-    for fate in set(rows["fate"]) - {Fate.PUBLISHED.value}:
-        found = rows[rows["fate"] == fate]
+    for outcome in set(rows["outcome"]) - {Outcome.PUBLISHED.value}:
+        found = rows[rows["outcome"] == outcome]
         spread = np.unique(np.linspace(0, len(found) - 1, _EXAMPLES).astype(int))
-        examples = stream.examples.get(fate, []) + [
+        examples = stream.examples.get(outcome, []) + [
             _row(row) for row in found.iloc[spread].itertuples(index=False)
         ]
         spread = np.unique(np.linspace(0, len(examples) - 1, _EXAMPLES).astype(int))
-        stream.examples[fate] = [examples[i] for i in spread]
+        stream.examples[outcome] = [examples[i] for i in spread]
 
 
 def _row(row: tuple) -> Row:
@@ -272,7 +272,7 @@ def _row(row: tuple) -> Row:
 
     age = None if pd.isna(row.age_ms) else float(row.age_ms)
     ints = (number(getattr(row, name)) for name in ("number", "arrival_ns", "stamp_ns", "ended_ns"))
-    return Row(row.node, row.topic, *ints, age, row.fate, row.reason)
+    return Row(row.node, row.topic, *ints, age, row.outcome, row.reason)
 
 
 def _sort_points(stream: StreamView) -> None:

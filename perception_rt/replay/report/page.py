@@ -115,10 +115,16 @@ def _exact(value: object) -> str:
 
 def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, object]:
     reasons = [
-        {"stream": s.name, "fate": fate, "words": charts.words(fate), "count": count, "reason": reason}
+        {
+            "stream": s.name,
+            "outcome": outcome,
+            "words": charts.words(outcome),
+            "count": count,
+            "reason": reason,
+        }
         for s in view.streams.values()
         if s.node != "bag"  # what could not be read has a table of its own
-        for (fate, reason), count in s.reasons.most_common()
+        for (outcome, reason), count in s.reasons.most_common()
     ]
     bag = metrics["bag"]
     unreadable = bag["unreadable"]

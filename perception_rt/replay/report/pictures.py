@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from perception_rt.codec import CameraModel, NamedDetections
-from perception_rt.replay.report.scenes import Objects, Scene
+from perception_rt.replay.report.scenes import ReportScene, SceneObjects
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections, draw_outlines
-from perception_rt.stage.project import box_corners
+from perception_rt.stage.fusion.project import box_corners
 from perception_rt.types import CameraFrame, CodecError, Detections3D
 
 _WIDTH_PX = 720
@@ -34,7 +34,7 @@ class Picture:
     alt: str
 
 
-def pictures_of(scene: Scene) -> list[Picture]:
+def pictures_of(scene: ReportScene) -> list[Picture]:
     """The pictures of a moment: the camera's, or the boxes in space on the image and from above."""
     if scene.frame is None:
         return []
@@ -56,8 +56,8 @@ def _camera(frame: CameraFrame, found: NamedDetections | None, truth: np.ndarray
     return _picture(drawn, f"camera image with {told}")
 
 
-def _from_above(scene: Scene) -> Picture:
-    objects = scene.objects or Objects("", Detections3D.empty(), (), ())
+def _from_above(scene: ReportScene) -> Picture:
+    objects = scene.objects or SceneObjects("", Detections3D.empty(), (), ())
     drawn = draw_bev(
         scene.frame.points,
         objects.detections,
@@ -82,7 +82,7 @@ def _outline_footprints(picture: np.ndarray, boxes: np.ndarray) -> None:
 
 
 def _boxes_on_image(
-    frame: CameraFrame, objects: Objects, model: CameraModel, camera_from_lidar: np.ndarray
+    frame: CameraFrame, objects: SceneObjects, model: CameraModel, camera_from_lidar: np.ndarray
 ) -> list[Picture]:
     pixels, scale = _fitted(frame)
     height, width = pixels.shape[:2]

@@ -11,7 +11,7 @@ from perception_rt.replay.bag import Bag
 from perception_rt.replay.score import BoxTruth, Places, Truth
 from perception_rt.replay.score.detection import as_seen
 from perception_rt.replay.score.outputs import read_outputs
-from perception_rt.replay.score.scene import Asker, Scene
+from perception_rt.replay.score.scene import Asker, ScoredScene
 from perception_rt.replay.score.tracking import LEAST_IOU, LEAST_IOU_2D, overlap, paired
 from perception_rt.types import TransformError
 
@@ -65,7 +65,7 @@ def judge_answers(
             yield judged
 
 
-def _judged(scene: Scene, flat: bool) -> Judged:
+def _judged(scene: ScoredScene, flat: bool) -> Judged:
     alike = overlap(scene.boxes, scene.found, flat)
     alike = np.where(scene.labels[:, None] == scene.found_labels, alike, 0.0)
     rows, columns = paired(alike, LEAST_IOU_2D if flat else LEAST_IOU)

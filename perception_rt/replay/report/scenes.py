@@ -16,7 +16,7 @@ from perception_rt.codec import (
 )
 from perception_rt.codec.cdr import CdrReader
 from perception_rt.replay.bag import Bag, BagMessage, frame_of
-from perception_rt.replay.report.choose import ARRAY_3D, DECODERS, IMAGES, Choice, Sensor
+from perception_rt.replay.report.choose import ARRAY_3D, DECODERS, IMAGES, Choice, SensorStream
 from perception_rt.stage.transforms import TransformBuffer, transform
 from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFrame, TransformError
 
@@ -28,7 +28,7 @@ _SAME_MOMENT_NS = 100_000_000
 
 
 @dataclass(slots=True)
-class Objects:
+class SceneObjects:
     """Boxes in the lidar's frame, with what is known of them.
 
     Attributes:
@@ -44,7 +44,7 @@ class Objects:
 
 
 @dataclass(slots=True)
-class Scene:
+class ReportScene:
     """One moment of one sensor.
 
     Attributes:
@@ -60,9 +60,9 @@ class Scene:
     frame: CameraFrame | LidarFrame | None = None
     missing: list[str] = field(default_factory=list)
     detections: NamedDetections | None = None
-    objects: Objects | None = None
+    objects: SceneObjects | None = None
     ego_path: np.ndarray | None = None
-    camera: tuple[CameraFrame, Objects, CameraModel, np.ndarray] | None = None
+    camera: tuple[CameraFrame, SceneObjects, CameraModel, np.ndarray] | None = None
 
 
 class Heard:
@@ -77,7 +77,7 @@ class Heard:
         self._models: dict[str, CameraModel] = {}
         self._images: dict[str, tuple[int, BagMessage]] = {}  # how far away, and the nearest
 
-    def take(self, message: BagMessage, sensor: Sensor, choice: Choice) -> None:
+    def take(self, message: BagMessage, sensor: SensorStream, choice: Choice) -> None:
         """Keep a message that matters; one that cannot be read does not."""
         try:
             stamp_ns, frame_id = CdrReader(message.data).header()
@@ -138,9 +138,9 @@ class SceneReader:
         other = f"{topic}".rpartition("/")[0] + "/predictions"
         return other if other in boxes else None
 
-    def read(self, sensor: Sensor, choice: Choice) -> Scene:
+    def read(self, sensor: SensorStream, choice: Choice) -> ReportScene:
         """The moment of a choice; what cannot be read is told in `missing`."""
-        scene = Scene(choice)
+        scene = ReportScene(choice)
         heard = self._heard(sensor, choice)
         if heard.message is None:
             scene.missing.append("its message is not in the recording")
@@ -158,7 +158,7 @@ class SceneReader:
             self._fill_space(scene, sensor, heard, answers)
         return scene
 
-    def _heard(self, sensor: Sensor, choice: Choice) -> Heard:
+    def _heard(self, sensor: SensorStream, choice: Choice) -> Heard:
         """What matters of the sensors around the choice: not all of it at once, as it can be much."""
         topics = [sensor.topic]
         if not sensor.is_camera:
@@ -171,7 +171,7 @@ class SceneReader:
             heard.take(message, sensor, choice)
         return heard
 
-    def _answers(self, sensor: Sensor, choice: Choice, start_ns: int) -> dict[str, NamedDetections]:
+    def _answers(self, sensor: SensorStream, choice: Choice, start_ns: int) -> dict[str, NamedDetections]:
         """What was said of this stamp, by topic; of the vehicle's way, the latest before the answer."""
         wanted = {sensor.output, self._tracks, self._predictions, self._fused, self._ego} - {None}
         found: dict[str, NamedDetections] = {}
@@ -189,7 +189,7 @@ class SceneReader:
         return found
 
     def _fill_space(
-        self, scene: Scene, sensor: Sensor, heard: Heard, answers: dict[str, NamedDetections]
+        self, scene: ReportScene, sensor: SensorStream, heard: Heard, answers: dict[str, NamedDetections]
     ) -> None:
         transforms = self._transforms(scene.choice.near_ns)
         for topic in (self._tracks, self._fused, sensor.output):
@@ -222,14 +222,14 @@ class SceneReader:
 
     def _look(
         self, cloud: LidarFrame, fused: NamedDetections, heard: Heard, transforms: TransformBuffer
-    ) -> tuple[CameraFrame, Objects, CameraModel, np.ndarray] | None:
+    ) -> tuple[CameraFrame, SceneObjects, CameraModel, np.ndarray] | None:
         """The image and the camera nearest to a cloud; None where they do not belong together."""
         for model, image in heard.cameras():
             try:
                 camera_from_lidar = transforms.lookup(model.frame_id, fused.frame_id, cloud.stamp_ns)
             except TransformError:
                 continue
-            objects = Objects(self._fused, fused.detections, fused.classes, fused.ids)
+            objects = SceneObjects(self._fused, fused.detections, fused.classes, fused.ids)
             return image, objects, model, camera_from_lidar
         return None
 
@@ -240,7 +240,7 @@ def _objects(
     ahead: NamedDetections | None,
     cloud: LidarFrame,
     transforms: TransformBuffer,
-) -> Objects:
+) -> SceneObjects:
     """Boxes and paths in the frame of the cloud; raises TransformError."""
     lidar_from = transforms.lookup(cloud.frame_id, found.frame_id, cloud.stamp_ns)
     boxes = found.detections.xyzlwh_yaw.astype(np.float64)
@@ -250,7 +250,7 @@ def _objects(
     tracked = topic.endswith("/tracks")
     notes = [f"#{id_}" if tracked else id_ for id_ in found.ids]
     paths = None if ahead is None else _paths(found.ids, ahead, lidar_from)
-    return Objects(topic, detections, found.classes, notes, paths)
+    return SceneObjects(topic, detections, found.classes, notes, paths)
 
 
 def _paths(ids: Sequence[str], ahead: NamedDetections, lidar_from: np.ndarray) -> np.ndarray | None:

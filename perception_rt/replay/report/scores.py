@@ -175,7 +175,7 @@ def text_of(value: object) -> str:
 
 
 def legend(kind: str, names: Sequence[str]) -> Markup:
-    """Colours for below a chart: of a `class` by its place, of a `fate` or a stage (`series`) by its name."""
+    """The legend of a chart: a `class` has a colour by index, an `outcome` or a stage (`series`) by name."""
     rows = (
         Markup('<span class="key"><span class="swatch {}-{}"></span>{}</span>').format(
             kind, place if kind == "class" else name, charts.words(name)

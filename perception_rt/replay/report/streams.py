@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from markupsafe import Markup
 
 from perception_rt.replay.report import charts, svg
-from perception_rt.replay.report.ledger import FATES, STAGES, LedgerView, StreamView
+from perception_rt.replay.report.ledger import OUTCOMES, STAGES, LedgerView, StreamView
 from perception_rt.replay.report.scores import legend
 
 _COLUMNS = ("p50", "p99", "max")
@@ -27,8 +27,8 @@ def stream_sections(streams: Mapping[str, Mapping], view: LedgerView) -> list[di
 
 
 def _parts(stream: Mapping, view: LedgerView, rows: StreamView) -> Iterator[dict[str, object]]:
-    shown = [fate for fate, row in zip(FATES, rows.fates, strict=True) if row.any()]
-    yield _part("Fates by arrival", charts.fates_chart(view, rows), legend("fate", shown))
+    shown = [outcome for outcome, row in zip(OUTCOMES, rows.outcomes, strict=True) if row.any()]
+    yield _part("Outcomes by arrival", charts.outcomes_chart(view, rows), legend("outcome", shown))
     age = rows.times["age"]
     if age.total:
         yield _part("Age at publishing", charts.age_chart(view, rows))

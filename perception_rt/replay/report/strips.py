@@ -7,16 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from perception_rt.replay.bag import Bag
-from perception_rt.replay.report.choose import Choice, Sensor, choose, sensors_of
-from perception_rt.replay.report.ledger import FATES, LedgerView
+from perception_rt.replay.report.choose import Choice, SensorStream, choose, sensors_of
+from perception_rt.replay.report.ledger import OUTCOMES, LedgerView
 from perception_rt.replay.report.pictures import pictures_of
 from perception_rt.replay.report.quality import judge_answers
-from perception_rt.replay.report.scenes import Scene, SceneReader
+from perception_rt.replay.report.scenes import ReportScene, SceneReader
 from perception_rt.replay.score import Truth
 
 RULE = (
     "Of each part of a run, a good and a bad frame; then the answer that was the oldest when published, and "
-    "messages that were not answered, of every fate that occurs. Seconds count from the run's first arrival."
+    "messages that were not answered, of every outcome that occurs. "
+    "Seconds count from the run's first arrival."
 )
 _BY_TRUTH = "Good and bad by the truth (F1 of the frame's boxes); what had to be found is outlined in white."
 _BY_CONFIDENCE = (
@@ -59,27 +60,27 @@ def picture_strips(
 
 
 def _strip(
-    reader: SceneReader, sensor: Sensor, choices: Sequence[Choice], view: LedgerView, rule: str
+    reader: SceneReader, sensor: SensorStream, choices: Sequence[Choice], view: LedgerView, rule: str
 ) -> dict[str, object]:
     shown = [_shown(reader.read(sensor, choice), view) for choice in choices]
     told = {"node": sensor.node, "topic": sensor.topic, "is_camera": sensor.is_camera}
     return told | {"rule": rule, "shown": shown}
 
 
-def _shown(scene: Scene, view: LedgerView) -> dict[str, object]:
+def _shown(scene: ReportScene, view: LedgerView) -> dict[str, object]:
     choice = scene.choice
     at_ns = choice.near_ns if choice.stamp_ns is None else choice.stamp_ns
     at_s = max(at_ns - view.start_ns, 0) / 1e9
-    fate = choice.why.replace(" ", "_")
+    outcome = choice.why.replace(" ", "_")
     return {
         "title": f"{choice.why[:1].upper()}{choice.why[1:]}, at {at_s:.2f} s",
-        "fate": fate if fate in FATES else "",
+        "outcome": outcome if outcome in OUTCOMES else "",
         "pictures": pictures_of(scene),
         "caption": "; ".join((choice.detail, *_drawn(scene), *scene.missing)),
     }
 
 
-def _drawn(scene: Scene) -> Iterator[str]:
+def _drawn(scene: ReportScene) -> Iterator[str]:
     """Whose boxes a lidar's pictures have: the most that is known, which may be another node's."""
     if scene.camera is not None:
         yield f"in the image {scene.camera[1].source}"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from perception_rt.replay.report import svg
 from perception_rt.replay.report.charts import words
-from perception_rt.replay.report.ledger import FATES
+from perception_rt.replay.report.ledger import OUTCOMES
 from perception_rt.replay.report.scores import headlines
 
 
@@ -60,9 +60,9 @@ def judge(metrics: Mapping, checks: Sequence) -> Verdict:
 
 
 def _states(streams: Sequence[Mapping]) -> str:
-    totals = {fate: sum(stream["states"].get(fate, 0) for stream in streams) for fate in FATES}
+    totals = {outcome: sum(stream["states"].get(outcome, 0) for stream in streams) for outcome in OUTCOMES}
     return (
-        ", ".join(f"{_count(count)} {words(fate)}" for fate, count in totals.items() if count)
+        ", ".join(f"{_count(count)} {words(outcome)}" for outcome, count in totals.items() if count)
         or "nothing came"
     )
 
@@ -102,15 +102,15 @@ def cards_of(metrics: Mapping, run: Mapping) -> list[Card]:
 def stream_card(stream: Mapping) -> dict[str, object]:
     """One stream: where its messages went, how fast, how old."""
     ended = sum(stream["states"].values())
-    fates = [
+    outcomes = [
         {
-            "name": fate,
-            "words": words(fate),
-            "count": stream["states"][fate],
-            "told": _count(stream["states"][fate]),
+            "name": outcome,
+            "words": words(outcome),
+            "count": stream["states"][outcome],
+            "told": _count(stream["states"][outcome]),
         }
-        for fate in FATES
-        if stream["states"].get(fate)
+        for outcome in OUTCOMES
+        if stream["states"].get(outcome)
     ]
     figures = [("rate", f"{stream['rate_hz']:.2f} Hz")]
     if stream["age_ms"]:
@@ -122,6 +122,6 @@ def stream_card(stream: Mapping) -> dict[str, object]:
         "node": stream["node"],
         "topic": stream["topic"],
         "accounted": f"{_count(ended)} of {_count(stream['received'])} accounted for",
-        "fates": fates,
+        "outcomes": outcomes,
         "figures": figures,
     }

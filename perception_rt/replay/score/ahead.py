@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from perception_rt.replay.score.consistency import ellipses
-from perception_rt.replay.score.outputs import Output, Outputs
+from perception_rt.replay.score.outputs import Outputs, RecordedOutput
 from perception_rt.replay.score.places import Places, moved
-from perception_rt.replay.score.scene import Scene
+from perception_rt.replay.score.scene import ScoredScene
 from perception_rt.replay.score.tracking import paired
 from perception_rt.replay.score.truth import BoxTruth, Moment
 from perception_rt.types import TransformError
@@ -26,7 +26,11 @@ Row = tuple[str, int, int, np.ndarray, np.ndarray]
 
 
 def score_predictions(
-    truth: BoxTruth, scenes: Sequence[Scene], classes: Sequence[str], predictions: Outputs, places: Places
+    truth: BoxTruth,
+    scenes: Sequence[ScoredScene],
+    classes: Sequence[str],
+    predictions: Outputs,
+    places: Places,
 ) -> dict:
     """Score the predicted paths of tracks.
 
@@ -59,7 +63,7 @@ def score_predictions(
     return summary(rows) | {"unpaired_tracks": unpaired}
 
 
-def _partners(scene: Scene) -> dict[str, int]:
+def _partners(scene: ScoredScene) -> dict[str, int]:
     """By id of a track, the row of the truth that it follows."""
     partners = {}
     for label in np.unique(scene.found_labels):
@@ -72,7 +76,7 @@ def _partners(scene: Scene) -> dict[str, int]:
 
 
 def _placed(
-    truth: BoxTruth, stamp_ns: int, ahead: Output, places: Places
+    truth: BoxTruth, stamp_ns: int, ahead: RecordedOutput, places: Places
 ) -> tuple[Moment, np.ndarray] | None:
     """The truth of a moment to come, and its boxes in the frame of the predictions when they were made."""
     moment = truth.at(stamp_ns)
@@ -85,7 +89,9 @@ def _placed(
     return moment, moved(matrix, moment.boxes)
 
 
-def _row(name: str, number: int, ahead: Output, k: int, moments: dict, wanted: tuple[int, int]) -> Row:
+def _row(
+    name: str, number: int, ahead: RecordedOutput, k: int, moments: dict, wanted: tuple[int, int]
+) -> Row:
     stamp_ns = int(ahead.estimates.stamps_ns[k])
     error, found = np.full(2, np.nan), moments[stamp_ns]
     if found is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from perception_rt.replay.metrics import evaluate
 from perception_rt.replay.metrics3d import Counted, Similarity, count_detections, iou_of_footprints
-from perception_rt.replay.score.scene import Scene
+from perception_rt.replay.score.scene import ScoredScene
 from perception_rt.types import Detections2D
 
 CENTRE_M = 2.0
@@ -31,7 +31,7 @@ class Precision(NamedTuple):
     hits: np.ndarray
 
 
-def precision_of(scenes: Sequence[Scene], classes: Sequence[str], flat: bool) -> Precision:
+def precision_of(scenes: Sequence[ScoredScene], classes: Sequence[str], flat: bool) -> Precision:
     """Score scenes.
 
     In the image AP at IoU 0.50 (`ap50`) and averaged over IoU 0.50:0.05:0.95 (`ap50_95`), as pycocotools
@@ -42,7 +42,7 @@ def precision_of(scenes: Sequence[Scene], classes: Sequence[str], flat: bool) ->
     return (_in_image if flat else _in_space)(scenes, classes)
 
 
-def _in_image(scenes: Sequence[Scene], classes: Sequence[str]) -> Precision:
+def _in_image(scenes: Sequence[ScoredScene], classes: Sequence[str]) -> Precision:
     count = _truths(scenes, len(classes))
     if not count.any():
         return Precision(_figures({}, ("ap50", "ap50_95")), {}, np.zeros(0), np.zeros(0, bool))
@@ -70,7 +70,7 @@ def _in_image(scenes: Sequence[Scene], classes: Sequence[str]) -> Precision:
     )
 
 
-def _with_regions(scene: Scene, classes: int) -> tuple[Detections2D, np.ndarray]:
+def _with_regions(scene: ScoredScene, classes: int) -> tuple[Detections2D, np.ndarray]:
     """The truth and, for every class, the regions where nothing is labelled; which of both are regions."""
     truth, count = scene.truths(flat=True), classes * len(scene.regions)
     boxes = np.concatenate([truth.xyxy, *[scene.regions.astype(np.float32)] * classes])
@@ -79,7 +79,7 @@ def _with_regions(scene: Scene, classes: int) -> tuple[Detections2D, np.ndarray]
     return both, np.concatenate([scene.ignored, np.ones(count, bool)])
 
 
-def _in_space(scenes: Sequence[Scene], classes: Sequence[str]) -> Precision:
+def _in_space(scenes: Sequence[ScoredScene], classes: Sequence[str]) -> Precision:
     truths = [scene.truths(flat=False) for scene in scenes]
     found = [scene.detections(flat=False) for scene in scenes]
     ignored, excused = [scene.ignored for scene in scenes], [scene.excused for scene in scenes]
@@ -115,7 +115,7 @@ def _joined(masks: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, bool), *masks])
 
 
-def _truths(scenes: Sequence[Scene], classes: int) -> np.ndarray:
+def _truths(scenes: Sequence[ScoredScene], classes: int) -> np.ndarray:
     labels = [scene.labels[~scene.ignored] for scene in scenes]
     return np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=classes)
 

@@ -8,15 +8,15 @@ import numpy as np
 
 from perception_rt.replay.score.confidence import calibration
 from perception_rt.replay.score.counting import Precision, precision_of
-from perception_rt.replay.score.outputs import Output, Outputs
+from perception_rt.replay.score.outputs import Outputs, RecordedOutput
 from perception_rt.replay.score.places import Places
-from perception_rt.replay.score.scene import Asker, Scene
+from perception_rt.replay.score.scene import Asker, ScoredScene
 from perception_rt.replay.score.truth import BoxTruth, Moment, latest
 from perception_rt.types import TransformError
 
 SAME_NS = 1_000_000  # a truth within a millisecond is of the same moment
 
-Pair = tuple[Moment, Output | None]
+Pair = tuple[Moment, RecordedOutput | None]
 
 
 def score_detections(
@@ -64,7 +64,7 @@ def score_detections(
 
 def as_seen(truth: BoxTruth, outputs: Outputs) -> list[Pair]:
     """Every truth with the output of the same moment, if there is one."""
-    answers: dict[int, Output] = {}
+    answers: dict[int, RecordedOutput] = {}
     for output in outputs.by_stamp().values():
         moment = truth.nearest(output.stamp_ns, SAME_NS)
         if moment is not None:
@@ -82,13 +82,13 @@ def streaming(truth: BoxTruth, outputs: Outputs) -> list[Pair]:
     return pairs
 
 
-def scenes_of(pairs: Iterable[Pair], asker: Asker) -> tuple[list[Scene], dict]:
+def scenes_of(pairs: Iterable[Pair], asker: Asker) -> tuple[list[ScoredScene], dict]:
     """The scenes of pairs, and `{"frames", "unanswered", "unplaced"}`.
 
     Those are left out, and counted as unplaced, where the recording does not tell where the truth was in the
     frame of the output.
     """
-    scenes: list[Scene] = []
+    scenes: list[ScoredScene] = []
     unanswered = unplaced = 0
     for moment, output in pairs:
         try:

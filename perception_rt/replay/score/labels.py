@@ -36,7 +36,7 @@ FRAME_FILE = re.compile(r"\d+\.txt")
 PEDESTRIAN = ("pedestrian",)
 
 
-class Sensor(NamedTuple):
+class LabelledSensor(NamedTuple):
     """What the labels are of.
 
     Attributes:
@@ -51,7 +51,7 @@ class Sensor(NamedTuple):
     flat: bool
 
 
-def read_labels(path: Path, sensors: Sequence[Sensor]) -> list[BoxTruth]:
+def read_labels(path: Path, sensors: Sequence[LabelledSensor]) -> list[BoxTruth]:
     """The truth of label files, for each sensor; the grammar is that of `sources.load_truth`.
 
     Raises:
@@ -78,7 +78,7 @@ def _is_mot(path: Path) -> bool:
         raise BagError(f"{path}: cannot be read: {error}") from error
 
 
-def _kitti_objects(folder: Path, sensors: Sequence[Sensor]) -> list[BoxTruth]:
+def _kitti_objects(folder: Path, sensors: Sequence[LabelledSensor]) -> list[BoxTruth]:
     files = {int(path.stem): path for path in folder.glob("*.txt") if FRAME_FILE.fullmatch(path.name)}
     if not files:
         raise BagError(f"{folder}: no label files: wanted 000000.txt and so on, named by the frame's number")
@@ -105,7 +105,7 @@ def _kitti(
     name: str,
     labels: dict[int, Labels],
     frames: Sequence[int],
-    sensor: Sensor,
+    sensor: LabelledSensor,
     calibrations: _Calibrations,
     most_truncated: float,
 ) -> BoxTruth:
@@ -150,7 +150,7 @@ def _need_not_be_found(objects: Labels, most_truncated: float, flat: bool) -> np
     return hidden | sitting | (low & flat)
 
 
-def _mot(path: Path, sensor: Sensor) -> BoxTruth:
+def _mot(path: Path, sensor: LabelledSensor) -> BoxTruth:
     frames = read_mot(path)
     _check_frames(path.name, max(frames, default=1), 1, sensor)
     moments = [_mot_moment(found, sensor.stamps_ns[number - 1]) for number, found in frames.items()]
@@ -164,7 +164,7 @@ def _mot_moment(found: MotFrame, stamp_ns: int) -> Moment:
     return Moment(stamp_ns, found.xyxy.astype(np.float64), labels, found.ids, ignored)
 
 
-def _check_frames(name: str, last: int, first: int, sensor: Sensor) -> None:
+def _check_frames(name: str, last: int, first: int, sensor: LabelledSensor) -> None:
     count = len(sensor.stamps_ns)
     if last - first >= count:
         raise BagError(

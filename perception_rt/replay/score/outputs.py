@@ -17,7 +17,7 @@ from perception_rt.stage.road_users import canonical
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Output:
+class RecordedOutput:
     """One array of boxes.
 
     Attributes:
@@ -44,9 +44,9 @@ class Outputs:
 
     topic: str
     classes: tuple[str, ...]
-    arrays: Sequence[Output]
+    arrays: Sequence[RecordedOutput]
 
-    def by_stamp(self) -> dict[int, Output]:
+    def by_stamp(self) -> dict[int, RecordedOutput]:
         """The arrays by what they tell of; of several the first published."""
         return {output.stamp_ns: output for output in reversed(self.arrays)}
 
@@ -67,7 +67,7 @@ def read_outputs(bag: Bag, topic: str) -> Outputs:
         found = named.detections
         index = [classes.setdefault(canonical(name), len(classes)) for name in named.classes]
         arrays.append(
-            Output(
+            RecordedOutput(
                 stamp_ns=named.stamp_ns,
                 published_ns=message.log_ns,
                 frame_id=named.frame_id,

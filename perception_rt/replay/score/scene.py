@@ -10,7 +10,7 @@ import torch
 
 from perception_rt.model.boxes3d import corners_bev
 from perception_rt.replay.kitti_tracking import MOST_DONT_CARE
-from perception_rt.replay.score.outputs import Output, Outputs
+from perception_rt.replay.score.outputs import Outputs, RecordedOutput
 from perception_rt.replay.score.places import Places, moved
 from perception_rt.replay.score.truth import BoxTruth, Moment, View
 from perception_rt.stage.road_users import canonical, group
@@ -19,7 +19,7 @@ from perception_rt.types import Detections2D, Detections3D
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class ScoredScene:
     """The truth of one moment beside what was found.
 
     Attributes:
@@ -44,7 +44,7 @@ class Scene:
     rows: np.ndarray
     regions: np.ndarray
     moment: Moment
-    output: Output | None
+    output: RecordedOutput | None
 
     def truths(self, flat: bool) -> Detections2D | Detections3D:
         """The truth as detections."""
@@ -86,7 +86,7 @@ class Asker:
             for name in truth.classes
         ]
 
-    def ask(self, moment: Moment, output: Output | None) -> Scene:
+    def ask(self, moment: Moment, output: RecordedOutput | None) -> ScoredScene:
         """What an output (None: nothing was found) is asked of a moment.
 
         Raises:
@@ -107,7 +107,7 @@ class Asker:
             excused = inside(found, moment.regions) > MOST_DONT_CARE
         elif self.truth.view is not None and len(found):
             excused = unlabelled(moved(inverse(matrix), found), self.truth.view, moment.regions)
-        return Scene(
+        return ScoredScene(
             boxes,
             truth_labels,
             moment.ids[truth_rows],
@@ -123,7 +123,7 @@ class Asker:
         )
 
     def _found(
-        self, output: Output | None, width: int
+        self, output: RecordedOutput | None, width: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         if output is None:
             nothing = np.zeros(0, np.int64)

@@ -12,7 +12,7 @@ from perception_rt.codec.detections import decode_named_detections
 from perception_rt.codec.detections3d import decode_named_detections3d
 from perception_rt.codec.vehicle import parse_odometry
 from perception_rt.replay.bag import Bag
-from perception_rt.replay.score.labels import Sensor, read_labels
+from perception_rt.replay.score.labels import LabelledSensor, read_labels
 from perception_rt.replay.score.truth import BoxTruth, EgoTruth, Moment, Truth
 from perception_rt.stage.road_users import canonical
 from perception_rt.types import BagError, CodecError, ConfigError
@@ -63,7 +63,7 @@ def load_truth(source: str, bag: Bag) -> list[Truth]:
     return read_labels(Path(path), sensors)
 
 
-def _sensor(source: str, topic: str, kinds: tuple[str, ...], bag: Bag) -> Sensor | None:
+def _sensor(source: str, topic: str, kinds: tuple[str, ...], bag: Bag) -> LabelledSensor | None:
     """The only sensor of a kind, or the one that was named; None where there is none."""
     topics = [name for name in bag.of_type(*kinds) if not topic or name == topic]
     if not topics:
@@ -80,7 +80,7 @@ def _sensor(source: str, topic: str, kinds: tuple[str, ...], bag: Bag) -> Sensor
             f"--truth {source}: frames are counted by messages, but of {topics[0]} only {len(stamps)} of "
             f"{promised} can be read"
         )
-    return Sensor(topics[0], frame_id, tuple(stamps), kinds is IMAGES)
+    return LabelledSensor(topics[0], frame_id, tuple(stamps), kinds is IMAGES)
 
 
 def _of_topic(topic: str, bag: Bag) -> Truth:

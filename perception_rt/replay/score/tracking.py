@@ -14,7 +14,7 @@ from perception_rt.model.boxes3d import iou_3d
 from perception_rt.replay.clear_mot import LEAST_IOU
 from perception_rt.replay.score.consistency import ellipses
 from perception_rt.replay.score.hota import Followed, hota
-from perception_rt.replay.score.scene import Scene
+from perception_rt.replay.score.scene import ScoredScene
 
 LEAST_IOU_2D = 0.5  # as MOTChallenge
 COUNTS = ("num_objects", "num_predictions", "num_matches", "num_misses", "num_false_positives")
@@ -29,7 +29,7 @@ NAMES = {
 }
 
 
-def score_tracks(scenes: Sequence[Scene], classes: Sequence[str], flat: bool) -> dict:
+def score_tracks(scenes: Sequence[ScoredScene], classes: Sequence[str], flat: bool) -> dict:
     """Score tracks by their ids.
 
     Truths and tracks of a class may be paired from an IoU of 0.5 in the image on, and from 0.25 of their
@@ -75,7 +75,7 @@ def clear_mot(frames: Sequence[Followed], least: float) -> dict[str, int]:
     return {key: int(found[key]) for key in COUNTS}
 
 
-def followed(scene: Scene, label: int, flat: bool) -> Followed:
+def followed(scene: ScoredScene, label: int, flat: bool) -> Followed:
     """The truths and tracks of one class that count in a scene; a truth without an id need not be found."""
     ignored = scene.ignored | (scene.ids < 0)
     truth, track = np.flatnonzero(scene.labels == label), np.flatnonzero(scene.found_labels == label)
@@ -108,7 +108,7 @@ def numbers_of(ids: Sequence[str]) -> np.ndarray:
     return np.array([int(text) for text in ids], np.int64)
 
 
-def track_ellipses(scenes: Sequence[Scene], classes: Sequence[str]) -> dict | None:
+def track_ellipses(scenes: Sequence[ScoredScene], classes: Sequence[str]) -> dict | None:
     """How the covariances of x and y of tracks in space fit; of tracks that are paired with a truth."""
     errors, covariances = [np.zeros((0, 2))], [np.zeros((0, 2, 2))]
     for scene in scenes:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Outcome(str, Enum):
+class UpdateStatus(str, Enum):
     """What became of a measurement; equal to its name in small letters."""
 
     __hash__ = str.__hash__  # a few times faster than Enum's own
@@ -30,7 +30,7 @@ class Outcome(str, Enum):
         return self in _USED
 
 
-_USED = frozenset((Outcome.ACCEPTED, Outcome.STARTING, Outcome.RECOVERED))
+_USED = frozenset((UpdateStatus.ACCEPTED, UpdateStatus.STARTING, UpdateStatus.RECOVERED))
 
 
 class Anchor(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig
-from perception_rt.stage.vehicle_state.estimate import Estimate, Outcome
+from perception_rt.stage.vehicle_state.estimate import Estimate, UpdateStatus
 from perception_rt.stage.vehicle_state.geodesy import enu_from_geodetic
 from perception_rt.stage.vehicle_state.kalman import correct
 from perception_rt.stage.vehicle_state.motion import (
@@ -26,7 +26,13 @@ from perception_rt.stage.vehicle_state.motion import (
     Y,
     advance,
 )
-from perception_rt.stage.vehicle_state.observation import EAST_OFFSET, SIZE, Observation, Observer, wrapped
+from perception_rt.stage.vehicle_state.observation import (
+    EAST_OFFSET,
+    SIZE,
+    MeasurementModel,
+    Observation,
+    wrapped,
+)
 from perception_rt.stage.vehicle_state.placing import LEAST_BASELINE_M, place_by_fix, place_by_pose, start
 from perception_rt.types.state import Fix, Measurement, Pose
 
@@ -49,7 +55,7 @@ class Estimator:
 
     def __init__(self, config: VehicleStateConfig) -> None:
         self.config = config
-        self._observer = Observer(config)
+        self._observer = MeasurementModel(config)
         self._gates = [float(chi2.ppf(config.gate_probability, m)) for m in (1, 2, 3)]
         self._transition, self._spread = np.eye(SIZE), np.zeros((SIZE, SIZE))
         walks = (config.gyro_bias_walk, config.acceleration_bias_walk, config.speed_scale_walk)
@@ -77,7 +83,9 @@ class Estimator:
         mean[YAW] = wrapped(mean[YAW])
         return Estimate(stamp_ns, np.array(mean), covariance, estimate.place, estimate.rejections)
 
-    def step(self, before: Estimate, measurement: Measurement, stamp_ns: int) -> tuple[Estimate, Outcome]:
+    def step(
+        self, before: Estimate, measurement: Measurement, stamp_ns: int
+    ) -> tuple[Estimate, UpdateStatus]:
         """The estimate at stamp_ns, and what became of the measurement.
 
         Args:
@@ -89,9 +97,9 @@ class Estimator:
         if isinstance(measurement, Fix):
             return self._fix(now, measurement)
         if isinstance(measurement, Pose) and not now.place.placed:
-            return place_by_pose(now, measurement), Outcome.ACCEPTED
+            return place_by_pose(now, measurement), UpdateStatus.ACCEPTED
         after, outcome = self._correct(now, measurement, self._observer(measurement, now.x.tolist()))
-        if outcome is Outcome.ACCEPTED and abs(after.x[SPEED] - now.x[SPEED]) > RELINEARISE_M_S:
+        if outcome is UpdateStatus.ACCEPTED and abs(after.x[SPEED] - now.x[SPEED]) > RELINEARISE_M_S:
             residual, jacobian, noise = self._observer(measurement, after.x.tolist())
             residual = (residual - jacobian.dot(now.x - after.x)).tolist()
             return self._correct(now, measurement, (residual, jacobian, noise))
@@ -107,14 +115,14 @@ class Estimator:
             self._spread[i, i] = offset_variance * (1 - fade * fade)
         return fade
 
-    def _fix(self, now: Estimate, fix: Fix) -> tuple[Estimate, Outcome]:
+    def _fix(self, now: Estimate, fix: Fix) -> tuple[Estimate, UpdateStatus]:
         if self.config.start_at_origin:
-            return now, Outcome.UNUSED
+            return now, UpdateStatus.UNUSED
         if now.place.origin is None:
             now = now._replace(place=now.place._replace(origin=fix.values))
         east, north, _ = enu_from_geodetic(np.array(fix.values), np.array(now.place.origin)).tolist()
         if not now.place.placed:
-            return place_by_fix(now, east, north, fix, self._observer), Outcome.STARTING
+            return place_by_fix(now, east, north, fix, self._observer), UpdateStatus.STARTING
         offset = self._observer.offset_variance(fix)
         if offset != now.place.offset_variance:
             now = now._replace(place=now.place._replace(offset_variance=offset))
@@ -122,9 +130,9 @@ class Estimator:
 
     def _correct(
         self, now: Estimate, measurement: Measurement, observation: Observation
-    ) -> tuple[Estimate, Outcome]:
+    ) -> tuple[Estimate, UpdateStatus]:
         residual, jacobian, noise = observation
-        sensor, outcome = measurement.sensor, Outcome.ACCEPTED
+        sensor, outcome = measurement.sensor, UpdateStatus.ACCEPTED
         corrected = correct(now.x, now.covariance, residual, jacobian, noise, self._gates[len(residual) - 1])
         if corrected is None:
             since, count = now.rejections.get(sensor, (now.stamp_ns, 0))
@@ -132,10 +140,10 @@ class Estimator:
             if count < RECOVER_LEAST or seconds < self.config.recover_after_s:
                 rejections = {**now.rejections, sensor: (since, count + 1)}
                 covariance = _suspect(now.covariance, jacobian, seconds)
-                return now._replace(covariance=covariance, rejections=rejections), Outcome.GATED
+                return now._replace(covariance=covariance, rejections=rejections), UpdateStatus.GATED
             doubted = _doubt(now, measurement, residual, jacobian, seconds)
             corrected = correct(now.x, doubted, residual, jacobian, noise, inf)
-            outcome = Outcome.RECOVERED
+            outcome = UpdateStatus.RECOVERED
         x, covariance = corrected
         x[YAW] = wrapped(x[YAW])
         rejections = now.rejections

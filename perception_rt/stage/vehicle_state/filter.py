@@ -11,10 +11,10 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig
-from perception_rt.stage.vehicle_state.estimate import Estimate, Outcome
+from perception_rt.stage.vehicle_state.estimate import Estimate, UpdateStatus
 from perception_rt.stage.vehicle_state.estimator import Estimator
 from perception_rt.stage.vehicle_state.observation import fault_of
-from perception_rt.types.state import Measurement, VehicleState
+from perception_rt.types.state import EgoState, Measurement
 
 PRUNE_AT = 64  # entries older than the history that are let go at once
 
@@ -26,7 +26,7 @@ class _Entry:
 
     def __init__(self, key: tuple, measurement: Measurement) -> None:
         self.key, self.measurement = key, measurement
-        self.outcome: Outcome | None = None
+        self.outcome: UpdateStatus | None = None
         self.after: Estimate | None = None
 
 
@@ -47,7 +47,7 @@ class VehicleStateFilter:
 
     def __init__(self, config: VehicleStateConfig | None = None) -> None:
         self.config = config or VehicleStateConfig()
-        self.counters: defaultdict[str, Counter[Outcome]] = defaultdict(Counter)
+        self.counters: defaultdict[str, Counter[UpdateStatus]] = defaultdict(Counter)
         self.reasons: dict[str, str] = {}
         self.restarts = 0
         self._estimator = Estimator(self.config)
@@ -56,11 +56,11 @@ class VehicleStateFilter:
         self._gap_ns = round(self.config.longest_gap_s * 1e9)
         self._forget()
 
-    def add(self, measurement: Measurement) -> Outcome:
+    def add(self, measurement: Measurement) -> UpdateStatus:
         """Take a measurement, with any stamp within the history or after it.
 
         Returns:
-            What became of it; `Outcome.used` says whether the state now knows of it.
+            What became of it; `UpdateStatus.used` says whether the state now knows of it.
         """
         sensor = measurement.sensor
         stamp_ns = measurement.stamp_ns - self._latency_ns.get(sensor, 0)
@@ -74,7 +74,7 @@ class VehicleStateFilter:
             self.reasons[sensor] = reason
         return outcome
 
-    def state_at(self, stamp_ns: int) -> VehicleState | None:
+    def state_at(self, stamp_ns: int) -> EgoState | None:
         """The state at a moment, from the measurements of up to then; later moments are predicted.
 
         None while position and yaw are not found yet, before the history, and `longest_gap_s` after its end.
@@ -86,18 +86,18 @@ class VehicleStateFilter:
         if not 0 <= stamp_ns - estimate.stamp_ns <= self._gap_ns:
             return None
         now = self._estimator.predict(estimate, stamp_ns)
-        return VehicleState(stamp_ns, *now.x[:6].tolist(), now.covariance[:6, :6].copy())
+        return EgoState(stamp_ns, *now.x[:6].tolist(), now.covariance[:6, :6].copy())
 
     @property
     def estimate(self) -> Estimate:
         """The newest estimate: with the sensors' errors, and the frame's origin."""
         return self._entries[-1].after if self._entries else self._base
 
-    def _refusal(self, measurement: Measurement, stamp_ns: int) -> tuple[Outcome | None, str]:
+    def _refusal(self, measurement: Measurement, stamp_ns: int) -> tuple[UpdateStatus | None, str]:
         """Why a measurement cannot enter the history, if it cannot; restarts when time itself has moved."""
         fault = fault_of(measurement)
         if fault is not None:
-            return Outcome.INVALID, fault
+            return UpdateStatus.INVALID, fault
         if self._newest_ns is None or -self._horizon_ns <= stamp_ns - self._newest_ns <= self._gap_ns:
             self._outside = 0
             return None, ""
@@ -108,18 +108,18 @@ class VehicleStateFilter:
             return None, ""
         ahead_s = (stamp_ns - self._newest_ns) * 1e-9
         if ahead_s > 0:
-            return Outcome.STAMP_JUMP, f"stamp {ahead_s:.3f} s ahead of the newest"
-        return Outcome.TOO_LATE, f"stamp {-ahead_s:.3f} s before the newest"
+            return UpdateStatus.STAMP_JUMP, f"stamp {ahead_s:.3f} s ahead of the newest"
+        return UpdateStatus.TOO_LATE, f"stamp {-ahead_s:.3f} s before the newest"
 
-    def _insert(self, measurement: Measurement, stamp_ns: int) -> Outcome:
+    def _insert(self, measurement: Measurement, stamp_ns: int) -> UpdateStatus:
         noise = [value for row in measurement.noise for value in row]
         entry = _Entry((stamp_ns, measurement.sensor, measurement.values, noise), measurement)
         entries, at = self._entries, len(self._entries)
         if entries and entry.key <= entries[-1].key:
             at = bisect_left(entries, entry.key, key=_key)
             if entries[at].key == entry.key:
-                self.counters[measurement.sensor][Outcome.DUPLICATE] += 1
-                return Outcome.DUPLICATE
+                self.counters[measurement.sensor][UpdateStatus.DUPLICATE] += 1
+                return UpdateStatus.DUPLICATE
         entries.insert(at, entry)
         self._replay(at)
         self._newest_ns = entries[-1].key[0]

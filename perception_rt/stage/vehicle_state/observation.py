@@ -24,7 +24,7 @@ MAX_STEERING = 1.4  # rad
 Observation = tuple[list[float], np.ndarray, Noise]
 
 
-class Observer:
+class MeasurementModel:
     """Residual, Jacobian and noise of any measurement. Jacobians are the observer's, and the next call's."""
 
     def __init__(self, config: VehicleStateConfig) -> None:

@@ -14,7 +14,13 @@ import numpy as np
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig
 from perception_rt.stage.vehicle_state.estimate import Anchor, Estimate, Place
 from perception_rt.stage.vehicle_state.motion import SPEED, YAW, X, Y
-from perception_rt.stage.vehicle_state.observation import EAST_OFFSET, NORTH_OFFSET, SIZE, Observer, wrapped
+from perception_rt.stage.vehicle_state.observation import (
+    EAST_OFFSET,
+    NORTH_OFFSET,
+    SIZE,
+    MeasurementModel,
+    wrapped,
+)
 from perception_rt.types.state import Fix, Pose
 
 SPEED_SIGMA, YAW_RATE_SIGMA, ACCELERATION_SIGMA = 15.0, 0.3, 2.0  # of a vehicle of which nothing is known
@@ -43,7 +49,7 @@ def place_by_pose(now: Estimate, pose: Pose) -> Estimate:
     return now._replace(x=x, covariance=covariance, place=now.place._replace(placed=True))
 
 
-def place_by_fix(now: Estimate, east: float, north: float, fix: Fix, observer: Observer) -> Estimate:
+def place_by_fix(now: Estimate, east: float, north: float, fix: Fix, observer: MeasurementModel) -> Estimate:
     """Take the fix at (east, north) as the anchor, wait for one farther away, or stand where it says."""
     here = Anchor(now.stamp_ns, east, north)
     anchor = now.place.anchor
@@ -78,7 +84,13 @@ def _anchored(now: Estimate, anchor: Anchor) -> Estimate:
 
 
 def _placed(
-    now: Estimate, east: float, north: float, fix: Fix, observer: Observer, turn: float, yaw_sigma: float
+    now: Estimate,
+    east: float,
+    north: float,
+    fix: Fix,
+    observer: MeasurementModel,
+    turn: float,
+    yaw_sigma: float,
 ) -> Estimate:
     """Turned by `turn`, the antenna at (east, north); the fix's error is in position and offset alike."""
     x = now.x.copy()

@@ -12,7 +12,7 @@ from perception_rt.types.state import Fix, Imu, Pose, Twist
 _POSE_UNKNOWN = np.diag([1.0, 1.0, 0.05**2])  # m^2 and rad^2
 
 
-class Doubts(NamedTuple):
+class DefaultVariances(NamedTuple):
     """Variances where a message does not know its own: m^2/s^2, rad^2/s^2, m^2/s^4, m^2."""
 
     speed: float
@@ -21,35 +21,35 @@ class Doubts(NamedTuple):
     fix: float
 
 
-def measured_twist(reading: MotionReading, doubts: Doubts, sensor: str) -> Twist:
+def measured_twist(reading: MotionReading, defaults: DefaultVariances, sensor: str) -> Twist:
     """Speed and yaw rate."""
     speed, yaw_rate = reading.twist_variance
     return Twist(
         reading.stamp_ns,
         reading.speed,
-        speed or doubts.speed,
+        speed or defaults.speed,
         reading.yaw_rate,
-        yaw_rate or doubts.yaw_rate,
+        yaw_rate or defaults.yaw_rate,
         sensor,
     )
 
 
-def measured_pose(reading: MotionReading, doubts: Doubts, sensor: str) -> Pose:
+def measured_pose(reading: MotionReading, defaults: DefaultVariances, sensor: str) -> Pose:
     """The pose of an odometry or of a localisation."""
     covariance = reading.pose_covariance if reading.pose_covariance.any() else _POSE_UNKNOWN
     upper = tuple(covariance[np.triu_indices(3)].tolist())
     return Pose(reading.stamp_ns, *reading.pose, upper, sensor)
 
 
-def measured_imu(reading: ImuReading, base_from_imu: np.ndarray, doubts: Doubts) -> Imu:
+def measured_imu(reading: ImuReading, base_from_imu: np.ndarray, defaults: DefaultVariances) -> Imu:
     """Yaw rate and forward acceleration, turned into base_link by a (3, 3) rotation."""
     turning, pushing = base_from_imu @ reading.angular_velocity, base_from_imu @ reading.linear_acceleration
     return Imu(
         reading.stamp_ns,
         float(turning[2]),
-        _along(reading.angular_covariance, base_from_imu[2], doubts.yaw_rate),
+        _along(reading.angular_covariance, base_from_imu[2], defaults.yaw_rate),
         float(pushing[0]),
-        _along(reading.linear_covariance, base_from_imu[0], doubts.acceleration),
+        _along(reading.linear_covariance, base_from_imu[0], defaults.acceleration),
     )
 
 
@@ -57,9 +57,9 @@ def _along(covariance: np.ndarray | None, axis: np.ndarray, unknown: float) -> f
     return unknown if covariance is None else float(axis @ covariance @ axis) or unknown
 
 
-def measured_fix(reading: FixReading, doubts: Doubts) -> Fix:
+def measured_fix(reading: FixReading, defaults: DefaultVariances) -> Fix:
     """A fix; of its covariance, east and north."""
     known = reading.covariance
-    east_north = np.eye(2) * doubts.fix if known is None or not known[:2, :2].any() else known[:2, :2]
+    east_north = np.eye(2) * defaults.fix if known is None or not known[:2, :2].any() else known[:2, :2]
     (xx, xy), (_, yy) = east_north.tolist()
     return Fix(reading.stamp_ns, reading.latitude, reading.longitude, reading.altitude, (xx, xy, yy))

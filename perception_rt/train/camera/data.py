@@ -37,7 +37,7 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Images of one training step and their truth, flat over the batch.
 
     Attributes:
@@ -52,9 +52,9 @@ class Batch:
     labels: Tensor
     image: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> ImageBatch:
         """The same batch on a device."""
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return ImageBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def drive_samples(seed: int, count: int) -> list[DriveSample]:
@@ -98,7 +98,7 @@ def render(
     return Frames(images.reshape(-1, height, width, 3), boxes, labels)
 
 
-def draw_batch(frames: Frames, index: Sequence[int], rng: np.random.Generator) -> Batch:
+def draw_batch(frames: Frames, index: Sequence[int], rng: np.random.Generator) -> ImageBatch:
     """A window of each frame of `index`: zoomed, recoloured and mirrored at random."""
     images, boxes, labels = np.empty((len(index), *CROP, 3), np.uint8), [], []
     for out, i in zip(images, index, strict=True):
@@ -110,7 +110,7 @@ def draw_batch(frames: Frames, index: Sequence[int], rng: np.random.Generator) -
         boxes.append(box[keep])
         labels.append(frames.labels[i][keep])
     counts = torch.tensor([len(b) for b in boxes])
-    return Batch(
+    return ImageBatch(
         torch.from_numpy(images).permute(0, 3, 1, 2).float().mul_(1.0 / 255.0),
         torch.cat(boxes),
         torch.cat(labels),

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss
 
-from perception_rt.train.camera.data import Batch
+from perception_rt.train.camera.data import ImageBatch
 from perception_rt.train.camera.network import cells, decode
 
 # Root of the area, px, that a level answers for; by the longest side, tall and narrow pedestrians would get
@@ -17,7 +17,7 @@ RADIUS = 1.0  # in strides: the four cells nearest to an object's centre answer 
 BOX_WEIGHT = 2.0
 
 
-def assign(batch: Batch, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def assign(batch: ImageBatch, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Give each object its cells; a cell that two objects claim goes to the smaller.
 
     Args:
@@ -45,7 +45,7 @@ def assign(batch: Batch, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return place // a, place % a, by_area[owner[place]]
 
 
-def detection_loss(raw: Tensor, batch: Batch) -> Tensor:
+def detection_loss(raw: Tensor, batch: ImageBatch) -> Tensor:
     """Quality focal loss (arXiv:2006.04388) on all cells, complete IoU loss (arXiv:1911.08287) on owned ones.
 
     The class target is (1 + IoU) / 2, so that of two boxes on one object the better has the higher score.

@@ -14,7 +14,7 @@ WIDTHS = (32, 48, 96, 128, 128)  # channels at strides 4 to 64
 NECKS = (16, 40, 48, 48, 48)
 
 
-class Network(nn.Module):
+class CameraNetwork(nn.Module):
     """Image to raw class logits and boxes at strides 4, 8, 16 and 32.
 
     One prediction per cell and no anchor boxes, as in FCOS (arXiv:1904.01355) and YOLOX (arXiv:2107.08430).
@@ -107,10 +107,10 @@ def resize(images: Tensor, width: int, height: int) -> Tensor:
     return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round()
 
 
-class Detector(nn.Module):
+class CameraGridDetector(nn.Module):
     """What the bundle holds: native uint8 images in, boxes in native pixels out."""
 
-    def __init__(self, network: Network, score_threshold: float, nms_threshold: float) -> None:
+    def __init__(self, network: CameraNetwork, score_threshold: float, nms_threshold: float) -> None:
         super().__init__()
         self.network = network
         self.classes = network.classes

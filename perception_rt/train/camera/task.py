@@ -15,7 +15,7 @@ from perception_rt.sim import SIM_CLASSES
 from perception_rt.train.blocks import fused
 from perception_rt.train.camera.data import FRAMES_PER_DRIVE, Frames, draw_batch, render
 from perception_rt.train.camera.loss import detection_loss
-from perception_rt.train.camera.network import INPUT_SIZE, Detector, Network
+from perception_rt.train.camera.network import INPUT_SIZE, CameraGridDetector, CameraNetwork
 from perception_rt.train.camera.score import evaluate
 from perception_rt.train.loop import Recipe, quick_bfloat16
 from perception_rt.train.task import Task
@@ -24,13 +24,17 @@ SCORE_THRESHOLD = 0.4
 NMS_THRESHOLD = 0.55
 
 
-def make_network() -> Network:
+def make_network() -> CameraNetwork:
     """The network with first weights from torch's random numbers."""
-    return Network(len(SIM_CLASSES))
+    return CameraNetwork(len(SIM_CLASSES))
 
 
 def learn(
-    network: Network, frames: Frames, index: Sequence[int], rng: np.random.Generator, device: torch.device
+    network: CameraNetwork,
+    frames: Frames,
+    index: Sequence[int],
+    rng: np.random.Generator,
+    device: torch.device,
 ) -> Tensor:
     """The loss on windows of some frames."""
     batch = draw_batch(frames, index, rng).to(device)
@@ -39,11 +43,11 @@ def learn(
     return detection_loss(raw.float(), batch)
 
 
-def save_bundle(path: Path, network: Network, provenance: dict) -> Manifest:
+def save_bundle(path: Path, network: CameraNetwork, provenance: dict) -> Manifest:
     """Write the trained network as the bundle `sim_camera`."""
     return save(
         path,
-        Detector(fused(network), SCORE_THRESHOLD, NMS_THRESHOLD),
+        CameraGridDetector(fused(network), SCORE_THRESHOLD, NMS_THRESHOLD),
         name="sim_camera",
         classes=SIM_CLASSES,
         input_spec=ImageSpec(size=INPUT_SIZE[::-1], resize="letterbox", filter="bilinear", order="rgb"),

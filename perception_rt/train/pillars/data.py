@@ -46,7 +46,7 @@ class Clouds:
 
 
 @dataclass(frozen=True)
-class Batch:
+class CloudBatch:
     """Clouds of one training step and their truth, flat over the batch.
 
     Attributes:
@@ -62,10 +62,10 @@ class Batch:
     clear: Tensor
     box_frame: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> CloudBatch:
         """The same batch on a device."""
         values = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(v.to(device) if isinstance(v, Tensor) else v for v in values))
+        return CloudBatch(*(v.to(device) if isinstance(v, Tensor) else v for v in values))
 
 
 def drive_samples(seed: int, count: int) -> list[LidarSample]:
@@ -107,12 +107,12 @@ def cast(
     return clouds
 
 
-def draw_batch(clouds: Clouds, index: Sequence[int], rng: np.random.Generator) -> Batch:
+def draw_batch(clouds: Clouds, index: Sequence[int], rng: np.random.Generator) -> CloudBatch:
     """The clouds of `index`, each mirrored, turned, scaled, lifted and thinned at random."""
     points, boxes = zip(*(_varied(clouds.points[i], clouds.boxes[i], rng) for i in index), strict=True)
     labels, clear = ([torch.from_numpy(kind[i]) for i in index] for kind in (clouds.labels, clouds.clear))
     frames = torch.arange(len(index))
-    return Batch(
+    return CloudBatch(
         torch.cat(points),
         frames.repeat_interleave(torch.tensor([len(p) for p in points])),
         len(index),

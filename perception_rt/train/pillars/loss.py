@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perception_rt.model.boxes3d import intersection_bev
-from perception_rt.train.pillars.data import Batch
+from perception_rt.train.pillars.data import CloudBatch
 from perception_rt.train.pillars.network import (
     BOX_CHANNELS,
     CELL,
@@ -22,7 +22,7 @@ RADIUS = 0.75  # m: cells whose centre is as near to an object's answer for it
 OFFSET_WEIGHT, HEIGHT_WEIGHT, SIZE_WEIGHT, AXIS_WEIGHT, FRONT_WEIGHT = 2.0, 0.5, 1.0, 1.0, 0.3
 
 
-def assign(batch: Batch) -> tuple[Tensor, Tensor]:
+def assign(batch: CloudBatch) -> tuple[Tensor, Tensor]:
     """Give each object its cells; a cell that two objects claim goes to the nearer.
 
     Returns:
@@ -47,7 +47,7 @@ def assign(batch: Batch) -> tuple[Tensor, Tensor]:
     return owned, truth[by_distance[owner[owned]]]
 
 
-def detection_loss(raw: Tensor, batch: Batch, at: Tensor) -> Tensor:
+def detection_loss(raw: Tensor, batch: CloudBatch, at: Tensor) -> Tensor:
     """Quality focal loss (arXiv:2006.04388) on all cells, box errors on owned ones.
 
     The class target is (1 + IoU) / 2 of the footprints, so that of two boxes on one object the better has the

@@ -73,7 +73,7 @@ class Pillars(nn.Module):
         return grid.view(frames, self.rows, self.columns, self.channels).permute(0, 3, 1, 2)
 
 
-class Network(nn.Module):
+class PillarsNetwork(nn.Module):
     """Points to class logits and raw boxes of every cell of the ground; a small U of convolutions between.
 
     One prediction per cell and no anchors, as in CenterPoint (arXiv:2006.11275).
@@ -154,10 +154,10 @@ def decode(raw: Tensor, at: Tensor) -> Tensor:
     return torch.cat((at[:, :2] + raw[:, :2] * at[:, 2:], raw[:, 2:3], size, yaw[:, None]), 1)
 
 
-class Detector(nn.Module):
+class PillarsDetector(nn.Module):
     """What the bundle holds: a cloud in the sensor's frame in, boxes in the same frame out."""
 
-    def __init__(self, network: Network, score_threshold: float, nms_threshold: float) -> None:
+    def __init__(self, network: PillarsNetwork, score_threshold: float, nms_threshold: float) -> None:
         super().__init__()
         self.network = network
         self.classes = network.classes

@@ -17,7 +17,14 @@ from perception_rt.train.blocks import fused
 from perception_rt.train.loop import Recipe, quick_bfloat16
 from perception_rt.train.pillars.data import FRAMES_PER_DRIVE, Clouds, cast, draw_batch
 from perception_rt.train.pillars.loss import detection_loss
-from perception_rt.train.pillars.network import X_RANGE, Y_RANGE, Z_RANGE, Detector, Network, cells
+from perception_rt.train.pillars.network import (
+    X_RANGE,
+    Y_RANGE,
+    Z_RANGE,
+    PillarsDetector,
+    PillarsNetwork,
+    cells,
+)
 from perception_rt.train.pillars.score import evaluate
 from perception_rt.train.task import Task
 
@@ -25,13 +32,17 @@ SCORE_THRESHOLD = 0.4
 NMS_THRESHOLD = 0.2
 
 
-def make_network() -> Network:
+def make_network() -> PillarsNetwork:
     """The network with first weights from torch's random numbers."""
-    return Network(len(SIM_CLASSES))
+    return PillarsNetwork(len(SIM_CLASSES))
 
 
 def learn(
-    network: Network, clouds: Clouds, index: Sequence[int], rng: np.random.Generator, device: torch.device
+    network: PillarsNetwork,
+    clouds: Clouds,
+    index: Sequence[int],
+    rng: np.random.Generator,
+    device: torch.device,
 ) -> Tensor:
     """The loss on some clouds, varied."""
     batch = draw_batch(clouds, index, rng).to(device)
@@ -42,12 +53,12 @@ def learn(
     return detection_loss(raw.float(), batch, cells(raw))
 
 
-def save_bundle(path: Path, network: Network, provenance: dict) -> Manifest:
+def save_bundle(path: Path, network: PillarsNetwork, provenance: dict) -> Manifest:
     """Write the trained network as the bundle `pillars`."""
     low, high = zip(X_RANGE, Y_RANGE, Z_RANGE, strict=True)
     return save(
         path,
-        Detector(fused(network), SCORE_THRESHOLD, NMS_THRESHOLD),
+        PillarsDetector(fused(network), SCORE_THRESHOLD, NMS_THRESHOLD),
         name="pillars",
         classes=SIM_CLASSES,
         task="detect3d",

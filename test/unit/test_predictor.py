@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception_rt.stage.predict import LONGEST_GAP_S, ObjectPredictor, PredictorConfig, motions_of
 from perception_rt.stage.prediction import imm, motion
 from perception_rt.stage.prediction.motion import (
     CONSTANT_VELOCITY,
@@ -22,9 +21,15 @@ from perception_rt.stage.prediction.motion import (
     turn,
 )
 from perception_rt.stage.prediction.paths import positions_ahead
-from perception_rt.stage.track import Tracker3D
+from perception_rt.stage.prediction.predictor import (
+    LONGEST_GAP_S,
+    ObjectPredictor,
+    PredictorConfig,
+    motions_of,
+)
 from perception_rt.stage.tracking import config as tracking_config
 from perception_rt.stage.tracking.config import Life, TrackerConfig3D
+from perception_rt.stage.tracking.tracker import Tracker3D
 from perception_rt.types import ConfigError, Detections3D, TrackingError, Tracks
 from perception_rt.types.predictions import Predictions
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from perception_rt.codec.detection_array import NamedDetections
-from perception_rt.stage.predict import ObjectPredictor, PredictorConfig, motions_of
+from perception_rt.stage.prediction.predictor import ObjectPredictor, PredictorConfig, motions_of
 from perception_rt.stage.road_users import ROAD_USERS, canonical
-from perception_rt.stage.track import Tracker2D, Tracker3D
-from perception_rt.stage.tracking.usual import config_2d, config_3d
+from perception_rt.stage.tracking.presets import config_2d, config_3d
+from perception_rt.stage.tracking.tracker import Tracker2D, Tracker3D
 from perception_rt.stage.transforms import transform
 from perception_rt.types import Detections2D, Detections3D, TrackingError, Tracks, Tracks2D
 from perception_rt.types.predictions import Predictions

@@ -13,11 +13,11 @@ from perception_rt.stage.vehicle_state.motion import (
 )
 from perception_rt.stage.vehicle_state.observation import wrapped
 from perception_rt.types import ConfigError
-from perception_rt.types.state import EgoPath, VehicleState
+from perception_rt.types.state import EgoPath, EgoState
 
 
 def predict_path(
-    state: VehicleState, noise: MotionNoise | None = None, horizon_s: float = 3.0, step_s: float = 0.1
+    state: EgoState, noise: MotionNoise | None = None, horizon_s: float = 3.0, step_s: float = 0.1
 ) -> EgoPath:
     """The path ahead, from now on every step_s.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from perception_rt.codec.camera_info import CameraModel
 from perception_rt.codec.detection_array import NamedDetections
-from perception_rt.stage.fuse import Fused, fuse, lidar_alone
+from perception_rt.stage.fusion.fuse import Fused, fuse, lidar_alone
 from perception_rt.types import PerceptionError
 
 Lookup = Callable[[str, str, int], np.ndarray]

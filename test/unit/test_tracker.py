@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception_rt.stage.track import Tracker2D, Tracker3D
 from perception_rt.stage.tracking.config import (
     PEDESTRIAN,
     VEHICLE,
@@ -19,6 +18,7 @@ from perception_rt.stage.tracking.config import (
     TrackerConfig2D,
     TrackerConfig3D,
 )
+from perception_rt.stage.tracking.tracker import Tracker2D, Tracker3D
 from perception_rt.types import ConfigError, Detections2D, Detections3D, TrackingError, Tracks
 
 STEP = 10**8  # ns

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from perception_rt.codec.camera_info import CameraModel
-from perception_rt.stage.project import unproject
+from perception_rt.stage.fusion.project import unproject
 from perception_rt.stage.road_users import ROAD_USERS
 from perception_rt.stage.transforms import inverse, transform
 

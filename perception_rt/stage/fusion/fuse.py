@@ -9,8 +9,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from perception_rt.codec.camera_info import CameraModel
-from perception_rt.stage.monocular import place
-from perception_rt.stage.project import ProjectedBoxes, project_boxes
+from perception_rt.stage.fusion.monocular import place
+from perception_rt.stage.fusion.project import ProjectedBoxes, project_boxes
 from perception_rt.stage.road_users import ROAD_USERS, UNKNOWN, canonical, compatible, group
 from perception_rt.types import Detections2D, Detections3D
 

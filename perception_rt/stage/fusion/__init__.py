@@ -1,0 +1,1 @@
+"""Fusion of camera and lidar detections."""
