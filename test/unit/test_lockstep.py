@@ -181,7 +181,7 @@ def play(
             host.component.worker.anticipate("/image", str(arrival).encode())
             told(host.component.worker)
         loop.run_until(arrival)
-        router.create_subscription(BagMessage("/image", IMAGE, arrival, str(arrival).encode()))
+        router.deliver(BagMessage("/image", IMAGE, arrival, str(arrival).encode()))
     loop.run_until(loop.now_ns() + 10**9)
     while host.component.worker.busy:
         loop.step()
@@ -286,7 +286,7 @@ def test_callbacks_of_a_busy_node_wait_in_order_the_oldest_are_lost_and_missed_t
     slow = slow_host(loop, router).component
     for number in range(40):  # more than twice as fast as the node is
         loop.run_until(number * 2 * MS)
-        router.create_subscription(BagMessage("/image", IMAGE, loop.now_ns(), str(number).encode()))
+        router.deliver(BagMessage("/image", IMAGE, loop.now_ns(), str(number).encode()))
     loop.run_until(300 * MS)
     done = [int(name) for name, _ in slow.calls if name != "tick"]
     assert done == sorted(set(done))
