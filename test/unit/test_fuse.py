@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -134,6 +134,8 @@ boxes_anywhere = st.tuples(
 
 @settings(max_examples=100, deadline=None)
 @given(boxes_anywhere, st.sampled_from([(), PLUMB_BOB]))
+@example((0, 0, 1.84375, 1, 1, 3.75, 0), PLUMB_BOB)  # around the camera
+@example((1.5, 0, 0, 2.8, 3, 0.3, 0.3), PLUMB_BOB)  # cut by the near plane
 def test_any_box_covers_what_its_faces_cover(numbers, d):
     """Against points sampled on the whole surface: none of them falls outside, and the rectangle is tight."""
     model = camera(d)

@@ -70,10 +70,10 @@ def project(points: np.ndarray, model: CameraModel) -> np.ndarray:
         CodecError: another distortion model, or one that has no inverse inside the image.
     """
     rays = points[:, :2] / points[:, 2:]
-    if not model.d.any():
-        return _pinhole(rays, model)
-    x0, y0, x1, y1 = field_of_view(model)
-    return _distort(np.clip(rays, (x0, y0), (x1, y1)), model)
+    if model.d.any():
+        x0, y0, x1, y1 = field_of_view(model)
+        rays = np.clip(rays, (x0, y0), (x1, y1))
+    return _to_pixels(rays, model)
 
 
 def unproject(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
@@ -119,9 +119,8 @@ def project_boxes(boxes: np.ndarray, model: CameraModel, camera_from_lidar: np.n
     corners = transform(camera_from_lidar, box_corners(boxes))
     depth = transform(camera_from_lidar, np.asarray(boxes, np.float64)[:, :3])[:, 2]
     segments, edge_valid = visible_edges(corners)
-    points = along_edges(segments, model)
-    valid = np.repeat(edge_valid, points.shape[2], 1)
-    points = points.reshape(*valid.shape, 3)
+    valid = np.repeat(edge_valid, 2, 1)
+    points = segments.reshape(*valid.shape, 3)
     rays = points[..., :2] / points[..., 2:]
     low, high = _bounds(rays, valid)
     field = field_of_view(model)
@@ -130,10 +129,46 @@ def project_boxes(boxes: np.ndarray, model: CameraModel, camera_from_lidar: np.n
     whole = np.where(visible, np.prod(high - low, axis=1), 1.0)
     in_front = (corners[..., 2] >= NEAR_M).all(1)
     share = np.where(visible & in_front, np.prod(inner_high - inner_low, axis=1) / whole, 0.0)
-    pixels = project(points.reshape(-1, 3), model).reshape((*points.shape[:2], 2))
-    size = (model.width, model.height)
-    xyxy = np.concatenate([np.clip(edge, 0, size) for edge in _bounds(pixels, valid)], 1)
-    return ProjectedBoxes(np.where(visible[:, None], xyxy, 0).astype(np.float32), visible, share, depth)
+    xyxy = np.zeros((len(corners), 4))
+    for row in np.flatnonzero(visible):
+        outline = _outline(rays[row][valid[row]], field, _BENT_STEPS if model.d.any() else 1)
+        if len(outline):
+            pixels = _to_pixels(outline, model)
+            xyxy[row] = *pixels.min(0), *pixels.max(0)
+        else:
+            visible[row], share[row] = False, 0.0
+    xyxy = np.clip(xyxy, 0, (model.width, model.height) * 2)
+    return ProjectedBoxes(xyxy.astype(np.float32), visible, share, depth)
+
+
+def _outline(rays: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray:
+    """Points along the border of what the field of view shows of a box.
+
+    A lens maps the border of a region to the border of its picture, so that these points bound the picture.
+    The box's edges alone would not: the middle of a face may reach further where the view cuts the face.
+
+    Args:
+        rays: (P, 2) x / z and y / z of the ends of the box's visible edges; their convex hull is the box.
+        field: (4,) as `field_of_view`.
+        steps: points on each side of the outline.
+
+    Returns:
+        (Q, 2) rays; none where the box is out of view.
+    """
+    corners = cv2.convexHull(rays.astype(np.float32), returnPoints=False)[:, 0]
+    polygon = rays[corners]
+    for axis, sign, limit in ((0, 1, field[0]), (1, 1, field[1]), (0, -1, field[2]), (1, -1, field[3])):
+        inside = sign * (polygon[:, axis] - limit)
+        if (inside >= 0).all():
+            continue
+        following, inside_following = np.roll(polygon, -1, 0), np.roll(inside, -1)
+        crosses = inside * inside_following < 0
+        share = np.where(crosses, inside / np.where(crosses, inside - inside_following, 1), 0)[:, None]
+        # Sutherland and Hodgman, 1974: each corner that is inside, then the crossing of the side after it.
+        both = np.stack((polygon, polygon + share * (following - polygon)), 1)
+        polygon = both[np.stack((inside >= 0, crosses), 1)]
+    along = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
+    return (polygon + along * (np.roll(polygon, -1, 0) - polygon)).reshape(-1, 2)
 
 
 def visible_edges(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +213,9 @@ def _bounds(points: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return low, high
 
 
-def _pinhole(rays: np.ndarray, model: CameraModel) -> np.ndarray:
+def _to_pixels(rays: np.ndarray, model: CameraModel) -> np.ndarray:
+    if model.d.any():
+        return _distort(rays, model)
     return rays @ model.k[:2, :2].T + model.k[:2, 2]
 
 
