@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from perception_rt.codec.cdr import CdrReader, CdrWriter
-from perception_rt.types import CodecError
 from perception_rt.types.state import EgoPath, EgoState
 
 _NO_FIX = -1
@@ -25,16 +24,16 @@ class ImuReading:
     """A sensor_msgs/Imu without its orientation.
 
     Attributes:
-        angular_velocity: (3,) rad/s. linear_acceleration: (3,) m/s^2, in the IMU's own frame `frame_id`.
-        angular_covariance, linear_covariance: (3, 3); None where the message says that it is not known (all
-            zero), or that there is no such measurement (-1 in its first element).
+        angular_velocity: (3,) rad/s. linear_acceleration: (3,) m/s^2, in the IMU's own frame `frame_id`. None
+            where the message says that there is no such measurement (covariance -1 in its first element).
+        angular_covariance, linear_covariance: (3, 3); None where it is not known (all zero).
     """
 
     stamp_ns: int
     frame_id: str
-    angular_velocity: np.ndarray
+    angular_velocity: np.ndarray | None
     angular_covariance: np.ndarray | None
-    linear_acceleration: np.ndarray
+    linear_acceleration: np.ndarray | None
     linear_covariance: np.ndarray | None
 
 
@@ -64,16 +63,17 @@ class MotionReading:
     Attributes:
         frame_id: of the header: where the pose is told, or the twist's own frame where there is no pose.
         child_frame_id: the frame of the twist.
-        speed: along x, m/s. yaw_rate: about z, rad/s. twist_variance: of both; zeros where not known.
-        pose: x y yaw, m and rad; None where the message has none.
+        speed: along x, m/s. yaw_rate: about z, rad/s. None where the message says that it does not measure it
+            (a variance of -1). twist_variance: of both; zeros where not known.
+        pose: x y yaw, m and rad; None where the message has none: no rotation, or a variance of -1.
         pose_covariance: (3, 3) of x y yaw; zeros where not known.
     """
 
     stamp_ns: int
     frame_id: str
     child_frame_id: str
-    speed: float
-    yaw_rate: float
+    speed: float | None
+    yaw_rate: float | None
     twist_variance: tuple[float, float]
     pose: tuple[float, float, float] | None = None
     pose_covariance: np.ndarray | None = None
@@ -93,9 +93,11 @@ def parse_imu(data: bytes) -> ImuReading:
     return ImuReading(stamp_ns, frame_id, turning, turning_covariance, pushing, pushing_covariance)
 
 
-def _measured(reader: CdrReader, field: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _measured(reader: CdrReader, field: str) -> tuple[np.ndarray | None, np.ndarray | None]:
     values, covariance = reader.doubles(field, 3), reader.doubles(f"{field}_covariance", 9).reshape(3, 3)
-    return values, covariance if covariance.any() and covariance[0, 0] != -1 else None
+    if covariance[0, 0] == -1:
+        return None, None
+    return values, covariance if covariance.any() else None
 
 
 def parse_fix(data: bytes) -> FixReading:
@@ -130,7 +132,7 @@ def parse_odometry(data: bytes) -> MotionReading:
     """A serialized nav_msgs/Odometry.
 
     Raises:
-        CodecError: truncated bytes, or an orientation that is no rotation.
+        CodecError: truncated bytes.
     """
     reader = CdrReader(data)
     stamp_ns, frame_id = reader.header()
@@ -138,17 +140,21 @@ def parse_odometry(data: bytes) -> MotionReading:
     x, y, _, qx, qy, qz, qw = reader.doubles("pose", 7).tolist()
     covariance = reader.doubles("pose.covariance", 36).reshape(6, 6)[np.ix_(_PLANE, _PLANE)]
     norm = math.sqrt(qx * qx + qy * qy + qz * qz + qw * qw)
-    if not 0.5 < norm < 2:
-        raise CodecError("pose.orientation", (qx, qy, qz, qw), "no rotation")
     yaw = math.atan2(2 * (qw * qz + qx * qy), qw * qw + qx * qx - qy * qy - qz * qz)
+    known = 0.5 < norm < 2 and covariance[0, 0] >= 0  # drivers without a pose leave zeros, or say -1
+    pose = (x, y, yaw) if known else None
     twist = _twist(reader)
-    return MotionReading(stamp_ns, frame_id, child, *twist, pose=(x, y, yaw), pose_covariance=covariance)
+    return MotionReading(stamp_ns, frame_id, child, *twist, pose=pose, pose_covariance=covariance)
 
 
-def _twist(reader: CdrReader) -> tuple[float, float, tuple[float, float]]:
+def _twist(reader: CdrReader) -> tuple[float | None, float | None, tuple[float, float]]:
     values = reader.doubles("twist", 6)
     covariance = reader.doubles("twist.covariance", 36).reshape(6, 6)
-    return float(values[0]), float(values[5]), (float(covariance[0, 0]), float(covariance[5, 5]))
+    first, last = float(covariance[0, 0]), float(covariance[5, 5])
+    given = first != -1  # as of sensor_msgs/Imu: there is no such measurement
+    speed = float(values[0]) if given and first >= 0 else None
+    yaw_rate = float(values[5]) if given and last >= 0 else None
+    return speed, yaw_rate, (first, last)
 
 
 def encode_odometry(state: EgoState, frame_id: str, child_frame_id: str) -> bytes:

@@ -44,6 +44,7 @@ OUTCOMES = {
     UpdateStatus.INVALID: Outcome.DECODE_ERROR,
     UpdateStatus.DUPLICATE: Outcome.SUPERSEDED,
     UpdateStatus.TOO_LATE: Outcome.LATE,
+    UpdateStatus.FAILED: Outcome.REJECTED,
 }
 
 
@@ -57,6 +58,9 @@ class VehicleState(Component):
         Parameter("fix_topic", "", "sensor_msgs/NavSatFix; empty for none."),
         Parameter("twist_topic", "", "geometry_msgs/TwistWithCovarianceStamped; empty for none."),
         Parameter("use_odometry_pose", False, "Take the pose of the odometry too."),
+        Parameter(
+            "turns_in_place", False, "The vehicle can turn while it stands: skid or differential steering."
+        ),
         Parameter("frame_id", "odom", "The frame of what is published: odom, or map with fixes or poses."),
         Parameter("base_frame", "base_link", "The vehicle's frame."),
         Parameter("rate_hz", 50.0, "Rate of ~/odometry.", (1.0, 500.0)),
@@ -92,11 +96,13 @@ class VehicleState(Component):
             start_at_origin=not placed,
             latency_s={name: values[f"{name}_latency_s"] for name in SENSORS},
             fix_lever_arm_m=tuple(values["fix_lever_arm_m"]),
+            turns_in_place=values["turns_in_place"],
         )
         self._filter = VehicleStateFilter(self._config)
         sigmas = ("speed_sigma", "yaw_rate_sigma", "acceleration_sigma", "fix_sigma")
         self._default_variances = DefaultVariances(*(values[name] ** 2 for name in sigmas))
         self._missing, self._path_due_ns = "", 0
+        self._noted: set[tuple[str, str]] = set()
         self._transforms = self.host.transforms()
         self._odometry = self.host.create_publisher("nav_msgs/msg/Odometry", "~/odometry", 10)
         self._path = self.host.create_publisher("nav_msgs/msg/Path", "~/predicted_path", 5)
@@ -125,13 +131,18 @@ class VehicleState(Component):
 
     def _on_odometry(self, data: bytes, entry: Entry) -> None:
         reading = parse_odometry(data)
-        measurements = [measured_twist(reading, self._default_variances, "odometry")]
+        measurements: list[state.Measurement] = [measured_twist(reading, self._default_variances, "odometry")]
+        self._note_missing("odometry", {"speed": reading.speed, "yaw rate": reading.yaw_rate})
         if self.values["use_odometry_pose"]:
-            measurements.append(measured_pose(reading, self._default_variances, "odometry"))
+            pose = measured_pose(reading, "odometry")
+            self._note_missing("odometry", {"pose": pose})
+            if pose is not None:
+                measurements.append(pose)
         self._measure("odometry", entry, reading.stamp_ns, measurements)
 
     def _on_twist(self, data: bytes, entry: Entry) -> None:
         reading = parse_twist(data)
+        self._note_missing("twist", {"speed": reading.speed, "yaw rate": reading.yaw_rate})
         self._measure(
             "twist", entry, reading.stamp_ns, [measured_twist(reading, self._default_variances, "twist")]
         )
@@ -150,6 +161,8 @@ class VehicleState(Component):
                 self._sensors["imu"].ledger.finish(entry, Outcome.UNSYNCED, str(error))
                 return
         self._missing = ""
+        quantities = {"yaw rate": reading.angular_velocity, "acceleration": reading.linear_acceleration}
+        self._note_missing("imu", quantities)
         self._measure(
             "imu", entry, reading.stamp_ns, [measured_imu(reading, rotation, self._default_variances)]
         )
@@ -165,16 +178,27 @@ class VehicleState(Component):
     def _measure(
         self, sensor: str, entry: Entry, stamp_ns: int, measurements: list[state.Measurement]
     ) -> None:
-        """Give a message's measurements to the filter; the worst that becomes of one is what became of it."""
+        """Give a message's measurements to the filter, each by itself; the message is used where one was."""
         stats, now, entry.stamp_ns = self._sensors[sensor], self.host.now_ns(), stamp_ns
-        outcomes = [self._filter.add(measurement) for measurement in measurements]
-        refused = [outcome for outcome in outcomes if not outcome.used]
-        if refused:
-            reason = self._filter.reasons.get(sensor, refused[0].value)
-            stats.ledger.finish(entry, OUTCOMES[refused[0]], reason)
+        measurements = [measurement for measurement in measurements if measurement.values]
+        if not measurements:
+            reason = "the message says that it measures nothing: a variance of -1"
+            stats.ledger.finish(entry, Outcome.REJECTED, reason)
             return
-        stats.answered(entry, now)
-        stats.ledger.finish(entry, Outcome.PUBLISHED)
+        outcomes = [self._filter.add(measurement) for measurement in measurements]
+        if any(outcome.used for outcome in outcomes):
+            stats.answered(entry, now)
+            stats.ledger.finish(entry, Outcome.PUBLISHED)
+            return
+        reason = self._filter.reasons.get(sensor, outcomes[0].value)
+        stats.ledger.finish(entry, OUTCOMES[outcomes[0]], reason)
+
+    def _note_missing(self, sensor: str, quantities: dict[str, object]) -> None:
+        """Log once which quantities a sensor says it does not measure."""
+        for name, value in quantities.items():
+            if value is None and (sensor, name) not in self._noted:
+                self._noted.add((sensor, name))
+                self.host.info(f"{sensor}: no {name} in its messages (variance -1, or no rotation): not used")
 
     # What is told.
 
@@ -223,8 +247,12 @@ class VehicleState(Component):
             return []
         placed = state_filter.estimate.place.placed
         values = {"placed": placed, "restarts": state_filter.restarts, "missing": self._missing}
-        for sensor, counts in sorted(state_filter.counters.items()):
-            values |= {f"{sensor}_{outcome.value}": count for outcome, count in sorted(counts.items())}
+        values["numerical_failures"] = state_filter.failures
+        counters = {**state_filter.counters, **state_filter.quantity_counters}
+        for name, counts in sorted(counters.items()):
+            values |= {f"{name}_{outcome.value}": count for outcome, count in sorted(counts.items()) if count}
+        for quantity, excess in sorted(state_filter.estimate.excess.items()):
+            values[f"{quantity}_noise_ratio"] = round(excess, 3)
         level, message = Level.OK, "running" if self.active else "inactive"
         if self.active and self._missing:
             level, message = Level.WARN, f"imu not used: {self._missing}"

@@ -21,14 +21,14 @@ class Twist:
     """Speed, and yaw rate where the source has one: wheel odometry, a CAN bus, nav_msgs/Odometry's twist.
 
     Attributes:
-        speed: forward, negative in reverse, m/s. speed_variance: m^2/s^2.
+        speed: forward, negative in reverse, m/s, or None. speed_variance: m^2/s^2, or None without speed.
         yaw_rate: rad/s, or None. yaw_rate_variance: rad^2/s^2, or None without yaw rate.
         sensor: the name under which it is counted and its latency is looked up.
     """
 
     stamp_ns: int
-    speed: float
-    speed_variance: float
+    speed: float | None
+    speed_variance: float | None
     yaw_rate: float | None = None
     yaw_rate_variance: float | None = None
     sensor: str = "twist"
@@ -36,12 +36,12 @@ class Twist:
     @property
     def values(self) -> tuple[float, ...]:
         """What was measured."""
-        return (self.speed,) if self.yaw_rate is None else (self.speed, self.yaw_rate)
+        return tuple(value for value in (self.speed, self.yaw_rate) if value is not None)
 
     @property
     def noise(self) -> Noise:
         """The covariance of `values`."""
-        return _diagonal(self.speed_variance, self.yaw_rate, self.yaw_rate_variance)
+        return _diagonal((self.speed, self.speed_variance), (self.yaw_rate, self.yaw_rate_variance))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ class Imu:
     """An IMU in base_link's axes.
 
     Attributes:
-        yaw_rate: about z, rad/s. yaw_rate_variance: rad^2/s^2.
+        yaw_rate: about z, rad/s, or None. yaw_rate_variance: rad^2/s^2, or None.
         acceleration: specific force along x, m/s^2, or None. acceleration_variance: m^2/s^4, or None.
     """
 
     stamp_ns: int
-    yaw_rate: float
-    yaw_rate_variance: float
+    yaw_rate: float | None
+    yaw_rate_variance: float | None
     acceleration: float | None = None
     acceleration_variance: float | None = None
     sensor: str = "imu"
@@ -63,12 +63,14 @@ class Imu:
     @property
     def values(self) -> tuple[float, ...]:
         """What was measured."""
-        return (self.yaw_rate,) if self.acceleration is None else (self.yaw_rate, self.acceleration)
+        return tuple(value for value in (self.yaw_rate, self.acceleration) if value is not None)
 
     @property
     def noise(self) -> Noise:
         """The covariance of `values`."""
-        return _diagonal(self.yaw_rate_variance, self.acceleration, self.acceleration_variance)
+        return _diagonal(
+            (self.yaw_rate, self.yaw_rate_variance), (self.acceleration, self.acceleration_variance)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +202,10 @@ class EgoPath:
         return len(self.stamps_ns)
 
 
-def _diagonal(first: float, second: float | None, variance: float | None) -> Noise:
-    if second is None:
-        return [[first]]
-    return [[first, 0.0], [0.0, nan if variance is None else variance]]
+def _diagonal(*quantities: tuple[float | None, float | None]) -> Noise:
+    """The covariance of the quantities that are given; NaN stands for a variance that is missing."""
+    variances = [nan if variance is None else variance for value, variance in quantities if value is not None]
+    return [[v if i == k else 0.0 for k in range(len(variances))] for i, v in enumerate(variances)]
 
 
 def _check(field: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

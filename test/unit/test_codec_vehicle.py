@@ -110,9 +110,20 @@ def test_odometry_and_twist():
     assert (found.child_frame_id, found.pose) == ("base_link", None)
 
 
-def test_an_orientation_that_is_none_is_refused():
-    with pytest.raises(CodecError, match=r"pose\.orientation"):
-        parse_odometry(odometry(make("geometry_msgs/msg/Quaternion", 0.0, 0.0, 0.0, 0.0)))
+def test_an_orientation_that_is_no_rotation_costs_the_pose_alone():
+    found = parse_odometry(odometry(make("geometry_msgs/msg/Quaternion", 0.0, 0.0, 0.0, 0.0)))
+    assert found.pose is None
+    assert found.speed == parse_odometry(odometry()).speed
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_an_imu_that_says_minus_one_has_no_such_measurement(bad):
+    covariances = [np.ones(9), np.ones(9)]
+    covariances[bad][0] = -1
+    found = parse_imu(imu(*covariances))
+    values = found.angular_velocity, found.linear_acceleration
+    assert values[bad] is None
+    assert values[1 - bad] is not None
 
 
 MESSAGES = {parse_imu: imu(np.ones(9), np.ones(9)), parse_fix: fix(0, 2), parse_odometry: odometry()}

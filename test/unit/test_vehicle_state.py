@@ -572,3 +572,76 @@ def test_the_covariance_stays_positive_definite():
             assert np.all(np.isfinite(estimate.x))
             assert np.array_equal(estimate.covariance, estimate.covariance.T)
             assert np.linalg.eigvalsh(estimate.covariance / np.outer(scale, scale))[0] > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    speed=st.floats(0.0, 30.0),
+    fix_hz=st.sampled_from([0.2, 1.0, 5.0, 10.0]),
+    fix_sigma=st.floats(1e-3, 30.0),
+    others=st.sets(st.sampled_from(["twist", "imu", "pose"])),
+    lies=st.booleans(),
+)
+def test_the_covariance_stays_positive_definite_for_any_rates_speeds_and_covariances(
+    seed, speed, fix_hz, fix_sigma, others, lies
+):
+    rng = np.random.default_rng(seed)
+    ego = VehicleStateFilter(VehicleStateConfig())
+    scale = fix_sigma / 6.4e6 * 180 / np.pi
+    for step in range(300):
+        stamp = round(step * 1e8)
+        lie = rng.normal(0, 100) if lies and rng.random() < 0.05 else 0.0
+        if "twist" in others:
+            ego.add(Twist(stamp, speed + lie, 10 ** rng.uniform(-6, 2), 0.0, 10 ** rng.uniform(-8, 1)))
+        if "imu" in others:
+            ego.add(Imu(stamp, lie, 10 ** rng.uniform(-8, 1), lie, 10 ** rng.uniform(-6, 2)))
+        if "pose" in others and step % 7 == 0:
+            ego.add(Pose(stamp, speed * step / 10, lie, 0.0, (1e-4, 0.0, 0.0, 1e-4, 0.0, 1e-6)))
+        if step % round(10 / fix_hz) == 0:
+            place = speed * step / 10 / 6.4e6 * 180 / np.pi + rng.normal(0, scale)
+            ego.add(Fix(stamp, place, rng.normal(0, scale), 0.0, (fix_sigma**2, 0.0, fix_sigma**2)))
+        covariance = ego.estimate.covariance
+        sd = np.sqrt(np.diag(covariance))
+        assert np.isfinite(sd).all()
+        assert np.linalg.eigvalsh(covariance / np.outer(sd, sd))[0] > -1e-9
+    assert ego.failures == 0
+
+
+def test_a_bad_acceleration_does_not_cost_the_gyro():
+    ego, yaw_rate = VehicleStateFilter(VehicleStateConfig(start_at_origin=True)), 0.2
+    rng = np.random.default_rng(0)
+    for step in range(600):
+        stamp = step * SECOND // 50
+        ego.add(Twist(stamp, 5.0, 0.01))
+        ego.add(Imu(stamp, yaw_rate, 1e-4, 40 * rng.normal(), 1e-2))
+    assert ego.quantity_counters["imu.yaw_rate"][UpdateStatus.ACCEPTED] == 600
+    assert ego.estimate.excess["imu.acceleration"] > 100
+    assert ego.estimate.excess["imu.yaw_rate"] < 2
+    assert abs(ego.state_at(stamp).yaw_rate - yaw_rate) < 0.02
+    assert abs(ego.state_at(stamp).speed - 5.0) < 0.3
+
+
+def test_a_yaw_rate_that_is_never_filled_in_does_not_cost_the_speed():
+    ego = VehicleStateFilter(VehicleStateConfig(start_at_origin=True))
+    for step in range(500):
+        stamp = step * SECOND // 50
+        ego.add(Imu(stamp, 0.3, 1e-4))
+        ego.add(Twist(stamp, 5.0, 0.01, 0.0, 1e-4, sensor="odometry"))
+    assert ego.quantity_counters["odometry.speed"][UpdateStatus.ACCEPTED] == 500
+
+
+def test_numbers_that_fail_restart_the_filter_and_say_why(monkeypatch):
+    ego = VehicleStateFilter(VehicleStateConfig(start_at_origin=True))
+    ego.add(Twist(0, 5.0, 0.01))
+
+    def fail(*_):
+        raise ValueError("math domain error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(ego._estimator), "step", fail)
+        assert ego.add(Twist(SECOND, 5.0, 0.01)) is UpdateStatus.FAILED
+    assert (ego.failures, ego.restarts) == (1, 1)
+    assert "math domain error" in ego.reasons["twist"]
+    assert ego.add(Twist(2 * SECOND, 5.0, 0.01)) is UpdateStatus.ACCEPTED
+    assert ego.state_at(2 * SECOND) is not None

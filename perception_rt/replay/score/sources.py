@@ -132,6 +132,8 @@ def _ego_truth(topic: str, bag: Bag) -> EgoTruth:
         except CodecError as error:
             raise BagError(f"{topic} at {message.log_ns} ns: {error}") from error
         frame_id = reading.frame_id
+        if reading.pose is None or reading.speed is None:
+            raise BagError(f"{topic} at {message.log_ns} ns: pose or speed is missing: no ground truth")
         row = (*reading.pose, reading.speed)
         if not np.isfinite(row).all():
             raise BagError(f"{topic} at {message.log_ns} ns: x, y, yaw, speed={row}: not finite")

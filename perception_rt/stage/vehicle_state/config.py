@@ -29,6 +29,7 @@ class VehicleStateConfig:
         speed_scale_walk, gyro_bias_walk, acceleration_bias_walk: how far they move in a second (road grade
             moves the last), per sqrt(s).
         standstill_speed: below this reading a car stands, and so cannot turn, m/s.
+        turns_in_place: whether the vehicle can turn while it stands (skid or differential steering).
         gate_probability: of a right measurement to pass its gate.
         recover_after_s: a sensor whose every measurement was rejected for so long is believed again.
         horizon_s: how late a measurement may come; what is older is refused.
@@ -45,12 +46,13 @@ class VehicleStateConfig:
     fix_correlation_time_s: float = 60.0
     wheelbase_m: float = 2.7
     speed_scale_sigma: float = 0.015
-    gyro_bias_sigma: float = 0.01
+    gyro_bias_sigma: float = 0.005
     acceleration_bias_sigma: float = 0.7
     speed_scale_walk: float = 1e-4
     gyro_bias_walk: float = 5e-5
     acceleration_bias_walk: float = 0.05
     standstill_speed: float = 0.02
+    turns_in_place: bool = False
     gate_probability: float = 0.999
     recover_after_s: float = 3.0
     horizon_s: float = 1.0

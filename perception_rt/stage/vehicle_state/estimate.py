@@ -23,6 +23,7 @@ class UpdateStatus(str, Enum):
     DUPLICATE = "duplicate"
     TOO_LATE = "too_late"  # older than the history
     STAMP_JUMP = "stamp_jump"  # far ahead of all others
+    FAILED = "failed"  # the numbers broke down, and the filter began anew
 
     @property
     def used(self) -> bool:
@@ -64,7 +65,8 @@ class Estimate(NamedTuple):
         stamp_ns: None before the first measurement.
         x: (11,) mean, in the order of `motion` and `observation`. covariance: (11, 11).
         place: how it stands in the fixed frame.
-        rejections: by sensor, while its gate rejects: stamp of the first, and how many.
+        rejections: by quantity (as ``imu.yaw_rate``), while its gate rejects: first stamp, and the count.
+        excess: by quantity, estimated variance of its noise over the declared one, smoothed; bounded.
     """
 
     stamp_ns: int | None
@@ -72,3 +74,4 @@ class Estimate(NamedTuple):
     covariance: np.ndarray
     place: Place
     rejections: Mapping[str, tuple[int, int]]
+    excess: Mapping[str, float]

@@ -7,6 +7,7 @@ model, the covariance is that of its error, and the yaw's error is a small angle
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import ceil, exp, hypot, inf
 
 import numpy as np
@@ -41,9 +42,17 @@ from perception_rt.types.state import Fix, Measurement, Pose
 # for known.
 RELINEARISE_M_S = 0.5
 RECOVER_LEAST = 3  # rejections: one lie and a silence are no reason to believe the next
+# Adaptive noise: the share of a new sample, the excess from which it counts, and its bounds.
+EXCESS_GAIN = 0.02
+EXCESS_USED = 1.5
+EXCESS_LEAST, EXCESS_MOST = 0.1, 1e4
+EXCESS_CLIP = 16.0  # squared sigmas: what is beyond tells no more
 # What a vehicle can do at worst, and how fast it gets there: full braking, a skid.
 WORST_ACCELERATION, WORST_JERK = 10.0, 50.0  # m/s^2, m/s^3
 WORST_YAW_RATE, WORST_YAW_ACCELERATION = 1.5, 10.0  # rad/s, rad/s^2
+
+Outcomes = dict[str, UpdateStatus]
+"""By quantity, as ``speed`` or ``yaw_rate``."""
 
 
 class Estimator:
@@ -81,12 +90,12 @@ class Estimator:
             covariance *= 0.5
             covariance += self._spread
         mean[YAW] = wrapped(mean[YAW])
-        return Estimate(stamp_ns, np.array(mean), covariance, estimate.place, estimate.rejections)
+        return Estimate(
+            stamp_ns, np.array(mean), covariance, estimate.place, estimate.rejections, estimate.excess
+        )
 
-    def step(
-        self, before: Estimate, measurement: Measurement, stamp_ns: int
-    ) -> tuple[Estimate, UpdateStatus]:
-        """The estimate at stamp_ns, and what became of the measurement.
+    def step(self, before: Estimate, measurement: Measurement, stamp_ns: int) -> tuple[Estimate, Outcomes]:
+        """The estimate at stamp_ns, and what became of each quantity of the measurement.
 
         Args:
             before: an estimate that is not later.
@@ -97,13 +106,20 @@ class Estimator:
         if isinstance(measurement, Fix):
             return self._fix(now, measurement)
         if isinstance(measurement, Pose) and not now.place.placed:
-            return place_by_pose(now, measurement), UpdateStatus.ACCEPTED
-        after, outcome = self._correct(now, measurement, self._observer(measurement, now.x.tolist()))
-        if outcome is UpdateStatus.ACCEPTED and abs(after.x[SPEED] - now.x[SPEED]) > RELINEARISE_M_S:
-            residual, jacobian, noise = self._observer(measurement, after.x.tolist())
-            residual = (residual - jacobian.dot(now.x - after.x)).tolist()
-            return self._correct(now, measurement, (residual, jacobian, noise))
-        return after, outcome
+            return place_by_pose(now, measurement), {"pose": UpdateStatus.ACCEPTED}
+        outcomes = {}
+        for name, observe in self._observer.quantities(measurement):
+            key = f"{measurement.sensor}.{name}"
+            after, outcomes[name] = self._correct(now, key, observe(now.x.tolist()))
+            if (
+                outcomes[name] is UpdateStatus.ACCEPTED
+                and abs(after.x[SPEED] - now.x[SPEED]) > RELINEARISE_M_S
+            ):
+                residual, jacobian, noise = observe(after.x.tolist())
+                residual = (residual - jacobian.dot(now.x - after.x)).tolist()
+                after, outcomes[name] = self._correct(now, key, (residual, jacobian, noise))
+            now = after
+        return now, outcomes
 
     def _prepare(self, dt: float, offset_variance: float) -> float:
         """Set the parts of the step that belong to the sensors' errors; returns what stays of the offset."""
@@ -115,41 +131,69 @@ class Estimator:
             self._spread[i, i] = offset_variance * (1 - fade * fade)
         return fade
 
-    def _fix(self, now: Estimate, fix: Fix) -> tuple[Estimate, UpdateStatus]:
+    def _fix(self, now: Estimate, fix: Fix) -> tuple[Estimate, Outcomes]:
         if self.config.start_at_origin:
-            return now, UpdateStatus.UNUSED
+            return now, {"position": UpdateStatus.UNUSED}
         if now.place.origin is None:
             now = now._replace(place=now.place._replace(origin=fix.values))
         east, north, _ = enu_from_geodetic(np.array(fix.values), np.array(now.place.origin)).tolist()
         if not now.place.placed:
-            return place_by_fix(now, east, north, fix, self._observer), UpdateStatus.STARTING
+            return place_by_fix(now, east, north, fix, self._observer), {"position": UpdateStatus.STARTING}
         offset = self._observer.offset_variance(fix)
         if offset != now.place.offset_variance:
             now = now._replace(place=now.place._replace(offset_variance=offset))
-        return self._correct(now, fix, self._observer.of_fix(east, north, fix, now.x.tolist()))
+        key = f"{fix.sensor}.position"
+        observation = self._observer.of_fix(east, north, fix, now.x.tolist())
+        after, outcome = self._correct(now, key, observation, fix)
+        return after, {"position": outcome}
 
     def _correct(
-        self, now: Estimate, measurement: Measurement, observation: Observation
+        self, now: Estimate, key: str, observation: Observation, fix: Fix | None = None
     ) -> tuple[Estimate, UpdateStatus]:
+        """Correct by one quantity, behind its gate and with the noise that it was found to have."""
         residual, jacobian, noise = observation
-        sensor, outcome = measurement.sensor, UpdateStatus.ACCEPTED
-        corrected = correct(now.x, now.covariance, residual, jacobian, noise, self._gates[len(residual) - 1])
+        outcome = UpdateStatus.ACCEPTED
+        declared = sum([row[i] for i, row in enumerate(noise if fix is None else fix.noise)])
+        scale, excess = self._noise_scale(now, key, observation, declared)
+        if scale != 1.0:
+            noise = [[scale * value for value in row] for row in noise]
+        gate = self._gates[len(residual) - 1]
+        corrected = correct(now.x, now.covariance, residual, jacobian, noise, gate)
         if corrected is None:
-            since, count = now.rejections.get(sensor, (now.stamp_ns, 0))
+            since, count = now.rejections.get(key, (now.stamp_ns, 0))
             seconds = (now.stamp_ns - since) * 1e-9
             if count < RECOVER_LEAST or seconds < self.config.recover_after_s:
-                rejections = {**now.rejections, sensor: (since, count + 1)}
+                rejections = {**now.rejections, key: (since, count + 1)}
                 covariance = _suspect(now.covariance, jacobian, seconds)
-                return now._replace(covariance=covariance, rejections=rejections), UpdateStatus.GATED
-            doubted = _doubt(now, measurement, residual, jacobian, seconds)
+                gated = now._replace(covariance=covariance, rejections=rejections, excess=excess)
+                return gated, UpdateStatus.GATED
+            doubted = _doubt(now, fix is not None, residual, jacobian, seconds)
             corrected = correct(now.x, doubted, residual, jacobian, noise, inf)
             outcome = UpdateStatus.RECOVERED
         x, covariance = corrected
         x[YAW] = wrapped(x[YAW])
         rejections = now.rejections
-        if sensor in rejections:
-            rejections = {name: seen for name, seen in rejections.items() if name != sensor}
-        return Estimate(now.stamp_ns, x, covariance, now.place, rejections), outcome
+        if key in rejections:
+            rejections = {name: seen for name, seen in rejections.items() if name != key}
+        return Estimate(now.stamp_ns, x, covariance, now.place, rejections, excess), outcome
+
+    def _noise_scale(
+        self, now: Estimate, key: str, observation: Observation, declared: float
+    ) -> tuple[float, Mapping[str, float]]:
+        """Return by how much the declared variance is multiplied, and what was learned from this residual.
+
+        Innovation-based adaptive estimation (Mehra, On the identification of variances and adaptive Kalman
+        filtering, 1970), smoothed, one number a quantity: a sensor may be worse than it declares, not better.
+        """
+        residual, jacobian, _ = observation
+        known = now.excess.get(key, 1.0)
+        scale = known if known > EXCESS_USED else 1.0
+        expected = float((jacobian.dot(now.covariance) * jacobian).sum())
+        surprise = sum([value * value for value in residual])
+        surprise = min(surprise, EXCESS_CLIP * (expected + scale * declared))  # one outlier is no new noise
+        sample = max(surprise - expected, 0.0) / declared
+        learned = min(max(known + EXCESS_GAIN * (sample - known), EXCESS_LEAST), EXCESS_MOST)
+        return scale, {**now.excess, key: learned}
 
 
 def _suspect(covariance: np.ndarray, jacobian: np.ndarray, seconds: float) -> np.ndarray:
@@ -171,7 +215,7 @@ def _suspect(covariance: np.ndarray, jacobian: np.ndarray, seconds: float) -> np
 
 
 def _doubt(
-    now: Estimate, measurement: Measurement, residual: list[float], jacobian: np.ndarray, seconds: float
+    now: Estimate, of_fix: bool, residual: list[float], jacobian: np.ndarray, seconds: float
 ) -> np.ndarray:
     """The covariance of a state that may be wrong by the residual, in whatever the measurement looks at.
 
@@ -179,7 +223,7 @@ def _doubt(
     meanwhile may as well tell of a wrong yaw.
     """
     covariance = now.covariance.copy()
-    if isinstance(measurement, Fix):
+    if of_fix:
         way, miss = abs(now.x[SPEED]) * seconds, hypot(*residual)
         covariance[[X, Y], [X, Y]] += miss * miss
         if way > LEAST_BASELINE_M:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
+from math import isfinite
+
+import numpy as np
 
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig
 from perception_rt.stage.vehicle_state.estimate import Estimate, UpdateStatus
@@ -22,11 +25,12 @@ PRUNE_AT = 64  # entries older than the history that are let go at once
 class _Entry:
     """A measurement in the history, what became of it, and the estimate after it."""
 
-    __slots__ = ("after", "key", "measurement", "outcome")
+    __slots__ = ("after", "key", "measurement", "outcome", "outcomes")
 
     def __init__(self, key: tuple, measurement: Measurement) -> None:
         self.key, self.measurement = key, measurement
         self.outcome: UpdateStatus | None = None
+        self.outcomes: dict[str, UpdateStatus] = {}
         self.after: Estimate | None = None
 
 
@@ -41,15 +45,19 @@ class VehicleStateFilter:
     Attributes:
         counters: by sensor, how many measurements came to each outcome. A late measurement can change what
             became of later ones; the counts follow.
+        quantity_counters: the same by quantity, as ``imu.yaw_rate``.
         reasons: by sensor, why the last one that was not used was not.
-        restarts: how often the stamps left the history for good.
+        restarts: how often the filter began anew: the stamps left the history, or the numbers failed.
+        failures: how often the numbers failed; `reasons` says by which measurement.
     """
 
     def __init__(self, config: VehicleStateConfig | None = None) -> None:
         self.config = config or VehicleStateConfig()
         self.counters: defaultdict[str, Counter[UpdateStatus]] = defaultdict(Counter)
+        self.quantity_counters: defaultdict[str, Counter[UpdateStatus]] = defaultdict(Counter)
         self.reasons: dict[str, str] = {}
         self.restarts = 0
+        self.failures = 0
         self._estimator = Estimator(self.config)
         self._latency_ns = {name: round(value * 1e9) for name, value in self.config.latency_s.items()}
         self._horizon_ns = round(self.config.horizon_s * 1e9)
@@ -68,8 +76,13 @@ class VehicleStateFilter:
         if outcome is not None:
             self.counters[sensor][outcome] += 1
         else:
-            outcome = self._insert(measurement, stamp_ns)
-            reason = f"{type(measurement).__name__} {measurement.values} at {stamp_ns} ns: {outcome.value}"
+            reason = f"{type(measurement).__name__} {measurement.values} at {stamp_ns} ns: "
+            try:
+                outcome = self._insert(measurement, stamp_ns)
+                reason += outcome.value
+            except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+                outcome = self._fail(sensor)
+                reason += str(error)
         if not outcome.used:
             self.reasons[sensor] = reason
         return outcome
@@ -128,24 +141,56 @@ class VehicleStateFilter:
             del entries[:PRUNE_AT]
         return entry.outcome
 
+    def _fail(self, sensor: str) -> UpdateStatus:
+        """Begin anew: a state that is not a number must not be published, nor end the node."""
+        self.counters[sensor][UpdateStatus.FAILED] += 1
+        self.failures += 1
+        self.restarts += 1
+        self._forget()
+        return UpdateStatus.FAILED
+
     def _replay(self, start: int) -> None:
         """Compute the history from an entry on."""
         estimate = self._entries[start - 1].after if start else self._base
         for entry in self._entries[start:]:
-            estimate, outcome = self._estimator.step(estimate, entry.measurement, entry.key[0])
+            estimate, outcomes = self._estimator.step(estimate, entry.measurement, entry.key[0])
+            if not _is_sound(estimate):
+                raise ArithmeticError(f"covariance is not positive definite after {entry.measurement}")
             entry.after = estimate
-            if outcome is not entry.outcome:
-                counts = self.counters[entry.measurement.sensor]
-                counts[outcome] += 1
-                if entry.outcome is not None:
-                    counts[entry.outcome] -= 1
-                entry.outcome = outcome
+            if outcomes != entry.outcomes:
+                self._count(entry, outcomes)
+
+    def _count(self, entry: _Entry, outcomes: dict[str, UpdateStatus]) -> None:
+        """Count what became of a measurement and of its quantities, instead of what was counted before."""
+        sensor, overall = entry.measurement.sensor, summary(outcomes)
+        for counted, sign in ((entry.outcomes, -1), (outcomes, 1)):
+            for quantity, outcome in counted.items():
+                self.quantity_counters[f"{sensor}.{quantity}"][outcome] += sign
+        if overall is not entry.outcome:
+            self.counters[sensor][overall] += 1
+            if entry.outcome is not None:
+                self.counters[sensor][entry.outcome] -= 1
+        entry.outcome, entry.outcomes = overall, outcomes
 
     def _forget(self) -> None:
         self._entries: list[_Entry] = []
         self._base = self._estimator.first()
         self._newest_ns: int | None = None
         self._outside = 0
+
+
+def summary(outcomes: dict[str, UpdateStatus]) -> UpdateStatus:
+    """Return what became of a measurement: the best that became of one of its quantities."""
+    used = [outcome for outcome in outcomes.values() if outcome.used]
+    if UpdateStatus.RECOVERED in used:
+        return UpdateStatus.RECOVERED
+    return used[0] if used else next(iter(outcomes.values()), UpdateStatus.UNUSED)
+
+
+def _is_sound(estimate: Estimate) -> bool:
+    """Whether the state is finite and its variances positive; a full decomposition would cost too much."""
+    variances = np.diagonal(estimate.covariance)
+    return bool(isfinite(estimate.x.sum()) and variances.min() > 0 and isfinite(estimate.covariance.sum()))
 
 
 def _key(entry: _Entry) -> tuple:

@@ -6,7 +6,7 @@ The filter's state is the vehicle's six values (`motion`) and five slow errors o
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import cos, inf, isfinite, pi, sin, tan
+from math import cos, inf, isfinite, nan, pi, sin, tan
 
 import numpy as np
 
@@ -18,6 +18,7 @@ GYRO_BIAS, ACCELERATION_BIAS, SPEED_SCALE, EAST_OFFSET, NORTH_OFFSET = range(6, 
 SIZE = 11
 
 STANDSTILL_YAW_RATE_SIGMA = 0.002  # rad/s: what a standing car may seem to turn
+STANDSTILL_YAW_RATE = 0.01  # rad/s: a reading below may be one of a vehicle that stands
 STEERING_SLIP_SIGMA = 0.01  # rad/s: what the bicycle model leaves out
 MAX_STEERING = 1.4  # rad
 
@@ -29,26 +30,29 @@ class MeasurementModel:
 
     def __init__(self, config: VehicleStateConfig) -> None:
         self.config = config
-        self._speed, self._twist, self._gyro, self._imu, self._fix, self._pose, self._steering = (
-            np.zeros((rows, SIZE)) for rows in (1, 2, 1, 2, 2, 3, 1)
+        self._speed, self._turn, self._gyro, self._force, self._fix, self._pose, self._steering = (
+            np.zeros((rows, SIZE)) for rows in (1, 1, 1, 1, 2, 3, 1)
         )
-        self._twist[1, YAW_RATE] = 1
-        for jacobian in (self._gyro, self._imu):
-            jacobian[0, [YAW_RATE, GYRO_BIAS]] = 1
-        self._imu[1, [ACCELERATION, ACCELERATION_BIAS]] = 1
+        self._turn[0, YAW_RATE] = 1
+        self._gyro[0, [YAW_RATE, GYRO_BIAS]] = 1
+        self._force[0, [ACCELERATION, ACCELERATION_BIAS]] = 1
         self._fix[[0, 1], [X, Y]] = self._fix[[0, 1], [EAST_OFFSET, NORTH_OFFSET]] = 1
         self._pose[[0, 1, 2], [X, Y, YAW]] = 1
         self._steering[0, YAW_RATE] = 1
-        self._of: dict[type, Callable[..., Observation]] = {
-            Twist: self._of_twist,
-            Imu: self._of_imu,
-            Pose: self._of_pose,
-            Steering: self._of_steering,
-        }
 
-    def __call__(self, measurement: Measurement, state: list[float]) -> Observation:
-        """Of all but a fix, whose place in the plane depends on the origin: that is `of_fix`."""
-        return self._of[type(measurement)](measurement, state)
+    def quantities(self, measurement: Measurement) -> list[tuple[str, Callable[[list[float]], Observation]]]:
+        """Return the quantities of a measurement, each with a function of the state that observes it.
+
+        Each is gated and corrected on its own, so that one bad quantity does not cost the others. A fix is
+        not here, as its place in the plane depends on the origin: see `of_fix`.
+        """
+        if isinstance(measurement, Twist):
+            return self._of_twist(measurement)
+        if isinstance(measurement, Imu):
+            return self._of_imu(measurement)
+        if isinstance(measurement, Pose):
+            return [("pose", lambda state: self._observe_pose(measurement, state))]
+        return [("yaw_rate", lambda state: self._observe_steering(measurement, state))]
 
     def of_fix(self, east: float, north: float, fix: Fix, state: list[float]) -> Observation:
         """Of a fix at (east, north), m."""
@@ -74,29 +78,47 @@ class MeasurementModel:
         (x, y), c, s = self.config.fix_lever_arm_m, cos(yaw), sin(yaw)
         return c * x - s * y, s * x + c * y
 
-    def _of_twist(self, twist: Twist, state: list[float]) -> Observation:
-        scale, speed = 1 + state[SPEED_SCALE], state[SPEED]
-        slip, yaw_rate, noise = twist.speed - scale * speed, twist.yaw_rate, twist.noise
-        if yaw_rate is None:
-            if abs(twist.speed) >= self.config.standstill_speed:
-                self._speed[0, SPEED], self._speed[0, SPEED_SCALE] = scale, speed
-                return [slip], self._speed, noise
-            yaw_rate = 0.0
-            noise = [[twist.speed_variance, 0.0], [0.0, STANDSTILL_YAW_RATE_SIGMA**2]]
-        self._twist[0, SPEED], self._twist[0, SPEED_SCALE] = scale, speed
-        return [slip, yaw_rate - state[YAW_RATE]], self._twist, noise
+    def _of_twist(self, twist: Twist) -> list[tuple[str, Callable[[list[float]], Observation]]]:
+        def speed(state: list[float]) -> Observation:
+            scale = 1 + state[SPEED_SCALE]
+            self._speed[0, SPEED], self._speed[0, SPEED_SCALE] = scale, state[SPEED]
+            return [twist.speed - scale * state[SPEED]], self._speed, [[twist.speed_variance]]
 
-    def _of_imu(self, imu: Imu, state: list[float]) -> Observation:
-        turn = imu.yaw_rate - state[YAW_RATE] - state[GYRO_BIAS]
-        if imu.acceleration is None:
-            return [turn], self._gyro, imu.noise
-        return [turn, imu.acceleration - state[ACCELERATION] - state[ACCELERATION_BIAS]], self._imu, imu.noise
+        def yaw_rate(value: float, variance: float | None) -> Callable[[list[float]], Observation]:
+            noise = [[nan if variance is None else variance]]
+            return lambda state: ([value - state[YAW_RATE]], self._turn, noise)
 
-    def _of_pose(self, pose: Pose, state: list[float]) -> Observation:
+        found = [("speed", speed)] if twist.speed is not None else []
+        if twist.yaw_rate is not None:
+            found.append(("yaw_rate", yaw_rate(twist.yaw_rate, twist.yaw_rate_variance)))
+        if self._stands(twist):
+            found.append(("standstill", yaw_rate(0.0, STANDSTILL_YAW_RATE_SIGMA**2)))
+        return found
+
+    def _stands(self, twist: Twist) -> bool:
+        """Whether the vehicle stands, and so does not turn (zero-velocity update)."""
+        if twist.speed is None or abs(twist.speed) >= self.config.standstill_speed:
+            return False
+        if twist.yaw_rate is None:
+            return not self.config.turns_in_place
+        return abs(twist.yaw_rate) < STANDSTILL_YAW_RATE  # no wheel turns
+
+    def _of_imu(self, imu: Imu) -> list[tuple[str, Callable[[list[float]], Observation]]]:
+        def yaw_rate(state: list[float]) -> Observation:
+            return [imu.yaw_rate - state[YAW_RATE] - state[GYRO_BIAS]], self._gyro, [[imu.yaw_rate_variance]]
+
+        def acceleration(state: list[float]) -> Observation:
+            residual = imu.acceleration - state[ACCELERATION] - state[ACCELERATION_BIAS]
+            return [residual], self._force, [[imu.acceleration_variance]]
+
+        found = [("yaw_rate", yaw_rate)] if imu.yaw_rate is not None else []
+        return found + ([("acceleration", acceleration)] if imu.acceleration is not None else [])
+
+    def _observe_pose(self, pose: Pose, state: list[float]) -> Observation:
         residual = [pose.x - state[X], pose.y - state[Y], wrapped(pose.yaw - state[YAW])]
         return residual, self._pose, pose.noise
 
-    def _of_steering(self, steering: Steering, state: list[float]) -> Observation:
+    def _observe_steering(self, steering: Steering, state: list[float]) -> Observation:
         """The kinematic bicycle: yaw rate = speed tan(angle) / wheelbase."""
         slope = tan(steering.angle) / self.config.wheelbase_m
         gain = state[SPEED] * (1 + tan(steering.angle) ** 2) / self.config.wheelbase_m
@@ -108,6 +130,8 @@ class MeasurementModel:
 def fault_of(measurement: Measurement) -> str | None:
     """What makes a measurement useless whatever the state is, with its values; None when nothing does."""
     values, noise = measurement.values, measurement.noise
+    if not values:
+        return "the message gives no quantity that can be used"
     if not isfinite(sum(values)):
         return f"values={values}: not finite"
     if not _positive(noise):

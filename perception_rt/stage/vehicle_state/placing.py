@@ -38,7 +38,7 @@ def start(config: VehicleStateConfig) -> Estimate:
     sigma[6:EAST_OFFSET] = config.gyro_bias_sigma, config.acceleration_bias_sigma, config.speed_scale_sigma
     sigma[EAST_OFFSET:] = REFERENCE_SIGMA
     place = Place(config.start_at_origin, None, None, REFERENCE_SIGMA**2)
-    return Estimate(None, np.zeros(SIZE), np.diag(sigma * sigma), place, {})
+    return Estimate(None, np.zeros(SIZE), np.diag(sigma * sigma), place, {}, {})
 
 
 def place_by_pose(now: Estimate, pose: Pose) -> Estimate:
@@ -71,6 +71,9 @@ def place_by_fix(now: Estimate, east: float, north: float, fix: Fix, observer: M
     turn = atan2(north - anchor.north, east - anchor.east) - (0.0 if blind else atan2(dy, dx))
     placed = _placed(now, east, north, fix, observer, turn, sigma / way)
     if blind:
+        # The cross terms belong to the speed that was guessed before: left in place beside a smaller variance
+        # they would make the covariance indefinite.
+        placed = placed._replace(covariance=_forget(placed.covariance, [SPEED]))
         placed.x[SPEED] = way / seconds
         placed.covariance[SPEED, SPEED] = 2 * (sigma / seconds) ** 2 + (way / seconds / 4) ** 2
     return placed

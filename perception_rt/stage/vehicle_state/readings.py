@@ -22,34 +22,44 @@ class DefaultVariances(NamedTuple):
 
 
 def measured_twist(reading: MotionReading, defaults: DefaultVariances, sensor: str) -> Twist:
-    """Speed and yaw rate."""
+    """Return speed and yaw rate, each where the message has it."""
     speed, yaw_rate = reading.twist_variance
     return Twist(
         reading.stamp_ns,
         reading.speed,
-        speed or defaults.speed,
+        None if reading.speed is None else speed or defaults.speed,
         reading.yaw_rate,
-        yaw_rate or defaults.yaw_rate,
+        None if reading.yaw_rate is None else yaw_rate or defaults.yaw_rate,
         sensor,
     )
 
 
-def measured_pose(reading: MotionReading, defaults: DefaultVariances, sensor: str) -> Pose:
-    """The pose of an odometry or of a localisation."""
-    covariance = reading.pose_covariance if reading.pose_covariance.any() else _POSE_UNKNOWN
+def measured_pose(reading: MotionReading, sensor: str) -> Pose | None:
+    """Return the pose of an odometry or of a localisation; None where the message has none."""
+    if reading.pose is None:
+        return None
+    known = reading.pose_covariance
+    covariance = known if known is not None and known.any() else _POSE_UNKNOWN
     upper = tuple(covariance[np.triu_indices(3)].tolist())
     return Pose(reading.stamp_ns, *reading.pose, upper, sensor)
 
 
 def measured_imu(reading: ImuReading, base_from_imu: np.ndarray, defaults: DefaultVariances) -> Imu:
-    """Yaw rate and forward acceleration, turned into base_link by a (3, 3) rotation."""
-    turning, pushing = base_from_imu @ reading.angular_velocity, base_from_imu @ reading.linear_acceleration
+    """Return yaw rate and forward acceleration in base_link, each where the message has it.
+
+    Args:
+        reading: in the IMU's own frame.
+        base_from_imu: (3, 3) rotation.
+        defaults: where the message does not know its variances.
+    """
+    turn, push = reading.angular_velocity, reading.linear_acceleration
+    up, ahead = base_from_imu[2], base_from_imu[0]
     return Imu(
         reading.stamp_ns,
-        float(turning[2]),
-        _along(reading.angular_covariance, base_from_imu[2], defaults.yaw_rate),
-        float(pushing[0]),
-        _along(reading.linear_covariance, base_from_imu[0], defaults.acceleration),
+        None if turn is None else float(up @ turn),
+        None if turn is None else _along(reading.angular_covariance, up, defaults.yaw_rate),
+        None if push is None else float(ahead @ push),
+        None if push is None else _along(reading.linear_covariance, ahead, defaults.acceleration),
     )
 
 
