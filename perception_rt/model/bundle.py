@@ -1,4 +1,4 @@
-"""Save, load and verify bundles: one TorchScript file that carries its manifest.
+"""Save, load and verify bundles: one file of manifest, programs and what surrounds them.
 
 A bundle is a program: opening one runs the code inside it. Open only those whose source you trust. The
 hash in the manifest guards against damage and mix-ups, not against an author with bad intent.
@@ -7,24 +7,60 @@ hash in the manifest guards against damage and mix-ups, not against an author wi
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from perception_rt.model.archive import (
-    archive_copy,
-    module_sha256,
-    read_archive,
-    script_module,
-    write_archive,
+from perception_rt.model.archive import Archive, read_archive, write_archive
+from perception_rt.model.golden import (
+    LOOSER,
+    Outputs,
+    encode_golden,
+    golden_difference,
+    golden_input,
+    make_golden,
 )
-from perception_rt.model.golden import GOLDEN_SHAPES, Outputs, golden_input, make_golden
-from perception_rt.model.manifest import TASKS, InputSpec, Manifest, parse_manifest
-from perception_rt.model.runtime import Runtime, resolve_bundle, resolve_device
+from perception_rt.model.manifest import (
+    DecoderSpec,
+    Golden,
+    InputSpec,
+    Manifest,
+    Program,
+    bundle_sha256,
+    parse_manifest,
+)
+from perception_rt.model.runtime import open_archive, resolve_bundle, resolve_device
+from perception_rt.model.task import find_task
+from perception_rt.model.torchscript import (
+    check_finite,
+    load_module,
+    module_bytes,
+    module_sha256,
+    script_module,
+)
 from perception_rt.types.errors import BundleError
+
+MODULE_FILE = "module.pt"
+DECODER_FILE = "decoder.pt"
+ENCODER_FILE = "encoder.pt"
+SUFFIXES = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSource:
+    """A network to put into a bundle; fields as of `Program`."""
+
+    kind: str
+    data: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    precision: str = "fp32"
+    any_batch: bool = False
 
 
 def save(
@@ -39,8 +75,9 @@ def save(
     task: str = "detect2d",
     provenance: Mapping[str, Any] | None = None,
     golden_seed: int = 0,
+    golden: np.ndarray | None = None,
 ) -> Manifest:
-    """Script a module and write it with its manifest, whole or not at all.
+    """Script a module that takes the sensor's data and answers boxes; write it whole or not at all.
 
     Args:
         path: the file to write; its folder must exist.
@@ -53,9 +90,10 @@ def save(
         input_spec: how images reach the network, or what clouds it takes.
         licence: of the weights.
         version: of the bundle.
-        task: ``detect2d`` or ``detect3d``.
+        task: a key of `perception_rt.model.task.TASKS`.
         provenance: where the weights come from, JSON values.
-        golden_seed: seed of the golden input.
+        golden_seed: of the golden input where `golden` is None: noise.
+        golden: a picture (1, H, W, 3) uint8 RGB or a cloud (N, 4) float32 with objects that the module finds.
 
     Returns:
         The manifest that was written.
@@ -64,36 +102,188 @@ def save(
         BundleError: where the module cannot be scripted, answers nothing to the golden input, or a
             field is invalid.
     """
-    if task not in TASKS:
-        raise BundleError(f"task={task!r}: must be one of {', '.join(TASKS)}")
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise BundleError(f"{path}: no folder {path.parent}")
-    shape = GOLDEN_SHAPES[task]
+    find_task(task)
     scripted = script_module(copy.deepcopy(module).to("cpu"))
-    defaults = _thresholds(scripted, task)
-    # A copy answers, so that nothing it keeps from the run ends up in the file.
-    answer = _golden_answer(archive_copy(scripted), task, golden_input(golden_seed, shape))
-    if not len(answer[0]):
-        raise BundleError("the module finds nothing in the golden input at score 0: that would prove nothing")
-    manifest = Manifest(
+    check_finite(scripted, f"module {name}")
+    manifest = _manifest(name, version, task, input_spec, classes, _thresholds(scripted), provenance, licence)
+    program = ProgramSource("torchscript", module_bytes(scripted), (), ())
+    return _write(path, manifest, [program], {}, golden, golden_seed, None)
+
+
+def save_network(
+    path: str | Path,
+    programs: Sequence[ProgramSource],
+    *,
+    decoder: DecoderSpec | torch.nn.Module,
+    name: str,
+    classes: Sequence[str],
+    input_spec: InputSpec,
+    licence: str,
+    score_threshold: float,
+    nms_threshold: float,
+    golden: np.ndarray | None = None,
+    expected: Outputs | None = None,
+    encoder: torch.nn.Module | None = None,
+    score_thresholds: Mapping[str, float] | None = None,
+    max_detections: int = 300,
+    version: str = "1",
+    task: str = "detect2d",
+    provenance: Mapping[str, Any] | None = None,
+    golden_seed: int = 0,
+) -> Manifest:
+    """Write a network in one or several forms, and what surrounds it; whole or not at all.
+
+    Args:
+        path: the file to write; its folder must exist.
+        programs: the network; the first is the reference, and each must give its answer.
+        decoder: from the outputs to boxes; or a module to script that takes
+            ``(outputs, score_threshold, nms_threshold)``, outputs a list, and returns boxes, scores, labels
+            in px of the network's input or in m, after NMS.
+        name: what the bundle is called.
+        classes: class names, by label.
+        input_spec: how the sensor's data reach the network.
+        licence: of the weights.
+        score_threshold: default lowest score kept.
+        nms_threshold: default IoU of NMS.
+        golden: a picture (1, H, W, 3) uint8 RGB or a cloud (N, 4) float32 with objects; None for noise.
+        expected: boxes, scores and labels that the source's own runtime gives for `golden` at
+            `score_threshold`; None records the first program's answer.
+        encoder: of clouds: a module to script that maps points (N, 4) to the list of the network's inputs.
+        score_thresholds: by class name, lowest scores that differ.
+        max_detections: most boxes of an image.
+        version: of the bundle.
+        task: a key of `perception_rt.model.task.TASKS`.
+        provenance: where the weights come from, JSON values.
+        golden_seed: of the golden input where `golden` is None.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        BundleError: a field is invalid, nothing is found in the golden input, or a program differs.
+    """
+    find_task(task)
+    files: dict[str, bytes] = {}
+    if isinstance(decoder, torch.nn.Module):
+        files[DECODER_FILE] = module_bytes(script_module(decoder))
+        decoder = DecoderSpec("script", {"file": DECODER_FILE})
+    if encoder is not None:
+        files[ENCODER_FILE] = module_bytes(script_module(encoder))
+        input_spec = replace(input_spec, encoder=ENCODER_FILE)
+    thresholds = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
+    manifest = _manifest(name, version, task, input_spec, classes, thresholds, provenance, licence)
+    manifest = replace(
+        manifest,
+        decoder=decoder,
+        score_thresholds=dict(score_thresholds or {}),
+        max_detections=max_detections,
+    )
+    return _write(path, manifest, programs, files, golden, golden_seed, expected)
+
+
+def _manifest(
+    name: str,
+    version: str,
+    task: str,
+    input_spec: InputSpec,
+    classes: Sequence[str],
+    thresholds: Mapping[str, float],
+    provenance: Mapping[str, Any] | None,
+    licence: str,
+) -> Manifest:
+    """A manifest without programs and golden answer yet."""
+    unknown = Golden(0, (), (), (), (), 0.0)
+    return Manifest(
         name=name,
         version=version,
         task=task,
         input=input_spec,
         classes=tuple(classes),
-        sha256=module_sha256(scripted),
-        golden=make_golden(answer, task, golden_seed, shape),
+        sha256="0" * 64,
+        golden=unknown,
         provenance=dict(provenance or {}),
         licence=licence,
-        **defaults,
+        **thresholds,
     )
+
+
+def _write(
+    path: str | Path,
+    manifest: Manifest,
+    programs: Sequence[ProgramSource],
+    files: dict[str, bytes],
+    data: np.ndarray | None,
+    seed: int,
+    expected: Outputs | None,
+) -> Manifest:
+    """Record the golden answer, hold every program to it, hash, write."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise BundleError(f"{path}: no folder {path.parent}")
+    task = find_task(manifest.task)
+    origin = "noise" if data is None else ("picture" if task.flat else "cloud")
+    data = golden_input(seed, task.noise_shape) if data is None else np.ascontiguousarray(data)
+    file, encoded = encode_golden(data)
+    members = {**files, file: encoded}
+    entries = []
+    for index, program in enumerate(programs):
+        member = (
+            MODULE_FILE
+            if index == 0 and program.kind == "torchscript"
+            else f"network{index}{SUFFIXES[program.kind]}"
+        )
+        members[member] = program.data
+        digest = hashlib.sha256(program.data).hexdigest()
+        entries.append(
+            Program(
+                program.kind,
+                member,
+                digest,
+                program.inputs,
+                program.outputs,
+                program.precision,
+                program.any_batch,
+            )
+        )
+    # All that is found in noise; in a scene what is found in use.
+    threshold = 0.0 if origin == "noise" else manifest.score_threshold
+    blank = make_golden(
+        _EXAMPLE[task.box_columns], task, data, origin=origin, file=file, score_threshold=threshold, seed=seed
+    )
+    manifest = replace(manifest, programs=tuple(entries), golden=blank)
+    parse_manifest(manifest.to_json())  # an invalid field is named before anything runs
+    answer = _answer(Archive(path, manifest, members), entries[0], data)
+    if not len(answer[0]):
+        raise BundleError(
+            f"the module finds nothing in the golden input at score {threshold:g}: that would prove nothing"
+        )
+    recorded = expected or answer
+    golden = make_golden(recorded, task, data, origin=origin, file=file, score_threshold=threshold, seed=seed)
+    manifest = replace(manifest, golden=golden)
+    for program in entries:
+        found = _answer(Archive(path, manifest, members), program, data)
+        difference = golden_difference(golden, found, LOOSER[program.precision])
+        if difference:
+            raise BundleError(f"program {program.file} ({program.precision}) differs: {difference}")
+    manifest = replace(manifest, sha256=bundle_sha256(manifest, members))
     parse_manifest(manifest.to_json())  # what cannot be read back is not written
-    write_archive(scripted, manifest, path)
+    write_archive(path, manifest, members)
     return manifest
 
 
-def _thresholds(scripted: torch.jit.ScriptModule, task: str) -> dict[str, float | None]:
+_EXAMPLE = {
+    columns: (np.zeros((1, columns), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
+    for columns in (4, 7)
+}
+
+
+def _answer(archive: Archive, program: Program, data: np.ndarray) -> Outputs:
+    """What a program answers to the golden input, on the CPU."""
+    runtime = open_archive(archive, torch.device("cpu"), False, 1, program)
+    return runtime.golden_outputs(data)
+
+
+def _thresholds(scripted: torch.jit.ScriptModule) -> dict[str, float]:
     """The module's own, which become the bundle's defaults."""
     names = ("score_threshold", "nms_threshold")
     defaults = {key: getattr(scripted, key, None) for key in names}
@@ -103,27 +293,30 @@ def _thresholds(scripted: torch.jit.ScriptModule, task: str) -> dict[str, float 
     return defaults
 
 
-@torch.inference_mode()
-def _golden_answer(module: torch.jit.ScriptModule, task: str, data: np.ndarray) -> Outputs:
-    """All that the module finds."""
-    golden = torch.from_numpy(data)
-    options = (False, 0.0, -1.0) if task == "detect2d" else (0.0, -1.0)
-    return tuple(tensor.numpy() for tensor in module(golden, *options))
-
-
 def load(path_or_name: str | Path, device: str = "cpu") -> tuple[torch.nn.Module, Manifest]:
-    """Load a bundle's module as it was saved, weights held to their hash; to run one use `Runtime`.
+    """Load a bundle's TorchScript module as it was saved, held to its hash; to run one use `Runtime`.
 
     Raises:
         BundleError: one line that says why not.
     """
-    return read_archive(resolve_bundle(path_or_name), resolve_device(device))
+    archive = read_archive(resolve_bundle(path_or_name))
+    for program in archive.manifest.programs:
+        if program.kind == "torchscript":
+            module = load_module(archive.members[program.file], resolve_device(device), str(archive.path))
+            if archive.manifest.schema_version == 1 and module_sha256(module) != program.sha256:
+                raise BundleError(f"{archive.path}: weights are not those of the manifest")
+            return module, archive.manifest
+    raise BundleError(f"{archive.path}: holds no TorchScript")
 
 
 def verify(path_or_name: str | Path, device: str = "cpu") -> Manifest:
-    """Hold a bundle to its manifest, its hash and its golden answer.
+    """Verify a bundle's hash and the golden answer of each program that an engine here can run.
 
     Raises:
         BundleError: one line that says what is wrong.
     """
-    return Runtime.open(path_or_name, device).manifest
+    archive = read_archive(resolve_bundle(path_or_name))
+    target = resolve_device(device)
+    for program in archive.manifest.programs:
+        open_archive(archive, target, False, 1, program).check_golden(archive.path)
+    return archive.manifest

@@ -9,6 +9,9 @@ from typing import Any
 
 from perception_rt.types.errors import BundleError
 
+MAX_TEXT = 1000
+MAX_ITEMS = 100_000
+
 
 def shortened(value: object) -> str:
     """The value as a line of text, of 80 characters at most."""
@@ -34,10 +37,37 @@ def no_others(data: dict[str, Any], kind: type, prefix: str) -> None:
 
 
 def nonempty_text(value: Any) -> str:
-    """A text that is not empty."""
+    """A text that is not empty and that UTF-8 can encode, as a message must."""
     if not isinstance(value, str) or not value:
         raise ValueError("must be a non-empty text")
+    if len(value) > MAX_TEXT:
+        raise ValueError(f"must have at most {MAX_TEXT} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must be valid Unicode (it holds a lone surrogate)") from error
     return value
+
+
+def truth(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A check for null, or for what passes `check`."""
+    return lambda value: None if value is None else check(value)
+
+
+def mapping_of(check: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+    """A check for an object whose values pass `check`."""
+
+    def check_mapping(value: Any) -> dict[str, Any]:
+        return {nonempty_text(key): check(item) for key, item in json_object(value).items()}
+
+    return check_mapping
 
 
 def json_object(value: Any) -> dict[str, Any]:
@@ -65,6 +95,13 @@ def one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
     return check
 
 
+def file_name(value: Any) -> str:
+    """The name of a member of the archive: no folder, nothing that a shell or a path would read."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", value):
+        raise ValueError("must be a plain file name")
+    return value
+
+
 def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
     """A check for a whole number from `low` to `high`."""
 
@@ -82,11 +119,17 @@ def number(low: float = -math.inf, high: float = math.inf) -> Callable[[Any], fl
     """A check for a finite number from `low` to `high`."""
 
     def check(value: Any) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError("must be a finite number")
+        try:
+            value = float(value)
+        except OverflowError as error:
+            raise ValueError("must be a finite number") from error
+        if not math.isfinite(value):
             raise ValueError("must be a finite number")
         if not low <= value <= high:
             raise ValueError(f"must be in [{low:g}, {high:g}]")
-        return float(value)
+        return value
 
     return check
 
@@ -97,6 +140,8 @@ def list_of(check: Callable[[Any], Any], length: int | None = None) -> Callable[
     def check_list(value: Any) -> tuple:
         if not isinstance(value, list | tuple) or (length is not None and len(value) != length):
             raise ValueError("must be a list" + ("" if length is None else f" of {length}"))
+        if len(value) > MAX_ITEMS:
+            raise ValueError(f"must have at most {MAX_ITEMS} items")
         return tuple(check(item) for item in value)
 
     return check_list

@@ -2,83 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from perception_rt.model.fields import (
-    field,
-    hex_sha256,
-    integer,
-    json_object,
-    list_of,
-    no_others,
-    nonempty_text,
-    number,
-    one_of,
-    shortened,
-)
+from perception_rt.model import fields
+from perception_rt.model.fields import shortened
+from perception_rt.model.specs import CloudSpec, ImageSpec, InputSpec
+from perception_rt.model.task import TASKS, Task
 from perception_rt.types.errors import BundleError
 
-SCHEMA_VERSION = 1
-TASKS = ("detect2d", "detect3d")  # a later task joins here; its golden input joins in golden.py
-BOX_COLUMNS = {"detect2d": 4, "detect3d": 7}  # xyxy in px; xyzlwh_yaw in m and rad
-GOLDEN_FORMS = {"detect2d": "(N, H, W, 3)", "detect3d": "(N, 4)"}
-INTENSITIES = ("unused", "unit", "byte")
-RESIZES = ("stretch", "letterbox", "model")
-ORDERS = ("rgb", "bgr")
-# A manifest must not make its reader fill the memory: how long each side may be, and how many there are.
-_GOLDEN_SIDES = {"detect2d": (4096, 4), "detect3d": (1 << 20, 2)}
+__all__ = ["CloudSpec", "DecoderSpec", "Golden", "ImageSpec", "InputSpec", "Manifest", "Program"]
 
-
-@dataclass(frozen=True, slots=True)
-class ImageSpec:
-    """How the bundle brings a sensor image to its network (information: the script does the work).
-
-    Attributes:
-        size: (height, width) of the network's input in px, or None where the network takes any size.
-        resize: ``stretch``, ``letterbox``, or ``model`` where the network resizes by itself.
-        filter: ``area``, ``bilinear``, or ``model``.
-        order: channel order that the network was trained on, ``rgb`` or ``bgr``.
-    """
-
-    size: tuple[int, int] | None
-    resize: str
-    filter: str
-    order: str
-
-
-@dataclass(frozen=True, slots=True)
-class CloudSpec:
-    """What clouds the bundle is made for (information: the script does the work).
-
-    Attributes:
-        range: least x y z, greatest x y z in the sensor's frame, m, outside of which nothing is found.
-        intensity: ``unused``, or how the fourth column is scaled: ``unit`` (0 to 1) or ``byte`` (0 to 255).
-        sensor_height: height of the sensor above the ground that the bundle is made for, m; None for any.
-    """
-
-    range: tuple[float, float, float, float, float, float]
-    intensity: str
-    sensor_height: float | None = None
-
-
-InputSpec = ImageSpec | CloudSpec
+SCHEMA_VERSION = 2
+KINDS = ("torchscript", "onnx", "pt2")
+PRECISIONS = ("fp32", "fp16", "int8")
+GOLDEN_ORIGINS = ("picture", "cloud", "noise")
+MAX_GOLDEN_VALUES = 1 << 26  # of the golden input: its sides are bounded, and so is their product
+MAX_TOLERANCES = (4.0, 0.1)  # of a box coordinate and a score: a looser golden answer would prove nothing
+MAX_DETECTIONS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """An input that anyone can make again, and what the model answers to it.
+    """An input that has objects in it, and what the model answers to it.
 
     Attributes:
-        seed: seed of the input (`perception_rt.model.golden.golden_input`).
+        seed: of the generated input (`perception_rt.model.golden.golden_input`), where `file` is None.
         shape: (N, H, W, 3) of the uint8 images, (N, 4) of the float32 cloud.
         boxes: the answer's boxes, K rows of xyxy in px or xyzlwh_yaw in m and rad, best score first.
         scores: K scores.
         labels: K class indices.
         box_tolerance: largest difference of a box coordinate, px, or m and rad.
         score_tolerance: largest difference of a score.
+        file: the member of the archive that holds the input: PNG, or NPY of a cloud; None in format 1.
+        origin: ``picture`` or ``cloud`` of a scene, or ``noise``, which cannot show a wrong decoder.
+        score_threshold: the input is run with it.
     """
 
     seed: int
@@ -88,6 +49,46 @@ class Golden:
     labels: tuple[int, ...]
     box_tolerance: float
     score_tolerance: float = 0.01
+    file: str | None = None
+    origin: str = "noise"
+    score_threshold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The network in one form. All programs of a bundle answer alike.
+
+    Attributes:
+        kind: ``torchscript``, ``onnx`` or ``pt2`` (torch.export).
+        file: the member of the archive.
+        sha256: of the member; in format 1 of the weights.
+        inputs: names of its inputs, the image first.
+        outputs: names of its outputs, in the order in which the decoder takes them.
+        precision: ``fp32``, ``fp16`` or ``int8``: of the weights.
+        any_batch: whether it takes several images at once.
+    """
+
+    kind: str
+    file: str
+    sha256: str
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    precision: str = "fp32"
+    any_batch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSpec:
+    """From the network's outputs to boxes.
+
+    Attributes:
+        name: a key of `perception_rt.model.decoders.DECODERS`, or ``script``: the member ``parameters.file``
+            of the archive, TorchScript.
+        parameters: of its constructor, JSON values.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +98,21 @@ class Manifest:
     Attributes:
         name: what the bundle is called, e.g. ``sim_camera``.
         version: its version, free text.
-        task: one of `TASKS`.
-        input: how images reach the network, or what clouds it takes.
+        task: a key of `perception_rt.model.task.TASKS`.
+        input: how images or clouds reach the network.
         classes: class names; label i is ``classes[i]``.
         score_threshold: default lowest score kept.
         nms_threshold: default IoU above which the weaker of two boxes of one class is dropped.
-        sha256: of the weights (`perception_rt.model.golden.weights_sha256`), 64 hex digits.
+        sha256: over everything in the bundle, this manifest included (`bundle_sha256`); in format 1 of the
+            weights alone.
         golden: the self-test.
         provenance: where the weights come from (recipe, seed, scores, ...), JSON values.
         licence: licence of the weights, SPDX where there is one.
+        programs: the network, in one or several forms; the first is the reference.
+        decoder: from outputs to boxes; None where the programs take the sensor's data and answer boxes,
+            scores and labels themselves.
+        score_thresholds: by class name, lowest scores that differ from `score_threshold`.
+        max_detections: most boxes of an image.
         schema_version: of this layout.
     """
 
@@ -120,97 +127,154 @@ class Manifest:
     golden: Golden
     provenance: Mapping[str, Any]
     licence: str
+    programs: tuple[Program, ...] = ()
+    decoder: DecoderSpec | None = None
+    score_thresholds: Mapping[str, float] = field(default_factory=dict)
+    max_detections: int = 300
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
         """The manifest as JSON text, keys in declaration order."""
         return json.dumps(asdict(self), indent=1)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every member of the archive that the manifest names."""
+        names = [program.file for program in self.programs]
+        names += [getattr(self.input, "encoder", None), self.golden.file]
+        if self.decoder is not None and self.decoder.name == "script":
+            names.append(self.decoder.parameters.get("file"))
+        return tuple(dict.fromkeys(name for name in names if name))
+
+
+def bundle_sha256(manifest: Manifest, members: Mapping[str, bytes]) -> str:
+    """Hash a bundle: every field of the manifest but the hash itself, then each member in name order."""
+    data = asdict(manifest)
+    del data["sha256"]
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
+    for name in sorted(members):
+        digest.update(f"\n{name} {hashlib.sha256(members[name]).hexdigest()}".encode())
+    return digest.hexdigest()
+
 
 def parse_manifest(text: str) -> Manifest:
-    """Read and check a manifest.
+    """Read and check a manifest of format 1 or 2.
 
     Raises:
         BundleError: naming the field and its value, or saying that the schema is newer than this package.
     """
     try:
         data = json.loads(text)
+    except RecursionError as error:
+        raise BundleError("manifest is not JSON: nested too deeply") from error
     except ValueError as error:
         raise BundleError(f"manifest is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise BundleError(f"manifest must be a JSON object, got {type(data).__name__}")
-    schema = field(data, "schema_version", integer(1))
+    schema = fields.field(data, "schema_version", fields.integer(1))
     if schema > SCHEMA_VERSION:
         raise BundleError(
             f"manifest schema_version={schema} is newer than the {SCHEMA_VERSION} that this perception_rt "
             "reads: upgrade perception_rt"
         )
-    no_others(data, Manifest, "")
-    task = field(data, "task", one_of(TASKS))
-    classes = field(data, "classes", list_of(nonempty_text))
+    fields.no_others(data, Manifest, "")
+    task = TASKS[fields.field(data, "task", fields.one_of(tuple(TASKS)))]
+    classes = fields.field(data, "classes", fields.list_of(fields.nonempty_text))
     if not classes:
         raise BundleError("manifest classes=(): must be at least one")
-    threshold = number(0.0, 1.0)
+    threshold = fields.number(0.0, 1.0)
     return Manifest(
-        name=field(data, "name", nonempty_text),
-        version=field(data, "version", nonempty_text),
-        task=task,
-        input=_SPECS[task](field(data, "input", json_object)),
+        name=fields.field(data, "name", fields.nonempty_text),
+        version=fields.field(data, "version", fields.nonempty_text),
+        task=task.name,
+        input=task.parse_input(fields.field(data, "input", fields.json_object)),
         classes=classes,
-        score_threshold=field(data, "score_threshold", threshold),
-        nms_threshold=field(data, "nms_threshold", threshold),
-        sha256=field(data, "sha256", hex_sha256),
-        golden=_parse_golden(field(data, "golden", json_object), task, len(classes)),
-        provenance=field(data, "provenance", json_object),
-        licence=field(data, "licence", nonempty_text),
+        score_threshold=fields.field(data, "score_threshold", threshold),
+        nms_threshold=fields.field(data, "nms_threshold", threshold),
+        sha256=fields.field(data, "sha256", fields.hex_sha256),
+        golden=_parse_golden(fields.field(data, "golden", fields.json_object), task, len(classes)),
+        provenance=fields.field(data, "provenance", fields.json_object),
+        licence=fields.field(data, "licence", fields.nonempty_text),
         schema_version=schema,
+        **(_parse_format2(data, classes) if schema >= 2 else {}),
     )
 
 
-def _parse_image(data: dict[str, Any]) -> ImageSpec:
-    no_others(data, ImageSpec, "input.")
-    size = data.get("size")
-    return ImageSpec(
-        size=None if size is None else field(data, "size", list_of(integer(1), 2), "input."),
-        resize=field(data, "resize", one_of(RESIZES), "input."),
-        filter=field(data, "filter", one_of(("area", "bilinear", "model")), "input."),
-        order=field(data, "order", one_of(ORDERS), "input."),
+def _parse_format2(data: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
+    """The fields that format 2 adds."""
+    programs = fields.field(data, "programs", fields.list_of(_parse_program))
+    if not programs:
+        raise BundleError("manifest programs=(): must be at least one")
+    thresholds = fields.field(data, "score_thresholds", fields.mapping_of(fields.number(0.0, 1.0)))
+    for name in thresholds:
+        if name not in classes:
+            raise BundleError(f"manifest score_thresholds={name!r}: not a class of this bundle")
+    return {
+        "programs": programs,
+        "decoder": fields.field(data, "decoder", fields.optional(_parse_decoder)),
+        "score_thresholds": thresholds,
+        "max_detections": fields.field(data, "max_detections", fields.integer(1, MAX_DETECTIONS)),
+    }
+
+
+def _parse_program(value: Any) -> Program:
+    data, prefix = fields.json_object(value), "programs."
+    fields.no_others(data, Program, prefix)
+    names = fields.list_of(fields.nonempty_text)
+    return Program(
+        kind=fields.field(data, "kind", fields.one_of(KINDS), prefix),
+        file=fields.field(data, "file", fields.file_name, prefix),
+        sha256=fields.field(data, "sha256", fields.hex_sha256, prefix),
+        inputs=fields.field(data, "inputs", names, prefix),
+        outputs=fields.field(data, "outputs", names, prefix),
+        precision=fields.field(data, "precision", fields.one_of(PRECISIONS), prefix),
+        any_batch=fields.field(data, "any_batch", fields.truth, prefix),
     )
 
 
-def _parse_cloud(data: dict[str, Any]) -> CloudSpec:
-    no_others(data, CloudSpec, "input.")
-    height = data.get("sensor_height")
-    return CloudSpec(
-        range=field(data, "range", list_of(number(), 6), "input."),
-        intensity=field(data, "intensity", one_of(INTENSITIES), "input."),
-        sensor_height=None if height is None else field(data, "sensor_height", number(), "input."),
-    )
+def _parse_decoder(value: Any) -> DecoderSpec:
+    data, prefix = fields.json_object(value), "decoder."
+    fields.no_others(data, DecoderSpec, prefix)
+    name = fields.field(data, "name", fields.nonempty_text, prefix)
+    parameters = fields.field(data, "parameters", fields.json_object, prefix)
+    if name == "script":
+        fields.field(parameters, "file", fields.file_name, "decoder.parameters.")
+    return DecoderSpec(name, parameters)
 
 
-_SPECS: dict[str, Callable[[dict[str, Any]], InputSpec]] = {
-    "detect2d": _parse_image,
-    "detect3d": _parse_cloud,
-}
-
-
-def _parse_golden(data: dict[str, Any], task: str, n_classes: int) -> Golden:
-    no_others(data, Golden, "golden.")
-    longest, sides = _GOLDEN_SIDES[task]
-    golden = Golden(
-        seed=field(data, "seed", integer(0), "golden."),
-        shape=field(data, "shape", list_of(integer(1, longest), sides), "golden."),
-        boxes=field(data, "boxes", list_of(list_of(number(), BOX_COLUMNS[task])), "golden."),
-        scores=field(data, "scores", list_of(number(0.0, 1.0)), "golden."),
-        labels=field(data, "labels", list_of(integer(0, n_classes - 1)), "golden."),
-        box_tolerance=field(data, "box_tolerance", number(0.0), "golden."),
-        score_tolerance=field(data, "score_tolerance", number(0.0), "golden."),
-    )
+def _parse_golden(data: dict[str, Any], task: Task, n_classes: int) -> Golden:
+    fields.no_others(data, Golden, "golden.")
+    longest, sides = task.golden_sides
+    boxes = fields.list_of(fields.list_of(fields.number(), task.box_columns))
+    box_tolerance, score_tolerance = MAX_TOLERANCES
+    checks = {
+        "seed": fields.integer(0),
+        "shape": fields.list_of(fields.integer(1, longest), sides),
+        "boxes": boxes,
+        "scores": fields.list_of(fields.number(0.0, 1.0)),
+        "labels": fields.list_of(fields.integer(0, n_classes - 1)),
+        "box_tolerance": fields.number(0.0, box_tolerance),
+        "score_tolerance": fields.number(0.0, score_tolerance),
+    }
+    newer = {
+        "file": fields.optional(fields.file_name),
+        "origin": fields.one_of(GOLDEN_ORIGINS),
+        "score_threshold": fields.number(0.0, 1.0),
+    }
+    checks |= {name: check for name, check in newer.items() if name in data}
+    golden = Golden(**{name: fields.field(data, name, check, "golden.") for name, check in checks.items()})
     counts = {len(golden.boxes), len(golden.scores), len(golden.labels)}
     if len(counts) != 1 or counts == {0}:
         raise BundleError(
             f"manifest golden: boxes, scores, labels have {sorted(counts)} rows, not one number > 0"
         )
-    if golden.shape[-1] != {"detect2d": 3, "detect3d": 4}[task]:
-        raise BundleError(f"manifest golden.shape={shortened(golden.shape)}: must be {GOLDEN_FORMS[task]}")
+    if golden.shape[-1] != task.golden_channels:
+        raise BundleError(f"manifest golden.shape={shortened(golden.shape)}: must be {task.golden_form}")
+    values = 1
+    for side in golden.shape:
+        values *= side
+    if values > MAX_GOLDEN_VALUES:
+        raise BundleError(
+            f"manifest golden.shape={shortened(golden.shape)}: must hold at most {MAX_GOLDEN_VALUES} values"
+        )
     return golden

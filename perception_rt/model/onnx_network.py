@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception_rt.model.archive import trace_module
+from perception_rt.model.torchscript import trace_module
 from perception_rt.types.errors import BundleError
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from perception_rt.model.archive import MODULE_ERRORS, optimise, read_archive, reason
-from perception_rt.model.golden import Outputs, golden_difference, golden_input
-from perception_rt.model.manifest import Manifest
+from perception_rt.model.archive import Archive, read_archive
+from perception_rt.model.engine import Choice, Engine, EngineOptions, engine_names, find_engine
+from perception_rt.model.golden import LOOSER, Outputs, golden_difference, read_golden
+from perception_rt.model.manifest import Manifest, Program
+from perception_rt.model.network import CloudNetwork, ImageNetwork
+from perception_rt.model.task import TASKS
+from perception_rt.model.torchscript import MODULE_ERRORS, load_module, module_sha256, optimise, reason
 from perception_rt.types.errors import BundleError, ConfigError, ModelError
 
 SHIPPED = Path(__file__).parents[1] / "bundles"
@@ -62,55 +67,61 @@ class Runtime:
         manifest: what the bundle says of itself.
         device: where it runs.
         half: whether the network runs in fp16.
+        choice: which engine runs which program, and why.
+        class_thresholds: (C,) lowest score of each class: NaN where `score_threshold` counts, infinity for a
+            class that is not wanted. May be changed between two calls.
     """
 
-    def __init__(
-        self, module: torch.jit.ScriptModule, manifest: Manifest, device: torch.device, half: bool
-    ) -> None:
-        self.manifest = manifest
+    def __init__(self, archive: Archive, choice: Choice, device: torch.device, half: bool) -> None:
+        self.manifest = archive.manifest
         self.device = device
         self.half = half
-        self._module = module
+        self.choice = choice
+        self._archive = archive
+        self._detect = self._load(archive, choice)
+        self.class_thresholds = class_thresholds(archive.manifest, {}, ())
 
     @property
     def sha256(self) -> str:
-        """Of the weights, 64 hex digits."""
+        """Of the bundle (format 1: of its weights), 64 hex digits."""
         return self.manifest.sha256
 
     @staticmethod
     def open(
-        path_or_name: str | Path, device: str = "auto", half: bool = False, threads: int | None = None
+        path_or_name: str | Path,
+        device: str = "auto",
+        half: bool = False,
+        threads: int | None = None,
+        engine: str = "auto",
     ) -> Any:
-        """Load a bundle, hold it to its hash and its golden answer, and optimise it.
+        """Load a bundle, verify its hash and its golden answer, and choose what runs it.
 
         Args:
             path_or_name: a file, or the bare name of a shipped bundle.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             half: run the network in fp16 (CUDA only).
-            threads: CPU threads of torch, for the whole process; None leaves them.
+            threads: CPU threads at most; None leaves torch's.
+            engine: one of `perception_rt.model.engine.engine_names`, or ``auto``: the fastest that gives the
+                golden answer, by a short trial whose result is kept in the user's cache folder.
 
         Returns:
             An `ImageRuntime` or a `CloudRuntime`, by the task of the bundle.
 
         Raises:
             BundleError: one line that says why the bundle or the device cannot be used.
-            ConfigError: `half` on a CPU, `threads` below 1.
+            ConfigError: `half` on a CPU, `threads` below 1, an unknown engine.
         """
-        if threads is not None:
-            if threads < 1:
-                raise ConfigError(f"threads={threads}: must be >= 1")
-            torch.set_num_threads(threads)
+        from perception_rt.model.choice import choose
+
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads={threads}: must be >= 1")
         target = resolve_device(device)
         if half and target.type != "cuda":
             raise ConfigError(f"half={half}: fp16 needs a CUDA device, this is {target}")
-        path = resolve_bundle(path_or_name)
-        module, manifest = read_archive(path, target)
-        try:
-            optimised = optimise(module, target)
-        except RuntimeError as error:  # damaged code, or too little memory
-            raise BundleError(f"{path}: cannot be made ready on {target}: {reason(error)}") from error
-        runtime = _RUNTIMES[manifest.task](optimised, manifest, target, half)
-        runtime.check_golden(path)
+        archive = read_archive(resolve_bundle(path_or_name))
+        options = EngineOptions(str(target), half, threads or torch.get_num_threads())
+        runtime = choose(archive, engine, options)
+        torch.set_num_threads(runtime.choice.torch_threads)
         return runtime
 
     def check_golden(self, path: str | Path = "") -> None:
@@ -121,48 +132,172 @@ class Runtime:
         """
         golden = self.manifest.golden
         try:
-            outputs = self._golden_outputs(golden_input(golden.seed, golden.shape))
+            outputs = self.golden_outputs(read_golden(golden, self._archive.members))
         except ModelError as error:
             raise BundleError(f"{path}: golden input failed: {error}") from error
-        difference = golden_difference(golden, outputs, self.half)
+        factor = max(LOOSER[self.choice.program.precision], LOOSER["fp16"] if self.half else 1.0)
+        difference = golden_difference(golden, outputs, factor)
         if difference:
             raise BundleError(f"{path}: golden mismatch on {self.device}: {difference}")
 
-    def _golden_outputs(self, data: np.ndarray) -> Outputs:
-        return self(data, score_threshold=0.0)
+    def golden_outputs(self, data: np.ndarray) -> Outputs:
+        """The answer to the golden input, by the bundle's own thresholds of classes left aside."""
+        saved, self.class_thresholds = self.class_thresholds, class_thresholds(None, {}, ())
+        try:
+            return self(data, score_threshold=self.manifest.golden.score_threshold)
+        finally:
+            self.class_thresholds = saved
 
     def __call__(self, frames: torch.Tensor | np.ndarray, **options: Any) -> Any:
-        """Detect objects, or refine paths; see the subclasses."""
+        """Detect objects; see the subclasses."""
         raise NotImplementedError
 
-    def _run(self, data: torch.Tensor, *options: bool | float) -> Any:
-        """What the module answers, on the host.
+    def _network(self, archive: Archive, choice: Choice, engine: Engine) -> Any:
+        """What surrounds the network of this task."""
+        raise NotImplementedError
+
+    def _load(self, archive: Archive, choice: Choice) -> Any:
+        program, data = choice.program, archive.members[choice.program.file]
+        if archive.manifest.decoder is None:
+            return ContractModule(archive, program, self.device, self.half)
+        engine = find_engine(choice.engine)(program, data, choice.options)
+        return self._network(archive, choice, engine)
+
+    def _run(self, data: torch.Tensor, bgr: tuple[bool, ...], score: float | None, nms: float | None) -> Any:
+        """What the network answers, on the host, held to the thresholds of the classes.
 
         Raises:
             ModelError: whatever went wrong inside, CUDA out of memory included.
         """
+        wanted = self.manifest.score_threshold if score is None else float(score)
+        least = np.where(np.isnan(self.class_thresholds), wanted, self.class_thresholds)
+        lowest = min(wanted, float(least.min())) if least.size else wanted
         try:
-            return self._run_module(data, options)
+            boxes, *columns = self._detect(data, *bgr, lowest, -1.0 if nms is None else float(nms))
+        except ModelError as error:
+            raise ModelError(f"{self.manifest.name} on {self.device}: {error}") from error
         except MODULE_ERRORS as error:
             raise ModelError(f"{self.manifest.name} on {self.device}: {reason(error)}") from error
-
-    @torch.inference_mode()
-    def _run_module(self, data: torch.Tensor, options: tuple[bool | float, ...]) -> tuple[np.ndarray, ...]:
-        boxes, *columns = self._answer(data, *options)
+        extras = columns.pop() if isinstance(columns[-1], dict) else {}
         # One tensor, so one copy to the host; float32 holds every integer below 2**24.
         packed = torch.cat([boxes.float(), *(column[:, None].float() for column in columns)], dim=1).cpu()
-        return _unpack(packed.numpy(), boxes.shape[1])
+        answer = _unpack(packed.numpy(), boxes.shape[1])
+        self.extras = {name: value.cpu().numpy() for name, value in extras.items()}
+        if np.isnan(self.class_thresholds).all():
+            return answer
+        kept = answer[1] >= least[np.clip(answer[2], 0, least.size - 1)]
+        self.extras = {name: value[kept] for name, value in self.extras.items()}
+        return tuple(column[kept] for column in answer)
 
-    def _answer(self, data: torch.Tensor, *options: bool | float) -> Any:
+
+class ContractModule:
+    """A TorchScript module that takes the sensor's data and answers boxes."""
+
+    def __init__(self, archive: Archive, program: Program, device: torch.device, half: bool) -> None:
+        self._device, self._half = device, half
+        path, manifest = archive.path, archive.manifest
+        module = load_module(archive.members[program.file], device, str(path))
+        if manifest.schema_version == 1 and (sha256 := module_sha256(module)) != manifest.sha256:
+            raise BundleError(
+                f"{path}: weights have sha256={sha256[:12]}..., manifest {manifest.sha256[:12]}..."
+            )
+        for name in ("score_threshold", "nms_threshold"):
+            mine, theirs = getattr(manifest, name), getattr(module, name, None)
+            if mine != theirs:
+                raise BundleError(f"{path}: {name}={mine} in the manifest, {theirs} in the module")
+        try:
+            self._module = optimise(module, device)
+        except RuntimeError as error:  # damaged code, or too little memory
+            raise BundleError(f"{path}: cannot be made ready on {device}: {reason(error)}") from error
+
+    @torch.inference_mode()
+    def __call__(self, data: torch.Tensor, *options: bool | float) -> Any:
         """What the module returns, on the device."""
-        if self.device.type == "cuda":
-            data = data.pin_memory().to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+        if self._device.type == "cuda":
+            data = data.pin_memory().to(self._device, non_blocking=True)
+        with torch.autocast(self._device.type, torch.float16, enabled=self._half):
             return self._module(data, *options)
+
+
+def open_archive(
+    archive: Archive,
+    device: torch.device,
+    half: bool,
+    threads: int,
+    program: Program,
+    engine: str | None = None,
+) -> Any:
+    """A runtime of one program of a bundle; the golden answer is not checked.
+
+    Args:
+        archive: the bundle.
+        device: where to run.
+        half: in fp16.
+        threads: CPU threads.
+        program: one of the bundle's.
+        engine: which; None for the first that takes the program here.
+
+    Raises:
+        BundleError: no engine here can run it.
+    """
+    options = EngineOptions(str(device), half, threads)
+    name = engine or first_engine(program, options)
+    return _runtime(archive, Choice(name, program, options), device, half)
+
+
+def first_engine(program: Program, options: EngineOptions) -> str:
+    """The first engine that can run `program` here.
+
+    Raises:
+        BundleError: there is none.
+    """
+    reasons = []
+    for name in engine_names():
+        kind = find_engine(name)
+        if program.kind not in kind.KINDS:
+            continue
+        if (why := kind.available(options)) is None:
+            return name
+        reasons.append(f"{name}: {why}")
+    raise BundleError(
+        f"{program.file}: no engine here runs {program.kind} ({'; '.join(reasons) or 'none known'})"
+    )
+
+
+def _runtime(archive: Archive, choice: Choice, device: torch.device, half: bool) -> Any:
+    return TASKS[archive.manifest.task].runtime_class()(archive, choice, device, half)
+
+
+def class_thresholds(
+    manifest: Manifest | None, thresholds: Mapping[str, float], wanted: Sequence[str]
+) -> np.ndarray:
+    """The lowest score of each class, as `Runtime.class_thresholds` says.
+
+    Args:
+        manifest: the bundle's own; None for none.
+        thresholds: by class name, those that differ from the bundle's.
+        wanted: class names; empty for all.
+
+    Raises:
+        ConfigError: a name is not a class of the bundle.
+    """
+    if manifest is None:
+        return np.full(1, np.nan)
+    for name in (*thresholds, *wanted):
+        if name not in manifest.classes:
+            raise ConfigError(f"class {name!r}: not one of this bundle ({', '.join(manifest.classes)})")
+    own = {**manifest.score_thresholds, **thresholds}
+    least = np.array([own.get(name, np.nan) for name in manifest.classes])
+    if wanted:
+        least[[name not in wanted for name in manifest.classes]] = np.inf
+    return least
 
 
 class ImageRuntime(Runtime):
     """Runs a bundle of task `detect2d`."""
+
+    def _network(self, archive: Archive, choice: Choice, engine: Engine) -> ImageNetwork:
+        return ImageNetwork(archive, choice.program, engine, self.device)
 
     def warmup(self, sizes: list[tuple[int, int]], batch: int = 1, runs: int = 3) -> None:
         """Run zeros of each (height, width), so that the first frame is not slower than the others."""
@@ -198,15 +333,18 @@ class ImageRuntime(Runtime):
             raise ModelError(f"images must be (N, H, W, 3) uint8, got {tuple(batch.shape)} {batch.dtype}")
         if len(batch) == 0:
             return _unpack(np.zeros((0, 7), np.float32), 4)
-        return self._run(batch, bgr, _option(score_threshold), _option(nms_threshold))
+        return self._run(batch, (bgr,), score_threshold, nms_threshold)
 
 
 class CloudRuntime(Runtime):
     """Runs a bundle of task `detect3d`."""
 
+    def _network(self, archive: Archive, choice: Choice, engine: Engine) -> CloudNetwork:
+        return CloudNetwork(archive, choice.program, engine, self.device)
+
     def warmup(self, runs: int = 3) -> None:
         """Run the golden cloud, so that the first frame is not slower than the others."""
-        cloud = golden_input(self.manifest.golden.seed, self.manifest.golden.shape)
+        cloud = read_golden(self.manifest.golden, self._archive.members)
         for _ in range(runs):
             self(cloud)
 
@@ -234,15 +372,7 @@ class CloudRuntime(Runtime):
         cloud = torch.from_numpy(points) if isinstance(points, np.ndarray) else points
         if cloud.dtype != torch.float32 or cloud.ndim != 2 or cloud.shape[1] != 4:
             raise ModelError(f"points must be (N, 4) float32, got {tuple(cloud.shape)} {cloud.dtype}")
-        return self._run(cloud, _option(score_threshold), _option(nms_threshold))
-
-
-_RUNTIMES = {"detect2d": ImageRuntime, "detect3d": CloudRuntime}
-
-
-def _option(value: float | None) -> float:
-    """A threshold as the modules take it: negative for their own."""
-    return -1.0 if value is None else float(value)
+        return self._run(cloud, (), score_threshold, nms_threshold)
 
 
 def _unpack(rows: np.ndarray, box_columns: int) -> tuple[np.ndarray, ...]:

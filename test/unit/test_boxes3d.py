@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception_rt.model.archive import script_module
 from perception_rt.model.boxes3d import corners_bev, intersection_bev, iou_3d, iou_bev, nms_bev
+from perception_rt.model.torchscript import script_module
 
 BOX = [0.0, 0.0, 0.0, 4.0, 2.0, 1.5, 0.0]
 number = st.floats(-3.0, 3.0)

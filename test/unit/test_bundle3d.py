@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from perception_rt.model import bundle
-from perception_rt.model.archive import read_manifest, write_archive
+from perception_rt.model.archive import read_archive, read_manifest, write_archive
 from perception_rt.model.golden import golden_difference, golden_input
-from perception_rt.model.manifest import CloudSpec, ImageSpec
+from perception_rt.model.manifest import CloudSpec, ImageSpec, bundle_sha256
 from perception_rt.model.runtime import CloudRuntime, ImageRuntime, Runtime
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.types import BundleError, LidarFrame, ModelError
@@ -37,8 +37,11 @@ def tall(tmp_path):
 
 
 def rewrite(path, **changes):
-    module, manifest = bundle.load(path)
-    write_archive(module, dataclasses.replace(manifest, **changes), path)
+    archive = read_archive(path)
+    manifest = dataclasses.replace(archive.manifest, **changes)
+    if "sha256" not in changes:  # so that the change itself is what is refused
+        manifest = dataclasses.replace(manifest, sha256=bundle_sha256(manifest, archive.members))
+    write_archive(path, manifest, archive.members)
 
 
 def block(n=50):

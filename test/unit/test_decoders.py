@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception_rt.model.archive import load_operators
 from perception_rt.model.decoders import DECODERS
 from perception_rt.model.detector import select_detections
 from perception_rt.model.preprocess import (
@@ -17,6 +16,7 @@ from perception_rt.model.preprocess import (
     resize_banded,
     resize_dense,
 )
+from perception_rt.model.torchscript import load_operators
 
 load_operators()
 SIZE = (64, 96)

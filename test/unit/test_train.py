@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception_rt.cli.main import main
-from perception_rt.model.archive import load_operators
 from perception_rt.model.runtime import Runtime
+from perception_rt.model.torchscript import load_operators
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.train.blocks import fused
 from perception_rt.train.camera.data import CROP, ImageBatch, draw_batch, drive_samples, render

@@ -1,0 +1,191 @@
+"""Choose the engine of a bundle: the fastest here among those that give its golden answer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from perception_rt.model.archive import Archive
+from perception_rt.model.engine import Choice, EngineOptions, engine_names, find_engine
+from perception_rt.model.engine.cache import cache_folder, hardware
+from perception_rt.model.golden import read_golden
+from perception_rt.model.runtime import open_archive
+from perception_rt.types.errors import BundleError, ConfigError, ModelError
+
+TRIAL_S = 0.25  # of one candidate, once it is warm
+TRIAL_CALLS = (3, 30)  # least and most
+CACHE_FILE = "engines.json"
+
+
+def choose(archive: Archive, engine: str, options: EngineOptions) -> Any:
+    """Open a bundle with the engine that was asked for, or with the fastest.
+
+    Args:
+        archive: the bundle.
+        engine: a name, or ``auto``.
+        options: device and precision; `threads` is the most.
+
+    Returns:
+        The runtime; its golden answer was checked.
+
+    Raises:
+        BundleError: no engine gives the golden answer.
+        ConfigError: the engine is unknown or absent here.
+    """
+    found = candidates(archive, engine, options)
+    if len(found) == 1:
+        return _checked(archive, found[0])
+    key = _key(archive, engine, options)
+    kept = _remembered(key, found)
+    if kept is not None:
+        with contextlib.suppress(BundleError):  # what was chosen once may have been taken away since
+            return _checked(archive, kept)
+    return _trial(archive, found, key)
+
+
+def candidates(archive: Archive, engine: str, options: EngineOptions) -> list[Choice]:
+    """What could run the bundle here, the reference first.
+
+    Raises:
+        BundleError: nothing can.
+        ConfigError: the engine is unknown or absent here.
+    """
+    names = engine_names() if engine == "auto" else (engine,)
+    found, reasons = [], {}
+    for program in archive.manifest.programs:
+        for name in names:
+            kind = find_engine(name)
+            if program.kind not in kind.KINDS:
+                continue
+            # A program that takes the sensor's data runs in torch: only there has it the operators.
+            if archive.manifest.decoder is None and name != "torchscript":
+                continue
+            if (why := kind.available(options)) is not None:
+                reasons[name] = why
+                continue
+            found += [Choice(name, program, with_threads) for with_threads in _threads(options)]
+    if found:
+        return found
+    kinds = ", ".join(sorted({program.kind for program in archive.manifest.programs}))
+    text = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+    if engine == "auto":
+        raise BundleError(f"{archive.path}: no engine here runs {kinds} ({text or 'none known'})")
+    raise ConfigError(
+        f"engine={engine!r}: {text or f'does not run {kinds}, which is what this bundle holds'}"
+    )
+
+
+def _threads(options: EngineOptions) -> Iterator[EngineOptions]:
+    """One thread, and as many as are allowed."""
+    if options.device != "cpu":
+        yield options
+        return
+    for count in sorted({1, options.threads}, reverse=True):
+        yield replace(options, threads=count)
+
+
+def _checked(archive: Archive, choice: Choice) -> Any:
+    """A runtime that gives the golden answer."""
+    torch.set_num_threads(choice.torch_threads)
+    options = choice.options
+    device = torch.device(options.device)
+    runtime = open_archive(archive, device, options.half, options.threads, choice.program, choice.engine)
+    runtime.check_golden(archive.path)
+    runtime.choice = choice
+    return runtime
+
+
+def _trial(archive: Archive, found: list[Choice], key: str) -> Any:
+    """Time each candidate; keep and return the fastest."""
+    data = read_golden(archive.manifest.golden, archive.members)
+    best, took, failed = None, {}, {}
+    for choice in found:
+        name = _name(choice)
+        try:
+            runtime = _checked(archive, choice)
+            took[name] = _milliseconds(runtime, data)
+        except (BundleError, ModelError) as error:
+            failed[name] = error
+            continue
+        if best is None or took[name] < took[_name(best.choice)]:
+            best = runtime
+    if best is None:
+        raise next(iter(failed.values()))
+    chosen = _name(best.choice)
+    others = {name: ms for name, ms in took.items() if name != chosen}
+    others |= {name: f"left out: {error}" for name, error in failed.items()}
+    best.choice = replace(best.choice, ms=took[chosen], others=others)
+    _remember(key, best.choice)
+    return best
+
+
+def _name(choice: Choice) -> str:
+    """What tells one candidate from the others of a bundle."""
+    return f"{choice.engine}/{choice.program.precision}/{choice.options.threads}"
+
+
+def _milliseconds(runtime: Any, data: Any) -> float:
+    """The median of some calls."""
+    runtime(data)
+    least, most = TRIAL_CALLS
+    times: list[float] = []
+    while len(times) < least or (sum(times) < TRIAL_S and len(times) < most):
+        started = time.perf_counter()
+        runtime(data)
+        times.append(time.perf_counter() - started)
+    return sorted(times)[len(times) // 2] * 1e3
+
+
+# --- what was chosen before ----------------------------------------------------------------------------
+
+
+def _key(archive: Archive, engine: str, options: EngineOptions) -> str:
+    text = json.dumps([hardware(), archive.manifest.sha256, engine, asdict(options)])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _cache() -> dict[str, Any]:
+    """What was chosen before; nothing where the file is absent or damaged."""
+    try:
+        data = json.loads((cache_folder() / CACHE_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _remembered(key: str, found: list[Choice]) -> Choice | None:
+    """The candidate that won before; None where it is none any more."""
+    kept = _cache().get(key)
+    if not isinstance(kept, dict):
+        return None
+    for choice in found:
+        if _name(choice) == kept.get("name") and choice.program.sha256 == kept.get("program"):
+            others = kept.get("others")
+            return replace(
+                choice, ms=float(kept.get("ms", "nan")), others=others if isinstance(others, dict) else {}
+            )
+    return None
+
+
+def _remember(key: str, choice: Choice) -> None:
+    """Keep a choice; a folder that cannot be written costs a trial at the next start, nothing else."""
+    entry = {
+        "name": _name(choice),
+        "program": choice.program.sha256,
+        "ms": choice.ms,
+        "others": dict(choice.others),
+    }
+    folder = cache_folder()
+    temporary = folder / f".{CACHE_FILE}.{os.getpid()}.tmp"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({**_cache(), key: entry}, indent=1))
+        os.replace(temporary, folder / CACHE_FILE)

@@ -1,0 +1,187 @@
+"""A sensor's uint8 image to a network's inputs, and boxes back: on the host by OpenCV, else by torch.
+
+On a CPU the picture is resized by OpenCV and scaled into a tensor that is kept: a third of the time of the
+same steps inside a network. `perception_rt.model.preprocess.Preprocess` does them on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perception_rt.model.decoder import Candidates
+from perception_rt.model.preprocess import Preprocess
+from perception_rt.model.specs import ImageSpec
+
+_FILTERS = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
+_TYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
+MIN_SIDE = 32  # px of what `fit` leaves of a very long image
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an image lies in the network's input.
+
+    Attributes:
+        size: (height, width) of the input, px.
+        native: (height, width) of the image, px.
+        top, left, height, width: of the image within the input, px.
+    """
+
+    size: tuple[int, int]
+    native: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def to_native(self, found: Candidates) -> Candidates:
+        """Boxes and keypoints from px of the input to px of the image, boxes clipped to it."""
+        height, width = self.native
+        scale = found.boxes.new_tensor([width / self.width, height / self.height])
+        origin = found.boxes.new_tensor([self.left, self.top])
+        most = found.boxes.new_tensor([width, height, width, height])
+        boxes = ((found.boxes - origin.repeat(2)) * scale.repeat(2)).clamp(min=0).minimum(most)
+        extras = dict(found.extras)
+        if "keypoints" in extras:
+            points = extras["keypoints"].clone()
+            points[..., :2] = (points[..., :2] - origin) * scale
+            extras["keypoints"] = points
+        return found._replace(boxes=boxes, extras=extras)
+
+
+def place(spec: ImageSpec, native: tuple[int, int]) -> Placement:
+    """Where an image of (height, width) `native` lies in the input that `spec` describes."""
+    height, width = native
+    rows, columns = spec.size or native
+    if spec.resize == "stretch":
+        return Placement((rows, columns), native, 0, 0, rows, columns)
+    ratio = min(rows / height, columns / width)
+    new_h, new_w = max(1, round(height * ratio)), max(1, round(width * ratio))
+    if spec.resize == "fit":
+        new_h, new_w = max(MIN_SIDE, new_h), max(MIN_SIDE, new_w)
+        return Placement((new_h, new_w), native, 0, 0, new_h, new_w)
+    centred = spec.resize == "letterbox"
+    top, left = ((rows - new_h) // 2, (columns - new_w) // 2) if centred else (0, 0)
+    return Placement((rows, columns), native, top, left, new_h, new_w)
+
+
+class ImagePreparer:
+    """Images to the inputs of a network; the tensors are overwritten by the next call.
+
+    Args:
+        spec: how.
+        names: of the network's inputs, the image first.
+        device: where the network takes them.
+    """
+
+    def __init__(self, spec: ImageSpec, names: tuple[str, ...], device: torch.device) -> None:
+        self._spec, self._device = spec, device
+        others = [name for name in names if name not in spec.extra_inputs]
+        self._name = others[0] if others else "images"
+        deviation = np.array(spec.std, np.float64)
+        self._gain = (spec.scale / deviation).astype(np.float32)
+        self._offset = (-np.array(spec.mean, np.float64) / deviation).astype(np.float32)
+        self._buffers: dict[Placement, Tensor] = {}
+        self._on_device = _device_preprocess(spec) if device.type == "cuda" else None
+        if self._on_device is not None:
+            self._on_device.to(device)
+
+    def __call__(self, image: Tensor, bgr: bool) -> tuple[dict[str, Tensor], Placement]:
+        """The inputs for one image (1, H, W, 3) uint8, and where it lies in them."""
+        spec = self._spec
+        where = place(spec, (image.shape[1], image.shape[2]))
+        if self._on_device is not None:
+            data = self._on_device(image.to(self._device, non_blocking=True), bgr)
+            data = data.to(_TYPES[spec.dtype])
+        else:
+            data = self._fill(image[0].numpy(), bgr, where)
+        if spec.layout == "NHWC":
+            data = data.permute(0, 2, 3, 1).contiguous()
+        inputs = {self._name: data.to(self._device)}
+        for name, rule in spec.extra_inputs.items():
+            inputs[name] = _RULES[rule](where).to(self._device)
+        return inputs, where
+
+    def _fill(self, pixels: np.ndarray, bgr: bool, where: Placement) -> Tensor:
+        spec = self._spec
+        grey = resize(pixels, where.width, where.height, spec.filter)
+        planes = [grey[:, :, c] for c in (0, 1, 2)]
+        if bgr != (spec.order == "bgr"):
+            planes.reverse()
+        buffer = self._buffer(where)
+        target = buffer[0].numpy()
+        for channel, plane in enumerate(planes):
+            part = target[
+                channel, where.top : where.top + where.height, where.left : where.left + where.width
+            ]
+            if spec.dtype == "uint8":
+                part[:] = plane
+                continue
+            np.multiply(plane, self._gain[channel], out=part, casting="unsafe")
+            if self._offset[channel]:
+                np.add(part, self._offset[channel], out=part)
+        return buffer
+
+    def _buffer(self, where: Placement) -> Tensor:
+        """The kept input for images that lie there: its bars are filled, its middle is overwritten."""
+        if where not in self._buffers:
+            if len(self._buffers) >= 16:
+                self._buffers.clear()
+            buffer = torch.empty((1, 3, *where.size), dtype=_TYPES[self._spec.dtype])
+            bars = self._spec.pad * self._gain + self._offset
+            if self._spec.dtype == "uint8":
+                bars = np.full(3, self._spec.pad, np.float32)
+            buffer.copy_(torch.from_numpy(bars).view(1, 3, 1, 1).expand_as(buffer))
+            self._buffers[where] = buffer
+        return self._buffers[where]
+
+
+def resize(pixels: np.ndarray, width: int, height: int, method: str) -> np.ndarray:
+    """(H, W, 3) uint8 to (height, width, 3) uint8, rounded to whole grey levels."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if method == "antialias":
+        planar = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+        small = F.interpolate(planar, [height, width], mode="bilinear", antialias=True)
+        return small[0].permute(1, 2, 0).numpy()
+    if not pixels.flags.c_contiguous:
+        pixels = np.ascontiguousarray(pixels)
+    chosen = _FILTERS[method]
+    if chosen == cv2.INTER_AREA and (width > pixels.shape[1] or height > pixels.shape[0]):
+        return _by_axis(pixels, width, height)
+    return cv2.resize(pixels, (width, height), interpolation=chosen)
+
+
+def _by_axis(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """`area` where an axis shrinks, bilinear where it grows; OpenCV has its own rule for the mixture."""
+    rows, columns = pixels.shape[:2]
+    first = cv2.INTER_AREA if width < columns else cv2.INTER_LINEAR
+    second = cv2.INTER_AREA if height < rows else cv2.INTER_LINEAR
+    wide = cv2.resize(pixels, (width, rows), interpolation=first)
+    return cv2.resize(wide, (width, height), interpolation=second)
+
+
+def _device_preprocess(spec: ImageSpec) -> Preprocess:
+    return Preprocess(
+        spec.size, spec.resize, spec.filter, spec.order, spec.scale, spec.mean, spec.std, spec.pad
+    )
+
+
+def _pair(first: float, second: float, kind: torch.dtype) -> Tensor:
+    return torch.tensor([[first, second]], dtype=kind)
+
+
+_RULES: dict[str, Callable[[Placement], Tensor]] = {
+    "native_wh": lambda at: _pair(at.native[1], at.native[0], torch.int64),
+    "native_hw": lambda at: _pair(at.native[0], at.native[1], torch.int64),
+    "input_wh": lambda at: _pair(at.size[1], at.size[0], torch.int64),
+    "input_hw": lambda at: _pair(at.size[0], at.size[1], torch.float32),
+    "scale_hw": lambda at: _pair(at.height / at.native[0], at.width / at.native[1], torch.float32),
+}

@@ -1,0 +1,131 @@
+"""What the network of a bundle takes, and how the sensor's data become that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from perception_rt.model import fields
+from perception_rt.types.errors import BundleError
+
+RESIZES = ("stretch", "letterbox", "letterbox_top_left", "fit", "model")
+FILTERS = ("bilinear", "area", "antialias", "model")
+ORDERS = ("rgb", "bgr")
+LAYOUTS = ("NCHW", "NHWC")
+DTYPES = ("float32", "float16", "uint8")
+INTENSITIES = ("unused", "unit", "byte")
+MAX_SIDE = 16384  # px of a network's input; memory is bounded before anything is allocated
+MAX_PIXELS = 1 << 26
+# By rule, what a second input of a network holds, all of one row an image.
+EXTRA_INPUTS = (
+    "native_wh",  # int64 (1, 2): width, height of the sensor's image (`orig_target_sizes`)
+    "native_hw",  # int64 (1, 2): height, width of the sensor's image
+    "input_wh",  # int64 (1, 2): width, height of the network's input
+    "input_hw",  # float32 (1, 2): height, width of the network's input (`im_shape`)
+    "scale_hw",  # float32 (1, 2): input height / native height, input width / native width (`scale_factor`)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """How a sensor's image becomes the network's input.
+
+    Each network value is ``(grey * scale - mean[c]) / std[c]``.
+
+    Attributes:
+        size: (height, width) of the network's input in px, or None where the network takes any size.
+        resize: ``stretch`` (fills the input), ``letterbox`` (keeps the aspect, centred, padded with `pad`),
+            ``letterbox_top_left`` (the same, padded at the right and the bottom), ``fit`` (keeps the aspect
+            within `size`, not padded), or ``model``: the program takes the sensor's own images.
+        filter: ``bilinear`` (as `cv2.INTER_LINEAR`), ``area`` (as `cv2.INTER_AREA`), ``antialias`` (as
+            torch's antialiased bilinear), or ``model``.
+        order: channel order that the network was trained on, ``rgb`` or ``bgr``.
+        scale: factor of the grey levels.
+        mean: subtracted next, per network channel.
+        std: divided by last.
+        pad: grey level of the letterbox bars.
+        dtype: of the input; ``uint8`` gets the grey levels as they are.
+        layout: ``NCHW`` or ``NHWC``.
+        extra_inputs: by input name, the rule (one of `EXTRA_INPUTS`) that fills a second input.
+    """
+
+    size: tuple[int, int] | None
+    resize: str
+    filter: str
+    order: str
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    pad: float = 114.0
+    dtype: str = "float32"
+    layout: str = "NCHW"
+    extra_inputs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CloudSpec:
+    """What clouds a bundle is made for, and how one becomes the network's input.
+
+    Attributes:
+        range: least x y z, greatest x y z in the sensor's frame, m, outside of which nothing is found.
+        intensity: ``unused``, or how the fourth column is scaled: ``unit`` (0 to 1) or ``byte`` (0 to 255).
+        sensor_height: height of the sensor above the ground that the bundle is made for, m; None for any.
+        encoder: the member of the archive, TorchScript, that maps points (N, 4) to the list of the network's
+            inputs; None where the program takes the points themselves.
+    """
+
+    range: tuple[float, float, float, float, float, float]
+    intensity: str
+    sensor_height: float | None = None
+    encoder: str | None = None
+
+
+InputSpec = ImageSpec | CloudSpec
+
+
+def parse_image(data: dict[str, Any]) -> ImageSpec:
+    """Check an `ImageSpec`; BundleError names the field."""
+    fields.no_others(data, ImageSpec, "input.")
+    size = data.get("size")
+    checks = {
+        "resize": fields.one_of(RESIZES),
+        "filter": fields.one_of(FILTERS),
+        "order": fields.one_of(ORDERS),
+        "scale": fields.number(),
+        "mean": fields.list_of(fields.number(), 3),
+        "std": fields.list_of(fields.number(1e-12), 3),
+        "pad": fields.number(0.0, 255.0),
+        "dtype": fields.one_of(DTYPES),
+        "layout": fields.one_of(LAYOUTS),
+        "extra_inputs": fields.mapping_of(fields.one_of(EXTRA_INPUTS)),
+    }
+    required = ("resize", "filter", "order")  # format 1 has these alone
+    sides = fields.list_of(fields.integer(1, MAX_SIDE), 2)
+    spec = ImageSpec(
+        size=None if size is None else fields.field(data, "size", sides, "input."),
+        **{
+            name: fields.field(data, name, check, "input.")
+            for name, check in checks.items()
+            if name in data or name in required
+        },
+    )
+    if spec.size and spec.size[0] * spec.size[1] > MAX_PIXELS:
+        raise BundleError(f"manifest input.size={spec.size}: must be at most {MAX_PIXELS} px")
+    if spec.size is None and spec.resize != "model":
+        raise BundleError(f"manifest input.size=None: resize={spec.resize!r} needs a size")
+    return spec
+
+
+def parse_cloud(data: dict[str, Any]) -> CloudSpec:
+    """Check a `CloudSpec`; BundleError names the field."""
+    fields.no_others(data, CloudSpec, "input.")
+    height = data.get("sensor_height")
+    encoder = data.get("encoder")
+    return CloudSpec(
+        range=fields.field(data, "range", fields.list_of(fields.number(), 6), "input."),
+        intensity=fields.field(data, "intensity", fields.one_of(INTENSITIES), "input."),
+        sensor_height=None
+        if height is None
+        else fields.field(data, "sensor_height", fields.number(), "input."),
+        encoder=None if encoder is None else fields.field(data, "encoder", fields.file_name, "input."),
+    )
