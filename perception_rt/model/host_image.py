@@ -41,6 +41,11 @@ class Placement:
     height: int
     width: int
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the image within the input."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
     def to_native(self, found: Candidates) -> Candidates:
         """Boxes and keypoints from px of the input to px of the image, boxes clipped to it."""
         height, width = self.native
@@ -118,9 +123,7 @@ class ImagePreparer:
         buffer = self._buffer(where)
         target = buffer[0].numpy()
         for channel, plane in enumerate(planes):
-            part = target[
-                channel, where.top : where.top + where.height, where.left : where.left + where.width
-            ]
+            part = target[(channel, *where.window)]
             if spec.dtype == "uint8":
                 part[:] = plane
                 continue

@@ -119,13 +119,12 @@ def parse_image(data: dict[str, Any]) -> ImageSpec:
 def parse_cloud(data: dict[str, Any]) -> CloudSpec:
     """Check a `CloudSpec`; BundleError names the field."""
     fields.no_others(data, CloudSpec, "input.")
-    height = data.get("sensor_height")
-    encoder = data.get("encoder")
+    checks = {
+        "sensor_height": fields.optional(fields.number()),
+        "encoder": fields.optional(fields.file_name),
+    }
     return CloudSpec(
         range=fields.field(data, "range", fields.list_of(fields.number(), 6), "input."),
         intensity=fields.field(data, "intensity", fields.one_of(INTENSITIES), "input."),
-        sensor_height=None
-        if height is None
-        else fields.field(data, "sensor_height", fields.number(), "input."),
-        encoder=None if encoder is None else fields.field(data, "encoder", fields.file_name, "input."),
+        **{name: fields.field(data, name, check, "input.") for name, check in checks.items() if name in data},
     )

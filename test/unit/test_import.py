@@ -374,7 +374,7 @@ def test_a_torchvision_models_thresholds_follow_each_call(vision):
 def test_an_exception_in_the_middle_of_a_large_model_is_one_line(vision, monkeypatch):
     """A frozen graph as `torch.jit.freeze` leaves it ends the process here."""
     _, runtime = vision
-    inner = runtime._module
+    inner = runtime._detect._module
     four = torch.zeros(1, 90, 130, 4, dtype=torch.uint8)  # channels, past the runtime's own check
     for _ in range(3):
         assert len(runtime(photo(90, 130)[None], score_threshold=0.0)[0])
