@@ -1,5 +1,6 @@
-"""The ament_python package: read by pip and by colcon."""
+"""The ament_python package: what pip and colcon need beyond pyproject.toml."""
 
+import runpy
 import shutil
 import sys
 from glob import glob
@@ -8,15 +9,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = "perception_rt"
-EXECUTABLES = (
-    "camera_detector",
-    "lidar_detector",
-    "fusion",
-    "object_tracker",
-    "vehicle_state",
-    "drive_simulator",
-    "bag_player",
-)
+EXECUTABLES = runpy.run_path("perception_rt/types/executables.py")["EXECUTABLES"]
 
 
 def ros_executables() -> list:
@@ -31,22 +24,14 @@ def ros_executables() -> list:
 
 
 setup(
-    name=PACKAGE,
-    description="Camera and lidar perception for ROS 2 with PyTorch, on time",
-    license="Apache-2.0",
-    python_requires=">=3.10",
-    extras_require={
-        "test": ["pytest"],  # so that colcon test runs pytest
-        "ray": ["ray"],  # `perception-rt replay --ray`
-        "foxglove": ["foxglove-sdk"],  # `perception-rt replay --live foxglove`
-        "rerun": ["rerun-sdk"],  # `perception-rt replay --live rerun`
-    },
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["bundles/*.pt", "node/*.xml", "replay/report/*.j2", "replay/report/*.css"]},
+    package_data={
+        PACKAGE: ["py.typed", "bundles/*.pt", "node/*.xml", "replay/report/*.j2", "replay/report/*.css"]
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
-        (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
+        (f"share/{PACKAGE}/launch", glob("launch/*.launch.*")),
         (f"share/{PACKAGE}/config", glob("config/*.yaml")),
         *ros_executables(),
     ],

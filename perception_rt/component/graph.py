@@ -18,16 +18,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from perception_rt.types import ConfigError
+from perception_rt.types.executables import EXECUTABLES
 
-EXECUTABLES = (
-    "camera_detector",
-    "lidar_detector",
-    "fusion",
-    "object_tracker",
-    "vehicle_state",
-    "drive_simulator",
-    "bag_player",
-)
 PARAMETERS = "ros__parameters"
 
 

@@ -13,10 +13,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_rt.component.graph import EXECUTABLES, GraphNode, read_graph
+from perception_rt.component.graph import GraphNode, read_graph
 from perception_rt.node import transport
 from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
+from perception_rt.types.executables import EXECUTABLES
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -138,7 +139,11 @@ def launch_file(monkeypatch):
     """Load a launch file of this checkout; skips where the launch library is absent."""
     actions = pytest.importorskip("launch.actions", reason="the launch library is not here (no wheels of it)")
     pytest.importorskip("launch_ros.actions", reason="the launch library is not here (no wheels of it)")
-    monkeypatch.setenv("AMENT_PREFIX_PATH", sys.prefix)
+    packages = importlib.import_module("ament_index_python.packages")
+    try:  # a workspace, or whatever was sourced
+        packages.get_package_share_directory("perception_rt")
+    except (OSError, LookupError):
+        monkeypatch.setenv("AMENT_PREFIX_PATH", sys.prefix)
     for variable in transport.PROFILE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 import perception_rt
-from perception_rt.component.graph import EXECUTABLES
+from perception_rt.types.executables import EXECUTABLES
 
 ROOT = Path(__file__).parents[2]
 WHEELS, DISTRO, EXTRAS = (ROOT / "requirements" / f"{name}.txt" for name in ("wheels", "distro", "extras"))
@@ -228,13 +228,10 @@ def test_name_version_and_executables_agree():
     assert package.findtext("name") == "perception_rt"
     assert package.findtext("version") == perception_rt.__version__
     assert package.findtext("export/build_type") == "ament_python"
-    tree = ast.parse((ROOT / "setup.py").read_text())
-    (names,) = (
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "EXECUTABLES"
-    )
-    assert names == EXECUTABLES
+    project = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert project.group(1) == perception_rt.__version__
+    for name in EXECUTABLES:
+        assert (ROOT / "perception_rt" / "node" / f"{name}.py").is_file()
 
 
 def test_the_installed_entry_points_name_functions():
