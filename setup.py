@@ -24,6 +24,8 @@ def ros_executables() -> list:
 
 
 setup(
+    license="Apache-2.0",
+    python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={
         PACKAGE: ["py.typed", "bundles/*.pt", "node/*.xml", "replay/report/*.j2", "replay/report/*.css"]
