@@ -52,21 +52,25 @@ def make_nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         name: LaunchConfiguration(name).perform(context)
         for name in ("params_file", "use_sim_time", "namespace", "log_level")
     }
-    return [make_node(node, **arguments) for node in read_graph(arguments["params_file"])]
+    pushed = context.launch_configurations.get("ros_namespace", "")  # by PushRosNamespace
+    return [make_node(node, pushed=pushed, **arguments) for node in read_graph(arguments["params_file"])]
 
 
-def make_node(node: GraphNode, params_file: str, use_sim_time: str, namespace: str, log_level: str) -> Node:
-    levels = [level for level in (*namespace.split("/"), *node.namespace.split("/")) if level]
+def make_node(
+    node: GraphNode, params_file: str, use_sim_time: str, namespace: str, log_level: str, pushed: str = ""
+) -> Node:
+    own = [level for level in (*namespace.split("/"), *node.namespace.split("/")) if level]
+    whole = [*(level for level in pushed.split("/") if level), *own]
     parameters: list = [params_file]
-    if namespace and node.parameters:
-        parameters.append(write_parameters("/" + "/".join([*levels, node.name]), node.parameters))
+    if (namespace or pushed) and node.parameters:
+        parameters.append(write_parameters("/" + "/".join([*whole, node.name]), node.parameters))
     if use_sim_time:
         parameters.append({"use_sim_time": use_sim_time == "true"})
     return Node(
         package="perception_rt",
         executable=node.name,
         name=node.name,
-        namespace="/" + "/".join(levels),
+        namespace="/".join(own),  # relative: an absolute one would leave PushRosNamespace out
         parameters=parameters,
         ros_arguments=["--log-level", log_level],
         output="screen",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from perception_rt.node.shared_memory import clean_shared_memory
 from perception_rt.node.transport import PROFILE, PROFILE_VARIABLES
+from perception_rt.realtime.cores import available_cores
 
 EXAMPLES = """\
   perception-rt doctor
@@ -63,7 +64,7 @@ def device() -> Iterator[Finding]:
     if torch.cuda.is_available():
         yield OK, f"device auto is cuda: {torch.cuda.get_device_name()}"
     else:
-        yield OK, f"device auto is cpu: {len(os.sched_getaffinity(0))} cores; no CUDA device is visible"
+        yield OK, f"device auto is cpu: {available_cores()} cores; no CUDA device is visible"
 
 
 def transport() -> Iterator[Finding]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from perception_rt.component.component import Component, Host, InferenceWorker
 from perception_rt.component.parameters import Parameter
 from perception_rt.model.runtime import Runtime
+from perception_rt.realtime.cores import available_cores
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
@@ -159,7 +159,7 @@ class DetectorComponent(Component):
             name,
             device=self.values["device"],
             half=self.values["half"],
-            threads=self.values["threads"] or max(1, len(os.sched_getaffinity(0)) - 1),
+            threads=self.values["threads"] or max(1, available_cores() - 1),
         )
         if runtime.manifest.task != self.TASK:
             raise BundleError(f"{name}: task is {runtime.manifest.task}, this node needs {self.TASK}")

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from perception_rt import __version__
+from perception_rt.realtime.cores import available_cores
 
 VERSIONS = ("torch", "torchvision", "numpy", "opencv-python-headless", "rosbags")
 
@@ -18,7 +19,7 @@ def machine() -> dict[str, str | int | float]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "memory_gib": round(memory, 1),
         "python": platform.python_version(),
         "torch": _version("torch"),

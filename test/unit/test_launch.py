@@ -177,6 +177,30 @@ def test_launch_starts_exactly_the_nodes_of_the_file(launch_file, path):
     assert [node.node_executable for node in nodes] == [node.name for node in read_graph(path)]
 
 
+@pytest.mark.parametrize(
+    ("pushed", "argument", "expected"),
+    [
+        ("", "", "/front"),
+        ("/left", "", "/left/front"),
+        ("", "car", "/car/front"),
+        ("/left", "car", "/left/car/front"),
+    ],
+)
+def test_namespaces_are_pushed_and_given(launch_file, write, pushed, argument, expected):
+    module, _, _ = launch_file("perception.launch.py")
+    launch = importlib.import_module("launch")
+    context = launch.LaunchContext()
+    path = write("/front/camera_detector: {ros__parameters: {rate_hz: 5.0}}")
+    context.launch_configurations.update(
+        params_file=str(path), use_sim_time="", namespace=argument, log_level="info"
+    )
+    if pushed:
+        context.launch_configurations["ros_namespace"] = pushed
+    (node,) = module.make_nodes(context)
+    node._perform_substitutions(context)
+    assert node.node_name == f"{expected}/camera_detector"
+
+
 def test_demo_starts_the_demo_configuration(launch_file):
     _, description, actions = launch_file("demo.launch.py")
     argument, include = description.entities

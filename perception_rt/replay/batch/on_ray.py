@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
+from perception_rt.realtime.cores import available_cores
 from perception_rt.replay.batch.unit import Unit, UnitResult, attempt, attempts
 from perception_rt.types import ConfigError, PerceptionError
 
@@ -95,7 +96,7 @@ def _connect(address: str) -> None:
                 f"--ray {address}: no cluster answers, or it wants another RAY_AUTH_TOKEN: {error}"
             ) from error
         return
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     ray.init(
         address="local",
         num_cpus=cores,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from perception_rt.realtime.cores import available_cores
 from perception_rt.replay.batch.bags import name_bags
 from perception_rt.replay.batch.unit import (
     REFUSED,
@@ -92,7 +92,7 @@ def run_batch(
     Raises:
         ConfigError: a folder to be written holds something else, or there is no Ray.
     """
-    cores = max(1, len(os.sched_getaffinity(0)) // plan.jobs)
+    cores = max(1, available_cores() // plan.jobs)
     units = _units(bags, out, arguments, program, cores)
     outcomes = {unit.name: done for unit in units if (done := completed(unit)) is not None}
     open_units = [unit for unit in units if unit.name not in outcomes]

@@ -11,7 +11,6 @@ way, each takes cores that no other has, by locking a file for each; a lock ends
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import signal
 import sys
@@ -28,6 +27,8 @@ def tied(command: tuple[str, ...], cores: int) -> list[str]:
 
 def take_cores(wanted: int) -> set[int]:
     """Lock up to `wanted` cores for the rest of this process's life; where none is free: all, unlocked."""
+    import fcntl  # Linux's and macOS's; only here, so that the package can be imported elsewhere
+
     folder = Path(tempfile.gettempdir()) / f"perception_rt_cores_{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     allowed, taken = os.sched_getaffinity(0), set()
