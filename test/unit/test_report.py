@@ -192,7 +192,7 @@ def test_times_that_never_change_are_told_in_figures_and_not_drawn(tmp_path):
     assert stream.times["age"].constant == 25.0
     assert stages_of(stream) == ["infer"]
     (section,) = stream_sections(streams_of(rows), view)
-    assert [part["title"] for part in section["charts"]] == [
+    assert [part.title for part in section["charts"]] == [
         "Outcomes by arrival",
         "Age at publishing",
         "In figures, ms",
@@ -344,7 +344,7 @@ def test_scores_become_cards_and_tables():
     }
     assert [line.value for line in headlines(scores)] == ["0.500", "0.800"]
     detections, _, custom = score_sections(scores)
-    assert [chart["title"].split(",")[0] for chart in detections["charts"]] == [
+    assert [chart.title.split(",")[0] for chart in detections["charts"]] == [
         "Precision over recall",
         "Reliability",
     ]
@@ -360,8 +360,8 @@ def test_long_tables_of_times_ahead_are_thinned_and_end_with_the_last(count, fir
         f"{k / 10:g}": {"count": 4, "mean_m": k / 100, "ellipses": ellipses} for k in range(1, count + 1)
     }
     (section,) = score_sections({"/v/predictions": {"ade_m": 0.1, "fde_m": 0.2, "horizons": horizons}})
-    assert [chart["title"] for chart in section["charts"]] == ["Mean error by time ahead"]
-    assert section["charts"][0]["svg"].count("<circle") == count
+    assert [chart.title for chart in section["charts"]] == ["Mean error by time ahead"]
+    assert section["charts"][0].svg.count("<circle") == count
     rows = section["tables"][-1]["rows"]
     assert len(rows) <= 10
     assert (rows[0][0], rows[-1][0]) == (first, f"{count / 10:g} s")

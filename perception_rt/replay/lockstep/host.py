@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from perception_rt.codec.diagnostics import encode_diagnostics
@@ -17,6 +15,7 @@ from perception_rt.component.streams import DEPTH
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.replay.lockstep.clock import NodeClock
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.router import DIAGNOSTICS, DIAGNOSTICS_TYPE, Router
 from perception_rt.replay.lockstep.timing import Timing
@@ -50,12 +49,12 @@ class LockstepHost:
     ) -> None:
         self.path = node.path
         self.loop = loop
-        self.timing = timing
+        self.clock = NodeClock(loop, timing)
+        self.now_ns = self.clock.now_ns
         self.workers: list[LockstepWorker] = []
         self._name, self._namespace = node.name, node.namespace.rstrip("/")
         self._router = router
         self._heard: set[str] = set()
-        self._began_ns: int | None = None
         self._free_ns = 0
         self._calls: deque[Callable[[], None]] = deque()  # that wait for the one in hand
         try:
@@ -69,11 +68,6 @@ class LockstepHost:
     def get_name(self) -> str:
         """The node's name."""
         return self._name
-
-    def now_ns(self) -> int:
-        """Virtual time, and what the callback in hand took so far where that is measured."""
-        elapsed = 0 if self._began_ns is None else time.perf_counter_ns() - self._began_ns
-        return self.loop.now_ns() + elapsed
 
     def resolve_topic_name(self, topic: str) -> str:
         """As ROS does."""
@@ -128,7 +122,7 @@ class LockstepHost:
         self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox
     ) -> LockstepWorker:
         """In virtual time."""
-        self.workers.append(LockstepWorker(self, pipeline, scheduler, mailbox))
+        self.workers.append(LockstepWorker(self.path, self.clock, pipeline, scheduler, mailbox))
         return self.workers[-1]
 
     def info(self, text: str) -> None:
@@ -164,16 +158,6 @@ class LockstepHost:
             data = encode_diagnostics(statuses, now)
             self._router.publish(DIAGNOSTICS, DIAGNOSTICS_TYPE, now, data)
 
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """What is done inside takes its time, where that is measured."""
-        if self.timing is None:
-            self._began_ns = time.perf_counter_ns()
-        try:
-            yield
-        finally:
-            self._began_ns = None
-
     def _execute(self, call: Callable[[], None]) -> None:
         """Call, when the callbacks before have ended."""
         self._calls.append(call)
@@ -184,7 +168,7 @@ class LockstepHost:
         if self._free_ns > self.loop.now_ns():
             self.loop.at(self._free_ns, self._next)
             return
-        with self.timed():
+        with self.clock.timed():
             self._calls[0]()
             self._free_ns = self.now_ns()
         self._calls.popleft()

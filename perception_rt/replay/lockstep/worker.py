@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import Batch, Computed, FramePipeline, Parsed, Waiting
 from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.replay.lockstep.clock import NodeClock
 
 STEADY = 30  # frames in a row that were all computed, after which the next ones are begun ahead again
-
-if TYPE_CHECKING:
-    from perception_rt.replay.lockstep.host import LockstepHost
 
 
 class LockstepWorker:
@@ -28,15 +26,21 @@ class LockstepWorker:
     """
 
     def __init__(
-        self, host: LockstepHost, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox
+        self,
+        node: str,
+        clock: NodeClock,
+        pipeline: FramePipeline,
+        scheduler: FixedRateScheduler,
+        mailbox: Mailbox,
     ) -> None:
         self.busy = False
-        self._host = host
-        self._loop = host.loop
+        self._node = node
+        self._clock = clock
+        self._loop = clock.loop
         self._pipeline = pipeline
         self._scheduler = scheduler
         self._mailbox = mailbox
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=host.get_name())
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=node)
         self._wake_ns: int | None = None
         self._ahead: dict[int, tuple[int, Future[Computed]]] = {}  # by number: the stamp, the result
         self._anticipated = 0
@@ -61,7 +65,7 @@ class LockstepWorker:
 
     def put(self, stream: str, item: Waiting) -> Waiting | None:
         """As `realtime.worker.Worker.put`."""
-        now = self._host.now_ns()
+        now = self._clock.now_ns()
         superseded = self._mailbox.put(stream, item, now)
         if superseded is not None:  # this model does not keep up, however long its turn may yet take
             self._in_a_row = 0
@@ -101,16 +105,16 @@ class LockstepWorker:
     def _run(self, batch: Batch) -> None:
         self.busy = True
         self._wake_ns = None
-        with self._host.timed():
+        with self._clock.timed():
             parsed = self._pipeline.take(batch)
             future = self._begun(batch, parsed) or self._thread.submit(self._pipeline.compute, parsed)
-            if self._host.timing is None:
+            if self._clock.timing is None:
                 future.result()
-            ends_ns = self._host.now_ns()
+            ends_ns = self._clock.now_ns()
         took_ns = None
-        if self._host.timing is not None:
+        if self._clock.timing is not None:
             stamps = [one.stamp_ns for one in parsed.values()]
-            took_ns = self._host.timing(self._host.path, max(stamps)) if stamps else 0
+            took_ns = self._clock.timing(self._node, max(stamps)) if stamps else 0
             ends_ns += took_ns
         self._loop.at(ends_ns, lambda: self._finish(future, took_ns))
 
@@ -132,9 +136,9 @@ class LockstepWorker:
         computed = future.result()
         if took_ns is not None:
             computed = computed._replace(decode_ns=dict.fromkeys(computed.decode_ns, 0), infer_ns=took_ns)
-        with self._host.timed():
+        with self._clock.timed():
             self._pipeline.finish(computed)
-            ended_ns = self._host.now_ns()
+            ended_ns = self._clock.now_ns()
         if ended_ns > self._loop.now_ns():  # publishing took its time, too
             self._loop.at(ended_ns, self._rest)
         else:

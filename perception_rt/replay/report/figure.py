@@ -1,151 +1,86 @@
-"""The main plots of a run as one picture."""
+"""The charts of the page as one picture, for places where no browser is."""
 
 from __future__ import annotations
 
+import logging
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+from markupsafe import Markup
 
-from perception_rt.replay.report.charts import coarser, words
+from perception_rt.replay.report.charts import words
 from perception_rt.replay.report.colours import LIGHT
-from perception_rt.replay.report.ledger import EDGES_MS, OUTCOMES, LedgerView, StreamView, Times
-from perception_rt.replay.report.scores import curves_by_topic
-from perception_rt.replay.report.streams import stages_of
-from perception_rt.replay.report.svg import number
+from perception_rt.replay.report.svg import HEIGHT, WIDTH, Chart, element
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+LOG = logging.getLogger(__name__)
+_COLUMNS, _MOST_ROWS = 4, 12
+_HEADING, _TITLE = 26.0, 32.0
+_STYLE = (
+    "text{fill:#5a646e;font-size:12px} .heading{font-size:15px;font-weight:bold;fill:#1d2329}"
+    ".grid{stroke:#e8eaec} .axis{stroke:#5a646e;stroke-width:.8} .hover{display:none}"
+    ".line{fill:none;stroke-width:1.8;stroke-linejoin:round} .thin{stroke-width:1;opacity:.55}"
+    ".faint{stroke-width:.8;opacity:.5} .mark{stroke:#1d2329;stroke-width:.8;stroke-dasharray:3 3}"
+    ".ideal{stroke:#5a646e;stroke-dasharray:4 4} .band{opacity:.2}"
+) + "".join(
+    f".line.{name}{{stroke:{c}}} .bar.{name},.band.{name},.swatch.{name}{{fill:{c}}}"
+    f".{name} circle{{fill:{c}}}"
+    for name, c in LIGHT.items()
+)
+"""As style.css has it on a light ground, without variables."""
 
-_MOST_STREAMS = 8
-_ROW_INCHES = 2.2
-_ABOVE = {
-    "fontsize": 6.5,
-    "loc": "lower right",
-    "bbox_to_anchor": (1, 1),
-    "ncols": 4,
-    "frameon": False,
-    "borderaxespad": 0,
-}
 
-
-def write_figure(path: Path, title: str, verdict: str, view: LedgerView, scores: Mapping) -> None:
-    """Write a PNG: a row a stream with outcomes, ages and stage times; then precision over recall.
+def write_figure(
+    path: Path, title: str, verdict: str, sections: Sequence[tuple[str, Sequence[Chart]]]
+) -> None:
+    """Write a PNG with a row of charts for each section.
 
     Args:
         path: of the picture.
-        title, verdict: what stands above.
-        view: the run's ledger; of more streams than eight, those with the most messages are drawn.
-        scores: of metrics.json.
+        title, verdict: stand above.
+        sections: heading and charts, as the page has them; parts that are no charts are left out.
     """
-    from matplotlib.figure import Figure  # half a second, and only who plots needs it
+    import matplotlib  # for its fonts alone, as a container may have none
 
-    streams = sorted(
-        (s for s in view.streams.values() if s.node != "bag"), key=lambda s: (-s.outcomes.sum(), s.name)
-    )[:_MOST_STREAMS]
-    streams.sort(key=lambda stream: stream.name)
-    curves = list(curves_by_topic(scores).items())[:4]
-    rows = len(streams) + bool(curves)
-    figure = Figure(figsize=(14, 0.9 + _ROW_INCHES * max(rows, 1)), layout="constrained")
-    figure.suptitle(f"{title}\n{textwrap.fill(verdict, 150)}", fontsize=11)
-    parts = figure.subfigures(max(rows, 1), 1, squeeze=False)[:, 0]
-    for part, stream in zip(parts, streams, strict=False):
-        part.suptitle(stream.name, fontsize=9, x=0.01, ha="left", weight="bold")
-        outcomes, ages, spread, stages = part.subplots(1, 4)
-        _plot_outcomes(outcomes, view, stream)
-        _plot_over_time(ages, view, {"age": stream.times["age"]}, "age, ms")
-        _plot_spread(spread, stream.times["age"])
-        _plot_over_time(stages, view, {n: stream.times[n] for n in stages_of(stream)}, "stage times, ms")
-    if curves:
-        for axes, (topic, lines) in zip(np.ravel(parts[-1].subplots(1, 4)), curves, strict=False):
-            _plot_curves(axes, topic, lines)
-        for axes in parts[-1].axes[len(curves) :]:
-            axes.set_axis_off()
-    for axes in figure.get_axes():
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.label.set_size(8)
-        axes.yaxis.label.set_size(8)
-    figure.savefig(path, dpi=110)
-
-
-def _plot_outcomes(axes: Axes, view: LedgerView, stream: StreamView) -> None:
-    outcomes, edges = coarser(stream.outcomes, view.moments_s, stream.rows)
-    base = np.zeros(outcomes.shape[1])
-    for outcome, row in zip(OUTCOMES, outcomes, strict=True):
-        if row.any():
-            label = f"{row.sum()} {words(outcome)}"
-            axes.bar(
-                edges[:-1],
-                row,
-                np.diff(edges),
-                base,
-                align="edge",
-                color=LIGHT[f"outcome-{outcome}"],
-                label=label,
-            )
-        base = base + row
-    axes.set(xlabel="arrival, s", ylabel="messages")
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    if base.any():
-        axes.legend(**_ABOVE)
-
-
-def _plot_over_time(axes: Axes, view: LedgerView, series: Mapping[str, Times], label: str) -> None:
-    edges = view.moments_s
-    middles = (edges[:-1] + edges[1:]) / 2
-    if not any(times.total for times in series.values()):
-        _say(axes, "no stage times" if not series else "nothing was published")
+    try:
+        import resvg_py
+    except ImportError:  # no distribution packages it
+        LOG.warning("%s is left out: install resvg-py with pip", path)
         return
-    for name, times in series.items():
-        colour, told = LIGHT[f"series-{name}"], name if name != "age" else "each message"
-        if len(times.points):
-            axes.plot(*times.points.T, ".-", color=colour, linewidth=0.6, markersize=3, label=told)
-            continue
-        median, high = times.percentile(50), times.percentile(99)
-        axes.fill_between(middles, median, high, color=colour, alpha=0.25, linewidth=0)
-        axes.plot(middles, median, color=colour, linewidth=1.2, label=name if name != "age" else "p50 to p99")
-    axes.set(xlabel="arrival, s", ylabel=label)
-    axes.set_ylim(bottom=0)
-    if axes.lines:
-        axes.legend(**_ABOVE)
-
-
-def _plot_spread(axes: Axes, times: Times) -> None:
-    from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
-
-    if times.constant is not None:
-        _say(axes, f"every age is {number(times.constant)} ms")
-        return
-    counts = times.counts.sum(0)
-    used = np.flatnonzero(counts)
-    axes.set(xlabel="age, ms (logarithmic)", ylabel="messages")
-    if len(used):
-        here = slice(used[0], used[-1] + 1)
-        axes.bar(
-            EDGES_MS[:-1][here],
-            counts[here],
-            np.diff(EDGES_MS)[here],
-            align="edge",
-            color=LIGHT["series-age"],
+    top = _HEADING
+    parts = [element("text", title, class_="heading", x=8.0, y=top)]
+    for line in textwrap.wrap(verdict, 220):
+        top += 18
+        parts.append(element("text", line, x=8.0, y=top))
+    for heading, charts in sections[:_MOST_ROWS]:
+        top += _HEADING
+        parts.append(element("text", heading, class_="heading", x=8.0, y=top))
+        shown = [chart for chart in charts if str(chart.svg).startswith("<svg")][:_COLUMNS]
+        for column, chart in enumerate(shown):
+            parts += _cell(chart, column * WIDTH, top)
+        top += _TITLE + HEIGHT
+    width, height = _COLUMNS * WIDTH, top + 10
+    picture = element("svg", *parts, xmlns="http://www.w3.org/2000/svg", width=width, height=height)
+    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    path.write_bytes(
+        resvg_py.svg_to_bytes(
+            svg_string=str(picture),
+            style_sheet=_STYLE,
+            background="#ffffff",
+            skip_system_fonts=True,
+            font_files=[str(fonts / name) for name in ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")],
+            font_family="DejaVu Sans",
         )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_locator(NullLocator())
+    )
 
 
-def _say(axes: Axes, text: str) -> None:
-    """A sentence where a plot would be empty."""
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=8, color="gray")
-
-
-def _plot_curves(axes: Axes, topic: str, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    for place, (name, (recall, precision)) in enumerate(lines.items()):
-        axes.plot(recall, precision, color=LIGHT[f"class-{place % 8}"], linewidth=1.2, label=name)
-    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    axes.set_title(topic, fontsize=8)
-    axes.legend(fontsize=6.5)
+def _cell(chart: Chart, x: float, y: float) -> Iterator[Markup]:
+    """A chart below its title and legend."""
+    yield element("text", chart.title, x=x + 8, y=y + 16)
+    at = x + 8
+    for name, label in chart.keys:
+        yield element("rect", class_=f"swatch {name}", x=at, y=y + 21, width=9, height=9)
+        yield element("text", words(label), x=at + 12, y=y + 30)
+        at += 26 + 6.5 * len(label)
+    place = Markup('<svg x="{}" y="{}" width="{}" height="{}"').format(x, y + _TITLE, WIDTH, HEIGHT)
+    yield chart.svg.replace("<svg", place, 1)

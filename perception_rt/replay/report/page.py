@@ -61,25 +61,28 @@ def write_report(
     view = read_ledger(folder / "ledger.csv")
     verdict = judge(metrics, checks)
     strips = [] if bag is None else picture_strips(folder, Path(bag), metrics, view, truths)
+    streams, scores = stream_sections(metrics["streams"], view), score_sections(metrics["scores"])
     values = {
         **_heading(folder, metrics, run, verdict),
         "cards": cards_of(metrics, run),
         "streams": [stream_card(stream) for stream in metrics["streams"].values()],
         "checks": [check._replace(value=_told(check.value), limit=_told(check.limit)) for check in checks],
         "differences": [_difference(row) for row in first_differences(folder)],
-        "scores": score_sections(metrics["scores"]),
+        "scores": scores,
         "meaning": MEANING,
         "strips": strips,
         "rule": RULE,
         "reading": _READING,
-        "charts": stream_sections(metrics["streams"], view),
+        "charts": streams,
         **_tables(metrics, run, view),
     }
     anchors = (("Checks", "checks"), ("Scores", "scores"), ("Pictures", "strips"))
     sections = [(name, name.lower()) for name, key in anchors if values[key]]
     sections += [("Over time", "streams"), ("What was lost", "lost"), ("The run", "run")]
     write_page(folder / "report.html", "report.html.j2", {**values, "sections": sections})
-    write_figure(folder / "report.png", values["title"], verdict.text, view, metrics["scores"])
+    drawn = [(f"{part['node']}: {part['topic']}", part["charts"]) for part in streams]
+    drawn += [(part["topic"], part["charts"]) for part in scores if part["charts"]]
+    write_figure(folder / "report.png", values["title"], verdict.text, drawn)
 
 
 def _heading(folder: Path, metrics: Mapping, run: Mapping, verdict: Verdict) -> dict[str, object]:

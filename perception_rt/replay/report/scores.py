@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from markupsafe import Markup
 
 from perception_rt.replay.report import charts, svg
 
@@ -54,27 +53,22 @@ def _headline(topic: str, score: Mapping) -> Headline | None:
     return None
 
 
-def curves_by_topic(scores: Mapping[str, Mapping]) -> dict[str, Curves]:
-    """Precision over recall of the topics that have any, as seen, at an overlap of 0.5."""
-    found = {}
-    for topic, score in scores.items():
-        curves = list((score.get("as_seen") or {}).get("curves", {}).items())[:_MOST_CURVES]
-        if curves:
-            found[topic] = {
-                name: (np.linspace(0, 1, len(precision)), np.array(precision, np.float64))
-                for name, precision in curves
-            }
-    return found
+def _curves(score: Mapping) -> Curves:
+    """Precision over recall, as seen, at an overlap of 0.5, of the first classes."""
+    curves = list((score.get("as_seen") or {}).get("curves", {}).items())[:_MOST_CURVES]
+    return {
+        name: (np.linspace(0, 1, len(precision)), np.array(precision, np.float64))
+        for name, precision in curves
+    }
 
 
 def score_sections(scores: Mapping[str, Mapping]) -> list[dict[str, object]]:
     """What the page says of each topic's scores."""
-    curves = curves_by_topic(scores)
     return [
         {
             "topic": topic,
             "truth": _truth(score.get("truth")),
-            "charts": list(_charts(topic, score, curves.get(topic))),
+            "charts": list(_charts(topic, score)),
             "tables": list(_tables(score)),
         }
         for topic, score in scores.items()
@@ -88,20 +82,20 @@ def _truth(truth: Mapping | None) -> str:
     return f"Against {truth['name']}" + (f": {counts}." if counts else ".")
 
 
-def _charts(topic: str, score: Mapping, curves: Curves | None) -> Iterator[dict[str, object]]:
-    if curves:
-        chart, told = charts.curves_chart(topic, curves), legend("class", list(curves))
-        yield {"title": "Precision over recall, as seen, IoU 0.5", "svg": chart, "legend": told}
+def _charts(topic: str, score: Mapping) -> Iterator[svg.Chart]:
+    if curves := _curves(score):
+        chart, keys = charts.curves_chart(topic, curves), keys_of("class", list(curves))
+        yield svg.Chart("Precision over recall, as seen, IoU 0.5", chart, keys)
     calibration = score.get("calibration")
     if calibration:
         columns = ([row[key] for row in calibration["bins"]] for key in ("confidence", "right", "count"))
         ece = text_of(calibration["ece"])
         told = f"ECE {ece} of {calibration['detections']} boxes; dashed: right as often as sure"
-        yield {"title": "Reliability", "svg": charts.reliability_chart(topic, *columns), "legend": told}
+        yield svg.Chart("Reliability", charts.reliability_chart(topic, *columns), note=told)
     horizons = score.get("horizons")
     if horizons and len(horizons) > 1:
         far, off = list(map(float, horizons)), [row["mean_m"] for row in horizons.values()]
-        yield {"title": "Mean error by time ahead", "svg": charts.ahead_chart(topic, far, off), "legend": ""}
+        yield svg.Chart("Mean error by time ahead", charts.ahead_chart(topic, far, off))
 
 
 def _tables(score: Mapping, title: str = "") -> Iterator[dict[str, object]]:
@@ -174,12 +168,6 @@ def text_of(value: object) -> str:
     return str(value)
 
 
-def legend(kind: str, names: Sequence[str]) -> Markup:
-    """The legend of a chart: a `class` has a colour by index, an `outcome` or a stage (`series`) by name."""
-    rows = (
-        Markup('<span class="key"><span class="swatch {}-{}"></span>{}</span>').format(
-            kind, place if kind == "class" else name, charts.words(name)
-        )
-        for place, name in enumerate(names)
-    )
-    return Markup(" ").join(rows)
+def keys_of(kind: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return colour and label of a legend's entries; a `class` has its colour by index, others by name."""
+    return [(f"{kind}-{place if kind == 'class' else name}", name) for place, name in enumerate(names)]

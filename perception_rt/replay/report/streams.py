@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from perception_rt.replay.report import charts, svg
 from perception_rt.replay.report.ledger import OUTCOMES, STAGES, LedgerView, StreamView
-from perception_rt.replay.report.scores import legend
+from perception_rt.replay.report.scores import keys_of
 
 _COLUMNS = ("p50", "p99", "max")
 
@@ -26,31 +26,27 @@ def stream_sections(streams: Mapping[str, Mapping], view: LedgerView) -> list[di
     ]
 
 
-def _parts(stream: Mapping, view: LedgerView, rows: StreamView) -> Iterator[dict[str, object]]:
+def _parts(stream: Mapping, view: LedgerView, rows: StreamView) -> Iterator[svg.Chart]:
     shown = [outcome for outcome, row in zip(OUTCOMES, rows.outcomes, strict=True) if row.any()]
-    yield _part("Outcomes by arrival", charts.outcomes_chart(view, rows), legend("outcome", shown))
+    yield svg.Chart("Outcomes by arrival", charts.outcomes_chart(view, rows), keys_of("outcome", shown))
     age = rows.times["age"]
     if age.total:
-        yield _part("Age at publishing", charts.age_chart(view, rows))
+        yield svg.Chart("Age at publishing", charts.age_chart(view, rows))
         if age.constant is None:  # one bar would say nothing
-            yield _part("Ages, as a histogram", charts.age_histogram(rows))
+            yield svg.Chart("Ages, as a histogram", charts.age_histogram(rows))
     stages = stages_of(rows)
     if any(rows.times[stage].constant is None for stage in stages):  # else the figures say it all
-        told = legend("series", stages)
-        yield _part("Stage times", charts.stages_chart(view, rows, stages), told)
-        yield _part("Stage times, as a histogram", charts.stages_histogram(rows, stages), told)
+        keys = keys_of("series", stages)
+        yield svg.Chart("Stage times", charts.stages_chart(view, rows, stages), keys)
+        yield svg.Chart("Stage times, as a histogram", charts.stages_histogram(rows, stages), keys)
     times = {"age": stream["age_ms"], **stream["stages_ms"]}
     if any(times.values()):
-        yield _part("In figures, ms", _table(times))
+        yield svg.Chart("In figures, ms", _table(times))
 
 
 def stages_of(rows: StreamView) -> list[str]:
     """The stages that took some time; with `--inference fixed` most take none."""
     return [stage for stage in STAGES if rows.times[stage].total and rows.times[stage].constant != 0]
-
-
-def _part(title: str, body: Markup, told: str = "") -> dict[str, object]:
-    return {"title": title, "svg": body, "legend": told}
 
 
 def _table(times: Mapping[str, Mapping | None]) -> Markup:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -83,6 +84,15 @@ def _log_ticks(scale: Scale) -> list[float]:
         if len(ticks) <= most:
             break
     return ticks
+
+
+class Chart(NamedTuple):
+    """A chart of the page: `keys` are the legend's colours (as classes) and labels, `note` a caption."""
+
+    title: str
+    svg: Markup
+    keys: Sequence[tuple[str, str]] = ()
+    note: str = ""
 
 
 def x_scale(low: float, high: float, log: bool = False) -> Scale:
