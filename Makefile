@@ -7,7 +7,7 @@ BUNDLE ?=
 # A Python of another virtual environment with ROS wheels leaves this set, and ours would then skip its own set-up.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup extras demo demo-real test lint bench accuracy train lock clean
+.PHONY: help setup extras demo demo-real test fuzz lint bench accuracy train lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -26,12 +26,16 @@ demo-real: setup ## replay a rosbag2 through the graph: make demo-real BAG=folde
 	@$(if $(and $(BAG),$(BUNDLE)),,echo "usage: make demo-real BAG=<rosbag2> BUNDLE=<bundle>"; exit 2)
 	@$(VENV)/perception-rt demo --bag "$(BAG)" --bundle "$(BUNDLE)" --out out/demo-real
 
-test: setup ## every test
-	@$(VENV)/python -m pytest
+test: setup ## every test, a file at a time on each of two cores
+	@$(VENV)/python -m pytest -n 2 --dist loadfile
 
-lint: setup ## ruff: rules and format
+fuzz: setup ## the property tests of test/unit with new random examples every time
+	@HYPOTHESIS_PROFILE=fuzz $(VENV)/python -m pytest -n 2 --dist loadfile test/unit
+
+lint: setup ## ruff: rules and format; mypy: types
 	@$(VENV)/ruff check
 	@$(VENV)/ruff format --check
+	@$(VENV)/mypy
 
 bench: setup ## measure speed; prints a table, writes out/bench/*.json
 	@$(VENV)/python -m bench.run

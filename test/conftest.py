@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from perception_rt.model import bundle
 from perception_rt.model.manifest import ImageSpec
 
 from .detectors import BrightBox
+
+# A test run gives the same result every time; `make fuzz` looks for new examples.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.register_profile("fuzz", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+# A background job of a shell ignores SIGINT, and its children would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
