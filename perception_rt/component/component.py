@@ -13,110 +13,110 @@ from perception_rt.component.parameters import Parameter
 from perception_rt.component.streams import StreamReport, Subscription
 from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.mailbox import Mailbox
-from perception_rt.realtime.pipeline import Batch, FramePipeline, StreamStats, Waiting
+from perception_rt.realtime.pipeline import Batch, FramePipeline, PendingFrame, StreamStats
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.types.status import Status
 
 
 class Publisher(Protocol):
-    """A topic that is published on."""
+    """Publishes serialized messages on a topic."""
 
     def publish(self, data: bytes) -> None:
         """Publish a serialized message."""
         ...
 
     def get_subscription_count(self) -> int:
-        """How many subscribe."""
+        """Return the number of subscriptions."""
         ...
 
 
 class Transforms(Protocol):
-    """The tree of frames, as far as it was heard of."""
+    """The tree of coordinate frames over time."""
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """(4, 4) that takes points of `source` to `target` at a time, ns; raises TransformError."""
+        """Return (4, 4), from points of `source` to `target` at a time, ns; raises TransformError."""
         ...
 
 
 class InferenceWorker(Protocol):
-    """Whoever runs a pipeline when its scheduler says so; `realtime.worker.Worker` on a thread."""
+    """Runs a pipeline when its scheduler says so; `realtime.worker.Worker` does so on a thread."""
 
-    def put(self, stream: str, item: Waiting) -> Waiting | None:
-        """Hand over the newest item of `stream`; returns the one it supersedes, if any."""
+    def put(self, stream: str, item: PendingFrame) -> PendingFrame | None:
+        """Store the newest item of `stream`; returns the one that it supersedes, if any."""
         ...
 
     def clear(self) -> Batch:
-        """Take back whatever waits, unprocessed."""
+        """Remove and return the items that wait."""
         ...
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait for the batch in hand; False where it is still being processed."""
+        """Wait for the running batch; False where it still runs after `timeout_s`."""
         ...
 
-    def call(self, job: Callable[[], Any]) -> Future:
-        """Run `job` where the model runs, between two batches."""
+    def call(self, job: Callable[[], Any]) -> Future[Any]:
+        """Run `job` on the thread of the model, between two batches."""
         ...
 
     def stop(self, timeout_s: float) -> bool:
-        """End after the batch in hand; False where it is still busy."""
+        """End after the running batch; False where it still runs after `timeout_s`."""
         ...
 
 
 class Host(Protocol):
-    """Whoever runs a component. Topics are named as in ROS: absolute, relative, or `~/private`."""
+    """Runs a component. Topics are named as in ROS: absolute, relative, or `~/private`."""
 
     def get_name(self) -> str:
-        """The node's name."""
+        """Return the node's name."""
         ...
 
     def now_ns(self) -> int:
-        """The clock of stamps and ages, ns."""
+        """Return the time of the clock of stamps and ages, ns."""
         ...
 
     def resolve_topic_name(self, topic: str) -> str:
-        """The absolute name."""
+        """Return the absolute name."""
         ...
 
     def create_publisher(self, message_type: str, topic: str, depth: int) -> Publisher:
-        """Publish on a topic; `message_type` is like ``sensor_msgs/msg/Image``."""
+        """Create a publisher; `message_type` is like ``sensor_msgs/msg/Image``."""
         ...
 
     def create_subscription(
-        self, message_type: str, topic: str, receive: Callable[[bytes], None], reliability: str
+        self, message_type: str, topic: str, callback: Callable[[bytes], None], reliability: str
     ) -> Subscription:
-        """Call `receive` with every serialized message of a topic."""
+        """Call `callback` with every serialized message of a topic."""
         ...
 
-    def create_timer(self, period_s: float, call: Callable[[], None]) -> None:
-        """Call at a fixed rate, by the machine's clock: that of the stamps may stand still."""
+    def create_timer(self, period_s: float, callback: Callable[[], None]) -> None:
+        """Call at a fixed rate of the steady clock: that of the stamps may stand still."""
         ...
 
     def transforms(self) -> Transforms:
-        """What /tf and /tf_static say."""
+        """Return the transforms of /tf and /tf_static."""
         ...
 
     def make_worker(
-        self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox
+        self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox[PendingFrame]
     ) -> InferenceWorker:
-        """Whoever runs a pipeline."""
+        """Create what runs a pipeline."""
         ...
 
     def info(self, text: str) -> None:
-        """Tell people."""
+        """Log at INFO."""
         ...
 
     def warn(self, stream: str, error: Exception) -> None:
-        """Tell people of a message that ended badly."""
+        """Log at WARN, at most once a second for each stream."""
         ...
 
 
 class Component:
-    """The logic of a node; what it opened at its host, the host closes.
+    """The logic of a node; the host closes what the component opened.
 
     Attributes:
-        NAME: of the node, if nobody gives another.
-        active: nothing is worked on before, and after.
-        gate: held while a message is taken.
+        NAME: of the node, unless it is given another.
+        active: messages are ignored while it is False.
+        gate: held while a message is received.
         stats: by the absolute name of the topic.
     """
 
@@ -134,19 +134,22 @@ class Component:
     # What a node's logic fills in.
 
     def setup(self) -> None:
-        """Take resources, by `values`; whatever it raises, `teardown` follows."""
+        """Acquire resources according to `values`; `teardown` follows whatever it raises."""
 
     def stop(self) -> None:
-        """End what waits; must be quick."""
+        """End the messages that wait; must be quick."""
 
     def teardown(self) -> None:
-        """Give resources back; also after a failed `setup`, so each may be missing."""
+        """Release resources; also called after a failed `setup`, so each may be missing."""
 
     def on_parameters(self) -> None:
-        """Live parameters changed; `values` is up to date."""
+        """Apply changed live parameters; `values` is up to date."""
+
+    def on_clock_reset(self) -> None:
+        """Forget what depends on the order of time: the clock was set back. `gate` is held."""
 
     def statuses(self) -> list[Status]:
-        """What to tell at 1 Hz: one for the node, one for each stream."""
+        """Return the diagnostics, published at 1 Hz: one status for the node, one for each stream."""
         return []
 
     # What it uses.
@@ -159,12 +162,14 @@ class Component:
         receive: Callable[[bytes, Entry], None],
         reliability: str = "reliable",
     ) -> None:
-        """Take serialized messages while active; each is accounted for.
+        """Subscribe to a topic; every message that arrives while active is accounted for.
 
         Args:
-            message_type: like ``sensor_msgs/msg/Image``. topic: as in the parameters. stats: counts them.
-            receive: sees to it that the message ends in the ledger, now or later; what it raises is counted
-                as a decode error.
+            message_type: like ``sensor_msgs/msg/Image``.
+            topic: as in the parameters.
+            stats: counts the messages.
+            receive: called with the serialized message and its entry, which it ends, now or later. What it
+                raises before that is counted as a decode error; what it raises after that is raised.
             reliability: asked of publishers.
         """
         stream = self.host.resolve_topic_name(topic)
@@ -176,27 +181,33 @@ class Component:
                 entry = stats.receive(self.host.now_ns())
                 try:
                     receive(data, entry)
-                except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is received
-                    stats.ledger.finish(entry, Outcome.DECODE_ERROR, str(error))
+                except Exception as error:
+                    if entry.outcome is not None:  # it has ended: the error is not the message's
+                        raise
                     self.host.warn(stream, error)
+                    stats.ledger.finish(entry, Outcome.DECODE_ERROR, str(error))
 
-        self.add_stream(stream, stats, self.host.create_subscription(message_type, topic, take, reliability))
-
-    def add_stream(self, stream: str, stats: StreamStats, subscription: Subscription) -> None:
-        """Tell of a stream in the diagnostics."""
         self.stats[stream] = stats
+        subscription = self.host.create_subscription(message_type, topic, take, reliability)
         self._reports[stream] = StreamReport(f"{self.host.get_name()}: {stream}", stats, subscription)
 
-    def show(self, draw: Callable[..., None], *args: Any) -> None:
-        """Call what publishes for people, after the result is out: its failure is told, and costs nothing."""
+    def reset_clock(self) -> None:
+        """Begin all streams anew: the clock was set back."""
+        with self.gate:
+            for stats in self.stats.values():
+                stats.order.reset()
+            self.on_clock_reset()
+
+    def visualize(self, draw: Callable[..., None], *args: Any) -> None:
+        """Call what publishes a visualization; its failure is logged and changes no result."""
         try:
             draw(*args)
-        except Exception as error:  # noqa: BLE001 - a picture for people must not cost a result
+        except Exception as error:  # noqa: BLE001 - a visualization must not cost a result
             self.host.warn(self.host.get_name(), error)
 
     def stream_statuses(
         self, hardware_id: str = "", more: Callable[[str], Mapping[str, object]] = lambda stream: {}
     ) -> list[Status]:
-        """One status for each stream, with `more` values of it."""
+        """Return one status for each stream, with `more` values of it."""
         now = self.host.now_ns()
         return [report.make(now, hardware_id, more(stream)) for stream, report in self._reports.items()]

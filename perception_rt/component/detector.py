@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from perception_rt.component.component import Component, Host, InferenceWorker
 from perception_rt.component.parameters import Parameter
 from perception_rt.model.runtime import Runtime
 from perception_rt.realtime.cores import available_cores
+from perception_rt.realtime.ledger import Entry
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
@@ -102,15 +104,10 @@ class DetectorComponent(Component):
         self.worker = self.host.make_worker(self.pipeline, self.scheduler, mailbox)
         self.use(self.worker.call(self.open).result())
         self.open_outputs(list(inputs))
-        for topic, (message_type, _) in wanted.items():
+        for topic, (message_type, _) in wanted.items():  # as given: a remapped name is not remapped again
             stream = names[topic]
-            subscription = self.host.create_subscription(
-                message_type,
-                topic,  # as it was given: a name that was remapped is not remapped again
-                lambda data, stream=stream: self._receive(stream, data),
-                self.values["reliability"],
-            )
-            self.add_stream(stream, self.pipeline.stats[stream], subscription)
+            receive = partial(self._receive, stream)
+            self.listen(message_type, topic, self.pipeline.stats[stream], receive, self.values["reliability"])
         self.host.info(
             f"{self.runtime.manifest.name} on {self.runtime.device}, {self.scheduler.rate_hz:g} Hz: "
             + ", ".join(inputs)
@@ -145,10 +142,8 @@ class DetectorComponent(Component):
         value = self.values[f"{name}_threshold"]
         return None if value < 0 else value
 
-    def _receive(self, stream: str, data: bytes) -> None:
-        with self.gate:
-            if self.active:
-                self.pipeline.receive(stream, data, self.worker.put)
+    def _receive(self, stream: str, data: bytes, entry: Entry) -> None:
+        self.pipeline.receive(stream, data, entry, self.worker.put)
 
     # Bundle.
 

@@ -1,4 +1,4 @@
-"""fusion: detections of a camera and of a lidar, paired by their stamps, become one list of objects."""
+"""fusion: pairs the detections of a camera and a lidar by stamp and fuses them into one list of objects."""
 
 from __future__ import annotations
 
@@ -17,51 +17,76 @@ from perception_rt.component.parameters import Parameter
 from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.pairing import Pair, StampPairing
 from perception_rt.realtime.pipeline import Parsed, StreamStats
+from perception_rt.realtime.ready_queue import ReadyQueue
 from perception_rt.stage.draw import draw_boxes3d, draw_outlines
 from perception_rt.stage.fusion.named import Answer, FusionStage
 from perception_rt.types import ConfigError, PerceptionError
 from perception_rt.types.status import Level, Status
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-POLL_S = 0.01  # how exactly the wait of a lidar message ends
+POLL_S = 0.01  # resolution of the waits for a partner and for a transform
 KEPT_IMAGES = 15
 
 
 class Fusion(Component):
-    """One camera's and one lidar's detections; the work is light, and done on the executor's thread."""
+    """Fuses the detections of one camera and one lidar; light work, on the executor's thread."""
 
     NAME = "fusion"
     PARAMETERS = (
         Parameter("detections_2d_topic", "camera_detector/detections", "The camera's Detection2DArray."),
         Parameter("detections_3d_topic", "lidar_detector/detections", "The lidar's Detection3DArray."),
-        Parameter("camera_info_topic", "camera/camera_info", "CameraInfo of the image that was detected in."),
-        Parameter("image_topic", "", "The camera's image, for ~/image_annotated; empty for none."),
-        Parameter("slop_ms", 50.0, "Greatest difference of the stamps of a pair.", (0.0, 1000.0), live=True),
         Parameter(
-            "max_wait_ms", 100.0, "How long a lidar message waits for the camera's.", (0.0, 1e3), live=True
+            "camera_info_topic", "camera/camera_info", "CameraInfo of the camera of detections_2d_topic."
         ),
-        Parameter("iou_threshold", 0.3, "Least IoU of a match in the image.", (0.01, 1.0), live=True),
+        Parameter("image_topic", "", "The camera's image, for ~/image_annotated; empty for none."),
+        Parameter(
+            "slop_ms", 50.0, "Largest difference between the stamps of a pair, ms.", (0.0, 1000.0), live=True
+        ),
+        Parameter(
+            "max_wait_ms",
+            100.0,
+            "How long a lidar message waits for the camera's, ms.",
+            (0.0, 1e3),
+            live=True,
+        ),
+        Parameter(
+            "transform_wait_ms",
+            200.0,
+            "How long a message waits for the transform at its stamp, ms.",
+            (0.0, 1e4),
+            live=True,
+        ),
+        Parameter("iou_threshold", 0.3, "Smallest IoU of a match in the image.", (0.01, 1.0), live=True),
         Parameter(
             "camera_recall",
             0.5,
-            "Share of the objects in plain view that the camera's detector finds; 0: lower no score.",
+            "Share of the objects in plain view that the camera's detector finds; 0 lowers no score.",
             (0.0, 0.99),
             live=True,
         ),
         Parameter(
-            "lidar_height_m", 0.0, "Above the ground; 0: taken from the boxes.", (0.0, 10.0), live=True
+            "lidar_height_m",
+            0.0,
+            "Height of the lidar above the ground, m; 0: estimated from the boxes.",
+            (0.0, 10.0),
+            live=True,
         ),
-        Parameter("fixed_frame", "", "Frame (as odom) through which motion between the stamps is undone."),
+        Parameter(
+            "fixed_frame",
+            "",
+            "Frame, like odom, through which motion between the two stamps is compensated; empty: none.",
+        ),
     )
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
         self._pairing: StampPairing | None = None
+        self._queue: ReadyQueue[Pair] | None = None
 
     # Lifecycle.
 
     def setup(self) -> None:
-        """Wire the topics."""
+        """Create publishers and subscriptions."""
         topics = {
             name: self.values[f"{name}_topic"] for name in ("detections_2d", "detections_3d", "camera_info")
         }
@@ -72,6 +97,7 @@ class Fusion(Component):
         self._stage = FusionStage(self.host.transforms().lookup)
         self._stage.no_model = f"no CameraInfo on {self.host.resolve_topic_name(topics['camera_info'])} yet"
         self._pairing = StampPairing(self._lidar, self._camera, 0, 0)
+        self._queue = ReadyQueue(self._is_ready, 0)
         self.on_parameters()
         self._images: OrderedDict[int, Parsed] = OrderedDict()
         self._unplaced = 0
@@ -91,25 +117,36 @@ class Fusion(Component):
         self.host.create_timer(POLL_S, self._on_wait)
 
     def stop(self) -> None:
-        """End what waits for its partner."""
+        """End the messages that wait."""
         with self.gate:
-            if self._pairing is not None:
-                self._pairing.clear("the node was deactivated")
+            self._cancel("the node was deactivated")
 
     def teardown(self) -> None:
-        """Forget what waited."""
-        self._pairing = None
+        """Release what `setup` created."""
+        self._pairing = self._queue = None
+
+    def on_clock_reset(self) -> None:
+        """End the messages that wait for their partner or for a transform."""
+        self._cancel("the clock was set back")
+
+    def _cancel(self, reason: str) -> None:
+        if self._pairing is None or self._queue is None:
+            return
+        for pair in self._queue.clear():
+            self._finish_entry(pair, Outcome.SUPERSEDED, reason)
+        self._pairing.clear(reason)
 
     def on_parameters(self) -> None:
-        """Limits change between two messages."""
+        """Apply changed limits."""
         self._pairing.window_ns = round(self.values["slop_ms"] * 1e6)
         self._pairing.max_wait_ns = round(self.values["max_wait_ms"] * 1e6)
+        self._queue.max_wait_ns = round(self.values["transform_wait_ms"] * 1e6)
         self._stage.iou_threshold = self.values["iou_threshold"]
         self._stage.camera_recall = self.values["camera_recall"]
         self._stage.ground_z = -self.values["lidar_height_m"] or None
         self._stage.fixed_frame = self.values["fixed_frame"]
 
-    # The way of a message.
+    # Messages.
 
     def _on_camera(self, data: bytes, entry: Entry) -> None:
         message = decode_named_detections(data)
@@ -124,6 +161,12 @@ class Fusion(Component):
             if self.active:
                 self._answer_all(self._pairing.poll(self.host.now_ns()))
 
+    def _is_ready(self, pair: Pair) -> bool:
+        """Return whether a pair lacks no transform that may still come."""
+        if pair.partner is None:
+            return True
+        return not self._stage.lacks_transform(pair.partner.item, pair.anchor.item)
+
     def _on_camera_info(self, data: bytes) -> None:
         try:
             self._stage.model = parse_camera_info(data)
@@ -132,7 +175,7 @@ class Fusion(Component):
             self.host.warn(self.host.resolve_topic_name(self.values["camera_info_topic"]), error)
 
     def _on_image(self, data: bytes) -> None:
-        """Keep the latest images, while somebody watches what is drawn on them."""
+        """Keep the latest images while ~/image_annotated has subscribers."""
         if not self._annotated.get_subscription_count():
             self._images.clear()
             return
@@ -147,11 +190,16 @@ class Fusion(Component):
             self._images.popitem(last=False)
 
     def _answer_all(self, pairs: list[Pair]) -> None:
+        """Fuse these pairs, and those that waited for a transform, once they are ready; in order."""
+        now = self.host.now_ns()
         for pair in pairs:
-            self._answer(pair)
+            for ready in self._queue.put(pair, now):
+                self._answer(ready)
+        for ready in self._queue.poll(now):
+            self._answer(ready)
 
     def _answer(self, pair: Pair) -> None:
-        """Fuse and publish; every message of the pair ends here, and nothing is raised."""
+        """Fuse and publish; both messages of the pair end here."""
         began = self.host.now_ns()
         try:
             if pair.partner is None:
@@ -160,17 +208,17 @@ class Fusion(Component):
                 answer = self._stage.pair(pair.partner.item, pair.anchor.item)
             done = self.host.now_ns()
             self._publish(pair, answer)
-        except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one has its turn
+        except Exception as error:  # noqa: BLE001 - after any failure the next message is processed
             self._finish_entry(pair, Outcome.MODEL_ERROR, str(error))
             self.host.warn(self.host.get_name(), error)
             return
         self._measure(pair, began, done)
         self._finish_entry(pair, Outcome.UNSYNCED if answer.reason else Outcome.PUBLISHED, answer.reason)
         self._unplaced += len(answer.fused.unplaced)
-        self.show(self._publish_extras, pair, answer)
+        self.visualize(self._publish_extras, pair, answer)
 
     def _publish(self, pair: Pair, answer: Answer) -> None:
-        """The objects with the header of the lidar's message; an id says which sensors found the object."""
+        """Publish the objects with the header of the lidar's message; ids say which sensors found them."""
         lidar, fused = pair.anchor.item, answer.fused
         data = Detection3DEncoder(fused.classes).encode(
             fused.detections,
@@ -196,7 +244,7 @@ class Fusion(Component):
                 stats.answered(held.entry, now)
 
     def _publish_extras(self, pair: Pair, answer: Answer) -> None:
-        """Markers and the annotated image, where somebody watches."""
+        """Publish markers and the annotated image where they have subscribers."""
         lidar, fused = pair.anchor.item, answer.fused
         if self._markers.get_subscription_count():
             markers = box_markers(fused.detections, fused.classes, fused.sources)
@@ -216,7 +264,7 @@ class Fusion(Component):
     # Diagnostics.
 
     def statuses(self) -> list[Status]:
-        """One status for the node and one for each stream."""
+        """Return one status for the node and one for each stream."""
         stage = self._stage
         values = {
             "camera_info": stage.model.frame_id if stage.model else stage.no_model,

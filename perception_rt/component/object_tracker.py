@@ -1,11 +1,12 @@
-"""object_tracker: detections to tracks with ids that stay, and to where the tracks will be."""
+"""object_tracker: tracks detections under constant ids, and predicts where the tracks will be."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.codec.detections import DetectionEncoder, decode_named_detections
 from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
 from perception_rt.codec.markers import box_markers, encode_markers, path_markers
@@ -14,62 +15,110 @@ from perception_rt.component.component import Component, Host, Transforms
 from perception_rt.component.parameters import Parameter
 from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.pipeline import StreamStats
+from perception_rt.realtime.ready_queue import ReadyQueue
 from perception_rt.stage.tracking.object_tracking import ObjectTracking2D, ObjectTracking3D, Tracked, boxes_of
 from perception_rt.types import ConfigError, Detections2D, Detections3D, TransformError
 from perception_rt.types.palette import PALETTE
 from perception_rt.types.status import Level, Status
 
+POLL_S = 0.01  # resolution of the wait for a transform
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
 
 
+class Pending(NamedTuple):
+    """A message that waits for its transform, and its entry in the ledger."""
+
+    message: NamedDetections
+    entry: Entry
+
+
 class ObjectTracker(Component):
-    """Tracks in space (`3d`) or in the image (`2d`); the work is light, and done on the executor's thread."""
+    """Tracks in space (`3d`) or in the image (`2d`); light work, on the executor's thread."""
 
     NAME = "object_tracker"
     PARAMETERS = (
-        Parameter("detections_topic", "lidar_detector/detections", "Detection3DArray, or 2DArray for 2d."),
         Parameter(
-            "dimensions", "3d", "What is tracked: boxes in space or in an image.", choices=("3d", "2d")
+            "detections_topic",
+            "lidar_detector/detections",
+            "Detection3DArray, or Detection2DArray for dimensions 2d.",
         ),
+        Parameter("dimensions", "3d", "Track boxes in space or in the image.", choices=("3d", "2d")),
         Parameter(
             "fixed_frame",
             "odom",
-            "Frame that stands still, in which 3d tracks live; empty: the sensor's own.",
+            "Frame without motion, like odom, in which 3d tracks live; empty: the sensor's frame.",
         ),
-        Parameter("horizon_s", 3.0, "How far 3d tracks are predicted, s.", (0.1, 30.0)),
-        Parameter("step_s", 0.5, "Between two predicted moments, s.", (0.05, 5.0)),
+        Parameter(
+            "transform_wait_ms",
+            200.0,
+            "How long a message waits for the transform at its stamp, ms.",
+            (0.0, 1e4),
+            live=True,
+        ),
+        Parameter("horizon_s", 3.0, "How far ahead 3d tracks are predicted, s.", (0.1, 30.0)),
+        Parameter("step_s", 0.5, "Time between two predictions, s.", (0.05, 5.0)),
     )
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
         self._transforms: Transforms | None = None
         self._tracking: ObjectTracking2D | ObjectTracking3D | None = None
+        self._queue: ReadyQueue[Pending] | None = None
+        self._resets = 0  # of trackers before the present one
 
     def setup(self) -> None:
-        """Make the tracker and wire the topics."""
+        """Create the tracker, publishers and subscriptions."""
         topic, in_space = self.values["detections_topic"], self.values["dimensions"] == "3d"
         if not topic:
             raise ConfigError(f"detections_topic={topic!r}: must name a topic")
         self._stats = StreamStats()
-        self._count = 0
+        self._count = self._resets = 0
         self._missing = ""
+        self._tracking = self._new_tracking()
         kind = ARRAY_3D if in_space else ARRAY_2D
         self._tracks = self.host.create_publisher(kind, "~/tracks", 5)
         if in_space:
+            self._queue = ReadyQueue(self._is_ready, 0)
+            self.on_parameters()
             self._transforms = self.host.transforms() if self.values["fixed_frame"] else None
-            odometry = bool(self.values["fixed_frame"])
-            self._tracking = ObjectTracking3D(self.values["horizon_s"], self.values["step_s"], odometry)
             self._predictions = self.host.create_publisher(ARRAY_3D, "~/predictions", 5)
             self._markers = self.host.create_publisher("visualization_msgs/msg/MarkerArray", "~/markers", 1)
-        else:
-            self._tracking = ObjectTracking2D()
+            if self._transforms is not None:
+                self.host.create_timer(POLL_S, self._on_wait)
         self.listen(kind, topic, self._stats, self._on_3d if in_space else self._on_2d)
 
-    def teardown(self) -> None:
-        """Forget the tracks."""
-        self._transforms = self._tracking = None
+    def _new_tracking(self) -> ObjectTracking2D | ObjectTracking3D:
+        if self.values["dimensions"] == "2d":
+            return ObjectTracking2D()
+        odometry = bool(self.values["fixed_frame"])
+        return ObjectTracking3D(self.values["horizon_s"], self.values["step_s"], odometry)
 
-    # The way of a message.
+    def stop(self) -> None:
+        """End the messages that wait."""
+        with self.gate:
+            self._cancel("the node was deactivated")
+
+    def teardown(self) -> None:
+        """Release what `setup` created."""
+        self._transforms = self._tracking = self._queue = None
+
+    def on_parameters(self) -> None:
+        """Apply a changed wait."""
+        if self._queue is not None:
+            self._queue.max_wait_ns = round(self.values["transform_wait_ms"] * 1e6)
+
+    def on_clock_reset(self) -> None:
+        """Begin with no tracks."""
+        self._cancel("the clock was set back")
+        if self._tracking is not None:
+            self._resets += self._tracking.resets + 1
+            self._tracking = self._new_tracking()
+
+    def _cancel(self, reason: str) -> None:
+        for pending in self._queue.clear() if self._queue is not None else ():
+            self._stats.ledger.finish(pending.entry, Outcome.SUPERSEDED, reason)
+
+    # Messages.
 
     def _on_2d(self, data: bytes, entry: Entry) -> None:
         message = decode_named_detections(data)
@@ -85,24 +134,56 @@ class ObjectTracker(Component):
 
     def _on_3d(self, data: bytes, entry: Entry) -> None:
         message = decode_named_detections3d(data)
-        began = self.host.now_ns()
-        if not self._stats.in_order(entry, message.stamp_ns):
-            return
-        frame, pose = self.values["fixed_frame"] or message.frame_id, None
-        if self._transforms is not None:
+        if self._stats.in_order(entry, message.stamp_ns):
+            self._track_all(self._queue.put(Pending(message, entry), self.host.now_ns()))
+
+    def _on_wait(self) -> None:
+        with self.gate:
+            if self.active:
+                self._track_all(self._queue.poll(self.host.now_ns()))
+
+    def _is_ready(self, pending: Pending) -> bool:
+        """Return whether the transform at the stamp of a message is known."""
+        try:
+            self._pose(pending.message)
+        except TransformError:
+            return False
+        return True
+
+    def _pose(self, message: NamedDetections) -> np.ndarray | None:
+        """Return (4, 4) fixed frame from sensor; None where tracks live in the sensor's frame."""
+        if self._transforms is None:
+            return None
+        return self._transforms.lookup(self.values["fixed_frame"], message.frame_id, message.stamp_ns)
+
+    def _track_all(self, due: list[Pending]) -> None:
+        for pending in due:
             try:
-                pose = self._transforms.lookup(frame, message.frame_id, message.stamp_ns)
-            except TransformError as error:
-                self._missing = str(error)
-                self._stats.ledger.finish(entry, Outcome.UNSYNCED, str(error))
-                return
+                self._track(pending)
+            except Exception as error:
+                if pending.entry.outcome is not None:
+                    raise
+                self._stats.ledger.finish(pending.entry, Outcome.DECODE_ERROR, str(error))
+                self.host.warn(next(iter(self.stats)), error)
+
+    def _track(self, pending: Pending) -> None:
+        message, entry = pending
+        began = self.host.now_ns()
+        self._stats.measure(entry, "wait", began - entry.arrival_ns)
+        frame = self.values["fixed_frame"] or message.frame_id
+        try:
+            pose = self._pose(message)
+        except TransformError as error:
+            self._missing = str(error)
+            self._stats.ledger.finish(entry, Outcome.UNSYNCED, str(error))
+            return
         self._missing = ""
         tracked = self._tracking.update(message, pose)
         self._count = len(tracked.tracks)
         self._publish(tracked, message.stamp_ns, frame)
         self._finish_entry(entry, began)
         if self._markers.get_subscription_count():
-            self.show(self._publish_markers, tracked, message.stamp_ns, frame)
+            self.visualize(self._publish_markers, tracked, message.stamp_ns, frame)
 
     def _finish_entry(self, entry: Entry, began_ns: int) -> None:
         now = self.host.now_ns()
@@ -135,11 +216,11 @@ class ObjectTracker(Component):
     # Diagnostics.
 
     def statuses(self) -> list[Status]:
-        """One status for the node and one for the stream."""
+        """Return one status for the node and one for the stream."""
         tracking = self._tracking
         if tracking is None:
             return []
-        values = {"tracks": self._count, "resets": tracking.resets, "missing": self._missing}
+        values = {"tracks": self._count, "resets": self._resets + tracking.resets, "missing": self._missing}
         level, message = Level.OK, "running" if self.active else "inactive"
         if self.active and self._missing:
             level, message = Level.WARN, f"not tracked: {self._missing}"

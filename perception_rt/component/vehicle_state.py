@@ -1,4 +1,4 @@
-"""vehicle_state: from what the vehicle measures of itself to where it is and where it will be."""
+"""vehicle_state: estimates where the vehicle is, and predicts where it will be, from its own sensors."""
 
 from __future__ import annotations
 
@@ -49,41 +49,49 @@ OUTCOMES = {
 
 
 class VehicleState(Component):
-    """One filter, fed by whichever of the sensors there are; the work is done on the executor's thread."""
+    """One filter for all sensors that there are; light work, on the executor's thread."""
 
     NAME = "vehicle_state"
     PARAMETERS = (
-        Parameter("odometry_topic", "odom_in", "nav_msgs/Odometry: its twist; empty for none."),
+        Parameter("odometry_topic", "odom_in", "nav_msgs/Odometry, used for its twist; empty for none."),
         Parameter("imu_topic", "imu", "sensor_msgs/Imu; empty for none."),
         Parameter("fix_topic", "", "sensor_msgs/NavSatFix; empty for none."),
         Parameter("twist_topic", "", "geometry_msgs/TwistWithCovarianceStamped; empty for none."),
-        Parameter("use_odometry_pose", False, "Take the pose of the odometry too."),
+        Parameter("use_odometry_pose", False, "Use the pose of the odometry too."),
         Parameter(
             "turns_in_place", False, "The vehicle can turn while it stands: skid or differential steering."
         ),
-        Parameter("frame_id", "odom", "The frame of what is published: odom, or map with fixes or poses."),
+        Parameter("frame_id", "odom", "Frame of the outputs: odom, or map with fixes or poses."),
         Parameter("base_frame", "base_link", "The vehicle's frame."),
         Parameter("rate_hz", 50.0, "Rate of ~/odometry.", (1.0, 500.0)),
         Parameter("path_rate_hz", 10.0, "Rate of ~/predicted_path and ~/predictions.", (0.1, 100.0)),
-        Parameter("horizon_s", 3.0, "How far ahead, s.", (0.1, 30.0)),
-        Parameter("step_s", 0.1, "Between two predicted poses, s.", (0.02, 5.0)),
-        Parameter("odometry_latency_s", 0.0, "How late the odometry's stamps are, s.", (-1.0, 1.0)),
-        Parameter("imu_latency_s", 0.0, "The same of the IMU.", (-1.0, 1.0)),
-        Parameter("fix_latency_s", 0.0, "The same of the fixes.", (-1.0, 1.0)),
-        Parameter("twist_latency_s", 0.0, "The same of the twist.", (-1.0, 1.0)),
+        Parameter("horizon_s", 3.0, "How far ahead the path goes, s.", (0.1, 30.0)),
+        Parameter("step_s", 0.1, "Time between two predicted poses, s.", (0.02, 5.0)),
+        Parameter("odometry_latency_s", 0.0, "Delay of the odometry's stamps, s.", (-1.0, 1.0)),
+        Parameter("imu_latency_s", 0.0, "Delay of the IMU's stamps, s.", (-1.0, 1.0)),
+        Parameter("fix_latency_s", 0.0, "Delay of the stamps of the fixes, s.", (-1.0, 1.0)),
+        Parameter("twist_latency_s", 0.0, "Delay of the stamps of the twist, s.", (-1.0, 1.0)),
         Parameter("fix_lever_arm_m", [0.0, 0.0], "x and y of the antenna in base_link, m."),
-        Parameter("speed_sigma", 0.1, "Where a message does not know, m/s.", (1e-3, 10.0)),
-        Parameter("yaw_rate_sigma", 0.02, "Where a message does not know, rad/s.", (1e-4, 1.0)),
-        Parameter("acceleration_sigma", 0.3, "Where a message does not know, m/s^2.", (1e-3, 10.0)),
-        Parameter("fix_sigma", 3.0, "Where a message does not know, m.", (1e-2, 100.0)),
+        Parameter("speed_sigma", 0.1, "Speed noise where a message has no covariance, m/s.", (1e-3, 10.0)),
+        Parameter(
+            "yaw_rate_sigma", 0.02, "Yaw rate noise where a message has no covariance, rad/s.", (1e-4, 1.0)
+        ),
+        Parameter(
+            "acceleration_sigma",
+            0.3,
+            "Acceleration noise where a message has no covariance, m/s^2.",
+            (1e-3, 10.0),
+        ),
+        Parameter("fix_sigma", 3.0, "Position noise of a fix without covariance, m.", (1e-2, 100.0)),
     )
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
         self._filter: VehicleStateFilter | None = None
+        self._restarts = 0  # of filters before the present one
 
     def setup(self) -> None:
-        """Make the filter and wire the topics."""
+        """Create the filter, publishers and subscriptions."""
         values = self.values
         topics = {name: values[f"{name}_topic"] for name in SENSORS if values[f"{name}_topic"]}
         if not topics:
@@ -98,7 +106,7 @@ class VehicleState(Component):
             fix_lever_arm_m=tuple(values["fix_lever_arm_m"]),
             turns_in_place=values["turns_in_place"],
         )
-        self._filter = VehicleStateFilter(self._config)
+        self._filter, self._restarts = VehicleStateFilter(self._config), 0
         sigmas = ("speed_sigma", "yaw_rate_sigma", "acceleration_sigma", "fix_sigma")
         self._default_variances = DefaultVariances(*(values[name] ** 2 for name in sigmas))
         self._missing, self._path_due_ns = "", 0
@@ -119,15 +127,21 @@ class VehicleState(Component):
         for name, topic in topics.items():
             kind, receive = kinds[name]
             self.listen(kind, topic, self._sensors[name], receive, "best_effort")
-        # What is published is of the clock of the stamps, once it moved on.
-        self._told_ns = 0
+        # The timer is steady; a tick publishes only where the clock of the stamps has moved.
+        self._published_ns = 0
         self.host.create_timer(1 / values["rate_hz"], self._on_tick)
 
     def teardown(self) -> None:
-        """Forget the vehicle."""
+        """Release the filter."""
         self._filter = None
 
-    # What is measured.
+    def on_clock_reset(self) -> None:
+        """Begin with no measurements."""
+        if self._filter is not None:
+            self._restarts += self._filter.restarts + 1
+            self._filter = VehicleStateFilter(self._config)
+
+    # Measurements.
 
     def _on_odometry(self, data: bytes, entry: Entry) -> None:
         reading = parse_odometry(data)
@@ -200,24 +214,24 @@ class VehicleState(Component):
                 self._noted.add((sensor, name))
                 self.host.info(f"{sensor}: no {name} in its messages (variance -1, or no rotation): not used")
 
-    # What is told.
+    # Outputs.
 
     def _on_tick(self) -> None:
         with self.gate:
             now = self.host.now_ns()
-            if not self.active or now == self._told_ns:  # the clock stands still
+            if not self.active or now == self._published_ns:  # the clock stands still
                 return
             present = self._filter.state_at(now)
             if present is None:
                 return
-            self._told_ns = now
+            self._published_ns = now
             frame = self.values["frame_id"]
             self._odometry.publish(encode_odometry(present, frame, self.values["base_frame"]))
             if not 0 <= self._path_due_ns - now <= 1e9 / self.values["path_rate_hz"]:
                 self._path_due_ns = now + round(1e9 / self.values["path_rate_hz"])
-                self._tell_ahead(present, frame)
+                self._publish_predictions(present, frame)
 
-    def _tell_ahead(self, now: state.EgoState, frame: str) -> None:
+    def _publish_predictions(self, now: state.EgoState, frame: str) -> None:
         path = predict_path(now, self._config.motion, self.values["horizon_s"], self.values["step_s"])
         self._path.publish(encode_path(path, frame))
         self._predictions.publish(
@@ -232,7 +246,7 @@ class VehicleState(Component):
         )
 
         if self._markers.get_subscription_count():
-            self.show(self._publish_markers, path, frame)
+            self.visualize(self._publish_markers, path, frame)
 
     def _publish_markers(self, path: state.EgoPath, frame: str) -> None:
         line = path_markers(path.states[None, :, :2], [PATH_COLOUR])
@@ -241,12 +255,13 @@ class VehicleState(Component):
     # Diagnostics.
 
     def statuses(self) -> list[Status]:
-        """One status for the node and one for each sensor."""
+        """Return one status for the node and one for each sensor."""
         state_filter = self._filter
         if state_filter is None:
             return []
         placed = state_filter.estimate.place.placed
-        values = {"placed": placed, "restarts": state_filter.restarts, "missing": self._missing}
+        restarts = self._restarts + state_filter.restarts
+        values = {"placed": placed, "restarts": restarts, "missing": self._missing}
         values["numerical_failures"] = state_filter.failures
         counters = {**state_filter.counters, **state_filter.quantity_counters}
         for name, counts in sorted(counters.items()):
@@ -257,12 +272,12 @@ class VehicleState(Component):
         if self.active and self._missing:
             level, message = Level.WARN, f"imu not used: {self._missing}"
         elif self.active and not placed:
-            level, message = Level.WARN, "position and yaw are not found yet"
+            level, message = Level.WARN, "position and yaw are not known yet"
         return [Status(self.host.get_name(), level, message, "", values), *self.stream_statuses()]
 
 
 def _boxes(path: state.EgoPath) -> Detections3D:
-    """base_link at every moment, as boxes without size."""
+    """Return base_link at every moment, as boxes without size."""
     boxes = np.zeros((len(path), 7), np.float32)
     boxes[:, :2], boxes[:, 6] = path.states[:, :2], path.states[:, 2]
     return Detections3D(boxes, np.ones(len(path), np.float32), np.zeros(len(path), np.int64))

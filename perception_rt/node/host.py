@@ -16,7 +16,7 @@ from perception_rt.node.qos import AdaptiveSubscription
 from perception_rt.node.shell import PerceptionNode
 from perception_rt.node.transforms import TransformSubscriber, subscribe_transforms
 from perception_rt.realtime.mailbox import Mailbox
-from perception_rt.realtime.pipeline import FramePipeline
+from perception_rt.realtime.pipeline import FramePipeline, PendingFrame
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.realtime.worker import Worker
 from perception_rt.types import ConfigError
@@ -38,7 +38,7 @@ class TopicPublisher:
                 self._publisher.publish(data)
 
     def get_subscription_count(self) -> int:
-        """How many subscribe; 0 once it is closed."""
+        """Return the number of subscriptions; 0 once it is closed."""
         with self._lock:
             return 0 if self._publisher is None else self._publisher.get_subscription_count()
 
@@ -51,10 +51,10 @@ class TopicPublisher:
 
 
 class NodeHost:
-    """The `Host` of a component in a ROS node: what it opens is closed with it.
+    """The `Host` of a component in a ROS node; it closes what the component opened.
 
     Args:
-        node: whose topics, timers and log these are.
+        node: provides topics, timers and log.
         on_message: called before each message is handed to the component.
     """
 
@@ -67,15 +67,15 @@ class NodeHost:
         self.subscriptions: list[AdaptiveSubscription] = []
 
     def get_name(self) -> str:
-        """The node's name."""
+        """Return the node's name."""
         return self._node.get_name()
 
     def now_ns(self) -> int:
-        """ROS time, ns."""
+        """Return ROS time, ns."""
         return self._node.now_ns()
 
     def resolve_topic_name(self, topic: str) -> str:
-        """The absolute name, remapped."""
+        """Return the absolute name, remapped."""
         return self._node.resolve_topic_name(topic)
 
     def create_publisher(self, message_type: str, topic: str, depth: int) -> TopicPublisher:
@@ -93,14 +93,15 @@ class NodeHost:
             self._on_message()
             callback(data)
 
-        subscription = AdaptiveSubscription(self._node, _installed(message_type), topic, receive, reliability)
+        guarded = self._node.guard(receive)
+        subscription = AdaptiveSubscription(self._node, _installed(message_type), topic, guarded, reliability)
         self.subscriptions.append(subscription)
         return subscription
 
     def create_timer(self, period_s: float, callback: Callable[[], None]) -> None:
         """Create a timer on the steady clock."""
         clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timers.append(self._node.create_timer(period_s, callback, clock=clock))
+        self._timers.append(self._node.create_timer(period_s, self._node.guard(callback), clock=clock))
 
     def transforms(self) -> TransformSubscriber:
         """Return the transform buffer; it subscribes to /tf on the first call."""
@@ -108,9 +109,17 @@ class NodeHost:
             self._transforms = subscribe_transforms(self._node)
         return self._transforms
 
-    def make_worker(self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox) -> Worker:
+    def clear_transforms(self) -> None:
+        """Forget the transforms of before a jump of the clock."""
+        if self._transforms is not None:
+            self._transforms.clear()
+
+    def make_worker(
+        self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox[PendingFrame]
+    ) -> Worker[PendingFrame]:
         """Start a thread that runs the pipeline."""
-        return Worker(pipeline.process, scheduler, mailbox, self._node, self._node.steady())
+        node = self._node
+        return Worker(pipeline.process, scheduler, mailbox, node, node.steady(), node.count_error)
 
     def info(self, text: str) -> None:
         """Log at INFO."""
@@ -121,7 +130,7 @@ class NodeHost:
         self._node.warn(stream, error)
 
     def stop(self) -> None:
-        """Destroy timers and subscriptions, so that nothing is called any more."""
+        """Destroy timers and subscriptions, so that no callback is called any more."""
         for timer in self._timers:
             self._node.destroy_timer(timer)
         for subscription in self.subscriptions:
@@ -159,7 +168,7 @@ class ComponentNode(PerceptionNode):
     # Lifecycle.
 
     def setup(self) -> None:
-        """Make the component."""
+        """Create the component."""
         self._host = NodeHost(self, self._begin)
         self.component = self.COMPONENT(self._host, self.values)
         self.component.setup()
@@ -185,12 +194,12 @@ class ComponentNode(PerceptionNode):
         self.component = self._host = None
 
     def on_parameters(self) -> None:
-        """Live parameters changed."""
+        """Apply changed live parameters."""
         self.component.values = self.values
         self.component.on_parameters()
 
     def every_second(self) -> None:
-        """Let subscriptions adapt."""
+        """Adapt the subscriptions to their publishers."""
         self._begin()
         component, host = self.component, self._host  # another thread may be cleaning up
         if component is None or host is None:
@@ -201,19 +210,28 @@ class ComponentNode(PerceptionNode):
             subscription.every_second()
 
     def _begin(self) -> None:
-        """Activate the component if simulated time has begun meanwhile."""
+        """Activate the component once simulated time has begun."""
         component = self.component
         if component is not None and self.active and not component.active and self.now_ns() > 0:
             component.active = True
 
+    def on_clock_reset(self) -> None:
+        """Forget transforms and whatever else depends on the order of time."""
+        component, host = self.component, self._host  # another thread may be cleaning up
+        if component is None or host is None or not component.active:
+            return
+        self.get_logger().warning("ROS time jumped back: starting over")
+        host.clear_transforms()
+        component.reset_clock()
+
     def diagnostics(self) -> list[Status]:
-        """The component's."""
+        """Return the component's diagnostics."""
         component = self.component  # another thread may be configuring or cleaning up
         return component.statuses() if self._configured and component is not None else []
 
 
 def _installed(message_type: str) -> type:
-    """The class of a message.
+    """Return the class of a message.
 
     Raises:
         ConfigError: its package is not installed.

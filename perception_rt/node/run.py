@@ -28,6 +28,8 @@ from perception_rt.types import ConfigError
 
 SPIN_S = 0.1  # how soon an idle executor notices that it is to stop
 DRAIN_S = 1.0  # after the last played message, for what is still on its way
+MAX_FAILURES = 200  # slices in a row within a second that may fail before the executor counts as broken
+FAILED = 70  # exit code, EX_SOFTWARE of sysexits.h
 END_S = 1.5  # after a signal the process ends within this, whatever still computes
 
 
@@ -51,13 +53,40 @@ def make_executor(context: Context | None = None) -> Executor:
     return EventsExecutor(context=context)
 
 
-def spin(executor: Executor, stop: threading.Event, context: Context | None = None) -> None:
-    """Spin until `stop` is set or the context ends; `EventsExecutor.spin()` would hang, so in slices."""
+def spin(
+    executor: Executor,
+    stop: threading.Event,
+    context: Context | None = None,
+    on_error: Callable[[Exception], None] | None = None,
+) -> None:
+    """Spin until `stop` is set or the context ends; `EventsExecutor.spin()` would hang, so in slices.
+
+    Args:
+        executor: with its nodes.
+        stop: ends it.
+        context: of the nodes.
+        on_error: called with what a callback raised; spinning goes on. None: it is raised.
+
+    Raises:
+        RuntimeError: `MAX_FAILURES` slices in a row failed within a second: the executor is broken.
+    """
+    failures, since_s = 0, 0.0
     while not stop.is_set() and rclpy.ok(context=context):
         try:
             executor.spin_once(timeout_sec=SPIN_S)
+            failures = 0
         except ExternalShutdownException:
             return
+        except Exception as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            now_s = time.monotonic()
+            failures, since_s = (
+                (1, now_s) if not failures or now_s - since_s > 1.0 else (failures + 1, since_s)
+            )
+            if failures >= MAX_FAILURES:
+                raise RuntimeError(f"the executor failed {failures} times within a second") from error
 
 
 @contextmanager
@@ -85,21 +114,33 @@ def spinning_node(name: str, domain_id: int | None = None) -> Iterator[Node]:
 
 
 class Graph:
-    """Several nodes in one process, each with an executor and a thread of its own."""
+    """Several nodes in one process, each with an executor and a thread of its own.
+
+    Attributes:
+        failed: set when an executor ended by itself; its log says why.
+    """
 
     def __init__(self, nodes: Sequence[PerceptionNode], context: Context | None = None) -> None:
         self.nodes = list(nodes)
+        self.failed = threading.Event()
         self._context = context
         self._stop = threading.Event()
-        self._executors = []
-        self._threads = []
+        self._executors: list[Executor] = []
+        self._threads: list[threading.Thread] = []
         for node in self.nodes:
             executor = make_executor(context)
             executor.add_node(node)
             self._executors.append(executor)
             self._threads.append(
-                threading.Thread(target=spin, args=(executor, self._stop, context), name=node.get_name())
+                threading.Thread(target=self._spin, args=(executor, node), name=node.get_name())
             )
+
+    def _spin(self, executor: Executor, node: PerceptionNode) -> None:
+        try:
+            spin(executor, self._stop, self._context, node.count_error)
+        except BaseException as error:  # noqa: BLE001 - a node without executor is deaf: the process must end
+            node.get_logger().fatal(f"the executor ended: {error}")
+            self.failed.set()
 
     def start(self) -> bool:
         """Spin every node and bring it up; False where one failed (its log says why)."""
@@ -109,12 +150,13 @@ class Graph:
         return all(up)
 
     def end(self) -> None:
-        """Wind every node down, then stop spinning and destroy."""
+        """Stop spinning, then shut every node down and destroy it."""
+        self._stop.set()  # first: no callback runs while publishers and timers are destroyed
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
         for node in self.nodes:
             node.shut_down()
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
         for executor, node in zip(self._executors, self.nodes, strict=True):
             executor.remove_node(node)
             executor.shutdown()
@@ -122,7 +164,7 @@ class Graph:
 
 
 def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:
-    """What makes the node of one entry of a parameter file."""
+    """Return what creates the node of one entry of a parameter file."""
     return partial(class_of("perception_rt.node", spec.name, "Node"), namespace=spec.namespace)
 
 
@@ -132,8 +174,9 @@ def run(
 ) -> NoReturn:
     """Run nodes until SIGINT, SIGTERM or the end of what one of them plays; then end the process.
 
-    The exit code is 0; 1 where a node could not be brought up. The interpreter does not take itself apart
-    first: with torch that takes up to a second, and crashes under a model that still computes.
+    The exit code is 0, 1 where a node could not be brought up, and 70 where an executor failed. The
+    interpreter is not finalized: with torch that takes up to a second, and crashes under a model that still
+    computes.
 
     Args:
         factories: make the nodes, after rclpy is up.
@@ -161,11 +204,13 @@ def run(
     bring_up.start()
     while bring_up.is_alive() and not stop.is_set():
         bring_up.join(SPIN_S)
-    while any(up) and not stop.wait(SPIN_S) and rclpy.ok():
+    while any(up) and not stop.wait(SPIN_S) and rclpy.ok() and not graph.failed.is_set():
         if any(node.finished.is_set() for node in graph.nodes):
             stop.wait(DRAIN_S)
             break
     code = 0 if any(up) or stop.is_set() else 1
+    if graph.failed.is_set() or not (stop.is_set() or rclpy.ok()):
+        code = FAILED
     exit_codes.put(code)
     graph.end()
     rclpy.try_shutdown()
@@ -173,7 +218,7 @@ def run(
 
 
 def _exit_soon(exit_codes: queue.SimpleQueue[int], stop: threading.Event) -> None:
-    """End the process soon after the first wish (an exit code): a model cannot be interrupted."""
+    """End the process soon after the first exit code: a model cannot be interrupted."""
     code = exit_codes.get()
     stop.set()
     time.sleep(END_S)

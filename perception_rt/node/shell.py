@@ -1,14 +1,16 @@
-"""What all nodes share: lifecycle with guarded transitions, parameters, diagnostics at 1 Hz."""
+"""The base of all nodes: lifecycle with guarded transitions, parameters, diagnostics at 1 Hz."""
 
 from __future__ import annotations
 
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import wraps
 from typing import Any, ClassVar
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
@@ -17,18 +19,19 @@ from perception_rt.component.parameters import Parameter
 from perception_rt.node import parameters
 from perception_rt.node.smooth_clock import SmoothClock
 from perception_rt.types import PerceptionError
-from perception_rt.types.status import Status
+from perception_rt.types.status import Level, Status
 
 AUTOSTART = Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager.")
 DIAGNOSTICS_PERIOD_S = 1.0
-FINAL_DIAGNOSTICS_S = 0.3  # for the last diagnostics to reach those who listen
+FINAL_DIAGNOSTICS_S = 0.3  # for the last diagnostics to reach their subscribers
 
 
 class PerceptionNode(LifecycleNode):
     """A lifecycle node whose subclass fills in four steps and its diagnostics.
 
     `setup` loads, verifies and warms up; `start` only enables; `stop` and `teardown` undo them. A step that
-    raises is logged with its traceback, undone, and the transition fails.
+    raises is logged with its traceback and undone, and the transition fails. A callback that raises is logged
+    and counted on /diagnostics, and the node goes on.
     """
 
     PARAMETERS: ClassVar[Sequence[Parameter]] = ()
@@ -36,6 +39,15 @@ class PerceptionNode(LifecycleNode):
     def __init__(self, node_name: str, **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
         self._smooth = SmoothClock(self.get_clock())
+        self.callback_errors = 0
+        self._last_callback_error = ""
+        self._reported_errors = 0
+        backward = JumpThreshold(
+            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+        )
+        self._jump_handle = self.get_clock().create_jump_callback(
+            backward, post_callback=self.guard(lambda _: self.on_clock_reset())
+        )
         self._table = (AUTOSTART, *self.PARAMETERS)
         self._configured = False
         self.active = False
@@ -47,12 +59,12 @@ class PerceptionNode(LifecycleNode):
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Wall time: diagnostics must go on while simulated time stands still.
         wall = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_second, clock=wall)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self.guard(self._on_second), clock=wall)
 
     # What subclasses fill in.
 
     def setup(self) -> None:
-        """Take resources, by `self.values`; any exception fails the transition."""
+        """Acquire resources according to `self.values`; any exception fails the transition."""
 
     def start(self) -> None:
         """Enable; must be quick."""
@@ -61,32 +73,54 @@ class PerceptionNode(LifecycleNode):
         """Disable; must be quick."""
 
     def teardown(self) -> None:
-        """Give every resource back; also called after a failed `setup`, so each may be missing."""
+        """Release every resource; also called after a failed `setup`, so each may be missing."""
 
     def on_parameters(self) -> None:
-        """Live parameters changed; `self.values` is up to date."""
+        """Apply changed live parameters; `self.values` is up to date."""
 
     def every_second(self) -> None:
         """Called at 1 Hz while active, before the diagnostics."""
 
+    def on_clock_reset(self) -> None:
+        """Called when ROS time jumped backward, by any amount, or simulated time was switched on or off."""
+
     def diagnostics(self) -> list[Status]:
-        """What to publish at 1 Hz."""
+        """Return what to publish at 1 Hz."""
         return []
 
     # What subclasses use.
 
     def now_ns(self) -> int:
-        """ROS time, ns: the clock of stamps and ages."""
+        """Return ROS time, ns: the clock of stamps and ages."""
         return self._smooth.now_ns()
 
     def steady(self) -> bool:
-        """False under simulated time."""
+        """Return False under simulated time."""
         return self.get_parameter("use_sim_time").value is False
 
+    def guard(self, callback: Callable[..., None]) -> Callable[..., None]:
+        """Return the callback with its exceptions logged and counted instead of raised."""
+
+        @wraps(callback)  # rclpy looks at the signature of timer callbacks
+        def guarded(*args: Any) -> None:
+            try:
+                callback(*args)
+            except Exception as error:  # noqa: BLE001 - one callback must not end the node
+                self.count_error(error)
+
+        return guarded
+
+    def count_error(self, error: Exception) -> None:
+        """Log and count what a callback raised."""
+        self.callback_errors += 1
+        self._last_callback_error = f"{type(error).__name__}: {error}"
+        text = "".join(traceback.format_exception(error))
+        self.get_logger().error(f"a callback raised: {text}", throttle_duration_sec=1.0)
+
     def warn(self, stream: str, error: Exception) -> None:
-        """Warn of a message that ended badly, at most once a second; the unforeseen with its traceback."""
-        unforeseen = not isinstance(error, PerceptionError)
-        text = "".join(traceback.format_exception(error)) if unforeseen else str(error)
+        """Log a message that was refused, at most once a second; unexpected errors with their traceback."""
+        unexpected = not isinstance(error, PerceptionError)
+        text = "".join(traceback.format_exception(error)) if unexpected else str(error)
         self.get_logger().warning(f"{stream}: {text}", throttle_duration_sec=1.0)
 
     # Lifecycle.
@@ -99,7 +133,7 @@ class PerceptionNode(LifecycleNode):
         return self.trigger_configure() == done and self.trigger_activate() == done
 
     def shut_down(self) -> None:
-        """Deactivate and clean up from wherever the node stands, with a last diagnostics message."""
+        """Deactivate and clean up from any state, and publish the diagnostics a last time."""
         if self.active:
             self.trigger_deactivate()
         self._publish_diagnostics()
@@ -115,7 +149,7 @@ class PerceptionNode(LifecycleNode):
             self.setup()
             self._configured = True
 
-        return self._guard("configure", configure, self.teardown)
+        return self._attempt("configure", configure, self.teardown)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Enable."""
@@ -125,7 +159,7 @@ class PerceptionNode(LifecycleNode):
             self.start()
             self.active = True
 
-        return self._guard("activate", activate, self.stop)
+        return self._attempt("activate", activate, self.stop)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Disable."""
@@ -135,19 +169,19 @@ class PerceptionNode(LifecycleNode):
             self.stop()
             super(PerceptionNode, self).on_deactivate(state)
 
-        return self._guard("deactivate", deactivate)
+        return self._attempt("deactivate", deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give everything back."""
+        """Release everything."""
 
         def cleanup() -> None:
             self._configured = False
             self.teardown()
 
-        return self._guard("clean up", cleanup)
+        return self._attempt("clean up", cleanup)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Disable and give everything back, from any state."""
+        """Disable and release everything, from any state."""
 
         def shutdown() -> None:
             if self.active:
@@ -156,14 +190,14 @@ class PerceptionNode(LifecycleNode):
             self._configured = False
             self.teardown()
 
-        return self._guard("shut down", shutdown)
+        return self._attempt("shut down", shutdown)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, so that the node can be configured again."""
         self.active = self._configured = False
-        return self._guard("recover", self.teardown)
+        return self._attempt("recover", self.teardown)
 
-    def _guard(
+    def _attempt(
         self, transition: str, step: Callable[[], None], undo: Callable[[], None] | None = None
     ) -> TransitionCallbackReturn:
         """Run a step; rclpy would swallow its exception, so log it here, undo, and fail."""
@@ -172,7 +206,7 @@ class PerceptionNode(LifecycleNode):
         except Exception as error:  # noqa: BLE001 - any failure must fail the transition, not the process
             self.get_logger().error(f"cannot {transition}: {error}\n{traceback.format_exc()}")
             if undo is not None:
-                self._guard(f"undo {transition}", undo)
+                self._attempt(f"undo {transition}", undo)
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
@@ -197,6 +231,20 @@ class PerceptionNode(LifecycleNode):
         self._publish_diagnostics()
 
     def _publish_diagnostics(self) -> None:
-        statuses = self.diagnostics()
+        statuses = self._with_errors(self.diagnostics())
         if statuses:
             self._diagnostics_publisher.publish(encode_diagnostics(statuses, self.now_ns()))
+
+    def _with_errors(self, statuses: list[Status]) -> list[Status]:
+        """Add the errors of callbacks to the node's status, the first; a warning while there are new ones."""
+        count, before = self.callback_errors, self._reported_errors
+        self._reported_errors = count
+        if not count:
+            return statuses
+        values = {"callback_errors": count, "last_callback_error": self._last_callback_error}
+        first = statuses[0] if statuses else Status(self.get_name(), Level.OK, "not configured", "", {})
+        changes: dict[str, Any] = {"values": {**first.values, **values}}
+        if count > before:
+            changes |= {"level": max(first.level, Level.WARN)}
+            changes |= {"message": f"a callback raised {self._last_callback_error}"}
+        return [replace(first, **changes), *statuses[1:]]

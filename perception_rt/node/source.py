@@ -1,10 +1,9 @@
-"""What nodes that play something share: pacing on the machine's clock, /clock, waiting for listeners."""
+"""The base of nodes that play something: pacing on the machine's clock, /clock, waiting for subscribers."""
 
 from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,9 +19,11 @@ CLOCK_PERIOD_NS = 4_000_000  # simulated time steps at 250 Hz, finer than any ag
 GRACE_S = 1.0  # between the first listener and the start: discovery is not the same for all
 
 SOURCE_PARAMETERS = (
-    Parameter("speed", 1.0, "How many times faster than recorded.", (0.01, 100.0)),
-    Parameter("wait_for_listener", True, "Start only when somebody subscribes to a sensor topic."),
-    Parameter("listeners", [""], "Further topics, anybody's, that must have a subscriber before the start."),
+    Parameter("speed", 1.0, "Speed, as a multiple of the recorded one.", (0.01, 100.0)),
+    Parameter("wait_for_listener", True, "Start only once a sensor topic has a subscriber."),
+    Parameter(
+        "listeners", [""], "Further topics, of any node, that must have a subscriber before the start."
+    ),
 )
 
 Event = tuple[int, Callable[[], None]]
@@ -39,20 +40,21 @@ class SourceNode(PerceptionNode):
         super().__init__(node_name, **kwargs)
         self.halt = threading.Event()
         self._thread: threading.Thread | None = None
+        self._publishing = threading.Lock()  # held while something is published: not after `stop`
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._clock_publisher = self.create_publisher(Clock, "/clock", qos)
 
     # What a source fills in.
 
     def prepare(self) -> None:
-        """What takes its time, done before listeners are waited for."""
+        """Do what takes long, before subscribers are waited for."""
 
     def events(self) -> Iterator[Event]:
-        """`(time in ns, what to publish)` in order of time; made one ahead of its time."""
+        """Yield `(time in ns, what publishes)` in order of time; each is made one event ahead."""
         raise NotImplementedError
 
     def listened(self) -> list[Publisher]:
-        """The publishers of which one needs a subscriber before the start."""
+        """Return the publishers of which one needs a subscriber before the start."""
         raise NotImplementedError
 
     # Lifecycle.
@@ -64,24 +66,29 @@ class SourceNode(PerceptionNode):
         self._thread.start()
 
     def stop(self) -> None:
-        """End playing after the event in hand."""
+        """End playing; when this returns nothing is published any more."""
         self.halt.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(1.0)
+        with self._publishing:
+            pass
 
     def _play(self) -> None:
         try:
             self.prepare()
             if self._wait_for_listener():
                 self._play_events()
-        except Exception as error:  # noqa: BLE001 - a thread would die unheard
-            self.get_logger().error(f"playing ended: {error}\n{traceback.format_exc()}")
+        except Exception as error:  # noqa: BLE001 - the thread would end without a word
+            if self.halt.is_set():  # the publishers may be destroyed by now
+                return
+            self.count_error(error)
+            self.get_logger().error(f"playing ended: {error}")
         if not self.halt.is_set():
             self.get_logger().info("finished")
             self.finished.set()
 
     def _wait_for_listener(self) -> bool:
-        """False where the node was stopped meanwhile."""
+        """Return False where the node was stopped meanwhile."""
         if not self.values["wait_for_listener"]:
             return not self.halt.is_set()
         others = [topic for topic in self.values["listeners"] if topic]
@@ -106,18 +113,23 @@ class SourceNode(PerceptionNode):
             if self._sleep_until(began_ns, time_ns - first_ns):
                 return
             self.publish_clock(time_ns)
-            emit()
+            with self._publishing:
+                if self.halt.is_set():
+                    return
+                emit()
 
     def _sleep_until(self, began_ns: int, offset_ns: int) -> bool:
-        """True where the node was stopped meanwhile."""
+        """Return True where the node was stopped meanwhile."""
         wait_ns = began_ns + offset_ns / self.values["speed"] - time.monotonic_ns()
         return self.halt.wait(wait_ns / 1e9) if wait_ns > 0 else self.halt.is_set()
 
     def publish_clock(self, time_ns: int) -> None:
-        """Let it be that time."""
-        self._clock_publisher.publish(Clock(clock=to_time(time_ns)))
+        """Publish the simulated time."""
+        with self._publishing:
+            if not self.halt.is_set():
+                self._clock_publisher.publish(Clock(clock=to_time(time_ns)))
 
 
 def to_time(stamp_ns: int) -> Time:
-    """A stamp in ns as builtin_interfaces/Time."""
+    """Return a stamp in ns as builtin_interfaces/Time."""
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)

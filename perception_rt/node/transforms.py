@@ -1,8 +1,9 @@
-"""What /tf and /tf_static say: through tf2_ros where it is installed, else through our own buffer."""
+"""The transforms of /tf and /tf_static: from tf2_ros where it works, else from our own buffer."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import importlib
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -17,40 +18,64 @@ from perception_rt.stage.transforms import TransformBuffer, to_matrix
 from perception_rt.types import PerceptionError, TransformError
 
 DEPTH = 100
+MOVING = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches every publisher
+LATCHED = QoSProfile(depth=DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class TransformSubscriber(component.Transforms, Protocol):
-    """As a component asks for it."""
+    """The `Transforms` of a component in a ROS node."""
+
+    def clear(self) -> None:
+        """Forget all but the static transforms: the clock was set back."""
+        ...
 
     def close(self) -> None:
-        """Stop to listen."""
+        """Unsubscribe."""
         ...
 
 
 def subscribe_transforms(node: Node) -> TransformSubscriber:
-    """Listen to /tf and /tf_static on the node's executor."""
-    return Tf2Listener(node) if find_spec("tf2_ros") else TransformListener(node)
+    """Subscribe to /tf and /tf_static on the node's executor."""
+    tf2_ros = _import_tf2(node)
+    return TransformListener(node) if tf2_ros is None else Tf2Listener(node, tf2_ros)
+
+
+def _import_tf2(node: Node) -> ModuleType | None:
+    """Return tf2_ros; None where it is not installed or cannot be imported, which is logged."""
+    try:
+        return importlib.import_module("tf2_ros")
+    except ModuleNotFoundError as error:
+        if error.name == "tf2_ros":
+            return None
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001 - a broken installation of tf2_ros must not fail the node
+        reason = f"{type(error).__name__}: {error}"
+    node.get_logger().warning(f"tf2_ros cannot be imported ({reason}): using our own transform buffer")
+    return None
 
 
 class TransformListener:
-    """Fills a `TransformBuffer`; a message that holds no transform is warned of, once a second."""
+    """Fills a `TransformBuffer`; logs a malformed transform at WARN, at most once a second."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._buffer = TransformBuffer()
-        # Best effort matches every publisher; static transforms are kept for late listeners.
-        moving = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
-        latched = QoSProfile(depth=DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        # Static transforms stay for late subscribers where the publisher is transient local; a bag that was
+        # recorded without QoS profiles is played volatile.
         self._subscriptions = [
-            node.create_subscription(TFMessage, "/tf", lambda data: self._add(data, False), moving, raw=True),
             node.create_subscription(
-                TFMessage, "/tf_static", lambda data: self._add(data, True), latched, raw=True
-            ),
+                TFMessage, topic, lambda data, topic=topic: self._add(data, topic), qos, raw=True
+            )
+            for topic, qos in (("/tf", MOVING), ("/tf_static", LATCHED), ("/tf_static", MOVING))
         ]
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """As `TransformBuffer.lookup`."""
+        """See `TransformBuffer.lookup`."""
         return self._buffer.lookup(target, source, stamp_ns)
+
+    def clear(self) -> None:
+        """See `TransformBuffer.clear`."""
+        self._buffer.clear()
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -58,34 +83,54 @@ class TransformListener:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
 
-    def _add(self, data: bytes, static: bool) -> None:
+    def _add(self, data: bytes, topic: str) -> None:
         try:
-            for t in parse_transforms(data):
-                self._buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
+            transforms = parse_transforms(data)
         except PerceptionError as error:
-            topic = "/tf_static" if static else "/tf"
-            self._node.get_logger().warning(f"{topic}: {error}", throttle_duration_sec=1.0)
+            self._warn(topic, error)
+            return
+        for t in transforms:
+            try:
+                static = topic == "/tf_static"
+                self._buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
+            except PerceptionError as error:  # the others of the message are used
+                self._warn(topic, error)
+
+    def _warn(self, topic: str, error: PerceptionError) -> None:
+        self._node.get_logger().warning(f"{topic}: {error}", throttle_duration_sec=1.0)
 
 
 class Tf2Listener:
     """The buffer of tf2_ros, with the interface and the error of ours."""
 
-    def __init__(self, node: Node) -> None:
-        import tf2_ros
-
+    def __init__(self, node: Node, tf2_ros: ModuleType) -> None:
         self._error = tf2_ros.TransformException
-        self._buffer = tf2_ros.Buffer(node=node)
+        self._buffer = tf2_ros.Buffer()  # without a node: its own jump callback waits for a whole second
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
+        # tf2's own subscription matches only transient local publishers of /tf_static.
+        self._node = node
+        self._volatile = node.create_subscription(TFMessage, "/tf_static", self._add_static, MOVING)
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """As `TransformBuffer.lookup`, but for its tolerance: tf2 holds nothing beyond the last stamp."""
+        """See `TransformBuffer.lookup`."""
         try:
-            found = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
+            found = self._buffer.lookup_transform(
+                target.removeprefix("/"), source.removeprefix("/"), Time(nanoseconds=stamp_ns)
+            )
         except self._error as error:
             raise TransformError(target, source, str(error)) from error
         move, turn = found.transform.translation, found.transform.rotation
         return to_matrix(np.array([move.x, move.y, move.z]), np.array([turn.x, turn.y, turn.z, turn.w]))
 
+    def clear(self) -> None:
+        """Forget all but the static transforms."""
+        self._buffer.clear()
+
     def close(self) -> None:
         """Unsubscribe."""
         self._listener.unregister()
+        self._node.destroy_subscription(self._volatile)
+
+    def _add_static(self, message: TFMessage) -> None:
+        for one in message.transforms:
+            self._buffer.set_transform_static(one, "default_authority")

@@ -1,4 +1,4 @@
-"""Clocks: what the scheduler and the ledger ask for the time; injected, never global."""
+"""Clocks of the scheduler and the ledger; passed in, never global."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Anything that tells the time in ns."""
+    """Anything with a time in ns."""
 
     def now_ns(self) -> int:
-        """The time now, ns."""
+        """Return the time now, ns."""
         ...
 
 
 class MonotonicClock:
-    """The machine's monotonic clock: for intervals; its zero means nothing."""
+    """The machine's monotonic clock, for intervals; its zero is arbitrary."""
 
     def now_ns(self) -> int:
-        """Monotonic time, ns."""
+        """Return monotonic time, ns."""
         return time.monotonic_ns()
 
 
 class VirtualClock:
-    """A clock that only its owner moves: replay and tests."""
+    """A clock that only moves when told to, for replay and tests."""
 
     def __init__(self, now_ns: int = 0) -> None:
         self._now_ns = now_ns
 
     def now_ns(self) -> int:
-        """The time it was moved to, ns."""
+        """Return the time it was moved to, ns."""
         return self._now_ns
 
     def advance_to(self, now_ns: int) -> None:
         """Move forward.
 
         Raises:
-            ValueError: `now_ns` lies before the present.
+            ValueError: `now_ns` lies before the current time.
         """
         if now_ns < self._now_ns:
-            raise ValueError(f"now_ns={now_ns} is before the present {self._now_ns}")
+            raise ValueError(f"now_ns={now_ns} is before the current time {self._now_ns}")
         self._now_ns = now_ns

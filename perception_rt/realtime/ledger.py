@@ -1,4 +1,4 @@
-"""The frame ledger: every received message ends in exactly one state, and the counts say so."""
+"""The frame ledger: every received message ends in exactly one state, and the counts prove it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 
 class Outcome(str, Enum):
@@ -16,9 +17,9 @@ class Outcome(str, Enum):
     SUPERSEDED = "superseded"  # a newer one, or the end of the run, came before its turn
     LATE = "late"  # older than the limit, or older than what was already processed
     UNSYNCED = "unsynced"  # no partner within the window, or no transform
-    REJECTED = "rejected"  # a measurement that a filter does not believe
+    REJECTED = "rejected"  # a measurement that fails a filter's gate
     DECODE_ERROR = "decode_error"
-    MODEL_ERROR = "model_error"
+    MODEL_ERROR = "model_error"  # the model, or what encodes and publishes its result, failed
 
 
 @dataclass(slots=True, eq=False)
@@ -27,10 +28,11 @@ class Entry:
 
     Attributes:
         number: from 0, by arrival.
-        arrival_ns: when it arrived.
-        stamp_ns: of its header; None before it could be read.
-        stages_ms: by stage, how long it took.
-        outcome: how it ended; None while it is pending. reason: why, where there is one.
+        arrival_ns: time of arrival.
+        stamp_ns: of its header; None until it was read.
+        stages_ms: duration of each stage.
+        outcome: how it ended; None while it is pending.
+        reason: why it ended so; may be empty.
     """
 
     number: int
@@ -45,7 +47,8 @@ class FrameLedger:
     """The messages of one stream; safe to use from several threads.
 
     Attributes:
-        on_end: called with the entry of every message that ended.
+        on_end: called with the entry of every message that ended, after it is counted; what it raises is
+            raised by `finish`.
     """
 
     def __init__(self) -> None:
@@ -56,16 +59,16 @@ class FrameLedger:
         self._reasons: dict[Outcome, str] = {}
 
     def receive(self, now_ns: int) -> Entry:
-        """A message arrived."""
+        """Count a message that arrived and return its entry."""
         with self._lock:
             self._received += 1
             return Entry(self._received - 1, now_ns)
 
     def finish(self, entry: Entry, outcome: Outcome, reason: str = "") -> None:
-        """A message ended; `reason` is kept as the latest of its kind.
+        """End a message; `reason` is kept as the latest one of its outcome.
 
         Raises:
-            ValueError: it has ended before.
+            ValueError: the message has ended before.
         """
         with self._lock:
             if entry.outcome is not None:
@@ -79,10 +82,10 @@ class FrameLedger:
         if self.on_end is not None:
             self.on_end(entry)
 
-    def snapshot(self) -> dict:
-        """`{"received": int, "pending": int, "states": {state: int}, "reasons": {state: text}}`, consistent.
+    def snapshot(self) -> dict[str, Any]:
+        """Return `{"received": int, "pending": int, "states": {state: int}, "reasons": {state: text}}`.
 
-        `pending` messages wait in the mailbox or are being inferred; it is zero after a shutdown.
+        The counts belong to one moment. `pending` messages wait or are being processed: zero after shutdown.
         """
         with self._lock:
             states = {outcome.value: self._counts[outcome] for outcome in Outcome}

@@ -1,6 +1,6 @@
-"""Two streams paired by their stamps, not by arrival: the partner of each anchor is the nearest in time.
+"""Two streams paired by stamp, not by arrival: the partner of each anchor is the nearest in time.
 
-Holds no clock and no thread: its owner says what time it is.
+Holds no clock and no thread: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ HOLD_NS = 1_000_000_000  # a partner waits for its anchor this long: the anchor'
 HOLD_COUNT = 256
 
 
-class Held(NamedTuple):
-    """A message that waits: its stamp and arrival in ns, what came, and its entry in the ledger."""
+class PendingMessage(NamedTuple):
+    """A message that waits: stamp and arrival in ns, the message, and its entry in the ledger."""
 
     stamp_ns: int
     arrival_ns: int
@@ -26,10 +26,10 @@ class Held(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """An anchor whose wait is over; where it has no partner, `reason` says why."""
+    """An anchor whose wait is over; `reason` says why it has no partner."""
 
-    anchor: Held
-    partner: Held | None
+    anchor: PendingMessage
+    partner: PendingMessage | None
     reason: str
 
 
@@ -37,15 +37,15 @@ class StampPairing:
     """Finds for each anchor the partner that is nearest in stamp within a window; none is used twice.
 
     An anchor is decided once an unused partner at or after its stamp has come, or it has waited long enough.
-    Pairs do not cross: a partner before one that was taken is not taken later. What is handed out as a `Pair`
-    is settled in the ledger by the owner, once it is published or not. All else is settled here:
+    Pairs do not cross: a partner before one that was taken is not taken later. The caller ends the messages
+    of a returned `Pair` in the ledger. All others end here:
 
     * `late`: behind the newest stamp of its stream, or a partner whose anchor's wait had ended;
     * `superseded`: a message of the same stamp came before; a nearer partner was taken; the partner lies
       between two anchors that have other ones; the run ended or the clock was set back;
     * `unsynced`: a partner without an anchor in its window.
 
-    A step back of more than a second begins a stream anew; what is held from the time before ends.
+    Where a stream begins anew (see `StampOrder`), the messages that wait from before end.
 
     Args:
         anchors: stats of the anchors' stream.
@@ -58,8 +58,8 @@ class StampPairing:
         self.window_ns = window_ns
         self.max_wait_ns = max_wait_ns
         self._anchors, self._partners = anchors, partners
-        self._waiting: deque[Held] = deque()  # anchors, in order of stamp
-        self._unused: deque[Held] = deque()  # partners, in order of stamp
+        self._waiting: deque[PendingMessage] = deque()  # anchors, in order of stamp
+        self._unused: deque[PendingMessage] = deque()  # partners, in order of stamp
         self._newest_anchor_ns: int | None = None
         self._newest_partner_ns: int | None = None
         self._last: tuple[int, bool] | None = (
@@ -69,31 +69,33 @@ class StampPairing:
 
     def put_anchor(self, entry: Entry, stamp_ns: int, item: Any, now_ns: int) -> list[Pair]:
         """Take an anchor that was received; returns what is decided now, in order of stamp."""
-        ended = []
-        if _steps_back(stamp_ns, self._newest_anchor_ns):
-            ended = [self._decide() for _ in range(len(self._waiting))]
-            self._end_unused_beyond(stamp_ns + RESET_NS)
-            self._last = None
+        ended: list[Pair] = []
         if self._accept(self._anchors, entry, stamp_ns, self._newest_anchor_ns):
+            old_above_ns = self._anchors.order.old_above_ns
+            if old_above_ns is not None:
+                ended = [self._decide() for _ in range(len(self._waiting))]
+                self._end_unused_above(old_above_ns)
+                self._last = None
             self._newest_anchor_ns = stamp_ns
-            self._waiting.append(Held(stamp_ns, now_ns, item, entry))
+            self._waiting.append(PendingMessage(stamp_ns, now_ns, item, entry))
         return ended + self.poll(now_ns)
 
     def put_partner(self, entry: Entry, stamp_ns: int, item: Any, now_ns: int) -> list[Pair]:
         """Take a message of the other stream; returns what is decided now, in order of stamp."""
-        ended = []
-        if _steps_back(stamp_ns, self._newest_partner_ns):
-            while self._waiting and self._waiting[0].stamp_ns > stamp_ns + RESET_NS:
-                ended.append(self._decide())
-            self._end_unused_beyond(None)
+        ended: list[Pair] = []
         if self._accept(self._partners, entry, stamp_ns, self._newest_partner_ns):
+            old_above_ns = self._partners.order.old_above_ns
+            if old_above_ns is not None:
+                while self._waiting and self._waiting[0].stamp_ns > old_above_ns:
+                    ended.append(self._decide())
+                self._end_unused_above(None)
             self._newest_partner_ns = stamp_ns
-            self._unused.append(Held(stamp_ns, now_ns, item, entry))
+            self._unused.append(PendingMessage(stamp_ns, now_ns, item, entry))
         return ended + self.poll(now_ns)
 
     def poll(self, now_ns: int) -> list[Pair]:
-        """What is decided by now, in order of stamp."""
-        if self._now_ns is not None and now_ns < self._now_ns:  # nothing may wait for a time that was undone
+        """Return what is decided by now, in order of stamp."""
+        if self._now_ns is not None and now_ns < self._now_ns:  # the clock was set back: waits start over
             self._waiting = deque(held._replace(arrival_ns=now_ns) for held in self._waiting)
             self._unused = deque(held._replace(arrival_ns=now_ns) for held in self._unused)
         self._now_ns = now_ns
@@ -108,14 +110,18 @@ class StampPairing:
         return decided
 
     def clear(self, reason: str) -> None:
-        """End everything that is held as superseded."""
-        for stats, held in ((self._anchors, self._waiting), (self._partners, self._unused)):
-            for one in held:
-                stats.ledger.finish(one.entry, Outcome.SUPERSEDED, reason)
-            held.clear()
+        """End every waiting message as superseded, and take any next stamps."""
+        waiting = [(self._anchors, one) for one in self._waiting] + [
+            (self._partners, one) for one in self._unused
+        ]
+        self._waiting.clear()
+        self._unused.clear()
+        self._newest_anchor_ns = self._newest_partner_ns = self._last = None
+        for stats, one in waiting:
+            stats.ledger.finish(one.entry, Outcome.SUPERSEDED, reason)
 
     def _accept(self, stats: StreamStats, entry: Entry, stamp_ns: int, newest_ns: int | None) -> bool:
-        """Whether the stamp is a new one and in order; if not, the message has ended."""
+        """Return whether the stamp is new and in order; if not, the message has ended."""
         if not stats.in_order(entry, stamp_ns):
             return False
         if stamp_ns == newest_ns:
@@ -124,14 +130,14 @@ class StampPairing:
             return False
         return True
 
-    def _is_due(self, anchor: Held, now_ns: int) -> bool:
-        """Whether no nearer partner can come, or the wait is over."""
+    def _is_due(self, anchor: PendingMessage, now_ns: int) -> bool:
+        """Return whether no nearer partner can come, or the wait is over."""
         ahead_ns = self._unused[-1].stamp_ns - anchor.stamp_ns if self._unused else -1
-        # One that is far ahead is of the time before (or after) a clock was set, and says nothing.
+        # One that is far ahead is from before (or after) a jump of the clock.
         return 0 <= ahead_ns <= RESET_NS or now_ns - anchor.arrival_ns >= self.max_wait_ns
 
     def _decide(self) -> Pair:
-        """Take the first anchor that waits, and its partner; end the partners that both leave behind."""
+        """Pop the first waiting anchor and its partner; end the partners that both leave behind."""
         anchor = self._waiting.popleft()
         nearest = min(self._unused, key=lambda held: abs(held.stamp_ns - anchor.stamp_ns), default=None)
         away_ns = None if nearest is None else abs(nearest.stamp_ns - anchor.stamp_ns)
@@ -149,7 +155,7 @@ class StampPairing:
             return f"no partner came within {self.max_wait_ns / 1e6:g} ms"
         return f"no partner within {self.window_ns / 1e6:g} ms: the nearest is {away_ns / 1e6:.1f} ms away"
 
-    def _end_unused(self, held: Held, following: tuple[int, bool] | None) -> None:
+    def _end_unused(self, held: PendingMessage, following: tuple[int, bool] | None) -> None:
         """End a partner between the last decided anchor and the following one, where there is one."""
         neighbours = [anchor for anchor in (self._last, following) if anchor is not None]
         near = [paired for stamp, paired in neighbours if abs(stamp - held.stamp_ns) <= self.window_ns]
@@ -163,12 +169,8 @@ class StampPairing:
             outcome, reason = Outcome.UNSYNCED, f"no anchor within {self.window_ns / 1e6:g} ms"
         self._partners.ledger.finish(held.entry, outcome, reason)
 
-    def _end_unused_beyond(self, limit_ns: int | None) -> None:
-        """End the partners of after a time (None: all), as the clock was set back."""
+    def _end_unused_above(self, limit_ns: int | None) -> None:
+        """End the partners stamped after a limit (None: all): the clock was set back."""
         while self._unused and (limit_ns is None or self._unused[-1].stamp_ns > limit_ns):
             held = self._unused.pop()
             self._partners.ledger.finish(held.entry, Outcome.SUPERSEDED, "the clock was set back")
-
-
-def _steps_back(stamp_ns: int, newest_ns: int | None) -> bool:
-    return newest_ns is not None and newest_ns - stamp_ns > RESET_NS

@@ -1,12 +1,12 @@
-"""The way of a frame from message to result, sensor by sensor alike: every message ends in the ledger.
+"""A frame's way from message to result, the same for every sensor: every message ends in the ledger.
 
-Holds no thread and no ROS, so that the node and the replay run this very code.
+No thread and no ROS, so that the node and the replay run the same code.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -14,24 +14,24 @@ from perception_rt.realtime.clock import Clock
 from perception_rt.realtime.ledger import Entry, FrameLedger, Outcome
 from perception_rt.realtime.ordering import StampOrder
 from perception_rt.realtime.statistics import LatencyWindow, RateMeter
-from perception_rt.types.errors import CodecError
+from perception_rt.types.errors import ModelError
 
 STAGES = ("wait", "decode", "infer", "publish")
 
 
 class Parsed(Protocol):
-    """A message whose layout was checked; its pixels or points are still as they came."""
+    """A message whose layout was checked; its pixels or points are not decoded yet."""
 
     stamp_ns: int
 
     def decode(self) -> Any:
-        """The frame that the model takes; raises CodecError."""
+        """Return the frame that the model takes; raises CodecError."""
         ...
 
 
 @dataclass
 class StreamStats:
-    """What is known of one stream: the ledger, and times in ms."""
+    """Ledger and times (ms) of one stream."""
 
     ledger: FrameLedger = field(default_factory=FrameLedger)
     order: StampOrder = field(default_factory=StampOrder)
@@ -41,68 +41,76 @@ class StreamStats:
     last_arrival_ns: int | None = None
 
     def receive(self, now_ns: int) -> Entry:
-        """A message arrived."""
+        """Count a message that arrived."""
         self.last_arrival_ns = now_ns
         return self.ledger.receive(now_ns)
 
     def in_order(self, entry: Entry, stamp_ns: int) -> bool:
-        """Note the stamp; where it lies behind the newest of the stream, the message ends as late."""
+        """Note the stamp; a message behind the newest stamp of the stream ends as late."""
         entry.stamp_ns = stamp_ns
-        behind_ns = self.order.behind_ns(stamp_ns)
+        behind_ns = self.order.behind_ns(stamp_ns, entry.arrival_ns)
         if behind_ns:
             self.ledger.finish(entry, Outcome.LATE, f"stamp is {behind_ns / 1e6:.1f} ms behind the newest")
         return not behind_ns
 
     def measure(self, entry: Entry, stage: str, took_ns: int) -> None:
-        """A stage of a message took so long."""
+        """Note how long a stage of a message took."""
         entry.stages_ms[stage] = took_ns / 1e6
         self.stages[stage].add(took_ns / 1e6)
 
     def answered(self, entry: Entry, now_ns: int) -> None:
-        """What came of a message is out."""
-        self.age.add((now_ns - entry.stamp_ns) / 1e6)
+        """Note age and rate: the result of a message was published."""
+        if entry.stamp_ns is not None:
+            self.age.add((now_ns - entry.stamp_ns) / 1e6)
         self.rate.add(now_ns)
 
 
-class Waiting(NamedTuple):
-    """A message that was accepted."""
+class PendingFrame(NamedTuple):
+    """A message that waits for its turn, and its entry in the ledger."""
 
     parsed: Parsed
     entry: Entry
 
 
 class Computed(NamedTuple):
-    """What became of a batch, before anything of it is published or settled; times in ns.
+    """What decoding and inference made of a batch, before anything is published; times in ns.
 
     Attributes:
-        frames: by stream. refused: by stream, why there is no frame. decode_ns: by stream.
-        results: of `frames`, in their order; or what the model raised.
+        results: by stream, the frame and its result.
+        decode_errors: by stream, why there is no frame.
+        model_errors: by stream, why there is a frame and no result.
+        decode_ns: by stream.
+        infer_ns: of the whole batch.
     """
 
-    frames: dict[str, Any]
-    refused: dict[str, CodecError]
+    results: dict[str, tuple[Any, Any]]
+    decode_errors: dict[str, Exception]
+    model_errors: dict[str, Exception]
     decode_ns: dict[str, int]
-    results: list | Exception
     infer_ns: int
 
 
-Batch = Mapping[str, tuple[Waiting, int]]
+Batch = Mapping[str, tuple[PendingFrame, int]]
 """By stream, a message and when it arrived, ns."""
 
 
 class FramePipeline:
-    """Receives messages, and processes batches of the newest ones, one batch at a time.
+    """Receives messages and processes batches of the newest ones, one batch at a time.
 
-    `process` is `take`, `compute` and `finish` in a row. Only `compute` takes time, and it touches nothing
-    that the others do: it may run elsewhere, and be said to have taken any time.
+    `process` is `take`, `compute` and `finish` in a row. Only `compute` takes time, and it shares no state
+    with the others: the replay runs it elsewhere and sets how long it took.
+
+    Each stream of a batch stands for itself: a failure to decode, infer or publish one stream's frame, or of
+    its `on_end`, leaves the results of the others alone.
 
     Args:
         parsers: by stream, what turns a message into a `Parsed`; raises CodecError.
-        infer: a list of frames to a list of results; whatever it raises is counted as a model error.
+        infer: a list of frames to a list of results; any exception is counted as a model error. Where a batch
+            of several frames fails, each frame is inferred alone.
         publish: called with stream, frame and result.
-        extras: the same, after all results of the batch are out: what is for people.
+        extras: the same for visualization, after all results of the batch are published.
         clock: the clock of the stamps.
-        warn: called with stream and error when a message is refused or the model fails.
+        warn: called with stream and error when a message is refused or its processing fails.
 
     Attributes:
         stats: by stream.
@@ -112,7 +120,7 @@ class FramePipeline:
     def __init__(
         self,
         parsers: Mapping[str, Callable[[Any], Parsed]],
-        infer: Callable[[list], list],
+        infer: Callable[[list[Any]], list[Any]],
         publish: Callable[[str, Any, Any], None],
         extras: Callable[[str, Any, Any], None],
         clock: Clock,
@@ -128,110 +136,141 @@ class FramePipeline:
         self._clock = clock
         self._warn = warn
         self._lock = threading.Lock()  # a message ends by `process` or by `cancel_running`, not by both
-        self._in_hand: dict[str, Entry] = {}
+        self._running: dict[str, Entry] = {}
 
-    def receive(self, stream: str, message: Any, put: Callable[[str, Waiting], Waiting | None]) -> None:
-        """Check a message and `put` it into the mailbox; whatever is refused or superseded ends here."""
+    def receive(
+        self, stream: str, message: Any, entry: Entry, put: Callable[[str, PendingFrame], PendingFrame | None]
+    ) -> None:
+        """Check a message and `put` it into the mailbox; a late or superseded one ends here.
+
+        Args:
+            stream: where it came from.
+            message: serialized.
+            entry: its entry in the ledger of `stats[stream]`.
+            put: stores the newest message of a stream and returns the one that it supersedes, if any.
+
+        Raises:
+            CodecError: the message is malformed; its entry is still open.
+        """
         stats = self.stats[stream]
-        entry = stats.receive(self._clock.now_ns())
-        try:
-            parsed = self.parse(stream, message)
-        except Exception as error:  # noqa: BLE001 - whatever a message holds, the next one is received
-            stats.ledger.finish(entry, Outcome.DECODE_ERROR, str(error))
-            self._warn(stream, error)
-            return
+        parsed = self.parse(stream, message)
         if not stats.in_order(entry, parsed.stamp_ns):
             return
-        superseded = put(stream, Waiting(parsed, entry))
+        superseded = put(stream, PendingFrame(parsed, entry))
         if superseded is not None:
             stats.ledger.finish(superseded.entry, Outcome.SUPERSEDED, "a newer frame came first")
 
     def parse(self, stream: str, message: Any) -> Parsed:
-        """Check a message; raises CodecError. `receive` does it too."""
+        """Check a message; raises CodecError."""
         return self._parsers[stream](message)
 
     def cancel_pending(self, batch: Batch, reason: str) -> None:
-        """Messages taken back out of the mailbox end as superseded."""
-        for stream, (waiting, _) in batch.items():
-            self.stats[stream].ledger.finish(waiting.entry, Outcome.SUPERSEDED, reason)
+        """End messages that were taken back out of the mailbox as superseded."""
+        _for_each(
+            lambda stream: self.stats[stream].ledger.finish(
+                batch[stream][0].entry, Outcome.SUPERSEDED, reason
+            ),
+            batch,
+        )
 
     def cancel_running(self, reason: str) -> None:
-        """Messages that are being processed end as superseded; what becomes of them is not published."""
-        with self._lock:
-            given_up, self._in_hand = self._in_hand, {}
-            for stream, entry in given_up.items():
-                self.stats[stream].ledger.finish(entry, Outcome.SUPERSEDED, reason)
+        """End the messages that are being processed as superseded; their results are not published."""
+        _for_each(lambda stream: self._end(stream, Outcome.SUPERSEDED, reason), list(self._running))
 
     def process(self, batch: Batch) -> None:
-        """Decode, infer, publish; every message of `batch` ends here, and nothing is raised."""
+        """Decode, infer, publish; every message of `batch` ends here.
+
+        Raises:
+            Exception: only what `on_end` of a ledger raised, after all streams are done.
+        """
         self.finish(self.compute(self.take(batch)))
 
     def take(self, batch: Batch) -> dict[str, Parsed]:
-        """Take a batch in hand; what is too old ends here, the rest is to be computed."""
+        """Begin a batch: frames that are too old end here, the others are returned."""
         now = self._clock.now_ns()
         with self._lock:
-            self._in_hand = {stream: waiting.entry for stream, (waiting, _) in batch.items()}
+            self._running = {stream: frame.entry for stream, (frame, _) in batch.items()}
         parsed = {}
-        for stream, (waiting, arrival_ns) in batch.items():
-            self.stats[stream].measure(waiting.entry, "wait", now - arrival_ns)
-            age_ms = (now - waiting.parsed.stamp_ns) / 1e6
+
+        def begin(stream: str) -> None:
+            frame, arrival_ns = batch[stream]
+            self.stats[stream].measure(frame.entry, "wait", now - arrival_ns)
+            age_ms = (now - frame.parsed.stamp_ns) / 1e6
             if self.max_age_ms and age_ms > self.max_age_ms:
                 self._end(stream, Outcome.LATE, f"age {age_ms:.1f} ms is above {self.max_age_ms:g} ms")
             else:
-                parsed[stream] = waiting.parsed
+                parsed[stream] = frame.parsed
+
+        _for_each(begin, batch)
         return parsed
 
     def compute(self, batch: Mapping[str, Parsed]) -> Computed:
         """Decode and infer; nothing is raised."""
-        computed = Computed({}, {}, {}, [], 0)
-        try:
-            for stream, parsed in batch.items():
-                began = self._clock.now_ns()
-                try:
-                    computed.frames[stream] = parsed.decode()
-                except CodecError as error:
-                    computed.refused[stream] = error
-                computed.decode_ns[stream] = self._clock.now_ns() - began
-            if not computed.frames:
-                return computed
+        frames: dict[str, Any] = {}
+        computed = Computed({}, {}, {}, {}, 0)
+        for stream, parsed in batch.items():
             began = self._clock.now_ns()
-            results = self._infer(list(computed.frames.values()))
-            return computed._replace(results=results, infer_ns=self._clock.now_ns() - began)
-        except Exception as error:  # noqa: BLE001 - whatever a model does, the next frame has its turn
-            return computed._replace(results=error)
+            try:
+                frames[stream] = parsed.decode()
+            except Exception as error:  # noqa: BLE001 - one camera's broken frame must not cost another's
+                computed.decode_errors[stream] = error
+            computed.decode_ns[stream] = self._clock.now_ns() - began
+        began = self._clock.now_ns()
+        for stream, result in self._infer_each(frames).items():
+            if isinstance(result, Exception):
+                computed.model_errors[stream] = result
+            else:
+                computed.results[stream] = frames[stream], result
+        return computed._replace(infer_ns=self._clock.now_ns() - began)
+
+    def _infer_each(self, frames: Mapping[str, Any]) -> dict[str, Any]:
+        """By stream, the result or what the model raised; alone where the batch as a whole fails."""
+        if not frames:
+            return {}
+        try:
+            results = self._infer(list(frames.values()))
+            if len(results) != len(frames):
+                raise ModelError(f"{len(results)} results for {len(frames)} frames")
+        except Exception as error:  # noqa: BLE001 - after any failure of a model the next frame is processed
+            if len(frames) == 1:
+                return dict.fromkeys(frames, error)
+            return {k: v for stream in frames for k, v in self._infer_each({stream: frames[stream]}).items()}
+        return dict(zip(frames, results, strict=True))
 
     def finish(self, computed: Computed) -> None:
-        """Publish; every message in hand ends here, and nothing is raised."""
-        for stream, error in computed.refused.items():
-            if self._end(stream, Outcome.DECODE_ERROR, str(error)):
-                self._warn(stream, error)
-        finished = []
-        try:
-            if isinstance(computed.results, Exception):
-                raise computed.results
-            for (stream, frame), result in zip(computed.frames.items(), computed.results, strict=True):
-                if self._finish(stream, frame, result, computed):
-                    finished.append((stream, frame, result))
-        except Exception as error:  # noqa: BLE001 - whatever a model does, the next frame has its turn
-            for stream in list(self._in_hand):
-                if self._end(stream, Outcome.MODEL_ERROR, str(error)):
-                    self._warn(stream, error)
-        for stream, frame, result in finished:
-            try:
-                self._extras(stream, frame, result)
-            except Exception as error:  # noqa: BLE001 - a picture for people must not cost a result
-                self._warn(stream, error)
+        """Publish; every running message ends here. Raises what `on_end` raised, after all streams."""
+        published: list[str] = []
 
-    def _finish(self, stream: str, frame: Any, result: Any, computed: Computed) -> bool:
-        """Publish; False where the message was given up meanwhile."""
+        def publish(stream: str) -> None:
+            if self._publish_result(stream, computed):
+                published.append(stream)
+
+        failed = {stream: (Outcome.DECODE_ERROR, error) for stream, error in computed.decode_errors.items()}
+        failed |= {stream: (Outcome.MODEL_ERROR, error) for stream, error in computed.model_errors.items()}
+        try:
+            _for_each(publish, computed.results)
+        finally:
+            _for_each(lambda stream: self._fail(stream, *failed[stream]), failed)
+            for stream in published:
+                try:
+                    self._extras(stream, *computed.results[stream])
+                except Exception as error:  # noqa: BLE001 - a visualization must not cost a result
+                    self._warn(stream, error)
+
+    def _publish_result(self, stream: str, computed: Computed) -> bool:
+        """Publish one result; False where it failed or the message was cancelled meanwhile."""
         stats = self.stats[stream]
-        with self._lock:  # whoever gives up waits, so that published means published
-            entry = self._in_hand.get(stream)
+        with self._lock:  # cancelling waits, so that published means published
+            entry = self._running.pop(stream, None)
             if entry is None:
                 return False
             began = self._clock.now_ns()
-            self._publish(stream, frame, result)
-            del self._in_hand[stream]
+            try:
+                self._publish(stream, *computed.results[stream])
+            except Exception as error:  # noqa: BLE001 - one camera's failure must not cost another's result
+                self._warn(stream, error)
+                stats.ledger.finish(entry, Outcome.MODEL_ERROR, f"cannot publish: {error}")
+                return False
             now = self._clock.now_ns()
             stats.measure(entry, "decode", computed.decode_ns[stream])
             stats.measure(entry, "infer", computed.infer_ns)
@@ -240,10 +279,26 @@ class FramePipeline:
             stats.ledger.finish(entry, Outcome.PUBLISHED)
         return True
 
-    def _end(self, stream: str, outcome: Outcome, reason: str) -> bool:
-        """Settle a message in hand; False where it has ended already."""
+    def _fail(self, stream: str, outcome: Outcome, error: Exception) -> None:
+        if stream in self._running:
+            self._warn(stream, error)
+        self._end(stream, outcome, str(error))
+
+    def _end(self, stream: str, outcome: Outcome, reason: str) -> None:
+        """End a running message, unless it has ended already."""
         with self._lock:
-            entry = self._in_hand.pop(stream, None)
+            entry = self._running.pop(stream, None)
             if entry is not None:
                 self.stats[stream].ledger.finish(entry, outcome, reason)
-        return entry is not None
+
+
+def _for_each(step: Callable[[str], None], streams: Iterable[str]) -> None:
+    """Call `step` for every stream, whatever it raises for one of them; then raise the first error."""
+    errors: list[Exception] = []
+    for stream in streams:
+        try:
+            step(stream)
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+    if errors:
+        raise errors[0]

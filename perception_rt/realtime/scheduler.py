@@ -3,13 +3,13 @@
 A timer that ignores arrivals adds up to one period of age, differently at each start
 (https://github.com/autowarefoundation/autoware_universe/issues/8657). Four rules end that:
 
-* A frame that comes an eighth of a period early or late runs at once and leaves the grid of ticks alone, so
-  that jitter becomes no wait and the mean rate holds.
-* A tick that finds no frame stays open; the next arrival runs at once and becomes the new phase.
-* Where every frame of the last ticks had to wait, the phase moves earlier, a few percent of a period a tick,
-  until the shortest wait is `MARGIN_NS`.
-* A run that takes longer than a period is followed at once by the next; the ticks under it are skipped, never
-  queued.
+* A frame that comes up to an eighth of a period early or late runs at once and does not move the ticks, so
+  jitter adds no wait and the mean rate holds.
+* A tick without a frame stays open; the next arrival runs at once and sets the new phase.
+* Where every frame of the last ticks had to wait, the phase moves earlier, a few percent of a period each
+  tick, until the shortest wait is `MARGIN_NS`.
+* A run that takes longer than a period is followed at once by the next; the ticks that it missed are skipped,
+  never queued.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WINDOW = 8  # ticks whose shortest wait counts: longer than the usual beats, sho
 
 
 class FixedRateScheduler:
-    """Decides when to run; holds no thread and no clock, so that it runs the same under virtual time.
+    """Decides when to run; holds no thread and no clock, so that it works the same in virtual time.
 
     Call `poll` whenever a frame arrives and at `wake_ns`; call `finished` when a run ended. Times are
     in ns, of one clock.
@@ -44,7 +44,7 @@ class FixedRateScheduler:
 
     @property
     def rate_hz(self) -> float:
-        """The rate, Hz; may be set while running."""
+        """The rate, Hz; can be set while running."""
         return self._rate_hz
 
     @rate_hz.setter
@@ -55,7 +55,7 @@ class FixedRateScheduler:
         self.period_ns = round(1e9 / rate_hz)
 
     def poll(self, now_ns: int, ready_ns: int | None) -> bool:
-        """Whether to run now.
+        """Return whether to run now.
 
         Args:
             now_ns: the time now.
@@ -63,10 +63,9 @@ class FixedRateScheduler:
         """
         ready = ready_ns is not None and ready_ns <= now_ns
         if self._due_ns is None and not ready:
-            return False  # ticks begin with the first frame: simulated time stands at zero before it begins
-        if (
-            self._due_ns is None or self._due_ns - now_ns > 2 * self.period_ns
-        ):  # at first; the clock was set back
+            return False  # ticks begin with the first frame: simulated time is zero before the first /clock
+        # At first, and after the clock was set back.
+        if self._due_ns is None or self._due_ns - now_ns > 2 * self.period_ns:
             self._due_ns = now_ns
         # Ticks that ended before this frame was ready found nothing.
         passed = max(0, (ready_ns if ready else now_ns) - self._due_ns) // self.period_ns
@@ -81,11 +80,11 @@ class FixedRateScheduler:
         return True
 
     def _opens_ns(self) -> int:
-        """The earliest time of the next run."""
+        """Return the earliest time of the next run."""
         return self._due_ns - int(TOLERANCE * self.period_ns)
 
     def _phase_step(self, wait_ns: int) -> int:
-        """How much earlier the next tick falls, ns, now that a frame waited `wait_ns` for this one."""
+        """Return how much earlier the next tick falls, ns, as a frame waited `wait_ns` for this one."""
         self._waits.append(wait_ns)
         if len(self._waits) < WINDOW:
             return 0
@@ -96,7 +95,7 @@ class FixedRateScheduler:
         return step
 
     def finished(self, now_ns: int) -> None:
-        """A run ended; ticks that fell under it are skipped and the next may start at once."""
+        """Note that a run ended; the ticks that it missed are skipped and the next run may start at once."""
         if self._due_ns is not None and now_ns > self._due_ns:
             self.deadline_misses += 1
             self.skipped += (now_ns - self._due_ns) // self.period_ns
@@ -104,7 +103,7 @@ class FixedRateScheduler:
             self._waits.clear()
 
     def wake_ns(self, ready_ns: int | None) -> int | None:
-        """When to poll again if nothing arrives before; None: only an arrival matters."""
+        """Return when to poll again unless something arrives before; None: only at an arrival."""
         if ready_ns is None:
             return None
         return ready_ns if self._due_ns is None else max(self._opens_ns(), ready_ns)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def nearest_rank(ordered: Sequence[float], percent: float) -> float:
-    """A percentile of samples in order, of which there is one at least: itself one of them."""
+    """Return a percentile of sorted samples, at least one, by the nearest-rank method: one of the samples."""
     return ordered[math.ceil(percent / 100 * len(ordered)) - 1]
 
 
@@ -26,7 +26,7 @@ class LatencyWindow:
             self._samples.append(value_ms)
 
     def percentiles(self) -> dict[str, float] | None:
-        """`{"p50": ms, "p99": ms}` by nearest rank, or None before the first sample."""
+        """Return `{"p50": ms, "p99": ms}` by nearest rank, or None before the first sample."""
         with self._lock:
             ordered = sorted(self._samples)
         if not ordered:
@@ -42,21 +42,21 @@ class RateMeter:
         self._lock = threading.Lock()
 
     def add(self, now_ns: int) -> None:
-        """An event happened; a clock that was set back starts the measurement over."""
+        """Count an event; a clock that was set back starts the measurement over."""
         with self._lock:
             if self._times_ns and now_ns < self._times_ns[-1]:
                 self._times_ns.clear()
             self._times_ns.append(now_ns)
 
     def rate_hz(self, now_ns: int) -> float:
-        """Events a second, Hz; falls towards zero once they stop."""
+        """Return events per second, Hz; falls towards zero once they stop."""
         with self._lock:
             if len(self._times_ns) < 2:
                 return 0.0
             intervals = len(self._times_ns) - 1
             first, last = self._times_ns[0], self._times_ns[-1]
         silence = now_ns - last
-        usual = (last - first) / intervals
-        # A silence of several intervals is not jitter: let it count.
-        span = last - first + (silence if silence > 2 * usual else 0)
+        mean = (last - first) / intervals
+        # A silence of several intervals is more than jitter: it counts.
+        span = last - first + (silence if silence > 2 * mean else 0)
         return intervals / (span / 1e9) if span > 0 else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from perception_rt.realtime.clock import Clock
 from perception_rt.realtime.mailbox import Mailbox
@@ -14,35 +14,40 @@ from perception_rt.realtime.scheduler import FixedRateScheduler
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-POLL_S = 0.005  # how often a clock that may jump or stand still (simulated time) is looked at
+POLL_S = 0.005  # how often a clock that may jump or stand still (simulated time) is read
 
 
 class Worker(Generic[Item]):
     """Runs `process` on the newest items, on one thread of its own, when the scheduler says so.
 
-    Torch's parallel operators lose half their speed once two threads have used them, so `call` runs all
-    else that touches the model (loading, warming up) on this thread too.
+    Torch's parallel operators lose half their speed once two threads have used them, so `call` runs
+    everything else that touches the model (loading, warming up) on this thread too.
 
     Args:
-        process: called with `{stream: (item, arrival_ns)}`; must not raise.
+        process: called with `{stream: (item, arrival_ns)}`.
+        scheduler: decides when to run.
+        mailbox: where the newest items wait.
         clock: the time of the scheduler and of arrivals.
         steady: the clock runs at the speed of the machine's; False for simulated time, which is polled.
+        on_error: called with what `process` raised; the worker goes on.
     """
 
     def __init__(
         self,
-        process: Callable[[dict[str, tuple[Item, int]]], None],
+        process: Callable[[dict[str, tuple[Item, int]]], object],
         scheduler: FixedRateScheduler,
         mailbox: Mailbox[Item],
         clock: Clock,
         steady: bool = True,
+        on_error: Callable[[Exception], None] | None = None,
     ) -> None:
         self._process = process
+        self._on_error = on_error
         self._scheduler = scheduler
         self._mailbox = mailbox
         self._clock = clock
         self._steady = steady
-        self._jobs: list[tuple[Callable, Future]] = []
+        self._jobs: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._condition = threading.Condition()
         self._stopping = False
         self._idle = threading.Event()
@@ -51,19 +56,19 @@ class Worker(Generic[Item]):
         self._thread.start()
 
     def put(self, stream: str, item: Item) -> Item | None:
-        """Hand over the newest item of `stream`; returns the one it supersedes, if any."""
+        """Store the newest item of `stream`; returns the one that it supersedes, if any."""
         with self._condition:
             superseded = self._mailbox.put(stream, item, self._clock.now_ns())
             self._condition.notify()
         return superseded
 
     def clear(self) -> dict[str, tuple[Item, int]]:
-        """Take back whatever waits, unprocessed."""
+        """Remove and return the items that wait."""
         with self._condition:
             return self._mailbox.take()
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait for the batch in hand; False where it is still being processed after `timeout_s`."""
+        """Wait for the running batch; False where it still runs after `timeout_s`."""
         return self._idle.wait(timeout_s)
 
     def call(self, job: Callable[[], Result]) -> Future[Result]:
@@ -78,7 +83,7 @@ class Worker(Generic[Item]):
         return future
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread after the batch in hand; False where it is still busy after `timeout_s`."""
+        """End the thread after the running batch; False where it still runs after `timeout_s`."""
         with self._condition:
             self._stopping = True
             for _, future in self._jobs:
@@ -99,11 +104,17 @@ class Worker(Generic[Item]):
             for job, future in jobs:
                 _fulfil(job, future)
             if batch:
-                self._process(batch)
+                try:
+                    self._process(batch)
+                except Exception as error:  # noqa: BLE001 - the thread must live on
+                    if self._on_error is not None:
+                        self._on_error(error)
                 self._scheduler.finished(self._clock.now_ns())
                 self._idle.set()
 
-    def _await_work(self) -> tuple[dict, list]:
+    def _await_work(
+        self,
+    ) -> tuple[dict[str, tuple[Item, int]], list[tuple[Callable[[], Any], Future[Any]]]]:
         """Wait, with the condition held, until there are jobs, a batch is due or the worker is to stop."""
         while not self._stopping:
             if self._jobs:
@@ -122,10 +133,10 @@ class Worker(Generic[Item]):
         return {}, []
 
 
-def _fulfil(job: Callable, future: Future) -> None:
+def _fulfil(job: Callable[[], Any], future: Future[Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
         future.set_result(job())
-    except Exception as error:  # noqa: BLE001 - handed to whoever waits for the future
+    except Exception as error:  # noqa: BLE001 - raised where the future's result is read
         future.set_exception(error)

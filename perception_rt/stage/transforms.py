@@ -1,4 +1,4 @@
-"""The tree of coordinate frames over time: what tf2 does, as plain NumPy."""
+"""The tree of coordinate frames over time, by the rules of tf2, as plain NumPy."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ import numpy as np
 
 from perception_rt.types import TransformError
 
-HISTORY_NS = 10_000_000_000  # as tf2's default
-TOLERANCE_NS = 20_000_000
+HISTORY_NS = 10_000_000_000  # tf2's default
+MAX_FRAMES = 1024  # a frame beyond these takes the place of the one that was updated longest ago
 
 
 class TransformBuffer:
-    """Frames, each with its parent (REP 105: a tree), and where it was during the last `history_ns`.
+    """Frames, each with its parent (REP 105: a tree) and its poses of the last `history_ns`.
 
-    A frame that gets another parent begins anew; so does one whose stamps step back by more than the history
-    (a bag that loops). Frame names may start with a slash, which tf2 dropped.
+    The rules are those of tf2's BufferCore: nothing is extrapolated; stamp 0 asks for the latest time that
+    all transforms on the way have; a transform older than the history of its frame is ignored (TF_OLD_DATA);
+    static transforms hold at any time. A frame that gets another parent begins anew. A leading slash of a
+    frame name is dropped.
 
     Args:
-        history_ns: how long transforms are kept, ns, counted from the newest of their frame.
-        tolerance_ns: how far beyond the first and the last one the nearest is held, ns.
+        history_ns: how long transforms are kept, ns, counted from the newest one of their frame.
+        tolerance_ns: how far beyond its first and last stamp a frame is taken to stand still, ns; tf2 has 0.
+
+    Attributes:
+        ignored: transforms that came too late.
+        evicted: frames that were dropped because there were more than `MAX_FRAMES`.
     """
 
-    def __init__(self, history_ns: int = HISTORY_NS, tolerance_ns: int = TOLERANCE_NS) -> None:
+    def __init__(self, history_ns: int = HISTORY_NS, tolerance_ns: int = 0) -> None:
+        self.ignored = 0
+        self.evicted = 0
         self._history_ns = history_ns
         self._tolerance_ns = tolerance_ns
-        self._frames: dict[str, _Frame] = {}  # by name; the roots have none
+        self._frames: dict[str, _Frame] = {}  # by name, the latest updated last; the roots have none
 
     def add(
         self,
@@ -38,7 +46,7 @@ class TransformBuffer:
         quaternion_xyzw: Sequence[float],
         static: bool = False,
     ) -> None:
-        """Learn where `child` is in `parent`.
+        """Add the pose of `child` in `parent`.
 
         Args:
             parent: frame that the numbers are in.
@@ -46,11 +54,11 @@ class TransformBuffer:
             stamp_ns: when, ns; means nothing for a static transform.
             translation: (3,) m.
             quaternion_xyzw: (4,) rotation, of any length but zero.
-            static: true for ever, as from /tf_static.
+            static: holds at any time, as from /tf_static.
 
         Raises:
             TransformError: an empty name, numbers that are no transform, or a frame that would become its own
-                ancestor; nothing was learned then.
+                ancestor; the buffer is unchanged then.
         """
         parent, child = parent.removeprefix("/"), child.removeprefix("/")
         if not parent or not child:
@@ -58,26 +66,30 @@ class TransformBuffer:
         pose = _checked_pose(parent, child, translation, quaternion_xyzw)
         if child in self._way_up(parent):
             raise TransformError(parent, child, f"{child} would be its own ancestor")
-        frame = self._frames.get(child)
+        frame = self._frames.pop(child, None)
         if frame is None or frame.parent != parent or frame.static != static:
-            frame = self._frames[child] = _Frame(parent, static)
-        frame.add(0 if static else stamp_ns, pose, self._history_ns)
+            frame = _Frame(parent, static)
+        self._frames[child] = frame
+        if not frame.add(0 if static else stamp_ns, pose, self._history_ns):
+            self.ignored += 1
+        if len(self._frames) > MAX_FRAMES:
+            self._evict()
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """What takes points of `source` to `target` at a time, through whatever way the tree has.
+        """Return what takes points of `source` to `target` at a time, along the way between them in the tree.
 
         Between two stamps the translation is interpolated linearly and the rotation spherically.
 
         Args:
             target: frame to go to.
             source: frame that the points are in.
-            stamp_ns: when, ns.
+            stamp_ns: when, ns; 0 for the latest time that all transforms on the way have.
 
         Returns:
             (4, 4) float64, `points_target = matrix @ points_source` (homogeneous).
 
         Raises:
-            TransformError: a frame nobody published, two trees, or a stamp beyond what is known.
+            TransformError: an unknown frame, two trees, or a stamp before or after what is known.
         """
         target, source = target.removeprefix("/"), source.removeprefix("/")
         if target == source:
@@ -92,23 +104,33 @@ class TransformBuffer:
             raise TransformError(
                 target, source, f"not in one tree: their roots are {down[-1]!r} and {up[-1]!r}"
             )
-        common_from_source = self._compose(up[: up.index(common)], target, source, stamp_ns)
-        common_from_target = self._compose(down[: down.index(common)], target, source, stamp_ns)
+        up, down = up[: up.index(common)], down[: down.index(common)]
+        if stamp_ns == 0:
+            moving = [frame for frame in map(self._frames.__getitem__, up + down) if not frame.static]
+            stamp_ns = min((frame.newest_ns for frame in moving), default=0)
+        common_from_source = self._compose(up, target, source, stamp_ns)
+        common_from_target = self._compose(down, target, source, stamp_ns)
         return inverse(common_from_target) @ common_from_source
 
     def clear(self) -> None:
-        """Forget all but the static transforms: the clock was set."""
+        """Forget all but the static transforms: the clock was set back."""
         self._frames = {name: frame for name, frame in self._frames.items() if frame.static}
 
+    def _evict(self) -> None:
+        """Drop the frame that was updated longest ago; static ones last, as they come only once."""
+        oldest = next((name for name, frame in self._frames.items() if not frame.static), None)
+        del self._frames[oldest or next(iter(self._frames))]
+        self.evicted += 1
+
     def _way_up(self, name: str) -> list[str]:
-        """`name`, its parent, and so on to the root."""
+        """Return `name`, its parent, and so on to the root."""
         way = [name]
         while way[-1] in self._frames:
             way.append(self._frames[way[-1]].parent)
         return way
 
     def _compose(self, names: list[str], target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """From the first of `names` to the parent of the last."""
+        """Return the matrix from the first of `names` to the parent of the last."""
         matrix = np.eye(4)
         for name in names:
             frame = self._frames[name]
@@ -125,7 +147,7 @@ class TransformBuffer:
 
 
 class _Frame:
-    """Where one frame was in its parent: stamps in order, and (7,) x y z, quaternion x y z w for each."""
+    """Poses of one frame in its parent: stamps in order, and (7,) x y z, quaternion x y z w for each."""
 
     def __init__(self, parent: str, static: bool) -> None:
         self.parent = parent
@@ -133,26 +155,33 @@ class _Frame:
         self._stamps: list[int] = []
         self._poses: list[np.ndarray] = []
 
-    def add(self, stamp_ns: int, pose: np.ndarray, history_ns: int) -> None:
+    @property
+    def newest_ns(self) -> int:
+        """The newest stamp."""
+        return self._stamps[-1]
+
+    def add(self, stamp_ns: int, pose: np.ndarray, history_ns: int) -> bool:
+        """Add a pose; False where it is older than the history."""
         if self._stamps and self._stamps[-1] - stamp_ns > history_ns:
-            self._stamps, self._poses = [], []
+            return False
         at = bisect_left(self._stamps, stamp_ns)
         if at < len(self._stamps) and self._stamps[at] == stamp_ns:
             self._poses[at] = pose
-            return
+            return True
         self._stamps.insert(at, stamp_ns)
         self._poses.insert(at, pose)
         old = bisect_left(self._stamps, self._stamps[-1] - history_ns)
         del self._stamps[:old], self._poses[:old]
+        return True
 
     def beyond_ns(self, stamp_ns: int) -> int:
-        """How far a stamp lies after the newest (positive) or before the oldest one (negative)."""
+        """Return how far a stamp lies after the newest (positive) or before the oldest one (negative)."""
         if self.static:
             return 0
         return max(stamp_ns - self._stamps[-1], 0) + min(stamp_ns - self._stamps[0], 0)
 
     def at(self, stamp_ns: int) -> np.ndarray:
-        """(4, 4) parent from frame; beyond the ends, as at the ends."""
+        """Return (4, 4) parent from frame; beyond the ends, as at the ends."""
         after = bisect_left(self._stamps, stamp_ns)
         if self.static or after == 0:
             return to_matrix(self._poses[0][:3], self._poses[0][3:])
@@ -202,7 +231,7 @@ def slerp(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
 
 
 def to_matrix(translation: np.ndarray, quaternion_xyzw: np.ndarray) -> np.ndarray:
-    """(4, 4) float64 of (3,) m and a (4,) unit quaternion."""
+    """Return (4, 4) float64 of (3,) m and a (4,) unit quaternion."""
     x, y, z, w = quaternion_xyzw
     matrix = np.eye(4)
     matrix[:3, :3] = (
@@ -215,7 +244,7 @@ def to_matrix(translation: np.ndarray, quaternion_xyzw: np.ndarray) -> np.ndarra
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
-    """The inverse of a (4, 4) rotation and translation."""
+    """Return the inverse of a (4, 4) rotation and translation."""
     turned = matrix[:3, :3].T
     result = np.eye(4)
     result[:3, :3], result[:3, 3] = turned, -turned @ matrix[:3, 3]
@@ -223,5 +252,5 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(..., 3) points taken through a (4, 4) matrix."""
+    """Return (..., 3) points transformed by a (4, 4) matrix."""
     return points @ matrix[:3, :3].T + matrix[:3, 3]

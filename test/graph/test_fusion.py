@@ -25,7 +25,7 @@ from perception_rt.codec import CameraModel, DetectionEncoder, encode_image, par
 from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
 from perception_rt.node.fusion import FusionNode
 from perception_rt.node.source import to_time
-from perception_rt.node.transforms import Tf2Listener
+from perception_rt.node.transforms import Tf2Listener, TransformListener, subscribe_transforms
 from perception_rt.stage.fusion.project import project_boxes
 from perception_rt.types import Detections2D, Detections3D, TransformError
 
@@ -349,15 +349,15 @@ def test_a_topic_must_be_named(bench):
     assert bench.said("camera_info_topic=''")
 
 
-def test_the_transforms_of_tf2_are_the_same(monkeypatch):
+def test_the_transforms_of_tf2_are_the_same(monkeypatch, bench):
     """tf2_ros is not on PyPI: a module with its interface stands for it here."""
 
     class TransformException(Exception):
         pass
 
     class Buffer:
-        def __init__(self, node):
-            pass
+        def set_transform_static(self, transform, authority):
+            raise AssertionError("nothing is published here")
 
         def lookup_transform(self, target, source, time):
             if target == "nowhere":
@@ -380,7 +380,8 @@ def test_the_transforms_of_tf2_are_the_same(monkeypatch):
     module.Buffer, module.TransformListener = Buffer, Listener
     module.TransformException = TransformException
     monkeypatch.setitem(sys.modules, "tf2_ros", module)
-    listener = Tf2Listener(None)
+    listener = subscribe_transforms(bench.node)
+    assert isinstance(listener, Tf2Listener)
     expected = CAMERA_FROM_LIDAR.copy()
     expected[:3, 3] = 1, 2, 3
     np.testing.assert_allclose(listener.lookup("camera", "lidar", 123), expected, atol=1e-12)
@@ -388,3 +389,17 @@ def test_the_transforms_of_tf2_are_the_same(monkeypatch):
         listener.lookup("nowhere", "lidar", 123)
     listener.close()
     assert closed == [True]
+
+
+@pytest.mark.parametrize(
+    "source", ["from tf2_msgs.srv import NoSuchService", "raise RuntimeError('built for another Python')"]
+)
+def test_a_broken_tf2_ros_is_replaced_by_our_own_buffer_and_said(monkeypatch, bench, tmp_path, source):
+    """Found, but its import fails: as with a reduced tf2_msgs."""
+    (tmp_path / "tf2_ros.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tf2_ros", raising=False)
+    rig = Rig(bench)
+    assert bench.up
+    assert isinstance(rig.node._host._transforms, TransformListener)
+    assert bench.said("tf2_ros cannot be imported", "our own transform buffer")

@@ -115,7 +115,7 @@ def test_a_drive_is_followed_and_its_path_is_ahead(bench):
 
 def test_fixes_place_it_and_outliers_are_rejected(bench):
     vehicle = Vehicle(bench, fix_topic="fix", frame_id="map")
-    assert wait_for(lambda: bench.message("vehicle_state") == "position and yaw are not found yet")
+    assert wait_for(lambda: bench.message("vehicle_state") == "position and yaw are not known yet")
     states = []
     for tick in range(400):
         t = tick / 100

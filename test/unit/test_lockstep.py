@@ -135,10 +135,12 @@ class Echo(Component):
         )
         scheduler = FixedRateScheduler(self.values["rate_hz"])
         self.worker = self.host.make_worker(pipeline, scheduler, Mailbox(["/image"]))
-        heard = self.host.create_subscription(
-            IMAGE, "/image", lambda data: pipeline.receive("/image", data, self.worker.put), "best_effort"
+        self.listen(
+            IMAGE,
+            "/image",
+            pipeline.stats["/image"],
+            lambda data, entry: pipeline.receive("/image", data, entry, self.worker.put),
         )
-        self.add_stream("/image", pipeline.stats["/image"], heard)
         self.pipeline = pipeline
 
     def stop(self) -> None:

@@ -237,12 +237,35 @@ def test_rate_falls_when_events_stop():
 
 
 def test_stamps_a_little_behind_are_refused_a_new_beginning_is_not():
+    order, now = StampOrder(), 5_010 * MS
+    assert order.behind_ns(5_000 * MS, now) == 0
+    assert order.behind_ns(4_990 * MS, now) == 10 * MS
+    assert order.behind_ns(5_000 * MS, now) == 0
+    assert order.behind_ns(4_000 * MS, now) == 1_000 * MS  # exactly a second is not yet a new beginning
+    assert order.old_above_ns is None
+    assert order.behind_ns(3_999 * MS, now) == 0  # the bag looped
+    assert order.old_above_ns == 4_999 * MS
+    assert order.behind_ns(4_032 * MS, now) == 0
+    assert order.old_above_ns is None
+    order.reset()
+    assert order.behind_ns(4_031 * MS, now) == 0  # the clock was set back
+
+
+def test_a_stamp_left_over_from_before_the_clock_was_set_back_delays_nothing():
+    """A short bag in a loop: /clock jumped back, then the last image of the loop before came."""
     order = StampOrder()
-    assert order.behind_ns(5_000 * MS) == 0
-    assert order.behind_ns(4_990 * MS) == 10 * MS
-    assert order.behind_ns(5_000 * MS) == 0
-    assert order.behind_ns(100 * MS) == 0  # the bag looped
-    assert order.behind_ns(133 * MS) == 0
+    assert order.behind_ns(5_900 * MS, 5_020 * MS) == 0
+    assert order.behind_ns(5_010 * MS, 5_020 * MS) == 0
+    assert order.old_above_ns == 5_120 * MS
+    assert order.behind_ns(5_005 * MS, 5_020 * MS) == 5 * MS
+
+
+def test_stamps_ahead_of_the_clock_are_kept_in_order():
+    """A driver whose clock is five seconds ahead, or a little."""
+    for ahead in (5_000, 90):
+        order = StampOrder()
+        assert order.behind_ns((1_000 + ahead) * MS, 1_000 * MS) == 0
+        assert order.behind_ns((990 + ahead) * MS, 1_000 * MS) == 10 * MS
 
 
 class Message:
@@ -268,6 +291,15 @@ def infer(frames: list[Message]) -> list[str]:
     if any(frame.says == "model" for frame in frames):
         raise ModelError("out of memory")
     return ["seen"] * len(frames)
+
+
+def receive(pipeline: FramePipeline, mailbox: Mailbox, stream: str, message: Message) -> None:
+    """What `Component.listen` does with a message of an active node."""
+    entry = pipeline.stats[stream].receive(pipeline._clock.now_ns())
+    try:
+        pipeline.receive(stream, message, entry, lambda s, m: mailbox.put(s, m, pipeline._clock.now_ns()))
+    except CodecError as error:
+        pipeline.stats[stream].ledger.finish(entry, Outcome.DECODE_ERROR, str(error))
 
 
 @settings(deadline=None)
@@ -300,7 +332,7 @@ def test_every_message_ends_in_exactly_one_state(events):
     sent = {"a": 0, "b": 0}
     for stream, stamp_ms, says, then_run in events:
         sent[stream] += 1
-        pipeline.receive(stream, Message(stamp_ms * MS, says), lambda s, m: mailbox.put(s, m, clock.now_ns()))
+        receive(pipeline, mailbox, stream, Message(stamp_ms * MS, says))
         if then_run:
             pipeline.process(mailbox.take())
     pipeline.cancel_pending(mailbox.take(), "the end")

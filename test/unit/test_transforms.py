@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation, Slerp
 
-from perception_rt.stage.transforms import TransformBuffer, inverse, slerp, to_matrix, transform
+from perception_rt.stage.transforms import MAX_FRAMES, TransformBuffer, inverse, slerp, to_matrix, transform
 from perception_rt.types import TransformError
+from test.transform_table import CASES
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -59,28 +60,58 @@ def test_slerp_is_scipys(a, b, share):
     assert (found.inv() * expected).magnitude() < 1e-5
 
 
-def test_between_two_stamps_the_pose_is_between_and_beyond_them_unknown():
-    buffer = TransformBuffer(tolerance_ns=20 * MS)
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_the_rules_of_tf2(case):
+    """`test/graph/test_transforms_tf2.py` asks tf2 the same."""
+    buffer = TransformBuffer()
+    for one in case.added:
+        buffer.add(one.parent, one.child, one.stamp_ns, (one.x, 0, 0), STILL, one.static)
+    if case.x is None:
+        with pytest.raises(TransformError):
+            buffer.lookup(case.target, case.source, case.stamp_ns)
+    else:
+        assert buffer.lookup(case.target, case.source, case.stamp_ns)[0, 3] == pytest.approx(case.x)
+
+
+def test_the_rotation_between_two_stamps_is_between():
+    buffer = TransformBuffer()
     buffer.add("odom", "base_link", 1 * S, (0.0, 0.0, 0.0), yaw(0.0))
     buffer.add("odom", "base_link", 2 * S, (10.0, 0.0, 0.0), yaw(1.0))
     half = buffer.lookup("odom", "base_link", 3 * S // 2)
     np.testing.assert_allclose(half, to_matrix(np.array([5.0, 0, 0]), np.array(yaw(0.5))), atol=1e-12)
+
+
+def test_a_tolerance_holds_the_ends_for_as_long():
+    buffer = TransformBuffer(tolerance_ns=20 * MS)
+    buffer.add("odom", "base_link", 1 * S, (0.0, 0.0, 0.0), yaw(0.0))
+    buffer.add("odom", "base_link", 2 * S, (10.0, 0.0, 0.0), yaw(1.0))
     for stamp, held in ((1 * S - 20 * MS, 0.0), (2 * S + 20 * MS, 10.0)):
         assert buffer.lookup("odom", "base_link", stamp)[0, 3] == held
-    with pytest.raises(TransformError, match=r"odom <- base_link: .* 21.0 ms after the newest"):
-        buffer.lookup("odom", "base_link", 2 * S + 21 * MS)
-    with pytest.raises(TransformError, match=r"1000.0 ms before the oldest"):
-        buffer.lookup("base_link", "odom", 0)
+    for stamp in (1 * S - 21 * MS, 2 * S + 21 * MS):
+        with pytest.raises(TransformError):
+            buffer.lookup("odom", "base_link", stamp)
 
 
-def test_static_transforms_hold_at_any_time_and_dynamic_ones_on_the_way_do_not():
+def test_frames_with_ever_new_names_are_bounded_and_what_is_in_use_stays():
     buffer = TransformBuffer()
-    buffer.add("base_link", "camera", 7 * S, (1.0, 0, 0), STILL, static=True)
-    buffer.add("odom", "base_link", 7 * S, (2.0, 0, 0), STILL)
-    assert buffer.lookup("base_link", "camera", 0)[0, 3] == 1.0
-    assert buffer.lookup("odom", "camera", 7 * S)[0, 3] == 3.0
-    with pytest.raises(TransformError, match="odom <- camera"):
-        buffer.lookup("odom", "camera", 0)
+    buffer.add("base_link", "camera", 0, (1.0, 0, 0), STILL, static=True)
+    for k in range(3 * MAX_FRAMES):
+        buffer.add("odom", "base_link", k * MS, (2.0, 0, 0), STILL)
+        buffer.add("map", f"frame_{k}", k * MS, (0, 0, 0), STILL)
+    assert len(buffer._frames) == MAX_FRAMES
+    assert buffer.evicted == 3 * MAX_FRAMES + 2 - MAX_FRAMES
+    assert buffer.lookup("odom", "camera", (3 * MAX_FRAMES - 1) * MS)[0, 3] == 3.0
+    assert buffer.lookup("map", f"frame_{3 * MAX_FRAMES - 1}", 0) is not None
+    with pytest.raises(TransformError):
+        buffer.lookup("map", "frame_0", 0)
+
+
+def test_static_frames_with_ever_new_names_are_bounded_too():
+    buffer = TransformBuffer()
+    for k in range(2 * MAX_FRAMES):
+        buffer.add("map", f"frame_{k}", 0, (k, 0, 0), STILL, static=True)
+    assert len(buffer._frames) == MAX_FRAMES
+    assert buffer.lookup("map", f"frame_{2 * MAX_FRAMES - 1}", 0)[0, 3] == 2 * MAX_FRAMES - 1
 
 
 def test_stamps_out_of_order_are_put_in_order_and_a_repeated_one_replaces():
@@ -101,18 +132,22 @@ def test_history_is_bounded():
     for k in range(2001):
         buffer.add("odom", "base_link", k * 10 * MS, (k, 0, 0), STILL)
     assert buffer.lookup("odom", "base_link", 10 * S)[0, 3] == 1000
-    with pytest.raises(TransformError, match="before the oldest"):
+    with pytest.raises(TransformError):
         buffer.lookup("odom", "base_link", 9 * S)
     assert len(buffer._frames["base_link"]._stamps) == 1001
 
 
-def test_a_clock_that_was_set_back_begins_anew():
+def test_what_comes_too_late_is_ignored_and_counted():
     buffer = TransformBuffer(history_ns=10 * S)
-    buffer.add("odom", "base_link", 100 * S, (1.0, 0, 0), STILL)
-    buffer.add("odom", "base_link", 5 * S, (2.0, 0, 0), STILL)
-    assert buffer.lookup("odom", "base_link", 5 * S)[0, 3] == 2.0
-    with pytest.raises(TransformError, match="after the newest"):
-        buffer.lookup("odom", "base_link", 100 * S)
+    for k in range(121):
+        buffer.add("odom", "base_link", 100 * S + k * 100 * MS, (k, 0, 0), STILL)
+    buffer.add("odom", "base_link", 101 * S, (-1.0, 0, 0), STILL)
+    assert buffer.ignored == 1
+    assert buffer.lookup("odom", "base_link", 112 * S)[0, 3] == 120
+    assert buffer.lookup("odom", "base_link", 102 * S)[0, 3] == 20
+    buffer.clear()  # the clock was set back
+    buffer.add("odom", "base_link", 1 * S, (2.0, 0, 0), STILL)
+    assert buffer.lookup("odom", "base_link", 1 * S)[0, 3] == 2.0
 
 
 def test_clear_keeps_what_is_static():
@@ -121,18 +156,18 @@ def test_clear_keeps_what_is_static():
     buffer.add("odom", "base_link", 0, (1.0, 0, 0), STILL)
     buffer.clear()
     assert buffer.lookup("base_link", "camera", 9 * S)[0, 3] == 1.0
-    with pytest.raises(TransformError, match="no frame 'odom'; known: base_link, camera"):
+    with pytest.raises(TransformError):
         buffer.lookup("odom", "camera", 0)
 
 
 def test_what_is_not_known_is_named():
     buffer = TransformBuffer()
-    with pytest.raises(TransformError, match="no frame 'lidar'; known: none") as error:
+    with pytest.raises(TransformError) as error:
         buffer.lookup("lidar", "camera", 0)
     assert (error.value.target, error.value.source) == ("lidar", "camera")
     buffer.add("a", "lidar", 0, (0, 0, 0), STILL, static=True)
     buffer.add("b", "camera", 0, (0, 0, 0), STILL, static=True)
-    with pytest.raises(TransformError, match="not in one tree: their roots are 'a' and 'b'"):
+    with pytest.raises(TransformError):
         buffer.lookup("lidar", "camera", 0)
     np.testing.assert_array_equal(buffer.lookup("x", "x", 0), np.eye(4))
 
@@ -142,7 +177,7 @@ def test_a_frame_may_change_its_parent_but_not_become_its_own_ancestor():
     buffer.add("map", "odom", 0, (1.0, 0, 0), STILL, static=True)
     buffer.add("odom", "base_link", 0, (1.0, 0, 0), STILL, static=True)
     for parent, child in (("base_link", "map"), ("base_link", "odom"), ("odom", "odom")):
-        with pytest.raises(TransformError, match="its own ancestor"):
+        with pytest.raises(TransformError):
             buffer.add(parent, child, 0, (0, 0, 0), STILL)
     assert buffer.lookup("map", "base_link", 0)[0, 3] == 2.0
     buffer.add("map", "base_link", 4 * S, (5.0, 0, 0), STILL)
@@ -156,25 +191,29 @@ def test_what_was_known_below_another_parent_is_forgotten():
     buffer.add("trailer", "load", 1 * S, (1.0, 0, 0), STILL)
     buffer.add("dock", "load", 2 * S, (7.0, 0, 0), STILL)
     assert buffer.lookup("dock", "load", 2 * S)[0, 3] == 7.0
-    with pytest.raises(TransformError, match="before the oldest"):
+    with pytest.raises(TransformError):
         buffer.lookup("dock", "load", 1 * S)
 
 
 @pytest.mark.parametrize(
-    ("translation", "quaternion", "reason"),
+    ("translation", "quaternion"),
     [
-        ((0, 0, np.nan), STILL, "not 7 finite numbers"),
-        ((0, 0, 0), (0, 0, np.inf, 1), "not 7 finite numbers"),
-        ((0, 0), STILL, "not 7 finite numbers"),
-        ((0, 0, 0), (0, 0, 0, 0), "is no rotation"),
+        ((0, 0, np.nan), STILL),
+        ((0, 0, 0), (0, 0, np.inf, 1)),
+        ((0, 0), STILL),
+        ((0, 0, 0), (0, 0, 0, 0)),
     ],
 )
-def test_what_is_no_transform_is_refused(translation, quaternion, reason):
-    with pytest.raises(TransformError, match=reason):
-        TransformBuffer().add("a", "b", 0, translation, quaternion)
+def test_what_is_no_transform_is_refused(translation, quaternion):
+    buffer = TransformBuffer()
+    with pytest.raises(TransformError) as error:
+        buffer.add("a", "b", 0, translation, quaternion)
+    assert (error.value.target, error.value.source) == ("a", "b")
+    with pytest.raises(TransformError):
+        buffer.lookup("a", "b", 0)
 
 
 @pytest.mark.parametrize("names", [("", "b"), ("a", ""), ("/", "b")])
 def test_a_frame_without_a_name_is_refused(names):
-    with pytest.raises(TransformError, match="without a name"):
+    with pytest.raises(TransformError):
         TransformBuffer().add(*names, 0, (0, 0, 0), STILL)

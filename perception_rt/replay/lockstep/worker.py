@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from perception_rt.realtime.mailbox import Mailbox
-from perception_rt.realtime.pipeline import Batch, Computed, FramePipeline, Parsed, Waiting
+from perception_rt.realtime.pipeline import Batch, Computed, FramePipeline, Parsed, PendingFrame
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.replay.lockstep.clock import NodeClock
 
@@ -63,7 +63,7 @@ class LockstepWorker:
         future = self._thread.submit(self._pipeline.compute, {stream: parsed})
         self._ahead[number] = parsed.stamp_ns, future
 
-    def put(self, stream: str, item: Waiting) -> Waiting | None:
+    def put(self, stream: str, item: PendingFrame) -> PendingFrame | None:
         """As `realtime.worker.Worker.put`."""
         now = self._clock.now_ns()
         superseded = self._mailbox.put(stream, item, now)

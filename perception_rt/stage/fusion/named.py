@@ -10,7 +10,7 @@ import numpy as np
 from perception_rt.codec.camera_info import CameraModel
 from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.stage.fusion.fuse import Fused, fuse, lidar_alone
-from perception_rt.types import PerceptionError
+from perception_rt.types import PerceptionError, TransformError
 
 Lookup = Callable[[str, str, int], np.ndarray]
 """Target frame, source frame, stamp in ns to (4, 4); raises TransformError."""
@@ -82,6 +82,16 @@ class FusionStage:
             return self.alone(lidar, self.missing)
         self.missing = ""
         return Answer(fused, "", model, camera_from_lidar)
+
+    def lacks_transform(self, camera: NamedDetections, lidar: NamedDetections) -> bool:
+        """Return whether a transform is all that a pair lacks: it may still come."""
+        try:
+            self._way(camera, lidar)
+        except TransformError:
+            return True
+        except PerceptionError:
+            pass
+        return False
 
     def alone(self, lidar: NamedDetections, reason: str) -> Answer:
         """The lidar's objects."""
