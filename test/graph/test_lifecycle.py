@@ -81,7 +81,7 @@ def test_a_bad_bundle_fails_configure_and_a_good_one_mends_it(bench, moody, tmp_
     bad.write_bytes(b"not a model")
     node = bench.start(CameraDetectorNode, bundle=str(bad), warmup_sizes=["160x120"])
     assert not bench.up
-    assert bench.said("cannot configure", "bad.pt", "not TorchScript"), bench.logs
+    assert bench.said("cannot configure", "bad.pt", "not a bundle"), bench.logs
     assert bench.state() == "unconfigured"
     assert not bench.change_state(CONFIGURE)
     assert bench.set_parameter("bundle", moody).successful
