@@ -79,9 +79,14 @@ def make_entity(kind: str, rng: np.random.Generator) -> Entity:
     return _MAKERS[kind](rng)
 
 
+def _size(values: np.ndarray) -> tuple[float, float, float]:
+    length, width, height = values.tolist()
+    return length, width, height
+
+
 def _car(rng: np.random.Generator) -> Entity:
     name = rng.choice(list(_CAR_SIZES), p=[0.36, 0.26, 0.26, 0.12])
-    lwh = tuple(float(v) for v in np.array(_CAR_SIZES[name]) * rng.uniform(0.95, 1.05, 3))
+    lwh = _size(np.array(_CAR_SIZES[name]) * rng.uniform(0.95, 1.05, 3))
     paint = np.clip(np.array(_CAR_PAINT[rng.integers(len(_CAR_PAINT))]) + rng.uniform(-14, 14, 3), 10, 240)
     return Entity(0, lwh, shapes.car(shapes.CAR_STYLES[name], *lwh, tuple(paint)))
 
@@ -115,17 +120,17 @@ def _clutter(rng: np.random.Generator) -> Entity:
     paint = tuple(rng.integers(30, 220, 3).tolist())
     if rng.random() < 0.35:
         return Entity(-1, (0.3, 0.3, 0.85), figures.hydrant(paint))
-    lwh = tuple(float(v) for v in rng.uniform((0.4, 0.4, 0.7), (1.1, 0.9, 1.5)))
+    lwh = _size(rng.uniform((0.4, 0.4, 0.7), (1.1, 0.9, 1.5)))
     return Entity(-1, lwh, shapes.box(*lwh, paint))
 
 
 def _trailer(rng: np.random.Generator) -> Entity:
-    lwh = tuple(float(v) for v in rng.uniform((2.6, 1.7, 1.7), (4.5, 2.1, 2.6)))
+    lwh = _size(rng.uniform((2.6, 1.7, 1.7), (4.5, 2.1, 2.6)))
     return Entity(-1, lwh, shapes.trailer(*lwh, tuple(rng.integers(90, 235, 3).tolist())))
 
 
 def _building(rng: np.random.Generator) -> Entity:
-    lwh = tuple(float(v) for v in rng.uniform((13, 10, 6), (22.5, 15, 17)))
+    lwh = _size(rng.uniform((13, 10, 6), (22.5, 15, 17)))
     paint = tuple(np.clip(np.array(_WALLS[rng.integers(len(_WALLS))]) + rng.uniform(-18, 18, 3), 20, 235))
     floors = max(1, round((lwh[2] - 3.4) / 3.1))
     return Entity(-1, lwh, shapes.building(*lwh, paint, floors, int(rng.integers(3, 7))))

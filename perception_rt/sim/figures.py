@@ -52,7 +52,10 @@ def pedestrian(person: Person, walked_m: float, moving: bool) -> Figure:
     h, wide = person.height, person.build
     phase = 2 * np.pi * walked_m / STRIDE_M
     swing = 0.5 * np.sin(phase) if moving else 0.04
-    joints, ends, radii, colors = [], [], [], []
+    joints: list = []
+    ends: list = []
+    radii: list[float] = []
+    colors: list = []
 
     def limb(points: list, radius: float, paint: tuple) -> None:
         first = len(joints)
@@ -145,8 +148,8 @@ def cyclist(person: Person, bike: tuple, ridden_m: float) -> Figure:
         1.0,
         person.height / h if person.height > 1.5 else 0.95,
     )
-    angle = np.arange(16) * 2 * np.pi / 16
-    circle = np.stack([r * np.cos(angle), 0 * angle, r * np.sin(angle)], -1)
+    around = np.arange(16) * 2 * np.pi / 16
+    circle = np.stack([r * np.cos(around), 0 * around, r * np.sin(around)], -1)
     wheels = [
         circle + joints[index["rear"]] * (1, 1, 0) + (0, 0, r),
         circle + joints[index["front"]] * (1, 1, 0) + (0, 0, r),

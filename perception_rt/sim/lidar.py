@@ -145,11 +145,12 @@ def _meet_solids(
     f, k = len(solids.normals), len(kerbs)
     hits = [
         cast_faces(grid, solids.corners, solids.normals),
-        cast_capsules(grid, *solids.ends, solids.radius),
+        cast_capsules(grid, solids.ends[0], solids.ends[1], solids.radius),
         cast_faces(grid, kerbs - LIDAR_POSITION, kerb_normals),
     ]
     stopped = rng.random(len(hits[1][0])) < np.where(solids.foliage[f + hits[1][0]], FOLIAGE_STOP, 1)
-    hits[1] = tuple(column[stopped] for column in hits[1])
+    solid, ray, distance = hits[1]
+    hits[1] = solid[stopped], ray[stopped], distance[stopped]
     bias = [*np.split(solids.bias, [f]), np.zeros(k)]
     part, rho = nearest(len(grid.cos) * len(grid.tan), hits, bias)
     part[part < 0] = 0  # of rays that meet nothing, of which nothing is read

@@ -44,13 +44,13 @@ class RoadPath:
         s = np.asarray(s, float)[..., None]
         return self._heading0 + (self._amplitude * np.sin(self._k * s + self._phase)).sum(-1)
 
-    def curvature(self, s: np.ndarray) -> np.ndarray:
+    def curvature(self, s: np.ndarray | float) -> np.ndarray:
         """d heading / d s at arc length s [m], 1/m, positive to the left."""
         s = np.asarray(s, float)[..., None]
         return (self._amplitude * self._k * np.cos(self._k * s + self._phase)).sum(-1)
 
     def position(
-        self, s: np.ndarray, d: np.ndarray | float = 0.0
+        self, s: np.ndarray | float, d: np.ndarray | float = 0.0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """World x, y and heading of the points at arc length s and lateral offset d (left positive), m."""
         s = np.asarray(s, float)

@@ -72,8 +72,8 @@ def pose_objects(look: Look, ego: SimulatedEgo, objects: WorldObjects) -> list[P
         if cut:
             if isinstance(shape, Figure) or depth[span].max() <= NEAR_M:
                 continue
-            corners = [clip_near(camera, points[span][shape.faces[f, : shape.counts[f]]]) for f in kept]
-            corners = np.concatenate([np.zeros((0, 2)), *corners])
+            clipped = [clip_near(camera, points[span][shape.faces[f, : shape.counts[f]]]) for f in kept]
+            corners = np.concatenate([np.zeros((0, 2)), *clipped])
             if not len(corners):
                 continue
             extent = np.concatenate([corners.min(0), corners.max(0)])

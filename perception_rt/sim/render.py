@@ -111,6 +111,7 @@ def paint(image: np.ndarray, camera: Camera, item: Posed) -> None:
 def _paint_figure(image: np.ndarray, item: Posed, zoom: float, flat: int | None) -> None:
     """Paint capsules and rings, at a zoom of the image; with `flat`, all of them in that value."""
     shape = item.shape
+    assert isinstance(shape, Figure)
     line = cv2.LINE_AA if flat is None else cv2.LINE_8
     fixed = item.fixed if zoom == 1.0 else to_fixed(item.uv * zoom)
     for wheel in shape.rings:

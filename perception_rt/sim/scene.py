@@ -91,17 +91,16 @@ class Look:
             cloud += weight * cv2.resize(grid, (columns, rows), interpolation=cv2.INTER_CUBIC)
         cover = np.clip((cloud - rng.uniform(0.42, 0.62)) * 4, 0, 0.85)[..., None] * np.minimum(up * 3, 1)
         sky = sky * (1 - cover) + np.minimum(self.fog * 1.12, 252) * cover
-        sky = np.clip(sky, 0, 255).astype(np.uint8)
-        sky = cv2.resize(sky, (turn, rows), interpolation=cv2.INTER_LINEAR)
+        bytes_of_sky = np.clip(sky, 0, 255).astype(np.uint8)
+        painted = cv2.resize(bytes_of_sky, (turn, rows), interpolation=cv2.INTER_LINEAR)
         angle = np.arange(turn) * 2 * np.pi / turn
         for depth, low, rough in ((0.75, 0.09, 5), (0.5, 0.05, 17)):
-            ridge = low + 0.35 * low * sum(
-                np.sin(angle * rough * k + rng.uniform(0, 6)) / k for k in (1, 2, 5, 9)
-            )
+            waves = [np.sin(angle * rough * k + rng.uniform(0, 6)) / k for k in (1, 2, 5, 9)]
+            ridge = low + 0.35 * low * np.sum(waves, axis=0)
             hill = self.ground["verge"] * (1 - depth) * 0.8 + self.fog * depth
             mask = (np.arange(rows)[::-1, None] / rows) < ridge[None]
-            cv2.copyTo(np.full_like(sky, hill.astype(np.uint8)), mask.astype(np.uint8), sky)
-        return np.concatenate([sky, sky[:, :width]], 1)
+            cv2.copyTo(np.full_like(painted, hill.astype(np.uint8)), mask.astype(np.uint8), painted)
+        return np.concatenate([painted, painted[:, :width]], 1)
 
     @cached_property
     def meadow(self) -> np.ndarray:

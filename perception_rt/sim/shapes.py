@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 MAX_CORNERS = 10
 DARK = (28, 28, 32)
@@ -76,7 +77,7 @@ class _MeshMaker:
     far_faces: int | None = None
 
     def face(
-        self, corners: np.ndarray, color: tuple, outward: np.ndarray, glow: bool = False, glass: bool = False
+        self, corners: ArrayLike, color: tuple, outward: np.ndarray, glow: bool = False, glass: bool = False
     ) -> None:
         """Add a convex face; `outward` is any vector on its outer side."""
         corners = np.asarray(corners, float)

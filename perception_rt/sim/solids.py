@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,8 @@ def solids_of(
     x, y = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
     place = np.column_stack([x, y, np.zeros(len(x))]) - origin
     moving = np.hypot(*objects.velocity.T) > 0.2
-    meshes, figures = [], []
+    meshes: list[tuple[int, Any]] = []
+    figures: list[tuple[int, Any]] = []
     for row in np.flatnonzero(np.hypot(*place[:, :2].T) < range_m).tolist():
         shape = objects.entities[row].shape_at(float(objects.travelled[row]), bool(moving[row]))
         (meshes if isinstance(shape, Mesh) else figures).append((row, shape))
