@@ -379,7 +379,7 @@ def test_an_exception_in_the_middle_of_a_large_model_is_one_line(vision, monkeyp
     for _ in range(3):
         assert len(runtime(photo(90, 130)[None], score_threshold=0.0)[0])
         with monkeypatch.context() as patch:
-            patch.setattr(runtime, "_module", lambda _, *rest: inner(four, *rest))
+            patch.setattr(runtime._detect, "_module", lambda _, *rest: inner(four, *rest))
             with pytest.raises(ModelError, match="size of tensor") as caught:
                 runtime(photo(90, 130)[None])
         assert "\n" not in str(caught.value)

@@ -37,13 +37,14 @@ PYPI = {
     "onnx": ("onnx", "python3-onnx"),
     "onnx2torch": ("onnx2torch", "python3-onnx2torch-pip"),
     "onnxruntime": ("onnxruntime", "python3-onnxruntime-pip"),
+    "resvg_py": ("resvg_py", "python3-resvg-py-pip"),
     "foxglove": ("foxglove-sdk", ""),
     "rerun": ("rerun-sdk", ""),
     "rerun_cli": ("rerun-sdk", ""),
     "ray": ("ray", ""),
     "openvino": ("openvino", ""),
 }
-OPTIONAL = {"tf2_ros"}  # used where it is installed
+OPTIONAL = {"tf2_ros", "tensorrt", "torch_tensorrt"}  # used where they are installed
 
 
 def imported(folder: Path) -> set[str]:
