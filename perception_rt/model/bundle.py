@@ -76,6 +76,8 @@ def save(
     provenance: Mapping[str, Any] | None = None,
     golden_seed: int = 0,
     golden: np.ndarray | None = None,
+    score_thresholds: Mapping[str, float] | None = None,
+    classes_keep: Sequence[str] = (),
 ) -> Manifest:
     """Script a module that takes the sensor's data and answers boxes; write it whole or not at all.
 
@@ -94,6 +96,8 @@ def save(
         provenance: where the weights come from, JSON values.
         golden_seed: of the golden input where `golden` is None: noise.
         golden: a picture (1, H, W, 3) uint8 RGB or a cloud (N, 4) float32 with objects that the module finds.
+        score_thresholds: by class name, lowest scores that differ.
+        classes_keep: the classes that are answered; empty for all.
 
     Returns:
         The manifest that was written.
@@ -106,6 +110,9 @@ def save(
     scripted = script_module(copy.deepcopy(module).to("cpu"))
     check_finite(scripted, f"module {name}")
     manifest = _manifest(name, version, task, input_spec, classes, _thresholds(scripted), provenance, licence)
+    manifest = replace(
+        manifest, score_thresholds=dict(score_thresholds or {}), classes_keep=tuple(classes_keep)
+    )
     program = ProgramSource("torchscript", module_bytes(scripted), (), ())
     return _write(path, manifest, [program], {}, golden, golden_seed, None)
 
@@ -125,6 +132,7 @@ def save_network(
     expected: Outputs | None = None,
     encoder: torch.nn.Module | None = None,
     score_thresholds: Mapping[str, float] | None = None,
+    classes_keep: Sequence[str] = (),
     max_detections: int = 300,
     version: str = "1",
     task: str = "detect2d",
@@ -150,6 +158,7 @@ def save_network(
             `score_threshold`; None records the first program's answer.
         encoder: of clouds: a module to script that maps points (N, 4) to the list of the network's inputs.
         score_thresholds: by class name, lowest scores that differ.
+        classes_keep: the classes that are answered; empty for all.
         max_detections: most boxes of an image.
         version: of the bundle.
         task: a key of `perception_rt.model.task.TASKS`.
@@ -176,6 +185,7 @@ def save_network(
         manifest,
         decoder=decoder,
         score_thresholds=dict(score_thresholds or {}),
+        classes_keep=tuple(classes_keep),
         max_detections=max_detections,
     )
     return _write(path, manifest, programs, files, golden, golden_seed, expected)

@@ -47,13 +47,15 @@ class Placement:
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
     def to_native(self, found: Candidates) -> Candidates:
-        """Boxes and keypoints from px of the input to px of the image, boxes clipped to it."""
+        """Boxes and keypoints from px of the input to px of the image, upright boxes clipped to it."""
         height, width = self.native
         scale = found.boxes.new_tensor([width / self.width, height / self.height])
         origin = found.boxes.new_tensor([self.left, self.top])
         most = found.boxes.new_tensor([width, height, width, height])
-        boxes = ((found.boxes - origin.repeat(2)) * scale.repeat(2)).clamp(min=0).minimum(most)
+        boxes = (found.boxes - origin.repeat(2)) * scale.repeat(2)
         extras = dict(found.extras)
+        if "theta" not in extras:  # an oriented box is another one when its sides are cut
+            boxes = boxes.clamp(min=0).minimum(most)
         if "keypoints" in extras:
             points = extras["keypoints"].clone()
             points[..., :2] = (points[..., :2] - origin) * scale

@@ -112,6 +112,7 @@ class Manifest:
         decoder: from outputs to boxes; None where the programs take the sensor's data and answer boxes,
             scores and labels themselves.
         score_thresholds: by class name, lowest scores that differ from `score_threshold`.
+        classes_keep: the classes that are answered; empty for all.
         max_detections: most boxes of an image.
         schema_version: of this layout.
     """
@@ -130,6 +131,7 @@ class Manifest:
     programs: tuple[Program, ...] = ()
     decoder: DecoderSpec | None = None
     score_thresholds: Mapping[str, float] = field(default_factory=dict)
+    classes_keep: tuple[str, ...] = ()
     max_detections: int = 300
     schema_version: int = SCHEMA_VERSION
 
@@ -151,6 +153,8 @@ def bundle_sha256(manifest: Manifest, members: Mapping[str, bytes]) -> str:
     """Hash a bundle: every field of the manifest but the hash itself, then each member in name order."""
     data = asdict(manifest)
     del data["sha256"]
+    if not data["classes_keep"]:  # bundles written before this field have no other hash
+        del data["classes_keep"]
     digest = hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(members):
         digest.update(f"\n{name} {hashlib.sha256(members[name]).hexdigest()}".encode())
@@ -206,13 +210,17 @@ def _parse_format2(data: dict[str, Any], classes: tuple[str, ...]) -> dict[str, 
     if not programs:
         raise BundleError("manifest programs=(): must be at least one")
     thresholds = fields.field(data, "score_thresholds", fields.mapping_of(fields.number(0.0, 1.0)))
-    for name in thresholds:
-        if name not in classes:
-            raise BundleError(f"manifest score_thresholds={name!r}: not a class of this bundle")
+    names = fields.list_of(fields.nonempty_text)
+    kept = fields.field(data, "classes_keep", names) if "classes_keep" in data else ()
+    for key, found in (("score_thresholds", thresholds), ("classes_keep", kept)):
+        for name in found:
+            if name not in classes:
+                raise BundleError(f"manifest {key}={name!r}: not a class of this bundle")
     return {
         "programs": programs,
         "decoder": fields.field(data, "decoder", fields.optional(_parse_decoder)),
         "score_thresholds": thresholds,
+        "classes_keep": kept,
         "max_detections": fields.field(data, "max_detections", fields.integer(1, MAX_DETECTIONS)),
     }
 

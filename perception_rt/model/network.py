@@ -15,6 +15,7 @@ from perception_rt.model.decoder import Candidates
 from perception_rt.model.engine import Engine
 from perception_rt.model.host_image import ImagePreparer
 from perception_rt.model.manifest import DecoderSpec, ImageSpec, Program
+from perception_rt.model.oriented import oriented_nms
 from perception_rt.model.torchscript import load_module, load_operators, optimise
 from perception_rt.types.errors import BundleError
 
@@ -79,7 +80,10 @@ def best_candidates(
     rows = torch.nonzero(found.scores >= score_threshold).squeeze(1)
     order = found.scores[rows].argsort(descending=True, stable=True)[:TOP_K]
     rows = rows[order]
-    if suppress and len(rows) > 1:
+    if suppress and "theta" in found.extras:
+        columns = (found.boxes[rows], found.extras["theta"][rows], found.labels[rows])
+        rows = rows[oriented_nms(*columns, nms_threshold)]
+    elif suppress and len(rows) > 1:
         boxes, labels = found.boxes[rows].double(), found.labels[rows]
         # Classes are moved apart so that they never overlap; float64 keeps the last digits.
         span = boxes.max() - boxes.min() + 1

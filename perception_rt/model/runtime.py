@@ -276,7 +276,7 @@ def class_thresholds(
     Args:
         manifest: the bundle's own; None for none.
         thresholds: by class name, those that differ from the bundle's.
-        wanted: class names; empty for all.
+        wanted: class names; empty for those of the bundle.
 
     Raises:
         ConfigError: a name is not a class of the bundle.
@@ -288,6 +288,7 @@ def class_thresholds(
             raise ConfigError(f"class {name!r}: not one of this bundle ({', '.join(manifest.classes)})")
     own = {**manifest.score_thresholds, **thresholds}
     least = np.array([own.get(name, np.nan) for name in manifest.classes])
+    wanted = wanted or manifest.classes_keep
     if wanted:
         least[[name not in wanted for name in manifest.classes]] = np.inf
     return least

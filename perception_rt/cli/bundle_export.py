@@ -1,0 +1,293 @@
+"""`perception-rt bundle export`: a bundle from what a training tool wrote."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perception_rt.types.errors import BundleError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from perception_rt.model.importers.common import Imported
+
+BEV_CLUSTER_OPTIONS = {
+    "min_range": "m; what is nearer belongs to the own vehicle",
+    "max_range": "m; what is farther is not looked at",
+    "ground_slope": "of the steepest ground, on top of the vehicle's own tilt, m per m",
+    "gap": "from which on neighbouring points are two things, at the sensor, m",
+    "gap_per_m": "by which the gap grows with range",
+    "car_length": "of a usual car, m",
+    "car_width": "of a usual car, m",
+}
+PRESET_OPTIONS = ("resize", "filter", "order", "scale", "mean", "std", "pad")
+MAX_PICTURE = 64 << 20  # bytes of a check picture's file
+STREET = {"seed": 7, "size": (1280, 720), "time_s": 12.0}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sources."""
+    from perception_rt.model.importers import other_importers
+
+    sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    onnx = sources.add_parser("onnx", help="an ONNX detector of any training tool")
+    onnx.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
+    script = sources.add_parser("torchscript", help="a TorchScript file: a network, or a whole detector")
+    script.add_argument("file", type=Path, metavar="FILE", help="what torch.jit.save wrote")
+    script.add_argument(
+        "--contract",
+        action="store_true",
+        help="the module answers boxes, scores and labels by itself; no decoder",
+    )
+    vision = sources.add_parser("torchvision", help="any torchvision detection model, by name")
+    vision.add_argument("model", metavar="NAME", help="e.g. ssdlite320_mobilenet_v3_large")
+    vision.add_argument(
+        "--weights",
+        metavar="W",
+        help="a .pth state dict, or torchvision's name (DEFAULT); none: random weights",
+    )
+    vision.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    for source in (onnx, script):
+        _add_network_options(source)
+    for source in (onnx, script, vision):
+        _add_class_options(source)
+    cluster = sources.add_parser("bev_cluster", help="lidar detection by geometry alone: nothing is trained")
+    for name, text in BEV_CLUSTER_OPTIONS.items():
+        cluster.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
+    cluster.add_argument(
+        "--scores",
+        type=Path,
+        metavar="FILE",
+        help="rows that `make accuracy` wrote for it, into the manifest",
+    )
+    cluster.set_defaults(licence="Apache-2.0")
+    others = [sources.add_parser(name, help="of another package") for name in other_importers()]
+    for other in others:
+        other.add_argument("file", type=Path, metavar="FILE")
+        other.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", type=_pair)
+        _add_class_options(other)
+    for source in (onnx, script, vision, cluster, *others):
+        _add_common_options(source, source is not cluster)
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--decoder",
+        default="auto",
+        metavar="NAME",
+        help="auto (default): by the file's metadata, then the names of its outputs, then their shapes; or "
+        "detr, fastestdet, nanodet, paddle, picodet, rfdetr, rtdetr, ssd, yolov5, yolov8, yolox; it sets the "
+        "options that follow and the thresholds as its authors do",
+    )
+    parser.add_argument(
+        "--input-size", type=int, nargs=2, metavar=("H", "W"), help="px, where the file leaves it open"
+    )
+    parser.add_argument("--resize", choices=("stretch", "letterbox", "letterbox_top_left"))
+    parser.add_argument("--filter", choices=("area", "bilinear", "antialias"))
+    parser.add_argument("--order", choices=("rgb", "bgr"), help="channel order that the network wants")
+    parser.add_argument("--pad", type=float, help="grey level of the letterbox's bars")
+    parser.add_argument("--scale", type=float, help="grey levels are multiplied by this, then less the mean,")
+    parser.add_argument("--mean", type=float, nargs=3, metavar=("C0", "C1", "C2"))
+    parser.add_argument("--std", type=float, nargs=3, metavar=("C0", "C1", "C2"), help="then divided by this")
+
+
+def _add_class_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="class names from label 0 on: .txt (one a line), .yaml or .json (a list, index to name, or "
+        "either under names); default: those in the file",
+    )
+    parser.add_argument("--classes-keep", nargs="+", default=[], metavar="NAME", help="only these classes")
+    parser.add_argument(
+        "--score-thresholds",
+        nargs="+",
+        default=[],
+        type=_threshold,
+        metavar="NAME=X",
+        help="lowest scores of single classes",
+    )
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="IMAGE",
+        help="a picture with such objects, in which the bundle is held to the source's own runtime (default: "
+        "a rendered street)",
+    )
+
+
+def _add_common_options(parser: argparse.ArgumentParser, images: bool) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the bundle to write")
+    parser.add_argument("--score-threshold", type=float, help="default lowest score of the bundle")
+    parser.add_argument("--nms-threshold", type=float, help="default IoU of NMS")
+    parser.add_argument("--name", help="of the bundle (default: the file's)")
+    parser.add_argument("--bundle-version", default="1", metavar="TEXT", help="of the bundle (default 1)")
+    parser.add_argument("--licence", default="unspecified" if images else "Apache-2.0", help="SPDX")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be KEY=VALUE")
+    return key, value
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    name, equals, value = text.rpartition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not equals or not name or not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=X, X in [0, 1]")
+    return name, number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, check against the source's own runtime, write.
+
+    Raises:
+        BundleError: one line that says why not.
+    """
+    _check_options(args)
+    warnings.simplefilter("ignore")  # what tracing and scripting say concerns their authors, not the user
+    sources = {
+        "torchvision": _from_torchvision,
+        "onnx": _from_onnx,
+        "torchscript": _from_torchscript,
+        "bev_cluster": _from_bev_cluster,
+    }
+    imported: Imported = sources.get(args.source, _from_other)(args)
+    for note in imported.notes:
+        print(note)
+    from perception_rt.model.importers.export import save_checked
+
+    clouds = args.source == "bev_cluster"
+    report = save_checked(
+        args.out,
+        imported,
+        None if clouds else _picture(args.check),
+        name=args.name or args.out.stem,
+        version=args.bundle_version,
+        licence=args.licence,
+        score_thresholds=None if clouds else dict(args.score_thresholds),
+        classes_keep=() if clouds else args.classes_keep,
+    )
+    for line in report.lines:
+        print(line)
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    size, manifest = args.out.stat().st_size / 1e6, report.manifest
+    print(
+        f"{args.out}: {size:.2f} MB, {len(manifest.classes)} classes, sha256 {manifest.sha256[:12]}, verified"
+    )
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse before anything is loaded what cannot be."""
+    if not args.out.parent.is_dir():
+        raise BundleError(f"{args.out}: no folder {args.out.parent}")
+    if args.out.is_dir():
+        raise BundleError(f"{args.out}: is a folder")
+    for name in ("score_threshold", "nms_threshold"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            raise BundleError(f"{name}={value}: must be in [0, 1]")
+    size = getattr(args, "input_size", None)
+    if size and not all(1 <= side <= 16384 for side in size):
+        raise BundleError(f"input_size={tuple(size)}: must be from 1 to 16384 px")
+
+
+def _picture(path: Path | None) -> np.ndarray:
+    """The check picture (H, W, 3) uint8 RGB: a file, or a rendered street."""
+    import cv2
+    import numpy as np
+
+    if path is None:
+        from perception_rt.sim.drive import Drive
+
+        return Drive(STREET["seed"], STREET["size"]).sample(STREET["time_s"]).image
+    try:
+        if path.stat().st_size > MAX_PICTURE:
+            raise BundleError(f"check={str(path)!r}: over {MAX_PICTURE} bytes")
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise BundleError(f"check={str(path)!r}: cannot be read: {error}") from error
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if picture is None:
+        raise BundleError(f"check={str(path)!r}: not a picture")
+    if max(picture.shape) > 4096:  # the golden input is this picture
+        raise BundleError(f"check={str(path)!r}: {picture.shape[1]}x{picture.shape[0]} px: at most 4096")
+    return np.ascontiguousarray(picture[..., ::-1])
+
+
+def _classes(args: argparse.Namespace) -> list[str] | None:
+    from perception_rt.model.importers.common import read_class_names
+
+    return None if args.classes is None else read_class_names(args.classes)
+
+
+def _thresholds(args: argparse.Namespace) -> dict[str, float | None]:
+    return {"score_threshold": args.score_threshold, "nms_threshold": args.nms_threshold}
+
+
+def _network_options(args: argparse.Namespace) -> dict[str, Any]:
+    options = {name: getattr(args, name) for name in PRESET_OPTIONS} | _thresholds(args)
+    options["input_size"] = tuple(args.input_size) if args.input_size else None
+    return options
+
+
+def _from_onnx(args: argparse.Namespace) -> Imported:
+    from perception_rt.model.importers.onnx import import_onnx
+
+    return import_onnx(args.file, args.decoder, _classes(args), **_network_options(args))
+
+
+def _from_torchscript(args: argparse.Namespace) -> Imported:
+    from perception_rt.model.importers.torchscript import import_torchscript
+
+    options = _network_options(args)
+    return import_torchscript(args.file, args.decoder, _classes(args), contract=args.contract, **options)
+
+
+def _from_torchvision(args: argparse.Namespace) -> Imported:
+    from perception_rt.model.importers.torchvision import import_torchvision
+
+    return import_torchvision(args.model, args.weights, _classes(args), args.seed, **_thresholds(args))
+
+
+def _from_bev_cluster(args: argparse.Namespace) -> Imported:
+    from perception_rt.model.importers.bev_cluster import import_bev_cluster
+
+    given = {name: getattr(args, name) for name in BEV_CLUSTER_OPTIONS} | _thresholds(args)
+    parameters = {name: value for name, value in given.items() if value is not None}
+    return import_bev_cluster(parameters, _read_scores(args.scores))
+
+
+def _from_other(args: argparse.Namespace) -> Imported:
+    from perception_rt.model.importers import run_other
+
+    imported = run_other(args.source, args.file, dict(args.option))
+    given = {name: value for name, value in _thresholds(args).items() if value is not None}
+    for name, value in given.items():
+        setattr(imported, name, value)
+    if names := _classes(args):
+        imported.classes = tuple(names)
+    return imported
+
+
+def _read_scores(path: Path | None) -> dict[str, float]:
+    """The values of result rows, by name."""
+    if path is None:
+        return {}
+    try:
+        rows = json.loads(path.read_text())["rows"]
+        return {row["name"]: row["value"] for row in rows if row["name"].startswith("lidar/bev_cluster/")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"scores={str(path)!r}: holds no result rows: {error}") from error

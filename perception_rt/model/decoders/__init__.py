@@ -1,0 +1,34 @@
+"""Decoders: from a network's raw outputs to candidate boxes, a file a family.
+
+Another package adds one under the entry point group ``perception_rt.decoders``; see
+`perception_rt.model.decoder.Decoder` for what the runtime asks of it. Where it also has ``preset`` (a
+`Preset`), ``class_count`` and ``match``, the importers use it as they use these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perception_rt.model.decoders.detr import Detr
+from perception_rt.model.decoders.distribution import NanoDet, PaddleRows, PicoDet
+from perception_rt.model.decoders.fastestdet import FastestDet
+from perception_rt.model.decoders.rfdetr import RfDetr
+from perception_rt.model.decoders.rtdetr import RtDetr
+from perception_rt.model.decoders.ssd import Ssd
+from perception_rt.model.decoders.yolov5 import YoloV5
+from perception_rt.model.decoders.yolov8 import YoloV8
+from perception_rt.model.decoders.yolox import YoloX
+
+DECODERS: dict[str, type[Any]] = {
+    "yolov5": YoloV5,
+    "yolov8": YoloV8,
+    "yolox": YoloX,
+    "nanodet": NanoDet,
+    "picodet": PicoDet,
+    "paddle": PaddleRows,
+    "detr": Detr,
+    "rtdetr": RtDetr,
+    "rfdetr": RfDetr,
+    "ssd": Ssd,
+    "fastestdet": FastestDet,
+}

@@ -1,0 +1,179 @@
+"""Write what was imported as a bundle, held to the answer of the source's own runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perception_rt.model import bundle
+from perception_rt.model.golden import LOOSER, Outputs, golden_difference, make_golden
+from perception_rt.model.importers.common import Imported
+from perception_rt.model.manifest import Manifest
+from perception_rt.model.runtime import Runtime
+from perception_rt.model.task import find_task
+from perception_rt.types.errors import BundleError
+
+SHOWN = 12  # rows of the two lists
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an export found out.
+
+    Attributes:
+        manifest: of the bundle that was written.
+        lines: the two lists of detections, side by side.
+        warnings: what the user should look at.
+    """
+
+    manifest: Manifest
+    lines: list[str]
+    warnings: list[str]
+
+
+def save_checked(
+    path: str | Path,
+    imported: Imported,
+    picture: np.ndarray | None,
+    *,
+    name: str,
+    version: str = "1",
+    licence: str = "unspecified",
+    score_thresholds: Mapping[str, float] | None = None,
+    classes_keep: Sequence[str] = (),
+) -> Report:
+    """Write a bundle whose answer to a picture is that of the source's own runtime; else write nothing.
+
+    Args:
+        path: the file to write.
+        imported: by one of the importers.
+        picture: (H, W, 3) uint8 RGB with objects in it; it becomes the golden input where any are found.
+        name: of the bundle.
+        version: of the bundle.
+        licence: of the weights.
+        score_thresholds: by class name, lowest scores that differ.
+        classes_keep: class names that are kept; empty for all.
+
+    Raises:
+        BundleError: the answers differ, or as `perception_rt.model.bundle.save`.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise BundleError(f"{path}: no folder {path.parent}")
+    for wanted in (*(score_thresholds or {}), *classes_keep):
+        if wanted not in imported.classes:
+            raise BundleError(f"class {wanted!r}: not one of {', '.join(imported.classes[:30])}")
+    fields: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        "licence": licence,
+        "classes": imported.classes,
+        "task": imported.task,
+        "input_spec": imported.input_spec,
+        "provenance": imported.provenance,
+        "score_thresholds": score_thresholds,
+        "classes_keep": classes_keep,
+    }
+    source = None
+    if picture is not None and imported.reference is not None:
+        source = imported.reference(picture, imported.score_threshold)
+    golden = None if picture is None or source is None or not len(source[1]) else picture[None]
+    scratch = path.with_name(f".{path.name}.unchecked")  # appears under its name only when all is well
+    try:
+        if imported.module is not None:
+            manifest = bundle.save(scratch, imported.module, golden=golden, **fields)
+        else:
+            manifest = bundle.save_network(
+                scratch,
+                imported.programs,
+                decoder=imported.decoder,
+                score_threshold=imported.score_threshold,
+                nms_threshold=imported.nms_threshold,
+                golden=golden,
+                expected=source if golden is not None else None,
+                **fields,
+            )
+        lines, warnings = _compare(scratch, imported, picture, source)
+        bundle.verify(scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return Report(manifest, lines, warnings)
+
+
+def _compare(
+    path: Path, imported: Imported, picture: np.ndarray | None, source: Outputs | None
+) -> tuple[list[str], list[str]]:
+    """Both lists, and warnings; BundleError where they differ."""
+    if picture is None or source is None:
+        return [], []
+    runtime = Runtime.open(path, "cpu", engine=_first_engine(imported))
+    runtime.class_thresholds[:] = np.nan  # those of classes come on top, in the bundle alone
+    mine = runtime(picture[None], score_threshold=imported.score_threshold)[:3]
+    lines = side_by_side(source, mine, imported.classes)
+    warnings = []
+    if not len(source[1]):
+        warnings.append(
+            "no detection in the check picture: give --check with a picture that holds such objects; until "
+            "then the bundle's golden answer is to noise, which cannot show a wrong decoder"
+        )
+    outside = _outside(source[0], picture.shape[:2])
+    if outside:
+        warnings.append(
+            f"{outside} of {len(source[0])} boxes lie outside of the picture: is the decoder right?"
+        )
+    difference = _difference(imported, picture, source, mine)
+    if difference:
+        raise BundleError("\n".join([f"the bundle differs from its source: {difference}", *lines]))
+    return lines, warnings
+
+
+def _first_engine(imported: Imported) -> str:
+    kind = "torchscript" if imported.module is not None else imported.programs[0].kind
+    return {"onnx": "onnxruntime", "torchscript": "torchscript", "pt2": "aoti"}[kind]
+
+
+def _difference(imported: Imported, picture: np.ndarray, source: Outputs, mine: Outputs) -> str | None:
+    """What differs, both ways; None where the answers agree."""
+    precision = imported.programs[0].precision if imported.programs else "fp32"
+    task = find_task(imported.task)
+    for one, other, whose in ((source, mine, "the source"), (mine, source, "the bundle")):
+        if len(one[1]):
+            expected = make_golden(one, task, picture[None], origin="picture", file="x", score_threshold=0.0)
+            text = golden_difference(expected, other, LOOSER[precision])
+            if text:
+                return f"of what {whose} finds, {text}"
+    return None
+
+
+def _outside(boxes: np.ndarray, size: tuple[int, int]) -> int:
+    """How many boxes have nothing of them within the image."""
+    height, width = size
+    sides = np.minimum(boxes[:, 2:], [width, height]) - np.maximum(boxes[:, :2], 0)
+    return int((sides <= 0).any(1).sum())
+
+
+def side_by_side(source: Outputs, mine: Outputs, classes: Sequence[str]) -> list[str]:
+    """Lines of both lists, best score first."""
+    rows = max(len(source[1]), len(mine[1]))
+    width = 46
+    lines = [f"{f'source: {len(source[1])} detections':{width}}bundle: {len(mine[1])} detections"]
+    for row in range(min(rows, SHOWN)):
+        left, right = (_row(found, row, classes) for found in (source, mine))
+        lines.append(f"{left:{width}}{right}".rstrip())
+    if rows > SHOWN:
+        lines.append(f"... {rows - SHOWN} more")
+    return lines
+
+
+def _row(found: Outputs, row: int, classes: Sequence[str]) -> str:
+    if row >= len(found[1]):
+        return "-"
+    label = int(found[2][row])
+    name = classes[label] if 0 <= label < len(classes) else f"label {label}"
+    box = " ".join(f"{value:.0f}" for value in found[0][row])
+    return f"{name[:18]:18} {found[1][row]:.3f}  {box}"

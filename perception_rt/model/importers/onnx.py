@@ -1,0 +1,180 @@
+"""ONNX detectors of any training tool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from perception_rt.model.bundle import ProgramSource
+from perception_rt.model.decoders.common import Match, Preset, Signature
+from perception_rt.model.importers.auto import choose_decoder, find_decoder
+from perception_rt.model.importers.common import Imported, class_names, sha256_of
+from perception_rt.model.importers.onnx_batch import Run, single_images
+from perception_rt.model.importers.onnx_file import OnnxNetwork, read_onnx
+from perception_rt.model.importers.onnx_torch import torchscript_program
+from perception_rt.model.importers.reference import reference_answer
+from perception_rt.model.manifest import DecoderSpec
+from perception_rt.model.specs import ImageSpec
+from perception_rt.types.errors import BundleError
+
+NOT_DETECTORS = {"classify", "semantic", "depth"}
+MAX_SOURCE = 1 << 31
+
+
+def import_onnx(
+    path: str | Path,
+    decoder: str = "auto",
+    classes: Sequence[str] | None = None,
+    input_size: tuple[int, int] | None = None,
+    **changes: Any,
+) -> Imported:
+    """Import an ONNX file.
+
+    Args:
+        path: the file: one image input, and ``orig_target_sizes``, ``im_shape`` or ``scale_factor``.
+        decoder: one of `perception_rt.model.decoders.DECODERS`, or ``auto``; it also sets how images are
+            prepared.
+        classes: class names; None takes those of the file, or COCO's with a note where it has 80 or 91.
+        input_size: (height, width) where the file leaves them open.
+        **changes: fields of `Preset` that differ for this network.
+
+    Raises:
+        BundleError: a file, decoder or class list that does not fit, in one line.
+    """
+    path = Path(path)
+    if decoder != "auto":
+        find_decoder(decoder)
+    network = read_onnx(path, input_size)
+    _check_task(network)
+    network, run, any_batch, notes = single_images(network)
+    own = network.names()
+    known = classes if classes is not None else own
+    answer = [np.ascontiguousarray(array) for array in run(network.example())]
+    signature = Signature(
+        inputs=(network.image, *network.second),
+        names=network.outputs,
+        outputs=[torch.from_numpy(array) for array in answer],
+        input_size=network.size,
+        metadata=network.metadata,
+        classes=None if known is None else len(known),
+    )
+    name, match = choose_decoder(signature, decoder)
+    preset = changed(match.preset or find_decoder(name)[1].preset, changes)
+    spec = image_spec(network, preset)
+    decode = make_decoder(name, match, spec, [signature.of(output) for output in match.outputs])
+    count = decode.class_count([signature.of(output) for output in match.outputs])
+    names = class_names(classes, own, count, notes)
+    notes.insert(0, f"decoder: {name} ({match.why})")
+    programs, more = _programs(network, match, answer, any_batch)
+    chosen = _only(run, network, match)
+
+    def reference(image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
+        return reference_answer(image, spec, chosen, decode, threshold, preset.nms_threshold)
+
+    return Imported(
+        classes=names,
+        input_spec=spec,
+        provenance={"onnx": path.name, "onnx_sha256": sha256_of(path), "decoder": name, "why": match.why},
+        score_threshold=preset.score_threshold,
+        nms_threshold=preset.nms_threshold,
+        programs=programs,
+        decoder=DecoderSpec(name, match.parameters),
+        reference=reference,
+        notes=[*notes, *more],
+    )
+
+
+def _check_task(network: OnnxNetwork) -> None:
+    task = network.metadata.get("task")
+    if task in NOT_DETECTORS:
+        raise BundleError(f"{network.path}: its metadata says task={task}: not a detector")
+
+
+def changed(preset: Preset, changes: dict[str, Any]) -> Preset:
+    """The preset with what the user gave.
+
+    Raises:
+        BundleError: a change that `Preset` has no field for, or of a wrong kind.
+    """
+    known = {field.name for field in fields(Preset)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise BundleError(f"{unknown[0]}={changes[unknown[0]]!r}: not one of {', '.join(sorted(known))}")
+    given = {key: value for key, value in changes.items() if value is not None}
+    for key in ("mean", "std"):
+        if key in given:
+            given[key] = tuple(float(value) for value in given[key])
+    return replace(preset, **given)
+
+
+def image_spec(network: OnnxNetwork, preset: Preset) -> ImageSpec:
+    """How a picture reaches the network."""
+    return ImageSpec(
+        size=network.size,
+        resize=preset.resize,
+        filter=preset.filter,
+        order=preset.order,
+        scale=preset.scale,
+        mean=preset.mean,
+        std=preset.std,
+        pad=preset.pad,
+        dtype=network.dtype,
+        layout=network.layout,
+    )
+
+
+def make_decoder(name: str, match: Match, spec: ImageSpec, outputs: list[torch.Tensor]) -> Any:
+    """The decoder, tried on `outputs`.
+
+    Raises:
+        BundleError: it does not fit.
+    """
+    kind = find_decoder(name)[1]
+    try:
+        decode = kind(spec, **match.parameters)
+        decode(outputs, spec.size or (1, 1), 1.0)
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        shapes = [tuple(output.shape) for output in outputs]
+        raise BundleError(f"decoder={name!r}: does not fit the outputs {shapes}: {error}") from error
+    return decode
+
+
+def _only(run: Run, network: OnnxNetwork, match: Match) -> Run:
+    """`run`, with those outputs that the decoder takes."""
+    wanted = [network.outputs.index(output) for output in match.outputs]
+
+    def chosen(x: np.ndarray) -> list[np.ndarray]:
+        every = run(x)
+        return [every[i] for i in wanted]
+
+    return chosen
+
+
+def _programs(
+    network: OnnxNetwork, match: Match, answer: list[np.ndarray], any_batch: bool
+) -> tuple[list[ProgramSource], list[str]]:
+    """The ONNX itself; TorchScript as well where it answers alike."""
+    precision = _precision(network)
+    data = network.model.SerializeToString()
+    source = ProgramSource("onnx", data, (network.image,), match.outputs, precision, any_batch)
+    expected = [answer[network.outputs.index(output)] for output in match.outputs]
+    if precision != "fp32":
+        return [source], [f"runs as ONNX: its weights are {precision}"]
+    scripted, why = torchscript_program(network, match.outputs, expected, any_batch)
+    if scripted is None:
+        return [source], [f"runs as ONNX: {why}"]
+    return [source, scripted], ["runs as ONNX and as TorchScript"]
+
+
+def _precision(network: OnnxNetwork) -> str:
+    kinds = {node.op_type for node in network.model.graph.node}
+    if kinds & {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulInteger", "ConvInteger"}:
+        return "int8"
+    large = [tensor for tensor in network.model.graph.initializer if np.prod(tensor.dims) > 16]
+    half = sum(tensor.data_type == 10 for tensor in large)
+    return "fp16" if half * 2 > len(large) or network.dtype == "float16" else "fp32"

@@ -1,0 +1,242 @@
+"""An ONNX file, read and made ready to run: one image in, a batch of one or any, everything in one file."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perception_rt.model.importers.auto import noise
+from perception_rt.model.importers.common import first_line
+from perception_rt.types.errors import BundleError
+
+MAX_BYTES = (1 << 31) - 1  # of a protobuf message
+SECOND_INPUTS = ("orig_target_sizes", "im_shape", "scale_factor")
+
+
+@dataclass(slots=True)
+class OnnxNetwork:
+    """A network that takes an image.
+
+    Attributes:
+        path: where it came from.
+        model: the ModelProto, external data inside, second inputs folded into constants.
+        image: name of the input.
+        second: names of the inputs that were folded.
+        outputs: names of the outputs.
+        size: (height, width), px.
+        layout: ``NCHW`` or ``NHWC``.
+        dtype: ``float32``, ``float16`` or ``uint8``.
+        batch: of the file; None for any.
+        metadata: of the file.
+    """
+
+    path: Path
+    model: Any
+    image: str
+    second: tuple[str, ...]
+    outputs: tuple[str, ...]
+    size: tuple[int, int]
+    layout: str
+    dtype: str
+    batch: int | None
+    metadata: Mapping[str, str]
+
+    def example(self, count: int = 1) -> np.ndarray:
+        """Noise that the network takes: ``count`` images."""
+        values = noise((count, 3, *self.size)).numpy()
+        values = values.transpose(0, 2, 3, 1) if self.layout == "NHWC" else values
+        values = values * 255 if self.dtype == "uint8" else values
+        return np.ascontiguousarray(values.astype(self.dtype))
+
+    def names(self) -> list[str] | None:
+        """Class names of the metadata; None where it holds none."""
+        from perception_rt.model.importers.common import named_list
+
+        text = self.metadata.get("names")
+        if not text or len(text) > 1 << 20:
+            return None
+        try:
+            return named_list(ast.literal_eval(text), f"{self.path}: metadata names")
+        except (ValueError, SyntaxError, MemoryError, RecursionError, BundleError):
+            return None
+
+
+def read_onnx(path: Path, input_size: tuple[int, int] | None) -> OnnxNetwork:
+    """Read a file and find out what it takes.
+
+    Args:
+        path: the file.
+        input_size: (height, width) where the file leaves it open.
+
+    Raises:
+        BundleError: one line that says why not.
+    """
+    model = load_model(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    image = _image_input(inputs, path)
+    others = [value for value in inputs if value is not image]
+    if any(value.name not in SECOND_INPUTS for value in others):
+        names = [value.name for value in inputs]
+        raise BundleError(
+            f"{path}: inputs={names}: must be one image, and {', '.join(SECOND_INPUTS)} at most"
+        )
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    shape = _dims(image)
+    layout = "NCHW" if shape[1] == 3 or shape[3] != 3 else "NHWC"
+    sides = shape[2:] if layout == "NCHW" else shape[1:3]
+    size = _size(sides, input_size, metadata, path)
+    _fix_size(image, layout, size)
+    for value in others:
+        _fold(model, value, size)
+    return OnnxNetwork(
+        path=path,
+        model=model,
+        image=image.name,
+        second=tuple(value.name for value in others),
+        outputs=tuple(value.name for value in model.graph.output),
+        size=size,
+        layout=layout,
+        dtype=_DTYPES[image.type.tensor_type.elem_type],
+        batch=shape[0],
+        metadata=metadata,
+    )
+
+
+_DTYPES = {1: "float32", 10: "float16", 2: "uint8"}  # TensorProto.DataType
+
+
+def load_model(path: Path) -> Any:
+    """The ModelProto of a file, with its external data.
+
+    Raises:
+        BundleError: no file, not ONNX, external data that is missing or lies elsewhere.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise BundleError("ONNX import needs the package onnx (pip install onnx)") from error
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file")
+    if path.stat().st_size > MAX_BYTES:
+        raise BundleError(f"{path}: {path.stat().st_size} bytes: an ONNX file has 2 GiB at most")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's errors have no common base but Exception
+        raise BundleError(f"{path}: not ONNX: {first_line(error)}") from error
+    if not model.graph.node or not model.graph.output:
+        raise BundleError(f"{path}: not ONNX: holds no graph")
+    _load_external(model, path)
+    for tensor in model.graph.initializer:
+        _check_finite(tensor, path)
+    return model
+
+
+def _load_external(model: Any, path: Path) -> None:
+    from onnx import external_data_helper as external
+
+    tensors = [t for t in model.graph.initializer if external.uses_external_data(t)]
+    total = 0
+    for tensor in tensors:
+        info = external.ExternalDataInfo(tensor)
+        file = (path.parent / info.location).resolve()
+        if path.parent.resolve() not in file.parents:
+            raise BundleError(f"{path}: external data {info.location!r} lies outside of its folder")
+        if not file.is_file():
+            raise BundleError(f"{path}: external data {info.location!r} is missing beside it")
+        total += info.length or file.stat().st_size
+    if total + path.stat().st_size > MAX_BYTES:
+        raise BundleError(f"{path}: {total} bytes of external data: 2 GiB at most with the file")
+    try:
+        for tensor in tensors:
+            external.load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = 0  # inside
+            del tensor.external_data[:]
+    except Exception as error:
+        raise BundleError(f"{path}: external data cannot be read: {first_line(error)}") from error
+
+
+def _check_finite(tensor: Any, path: Path) -> None:
+    from onnx import numpy_helper
+
+    if tensor.data_type not in (1, 10, 11):  # float32, float16, float64
+        return
+    try:
+        values = numpy_helper.to_array(tensor)
+    except Exception as error:
+        raise BundleError(f"{path}: weights {tensor.name!r} are damaged: {first_line(error)}") from error
+    # Infinity is a usual constant of masks, on its own; among weights it is a fault.
+    if np.isnan(values).any() or (values.size > 1 and np.isinf(values).any()):
+        raise BundleError(f"{path}: weights {tensor.name!r} hold NaN or infinity")
+
+
+def _dims(value: Any) -> list[int | None]:
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims]
+
+
+def _image_input(inputs: list[Any], path: Path) -> Any:
+    """The one input of four sides, three of them channels."""
+    images = []
+    for value in inputs:
+        dims = _dims(value)
+        channels = dims[1:2] + dims[3:4]
+        if len(dims) == 4 and (3 in channels or None in channels) and value.name not in SECOND_INPUTS:
+            images.append(value)
+    if len(images) != 1:
+        shown = ", ".join(f"{value.name} {_dims(value)}" for value in inputs[:4])
+        raise BundleError(f"{path}: inputs {shown}: must be one image (N, 3, H, W) or (N, H, W, 3)")
+    kind = images[0].type.tensor_type.elem_type
+    if kind not in _DTYPES:
+        raise BundleError(f"{path}: input {images[0].name}: must be float32, float16 or uint8")
+    return images[0]
+
+
+def _size(
+    sides: list[int | None], given: tuple[int, int] | None, metadata: Mapping[str, str], path: Path
+) -> tuple[int, int]:
+    height, width = sides
+    if height is not None and width is not None:
+        if given is not None and given != (height, width):
+            raise BundleError(f"input_size={given}: {path} is made for {(height, width)}")
+        return height, width
+    if given is not None:
+        return given
+    try:
+        own = ast.literal_eval(metadata.get("imgsz", ""))
+        sides = [int(own), int(own)] if isinstance(own, int) else [int(side) for side in own]
+        if len(sides) == 2 and min(sides) > 0:
+            return sides[0], sides[1]
+    except (ValueError, SyntaxError, TypeError):
+        pass
+    raise BundleError(f"{path}: leaves its size open: give --input-size H W")
+
+
+def _fix_size(image: Any, layout: str, size: tuple[int, int]) -> None:
+    """Write the size into the graph's input, so that engines may plan for it."""
+    dims = image.type.tensor_type.shape.dim
+    first = 2 if layout == "NCHW" else 1
+    for dim, side in zip(dims[first : first + 2], size, strict=True):
+        dim.dim_value = side
+
+
+def _fold(model: Any, value: Any, size: tuple[int, int]) -> None:
+    """Replace a second input by what it says of an image of the network's own size."""
+    from onnx import numpy_helper
+
+    height, width = size
+    rows = {
+        "orig_target_sizes": [[width, height]],
+        "im_shape": [[height, width]],
+        "scale_factor": [[1.0, 1.0]],
+    }
+    kinds = {1: np.float32, 6: np.int32, 7: np.int64, 10: np.float16, 11: np.float64}
+    kind = kinds[value.type.tensor_type.elem_type]
+    tensor = numpy_helper.from_array(np.array(rows[value.name], kind), value.name)
+    model.graph.initializer.append(tensor)
+    model.graph.input.remove(value)

@@ -1,0 +1,270 @@
+"""TorchScript files: a network with a named decoder, or a module that already answers boxes."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perception_rt.model.bundle import ProgramSource
+from perception_rt.model.decoders.common import Signature
+from perception_rt.model.importers.auto import choose_decoder, find_decoder, noise
+from perception_rt.model.importers.common import Imported, class_names, first_line, named_list, sha256_of
+from perception_rt.model.importers.onnx import changed, make_decoder
+from perception_rt.model.importers.reference import reference_answer
+from perception_rt.model.manifest import DecoderSpec
+from perception_rt.model.specs import ImageSpec
+from perception_rt.model.torchscript import load_module, script_module
+from perception_rt.types.errors import BundleError
+
+MAX_BYTES = 1 << 32
+MAX_CONFIG = 1 << 20
+
+
+class Contract(nn.Module):
+    """A module (list of (3, H, W) float images in [0, 1]) -> boxes, scores, labels behind the bundle's call.
+
+    It answers as torchvision's detectors do: a list of dictionaries, or a tuple of losses and that list; or
+    boxes, scores and labels of one image as a tuple. Boxes are xyxy in px of the image.
+
+    Args:
+        module: scripted.
+        form: ``list`` (one dictionary an image), ``losses`` (with losses before) or ``tuple``.
+        score_threshold: default lowest score kept.
+        nms_threshold: told in the manifest; the module does its own NMS.
+    """
+
+    def __init__(self, module: nn.Module, score_threshold: float, nms_threshold: float) -> None:
+        super().__init__()
+        self.module = module
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+
+    def answer(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of one (3, H, W) image."""
+        raise NotImplementedError
+
+    def forward(
+        self, images: Tensor, bgr: bool = False, score_threshold: float = -1.0, nms_threshold: float = -1.0
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Detect objects; arguments and results are those of `perception_rt.model.bundle.save`."""
+        least = self.score_threshold if score_threshold < 0 else score_threshold
+        planar = (images.flip(3) if bgr else images).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+        boxes: list[Tensor] = []
+        scores: list[Tensor] = []
+        labels: list[Tensor] = []
+        index: list[Tensor] = []
+        for i in range(planar.shape[0]):
+            b, s, c = self.answer(planar[i])
+            order = s.argsort(descending=True)
+            order = order[s[order] >= least]
+            boxes.append(b[order].float())
+            scores.append(s[order].float())
+            labels.append(c[order].long())
+            index.append(torch.full_like(labels[i], i))
+        return torch.cat(boxes), torch.cat(scores), torch.cat(labels), torch.cat(index)
+
+
+class LossesContract(Contract):
+    """A scripted torchvision detector: a tuple of losses and a list of dictionaries."""
+
+    def answer(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of one (3, H, W) image."""
+        _, found = self.module([image])
+        return found[0]["boxes"], found[0]["scores"], found[0]["labels"]
+
+
+class ListContract(Contract):
+    """A list of dictionaries for a list of images."""
+
+    def answer(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of one (3, H, W) image."""
+        found = self.module([image])
+        return found[0]["boxes"], found[0]["scores"], found[0]["labels"]
+
+
+class TupleContract(Contract):
+    """Boxes, scores and labels for (1, 3, H, W)."""
+
+    def answer(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of one (3, H, W) image."""
+        boxes, scores, labels = self.module(image.unsqueeze(0))
+        return boxes.reshape(-1, 4), scores.flatten(), labels.flatten()
+
+
+def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, bytes, Mapping[str, str]]:
+    """The module, its file, and Ultralytics' metadata (``config.txt``) where it has them.
+
+    Raises:
+        BundleError: no file, not TorchScript, NaN weights.
+    """
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file")
+    if path.stat().st_size > MAX_BYTES:
+        raise BundleError(f"{path}: {path.stat().st_size} bytes: over {MAX_BYTES}")
+    data = path.read_bytes()
+    module = load_module(data, torch.device("cpu"), str(path))
+    with zipfile.ZipFile(path) as archive:
+        found = [info for info in archive.infolist() if info.filename.endswith("/extra/config.txt")]
+        if not found or found[0].file_size > MAX_CONFIG:
+            return module, data, {}
+        text = archive.read(found[0])
+    try:
+        config = json.loads(text)
+    except ValueError:
+        return module, data, {}
+    if not isinstance(config, dict):
+        return module, data, {}
+    return module, data, {k: v if isinstance(v, str) else json.dumps(v) for k, v in config.items()}
+
+
+def import_torchscript(
+    path: str | Path,
+    decoder: str = "auto",
+    classes: Sequence[str] | None = None,
+    input_size: tuple[int, int] | None = None,
+    contract: bool = False,
+    **changes: Any,
+) -> Imported:
+    """Import a TorchScript file.
+
+    Args:
+        path: what `torch.jit.save` wrote.
+        decoder: as of `perception_rt.model.importers.onnx.import_onnx`.
+        classes: class names; None takes those that Ultralytics puts into its files.
+        input_size: (height, width) px; TorchScript does not tell it. Ultralytics' files do.
+        contract: the module answers boxes, scores and labels itself (see `Contract`); no decoder.
+        **changes: fields of `Preset` that differ for this network.
+
+    Raises:
+        BundleError: one line that says why not.
+    """
+    path = Path(path)
+    module, data, metadata = read_torchscript(path)
+    provenance = {"torchscript": path.name, "torchscript_sha256": sha256_of(path)}
+    if contract:
+        return _contract(path, module, classes, changes, provenance)
+    size = input_size or _size(path, metadata)
+    x = noise((1, 3, *size))
+    outputs = _run(module, x, path)
+    own = named_list(json.loads(metadata["names"]), f"{path} names") if "names" in metadata else None
+    known = classes if classes is not None else own
+    names = tuple(f"output{i}" for i in range(len(outputs)))
+    signature = Signature(("images",), names, outputs, size, metadata, None if known is None else len(known))
+    name, match = choose_decoder(signature, decoder)
+    preset = changed(match.preset or find_decoder(name)[1].preset, changes)
+    spec = ImageSpec(
+        size, preset.resize, preset.filter, preset.order, preset.scale, preset.mean, preset.std, preset.pad
+    )
+    wanted = [names.index(output) for output in match.outputs]
+    chosen = [outputs[i] for i in wanted]
+    decode = make_decoder(name, match, spec, chosen)
+    notes = [f"decoder: {name} ({match.why})"]
+    program = ProgramSource("torchscript", data, ("images",), names, "fp32", False)
+    if wanted != list(range(len(outputs)))[: len(wanted)]:
+        raise BundleError(f"{path}: its outputs are not in the order of decoder {name}")
+
+    def reference(image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
+        def run(x: np.ndarray) -> list[np.ndarray]:
+            return [output.numpy() for output in _run(module, torch.from_numpy(x), path)]
+
+        return reference_answer(image, spec, run, decode, threshold, preset.nms_threshold)
+
+    return Imported(
+        classes=class_names(classes, own, decode.class_count(chosen), notes),
+        input_spec=spec,
+        provenance={**provenance, "decoder": name, "why": match.why},
+        score_threshold=preset.score_threshold,
+        nms_threshold=preset.nms_threshold,
+        programs=[program],
+        decoder=DecoderSpec(name, match.parameters),
+        reference=reference,
+        notes=notes,
+    )
+
+
+def _size(path: Path, metadata: Mapping[str, str]) -> tuple[int, int]:
+    try:
+        height, width = json.loads(metadata.get("imgsz", "null"))
+        return int(height), int(width)
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{path}: TorchScript does not tell its size: give --input-size H W") from error
+
+
+@torch.no_grad()
+def _run(module: torch.jit.ScriptModule, x: Tensor, path: Path) -> list[Tensor]:
+    try:
+        found = module(x)
+    except (RuntimeError, torch.jit.Error) as error:
+        raise BundleError(
+            f"{path}: cannot run an image {tuple(x.shape)}: {_last_line(error)} (a module that answers boxes "
+            "itself is exported with --contract)"
+        ) from error
+    outputs = [found] if isinstance(found, Tensor) else found
+    if not isinstance(outputs, list | tuple) or not outputs:
+        raise BundleError(f"{path}: answers a {type(found).__name__}: must be tensors; try --contract")
+    if not all(isinstance(output, Tensor) for output in outputs):
+        raise BundleError(f"{path}: answers more than tensors: try --contract")
+    return list(outputs)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1][:200]
+
+
+def _contract(
+    path: Path,
+    module: torch.jit.ScriptModule,
+    classes: Sequence[str] | None,
+    changes: Mapping[str, Any],
+    provenance: dict[str, Any],
+) -> Imported:
+    score = changes.get("score_threshold")
+    score = 0.5 if score is None else float(score)
+    nms = changes.get("nms_threshold")
+    nms = 0.5 if nms is None else float(nms)
+    other = [key for key, value in changes.items() if value is not None and not key.endswith("threshold")]
+    if other:
+        raise BundleError(f"{other[0]}={changes[other[0]]!r}: a module of --contract prepares images itself")
+    if classes is None:
+        raise BundleError(f"{path}: the module does not tell its classes: give --classes FILE")
+    form, reasons = None, []
+    image = (noise((120, 160, 3)) * 255).to(torch.uint8)[None]
+    for kind in (LossesContract, ListContract, TupleContract):
+        try:
+            scripted = script_module(kind(module, score, nms))
+            with torch.no_grad():
+                scripted(image, False, 0.0, -1.0)
+        except (BundleError, RuntimeError, torch.jit.Error) as error:
+            reasons.append(first_line(error))
+            continue
+        form = kind
+        break
+    if form is None:
+        raise BundleError(
+            f"{path}: does not answer boxes, scores and labels, neither for a list of (3, H, W) images nor "
+            f"for (1, 3, H, W): {reasons[-1]}"
+        )
+    # The module as it came answers, not the scripted wrapper.
+    plain = form(module, score, nms)
+
+    def reference(picture: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
+        planar = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255
+        with torch.no_grad():
+            boxes, scores, labels = (tensor.numpy() for tensor in plain.answer(planar))
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] >= threshold]
+        return boxes[order], scores[order], labels[order].astype(np.int64)
+
+    spec = ImageSpec(size=None, resize="model", filter="model", order="rgb")
+    notes = [f"contract: {form.__doc__.splitlines()[0] if form.__doc__ else form.__name__}"]
+    return Imported(
+        tuple(classes), spec, provenance, score, nms, module=plain, reference=reference, notes=notes
+    )

@@ -1,0 +1,258 @@
+"""torchvision's detection models, with its weights or a `.pth` of one's own."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perception_rt.model.importers.common import Imported, first_line, sha256_of
+from perception_rt.model.specs import ImageSpec
+from perception_rt.types.errors import BundleError
+
+WRAPPERS = ("model", "state_dict", "model_state_dict", "ema", "net", "weights")
+PREFIXES = ("module.", "model.", "_orig_mod.")
+
+
+class TorchvisionDetector(nn.Module):
+    """A torchvision detection model behind the bundle's call.
+
+    The model resizes, normalises, decodes and suppresses by itself, and maps boxes back to the image.
+
+    Args:
+        model: any of `torchvision.models.detection`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        thresholds = model.roi_heads if hasattr(model, "roi_heads") else model
+        self.score_threshold = float(thresholds.score_thresh)
+        self.nms_threshold = float(thresholds.nms_thresh)
+
+    def forward(
+        self, images: Tensor, bgr: bool = False, score_threshold: float = -1.0, nms_threshold: float = -1.0
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Detect objects; arguments and results are those of `perception_rt.model.bundle.save`."""
+        score = self.score_threshold if score_threshold < 0 else score_threshold
+        nms = self.nms_threshold if nms_threshold < 0 else nms_threshold
+        if hasattr(self.model, "roi_heads"):
+            self.model.roi_heads.score_thresh = score
+            self.model.roi_heads.nms_thresh = nms
+        else:
+            self.model.score_thresh = score
+            self.model.nms_thresh = nms
+        planar = (images.flip(3) if bgr else images).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+        if torch.jit.is_scripting():
+            _, detections = self.model(list(planar.unbind(0)))
+        else:
+            detections = self.model(list(planar.unbind(0)))
+        boxes = torch.cat([d["boxes"] for d in detections])
+        scores = torch.cat([d["scores"] for d in detections])
+        labels = torch.cat([d["labels"] for d in detections])
+        counts = torch.tensor([d["scores"].shape[0] for d in detections], device=scores.device)
+        index = torch.arange(len(detections), device=scores.device).repeat_interleave(counts)
+        return boxes, scores, labels, index
+
+
+def import_torchvision(
+    name: str,
+    weights: str | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    score_threshold: float | None = None,
+    nms_threshold: float | None = None,
+) -> Imported:
+    """Build a torchvision detection model.
+
+    Args:
+        name: as torchvision's, e.g. ``fasterrcnn_mobilenet_v3_large_320_fpn``.
+        weights: a local ``.pth`` state dict, or one of torchvision's own names (``DEFAULT``, ``COCO_V1``;
+            downloaded by torchvision); None draws random weights from `seed`.
+        classes: class names from label 0 (torchvision's background) on; None takes torchvision's COCO names,
+            where the weights have as many classes.
+        seed: of random weights.
+        score_threshold: lowest score kept; None for torchvision's own.
+        nms_threshold: IoU of NMS; None for torchvision's own.
+
+    Raises:
+        BundleError: an unknown name, weights that are not there or do not fit.
+    """
+    import torchvision  # 1.7 s, and only export needs it
+
+    names = torchvision.models.list_models(module=torchvision.models.detection)
+    if name not in names:
+        raise BundleError(f"model={name!r}: not a torchvision detection model; those are {', '.join(names)}")
+    known = torchvision.models.get_model_weights(name)
+    provenance: dict[str, Any] = {"model": name, "torchvision": torchvision.__version__}
+    coco = tuple(known.DEFAULT.meta["categories"])
+    notes: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if weights in known.__members__:
+            chosen = _own_names(classes, coco, str(weights))
+            model = _download(torchvision, name, known[weights])
+            provenance["weights"] = str(known[weights])
+        elif weights is None:
+            chosen = tuple(classes or coco)
+            model = _build(torchvision, name, len(chosen))
+            provenance["weights"] = f"random, seed {seed}"
+            notes.append("weights: random; it is not trained")
+        else:
+            path = Path(weights)
+            state = read_state(path, list(known.__members__))
+            count = _class_count(_build(torchvision, name, len(coco)), state, len(coco))
+            chosen = _names_for(count, classes, coco, path, notes)
+            model = _build(torchvision, name, len(chosen))
+            _load(model, state, path)
+            provenance["weights"] = f"{path.name} sha256 {sha256_of(path)}"
+    module = TorchvisionDetector(model.eval())
+    module.score_threshold = module.score_threshold if score_threshold is None else score_threshold
+    module.nms_threshold = module.nms_threshold if nms_threshold is None else nms_threshold
+
+    def reference(image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
+        with torch.no_grad():
+            found = module(torch.from_numpy(np.ascontiguousarray(image[None])), False, threshold, -1.0)
+        boxes, scores, labels = (tensor.numpy() for tensor in found[:3])
+        return boxes, scores, labels
+
+    spec = ImageSpec(size=None, resize="model", filter="model", order="rgb")
+    return Imported(
+        chosen,
+        spec,
+        provenance,
+        module.score_threshold,
+        module.nms_threshold,
+        module=module,
+        reference=reference,
+        notes=notes,
+    )
+
+
+def _build(torchvision: Any, name: str, count: int) -> nn.Module:
+    return torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=count)
+
+
+def _download(torchvision: Any, name: str, weights: Any) -> nn.Module:
+    try:
+        return torchvision.models.get_model(name, weights=weights)
+    except OSError as error:  # URLError and its kin
+        raise BundleError(f"weights={weights}: cannot be downloaded: {error}") from error
+
+
+def _own_names(classes: Sequence[str] | None, coco: tuple[str, ...], weights: str) -> tuple[str, ...]:
+    if classes is not None and len(classes) != len(coco):
+        raise BundleError(f"classes: {len(classes)} names, but {weights} has {len(coco)} classes")
+    return tuple(classes or coco)
+
+
+def read_state(path: Path, names: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The state dict of a `.pth`, out of its wrappers and prefixes. Nothing in the file is executed.
+
+    Raises:
+        BundleError: no file, not a `.pth`, a whole module, no tensors in it, NaN weights.
+    """
+    what = f"weights={str(path)!r}"
+    if not path.is_file():
+        raise BundleError(f"{what}: neither a file nor one of {', '.join(names)}")
+    _check_zip(path, what)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle fails in many ways
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            kind = f" ({found.group(1)})" if found else ""
+            raise BundleError(
+                f"{what}: do not fit: holds more than weights{kind}, as a pickled module does, and was not "
+                "loaded: opening it would run its code; save model.state_dict() instead"
+            ) from error
+        raise BundleError(f"{what}: do not fit: not a state dict: {first_line(error)}") from error
+    for wrapper in WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+            break
+    tensors = (
+        {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if isinstance(loaded, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise BundleError(f"{what}: do not fit: holds no state dict, but a {type(loaded).__name__}")
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in tensors):
+            tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise BundleError(f"{what}: {key} holds NaN or infinity")
+    return tensors
+
+
+def _check_zip(path: Path, what: str) -> None:
+    """Refuse an archive that unpacks to more than itself: torch stores its members as they are."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = sum(info.file_size for info in archive.infolist())
+    except Exception as error:
+        raise BundleError(f"{what}: do not fit: damaged: {first_line(error)}") from error
+    if packed > 2 * path.stat().st_size + (1 << 20):
+        raise BundleError(f"{what}: do not fit: unpacks to {packed} bytes, more than torch writes")
+
+
+def _class_count(model: nn.Module, state: Mapping[str, Tensor], count: int) -> int | None:
+    """How many classes weights have, where `model` of the same family has `count`; None: it does not show."""
+    for key, own in model.state_dict().items():
+        head = "cls_score" in key or "cls_logits" in key or "classification_head" in key
+        if not head or not key.endswith("bias") or key not in state or own.shape[0] % count:
+            continue
+        each = own.shape[0] // count  # anchors of a cell
+        if state[key].ndim == 1 and state[key].shape[0] % each == 0 and own.shape != state[key].shape:
+            return state[key].shape[0] // each
+        if own.shape == state[key].shape:
+            return count
+    return None
+
+
+def _names_for(
+    count: int | None, classes: Sequence[str] | None, coco: tuple[str, ...], path: Path, notes: list[str]
+) -> tuple[str, ...]:
+    has = f"{str(path)!r} has {count} classes, the first of them the background"
+    if classes is not None:
+        if count is not None and len(classes) != count:
+            raise BundleError(f"classes: {len(classes)} names, but {has}")
+        return tuple(classes)
+    if count not in (None, len(coco)):
+        raise BundleError(f"classes: {has}: give --classes FILE")
+    notes.append(f"classes: the file names none: COCO's {len(coco)} names are taken; give --classes FILE")
+    return coco
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    own = model.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    parts = [
+        f"{len(found)} {word} ({_some(found)})"
+        for word, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if found
+    ]
+    if parts:
+        raise BundleError(f"weights={str(path)!r}: do not fit: {'; '.join(parts)}")
+    model.load_state_dict(dict(state), strict=False)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown}, ..."
