@@ -32,10 +32,11 @@ test: setup ## every test, a file at a time on each of two cores
 fuzz: setup ## the property tests of test/unit with new random examples every time
 	@HYPOTHESIS_PROFILE=fuzz $(VENV)/python -m pytest -n 2 --dist loadfile test/unit
 
-lint: setup ## ruff: rules and format; mypy: types
+lint: setup ## ruff, mypy, and words that the field has better ones for
 	@$(VENV)/ruff check
 	@$(VENV)/ruff format --check
 	@$(VENV)/mypy
+	@$(VENV)/python tools/words.py
 
 bench: setup ## measure speed; prints a table, writes out/bench/*.json
 	@$(VENV)/python -m bench.run

@@ -1,4 +1,4 @@
-"""Result rows: a table for people, JSON for programs."""
+"""Result rows: a table to read, JSON for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What vehicles measure of themselves, from serialized messages; and what is told of them, to messages.
+"""Parse a vehicle's measurements from serialized messages, and serialize its state and path.
 
 sensor_msgs/Imu, sensor_msgs/NavSatFix, geometry_msgs/TwistWithCovarianceStamped and nav_msgs/Odometry in;
 nav_msgs/Odometry and nav_msgs/Path out.

@@ -75,7 +75,7 @@ class CameraDetector(DetectorComponent):
         self._detections[stream].publish(self._encoder.encode(result, frame.stamp_ns, frame.frame_id))
 
     def publish_extras(self, stream: str, frame: CameraFrame, result: Detections2D) -> None:
-        """The annotated image, where somebody watches."""
+        """Publish the annotated image while there are subscribers."""
         publisher = self._annotated[stream]
         if publisher.get_subscription_count():
             picture = draw_detections(frame.pixels, result, self.runtime.manifest.classes, bgr=frame.bgr)

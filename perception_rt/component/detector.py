@@ -72,7 +72,7 @@ class DetectorComponent(Component):
         raise NotImplementedError
 
     def publish_extras(self, stream: str, frame: Any, result: Any) -> None:
-        """Publish what is for people, after the result is out."""
+        """Publish visualizations, after the result is published."""
 
     def stream_values(self, stream: str) -> Mapping[str, object]:
         """What else the diagnostics of a stream tell."""

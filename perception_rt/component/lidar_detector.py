@@ -81,7 +81,7 @@ class LidarDetector(DetectorComponent):
         self._dropped[stream] += frame.dropped
 
     def publish_extras(self, stream: str, frame: LidarFrame, result: Detections3D) -> None:
-        """Markers for RViz, where somebody watches."""
+        """Publish markers for RViz while there are subscribers."""
         publisher = self._markers[stream]
         if publisher.get_subscription_count():
             markers = box_markers(result, self.runtime.manifest.classes)

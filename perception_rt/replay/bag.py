@@ -133,13 +133,13 @@ class Bag:
         return replace(message, data=data)
 
     def _hold_to_promise(self, read: Counter[str], topics: Sequence[str]) -> None:
-        """Tell of every message that was promised, and neither read nor told of."""
+        """Report the messages that were promised, and neither read nor reported."""
         told: Counter[str] = Counter()
         for damage in self.damage:
             told[damage.topic] += damage.messages or 0
         missing = Counter({t: self.topics[t][1] - read[t] - told[t] for t in topics if t in self.topics})
         missing = +missing
-        if told[""] and missing:  # some of them are told of, though not by name
+        if told[""] and missing:  # some of them are reported, though not by name
             count = missing.total() - told[""]
             if count > 0:
                 self._report(Damage("", None, count, f"promised, but not there: of {', '.join(missing)}"))

@@ -1,4 +1,4 @@
-"""The message types that bags and viewers are told of: those of ROS 2, and vision_msgs."""
+"""The message types that bags and viewers know: those of ROS 2, and vision_msgs."""
 
 from __future__ import annotations
 

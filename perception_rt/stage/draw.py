@@ -1,4 +1,4 @@
-"""Pictures: what was seen, drawn for people, on the image and from above."""
+"""Draw detections and tracks on the image and from above."""
 
 from __future__ import annotations
 

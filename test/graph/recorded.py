@@ -184,7 +184,7 @@ def clock(ear: Ear, start_ns: int, rate_hz: float) -> Iterator[Callable[[], int]
         ear.node.destroy_publisher(publisher)
 
 
-def listeners() -> str:
+def wanted_subscribers() -> str:
     """The override that lets the bag_player wait until an `Ear` hears every output."""
     return f"bag_player:listeners:={json.dumps(list(OUTPUTS))}"
 

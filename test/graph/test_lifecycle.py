@@ -70,7 +70,7 @@ def test_deactivating_in_the_middle_of_inference_settles_the_frames(run_camera):
     assert (book["pending"], book["states"]["superseded"]) == (0, 2)
     assert book["reasons"]["superseded"] == "the node was deactivated"
     assert camera.bench.change_state(ACTIVATE)
-    stamp = camera.send()  # has its turn when the model is done with the old frame, which is not published
+    stamp = camera.send()  # is processed when the model is done with the old frame, which is not published
     camera.answer(stamp)
     assert [stamp_of(message) for message in camera.found] == [stamp]
     assert wait_for(lambda: camera.count("published") == 1)

@@ -32,10 +32,10 @@ from .recorded import (
     Answers,
     Ear,
     as_drivers_offer,
-    listeners,
     play,
     replayed,
     up,
+    wanted_subscribers,
 )
 
 CONFIG = Path(__file__).parents[2] / "config" / "kitti.yaml"
@@ -122,7 +122,7 @@ def check_books(ear: Ear) -> None:
 
 def test_the_graph_says_what_a_replay_says(drive, overrides, expected):
     domain, _lock = claim_domain()
-    with Ear(domain) as ear, up(domain, CONFIG, f"bag:={drive}", listeners(), *overrides) as process:
+    with Ear(domain) as ear, up(domain, CONFIG, f"bag:={drive}", wanted_subscribers(), *overrides) as process:
         assert process.wait(60) == 0
         check_answers(ear.answers, expected)
         check_books(ear)

@@ -1,4 +1,4 @@
-"""Damaged recordings: what can be read is read, byte for byte, and the rest is told of."""
+"""Damaged recordings: what can be read is read, byte for byte, and the rest is reported."""
 
 from __future__ import annotations
 

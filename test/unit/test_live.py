@@ -1,4 +1,4 @@
-"""What `--live` takes, and the message types that viewers are told of."""
+"""What `--live` takes, and the message types that viewers know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves of a run for people."""
+"""Plot the curves of a run."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _connect(address: str) -> None:
 
 
 def _reach(address: str) -> None:
-    """Raise OSError where nobody listens at ``[ray://]HOST:PORT``; Ray itself would wait for minutes."""
+    """Raise OSError where no server answers at ``[ray://]HOST:PORT``; Ray itself would wait for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), _REACH_S).close()

@@ -17,13 +17,13 @@ class Live(Protocol):
     """Somebody who looks on.
 
     Attributes:
-        where: one line for people: where to look.
+        where: one line that says where to look.
     """
 
     where: str
 
     def begin(self, topics: Mapping[str, str], timeout_s: float) -> bool:
-        """Say what will come (message types by topic), and wait until somebody looks.
+        """Announce the topics (message types by topic), and wait for the first viewer.
 
         False where nobody did for so long. Messages may come before, and on other topics.
         """
@@ -32,7 +32,7 @@ class Live(Protocol):
     def message(self, topic: str, message_type: str, log_ns: int, data: bytes) -> None:
         """Show a serialized message (`message_type` like ``sensor_msgs/msg/Image``) at its log time, ns.
 
-        What cannot be shown costs no replay: a malformed message is told of, other types are left out.
+        A message that cannot be shown does not stop the replay: malformed ones are logged, other types skipped.
         """
         ...
 

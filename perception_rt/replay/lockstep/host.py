@@ -126,10 +126,10 @@ class LockstepHost:
         return self.workers[-1]
 
     def info(self, text: str) -> None:
-        """Nobody asked."""
+        """Do nothing: a replay prints its own summary."""
 
     def warn(self, stream: str, error: Exception) -> None:
-        """Messages that no ledger of the node stats for are told of to the router; else, people."""
+        """Report a message that no ledger of the node counts to the router; log other errors."""
         if stream in self.component.stats:
             return
         if stream in self._heard:
@@ -140,7 +140,7 @@ class LockstepHost:
     # What the runner uses.
 
     def activate(self) -> None:
-        """Let the component work, and tell of itself once a second."""
+        """Activate the component, and publish its diagnostics once a second."""
         self.component.active = True
         self.loop.every(DIAGNOSTICS_PERIOD_NS, self.tell)
 
@@ -189,7 +189,7 @@ class LockstepOutput:
         self._router.publish(self._topic, self._type, self._host.now_ns(), data)
 
     def get_subscription_count(self) -> int:
-        """Nobody listens to what is for people, unless somebody looks live."""
+        """Return 0 for visualization topics, unless a live viewer is connected."""
         return self._router.get_subscription_count(self._topic)
 
 

@@ -118,14 +118,14 @@ class Recorder:
             self._live.message(message.topic, message.message_type, message.log_ns, message.data)
 
     def published(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
-        """Write it to the bag, but for what is for people alone."""
+        """Write it to the bag, visualization messages left out."""
         if self._live is not None:
             self._live.message(topic, message_type, time_ns, data)
         self._bag.write(topic, message_type, time_ns, data)
         self.outputs[topic].add(time_ns, data)
 
     def shown(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
-        """Show what is for people."""
+        """Pass a visualization message to the live viewer."""
         if self._live is not None:
             self._live.message(topic, message_type, time_ns, data)
 

@@ -37,7 +37,7 @@ class ReplayObserver(Protocol):
         ...
 
     def shown(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
-        """A node published what is for people alone."""
+        """A node published a visualization message."""
         ...
 
     def refused(self, topic: str, time_ns: int, error: Exception) -> None:
@@ -50,7 +50,7 @@ class Router:
 
     Args:
         recorded: types of the recording's topics. remaps: topics by the names that they stand for.
-        observer: of all that flows. watched: whether somebody looks at what is for people.
+        observer: of all that flows. watched: whether a live viewer shows visualization messages.
 
     Attributes:
         transforms: as far as they came. transform_users: the nodes that look at them.
@@ -113,7 +113,7 @@ class Router:
         return int(topic in self._recorded or topic in self.announced)
 
     def get_subscription_count(self, topic: str) -> int:
-        """How many hear a topic; what is for people is not written down."""
+        """Return the number of subscribers; visualization messages are not recorded."""
         recorder = self._watched or self.announced[topic][1] not in VISUALIZATION_TYPES
         return len(self.subscriptions.get(topic, ())) + recorder
 

@@ -40,7 +40,7 @@ class Run:
         nodes: of the graph. inference: how long it takes.
         overrides: by node name (absolute or not; "" for all), parameters that win over the graph's.
         remaps: topics by the names that they stand for.
-        speed: of the recording's own at most, as for people who look; None for as fast as the machine goes.
+        speed: greatest replay speed, as for a live viewer; None for as fast as possible.
     """
 
     nodes: Sequence[GraphNode]
@@ -172,7 +172,7 @@ class _Replay:
         self._end()
 
     def _looking_ahead(self, items: Iterable[BagMessage | Damage]) -> Iterator[BagMessage | Damage]:
-        """The same items; detectors are told of theirs a little before."""
+        """Yield the same items; detectors get theirs a little ahead of time."""
         if self._run.inference.timing is None:
             yield from items
             return

@@ -48,7 +48,7 @@ class LockstepWorker:
         self._last = -1
 
     def anticipate(self, stream: str, data: bytes) -> None:
-        """Begin to compute a message that is going to come; each of the stream is told of, once and in order.
+        """Start to compute a message ahead of time; called once for each message of the stream, in order.
 
         Whether it will have its turn is not known yet: a model that does not keep up would compute in vain.
         That shows in virtual time, so that two runs compute alike.
@@ -58,7 +58,7 @@ class LockstepWorker:
             return
         try:
             parsed = self._pipeline.parse(stream, data)
-        except Exception:  # noqa: BLE001 - whatever a message holds: it is told of when it comes
+        except Exception:  # noqa: BLE001 - a malformed message is reported when it arrives
             return
         future = self._thread.submit(self._pipeline.compute, {stream: parsed})
         self._ahead[number] = parsed.stamp_ns, future

@@ -14,7 +14,7 @@ _HISTOGRAM_BARS = 40
 
 
 def words(name: str) -> str:
-    """A state's or a metric's name for people."""
+    """Return the label of a state or a metric."""
     return name.replace("_", " ")
 
 

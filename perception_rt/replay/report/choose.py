@@ -53,7 +53,7 @@ class Choice:
     """A message of a sensor that is shown.
 
     Attributes:
-        why: a heading, of all reasons. detail: figures, for people.
+        why: a heading, of all reasons. detail: figures, as text.
         stamp_ns: of its header; None where it could not be read.
         near_ns: when it arrived, or when its answer was published.
         lost: whether it has no answer.

@@ -1,6 +1,6 @@
 """Colours of the report: one for a outcome or a stage wherever it appears, told apart by colour-blind people.
 
-Fates after Okabe and Ito (2008), stages after Tol (2021), lighter on a dark ground.
+Outcomes after Okabe and Ito (2008), stages after Tol (2021), lighter on a dark ground.
 """
 
 LIGHT = {

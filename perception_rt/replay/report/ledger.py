@@ -221,7 +221,7 @@ def _add(view: LedgerView, stream: StreamView, rows: pd.DataFrame) -> None:
 
 
 def _weights(stream: StreamView, rows: pd.DataFrame) -> np.ndarray:
-    """(N,) int64 messages that each row stands for: what could not be read is told in lumps."""
+    """(N,) int64 messages that each row stands for: unreadable messages are counted in groups."""
     if stream.node != "bag":
         return np.ones(len(rows), np.int64)
     return rows["number"].fillna(1).clip(lower=1).to_numpy(np.int64)

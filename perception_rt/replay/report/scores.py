@@ -158,7 +158,7 @@ def _pivot(caption: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, obj
 
 
 def text_of(value: object) -> str:
-    """A score for people."""
+    """Return a score as text."""
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -106,7 +106,7 @@ def y_scale(low: float, high: float, whole: bool = False) -> Scale:
 
 
 def number(value: float) -> str:
-    """A number for people, to three or four digits."""
+    """Return a number as text, to three or four digits."""
     if value == 0:
         return "0"
     if abs(value) >= 1000:

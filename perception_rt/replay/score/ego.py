@@ -70,7 +70,7 @@ def score_paths(truth: EgoTruth, predictions: Outputs) -> dict:
     """Score the predicted paths of the vehicle; the summary is that of `ahead.summary`.
 
     In another frame than the truth's each path is compared from its own first pose on, which is that of the
-    moment it is made at, so that what was wrong before does not count; the ellipses, which tell of that too,
+    moment it is made at, so that what was wrong before does not count; the ellipses, which contain that too,
     are held to the errors since the first path.
     """
     rows: list[Row] = []

@@ -47,7 +47,7 @@ class Outputs:
     arrays: Sequence[RecordedOutput]
 
     def by_stamp(self) -> dict[int, RecordedOutput]:
-        """The arrays by what they tell of; of several the first published."""
+        """Return the arrays by their stamp; of several the first published."""
         return {output.stamp_ns: output for output in reversed(self.arrays)}
 
 

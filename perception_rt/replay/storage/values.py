@@ -1,4 +1,4 @@
-"""What is read of a recording, and what is told of the rest."""
+"""What is read of a recording, and the damage that is reported."""
 
 from __future__ import annotations
 

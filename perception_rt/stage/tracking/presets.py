@@ -1,4 +1,4 @@
-"""What a tracker is told of classes that nobody tuned it for, by the group that a name belongs to."""
+"""Tracker settings by the group of road users that a class name belongs to."""
 
 from __future__ import annotations
 

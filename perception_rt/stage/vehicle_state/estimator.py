@@ -220,7 +220,7 @@ def _doubt(
     """The covariance of a state that may be wrong by the residual, in whatever the measurement looks at.
 
     Of a fix that is the place, not the fixes' offset; and one that is off by a part of the way driven
-    meanwhile may as well tell of a wrong yaw.
+    meanwhile may as well come from a wrong yaw.
     """
     covariance = now.covariance.copy()
     if of_fix:
