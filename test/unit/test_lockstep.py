@@ -171,7 +171,7 @@ def play(
     rate_hz: float = 30.0,
     told: Callable[[LockstepWorker], None] | None = None,
 ) -> tuple[list[tuple[int, int]], dict]:
-    """Stamps and publish times of what is answered, and the ledger; every message is announced just before."""
+    """Stamps and publish times of answers, and the ledger; each message is announced just before."""
     loop, seen = EventLoop(0), Seen()
     router = Router(loop, {"/image": IMAGE}, {}, seen, False)
     timing = parse_inference(inference).timing

@@ -32,7 +32,7 @@ class Live(Protocol):
     def message(self, topic: str, message_type: str, log_ns: int, data: bytes) -> None:
         """Show a serialized message (`message_type` like ``sensor_msgs/msg/Image``) at its log time, ns.
 
-        A message that cannot be shown does not stop the replay: malformed ones are logged, other types skipped.
+        A message that cannot be shown does not stop the replay: malformed ones are logged, others left out.
         """
         ...
 
