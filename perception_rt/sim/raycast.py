@@ -63,7 +63,7 @@ def cast_faces(grid: RayGrid, corners: np.ndarray, normals: np.ndarray) -> Hits:
         grid: the rays. corners: (F, K, 3) m, padded by repeating the last corner.
         normals: (F, 3) unit, outward; a face turned away is not hit.
     """
-    offset = (normals * corners[:, 0]).sum(-1)
+    offset = _dot(normals, corners[:, 0])
     front = np.flatnonzero(offset < -1e-6)
     corners, normals, offset = corners[front], normals[front], offset[front]
     centre = corners.mean(1)
@@ -85,10 +85,10 @@ def _face_spans(
     grid: RayGrid, corners: np.ndarray, centre: np.ndarray, face: np.ndarray, column: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest tan(elevation) of a face in a column, for pairs of them."""
-    edges = np.cross(corners, np.roll(corners, -1, 1))  # normals of the planes through sensor and edge
-    edges *= np.sign((edges * centre[:, None]).sum(-1))[..., None]  # turned inward
+    edges = _cross(corners, np.roll(corners, -1, 1))  # normals of the planes through sensor and edge
+    edges *= np.sign(_dot(edges, centre[:, None]))[..., None]  # turned inward
     # An edge that stands upright bounds the azimuth only; a repeated corner bounds nothing.
-    upright = np.abs(edges[..., 2]) <= 1e-9 * (corners**2).sum(-1)
+    upright = np.abs(edges[..., 2]) <= 1e-9 * _dot(corners, corners)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.where(upright[..., None], np.nan, -edges[..., :2] / edges[..., 2:])
     cos, sin = grid.cos[column], grid.sin[column]
@@ -168,7 +168,13 @@ def _nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a * b).sum(-1)
+    # Column by column: a reduction over an axis of three runs one element at a time.
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    (ax, ay, az), (bx, by, bz) = np.moveaxis(a, -1, 0), np.moveaxis(b, -1, 0)
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], -1)
 
 
 def nearest(rays: int, hits: list[Hits], bias: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

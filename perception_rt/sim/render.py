@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from perception_rt.sim.world import WorldObjects
 
 _ID_SCALE = 0.5
 _SCENERY_ID = 255
+_MARGIN_PX = 8.0  # more than the rounding to the id image's pixels moves an outline
 _THIN_PX = 4.0  # scenery that is no wider hides nothing worth counting
 
 
@@ -50,12 +52,12 @@ def draw_objects(
     width, height = look.camera.size
     bounds = np.array([width, height, width, height], float)
     ids = np.zeros((round(height * _ID_SCALE), round(width * _ID_SCALE)), np.uint8)
-    seen: list[tuple[int, int, tuple, int]] = []
+    seen: list[_Seen] = []
     for item in posed:
         paint(image, look.camera, item)
         row = item.row
         if objects.labels[row] < 0:
-            if seen and item.extent[2] - item.extent[0] > _THIN_PX:
+            if item.extent[2] - item.extent[0] > _THIN_PX and any(_meet(item.extent, s.box) for s in seen):
                 _paint_id(ids, look.camera, item, _SCENERY_ID)
             continue
         clipped = np.minimum(np.maximum(item.extent, 0), bounds)
@@ -66,13 +68,30 @@ def draw_objects(
             _paint_id(ids, look.camera, item, mark, exact=truncated)
             roi = _roi(clipped)
             own = ids[roi] == mark
-            seen.append((row, mark, roi, int(np.count_nonzero(own))))
+            seen.append(_Seen(row, mark, roi, int(np.count_nonzero(own)), clipped))
             if truncated:
                 clipped = _tight(own, roi, clipped)
         xyxy[row] = clipped
-    for row, mark, roi, total in seen:
-        visible[row] = np.count_nonzero(ids[roi] == mark) / max(total, 1)
+    for s in seen:
+        visible[s.row] = np.count_nonzero(ids[s.roi] == s.mark) / max(s.total, 1)
     return RenderedFrame(xyxy, area, visible)
+
+
+class _Seen(NamedTuple):
+    """A measured object: its row, its mark in the id image, where that lies, how many px, and its box."""
+
+    row: int
+    mark: int
+    roi: tuple[slice, slice]
+    total: int
+    box: np.ndarray
+
+
+def _meet(extent: np.ndarray, box: np.ndarray) -> bool:
+    """Whether two xyxy boxes may share pixels of the id image."""
+    a0, b0, a1, b1 = extent.tolist()
+    c0, d0, c1, d1 = box.tolist()
+    return a0 < c1 + _MARGIN_PX and c0 < a1 + _MARGIN_PX and b0 < d1 + _MARGIN_PX and d0 < b1 + _MARGIN_PX
 
 
 def _tight(own: np.ndarray, roi: tuple[slice, slice], box: np.ndarray) -> np.ndarray:
@@ -117,17 +136,20 @@ def _paint_figure(image: np.ndarray, item: Posed, zoom: float, flat: int | None)
     for wheel in shape.rings:
         thick = max(1, round(2 * shape.ring_radius * zoom * item.scale[wheel[0]]))
         cv2.polylines(image, [fixed[wheel]], True, (30, 30, 32) if flat is None else flat, thick, line, SHIFT)
-    ends = shape.ends
-    order = np.argsort(-item.depth[ends].sum(-1), kind="stable").tolist()
-    pairs, corners = ends.tolist(), fixed.tolist()
-    reach = (shape.radii * zoom * item.scale[ends[:, 0]]).tolist()
-    for k in order:
-        a, b = pairs[k]
-        color = item.colors[k] if flat is None else flat
-        if a == b:
-            cv2.circle(image, corners[a], max(8, round(reach[k] * (1 << SHIFT))), color, -1, line, SHIFT)
+    order = np.argsort(-item.depth[shape.ends].sum(-1), kind="stable")
+    a, b = shape.ends[order].T
+    reach = shape.radii[order] * zoom * item.scale[a]
+    ball = a == b
+    size = np.where(
+        ball, np.maximum(8, np.rint(reach * (1 << SHIFT))), np.maximum(1, np.rint(2 * reach - 0.7))
+    )
+    colors = [item.colors[k] for k in order.tolist()] if flat is None else [flat] * len(order)
+    rows = fixed[a].tolist(), fixed[b].tolist(), ball.tolist(), size.astype(int).tolist(), colors
+    for start, end, is_ball, thick, color in zip(*rows, strict=True):
+        if is_ball:
+            cv2.circle(image, start, thick, color, -1, line, SHIFT)
         else:
-            cv2.line(image, corners[a], corners[b], color, max(1, round(2 * reach[k] - 0.7)), line, SHIFT)
+            cv2.line(image, start, end, color, thick, line, SHIFT)
 
 
 def _paint_id(ids: np.ndarray, camera: Camera, item: Posed, mark: int, exact: bool = False) -> None:

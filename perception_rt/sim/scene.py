@@ -108,9 +108,9 @@ class Look:
         width, height = self.camera.size
         row = np.arange(height - height // 2) + 0.5
         depth = self.camera.focal * self.camera.position[2] / row
-        return np.broadcast_to(
-            np.clip(self.fade(self.ground["grass"], depth), 0, 255)[:, None], (len(row), width, 3)
-        ).astype(np.uint8)
+        color = np.clip(self.fade(self.ground["grass"], depth), 0, 255).astype(np.uint8)
+        # Contiguous, as it is copied into every image.
+        return np.ascontiguousarray(np.broadcast_to(color[:, None], (len(row), width, 3)))
 
 
 def background(look: Look, ego: SimulatedEgo) -> np.ndarray:

@@ -35,9 +35,18 @@ class Terrain:
         self._phase = rng.uniform(0, 2 * np.pi, 5)
 
     def unevenness(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Height at world x, y in standard deviations: a sum of waves of 4 to 28 m."""
-        angle = np.asarray(x)[..., None] * self._wave[0] + np.asarray(y)[..., None] * self._wave[1]
-        return np.sin(angle + self._phase).sum(-1) * np.sqrt(2 / len(self._phase))
+        """Return the height at world x, y in standard deviations: a sum of waves of 4 to 28 m.
+
+        The turns are counted in double precision; the sines themselves need single precision only, which
+        NumPy computes many at a time. The error is below 1e-6 standard deviations.
+        """
+        x, y = np.asarray(x, float), np.asarray(y, float)
+        height = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
+        for wave_x, wave_y, phase in zip(*self._wave / (2 * np.pi), self._phase / (2 * np.pi), strict=True):
+            turns = x * wave_x + y * wave_y + phase
+            turns -= np.rint(turns)
+            height += np.sin(turns.astype(np.float32) * np.float32(2 * np.pi))
+        return height * np.sqrt(2 / len(self._phase))
 
     def ground(
         self, ego: SimulatedEgo, ego_s: float, x: np.ndarray, y: np.ndarray
