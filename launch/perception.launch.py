@@ -62,8 +62,9 @@ def make_node(
     own = [level for level in (*namespace.split("/"), *node.namespace.split("/")) if level]
     whole = [*(level for level in pushed.split("/") if level), *own]
     parameters: list = [params_file]
-    if (namespace or pushed) and node.parameters:
-        parameters.append(write_parameters("/" + "/".join([*whole, node.name]), node.parameters))
+    values = {**node.inherited, **node.parameters}  # wildcards, too, match other names below a namespace
+    if (namespace or pushed) and values:
+        parameters.append(write_parameters("/" + "/".join([*whole, node.name]), values))
     if use_sim_time:
         parameters.append({"use_sim_time": use_sim_time == "true"})
     return Node(

@@ -207,3 +207,37 @@ def test_demo_starts_the_demo_configuration(launch_file):
     assert argument.name == "params_file"
     assert Path(argument.default_value[0].text).name == "demo.yaml"
     assert isinstance(include, actions.IncludeLaunchDescription)
+
+
+@pytest.mark.parametrize("argument", ["", "car1", "/car1"])
+@pytest.mark.parametrize("pushed", [None, "left", "/fleet/left"])
+def test_wildcard_parameters_reach_nodes_below_a_namespace(launch_file, write, pushed, argument):
+    module, _, _ = launch_file("perception.launch.py")
+    launch = importlib.import_module("launch")
+    ros = importlib.import_module("launch_ros.actions")
+    path = write(
+        """
+        /*: {ros__parameters: {device: cpu}}
+        camera_detector: {ros__parameters: {rate_hz: 7.0}}
+        /front/camera_detector: {ros__parameters: {rate_hz: 8.0}}
+        """
+    )
+    context = launch.LaunchContext()
+    context.launch_configurations.update(
+        params_file=str(path), use_sim_time="", namespace=argument, log_level="info"
+    )
+    if pushed:
+        ros.PushRosNamespace(pushed).execute(context)
+    around = "/".join(level for level in [*(pushed or "").split("/"), *argument.split("/")] if level)
+    prefix = f"/{around}" if around else ""
+    for node, own, values in zip(
+        module.make_nodes(context),
+        ("", "/front"),
+        ({"device": "cpu", "rate_hz": 7.0}, {"rate_hz": 8.0}),
+        strict=True,
+    ):
+        node._perform_substitutions(context)
+        assert node.node_name == f"{prefix}{own}/camera_detector"
+        if prefix:
+            files = [Path(file) for file, is_file in node._Node__expanded_parameter_arguments if is_file]
+            assert yaml.safe_load(files[-1].read_text()) == {node.node_name: {"ros__parameters": values}}
