@@ -195,3 +195,15 @@ def test_nothing_outside_of_node_needs_linux_to_be_imported():
         names = {alias.name for part in top if isinstance(part, ast.Import) for alias in part.names}
         names |= {part.module for part in top if isinstance(part, ast.ImportFrom)}
         assert not names & LINUX_ONLY, path.relative_to(ROOT)
+
+
+def test_every_place_names_the_same_python_versions():
+    pyproject, machine, readme, workflow = (
+        (ROOT / name).read_text()
+        for name in ("pyproject.toml", "tools/machine.py", "README.md", ".github/workflows/ci.yaml")
+    )
+    oldest, newest = re.search(r"SUPPORTED_PYTHON = \(\(3, (\d+)\), \(3, (\d+)\)\)", machine).groups()
+    versions = [f"3.{minor}" for minor in range(int(oldest), int(newest) + 1)]
+    assert re.findall(r"Programming Language :: Python :: (3\.\d+)", pyproject) == versions
+    assert f"Python 3.{oldest} to 3.{newest}" in readme
+    assert re.findall(r'"(3\.\d+)"', re.search(r"python: \[(.*)\]", workflow)[1]) == versions
