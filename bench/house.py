@@ -1,5 +1,6 @@
-"""Figures of the package as a whole: `python -m bench.house` prints them and writes `out/bench/house.json`.
+"""Figures of the package as a whole.
 
+`python -m bench.house` prints them and writes `out/bench/house.json`.
 The sdist and the wheel are built and tried by `test/unit/test_packaging.py`; colcon builds a clone where it is
 installed (`pip install colcon-common-extensions`), else the row says that it was not measured. The mutation
 score is that of the last run of `python -m bench.mutants`.
@@ -42,7 +43,7 @@ def house_rows() -> list[Row]:
 
 
 def import_ms() -> float:
-    """Return the median time of `import perception_rt` in a new interpreter, without the interpreter's own."""
+    """Return the median time of `import perception_rt` in a new interpreter."""
     code = (
         "import time; began = time.perf_counter(); import perception_rt; print(time.perf_counter() - began)"
     )
