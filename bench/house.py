@@ -1,7 +1,7 @@
 """Figures of the package as a whole.
 
 `python -m bench.house` prints them and writes `out/bench/house.json`.
-The sdist and the wheel are built and tried by `test/unit/test_packaging.py`; colcon builds a clone where it is
+`test/unit/test_packaging.py` builds and tries sdist and wheel; colcon builds a clone where it is
 installed (`pip install colcon-common-extensions`), else the row says that it was not measured. The mutation
 score is that of the last run of `python -m bench.mutants`.
 """
