@@ -11,7 +11,7 @@ import numpy as np
 
 from perception_rt.codec.cdr import CdrWriter
 from perception_rt.types import CodecError, Detections3D
-from perception_rt.types.palette import PALETTE
+from perception_rt.types.palette import class_colour
 
 # visualization_msgs/Marker: types and actions.
 ARROW, CUBE, LINE_STRIP, TEXT_VIEW_FACING = 0, 1, 4, 9
@@ -96,7 +96,7 @@ def box_markers(
     markers = []
     rows = zip(detections.xyzlwh_yaw.tolist(), detections.scores.tolist(), labels.tolist(), strict=True)
     for i, ((x, y, z, length, width, height, yaw), score, label) in enumerate(rows):
-        red, green, blue = _rgb(PALETTE[label % len(PALETTE)])
+        red, green, blue = _rgb(class_colour(classes[label]))
         size = tuple(max(side, _LEAST_SIZE) for side in (length, width, height))
         pose = (x, y, z, 0.0, 0.0, float(np.sin(yaw / 2)), float(np.cos(yaw / 2)))
         markers.append(Marker("boxes", i, CUBE, size, (red, green, blue, _BOX_ALPHA), pose))

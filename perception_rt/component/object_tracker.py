@@ -18,7 +18,7 @@ from perception_rt.realtime.pipeline import StreamStats
 from perception_rt.realtime.ready_queue import ReadyQueue
 from perception_rt.stage.tracking.object_tracking import ObjectTracking2D, ObjectTracking3D, Tracked, boxes_of
 from perception_rt.types import ConfigError, Detections2D, Detections3D, TransformError
-from perception_rt.types.palette import PALETTE
+from perception_rt.types.palette import class_colour
 from perception_rt.types.status import Level, Status
 
 POLL_S = 0.01  # resolution of the wait for a transform
@@ -210,7 +210,8 @@ class ObjectTracker(Component):
         boxes = box_markers(found, self._tracking.classes.names, _texts(tracks.ids))
         here = tracks.xyzlwh_yaw[:, None, :2].astype(np.float64)
         paths = np.concatenate((here, tracked.predictions.xy), axis=1)
-        colours = [PALETTE[label % len(PALETTE)] for label in tracks.labels]
+        names = self._tracking.classes.names
+        colours = [class_colour(names[label]) for label in tracks.labels]
         self._markers.publish(encode_markers(boxes + path_markers(paths, colours), stamp_ns, frame_id))
 
     # Diagnostics.

@@ -12,7 +12,7 @@ from perception_rt.codec.camera_info import CameraModel
 from perception_rt.stage.fusion.project import FRONT, along_edges, box_corners, project, visible_edges
 from perception_rt.stage.transforms import transform
 from perception_rt.types import Detections2D, Detections3D
-from perception_rt.types.palette import PALETTE
+from perception_rt.types.palette import class_colour
 
 DARK = (20, 20, 20)
 _OUTLINE = (245, 245, 245)
@@ -47,12 +47,16 @@ def draw_detections(
     picture = np.ascontiguousarray(pixels).copy()
     scale = _text_scale(picture)
     detections = detections[np.argsort(detections.scores, kind="stable")]  # the surest on top
+    tags = []
     for (x1, y1, x2, y2), score, label in zip(
         detections.xyxy.round().astype(int), detections.scores, detections.labels, strict=True
     ):
-        colour = _colour(label, bgr)
-        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 2, cv2.LINE_AA)
-        _tag(picture, f"{classes[label]} {score:.2f}", x1, y1, colour, scale)
+        colour = _colour(classes[label], bgr)
+        for shade, width in _strokes(picture, colour):
+            cv2.rectangle(picture, (x1, y1), (x2, y2), shade, width, cv2.LINE_AA)
+        tags.append((f"{classes[label]} {score:.2f}", (x1, y1, x2, y2), colour, scale))
+    for tag in tags:
+        _tag(picture, *tag)
     return picture
 
 
@@ -102,13 +106,14 @@ def draw_boxes3d(
         drawn = lines[row, valid[row]]
         if not len(drawn) or not _touches(drawn, picture):
             continue
-        colour = _colour(detections.labels[row], bgr)
+        colour = _colour(classes[detections.labels[row]], bgr)
         if valid[row].all():
             _tint(picture, project(corners[row, list(FRONT)], model), colour)
         for line in drawn:
             _polyline(picture, line, colour)
-        left, top = drawn.reshape(-1, 2).min(0)
-        tags.append((texts[row], round(max(left, 0)), round(max(top, 0)), colour, scale))
+        flat = np.clip(drawn.reshape(-1, 2), 0, picture.shape[1::-1])
+        box = *flat.min(0).round().astype(int).tolist(), *flat.max(0).round().astype(int).tolist()
+        tags.append((texts[row], box, colour, scale))
     for tag in tags:
         _tag(picture, *tag)
     return picture
@@ -168,7 +173,7 @@ def draw_bev(
     for row in np.argsort(detections.scores, kind="stable"):
         if not _touches(footprints[row], picture):
             continue
-        colour = _colour(detections.labels[row], False)
+        colour = _colour(classes[detections.labels[row]], False)
         if covariance is not None:
             _ellipse(picture, to_px(boxes[row, :2]), covariance[row, :2, :2], px_per_m, colour)
         _footprint(picture, footprints[row], colour)
@@ -176,9 +181,10 @@ def draw_bev(
             _path(picture, to_px(np.vstack((boxes[row, :2], paths[row]))), colour)
         right, top = footprints[row, :, 0].max(), footprints[row, :, 1].min()
         tags.append((texts[row], round(right) + 4, round(top) + 8, colour))
+    scale = max(0.4, _text_scale(picture))
     for text, x, y, colour in tags:  # over the boxes, with a dark edge: readable on anything
         for shade, thickness in ((_BACKGROUND, 3), (colour, 1)):
-            cv2.putText(picture, text, (x, y), _FONT, 0.4, shade, thickness, cv2.LINE_AA)
+            cv2.putText(picture, text, (x, y), _FONT, scale, shade, thickness, cv2.LINE_AA)
     return picture
 
 
@@ -190,9 +196,17 @@ def _path(picture: np.ndarray, points: np.ndarray, colour: tuple[int, int, int])
         cv2.circle(picture, (x, y), 2, colour, -1, cv2.LINE_AA)
 
 
-def _colour(label: int, bgr: bool) -> tuple[int, int, int]:
-    colour = PALETTE[label % len(PALETTE)]
-    return colour[::-1] if bgr else colour
+def _colour(name: str, bgr: bool) -> tuple[int, int, int]:
+    red, green, blue = class_colour(name)
+    return (blue, green, red) if bgr else (red, green, blue)
+
+
+def _strokes(
+    picture: np.ndarray, colour: tuple[int, int, int]
+) -> tuple[tuple[tuple, int], tuple[tuple, int]]:
+    """Return colour and width, px, of the two lines of an edge: a dark one below, to be seen on anything."""
+    width = max(2, round(min(picture.shape[:2]) / 300))
+    return (DARK, width + 2), (colour, width)
 
 
 def _texts(detections: Detections3D, classes: Sequence[str], notes: Sequence[str] | None) -> list[str]:
@@ -205,12 +219,32 @@ def _text_scale(picture: np.ndarray) -> float:
     return max(0.35, min(picture.shape[:2]) / 1500)
 
 
-def _tag(picture: np.ndarray, text: str, x: int, y: int, colour: tuple, scale: float) -> None:
-    """A text on a patch of the colour, standing on (x, y)."""
+def _tag(
+    picture: np.ndarray, text: str, box: tuple[int, int, int, int], colour: tuple[int, int, int], scale: float
+) -> None:
+    """Write a text on a patch of the colour beside an xyxy box, px: where there is room, not over it."""
     (width, height), base = cv2.getTextSize(text, _FONT, scale, 1)
-    top = max(y - height - base - 2, 0)
-    cv2.rectangle(picture, (x - 1, top), (x + width + 2, top + height + base + 2), colour, -1)
-    cv2.putText(picture, text, (x + 1, top + height + 1), _FONT, scale, DARK, 1, cv2.LINE_AA)
+    width, height = width + 4, height + base + 3
+    x, y = _beside(box, (width, height), picture)
+    cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), colour, -1)
+    cv2.putText(picture, text, (x + 2, y + height - base - 1), _FONT, scale, DARK, 1, cv2.LINE_AA)
+
+
+def _beside(box: tuple[int, int, int, int], size: tuple[int, int], picture: np.ndarray) -> tuple[int, int]:
+    """Return the top left of a patch above, below or beside a box; inside it at the last."""
+    (x1, y1, x2, y2), (width, height) = box, size
+    high, wide = picture.shape[:2]
+    gap = _strokes(picture, DARK)[0][1] // 2 + 1
+    x, y = min(max(x1, 0), max(wide - width, 0)), min(max(y1, 0), max(high - height, 0))
+    if y1 - gap - height >= 0:
+        return x, y1 - gap - height
+    if y2 + gap + height <= high:
+        return x, y2 + gap
+    if x2 + gap + width <= wide:
+        return x2 + gap, y
+    if x1 - gap - width >= 0:
+        return x1 - gap - width, y
+    return x, y
 
 
 def _touches(points: np.ndarray, picture: np.ndarray) -> bool:
@@ -226,14 +260,18 @@ def _fixed(points: np.ndarray) -> np.ndarray:
 
 def _polyline(picture: np.ndarray, line: np.ndarray, colour: tuple) -> None:
     """Lines through (S, 2) px; clipped first, so that a far end does not turn them."""
-    height, width = picture.shape[:2]
-    frame = (-width, -height, 3 * width, 3 * height)
+    height, wide = picture.shape[:2]
+    frame = (-wide, -height, 3 * wide, 3 * height)
+    pieces = []
     for a, b in pairwise(line):
         ends = np.clip((a, b), -1e8, 1e8).round().astype(int)
         inside, *clipped = cv2.clipLine(frame, tuple(ends[0].tolist()), tuple(ends[1].tolist()))
         if inside:
             exact = (a, b) if np.abs(np.array(clipped) - (a, b)).max() <= 1 else clipped
-            cv2.polylines(picture, [_fixed(np.array(exact))], False, colour, 2, cv2.LINE_AA, _SUBPIXEL)
+            pieces.append(_fixed(np.array(exact)))
+    for shade, width in _strokes(picture, colour):
+        for piece in pieces:
+            cv2.polylines(picture, [piece], False, shade, width, cv2.LINE_AA, _SUBPIXEL)
 
 
 def _tint(picture: np.ndarray, corners: np.ndarray, colour: tuple) -> None:

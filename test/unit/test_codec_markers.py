@@ -11,13 +11,17 @@ from rosbags.typesys import Stores, get_typestore
 
 from perception_rt.codec import Marker, box_markers, encode_markers, path_markers
 from perception_rt.types import CodecError, Detections3D
-from perception_rt.types.palette import PALETTE
+from perception_rt.types.palette import class_colour
 
 STORE = get_typestore(Stores.ROS2_KILTED)
 ARRAY = "visualization_msgs/msg/MarkerArray"
 KIND = STORE.types["visualization_msgs/msg/Marker"]
 STAMP_NS = 1_700_000_000_123_456_789
 CLASSES = ("car", "pedestrian")
+COLOURS = [
+    class_colour(name)
+    for name in ("car", "pedestrian", "cyclist", "truck", "bus", "motorcycle", "traffic light")
+]
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=12)
 BOXES = np.array([[1, 2, 0.5, 4, 2, 1.5, 0.5], [10, -3, 1, 0.6, 0, 1.8, -3]], np.float32)
 DETECTIONS = Detections3D(BOXES, np.array([0.875, 0.5], np.float32), np.array([0, 1]))
@@ -89,7 +93,7 @@ def test_a_box_and_a_text_for_each_detection():
         assert xyz(cube.pose.position) == (x, y, z)
         assert 2 * math.atan2(cube.pose.orientation.z, cube.pose.orientation.w) == pytest.approx(yaw)
         assert xyz(cube.scale) == (length, width or 0.01, height)
-        red, green, blue = (value / 255 for value in PALETTE[i])
+        red, green, blue = (value / 255 for value in class_colour(CLASSES[i]))
         assert rgba(cube)[:3] == rgba(text)[:3] == pytest.approx((red, green, blue))
         assert 0 < cube.color.a < 1 == text.color.a
         assert xyz(text.pose.position)[:2] == (x, y)
@@ -121,7 +125,7 @@ def test_a_line_for_each_path(columns):
 
 
 def test_boxes_and_paths_share_one_array():
-    markers = box_markers(DETECTIONS, CLASSES) + path_markers(np.zeros((3, 2, 2)), PALETTE[:3])
+    markers = box_markers(DETECTIONS, CLASSES) + path_markers(np.zeros((3, 2, 2)), COLOURS[:3])
     assert len({(m.ns, m.id) for m in read(encode_markers(markers, STAMP_NS, "map"))}) == 7
 
 
@@ -131,11 +135,11 @@ def test_boxes_and_paths_share_one_array():
         ("labels", lambda: box_markers(DETECTIONS, CLASSES[:1])),
         ("labels", lambda: box_markers(replace(DETECTIONS, labels=np.array([0, -1])), CLASSES)),
         ("ids", lambda: box_markers(DETECTIONS, CLASSES, ["1"])),
-        ("paths", lambda: path_markers(np.zeros((2, 5)), PALETTE[:2])),
-        ("paths", lambda: path_markers(np.zeros((2, 5, 4)), PALETTE[:2])),
-        ("paths", lambda: path_markers(np.zeros((2, 1, 2)), PALETTE[:2])),
-        ("paths", lambda: path_markers(np.full((2, 5, 2), np.nan), PALETTE[:2])),
-        ("colours", lambda: path_markers(np.zeros((2, 5, 2)), PALETTE)),
+        ("paths", lambda: path_markers(np.zeros((2, 5)), COLOURS[:2])),
+        ("paths", lambda: path_markers(np.zeros((2, 5, 4)), COLOURS[:2])),
+        ("paths", lambda: path_markers(np.zeros((2, 1, 2)), COLOURS[:2])),
+        ("paths", lambda: path_markers(np.full((2, 5, 2), np.nan), COLOURS[:2])),
+        ("colours", lambda: path_markers(np.zeros((2, 5, 2)), COLOURS)),
     ],
 )
 def test_what_cannot_be_shown_names_the_field(field, make):
@@ -147,7 +151,7 @@ def test_what_cannot_be_shown_names_the_field(field, make):
 def test_rclpy_reads_it():
     messages = pytest.importorskip("visualization_msgs.msg", reason="visualization_msgs is not installed")
     serialization = pytest.importorskip("rclpy.serialization", reason="rclpy is not installed")
-    markers = box_markers(DETECTIONS, CLASSES) + path_markers(np.ones((1, 4, 3)), PALETTE[:1])
+    markers = box_markers(DETECTIONS, CLASSES) + path_markers(np.ones((1, 4, 3)), COLOURS[:1])
     raw = encode_markers(markers, STAMP_NS, "lidar")
     msg = serialization.deserialize_message(raw, messages.MarkerArray)
     assert [marker.type for marker in msg.markers] == [0, 1, 9, 1, 9, 4]

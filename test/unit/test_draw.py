@@ -11,11 +11,12 @@ from perception_rt.codec import CameraModel
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
 from perception_rt.stage.fusion.project import project_boxes
 from perception_rt.types import Detections2D, Detections3D
-from perception_rt.types.palette import PALETTE
+from perception_rt.types.palette import class_colour
 
 K = np.array([[400.0, 0, 320], [0, 400, 180], [0, 0, 1]])
 CAMERA_FROM_LIDAR = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 CLASSES = ("car", "person")
+CAR = class_colour("car")
 
 
 def camera(d=()) -> CameraModel:
@@ -56,7 +57,7 @@ def test_wireframes_lie_on_the_projected_box():
     assert abs(x1 - box[0]) <= 4
     assert x2 >= box[2] - 3
     assert abs(y2 - box[3]) <= 4
-    assert is_near(picture, (box[0] + box[2]) / 2, box[3], PALETTE[0])
+    assert is_near(picture, (box[0] + box[2]) / 2, box[3], CAR)
 
 
 def test_the_front_face_is_tinted_and_the_rear_is_not():
@@ -80,15 +81,15 @@ def test_nothing_is_drawn_of_what_is_behind_or_beside():
 def test_a_box_around_the_camera_is_drawn_where_it_is_in_front():
     picture = draw_boxes3d(grey(), boxes([0, 0, 0, 20, 4, 3, 0]), CLASSES, camera(), CAMERA_FROM_LIDAR)
     # The far face, 10 m ahead, is 4 m wide.
-    assert is_near(picture, 320 - 80, 180, PALETTE[0])
-    assert is_near(picture, 320 + 80, 180, PALETTE[0])
+    assert is_near(picture, 320 - 80, 180, CAR)
+    assert is_near(picture, 320 + 80, 180, CAR)
 
 
 def test_colours_follow_the_order_of_channels():
     found = boxes([15, 2, 0, 4, 2, 1.5, 0.3])
     flat = Detections2D(np.array([[50, 60, 200, 250]], np.float32), found.scores, found.labels)
     for bgr in (False, True):
-        colour = PALETTE[0][::-1] if bgr else PALETTE[0]
+        colour = CAR[::-1] if bgr else CAR
         x, y = project_boxes(found.xyzlwh_yaw, camera(), CAMERA_FROM_LIDAR).xyxy[0, [0, 3]]
         assert is_near(
             draw_boxes3d(grey(), found, CLASSES, camera(), CAMERA_FROM_LIDAR, bgr), x + 3, y - 3, colour
@@ -140,9 +141,9 @@ def test_boxes_have_their_corners_and_a_line_to_their_front(yaw):
         y = 5 + along * np.sin(yaw) + aside * np.cos(yaw)
         return (20 - y) * 10, (50 - x) * 10
 
-    assert all(is_near(picture, *at(a, b), PALETTE[0]) for a in (4, -4) for b in (1.5, -1.5))
-    assert is_near(picture, *at(2, 0), PALETTE[0])
-    assert not is_near(picture, *at(-2, 0), PALETTE[0])
+    assert all(is_near(picture, *at(a, b), CAR) for a in (4, -4) for b in (1.5, -1.5))
+    assert is_near(picture, *at(2, 0), CAR)
+    assert not is_near(picture, *at(-2, 0), CAR)
     assert (picture == empty).all(2).mean() > 0.97
 
 
@@ -180,3 +181,64 @@ def test_any_box_can_be_drawn(row, bent):
     assert draw_boxes3d(grey(), found, CLASSES, model, CAMERA_FROM_LIDAR).shape == (360, 640, 3)
     points = np.array([[*row[:3], 0]], np.float32)
     assert draw_bev(points, found, CLASSES, covariance=np.eye(6)[None] * 1e12, **RANGE).shape == (600, 400, 3)
+
+
+def test_a_class_has_one_colour_by_its_name_whatever_its_label_is():
+    one = Detections2D(
+        np.array([[100, 100, 300, 200]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64)
+    )
+    other = Detections2D(one.xyxy, one.scores, np.ones(1, np.int64))
+    first = draw_detections(grey(), one, ("car", "person"))
+    np.testing.assert_array_equal(first, draw_detections(grey(), other, ("person", "car")))
+    assert (first != draw_detections(grey(), other, ("car", "person"))).any()
+
+
+def test_road_users_of_coco_have_colours_that_differ():
+    names = ("person", "bicycle", "car", "motorcycle", "bus", "truck", "traffic light")
+    colours = np.array([class_colour(name) for name in names], int)
+    apart = np.abs(colours[:, None] - colours[None]).sum(-1) + 1000 * np.eye(len(names), dtype=int)
+    assert apart.min() > 60
+    assert class_colour("Pedestrian") == class_colour("person")
+
+
+@given(st.text(max_size=40))
+def test_any_name_has_a_colour_that_can_be_seen_on_dark_and_bright(name):
+    colour = class_colour(name)
+    assert colour == class_colour(name)
+    assert all(0 <= part <= 255 for part in colour)
+    assert max(colour) > 60
+    assert min(colour) < 200
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (100, 100, 300, 200),  # room above
+        (0, 0, 300, 200),  # below
+        (5, 2, 200, 358),  # right
+        (440, 2, 638, 358),  # left
+        (600, 100, 640, 200),  # the text is wider than the box
+    ],
+)
+def test_a_label_never_covers_its_box(box):
+    found = Detections2D(np.array([box], np.float32), np.full(1, 0.5, np.float32), np.zeros(1, np.int64))
+    before = grey()
+    picture = draw_detections(before, found, CLASSES)
+    x1, y1, x2, y2 = box
+    inside = slice(y1 + 4, y2 - 4), slice(x1 + 4, x2 - 4)
+    np.testing.assert_array_equal(picture[inside], before[inside])
+    filled = (np.abs(picture.astype(int) - CAR).max(2) < 10).sum()
+    assert filled > 2 * 2 * (x2 - x1 + y2 - y1) * 0.5 + 300  # the edge, and the label's patch whole
+
+
+def test_lines_are_as_wide_as_the_image_asks_for():
+    found = Detections2D(
+        np.array([[100, 100, 300, 200]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64)
+    )
+    shares = []
+    for zoom in (2, 6):
+        image = np.full((360 * zoom, 640 * zoom, 3), 90, np.uint8)
+        scaled = Detections2D(found.xyxy * zoom, found.scores, found.labels)
+        column = draw_detections(image, scaled, CLASSES)[150 * zoom, 90 * zoom : 110 * zoom]
+        shares.append((column != 90).any(1).mean())
+    assert 0.5 * shares[0] < shares[1] < 1.4 * shares[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ from perception_rt.codec import (
 )
 from perception_rt.codec.cdr import CdrReader
 from perception_rt.codec.vehicle import parse_odometry
-from perception_rt.types.palette import PALETTE
+from perception_rt.types.palette import class_colour
 
 BOXES_3D = "vision_msgs/msg/Detection3DArray"
 
@@ -52,15 +52,8 @@ def image_frame(frame_id: str) -> str:
     return f"{frame_id}/image"
 
 
-@dataclass(slots=True)
 class Drawing:
-    """Draws messages; a class keeps its colour through all topics.
-
-    Attributes:
-        colours: RGB by class name, in the order in which they came.
-    """
-
-    colours: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Draws messages; a class has the same colour on all topics."""
 
     def draw(self, topic: str, message_type: str, data: bytes) -> LiveDrawing | None:
         """What to log; None for what is not drawn.
@@ -182,9 +175,7 @@ class Drawing:
 
     def _colours(self, named: NamedDetections) -> np.ndarray:
         """(N, 3) uint8."""
-        for name in named.classes:
-            self.colours.setdefault(name, PALETTE[len(self.colours) % len(PALETTE)])
-        known = np.array([self.colours[name] for name in named.classes], np.uint8).reshape(-1, 3)
+        known = np.array([class_colour(name) for name in named.classes], np.uint8).reshape(-1, 3)
         return known[named.detections.labels]
 
 
