@@ -1,17 +1,23 @@
-"""What detector nodes share: the bundle is swapped while they run."""
+"""The base of detector nodes: the bundle can be swapped while they run."""
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 from concurrent.futures import CancelledError
 from typing import Any
 
+from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from perception_rt.component.component import InferenceWorker
 from perception_rt.component.detector import DetectorComponent
 from perception_rt.node.host import ComponentNode
+
+SWAP_DEPTH = 1000  # calls that wait: with the default of 10, DDS drops the others without an answer
+REFUSAL_PERIOD_S = 0.005  # between two refusals: a client keeps 10 answers that it has not read, by default
 
 
 class DetectorNode(ComponentNode):
@@ -22,23 +28,49 @@ class DetectorNode(ComponentNode):
     def __init__(self, node_name: str = "", **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
         self._swapping = threading.Lock()
-        self.create_service(Trigger, "~/swap_bundle", self._on_swap)
+        self._refused: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._refusing = threading.Lock()
+        self._pacing = False
+        qos = QoSProfile(depth=SWAP_DEPTH)
+        self.create_service(Trigger, "~/swap_bundle", self._on_swap, qos_profile=qos)
 
     async def _on_swap(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Load and verify the bundle of `bundle` beside the running one; on failure that one stays."""
-        if self.component is None:
+        """Load and verify the bundle of `bundle` beside the running one, which stays where that fails."""
+        component = self.component
+        if component is None or not self._configured or component.worker is None:
             response.message = "the node is not configured: `bundle` will be loaded when it is"
         elif not self._swapping.acquire(blocking=False):
-            response.message = "another swap is under way: call again when it has ended"
+            await self._paced()
+            response.message = "another swap is running: call again when it has ended"
         else:
             done = Future(executor=self.executor)
-            swap = (self.component, self.component.worker, done)
+            swap = (component, component.worker, done)
             threading.Thread(target=self._swap, args=swap, name="swap", daemon=True).start()
             response.success, response.message = await done
         return response
 
+    def _paced(self) -> Future:
+        """Return what is done when it is this call's turn to be refused: one after the other."""
+        turn = Future(executor=self.executor)
+        self._refused.put(turn)
+        with self._refusing:
+            if not self._pacing:
+                self._pacing = True
+                threading.Thread(target=self._pace, name="refuse", daemon=True).start()
+        return turn
+
+    def _pace(self) -> None:
+        while True:
+            with self._refusing:
+                if self._refused.empty():
+                    self._pacing = False
+                    return
+            self._refused.get().set_result(None)
+            time.sleep(REFUSAL_PERIOD_S)
+
     def _swap(self, detector: DetectorComponent, worker: InferenceWorker, done: Future) -> None:
         name = detector.values["bundle"]
+        outcome = (False, "the swap ended without a result (the running bundle stays)")
         try:
             runtime = detector.open()
             worker.call(lambda: detector.use(runtime)).result()
@@ -48,9 +80,9 @@ class DetectorNode(ComponentNode):
                 False,
                 "the node was cleaned up meanwhile: `bundle` will be loaded when it is configured",
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the old bundle goes on and the caller is told
+        except Exception as error:  # noqa: BLE001 - after any failure the running bundle stays
             self.get_logger().error(f"swap to {name} failed, the running bundle stays: {error}")
             outcome = (False, f"{error} (the running bundle stays)")
         finally:
             self._swapping.release()
-        done.set_result(outcome)
+            done.set_result(outcome)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from lifecycle_msgs.msg import Transition
+from std_srvs.srv import Trigger
 
 from perception_rt.model.archive import read_manifest
 
@@ -85,7 +86,7 @@ def test_two_swaps_at_once_are_one_too_many(run_camera):
     first, second = (swap.result() for swap in swaps)
     assert first.success, first.message
     assert not second.success
-    assert "another swap is under way" in second.message
+    assert "another swap is running" in second.message
     again = camera.bench.swap()
     assert wait_for(again.done)
     assert again.result().success
@@ -112,3 +113,32 @@ def test_cleaning_up_during_a_swap_ends_it(run_camera):
     assert camera.bench.change_state(Transition.TRANSITION_ACTIVATE)
     camera.rewire()
     camera.ask()
+
+
+def test_each_of_many_calls_at_once_is_answered(run_camera):
+    """200 calls in one burst: one swaps, the others are told to wait."""
+    camera = run_camera(**SLOW_TO_LOAD)
+    client = camera.bench.node.create_client(Trigger, "/camera_detector/swap_bundle")
+    assert client.wait_for_service(15.0)
+    swaps = [client.call_async(Trigger.Request()) for _ in range(200)]
+    assert wait_for(lambda: all(swap.done() for swap in swaps), 60), sum(not swap.done() for swap in swaps)
+    messages = [swap.result().message for swap in swaps]
+    assert sum(swap.result().success for swap in swaps) >= 1
+    assert all(" runs" in text or "another swap is running" in text for text in messages)
+    camera.ask()
+
+
+def test_a_swap_while_the_node_comes_up_is_refused_with_the_reason(run_camera):
+    camera = run_camera(autostart=False, wired=False, **SLOW_TO_LOAD)
+    answers = []
+    configure = threading.Thread(target=camera.node.trigger_configure)
+    configure.start()
+    while configure.is_alive():
+        swap = camera.bench.swap()
+        assert wait_for(swap.done)
+        answers.append(swap.result())
+    configure.join()
+    assert len(answers) > 1
+    assert all("not configured" in one.message or one.success for one in answers), answers
+    assert not answers[0].success
+    assert camera.node.callback_errors == 0
