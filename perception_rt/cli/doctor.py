@@ -1,27 +1,36 @@
-"""Look at this machine and at a running graph: what is wrong, and how to mend it, one line each.
+"""Check this machine and a running graph; name each fault and its remedy in one line.
 
-Checks the Python side, the device, the transport (shared-memory profile, its space, what killed nodes left)
-and, for the topics given, publishers, QoS and the rate that really arrives.
+Checks the Python packages, the device, the transport (shared-memory profile, free space, segments of killed
+nodes) and, for the topics given, publishers, QoS and the rate at which messages arrive.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
+import importlib.util
+import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 from perception_rt.node.shared_memory import clean_shared_memory
 from perception_rt.node.transport import PROFILE, PROFILE_VARIABLES
-from perception_rt.realtime.cores import available_cores
+from perception_rt.types import ConfigError
 
 EXAMPLES = """\
   perception-rt doctor
   perception-rt doctor /camera/image_raw /lidar/points"""
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
+LONGEST_S = 3600.0
+TOPIC = re.compile(r"(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
+"""A topic name that ROS accepts (https://design.ros2.org/articles/topic_and_service_names.html)."""
 SEGMENT_BYTES = 64 << 20
 SHM = Path("/dev/shm")
 
@@ -29,47 +38,94 @@ Finding = tuple[str, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `doctor`."""
+    """Declare the arguments of `doctor`."""
     parser.add_argument("topics", nargs="*", help="topics to listen to")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long to listen (3)")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every finding; 1 where one is a failure."""
+    """Print every finding.
+
+    Returns:
+        1 if one is a failure, else 0.
+
+    Raises:
+        ConfigError: `--seconds` is not a positive time, or a topic has no valid name.
+    """
+    for topic in args.topics:
+        if not TOPIC.fullmatch(topic):
+            raise ConfigError(f"topic {topic!r}: not a name that ROS accepts")
+    if not 0 < args.seconds <= LONGEST_S:
+        raise ConfigError(f"--seconds={args.seconds}: must be above 0 and at most {LONGEST_S:g}")
     findings = [*packages(), *device(), *transport()]
     if args.topics and not any(level == FAIL for level, _ in findings):
-        from perception_rt.node.probe import probe_topics  # rclpy: known to be there now
+        from perception_rt.node.probe import probe_topics  # rclpy is known to be importable here
 
         findings += probe_topics(args.topics, args.seconds)
-    for level, text in findings:
-        print(f"{level:>5}  {text}")
+    if args.json:
+        print(json.dumps([{"level": level, "text": text} for level, text in findings], indent=2))
+    else:
+        for level, text in findings:
+            print(f"{level:>5}  {text}")
     return int(any(level == FAIL for level, _ in findings))
 
 
 def packages() -> Iterator[Finding]:
-    """Everything that a node imports."""
-    for name in ("rclpy", "vision_msgs.msg", "diagnostic_msgs.msg", "torch", "torchvision", "cv2", "rosbags"):
+    """Check what the nodes import; the heavy packages are looked up, not imported."""
+    for name in ("rclpy", "vision_msgs.msg", "diagnostic_msgs.msg", "rosbags"):
         try:
             importlib.import_module(name)
         except ImportError as error:
             yield FAIL, f"{name}: {error}; run `make setup`, or source your ROS installation"
         else:
             yield OK, name
+    for name in ("torch", "torchvision", "cv2"):
+        if importlib.util.find_spec(name) is None:
+            yield FAIL, f"{name}: not installed; run `make setup`"
+        else:
+            yield OK, name
 
 
 def device() -> Iterator[Finding]:
-    """The device that `device: auto` would take."""
-    import torch
-
-    if torch.cuda.is_available():
-        yield OK, f"device auto is cuda: {torch.cuda.get_device_name()}"
+    """Say which device `device: auto` takes, from the CUDA driver, without importing torch."""
+    name = cuda_device()
+    if name is None:
+        yield OK, f"device auto is cpu: {len(os.sched_getaffinity(0))} cores; no CUDA device is visible"
+    elif importlib.util.find_spec("torch") and (version := metadata.version("torch")).endswith("+cpu"):
+        yield WARN, f"device auto is cpu: torch {version} is built without CUDA, but there is a {name}"
     else:
-        yield OK, f"device auto is cpu: {available_cores()} cores; no CUDA device is visible"
+        yield OK, f"device auto is cuda: {name}"
+
+
+def cuda_device() -> str | None:
+    """Return the name of the first CUDA device, or None where the driver finds none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    count, handle, name = ctypes.c_int(0), ctypes.c_int(0), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value < 1:
+        return None
+    if driver.cuDeviceGet(ctypes.byref(handle), 0) or driver.cuDeviceGetName(name, len(name), handle):
+        return None
+    return name.value.decode(errors="replace")
+
+
+def library_exists(name: str) -> bool:
+    """Return whether the library of an RMW implementation is in a ROS prefix or on the loader's path."""
+    folders = [Path(prefix, "lib") for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if prefix]
+    folders += [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
+    folders.append(Path(sys.prefix, "lib"))
+    return any((folder / f"lib{name}.so").is_file() for folder in folders)
 
 
 def transport() -> Iterator[Finding]:
-    """Room for images in shared memory, on this side."""
+    """Check the room for images in shared memory."""
     rmw = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+    if not library_exists(rmw):
+        yield FAIL, f"RMW_IMPLEMENTATION={rmw}: not installed; install it, or unset RMW_IMPLEMENTATION"
+        return
     if rmw != "rmw_fastrtps_cpp":
         yield OK, f"RMW_IMPLEMENTATION={rmw}: the Fast DDS profile does not apply"
         return

@@ -1,63 +1,99 @@
-"""perception-rt: everything of perception_rt that is not a node."""
+"""perception-rt: run, replay, train and check perception_rt from the command line."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+from typing import NamedTuple
 
 from perception_rt import __version__
-from perception_rt.types import PerceptionError
+
+
+class Subcommand(NamedTuple):
+    """A subcommand: its module, and its line in the list of commands, which costs no import."""
+
+    module: str
+    summary: str
+
 
 SUBCOMMANDS = {
-    "up": "perception_rt.cli.up",
-    "demo": "perception_rt.cli.demo",
-    "replay": "perception_rt.cli.replay",
-    "bundle": "perception_rt.cli.bundle",
-    "train": "perception_rt.cli.train",
-    "doctor": "perception_rt.cli.doctor",
+    "up": Subcommand("perception_rt.cli.up", "run the nodes of a parameter file in one process"),
+    "demo": Subcommand("perception_rt.cli.demo", "run a simulated drive or a recording through real topics"),
+    "replay": Subcommand("perception_rt.cli.replay", "replay recordings without ROS; score, compare, report"),
+    "bundle": Subcommand("perception_rt.cli.bundle", "make, verify and show model bundles"),
+    "train": Subcommand("perception_rt.cli.train", "train the shipped detectors, or score a bundle"),
+    "doctor": Subcommand("perception_rt.cli.doctor", "check this machine, its transport and topics"),
+    "completion": Subcommand("perception_rt.cli.completion", "print shell completion for bash, zsh or fish"),
 }
+EXIT_CODES = """\
+exit codes: 0 success; 1 a check, comparison or budget failed; 2 the input cannot be used; 3 replayed, but
+incomplete; 130 interrupted"""
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser; only the module of `command` is imported, as importing all is slow."""
-    parser = argparse.ArgumentParser(prog="perception-rt", description=__doc__)
+    """Build the parser; only the module of `command` is imported."""
+    parser = argparse.ArgumentParser(
+        prog="perception-rt",
+        description=__doc__,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module_name in SUBCOMMANDS.items():
-        if command not in (name, None):
-            continue
-        module = importlib.import_module(module_name)
-        summary = (module.__doc__ or "").strip().splitlines()[0]
-        sub = subparsers.add_parser(
-            name,
-            help=summary,
-            description=module.__doc__,
-            epilog="examples:\n" + module.EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+    for name, subcommand in SUBCOMMANDS.items():
+        if name == command:
+            _add_subcommand(subparsers, name, subcommand)
+        else:
+            subparsers.add_parser(name, help=subcommand.summary)
     return parser
+
+
+def _add_subcommand(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, subcommand: Subcommand
+) -> None:
+    module = importlib.import_module(subcommand.module)
+    parser = subparsers.add_parser(
+        name,
+        help=subcommand.summary,
+        description=module.__doc__,
+        epilog="examples:\n" + module.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand.
 
     Returns:
-        Its exit status; 2 where the input cannot be used (one line says why), 130 after Ctrl-C.
+        Its exit status; 2 if the input cannot be used (one line says why), 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in SUBCOMMANDS else None
     args = build_parser(command).parse_args(argv)
+    from perception_rt.types.errors import PerceptionError  # not for --help: it imports numpy
+
     try:
-        return args.run(args)
+        return int(args.run(args))
     except PerceptionError as error:
-        print(f"perception-rt {args.command}: {error}", file=sys.stderr)
-        return 2
+        return _fail(args.command, str(error))
+    except BrokenPipeError:  # the reader, as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a file or folder that was named cannot be read or written
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(args.command, f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
         print(f"perception-rt {args.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _fail(command: str, text: str) -> int:
+    print(f"perception-rt {command}: {text}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from perception_rt.types import ConfigError
 
 
 def parse_parameters(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``[NODE:]NAME:=VALUE`` to values by name, by node; "" for those of all nodes.
+    """Parse ``[NODE:]NAME:=VALUE`` to values by node and name; the node "" means every node.
 
     Raises:
-        ConfigError: a text of another form.
+        ConfigError: a text is not of that form.
     """
     found: dict[str, dict[str, Any]] = {}
     for text in texts:
@@ -31,10 +31,10 @@ def parse_parameters(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def parse_remaps(texts: Sequence[str]) -> dict[str, str]:
-    """``FROM:=TO`` to topics by the names that they stand for, both absolute.
+    """Parse ``FROM:=TO`` to the topics to use, by the names that they replace; both absolute.
 
     Raises:
-        ConfigError: a text of another form.
+        ConfigError: a text is not of that form.
     """
     found = {}
     for text in texts:

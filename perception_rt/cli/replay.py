@@ -1,8 +1,8 @@
-"""Replay rosbag2 recordings through the nodes' own code in virtual time: scored, compared, reported.
+"""Replay rosbag2 recordings through the nodes' own code in virtual time; score, compare and report.
 
-No ROS is needed. With `--inference fixed:MS` two runs give the same bytes. Exit codes: 0 all is well;
-1 a comparison or a budget failed; 2 the input cannot be used; 3 replayed, but a part of the recording could
-not be read or a topic that a node wants is missing.
+Runs without ROS. With `--inference fixed:MS` two runs give the same bytes. Exit codes: 0 success; 1 a
+comparison or a budget failed; 2 the input cannot be used; 3 replayed, but part of the recording could not be
+read or a topic that a node subscribes to is missing.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `replay`."""
-    parser.add_argument(
-        "bags", type=Path, nargs="+", metavar="BAG", help="rosbag2, or a folder that holds some"
-    )
+    """Declare the arguments of `replay`."""
+    parser.add_argument("bags", type=Path, nargs="+", metavar="BAG", help="a rosbag2, or a folder of them")
     parser.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="ROS parameter file of the nodes"
     )
@@ -43,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--inference",
         default="measured",
         metavar="HOW",
-        help="measured (here, default), fixed:MS, or trace:FILE (a ledger.csv of before)",
+        help="inference time: measured (here; default), fixed:MS, or trace:FILE (a ledger.csv)",
     )
     parser.add_argument(
         *("-p", "--param"),
@@ -53,9 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="override a parameter",
     )
     parser.add_argument(
-        *("-r", "--remap"), action="append", default=[], metavar="FROM:=TO", help="another topic in its place"
+        *("-r", "--remap"),
+        action="append",
+        default=[],
+        metavar="FROM:=TO",
+        help="use another topic; repeatable",
     )
-    parser.add_argument("--no-report", action="store_true", help="leave report.html and report.png out")
+    parser.add_argument("--no-report", action="store_true", help="do not write report.html and report.png")
     judging = parser.add_argument_group("scores, comparison, budgets")
     judging.add_argument(
         "--truth",
@@ -65,17 +67,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ground truth: a topic of the bag, KITTI labels (folder or file), or a MOT gt.txt; repeatable",
     )
     judging.add_argument(
-        "--compare", type=Path, metavar="GOLDEN", help="folder of an earlier replay to hold it to"
+        "--compare", type=Path, metavar="GOLDEN", help="compare with the folder of an earlier replay"
     )
     judging.add_argument(
-        "--tolerance", type=float, metavar="T", help="absolute and relative, of numbers that are compared"
+        "--tolerance", type=float, metavar="T", help="absolute and relative tolerance of the comparison"
     )
     judging.add_argument(
         "--ignore",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="a field that may differ, too; repeatable",
+        help="a further field that may differ; repeatable",
     )
     judging.add_argument(
         "--budget",
@@ -84,13 +86,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[STREAM:]METRIC=LIMIT",
         help="a limit that must hold, as age_p99=60 (ms); repeatable",
     )
-    live = parser.add_argument_group("looking live")
+    live = parser.add_argument_group("live view")
     live.add_argument("--live", metavar="VIEWER", help="foxglove[:[HOST:]PORT] or rerun[:FILE.rrd|HOST:PORT]")
-    live.add_argument("--speed", type=float, metavar="X", help="times the recording's own (1 with --live)")
+    live.add_argument(
+        "--speed",
+        type=float,
+        metavar="X",
+        help="playback speed, in multiples of the recording's (1 with --live)",
+    )
     many = parser.add_argument_group("many bags")
-    many.add_argument("--jobs", type=int, default=1, metavar="N", help="how many bags at once (1)")
+    many.add_argument("--jobs", type=int, default=1, metavar="N", help="number of bags at a time (1)")
     many.add_argument(
-        "--ray", nargs="?", const="", metavar="ADDRESS", help="on Ray: a cluster's address, or this machine"
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run on Ray: the address of a cluster, or this machine",
     )
     parser.add_argument("--progress", choices=("bar", "json", "none"), default="bar", help=argparse.SUPPRESS)
 
@@ -131,7 +142,7 @@ def _session(args: argparse.Namespace, bag: Path) -> Session:
 
 
 def _arguments(args: argparse.Namespace) -> dict[str, object]:
-    """What decides the outcome of a replay, for run.json."""
+    """Return the arguments that decide the outcome of a replay, for run.json."""
     names = ("config", "inference", "param", "remap", "truth", "compare", "tolerance", "ignore", "budget")
     return {name: str(value) if isinstance(value := getattr(args, name), Path) else value for name in names}
 
@@ -152,7 +163,7 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
         except OSError as error:  # a full disk, as a rule
             raise ConfigError(f"--out={args.out}: {error}") from error
     if args.progress != "json":
-        _tell(outcome, args)
+        _print_result(outcome, args)
     return outcome.code
 
 
@@ -165,7 +176,7 @@ def _replay_many(args: argparse.Namespace, bags: list[Path]) -> int:
 
     if args.live:
         raise ConfigError(f"--live={args.live}: shows one recording, not {len(bags)}")
-    _session(args, bags[0])  # what is wrong with the arguments is said once, before anything is begun
+    _session(args, bags[0])  # report bad arguments once, before any bag is started
     outcomes = run_batch(
         bags, args.out, lambda name: _arguments_of_one(args, name), BatchPlan(args.jobs, args.ray)
     )
@@ -179,7 +190,7 @@ def _replay_many(args: argparse.Namespace, bags: list[Path]) -> int:
 
 
 def _arguments_of_one(args: argparse.Namespace, name: str) -> list[str]:
-    """The command line for one of many bags; each has a golden run of its own name."""
+    """Return the command line for one of many bags; its golden run has the bag's name."""
     given = ["--config", str(args.config), "--inference", args.inference]
     for option in ("param", "remap", "truth", "ignore", "budget"):
         given += [word for value in getattr(args, option) for word in (f"--{option}", value)]
@@ -193,7 +204,7 @@ def _arguments_of_one(args: argparse.Namespace, name: str) -> list[str]:
 
 @contextmanager
 def _progress(how: str, title: str) -> Iterator[Callable[[float, float], None]]:
-    """Takes how much of the recording is done and how long it is, s; as a bar, or as lines of JSON."""
+    """Yield a function of the seconds done and in total, shown as a bar or as lines of JSON."""
     if how == "none":
         yield lambda done_s, total_s: None
     elif how == "json":
@@ -201,27 +212,27 @@ def _progress(how: str, title: str) -> Iterator[Callable[[float, float], None]]:
 
         lines: list[ProgressLines] = []
 
-        def tell(done_s: float, total_s: float) -> None:
+        def write_line(done_s: float, total_s: float) -> None:
             if not lines:
                 lines.append(ProgressLines(total_s, sys.stderr))
             lines[0](done_s)
 
-        yield tell
+        yield write_line
     else:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
         with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
-            task = bar.add_task(title, total=None, told="loading")
+            task = bar.add_task(title, total=None, note="loading")
 
             def show(done_s: float, total_s: float) -> None:
-                bar.update(task, completed=done_s, total=total_s, told=f"{done_s:.0f} of {total_s:.0f} s")
+                bar.update(task, completed=done_s, total=total_s, note=f"{done_s:.0f} of {total_s:.0f} s")
 
             yield show
 
 
-def _tell(outcome: ReplayResult, args: argparse.Namespace) -> None:
-    """What people want to know, as tables and a line."""
+def _print_result(outcome: ReplayResult, args: argparse.Namespace) -> None:
+    """Print the result as tables and a line."""
     from rich.console import Console
 
     from perception_rt.replay.budget import budget_table
@@ -242,8 +253,8 @@ def _tell(outcome: ReplayResult, args: argparse.Namespace) -> None:
     for reason, count in bag["unreadable"]["reasons"].items():
         console.print(f"could not be read: {count} x {reason}", markup=False)
     for reason in bag["faults"]:
-        console.print(f"of the recording: {reason} (nothing is lost by it)", markup=False)
+        console.print(f"the recording: {reason} (no message is lost)", markup=False)
     run = outcome.run
     left = args.out if args.no_report else args.out / "report.html"
-    told = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s; {left}"
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    line = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s; {left}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from perception_rt.types import ConfigError
@@ -19,7 +20,7 @@ RECIPES = ("camera", "pillars")
 SCORED_BY = {"detect2d": "camera", "detect3d": "pillars"}  # recipe by task
 EXAMPLES = """\
   perception-rt train camera                               the shipped camera bundle, by its own recipe
-  perception-rt train pillars --out mine.pt --seed 1       lidar; other drives, other first weights
+  perception-rt train pillars --out mine.pt --seed 1       lidar; other drives and initial weights
   perception-rt train camera --out quick.pt --frames 400 --steps 150
   perception-rt train --evaluate sim_camera --frames 500   score the shipped camera bundle
   perception-rt train --evaluate pillars --frames 300      score the lidar one, by class and distance
@@ -30,10 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``perception-rt train``."""
     parser.add_argument("recipe", nargs="?", choices=RECIPES, help="what to train")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the bundle to write (out/<its name>.pt)")
-    parser.add_argument("--evaluate", metavar="BUNDLE", help="train nothing: score this file or shipped name")
-    parser.add_argument("--seed", type=int, default=0, help="decides drives, first weights and order (0)")
-    parser.add_argument("--frames", type=int, help="frames to learn from, or to score on (the recipe's own)")
-    parser.add_argument("--steps", type=int, help="training steps (the recipe's own)")
+    parser.add_argument(
+        "--evaluate",
+        metavar="BUNDLE",
+        help="score this bundle (a file or a shipped name) instead of training",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of drives, initial weights and order (0)")
+    parser.add_argument("--frames", type=int, help="frames to train or score on (default: the recipe's)")
+    parser.add_argument("--steps", type=int, help="training steps (default: the recipe's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
 
 
@@ -46,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.seed < 10_000:
         raise ConfigError(f"seed={args.seed}: must be in [0, 10000)")
     if args.evaluate and args.recipe:
-        raise ConfigError(f"recipe={args.recipe}: --evaluate trains nothing; leave one of the two out")
+        raise ConfigError(f"recipe={args.recipe}: cannot be combined with --evaluate")
     if args.evaluate:
         _evaluate(args)
     elif args.recipe:
@@ -56,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tasks() -> dict:
-    """The tasks by recipe; torch is imported when it is needed."""
+def _tasks() -> dict[str, Any]:
+    """Return the tasks by recipe; imports torch."""
     from perception_rt.train.camera.task import CAMERA
     from perception_rt.train.pillars.task import PILLARS
 
@@ -92,8 +97,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator:
-    """A bar for each phase, as a function of phase, done, total and note."""
+def _progress() -> Iterator[Callable[[str, int, int, str], None]]:
+    """Yield a function of phase, done, total and note that shows a bar for each phase."""
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(),
@@ -102,7 +107,7 @@ def _progress() -> Iterator:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns) as progress:
-        tasks: dict = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(phase: str, done: int, total: int, note: str) -> None:
             if phase not in tasks:
@@ -112,8 +117,8 @@ def _progress() -> Iterator:
         yield report
 
 
-def _print_score(score: dict) -> None:
-    """A row a class, and the mean; scores of clouds have a column for each band of distance."""
+def _print_score(score: dict[str, Any]) -> None:
+    """Print a row for each class and the mean; scores of clouds have a column for each range band."""
     if "bands" in score:
         parts = {f"AP, BEV IoU {score['iou']:g}": score, **score["bands"]}
         columns = [(title, part, "ap", "map") for title, part in parts.items()]

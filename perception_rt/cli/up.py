@@ -1,7 +1,7 @@
-"""Run the nodes of a parameter file in one process, until Ctrl-C or the end of what is played.
+"""Run the nodes of a parameter file in one process, until Ctrl-C or the end of the recording.
 
-The same file and the same nodes as `ros2 launch perception_rt perception.launch.py params_file:=FILE`, for
-machines without ros2 launch. The nodes are those that the file names.
+Runs the same nodes as `ros2 launch perception_rt perception.launch.py params_file:=FILE`, on machines that
+have no ros2 launch. The keys of the file are the nodes to run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from perception_rt.cli.overrides import parse_parameters
 from perception_rt.component.graph import read_graph
 
 EXAMPLES = """\
@@ -18,10 +19,15 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `up`."""
+    """Declare the arguments of `up`."""
     parser.add_argument("params_file", type=Path, help="ROS parameter file; its keys are the nodes to run")
     parser.add_argument(
-        "-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="override, for all nodes"
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        metavar="[NODE:]NAME:=VALUE",
+        help="override a parameter",
     )
     parser.add_argument(
         "--ros-args", nargs=argparse.REMAINDER, default=[], help="further ROS arguments, e.g. remappings"
@@ -29,8 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Bring the graph up and wait for its end."""
+    """Bring the graph up and wait for its end.
+
+    Raises:
+        ConfigError: the file or an override cannot be used.
+    """
     graph = read_graph(args.params_file)
+    parse_parameters(args.param)  # rcl would end in a traceback
     from perception_rt.node.run import node_factory  # rclpy only when the file is sound
     from perception_rt.node.run import run as run_nodes
 

@@ -1,0 +1,132 @@
+"""The command line: light to start, and no traceback for anything that a user types."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from perception_rt.cli import doctor
+from perception_rt.cli.main import SUBCOMMANDS, main
+
+LIGHT = [name for name in SUBCOMMANDS if name != "demo"]
+
+
+def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "perception_rt.cli.main", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **kwargs,
+    )
+
+
+def modules_after(*args: str) -> set[str]:
+    code = (
+        "import sys\nfrom perception_rt.cli.main import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\nprint('MODULES', *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60, check=True
+    )
+    return set(done.stdout.rpartition("MODULES ")[2].split())
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy():
+    loaded = modules_after("--help")
+    assert not {"torch", "cv2", "numpy", "rclpy", "rich"} & loaded
+    text = command("--help").stdout
+    for name, subcommand in SUBCOMMANDS.items():
+        assert name in text
+        assert subcommand.summary.split()[0] in text
+
+
+@pytest.mark.parametrize(
+    "args", [*[(name, "--help") for name in LIGHT], ("replay",), ("doctor",), ("nonsense",)]
+)
+def test_torch_is_not_imported_before_it_is_needed(args):
+    assert "torch" not in modules_after(*args)
+
+
+WORDS = [
+    "", "-", "--", "=", "-1", "nan", "1e999", "/", "/nonexistent/x", ".", "\N{SNOWMAN}", "-p", "rate_hz=20.0",
+    "rate_hz:=20.0", "--out", "--config", "config/demo.yaml", "README.md", "--budget", "age_p99=x", "--truth",
+    "--inference", "fixed:", "fixed:-1", "trace:", "--jobs", "0", "--seconds", "--json", "--ros-args", "-r",
+    "a:=b", "--evaluate", "sim_camera", "--frames", "show", "verify", "export", "torchvision", "onnx",
+    "--decoder", "yolov8", "--weights", "camera", "--seed", "99999", "--speed", "--live", "foxglove:x",
+    "rerun:", "--help",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["replay", "bundle", "train", "doctor", "completion"])
+def test_whatever_is_typed_ends_in_an_exit_code(name, capfd, monkeypatch, tmp_path):
+    rng = random.Random(name)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(150):
+        args = [name, *rng.choices(WORDS, k=rng.randrange(6))]
+        if name == "train" and "camera" in args[1:]:  # would really train
+            continue
+        if name == "doctor" and any(doctor.TOPIC.fullmatch(word) for word in args[1:]):  # would listen
+            continue
+        try:
+            code = main(args)
+        except SystemExit as stopped:
+            code = stopped.code
+        assert code in (0, 1, 2, 3), args
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("up", "{demo}", "-p", "rate_hz=20.0"), "must be NAME:=VALUE"),
+        (("up", "nowhere.yaml"), "nowhere.yaml"),
+        (("train", "camera", "--out", "/proc/none/x.pt"), "/proc/none"),
+        (("doctor", "--seconds", "nan"), "--seconds=nan"),
+        (("doctor", "/camera", "a b"), "topic 'a b'"),
+        (("doctor", "/1st"), "topic '/1st'"),
+    ],
+)
+def test_a_bad_value_is_named_in_one_line(args, said, tmp_path):
+    demo = tmp_path / "demo.yaml"
+    demo.write_text("camera_detector:\n  ros__parameters:\n    rate_hz: 20.0\n")
+    done = command(*(arg.format(demo=demo) for arg in args))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_closed_pipe_is_no_error():
+    script = (
+        f"set -o pipefail; {sys.executable} -m perception_rt.cli.main bundle show sim_camera --json | true"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_reports_as_json(capsys):
+    main(["doctor", "--json"])
+    findings = json.loads(capsys.readouterr().out)
+    assert {"rclpy", "torch"} <= {finding["text"].split(":")[0] for finding in findings}
+
+
+def test_doctor_names_an_rmw_that_is_not_installed(monkeypatch):
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_nowhere_cpp")
+    [(level, text)] = doctor.transport()
+    assert level == doctor.FAIL
+    assert "rmw_nowhere_cpp: not installed" in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(shell, capsys):
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in (*SUBCOMMANDS, "inference", "verify"):
+        assert word in script
+    if shutil.which(shell):
+        assert subprocess.run([shell, "-n"], input=script, text=True, timeout=20).returncode == 0
