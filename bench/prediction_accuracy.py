@@ -27,7 +27,7 @@ from perception_rt.stage.prediction.motion import PEDESTRIAN
 from perception_rt.stage.prediction.predictor import PredictorConfig
 from perception_rt.types.predictions import Predictions
 
-SETS = {"eth": "eth_univ.csv", "hotel": "eth_hotel.csv"}
+SETS = {"eth": "eth_univ.csv", "hotel": "eth_hotel.csv", "zara1": "ucy_zara01.csv"}
 CONFIG = PredictorConfig((PEDESTRIAN,), horizon_s=AHEAD * STEP_S, step_s=STEP_S)
 CLICK_SD = 0.05  # m
 WALKING_SD = 1.3  # m/s

@@ -9,6 +9,7 @@ import numpy as np
 
 from perception_rt.stage.prediction import imm
 from perception_rt.stage.prediction.motion import CYCLIST, PEDESTRIAN, TURN, VEHICLE, Motion, columns
+from perception_rt.stage.prediction.noise import NoiseScale
 from perception_rt.stage.prediction.paths import positions_ahead
 from perception_rt.stage.road_users import canonical, group
 from perception_rt.types import ConfigError, TrackingError, Tracks
@@ -70,6 +71,7 @@ class ObjectPredictor:
     def __init__(self, config: PredictorConfig) -> None:
         self.config = config
         self._table = columns(config.motions)
+        self._noise = NoiseScale(len(config.motions))
         self._stamp_ns = 0
         self._ids = np.zeros(0, np.int64)
         self._bank = imm.empty()
@@ -99,8 +101,12 @@ class ObjectPredictor:
         seen, xy, covariance = self._measured(tracks, detected_xy, detected_covariance)
         self._advance(stamp_ns)
         known = self._align(tracks, xy, covariance)
+        rows = np.flatnonzero(seen)
+        stated = np.trace(covariance[rows], axis1=1, axis2=2) / 2
+        self._noise.observe(rows, self._stamp_ns * 1e-9, xy[rows], stated, tracks.labels[rows])
         again = np.flatnonzero(seen & known)
-        imm.correct(self._bank, again, xy[again], covariance[again])
+        scale = self._noise.of(tracks.labels[again])[:, None, None]
+        imm.correct(self._bank, again, xy[again], covariance[again] * scale)
         return self._predict(tracks)
 
     def _measured(
@@ -138,6 +144,7 @@ class ObjectPredictor:
         self._stamp_ns = stamp_ns
         if not 0 <= dt <= LONGEST_GAP_S:
             self._ids, self._bank = np.zeros(0, np.int64), imm.empty()
+            self._noise.forget()
         steps = int(np.ceil(dt / LONGEST_STEP_S)) if len(self._ids) else 0
         for _ in range(steps):
             imm.advance(self._bank, dt / steps)
@@ -154,6 +161,7 @@ class ObjectPredictor:
             tracks.covariance[new, 3:5, 3:5].astype(np.float64),
             self._table[tracks.labels[new]],
         )
+        self._noise.align(rows, known)
         rows[new] = len(self._bank) + np.arange(len(new))
         self._bank = self._bank.joined(begun)[rows]
         self._ids = tracks.ids.copy()
