@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from perception_rt.types import ConfigError
+from perception_rt.types.bounded_yaml import load_yaml
 
 
 def parse_parameters(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -23,7 +24,7 @@ def parse_parameters(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
         if not sign or not name:
             raise ConfigError(f"-p {text}: must be NAME:=VALUE or NODE:NAME:=VALUE")
         try:
-            value = yaml.safe_load(right)
+            value = load_yaml(right)
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, as 2024-13-01
             raise ConfigError(f"-p {text}: the value is not YAML: {' '.join(str(error).split())}") from error
         found.setdefault(node, {})[name] = value

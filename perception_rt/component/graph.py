@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from perception_rt.types import ConfigError
+from perception_rt.types.bounded_yaml import load_yaml
 from perception_rt.types.executables import EXECUTABLES
 
 PARAMETERS = "ros__parameters"
@@ -57,7 +58,7 @@ def read_graph(params_file: str | os.PathLike) -> list[GraphNode]:
         ConfigError: no such file, not a parameter file, an unknown node, the same node twice, or none.
     """
     try:
-        content = yaml.safe_load(Path(params_file).read_text())
+        content = load_yaml(Path(params_file).read_text())
     except OSError as error:
         raise ConfigError(f"params_file={params_file}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none

@@ -6,7 +6,9 @@ for autonomous driving? The KITTI vision benchmark suite", CVPR 2012).
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,10 @@ from perception_rt.codec.camera_info import CameraModel
 from perception_rt.types.errors import BagError
 
 DONT_CARE = "DontCare"
+MAX_VALUE = 1e9
+"""Of every number in a label file."""
+MAX_CLOUD_BYTES = 1 << 30
+"""Of an array of an .npz, uncompressed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,8 +132,10 @@ def read_calibration(path: str | Path) -> Calibration:
         BagError: it cannot be read, or a matrix is missing or has the wrong size.
     """
     entries = {}
-    for line in _lines(path):
-        key, *numbers = line.replace(":", " ").split()
+    for number, line in enumerate(_lines(path), 1):
+        key, *numbers = line.replace(":", " ").split() or [""]
+        if not key:
+            raise BagError(f"{path}: line {number}={line!r}: must be a name and numbers")
         entries[key] = numbers
 
     def matrix(rows: int, columns: int, *names: str) -> np.ndarray:
@@ -205,10 +213,19 @@ def read_velodyne_sequence(path: str | Path) -> list[np.ndarray]:
     """
     names = ("x_mm", "y_mm", "z_mm", "intensity_pct")
     try:
-        with np.load(path) as archive:
-            columns, counts = [archive[name] for name in names], archive["counts"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+        large = [f"{name}: {size} bytes" for name, size in sizes.items() if size > MAX_CLOUD_BYTES]
+        if large:
+            raise BagError(f"{path}: {large[0]}: more than {MAX_CLOUD_BYTES}")
+        with np.load(path) as arrays:
+            columns, counts = [arrays[name] for name in names], arrays["counts"]
+    except (OSError, KeyError, ValueError, EOFError, NotImplementedError, MemoryError) as error:
         raise BagError(f"{path}: cannot be read: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, RuntimeError) as error:
+        raise BagError(f"{path}: cannot be read: {error}") from error
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise BagError(f"{path}: counts={counts!r}: must be whole numbers from 0")
     for name, column in zip(names, columns, strict=True):
         if column.shape != (counts.sum(),):
             raise BagError(f"{path}: {name} has shape {column.shape}, counts add up to {counts.sum()}")
@@ -237,8 +254,8 @@ def _label_rows(path: str | Path, columns: int, kind_column: int = 0) -> list[tu
             numbers = np.array(fields[: columns - 1], np.float64)
         except ValueError as error:
             raise BagError(f"{path}: line {number}={line!r}: not numbers") from error
-        if not np.isfinite(numbers).all():
-            raise BagError(f"{path}: line {number}={line!r}: not finite")
+        if not (np.abs(numbers) <= MAX_VALUE).all():
+            raise BagError(f"{path}: line {number}={line!r}: numbers must be finite, up to {MAX_VALUE:g}")
         rows.append((kind, numbers))
     return rows
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from perception_rt.replay.clear_mot import Trajectories
-from perception_rt.replay.kitti import DONT_CARE, Labels
+from perception_rt.replay.kitti import DONT_CARE, MAX_VALUE, Labels
 from perception_rt.types.detections import Detections3D
 from perception_rt.types.errors import BagError
 
@@ -52,8 +52,12 @@ def read_detections(path: str | Path, label: int) -> dict[int, tuple[Detections3
         rows = np.loadtxt(lines, delimiter=",", ndmin=2) if lines else np.zeros((0, 15))
     except (OSError, ValueError) as error:
         raise BagError(f"{path}: cannot be read: {error}") from error
-    if rows.shape[1] != 15 or not np.isfinite(rows).all():
-        raise BagError(f"{path}: rows of {rows.shape[1]} columns: must be 15 finite numbers")
+    if rows.shape[1] != 15:
+        raise BagError(f"{path}: rows of {rows.shape[1]} columns: must be 15")
+    wrong = np.flatnonzero(~(np.abs(rows) <= MAX_VALUE).all(1))
+    if len(wrong):
+        line = lines[wrong[0]]
+        raise BagError(f"{path}: row {wrong[0] + 1}={line!r}: numbers must be finite, up to {MAX_VALUE:g}")
     found = {}
     for frame in np.unique(rows[:, 0]):
         part = rows[rows[:, 0] == frame]

@@ -14,6 +14,7 @@ import numpy as np
 from perception_rt.types.errors import BagError
 
 COLUMNS = 7  # that mean something in the image
+MAX_FRAME, MAX_VALUE = 1_000_000, 1e9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,9 +48,10 @@ def read_mot(path: str | Path) -> dict[int, MotFrame]:
     rows = np.array([_row(path, n, line) for n, line in enumerate(lines, 1) if line.strip()])
     rows = rows.reshape(-1, COLUMNS)
     counts = rows[rows[:, 6] != 0]
-    return {
-        frame: _frame(counts[counts[:, 0] == frame]) for frame in range(1, int(rows[:, 0].max(initial=0)) + 1)
-    }
+    counts = counts[np.argsort(counts[:, 0], kind="stable")]
+    frames = range(1, int(rows[:, 0].max(initial=0)) + 1)
+    starts = np.searchsorted(counts[:, 0], frames)
+    return {frame: _frame(part) for frame, part in zip(frames, np.split(counts, starts)[1:], strict=True)}
 
 
 def _row(path: str | Path, number: int, line: str) -> list[float]:
@@ -58,9 +60,11 @@ def _row(path: str | Path, number: int, line: str) -> list[float]:
         values = [float(field) for field in fields[:COLUMNS]]
     except ValueError as error:
         raise BagError(f"{path}: line {number}={line!r}: not numbers") from error
-    if len(values) < COLUMNS or not np.isfinite(values).all() or values[0] < 1:
+    sound = len(values) == COLUMNS and np.isfinite(values).all() and max(map(abs, values)) <= MAX_VALUE
+    if not sound or not 1 <= values[0] <= MAX_FRAME:
         raise BagError(
-            f"{path}: line {number}={line!r}: must have {COLUMNS} finite columns, the frame from 1"
+            f"{path}: line {number}={line!r}: must have {COLUMNS} finite columns up to {MAX_VALUE:g}, "
+            f"the frame from 1 to {MAX_FRAME}"
         )
     return values
 

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from perception_rt.replay.storage.files import SUFFIXES, bare, storage_files
 from perception_rt.types import BagError
 
-STORAGE = (".mcap", ".db3")
+STORAGE = tuple(SUFFIXES)
 _METADATA = "metadata.yaml"
 _LEDGER = "ledger.csv"  # beside the bag of what a replay wrote, which is no recording
 
@@ -19,8 +20,8 @@ def find_bags(paths: Sequence[Path], skip: Path | None = None) -> list[Path]:
     """The bags at some paths, each once, in the paths' order; those of a folder sorted by name.
 
     A bag is a folder with a metadata.yaml, a folder of the split files of a recording that lost it
-    (`drive/drive_0.mcap`), or a bare .mcap or .db3 file. Other folders are searched; hidden folders and what
-    replays wrote are left out.
+    (`drive_0.mcap`, `drive_1.mcap`), or a bare .mcap or .db3 file, compressed or not. Other folders are
+    searched; hidden folders and what replays wrote are left out.
 
     Args:
         paths: bags, or folders that hold some.
@@ -61,12 +62,15 @@ def name_bags(bags: Sequence[Path]) -> list[str]:
 
 def _is_bag(path: Path) -> bool:
     if path.is_file():
-        return path.suffix in STORAGE
+        return Path(bare(path.name)).suffix in STORAGE
     if (path / _METADATA).is_file():
         return True
-    files = [entry.name for entry in path.iterdir() if entry.suffix in STORAGE]
-    split = re.compile(rf"{re.escape(path.resolve().name)}_\d+\.\w+")
-    return bool(files) and all(split.fullmatch(name) for name in files)
+    splits = [re.fullmatch(r"(.+)_(\d+)\.\w+", bare(name)) for name in storage_files(path)]
+    if not splits or not all(splits):
+        return False
+    names, numbers = {split[1] for split in splits}, sorted(int(split[2]) for split in splits)
+    # In a folder of another name, files that begin with 0 and leave none out are one recording.
+    return len(names) == 1 and (names == {path.resolve().name} or numbers == list(range(len(splits))))
 
 
 def _search(folder: Path, visited: set[Path]) -> Iterator[Path]:
@@ -84,5 +88,5 @@ def _search(folder: Path, visited: set[Path]) -> Iterator[Path]:
 
 
 def _stem(bag: Path) -> str:
-    real = bag.resolve()
-    return real.stem if real.suffix in STORAGE else real.name
+    real = Path(bare(bag.resolve().name))
+    return real.stem if real.suffix in STORAGE else bag.resolve().name

@@ -21,6 +21,7 @@ from perception_rt import __version__
 from perception_rt.replay.batch.progress import parse_progress, tail
 from perception_rt.replay.batch.tied import tied
 from perception_rt.types import ConfigError
+from perception_rt.types.bounded_yaml import load_yaml
 
 RUN = "run.json"
 COMPLETE_CODES = (0, 1, 3)
@@ -205,7 +206,7 @@ def _texts(path: Path) -> list[str]:
                 yield from walk(item)
 
     try:
-        return list(walk(yaml.safe_load(path.read_text())))
+        return list(walk(load_yaml(path.read_text())))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return []
 

@@ -17,6 +17,9 @@ from perception_rt.replay.storage.values import BagMessage, Damage, FormatError,
 
 SUFFIXES = {".mcap": McapFile, ".db3": SqliteFile}
 COMPRESSED = (".zstd", ".lz4")
+UNPACKED_BYTES, UNPACKED_RATIO = 512 << 20, 500
+"""A compressed file may become so large, or so many times its size, whichever is more."""
+LFS_POINTER = b"version https://git-lfs."
 
 
 class StorageFile(Protocol):
@@ -61,26 +64,30 @@ def open_file(path: Path, unpacked: Path, report: Report) -> StorageFile:
             head = file.read(sqlite.HEAD)
             if not head:
                 raise FormatError("is empty")
+            if head.startswith(LFS_POINTER):
+                raise FormatError("is a Git LFS pointer, not the recording: run `git lfs pull`")
             if compression := MAGIC.get(head[:4]):
                 file.seek(0)
                 _unpack(file, compression, unpacked, report)
                 return open_file(unpacked, unpacked, report)
         if head.startswith(sqlite.MAGIC):
-            return SqliteFile(_whole_pages(path, head, unpacked, report), report)
+            return SqliteFile(_whole_pages(path, head, unpacked, report), unpacked, report)
         kind = SUFFIXES.get(Path(bare(path.name)).suffix)
         if head.startswith(records.MAGIC) or kind is McapFile:
             return McapFile(path, report)
         if kind is None:
             raise FormatError("is no recording")
-        return kind(path, report)
+        return SqliteFile(path, unpacked, report)
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}") from error
 
 
 def _unpack(file: IO[bytes], compression: str, unpacked: Path, report: Report) -> None:
+    packed = os.fstat(file.fileno()).st_size
+    limit = min(max(UNPACKED_BYTES, packed * UNPACKED_RATIO), shutil.disk_usage(unpacked.parent).free // 2)
     with unpacked.open("wb") as into:
         try:
-            unpack_file(file, compression, into)
+            unpack_file(file, compression, into, limit)
         except FormatError as error:
             report(Damage("", None, None, f"from byte {into.tell()} of its content: {error}"))
 

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from perception_rt.replay.storage.values import FormatError
+from perception_rt.types.bounded_yaml import load_yaml
 
 NAME = "metadata.yaml"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ def read_metadata(folder: Path) -> Metadata:
         FormatError: it is missing, or nothing of it can be used.
     """
     try:
-        content = yaml.load((folder / NAME).read_text(encoding="utf-8"), _LOADER)
+        content = load_yaml((folder / NAME).read_text(encoding="utf-8"))
         about = content["rosbag2_bagfile_information"]
     except FileNotFoundError as error:
         raise FormatError(f"{NAME} is missing") from error

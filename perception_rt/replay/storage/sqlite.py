@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sqlite3
 from array import array
 from collections import Counter, deque
@@ -29,13 +31,30 @@ def missing_bytes(head: bytes, size: int) -> tuple[int, int]:
     return max(page * int.from_bytes(head[28:32], "big") - size, 0), size % page if page else 0
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connected(path: Path, scratch: Path) -> sqlite3.Connection:
     log = path.with_name(path.name + "-wal")  # what a recorder left that did not end well
-    mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+    mode = "mode=ro&immutable=1"
+    if log.exists() and log.stat().st_size:
+        mode = "mode=rw"  # SQLite writes an index beside a log: the recording's folder stays as it is
+        copied = scratch.with_name(f"wal-{path.name}")
+        shutil.copyfile(log, copied.with_name(copied.name + "-wal"))
+        path = Path(shutil.copyfile(path, copied))
     database = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
     database.text_factory = partial(str, encoding="utf-8", errors="replace")
     database.execute("PRAGMA writable_schema = ON")  # so that one that is cut off can be opened
     return database
+
+
+def _check_tables(database: sqlite3.Connection) -> None:
+    """Refuse views and virtual tables, which may compute rows without end.
+
+    Raises:
+        FormatError: names what stands in a table's place.
+    """
+    query = "SELECT name, type, sql FROM sqlite_master WHERE lower(name) IN ('topics', 'messages')"
+    for name, kind, text in database.execute(query):
+        if kind != "table" or re.match(r"\s*create\s+virtual", str(text), re.IGNORECASE):
+            raise FormatError(f"{name} is a {kind if kind != 'table' else 'virtual table'}, not a table")
 
 
 class SqliteFile:
@@ -47,23 +66,25 @@ class SqliteFile:
         start_ns, end_ns: log times of the first and last message; None where there is none.
 
     Args:
-        path: of the file. report: takes what cannot be read.
+        path: of the file. scratch: a path in a temporary folder, for a copy with its write-ahead log.
+        report: takes what cannot be read.
 
     Raises:
         FormatError: it holds no tables of a recording that can be read.
     """
 
-    def __init__(self, path: Path, report: Report) -> None:
+    def __init__(self, path: Path, scratch: Path, report: Report) -> None:
         self._report = report
         self._channels: dict[int, tuple[str, str]] = {}
         try:
-            self._db = _connected(path)
+            self._db = _connected(path, scratch)
         except sqlite3.Error as error:
             raise FormatError(f"no database of a recording: {error}") from error
         try:
+            _check_tables(self._db)
             for number, topic, kind in self._db.execute("SELECT id, name, type FROM topics"):
                 self._channels[number] = (str(topic), str(kind))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, FormatError) as error:
             self._db.close()
             raise FormatError(f"no database of a recording: {error}") from error
         columns = self._indexed()

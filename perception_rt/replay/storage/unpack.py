@@ -59,8 +59,8 @@ def unpack(data: bytes, compression: str, limit: int = MAX_BYTES) -> Unpacked:
     return Unpacked(found, decompressor.eof)
 
 
-def unpack_file(packed: IO[bytes], compression: str, into: IO[bytes]) -> None:
-    """Decompress a file, as far as can be.
+def unpack_file(packed: IO[bytes], compression: str, into: IO[bytes], limit: int) -> None:
+    """Decompress a file to at most `limit` bytes, as far as can be.
 
     Raises:
         FormatError: it is damaged, or ends early; what came before that is in `into`.
@@ -68,6 +68,8 @@ def unpack_file(packed: IO[bytes], compression: str, into: IO[bytes]) -> None:
     try:
         with OPENERS[compression](packed) as unpacked:
             while piece := unpacked.read(_PIECE):
+                if into.tell() + len(piece) > limit:
+                    raise FormatError(f"{compression}: more than {limit} bytes")
                 into.write(piece)
     except _ERRORS as error:
         raise FormatError(f"{compression}: {error}") from error
