@@ -116,7 +116,9 @@ class NanoDet(_Distribution):
                 "reg_max": bins - 1,
                 "offset": _offset(strides),
             }
-            return Match("names", f"outputs {scored[0]} and its kin", parameters, (*scored, *sided))
+            preset = None if 64 in strides else NanoDet.legacy
+            why = f"outputs {scored[0]} and its kin"
+            return Match("names", why, parameters, (*scored, *sided), preset)
         if len(network.outputs) != 1 or first.ndim != 3 or first.shape[2] <= 32:
             return None
         for strides in ([8, 16, 32, 64], [8, 16, 32]):

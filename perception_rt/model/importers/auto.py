@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from perception_rt.model.decoders import Detr, RfDetr, YoloV8
 from perception_rt.model.decoders.common import Match, Signature
 from perception_rt.model.network import known_decoders
 from perception_rt.types.errors import BundleError
@@ -52,10 +53,14 @@ def choose_decoder(network: Signature, wanted: str = "auto") -> tuple[str, Match
     """
     if wanted != "auto":
         name, kind = find_decoder(wanted)
-        match = _match(kind, network) or _forced(kind, network)
+        match = _match(kind, network)
+        others = {} if match else {n: _match(other, network) for n, other in known_decoders().items()}
+        fitting = [n for n, other in others.items() if other]
+        # What a file says of itself counts more than what can be read into its shapes.
+        if match is None and not any(other and other.by != "shapes" for other in others.values()):
+            match = _forced(kind, network)
         if match is None:
-            others = [n for n, other in known_decoders().items() if _match(other, network)]
-            hint = f"; {' or '.join(others)} would" if others else ""
+            hint = f"; {' or '.join(fitting)} would" if fitting else ""
             raise BundleError(f"decoder={wanted!r}: does not fit the outputs {outputs_text(network)}{hint}")
         return name, match._replace(why=f"given; {match.why}")
     matches = {name: _match(kind, network) for name, kind in known_decoders().items()}
@@ -90,26 +95,36 @@ def _match(kind: type[Any], network: Signature) -> Match | None:
 
 
 def _forced(kind: type[Any], network: Signature) -> Match | None:
-    """What the user says against the signs: the first parameters with which the outputs can be decoded."""
-    for parameters in _guesses(kind, network):
-        try:
-            decode = kind(None, **parameters)
-            decode(network.outputs, network.input_size, 2.0)
-            count = decode.class_count(network.outputs) if hasattr(decode, "class_count") else None
-        except (IndexError, ValueError, RuntimeError, TypeError):
-            continue
-        if count is None or count > 0:
-            return Match("shapes", f"outputs {outputs_text(network)}", parameters, network.names)
-    return None
+    """What the user says, where the file says nothing else: parameters that can decode the outputs."""
+    parameters, names = _guess(kind, network)
+    outputs = [network.of(name) for name in names]
+    try:
+        decode = kind(None, **parameters)
+        decode(outputs, network.input_size, 2.0)
+        count = decode.class_count(outputs) if hasattr(decode, "class_count") else None
+    except (IndexError, ValueError, RuntimeError, TypeError):
+        return None
+    if count is not None and count < 1:
+        return None
+    return Match("shapes", f"outputs {outputs_text(network)}", parameters, names)
 
 
-def _guesses(kind: type[Any], network: Signature) -> list[Mapping[str, Any]]:
-    if kind.__name__ != "YoloV8" or not network.outputs or network.outputs[0].ndim != 3:
-        return [{}]
-    rows = network.outputs[0].shape[2] == 6
-    if rows:
-        return [{"classes": network.classes or 0, "layout": "rows"}]
-    return [{"classes": network.outputs[0].shape[1] - 4}]
+def _guess(kind: type[Any], network: Signature) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Parameters of a decoder and the outputs that it takes, by their shapes alone."""
+    if kind in (Detr, RfDetr):
+        boxes = [n for n, shape in zip(network.names, network.shapes, strict=True) if shape[-1:] == (4,)]
+        named = [n for n in boxes if "box" in n.lower() or "dets" in n.lower()]
+        boxes = boxes if len(boxes) == 1 else named
+        logits = [name for name in network.names if name not in boxes]
+        if len(boxes) != 1 or len(logits) != 1:
+            return {}, ()
+        return {}, (logits[0], boxes[0]) if kind is Detr else (boxes[0], logits[0])
+    first = network.outputs[0]
+    if kind is not YoloV8 or first.ndim != 3:
+        return {}, network.names
+    if first.shape[2] == 6:
+        return {"classes": network.classes or 0, "layout": "rows"}, network.names
+    return {"classes": first.shape[1] - 4}, network.names
 
 
 def noise(shape: tuple[int, ...]) -> torch.Tensor:
