@@ -18,7 +18,6 @@ import torch
 
 from perception_rt.model.archive import Archive, read_archive, write_archive
 from perception_rt.model.golden import (
-    LOOSER,
     Outputs,
     encode_golden,
     golden_difference,
@@ -53,7 +52,14 @@ SUFFIXES = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
 
 @dataclass(frozen=True, slots=True)
 class ProgramSource:
-    """A network to put into a bundle; fields as of `Program`."""
+    """A network to put into a bundle.
+
+    Attributes:
+        kind, inputs, outputs, precision, any_batch: as of `Program`.
+        data: of the file.
+        optional: where its answer differs from the golden one, it is left out and ``provenance.left_out``
+            says why; else nothing is written.
+    """
 
     kind: str
     data: bytes
@@ -61,6 +67,7 @@ class ProgramSource:
     outputs: tuple[str, ...]
     precision: str = "fp32"
     any_batch: bool = False
+    optional: bool = False
 
 
 def save(
@@ -144,9 +151,10 @@ def save_network(
     Args:
         path: the file to write; its folder must exist.
         programs: the network; the first is the reference, and each must give its answer.
-        decoder: from the outputs to boxes; or a module to script that takes
-            ``(outputs, score_threshold, nms_threshold)``, outputs a list, and returns boxes, scores, labels
-            in px of the network's input or in m, after NMS.
+        decoder: from the outputs to boxes; or a module to script: of images it takes ``(outputs, height,
+            width, score_threshold)``, the size being that of the network's input, and returns boxes, scores
+            and labels of one image before NMS; of clouds ``(outputs, score_threshold, nms_threshold)``, and
+            returns them after NMS, best score first. `outputs` is a list of tensors.
         name: what the bundle is called.
         classes: class names, by label.
         input_spec: how the sensor's data reach the network.
@@ -235,51 +243,61 @@ def _write(
     data = golden_input(seed, task.noise_shape) if data is None else np.ascontiguousarray(data)
     file, encoded = encode_golden(data)
     members = {**files, file: encoded}
-    entries = []
-    for index, program in enumerate(programs):
-        member = (
-            MODULE_FILE
-            if index == 0 and program.kind == "torchscript"
-            else f"network{index}{SUFFIXES[program.kind]}"
-        )
-        members[member] = program.data
-        digest = hashlib.sha256(program.data).hexdigest()
-        entries.append(
-            Program(
-                program.kind,
-                member,
-                digest,
-                program.inputs,
-                program.outputs,
-                program.precision,
-                program.any_batch,
-            )
-        )
-    # All that is found in noise; in a scene what is found in use.
-    threshold = 0.0 if origin == "noise" else manifest.score_threshold
-    blank = make_golden(
-        _EXAMPLE[task.box_columns], task, data, origin=origin, file=file, score_threshold=threshold, seed=seed
-    )
-    manifest = replace(manifest, programs=tuple(entries), golden=blank)
-    parse_manifest(manifest.to_json())  # an invalid field is named before anything runs
-    answer = _answer(Archive(path, manifest, members), entries[0], data)
-    if not len(answer[0]):
-        raise BundleError(
-            f"the module finds nothing in the golden input at score {threshold:g}: that would prove nothing"
-        )
-    recorded = expected or answer
-    golden = make_golden(recorded, task, data, origin=origin, file=file, score_threshold=threshold, seed=seed)
-    manifest = replace(manifest, golden=golden)
-    for program in entries:
-        found = _answer(Archive(path, manifest, members), program, data)
-        difference = golden_difference(golden, found, LOOSER[program.precision])
-        if difference:
-            raise BundleError(f"program {program.file} ({program.precision}) differs: {difference}")
+    entries = {_entry(index, program): program for index, program in enumerate(programs)}
+    members |= {entry.file: program.data for entry, program in entries.items()}
+    manifest = replace(manifest, programs=tuple(entries))
+    about = {"origin": origin, "file": file, "seed": seed}
+
+    def recorded(outputs: Outputs, threshold: float) -> Manifest:
+        golden = make_golden(outputs, task, data, score_threshold=threshold, **about)
+        return replace(manifest, golden=golden)
+
+    # All that is found in noise; in a scene what is found in use, or by a poor network anything at all.
+    answer: Outputs = ()
+    for threshold in (0.0,) if origin == "noise" else (manifest.score_threshold, 0.0):
+        blank = recorded(_EXAMPLE[task.box_columns], threshold)
+        parse_manifest(blank.to_json())  # an invalid field is named before anything runs
+        answer = _answer(Archive(path, blank, members), next(iter(entries)), data)
+        if len(answer[0]):
+            break
+    else:
+        raise BundleError("the module finds nothing in the golden input at score 0: that would prove nothing")
+    manifest = _held(Archive(path, recorded(expected or answer, threshold), members), entries, data)
+    members = {name: members[name] for name in manifest.files}
     # What cannot be read back is not written; and a number that is read back may be another (1 is 1.0).
     manifest = parse_manifest(manifest.to_json())
     manifest = replace(manifest, sha256=bundle_sha256(manifest, members))
     write_archive(path, manifest, members)
     return manifest
+
+
+def _entry(index: int, program: ProgramSource) -> Program:
+    """The manifest's entry for a program."""
+    return Program(
+        program.kind,
+        MODULE_FILE
+        if index == 0 and program.kind == "torchscript"
+        else f"network{index}{SUFFIXES[program.kind]}",
+        hashlib.sha256(program.data).hexdigest(),
+        program.inputs,
+        program.outputs,
+        program.precision,
+        program.any_batch,
+    )
+
+
+def _held(archive: Archive, entries: Mapping[Program, ProgramSource], data: np.ndarray) -> Manifest:
+    """The manifest with the programs that give the golden answer; BundleError where one must and does not."""
+    manifest, left_out = archive.manifest, {}
+    for entry, program in entries.items():
+        difference = golden_difference(manifest.golden, _answer(archive, entry, data), entry.precision)
+        if difference and not program.optional:
+            raise BundleError(f"program {entry.file} ({entry.precision}) differs: {difference}")
+        if difference:
+            left_out[entry.file] = difference
+    kept = tuple(entry for entry in entries if entry.file not in left_out)
+    provenance = {**manifest.provenance, **({"left_out": left_out} if left_out else {})}
+    return replace(manifest, programs=kept, provenance=provenance)
 
 
 _EXAMPLE = {

@@ -17,7 +17,8 @@ from perception_rt.model.task import Task
 from perception_rt.types.errors import BundleError
 
 GOLDEN_ROWS = 32
-MATCHED_SHARE = 0.9  # two near-equal scores may swap in NMS on another processor: a few rows may go
+# Two near-equal scores may swap in NMS on another processor, and 8-bit weights move weak boxes: a few go.
+MATCHED_SHARE = {"fp32": 0.9, "fp16": 0.9, "int8": 0.8}
 LOOSER = {"fp32": 1.0, "fp16": 4.0, "int8": 6.0}  # by precision, factor of the tolerances
 _BLOCKS = ((4.2, 1.8, 1.5), (0.6, 0.6, 1.75), (1.7, 0.6, 1.7)) * 2 + ((4.6, 1.9, 1.7),) * 2  # l w h, m
 _BLOCK = 8  # px: flat blocks look more like an image to a network than noise per pixel
@@ -163,18 +164,19 @@ def read_golden(golden: Golden, members: Mapping[str, bytes]) -> np.ndarray:
     return data
 
 
-def golden_difference(golden: Golden, outputs: Outputs, factor: float = 1.0) -> str | None:
+def golden_difference(golden: Golden, outputs: Outputs, precision: str = "fp32") -> str | None:
     """Compare an answer with the recorded one.
 
     Args:
         golden: the recorded answer.
         outputs: the answer to the golden input at `golden.score_threshold`.
-        factor: of the tolerances (`LOOSER`: fp16 and int8 may differ more than fp32).
+        precision: in which the answer was computed; `LOOSER` and `MATCHED_SHARE` say what it allows.
 
     Returns:
         None where they agree, else one line that says what differs.
     """
     boxes, scores, labels = outputs[:3]
+    factor, share = LOOSER[precision], MATCHED_SHARE[precision]
     box_limit, score_limit = golden.box_tolerance * factor, golden.score_tolerance * factor
     free = np.ones(len(scores), bool)
     found = 0
@@ -190,12 +192,12 @@ def golden_difference(golden: Golden, outputs: Outputs, factor: float = 1.0) -> 
             found += 1
     expected = len(golden.scores)
     top = f"best score {scores.max():.4f}" if len(scores) else "no detections"
-    if found < MATCHED_SHARE * expected:
+    if found < share * expected:
         return (
             f"{found} of {expected} expected detections found ({top}, expected best {golden.scores[0]:.4f})"
         )
     # Where the record is not cut off, it names every detection; near the threshold some may come or go.
     surplus = int((free & (scores > golden.score_threshold + 2 * score_limit)).sum())
-    if expected < GOLDEN_ROWS and surplus > max(1, (1 - MATCHED_SHARE) * expected):
+    if expected < GOLDEN_ROWS and surplus > max(1, (1 - share) * expected):
         return f"{surplus} detections that are not expected ({top})"
     return None

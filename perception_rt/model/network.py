@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from perception_rt.model.archive import Archive
 from perception_rt.model.decoder import Candidates
 from perception_rt.model.engine import Engine
 from perception_rt.model.host_image import ImagePreparer
-from perception_rt.model.manifest import DecoderSpec, ImageSpec, Program
+from perception_rt.model.manifest import DecoderSpec, Program
 from perception_rt.model.oriented import oriented_nms
 from perception_rt.model.torchscript import load_module, load_operators, optimise
 from perception_rt.types.errors import BundleError
@@ -103,7 +102,7 @@ class CloudNetwork:
         self._device = device
         name = getattr(archive.manifest.input, "encoder", None)
         self._encode = None if name is None else _scripted(archive, name, device)
-        self._decode = make_decoder(archive, device)
+        self._decode = _scripted(archive, archive.manifest.decoder.parameters["file"], device)
 
     @torch.inference_mode()
     def __call__(
@@ -116,29 +115,22 @@ class CloudNetwork:
         manifest = self._manifest
         score = manifest.score_threshold if score_threshold < 0 else score_threshold
         nms = manifest.nms_threshold if nms_threshold < 0 else nms_threshold
-        return self._decode.detect(outputs, score, nms)
+        return self._decode(outputs, score, nms)
 
 
 class ScriptDecoder:
-    """A decoder that the bundle itself brings; NMS is inside."""
+    """A decoder of images that the bundle itself brings."""
 
-    needs_nms = False
+    needs_nms = True
 
-    def __init__(self, module: torch.jit.ScriptModule, nms_threshold: float) -> None:
+    def __init__(self, module: torch.jit.ScriptModule) -> None:
         self._module = module
-        self._nms_threshold = nms_threshold
-
-    def detect(
-        self, outputs: list[Tensor], score_threshold: float, nms_threshold: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels, best score first."""
-        return self._module(outputs, score_threshold, nms_threshold)
 
     def __call__(
         self, outputs: list[Tensor], input_size: tuple[int, int], score_threshold: float
     ) -> Candidates:
         """As `perception_rt.model.decoder.Decoder`."""
-        return Candidates(*self._module(outputs, score_threshold, self._nms_threshold), {})
+        return Candidates(*self._module(outputs, *input_size, score_threshold), {})
 
 
 def make_decoder(archive: Archive, device: torch.device) -> Any:
@@ -150,8 +142,7 @@ def make_decoder(archive: Archive, device: torch.device) -> Any:
     manifest = archive.manifest
     spec = manifest.decoder or DecoderSpec("")
     if spec.name == "script":
-        module = _scripted(archive, spec.parameters["file"], device)
-        return ScriptDecoder(module, manifest.nms_threshold)
+        return ScriptDecoder(_scripted(archive, spec.parameters["file"], device))
     kinds = known_decoders()
     if spec.name not in kinds:
         raise BundleError(f"{archive.path}: decoder={spec.name!r}: must be one of {', '.join(sorted(kinds))}")
@@ -173,9 +164,3 @@ def known_decoders() -> Mapping[str, type[Any]]:
 def _scripted(archive: Archive, name: str, device: torch.device) -> torch.jit.ScriptModule:
     what = f"{archive.path}: {name}"
     return optimise(load_module(archive.members[name], device, what), device)
-
-
-def zeros_like_input(spec: ImageSpec) -> np.ndarray:
-    """A black image of the network's own size."""
-    height, width = spec.size or (320, 320)
-    return np.zeros((height, width, 3), np.uint8)

@@ -12,7 +12,7 @@ import torch
 
 from perception_rt.model.archive import Archive, read_archive
 from perception_rt.model.engine import Choice, Engine, EngineOptions, engine_names, find_engine
-from perception_rt.model.golden import LOOSER, Outputs, golden_difference, read_golden
+from perception_rt.model.golden import Outputs, golden_difference, read_golden
 from perception_rt.model.manifest import Manifest, Program
 from perception_rt.model.network import CloudNetwork, ImageNetwork
 from perception_rt.model.task import TASKS
@@ -135,8 +135,10 @@ class Runtime:
             outputs = self.golden_outputs(read_golden(golden, self._archive.members))
         except ModelError as error:
             raise BundleError(f"{path}: golden input failed: {error}") from error
-        factor = max(LOOSER[self.choice.program.precision], LOOSER["fp16"] if self.half else 1.0)
-        difference = golden_difference(golden, outputs, factor)
+        precision = self.choice.program.precision
+        difference = golden_difference(
+            golden, outputs, "fp16" if self.half and precision == "fp32" else precision
+        )
         if difference:
             raise BundleError(f"{path}: golden mismatch on {self.device}: {difference}")
 

@@ -22,7 +22,9 @@ from perception_rt.train.pillars.network import (
     PILLAR,
     ROWS,
     Pillars,
-    PillarsDetector,
+    PillarsDecoder,
+    PillarsDense,
+    PillarsEncoder,
     PillarsNetwork,
     cells,
     decode,
@@ -71,12 +73,25 @@ def perfect(boxes, at):
     )
 
 
+class Parts(torch.nn.Module):
+    """Encoder, convolutions and decoder of the bundle, one after the other."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.encoder, self.dense = PillarsEncoder(network.pillars), PillarsDense(network)
+        self.decoder = PillarsDecoder(network.classes)
+
+    def forward(self, points: torch.Tensor, score_threshold: float = 0.0, nms_threshold: float = 0.3):
+        return self.decoder([self.dense(self.encoder(points)[0])], score_threshold, nms_threshold)
+
+
 @pytest.fixture(scope="module")
 def detector():
     torch.manual_seed(3)
     network = PillarsNetwork(3)
     torch.nn.init.normal_(network.head.weight, std=1.0)  # scores that differ from cell to cell
-    return PillarsDetector(fused(network), 0.0, 0.3).eval()
+    return Parts(fused(network)).eval()
 
 
 @settings(deadline=None, max_examples=50)

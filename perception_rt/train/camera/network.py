@@ -1,4 +1,4 @@
-"""The small camera detector: an anchor-free convolutional network, and the module that it ships in."""
+"""The small camera detector: an anchor-free convolutional network, and its decoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_rt.model.detector import select_detections
 from perception_rt.train.blocks import ConvBnRelu, down_stage
 
 INPUT_SIZE = (960, 540)  # width, height: what larger and smaller images are resized to
@@ -88,75 +87,33 @@ def decode(raw: Tensor, at: Tensor) -> Tensor:
     return torch.cat((centre - half, centre + half), -1)
 
 
-def resize(images: Tensor, width: int, height: int) -> Tensor:
-    """Images resized to just fit width x height, aspect kept, antialiased.
+class CameraDecoder(nn.Module):
+    """From raw predictions to candidate boxes, as the bundle holds it."""
 
-    Args:
-        images: (N, 3, H, W) uint8.
-
-    Returns:
-        (N, 3, h, w), no side under 32 px: uint8 on a CPU, rounded float32 elsewhere.
-    """
-    h, w = images.shape[2], images.shape[3]
-    scale = min(width / w, height / h)
-    size = [max(32, int(round(h * scale))), max(32, int(round(w * scale)))]  # noqa: RUF046  (TorchScript: float)
-    if size[0] == h and size[1] == w:
-        return images
-    if images.device.type == "cpu":
-        return F.interpolate(images, size, mode="bilinear", antialias=True)
-    return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round()
-
-
-class CameraGridDetector(nn.Module):
-    """What the bundle holds: native uint8 images in, boxes in native pixels out."""
-
-    def __init__(self, network: CameraNetwork, score_threshold: float, nms_threshold: float) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
-        self.network = network
-        self.classes = network.classes
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
+        self.classes = classes
         self.top_k = 300  # most boxes an image may have, before NMS too
-        self.width, self.height = INPUT_SIZE
 
     def forward(
-        self, images: Tensor, bgr: bool = False, score_threshold: float = -1.0, nms_threshold: float = -1.0
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Detect.
+        self, outputs: list[Tensor], height: int, width: int, score_threshold: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode one image.
 
         Args:
-            images: (N, H, W, 3) uint8.
-            bgr: the channels are blue, green, red.
-            score_threshold: a box below it is dropped; negative for the bundle's own.
-            nms_threshold: of two boxes of one class with a higher IoU the lesser is dropped; negative for the
-                bundle's own.
+            outputs: of `CameraNetwork`, (1, A, classes + 4).
+            height: of the network's input, px.
+            width: of the network's input, px.
+            score_threshold: a box below it is dropped.
 
         Returns:
-            boxes (K, 4) xyxy in native px, scores (K,), labels (K,) int64, image index (K,) int64; ordered by
-            image, then by falling score.
+            boxes (K, 4) xyxy in px of the network's input, scores (K,), labels (K,) int64; best score first.
         """
-        x = resize(images.permute(0, 3, 1, 2), self.width, self.height)
-        if bgr:
-            x = x.flip(1)
-        h, w = x.shape[2], x.shape[3]
-        x = x.to(self.network.lateral[0].weight.dtype, memory_format=torch.channels_last) * (1.0 / 255.0)
-        raw = self.network(x).float()
-        at = cells(h, w, raw)
-        scores, labels = raw[:, :, : self.classes].max(2)
-        scores, best = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
-        raw = raw.gather(1, best.unsqueeze(2).expand(-1, -1, raw.shape[2]))
-        boxes, scores, labels, image_index = select_detections(
-            decode(raw[:, :, self.classes :], at[best]),
-            scores.sigmoid(),
-            labels.gather(1, best),
-            self.score_threshold if score_threshold < 0 else score_threshold,
-            self.nms_threshold if nms_threshold < 0 else nms_threshold,
-            True,
-            self.top_k,
-            self.top_k,
-        )
-        native_h, native_w = images.shape[1], images.shape[2]
-        x1x2 = (boxes[:, 0::2] * (native_w / w)).clamp(0.0, float(native_w))
-        y1y2 = (boxes[:, 1::2] * (native_h / h)).clamp(0.0, float(native_h))
-        boxes = torch.stack((x1x2[:, 0], y1y2[:, 0], x1x2[:, 1], y1y2[:, 1]), 1)
-        return boxes, scores, labels, image_index
+        raw = outputs[0][0].float()
+        logits, labels = raw[:, : self.classes].max(1)
+        logits, best = logits.topk(min(self.top_k, logits.shape[0]))
+        scores = logits.sigmoid()
+        kept = scores >= score_threshold
+        scores, best = scores[kept], best[kept]
+        at = cells(height, width, raw)
+        return decode(raw[best, self.classes :], at[best]), scores, labels[best]

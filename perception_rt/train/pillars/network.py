@@ -1,4 +1,4 @@
-"""The lidar detector: pillars (arXiv:1812.05784) and an anchor-free head, and the module that it ships in."""
+"""The lidar detector: pillars (arXiv:1812.05784) and an anchor-free head; the parts that it ships in."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Pillars(nn.Module):
             frames: how many clouds.
 
         Returns:
-            (frames, C, ROWS, COLUMNS), channels last; 0 where no point is.
+            (frames, C, ROWS, COLUMNS); 0 where no point is.
         """
         x, y, z = points[:, 0], points[:, 1], points[:, 2]
         inside = (x >= self.x0) & (x < self.x1) & (y >= self.y0) & (y < self.y1)
@@ -60,17 +60,23 @@ class Pillars(nn.Module):
         column = at[:, 0].floor().clamp(max=self.columns - 1)
         row = at[:, 1].floor().clamp(max=self.rows - 1)
         pillar = (frame * self.rows + row.long()) * self.columns + column.long()
-        local = torch.stack((at[:, 0] - column - 0.5, at[:, 1] - row - 0.5, points[:, 2]), 1)
-        total = frames * self.rows * self.columns
-        sums = torch.zeros((total, 4), device=points.device)
-        sums.index_add_(0, pillar, F.pad(local, [0, 1], value=1.0))
-        sums = sums[pillar]
-        from_mean = local - sums[:, :3] / sums[:, 3:]
-        seen = torch.cat((local, points[:, 3:], from_mean, sums[:, 3:].log()), 1)
+        local = torch.stack((at[:, 0] - column - 0.5, at[:, 1] - row - 0.5, points[:, 2], points[:, 3]), 1)
+        # In the order of their pillars: what is summed and compared lies together, and only pillars that
+        # hold points cost anything.
+        pillar, order = pillar.sort(stable=True)
+        local = local[order]
+        taken, number, counts = torch.unique_consecutive(pillar, return_inverse=True, return_counts=True)
+        sums = torch.zeros((taken.shape[0], 3), device=points.device).index_add_(0, number, local[:, :3])
+        count = counts[:, None].float()
+        about = torch.cat((sums / count, count.log()), 1)[number]
+        seen = torch.cat((local, local[:, :3] - about[:, :3], about[:, 3:]), 1)
         seen = self.points(seen.to(self.points[0][0].weight.dtype))
-        grid = torch.zeros((total, self.channels), device=points.device, dtype=seen.dtype)
-        grid = grid.scatter_reduce(0, pillar[:, None].expand(-1, self.channels), seen, "amax")
-        return grid.view(frames, self.rows, self.columns, self.channels).permute(0, 3, 1, 2)
+        best = torch.zeros((taken.shape[0], self.channels), device=points.device, dtype=seen.dtype)
+        best = best.scatter_reduce(0, number[:, None].expand(-1, self.channels), seen, "amax")
+        total = frames * self.rows * self.columns
+        grid = torch.zeros((self.channels, total), device=points.device, dtype=seen.dtype)
+        grid = grid.scatter(1, taken[None].expand(self.channels, -1), best.t())
+        return grid.view(self.channels, frames, self.rows, self.columns).transpose(0, 1)
 
 
 class PillarsNetwork(nn.Module):
@@ -154,45 +160,64 @@ def decode(raw: Tensor, at: Tensor) -> Tensor:
     return torch.cat((at[:, :2] + raw[:, :2] * at[:, 2:], raw[:, 2:3], size, yaw[:, None]), 1)
 
 
-class PillarsDetector(nn.Module):
-    """What the bundle holds: a cloud in the sensor's frame in, boxes in the same frame out."""
+class PillarsEncoder(nn.Module):
+    """Points to the map of pillars, as the bundle holds it."""
 
-    def __init__(self, network: PillarsNetwork, score_threshold: float, nms_threshold: float) -> None:
+    def __init__(self, pillars: Pillars) -> None:
+        super().__init__()
+        self.pillars = pillars
+
+    def forward(self, points: Tensor) -> list[Tensor]:
+        """(N, 4) float32 x y z in m, intensity in [0, 1] -> [(1, C, ROWS, COLUMNS)]."""
+        frame = torch.zeros(points.shape[0], dtype=torch.int64, device=points.device)
+        return [self.pillars(points, frame, 1)]
+
+
+class PillarsDense(nn.Module):
+    """The map of pillars to raw predictions: the convolutions alone."""
+
+    def __init__(self, network: PillarsNetwork) -> None:
         super().__init__()
         self.network = network
-        self.classes = network.classes
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """As `PillarsNetwork.predict`."""
+        return self.network.predict(grid)
+
+
+class PillarsDecoder(nn.Module):
+    """From raw predictions to boxes, as the bundle holds it."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
         self.top_k = 256  # most boxes a cloud may have, before NMS too
         self.rows, self.columns = CELL_ROWS, CELL_COLUMNS
         self.register_buffer("at", cells(torch.zeros(0)), persistent=False)
 
     def forward(
-        self, points: Tensor, score_threshold: float = -1.0, nms_threshold: float = -1.0
+        self, outputs: list[Tensor], score_threshold: float, nms_threshold: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Detect.
+        """Decode one cloud.
 
         Args:
-            points: (N, 4) float32 x y z in m, intensity in [0, 1].
-            score_threshold: a box below it is dropped; negative for the bundle's own.
+            outputs: of `PillarsDense`, (1, A, classes + BOX_CHANNELS).
+            score_threshold: a box below it is dropped.
             nms_threshold: of two boxes whose footprints overlap more (IoU) the lesser is dropped, whatever
-                their classes; negative for the bundle's own.
+                their classes.
 
         Returns:
             boxes (K, 7) float32 xyzlwh_yaw, scores (K,), labels (K,) int64; best score first.
         """
-        frame = torch.zeros(points.shape[0], dtype=torch.int64, device=points.device)
-        raw = self.network(points, frame, 1)[0].float()
+        raw = outputs[0][0].float()
         scores = raw[:, : self.classes].sigmoid()
         # A cell answers for a class where no cell around it has a higher score.
-        grid = scores.t().view(1, self.classes, self.rows, self.columns)
+        grid = scores.t().contiguous().view(1, self.classes, self.rows, self.columns)
         peak = (F.max_pool2d(grid, 3, 1, 1) == grid).view(self.classes, -1).t()
         scores, labels = (scores * peak).max(1)
         scores, best = scores.topk(min(self.top_k, scores.shape[0]))
-        least = self.score_threshold if score_threshold < 0 else score_threshold
-        best = best[(scores >= least) & (scores > 0)]
+        best = best[(scores >= score_threshold) & (scores > 0)]
         scores, labels = scores[: best.shape[0]], labels[best]
         boxes = decode(raw[best, self.classes :], self.at[best])
-        overlap = self.nms_threshold if nms_threshold < 0 else nms_threshold
-        kept = nms_bev(boxes, scores, labels, overlap, True)
+        kept = nms_bev(boxes, scores, labels, nms_threshold, True)
         return boxes[kept], scores[kept], labels[kept]

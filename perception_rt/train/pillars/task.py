@@ -9,19 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception_rt.model.bundle import save
+from perception_rt.model.bundle import save_network
+from perception_rt.model.export import int8_program, onnx_program, torchscript_program
 from perception_rt.model.manifest import CloudSpec, Manifest
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.lidar import LIDAR_POSITION
 from perception_rt.train.blocks import fused
+from perception_rt.train.drives import training_seeds
 from perception_rt.train.loop import Recipe, quick_bfloat16
-from perception_rt.train.pillars.data import FRAMES_PER_DRIVE, Clouds, cast, draw_batch
+from perception_rt.train.pillars.data import FRAMES_PER_DRIVE, Clouds, cast, draw_batch, drive_samples
 from perception_rt.train.pillars.loss import detection_loss
 from perception_rt.train.pillars.network import (
+    COLUMNS,
+    ROWS,
     X_RANGE,
     Y_RANGE,
     Z_RANGE,
-    PillarsDetector,
+    PillarsDecoder,
+    PillarsDense,
+    PillarsEncoder,
     PillarsNetwork,
     cells,
 )
@@ -30,6 +36,8 @@ from perception_rt.train.task import Task
 
 SCORE_THRESHOLD = 0.4
 NMS_THRESHOLD = 0.2
+CALIBRATION_CLOUDS = 24  # of drives of the training, for the ranges of the 8-bit activations
+GOLDEN_DRIVE = 1
 
 
 def make_network() -> PillarsNetwork:
@@ -54,16 +62,29 @@ def learn(
 
 
 def save_bundle(path: Path, network: PillarsNetwork, provenance: dict) -> Manifest:
-    """Write the trained network as the bundle `pillars`."""
+    """Write the trained network as the bundle `pillars`: TorchScript, ONNX, and ONNX in 8 bits."""
+    network = fused(network)
     low, high = zip(X_RANGE, Y_RANGE, Z_RANGE, strict=True)
-    return save(
+    encoder, dense, names = PillarsEncoder(network.pillars), PillarsDense(network), (("grid",), ("raw",))
+    example = torch.zeros(1, network.pillars.channels, ROWS, COLUMNS)
+    onnx = onnx_program(dense, example, *names, {})
+    feeds = []
+    for seed in training_seeds(PILLARS.recipe.seed, CALIBRATION_CLOUDS):
+        (grid,) = encoder(torch.from_numpy(drive_samples(seed, 1)[0].points))
+        feeds.append({"grid": grid.numpy()})
+    return save_network(
         path,
-        PillarsDetector(fused(network), SCORE_THRESHOLD, NMS_THRESHOLD),
+        [torchscript_program(dense, example, *names), onnx, int8_program(onnx, feeds)],
+        decoder=PillarsDecoder(network.classes),
+        encoder=encoder,
         name="pillars",
         classes=SIM_CLASSES,
         task="detect3d",
         input_spec=CloudSpec(range=(*low, *high), intensity="unit", sensor_height=LIDAR_POSITION[2]),
         licence="Apache-2.0",
+        score_threshold=SCORE_THRESHOLD,
+        nms_threshold=NMS_THRESHOLD,
+        golden=drive_samples(GOLDEN_DRIVE, 1)[0].points,
         provenance={
             "what": "pillars and an anchor-free head, trained on simulated clouds only",
             **provenance,

@@ -1,0 +1,136 @@
+"""A torch network as the programs of a bundle: TorchScript, ONNX, ONNX in 8-bit integers."""
+
+from __future__ import annotations
+
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perception_rt.model.bundle import ProgramSource
+from perception_rt.model.torchscript import first_line, module_bytes, trace_module
+from perception_rt.types.errors import BundleError
+
+OPSET = 17
+QUANTIZED = ("Conv", "Add", "Concat", "Resize", "MaxPool")
+
+
+def torchscript_program(
+    network: nn.Module, example: Tensor, inputs: Sequence[str], outputs: Sequence[str]
+) -> ProgramSource:
+    """Trace a network of one input."""
+    data = module_bytes(trace_module(network, example))
+    return ProgramSource("torchscript", data, tuple(inputs), tuple(outputs))
+
+
+def onnx_program(
+    network: nn.Module,
+    example: Tensor,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Mapping[int, str]],
+) -> ProgramSource:
+    """Export a network of one input to ONNX.
+
+    Args:
+        network: in eval mode.
+        example: of the input.
+        inputs: their names.
+        outputs: their names.
+        dynamic: by input or output, the axes whose length may differ, with a name each.
+
+    Raises:
+        BundleError: torch cannot export it.
+    """
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # shapes become constants, which is what is wanted here
+            torch.onnx.export(
+                network,
+                (example,),
+                buffer,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_axes={name: dict(axes) for name, axes in dynamic.items()},
+                opset_version=OPSET,
+                dynamo=False,  # the newer exporter needs onnxscript
+            )
+    except Exception as error:  # torch.onnx's errors have no common base
+        raise BundleError(f"{type(network).__name__} cannot be exported: {first_line(error)}") from error
+    return ProgramSource("onnx", buffer.getvalue(), tuple(inputs), tuple(outputs))
+
+
+def int8_program(
+    source: ProgramSource, feeds: Sequence[Mapping[str, np.ndarray]], average: bool = False
+) -> ProgramSource:
+    """Quantize an ONNX program: 8-bit weights for each channel, activations as `feeds` have them.
+
+    The convolutions that make the outputs stay in float: their values are coordinates. Weights keep to 7
+    bits, as the products of processors without VNNI saturate at 16 bits.
+
+    Args:
+        source: fp32.
+        feeds: inputs by name, a few dozen of what the network will see.
+        average: ranges are the average of the feeds' extremes, not the widest.
+
+    Raises:
+        BundleError: onnxruntime cannot quantize it.
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    logging.getLogger().setLevel(logging.ERROR)  # its advice is for people at a prompt
+    with tempfile.TemporaryDirectory() as folder:
+        plain, ready, done = (Path(folder) / name for name in ("plain.onnx", "ready.onnx", "int8.onnx"))
+        plain.write_bytes(source.data)
+        try:
+            quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(ready),
+                str(done),
+                _Feeds(feeds),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=list(QUANTIZED),
+                per_channel=True,
+                reduce_range=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                extra_options={"CalibMovingAverage": average},
+                nodes_to_exclude=last_convolutions(onnx.load(str(ready)).graph),
+            )
+        except Exception as error:
+            raise BundleError(f"cannot be quantized: {first_line(error)}") from error
+        return ProgramSource("onnx", done.read_bytes(), source.inputs, source.outputs, "int8", optional=True)
+
+
+def last_convolutions(graph: object) -> list[str]:
+    """The convolutions after which none follows."""
+    readers: dict[str, list] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def leads_on(node: object) -> bool:
+        following = [reader for name in node.output for reader in readers.get(name, ())]
+        return any(reader.op_type == "Conv" or leads_on(reader) for reader in following)
+
+    return [node.name for node in graph.node if node.op_type == "Conv" and not leads_on(node)]
+
+
+class _Feeds:
+    """What `quantize_static` reads its inputs from."""
+
+    def __init__(self, feeds: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self._feeds = iter(feeds)
+
+    def get_next(self) -> Mapping[str, np.ndarray] | None:
+        """The next inputs; None at the end."""
+        return next(self._feeds, None)
