@@ -23,6 +23,7 @@ WORKER_STOP_S = 0.5
 DETECTOR_PARAMETERS = (
     Parameter("device", "auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where it is."),
     Parameter("half", False, "Compute in fp16 (CUDA only)."),
+    Parameter("engine", "auto", "What runs the network; auto: the fastest that gives the golden answer."),
     Parameter("threads", 0, "Threads of the model on a CPU; 0: all cores but one.", (0, 256)),
     Parameter("rate_hz", 30.0, "Inference rate, phase-locked to arrivals.", (0.1, 1000.0), live=True),
     Parameter("score_threshold", -1.0, "Least score; negative: the bundle's.", (-1.0, 1.0), live=True),
@@ -109,8 +110,8 @@ class DetectorComponent(Component):
             receive = partial(self._receive, stream)
             self.listen(message_type, topic, self.pipeline.stats[stream], receive, self.values["reliability"])
         self.host.info(
-            f"{self.runtime.manifest.name} on {self.runtime.device}, {self.scheduler.rate_hz:g} Hz: "
-            + ", ".join(inputs)
+            f"{self.runtime.manifest.name} on {self.runtime.device}, {self.scheduler.rate_hz:g} Hz, "
+            f"{self.runtime.choice}: " + ", ".join(inputs)
         )
 
     def stop(self) -> None:
@@ -154,6 +155,7 @@ class DetectorComponent(Component):
             name,
             device=self.values["device"],
             half=self.values["half"],
+            engine=self.values["engine"],
             threads=self.values["threads"] or max(1, available_cores() - 1),
         )
         if runtime.manifest.task != self.TASK:
@@ -172,6 +174,7 @@ class DetectorComponent(Component):
             "bundle": runtime.manifest.name,
             "bundle_sha256": runtime.sha256,
             "device": str(runtime.device),
+            "engine": str(runtime.choice),
             "rate_hz_asked": float(scheduler.rate_hz),
             "ticks_empty": scheduler.empty,
             "ticks_skipped": scheduler.skipped,

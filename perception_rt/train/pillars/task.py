@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from perception_rt.model.bundle import save_network
-from perception_rt.model.export import int8_program, onnx_program, torchscript_program
+from perception_rt.model.export import onnx_program, torchscript_program
 from perception_rt.model.manifest import CloudSpec, Manifest
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.lidar import LIDAR_POSITION
 from perception_rt.train.blocks import fused
-from perception_rt.train.drives import training_seeds
 from perception_rt.train.loop import Recipe, quick_bfloat16
 from perception_rt.train.pillars.data import FRAMES_PER_DRIVE, Clouds, cast, draw_batch, drive_samples
 from perception_rt.train.pillars.loss import detection_loss
@@ -36,7 +35,6 @@ from perception_rt.train.task import Task
 
 SCORE_THRESHOLD = 0.4
 NMS_THRESHOLD = 0.2
-CALIBRATION_CLOUDS = 24  # of drives of the training, for the ranges of the 8-bit activations
 GOLDEN_DRIVE = 1
 
 
@@ -62,19 +60,18 @@ def learn(
 
 
 def save_bundle(path: Path, network: PillarsNetwork, provenance: dict) -> Manifest:
-    """Write the trained network as the bundle `pillars`: TorchScript, ONNX, and ONNX in 8 bits."""
+    """Write the trained network as the bundle `pillars`: TorchScript and ONNX.
+
+    In 8 bits it would be 2.5 times as fast and lose 0.008 of its mean average precision.
+    """
     network = fused(network)
     low, high = zip(X_RANGE, Y_RANGE, Z_RANGE, strict=True)
     encoder, dense, names = PillarsEncoder(network.pillars), PillarsDense(network), (("grid",), ("raw",))
     example = torch.zeros(1, network.pillars.channels, ROWS, COLUMNS)
     onnx = onnx_program(dense, example, *names, {})
-    feeds = []
-    for seed in training_seeds(PILLARS.recipe.seed, CALIBRATION_CLOUDS):
-        (grid,) = encoder(torch.from_numpy(drive_samples(seed, 1)[0].points))
-        feeds.append({"grid": grid.numpy()})
     return save_network(
         path,
-        [torchscript_program(dense, example, *names), onnx, int8_program(onnx, feeds)],
+        [torchscript_program(dense, example, *names), onnx],
         decoder=PillarsDecoder(network.classes),
         encoder=encoder,
         name="pillars",
