@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class CameraModel:
     k: np.ndarray
 
 
-def parse_camera_info(source: object) -> CameraModel:
+def parse_camera_info(source: Any) -> CameraModel:
     """The camera that a sensor_msgs/CameraInfo describes.
 
     Args:

@@ -7,6 +7,7 @@ aligned to its own size, counted from the end of that header.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 
@@ -123,9 +124,9 @@ class CdrWriter:
         self._buffer += stamp_bytes(stamp_ns)
         self.string(frame_id)
 
-    def bytes_with(self, data: bytes | np.ndarray, after: bytes = b"") -> bytes:
+    def bytes_with(self, data: Any, after: bytes = b"") -> bytes:
         """The message with `data`, a contiguous buffer, as ``uint8[]``, then the bytes `after`: one copy."""
-        view = memoryview(data).cast("B") if len(data) else b""  # an empty view has no cast
+        view = memoryview(data).cast("B") if len(data) else memoryview(b"")  # an empty view has no cast
         self.scalars("I", len(view))
         return b"".join((self._buffer, view, after))
 
@@ -146,13 +147,13 @@ def stamp_bytes(stamp_ns: int) -> bytes:
     return struct.pack("<iI", sec, nanosec)
 
 
-def message_header(message: object) -> tuple[int, str]:
+def message_header(message: Any) -> tuple[int, str]:
     """Stamp in ns and frame_id of a message object with a std_msgs/Header."""
     header = message.header
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec, header.frame_id
 
 
-def message_octets(field: str, data: object) -> np.ndarray:
+def message_octets(field: str, data: Any) -> np.ndarray:
     """A message object's ``uint8[]`` (bytes, array.array or NumPy) as a read-only (N,) uint8 view."""
     try:
         view = memoryview(data).toreadonly().cast("B")

@@ -8,6 +8,7 @@ the message's `format` is free text that drivers fill in many ways.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -68,7 +69,7 @@ class EncodedImage:
         return CameraFrame(pixels, True, self.stamp_ns, self.frame_id)
 
 
-def parse_compressed(source: object, max_bytes: int = MAX_BYTES) -> EncodedImage:
+def parse_compressed(source: Any, max_bytes: int = MAX_BYTES) -> EncodedImage:
     """Check a sensor_msgs/CompressedImage and give a handle on it; nothing is decoded or copied.
 
     Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -213,7 +213,7 @@ _Row = tuple[list[tuple[str, float]], tuple[float, ...], str]
 
 
 def read_array(
-    source: object, message: str, box_size: int, box_of: Callable[[object], tuple[float, ...]]
+    source: object, message: str, box_size: int, box_of: Callable[[Any], tuple[float, ...]]
 ) -> Rows:
     """Read an array of detections; of several hypotheses the one with the best score counts.
 
@@ -247,23 +247,26 @@ def _rows_of_bytes(reader: CdrReader, box_size: int) -> Iterator[_Row]:
         yield hypotheses, reader.scalars("bbox", "d", box_size), reader.string("id")
 
 
-def _rows_of_message(message: object, box_of: Callable[[object], tuple[float, ...]]) -> Iterator[_Row]:
+def _rows_of_message(message: Any, box_of: Callable[[Any], tuple[float, ...]]) -> Iterator[_Row]:
     for detection in message.detections:
         hypotheses = [(result.hypothesis.class_id, result.hypothesis.score) for result in detection.results]
         yield hypotheses, box_of(detection.bbox), detection.id
 
 
 def _rows(stamp_ns: int, frame_id: str, rows: Iterable[_Row], box_size: int) -> Rows:
-    names, scores, boxes, ids = [], [], [], []
+    names: list[str] = []
+    found: list[float] = []
+    boxes: list[tuple[float, ...]] = []
+    ids: list[str] = []
     for hypotheses, box, id_ in rows:
         if not hypotheses:
             raise CodecError("results", hypotheses, f"detection {len(names)} has no hypothesis")
         name, score = max(hypotheses, key=lambda hypothesis: hypothesis[1])
         names.append(name)
-        scores.append(score)
+        found.append(score)
         boxes.append(box)
         ids.append(id_)
-    scores = finite_float32("score", np.array(scores, np.float64))
+    scores = finite_float32("score", np.array(found, np.float64))
     return Rows(stamp_ns, frame_id, names, scores, np.array(boxes, np.float64).reshape(-1, box_size), ids)
 
 

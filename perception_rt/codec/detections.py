@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def _read(source: object) -> Rows:
     return read_array(source, "vision_msgs/Detection2DArray", len(_BOX), _box_of)
 
 
-def _box_of(box: object) -> tuple[float, ...]:
+def _box_of(box: Any) -> tuple[float, ...]:
     centre = box.center
     return centre.position.x, centre.position.y, centre.theta, box.size_x, box.size_y
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -124,7 +125,7 @@ def _read(source: object) -> Rows:
     return read_array(source, "vision_msgs/Detection3DArray", len(_BOX), _box_of)
 
 
-def _box_of(box: object) -> tuple[float, ...]:
+def _box_of(box: Any) -> tuple[float, ...]:
     position, turn, size = box.center.position, box.center.orientation, box.size
     return position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w, size.x, size.y, size.z
 

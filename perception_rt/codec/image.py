@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -83,7 +84,7 @@ def _from_bytes(source: bytes | bytearray | memoryview) -> RawImage:
     )
 
 
-def _from_message(message: object) -> RawImage:
+def _from_message(message: Any) -> RawImage:
     try:
         return RawImage(
             *message_header(message),

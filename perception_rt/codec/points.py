@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Field(NamedTuple):
     name: str
     offset: int
     datatype: int
-    count: int
+    count: int  # type: ignore[assignment]  # the name in sensor_msgs/PointField, and a method of tuple
 
 
 class _Column(NamedTuple):
@@ -128,7 +128,7 @@ def _field_from_bytes(reader: CdrReader) -> Field:
     return Field(name, offset, datatype, count)
 
 
-def _from_message(message: object) -> RawCloud:
+def _from_message(message: Any) -> RawCloud:
     try:
         _check_field_count(len(message.fields))
         return RawCloud(

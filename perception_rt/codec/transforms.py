@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def _rows_of_bytes(reader: CdrReader) -> Iterator[_Row]:
         yield stamp_ns, parent, reader.string("child_frame_id"), reader.scalars("transform", "d", 7)
 
 
-def _rows_of_message(message: object) -> Iterator[_Row]:
+def _rows_of_message(message: Any) -> Iterator[_Row]:
     for stamped in message.transforms:
         move, turn = stamped.transform.translation, stamped.transform.rotation
         numbers = (move.x, move.y, move.z, turn.x, turn.y, turn.z, turn.w)

@@ -110,11 +110,12 @@ def parse_fix(data: bytes) -> FixReading:
     stamp_ns, frame_id = reader.header()
     (status,) = reader.scalars("status", "b")
     reader.scalars("service", "H")
-    place = reader.doubles("latitude, longitude, altitude", 3).tolist()
+    latitude, longitude, altitude = reader.doubles("latitude, longitude, altitude", 3).tolist()
     covariance = reader.doubles("position_covariance", 9).reshape(3, 3)
     (kind,) = reader.scalars("position_covariance_type", "B")
     known = kind != _UNKNOWN_COVARIANCE
-    return FixReading(stamp_ns, frame_id, status != _NO_FIX, *place, covariance if known else None)
+    known_covariance = covariance if known else None
+    return FixReading(stamp_ns, frame_id, status != _NO_FIX, latitude, longitude, altitude, known_covariance)
 
 
 def parse_twist(data: bytes) -> MotionReading:
