@@ -38,7 +38,7 @@ class Cells(nn.Module):
         y = (torch.arange(rows).unsqueeze(1) + out[:, 2]) * (self.height / rows)
         w, h = out[:, 3] * self.width / 4, out[:, 4] * self.height / 4
         boxes = torch.stack([x - w, y - h, x + w, y + h], -1)
-        return boxes.flatten(1, 2), (scores * out[:, 0]).flatten(1), labels.flatten(1)
+        return boxes.flatten(1, 2), (scores * out[:, 0]).sqrt().flatten(1), labels.flatten(1)
 
 
 class SingleOutput(nn.Module):
