@@ -1,4 +1,4 @@
-"""Subscriptions that adapt to what publishers offer, and say so, instead of staying silent."""
+"""Subscriptions that adapt their reliability to the publishers, and log why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from perception_rt.component.streams import DEPTH
 
 STARVED_S = 3  # seconds of more messages lost than received, after which the other reliability is tried
-SILENT_S = 8  # the same without any message: the publisher may just not have begun
+SILENT_S = 8  # the same where a publisher exists and no message ever came
+TRIAL_S = 5  # after which a change that brought no message is undone
+LARGE = ("Image", "CompressedImage", "PointCloud2")  # types whose messages a transport may lose
 
 BEST_EFFORT, RELIABLE = ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE
 
@@ -24,6 +26,8 @@ class AdaptiveSubscription:
       effort.
     * Best effort, but most messages are lost on the way (large messages over a transport without our
       shared-memory segment) while the publishers offer reliable: changes to reliable, slower but complete.
+      The same where publishers of a large type exist and none of their messages comes; undone where that
+      brings none either, and when the publishers are gone.
 
     Attributes:
         topic: the resolved topic name.
@@ -36,8 +40,9 @@ class AdaptiveSubscription:
         self._node = node
         self._type = message_type
         self._callback = callback
-        self._reliability = RELIABLE if reliability == "reliable" else BEST_EFFORT
+        self._asked = self._reliability = RELIABLE if reliability == "reliable" else BEST_EFFORT
         self._adapted = False
+        self._trial_s: int | None = None  # seconds since a change that is on trial
         self._incompatible = False
         self._received = 0
         self._starved_s = 0
@@ -50,7 +55,7 @@ class AdaptiveSubscription:
 
     @property
     def reliability(self) -> str:
-        """What is asked for now: `reliable` or `best_effort`."""
+        """The reliability asked for now: `reliable` or `best_effort`."""
         return self._reliability.name.lower()
 
     def close(self) -> None:
@@ -58,30 +63,52 @@ class AdaptiveSubscription:
         self._node.destroy_subscription(self._subscription)
 
     def every_second(self) -> None:
-        """Look for mismatches and starvation; adapt where the publishers allow it."""
+        """Check for mismatches and losses; adapt where the publishers allow it."""
         received, lost = self._received - self._seen[0], self.lost - self._seen[1]
         self._seen = (self._received, self.lost)
-        silent = self._received == 0 and self.lost == 0  # since the start; later silence is the publisher's
-        self._starved_s = self._starved_s + 1 if lost > received or silent else 0
         offers = {info.qos_profile.reliability for info in self._publishers()}
         if self._incompatible and BEST_EFFORT in offers:
             self._incompatible = False
             self._change(BEST_EFFORT, "a publisher offers only best effort, which reliable does not match")
-        elif (
-            self._reliability == BEST_EFFORT
-            and not self._adapted
-            and self._starved_s >= (SILENT_S if silent else STARVED_S)
-            and offers == {RELIABLE}
-        ):
-            what = f"{lost} of {lost + received} messages were lost" if lost else "nothing came"
-            self._change(
-                RELIABLE,
-                f"{what} in the last second; if the publisher sends large messages, give it the "
-                "shared-memory profile (FASTDDS_DEFAULT_PROFILES_FILE, see README) for lower latency",
-            )
+        elif self._reliability == BEST_EFFORT:
+            self._check_losses(received, lost, offers)
+        elif self._asked == BEST_EFFORT:
+            self._check_change(received, offers)
+
+    def _check_losses(self, received: int, lost: int, offers: set[ReliabilityPolicy]) -> None:
+        """Change to reliable where messages are lost and the publishers offer it."""
+        if not offers:
+            self._adapted, self._starved_s = False, 0
+            return
+        # Silence counts until the first message; later it is the publisher's.
+        silent = self._received == 0 and self.lost == 0 and self._type.__name__ in LARGE
+        self._starved_s = self._starved_s + 1 if lost > received or silent else 0
+        if self._adapted or offers != {RELIABLE} or self._starved_s < (SILENT_S if silent else STARVED_S):
+            return
+        if silent:
+            self._trial_s = 0
+            what = f"{len(self._publishers())} publisher, but no message came for {SILENT_S} s"
+        else:
+            what = f"{lost} of {lost + received} messages were lost in the last second"
+        self._change(
+            RELIABLE,
+            f"{what}; if the publisher sends large messages, give it the shared-memory profile "
+            "(FASTDDS_DEFAULT_PROFILES_FILE, see README) for lower latency",
+        )
+
+    def _check_change(self, received: int, offers: set[ReliabilityPolicy]) -> None:
+        """Go back to best effort where reliable brought nothing, or its publishers are gone."""
+        if not offers:
+            self._change(BEST_EFFORT, "its publishers are gone")
+            self._adapted, self._trial_s = False, None
+        elif self._trial_s is not None:
+            self._trial_s = None if received else self._trial_s + 1
+            if self._trial_s == TRIAL_S:
+                self._trial_s = None
+                self._change(BEST_EFFORT, "no message came as reliable either: the publisher is silent")
 
     def publisher_count(self) -> int:
-        """Publishers that are known on the topic."""
+        """Return the number of publishers that are known on the topic."""
         return len(self._publishers())
 
     def _publishers(self) -> list:

@@ -1,0 +1,77 @@
+"""Inputs that are silent: a driver that was not started, a robot that is parked."""
+
+from __future__ import annotations
+
+import pytest
+from sensor_msgs.msg import CameraInfo, Image, Imu
+
+from perception_rt.node import qos
+from perception_rt.node.qos import AdaptiveSubscription
+
+from .conftest import wait_for
+
+
+def subscription(bench, kind: type) -> AdaptiveSubscription:
+    return AdaptiveSubscription(bench.node, kind, "/sensor", lambda data: None, "best_effort")
+
+
+def seconds(one: AdaptiveSubscription, count: int) -> None:
+    for _ in range(count):
+        one.every_second()
+
+
+@pytest.mark.parametrize("kind", [Image, Imu, CameraInfo])
+def test_without_a_publisher_nothing_changes(bench, kind):
+    one = subscription(bench, kind)
+    seconds(one, 60)
+    assert one.reliability == "best_effort"
+    assert not bench.said("/sensor", "instead of")
+
+
+@pytest.mark.parametrize("kind", [Imu, CameraInfo])
+def test_small_messages_are_not_lost_for_their_size(bench, kind):
+    one = subscription(bench, kind)
+    bench.publisher("/sensor", "reliable", kind)
+    assert wait_for(one.publisher_count)
+    seconds(one, 60)
+    assert one.reliability == "best_effort"
+
+
+def test_a_silent_publisher_of_images_is_tried_as_reliable_once_and_left_again(bench):
+    one = subscription(bench, Image)
+    publisher = bench.publisher("/sensor", "reliable")
+    assert wait_for(one.publisher_count)
+    seconds(one, qos.SILENT_S - 1)
+    assert one.reliability == "best_effort"
+    seconds(one, 1)
+    assert one.reliability == "reliable"
+    assert bench.said("/sensor", "1 publisher, but no message came for 8 s")
+    seconds(one, qos.TRIAL_S)
+    assert one.reliability == "best_effort"
+    assert bench.said("/sensor", "the publisher is silent")
+    seconds(one, 60)
+    assert one.reliability == "best_effort"
+    bench.node.destroy_publisher(publisher)
+    assert wait_for(lambda: not one.publisher_count())
+    seconds(one, 1)
+    bench.publisher("/sensor", "reliable")  # another one: it may be tried
+    assert wait_for(one.publisher_count)
+    seconds(one, qos.SILENT_S)
+    assert one.reliability == "reliable"
+
+
+def test_what_reliable_brought_stays_until_its_publishers_are_gone(bench):
+    one = subscription(bench, Image)
+    publisher = bench.publisher("/sensor", "reliable")
+    assert wait_for(one.publisher_count)
+    seconds(one, qos.SILENT_S)
+    assert wait_for(publisher.get_subscription_count)
+    publisher.publish(Image())
+    assert wait_for(lambda: one._received)
+    seconds(one, 60)
+    assert one.reliability == "reliable"
+    bench.node.destroy_publisher(publisher)
+    assert wait_for(lambda: not one.publisher_count())
+    seconds(one, 1)
+    assert one.reliability == "best_effort"
+    assert bench.said("/sensor", "its publishers are gone")
