@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from perception_rt.types import ConfigError
 
+ROS_NAMES = ("use_sim_time", "qos_overrides", "start_type_description_service", "autostart")
 Value = bool | int | float | str | list
 
 
@@ -55,8 +57,25 @@ class Parameter:
             raise ConfigError(f"{self.name}={value!r}: must be of type {kind}{hint}")
 
 
+def check_names(table: Sequence[Parameter], names: Iterable[str]) -> None:
+    """Refuse names that a node does not declare; those of every ROS node pass.
+
+    Raises:
+        ConfigError: lists the names, each with the nearest ones that exist.
+    """
+    known = [parameter.name for parameter in table]
+    unknown = [name for name in map(str, names) if name not in known and not name.startswith(ROS_NAMES)]
+    if unknown:
+        raise ConfigError("; ".join(_hint(name, known) for name in unknown))
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 2)
+    return f"no parameter {name!r}" + (f": did you mean {' or '.join(close)}?" if close else "")
+
+
 def resolve(table: Sequence[Parameter], given: Mapping[str, object]) -> dict[str, Any]:
-    """The values of a node without ROS: its defaults, and what is given for names that it declares.
+    """Return the values of a node without ROS: its defaults, and what is given for names that it declares.
 
     Raises:
         ConfigError: a value has another type, or is outside of what its parameter allows.

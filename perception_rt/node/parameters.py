@@ -10,7 +10,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RclParameter
 
-from perception_rt.component.parameters import Parameter
+from perception_rt.component.parameters import Parameter, check_names
 from perception_rt.types import ConfigError
 
 
@@ -29,7 +29,9 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
 
 
 def declare(node: Node, table: Sequence[Parameter]) -> None:
-    """Declare every parameter of `table` on `node`.
+    """Declare every parameter of `table` on `node`; unknown names that were given are logged.
+
+    They are not refused here: an entry for all nodes (`/**`) may be for another one.
 
     Raises:
         ConfigError: a value given at start has another type or lies out of range.
@@ -39,6 +41,10 @@ def declare(node: Node, table: Sequence[Parameter]) -> None:
             node.declare_parameter(parameter.name, parameter.default, descriptor(parameter))
         except ParameterException as error:
             raise ConfigError(str(error)) from error
+    try:
+        check_names(table, node._parameter_overrides)
+    except ConfigError as error:
+        node.get_logger().warning(str(error))
 
 
 def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from perception_rt.component.graph import GraphNode, class_of
+from perception_rt.component.parameters import check_names
 from perception_rt.node.shared_memory import clean_shared_memory
 from perception_rt.node.shell import PerceptionNode
 from perception_rt.node.transport import transport_environment
@@ -164,8 +165,17 @@ class Graph:
 
 
 def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:
-    """Return what creates the node of one entry of a parameter file."""
-    return partial(class_of("perception_rt.node", spec.name, "Node"), namespace=spec.namespace)
+    """Return what creates the node of one entry of a parameter file.
+
+    Raises:
+        ConfigError: the entry sets a parameter that the node does not have.
+    """
+    node_class = class_of("perception_rt.node", spec.name, "Node")
+    try:
+        check_names(node_class.PARAMETERS, spec.parameters)
+    except ConfigError as error:
+        raise ConfigError(f"{spec.path}: {error}") from error
+    return partial(node_class, namespace=spec.namespace)
 
 
 def run(

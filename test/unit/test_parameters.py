@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perception_rt.component.camera_detector import CameraDetector
-from perception_rt.component.parameters import Parameter, resolve
+from perception_rt.component.parameters import Parameter, check_names, resolve
 from perception_rt.types import ConfigError
 
 
@@ -36,3 +36,18 @@ def test_what_ros_would_refuse_is_refused(given, reason):
 
 def test_an_empty_list_is_a_list():
     assert resolve([Parameter("topics", ["a"], "")], {"topics": []}) == {"topics": []}
+
+
+def test_unknown_names_are_refused_with_the_nearest_that_exist():
+    with pytest.raises(ConfigError) as error:
+        check_names(CameraDetector.PARAMETERS, ["image_topic", "score_treshold", "rate_hz", "zzz", 7])
+    said = str(error.value)
+    assert "'image_topic': did you mean image_topics" in said
+    assert "'score_treshold': did you mean score_threshold" in said
+    assert "'zzz'" in said
+    assert "'7'" in said
+    assert "rate_hz" not in said
+
+
+def test_what_every_ros_node_has_is_no_unknown_name():
+    check_names([], ["use_sim_time", "autostart", "qos_overrides./tf.publisher.depth"])

@@ -10,7 +10,7 @@ from typing import Any
 from perception_rt.codec.diagnostics import encode_diagnostics
 from perception_rt.component.component import Component
 from perception_rt.component.graph import GraphNode
-from perception_rt.component.parameters import resolve
+from perception_rt.component.parameters import check_names, resolve
 from perception_rt.component.streams import DEPTH
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
@@ -58,6 +58,7 @@ class LockstepHost:
         self._free_ns = 0
         self._calls: deque[Callable[[], None]] = deque()  # that wait for the one in hand
         try:
+            check_names(make.PARAMETERS, node.parameters)
             values = resolve(make.PARAMETERS, {**node.inherited, **node.parameters, **overrides})
         except ConfigError as error:
             raise ConfigError(f"{node.path}: {error}") from error
