@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from perception_rt.model import bundle
-from perception_rt.model.golden import LOOSER, Outputs, golden_difference, make_golden
+from perception_rt.model.golden import Outputs, golden_difference, make_golden
 from perception_rt.model.importers.common import Imported
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
@@ -144,7 +144,7 @@ def _difference(imported: Imported, picture: np.ndarray, source: Outputs, mine: 
     for one, other, whose in ((source, mine, "the source"), (mine, source, "the bundle")):
         if len(one[1]):
             expected = make_golden(one, task, picture[None], origin="picture", file="x", score_threshold=0.0)
-            text = golden_difference(expected, other, LOOSER[precision])
+            text = golden_difference(expected, other, precision)
             if text:
                 return f"of what {whose} finds, {text}"
     return None
