@@ -195,7 +195,7 @@ class Component:
         """Begin all streams anew: the clock was set back."""
         with self.gate:
             for stats in self.stats.values():
-                stats.order.reset()
+                stats.reset_clock()
             self.on_clock_reset()
 
     def visualize(self, draw: Callable[..., None], *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""What /diagnostics says of one stream of messages: its ledger, its times, and what is wrong with it."""
+"""The diagnostics of one stream of messages: its ledger, its times, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ STALE_NS = 2_000_000_000  # silence after which diagnostics warn
 
 
 class Subscription(Protocol):
-    """A topic that is subscription.
+    """A subscription.
 
     Attributes:
         topic: its absolute name.
-        lost: messages that the transport reported as lost before they came.
-        reliability: what is asked for now: `reliable` or `best_effort`.
+        lost: messages that the transport reported as lost.
+        reliability: asked for now: `reliable` or `best_effort`.
     """
 
     topic: str
@@ -27,31 +27,33 @@ class Subscription(Protocol):
     reliability: str
 
     def publisher_count(self) -> int:
-        """Publishers that are known on the topic."""
+        """Return the number of publishers that are known on the topic."""
         ...
 
 
 class StreamReport:
-    """Makes a stream's status, once a second; an error is a warning while it is news.
+    """Makes a stream's status, once a second; new errors since the last one are a warning.
 
     Args:
         name: of the status, as `camera_detector: /image_raw`.
         stats: of the stream.
-        subscription: where its messages come from.
+        subscription: the source of its messages.
     """
 
     def __init__(self, name: str, stats: StreamStats, subscription: Subscription) -> None:
         self.stats = stats
         self._name = name
         self._subscription = subscription
-        self._told: dict[str, int] = {}  # the states at the last report
+        self._last_states: dict[str, int] = {}  # at the last report
 
     def make(self, now_ns: int, hardware_id: str, more: Mapping[str, object]) -> Status:
-        """The status now, with `more` values of the node's own."""
+        """Return the status now, with `more` values of the node's own."""
         stats, subscription = self.stats, self._subscription
         book = stats.ledger.snapshot()
         values = {"received": book["received"], "pending": book["pending"], **book["states"]}
         values |= {"transport_lost": subscription.lost, "reliability": subscription.reliability}
+        behind_ns = stats.offset.behind_ns()
+        values["clock_offset_s"] = 0.0 if behind_ns is None else -behind_ns / 1e9
         values["rate_hz"] = stats.rate.rate_hz(now_ns)
         for stage, window in {"age": stats.age, **stats.stages}.items():
             for key, value in (window.percentiles() or {}).items():
@@ -62,12 +64,17 @@ class StreamReport:
         return Status(self._name, level, message, hardware_id, values)
 
     def _judge(self, book: dict, now_ns: int) -> tuple[Level, str]:
-        told, self._told = self._told, book["states"]
+        last, self._last_states = self._last_states, book["states"]
         arrival = self.stats.last_arrival_ns
         if arrival is None or now_ns - arrival > STALE_NS:
             topic, publishers = self._subscription.topic, self._subscription.publisher_count()
             return Level.WARN, f"no messages; publishers on {topic}: {publishers}"
         for outcome in (Outcome.MODEL_ERROR, Outcome.DECODE_ERROR):
-            if book["states"][outcome.value] > told.get(outcome.value, 0):
+            if book["states"][outcome.value] > last.get(outcome.value, 0):
                 return Level.WARN, f"{outcome.value}: {book['reasons'].get(outcome.value)}"
+        behind_ns = self.stats.offset.behind_ns()
+        if behind_ns is not None:
+            side = "behind" if behind_ns > 0 else "ahead of"
+            what = f"stamps are {abs(behind_ns) / 1e9:.1f} s {side} the node's clock"
+            return Level.WARN, f"{what}: set use_sim_time, or mend the sensor's clock"
         return Level.OK, "frames flow"

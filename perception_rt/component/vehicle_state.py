@@ -193,7 +193,8 @@ class VehicleState(Component):
         self, sensor: str, entry: Entry, stamp_ns: int, measurements: list[state.Measurement]
     ) -> None:
         """Give a message's measurements to the filter, each by itself; the message is used where one was."""
-        stats, now, entry.stamp_ns = self._sensors[sensor], self.host.now_ns(), stamp_ns
+        stats, now = self._sensors[sensor], self.host.now_ns()
+        stats.note_stamp(entry, stamp_ns)
         measurements = [measurement for measurement in measurements if measurement.values]
         if not measurements:
             reason = "the message says that it measures nothing: a variance of -1"
@@ -221,7 +222,7 @@ class VehicleState(Component):
             now = self.host.now_ns()
             if not self.active or now == self._published_ns:  # the clock stands still
                 return
-            present = self._filter.state_at(now)
+            present = self._filter.state_at(now) or self._state_of_other_clock(now)
             if present is None:
                 return
             self._published_ns = now
@@ -230,6 +231,13 @@ class VehicleState(Component):
             if not 0 <= self._path_due_ns - now <= 1e9 / self.values["path_rate_hz"]:
                 self._path_due_ns = now + round(1e9 / self.values["path_rate_hz"])
                 self._publish_predictions(present, frame)
+
+    def _state_of_other_clock(self, now_ns: int) -> state.EgoState | None:
+        """Return the present state where all stamps are of another clock, stamped by that; else None."""
+        offsets = [
+            behind for stats in self._sensors.values() if (behind := stats.offset.behind_ns()) is not None
+        ]
+        return self._filter.state_at(now_ns - min(offsets, key=abs)) if offsets else None
 
     def _publish_predictions(self, now: state.EgoState, frame: str) -> None:
         path = predict_path(now, self._config.motion, self.values["horizon_s"], self.values["step_s"])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from perception_rt.realtime.clock import Clock
 from perception_rt.realtime.ledger import Entry, FrameLedger, Outcome
 from perception_rt.realtime.ordering import StampOrder
-from perception_rt.realtime.statistics import LatencyWindow, RateMeter
+from perception_rt.realtime.statistics import ClockOffset, LatencyWindow, RateMeter
 from perception_rt.types.errors import ModelError
 
 STAGES = ("wait", "decode", "infer", "publish")
@@ -38,6 +38,7 @@ class StreamStats:
     age: LatencyWindow = field(default_factory=LatencyWindow)
     stages: dict[str, LatencyWindow] = field(default_factory=lambda: {s: LatencyWindow() for s in STAGES})
     rate: RateMeter = field(default_factory=RateMeter)
+    offset: ClockOffset = field(default_factory=ClockOffset)
     last_arrival_ns: int | None = None
 
     def receive(self, now_ns: int) -> Entry:
@@ -45,9 +46,19 @@ class StreamStats:
         self.last_arrival_ns = now_ns
         return self.ledger.receive(now_ns)
 
+    def note_stamp(self, entry: Entry, stamp_ns: int) -> None:
+        """Note the stamp of a message."""
+        entry.stamp_ns = stamp_ns
+        self.offset.add(entry.arrival_ns, stamp_ns)
+
+    def reset_clock(self) -> None:
+        """Take any next stamp: the clock was set back."""
+        self.order.reset()
+        self.offset.reset()
+
     def in_order(self, entry: Entry, stamp_ns: int) -> bool:
         """Note the stamp; a message behind the newest stamp of the stream ends as late."""
-        entry.stamp_ns = stamp_ns
+        self.note_stamp(entry, stamp_ns)
         behind_ns = self.order.behind_ns(stamp_ns, entry.arrival_ns)
         if behind_ns:
             self.ledger.finish(entry, Outcome.LATE, f"stamp is {behind_ns / 1e6:.1f} ms behind the newest")

@@ -7,6 +7,8 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
+ANOTHER_CLOCK_NS = 1_000_000_000  # stamps further from the clock than this are of another clock
+
 
 def nearest_rank(ordered: Sequence[float], percent: float) -> float:
     """Return a percentile of sorted samples, at least one, by the nearest-rank method: one of the samples."""
@@ -32,6 +34,33 @@ class LatencyWindow:
         if not ordered:
             return None
         return {f"p{q}": nearest_rank(ordered, q) for q in (50, 99)}
+
+
+class ClockOffset:
+    """How far the stamps of a stream lie behind the clock: the median of the latest messages."""
+
+    def __init__(self, size: int = 33) -> None:
+        self._behind_ns: deque[int] = deque(maxlen=size)
+        self._lock = threading.Lock()
+
+    def add(self, arrival_ns: int, stamp_ns: int) -> None:
+        """Add a message."""
+        with self._lock:
+            self._behind_ns.append(arrival_ns - stamp_ns)
+
+    def behind_ns(self) -> int | None:
+        """Return the offset, ns, negative where stamps are ahead; None up to `ANOTHER_CLOCK_NS`."""
+        with self._lock:
+            ordered = sorted(self._behind_ns)
+        if not ordered:
+            return None
+        middle = ordered[len(ordered) // 2]
+        return middle if abs(middle) > ANOTHER_CLOCK_NS else None
+
+    def reset(self) -> None:
+        """Start over: the clock was set back."""
+        with self._lock:
+            self._behind_ns.clear()
 
 
 class RateMeter:

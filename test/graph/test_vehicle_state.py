@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -196,3 +197,31 @@ def test_parameters_that_cannot_work_fail_the_start_with_the_reason(bench, value
     bench.start(VehicleStateNode, **values)
     assert not bench.up
     assert bench.said("cannot configure", reason), bench.logs
+
+
+@pytest.mark.parametrize("behind_s", [30.0, -5.0])
+def test_stamps_of_another_clock_are_answered_in_it_and_named(bench, behind_s):
+    """As any recording that is played into wall time without use_sim_time."""
+    node = bench.start(VehicleStateNode, odometry_topic="odom", imu_topic="")
+    answers = bench.listen("/vehicle_state/odometry", Odometry)
+    publisher = bench.publisher("/odom", "reliable", Odometry)
+    assert wait_for(publisher.get_subscription_count)
+    sent = []
+
+    def send() -> bool:
+        sent.append(bench.now_ns() - round(behind_s * 1e9))
+        message = Odometry()
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(sent[-1], 10**9)
+        message.header.frame_id, message.child_frame_id = "odom", "base_link"
+        message.pose.pose.orientation.w = 1.0
+        message.twist.twist.linear.x = 10.0
+        publisher.publish(message)
+        time.sleep(0.02)
+        return len(answers) > 20
+
+    assert wait_for(send)
+    assert abs(stamp_of(answers[-1]) - sent[-1]) < 1e9
+    name = f"{node.get_name()}: /odom"
+    side = "behind" if behind_s > 0 else "ahead of"
+    assert wait_for(lambda: send() and f"{abs(behind_s)} s {side} the node's clock" in bench.message(name))
+    assert bench.status[name].level == b"\x01"

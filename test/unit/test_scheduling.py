@@ -10,7 +10,7 @@ from perception_rt.realtime.clock import VirtualClock
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import StreamStats
 from perception_rt.realtime.scheduler import MARGIN_NS, WINDOW, FixedRateScheduler
-from perception_rt.realtime.statistics import RateMeter
+from perception_rt.realtime.statistics import ClockOffset, RateMeter
 from perception_rt.realtime.worker import Worker
 
 MS = 1_000_000
@@ -210,3 +210,25 @@ def test_a_stopped_worker_cancels_the_jobs_that_wait():
     assert waiting.cancelled()
     steps.go_on.set()
     assert worker.stop(5)
+
+
+@pytest.mark.parametrize(
+    ("behind_ms", "told_ms"),
+    [(30_000, 30_000), (-5_000, -5_000), (1_000, None), (-1_000, None), (1_001, 1_001)],
+)
+def test_a_clock_offset_is_told_beyond_a_second(behind_ms, told_ms):
+    offset = ClockOffset()
+    assert offset.behind_ns() is None
+    for k in range(10):
+        offset.add(k * 100 * MS, (k * 100 - behind_ms) * MS)
+    assert offset.behind_ns() == (None if told_ms is None else told_ms * MS)
+    offset.reset()
+    assert offset.behind_ns() is None
+
+
+def test_one_wrong_stamp_is_no_other_clock():
+    offset = ClockOffset()
+    for k in range(3):
+        offset.add(k, k)
+    offset.add(10, 10 - 99_000 * MS)
+    assert offset.behind_ns() is None
