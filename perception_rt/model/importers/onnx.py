@@ -51,6 +51,7 @@ def import_onnx(
         find_decoder(decoder)
     network = read_onnx(path, input_size)
     _check_task(network)
+    open_size = input_size is None and network.size_is_open
     network, run, any_batch, notes = single_images(network)
     own = network.names()
     known = classes if classes is not None else own
@@ -70,6 +71,11 @@ def import_onnx(
     count = decode.class_count([signature.of(output) for output in match.outputs])
     names = class_names(classes, own, count, notes)
     notes.insert(0, f"decoder: {name} ({match.why})")
+    if open_size:
+        notes.append(
+            f"size: the file leaves it open, its metadata says {network.size[0]} x {network.size[1]}; the "
+            "tool itself follows the picture's aspect: --input-size H W does too, for a camera's own"
+        )
     programs, more = _programs(network, match, answer, any_batch)
     chosen = _only(run, network, match)
 

@@ -33,6 +33,7 @@ class OnnxNetwork:
         dtype: ``float32``, ``float16`` or ``uint8``.
         batch: of the file; None for any.
         metadata: of the file.
+        size_is_open: whether the file leaves its size open.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class OnnxNetwork:
     dtype: str
     batch: int | None
     metadata: Mapping[str, str]
+    size_is_open: bool = False
 
     def example(self, count: int = 1) -> np.ndarray:
         """Noise that the network takes: ``count`` images."""
@@ -105,6 +107,7 @@ def read_onnx(path: Path, input_size: tuple[int, int] | None) -> OnnxNetwork:
         dtype=_DTYPES[image.type.tensor_type.elem_type],
         batch=shape[0],
         metadata=metadata,
+        size_is_open=None in sides,
     )
 
 
