@@ -36,6 +36,7 @@ class NamedDetections(NamedTuple):
         detections: what was detected; labels index `classes`.
         ids: one per detection, empty where none was given.
         classes: the names that occur, in their order of first appearance.
+        rejected: why detections of the message were left out, one reason for each.
     """
 
     stamp_ns: int
@@ -43,6 +44,7 @@ class NamedDetections(NamedTuple):
     detections: Detections2D | Detections3D
     ids: list[str]
     classes: tuple[str, ...]
+    rejected: tuple[str, ...] = ()
 
 
 class Header(NamedTuple):
@@ -179,7 +181,7 @@ class Rows(NamedTuple):
         stamp_ns: stamp of the array's header, ns.
         frame_id: its frame.
         names: class name of each detection's best hypothesis.
-        scores: (N,) float32, its score.
+        scores: (N,) float64, its score; NaN where there is no hypothesis.
         boxes: (N, B) float64, the box's numbers as in the message.
         ids: one per detection.
     """
@@ -190,6 +192,12 @@ class Rows(NamedTuple):
     scores: np.ndarray
     boxes: np.ndarray
     ids: list[str]
+
+    def at(self, index: Sequence[int]) -> Rows:
+        """Return the detections at these places."""
+        names, ids = ([values[k] for k in index] for values in (self.names, self.ids))
+        places = list(index)
+        return Rows(self.stamp_ns, self.frame_id, names, self.scores[places], self.boxes[places], ids)
 
     def labels(self, classes: Sequence[str]) -> np.ndarray:
         """(N,) int64, each name's index in `classes`.
@@ -224,7 +232,7 @@ def read_array(
         box_of: the same numbers of a message object's box.
 
     Raises:
-        CodecError: for truncated bytes, a detection without a hypothesis, or a score that is no number.
+        CodecError: for truncated bytes.
     """
     if isinstance(source, BYTES_LIKE):
         reader = CdrReader(source)
@@ -259,15 +267,55 @@ def _rows(stamp_ns: int, frame_id: str, rows: Iterable[_Row], box_size: int) -> 
     boxes: list[tuple[float, ...]] = []
     ids: list[str] = []
     for hypotheses, box, id_ in rows:
-        if not hypotheses:
-            raise CodecError("results", hypotheses, f"detection {len(names)} has no hypothesis")
-        name, score = max(hypotheses, key=lambda hypothesis: hypothesis[1])
+        # A detection without a hypothesis has no class and a score of NaN, which `checked_scores` refuses.
+        name, score = max(hypotheses, key=lambda hypothesis: hypothesis[1], default=("", np.nan))
         names.append(name)
         found.append(score)
         boxes.append(box)
         ids.append(id_)
-    scores = finite_float32("score", np.array(found, np.float64))
-    return Rows(stamp_ns, frame_id, names, scores, np.array(boxes, np.float64).reshape(-1, box_size), ids)
+    table = np.array(boxes, np.float64).reshape(-1, box_size)
+    return Rows(stamp_ns, frame_id, names, np.array(found, np.float64), table, ids)
+
+
+def checked_scores(rows: Rows) -> np.ndarray:
+    """Return the scores as (N,) float32.
+
+    Raises:
+        CodecError: for a detection without a hypothesis, or a score that is no number.
+    """
+    for number, name in enumerate(rows.names):
+        if not name and np.isnan(rows.scores[number]):
+            raise CodecError("results", [], f"detection {number} has no hypothesis")
+    return finite_float32("score", rows.scores)
+
+
+def named_detections(
+    rows: Rows, convert: Callable[[Rows, Sequence[str]], Detections2D | Detections3D]
+) -> NamedDetections:
+    """Return the detections that `convert` accepts; those that it refuses are left out, with the reason.
+
+    Raises:
+        CodecError: no detection of the array is left.
+    """
+    try:
+        classes = rows.classes()
+        return NamedDetections(rows.stamp_ns, rows.frame_id, convert(rows, classes), rows.ids, classes)
+    except CodecError as error:
+        first = error
+    good, reasons = [], []
+    for number in range(len(rows.names)):
+        one = rows.at([number])
+        try:
+            convert(one, one.names)
+            good.append(number)
+        except CodecError as error:
+            reasons.append(f"detections[{number}]: {error}")
+    if not good:
+        raise first
+    kept = rows.at(good)
+    classes = kept.classes()
+    found = convert(kept, classes)
+    return NamedDetections(kept.stamp_ns, kept.frame_id, found, kept.ids, classes, tuple(reasons))
 
 
 def finite_float32(field: str, values: np.ndarray) -> np.ndarray:

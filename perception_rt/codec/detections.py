@@ -13,8 +13,10 @@ from perception_rt.codec.detection_array import (
     NamedDetections,
     Numbers,
     Rows,
+    checked_scores,
     encode_array,
     finite_float32,
+    named_detections,
     read_array,
 )
 from perception_rt.types import CodecError, Detections2D
@@ -87,11 +89,10 @@ def decode_named_detections(source: object) -> NamedDetections:
         source: the message object (of rclpy or rosbags), or its serialized bytes.
 
     Raises:
-        CodecError: as `decode_detections` does.
+        CodecError: for truncated bytes, or where no detection is left. Those that `decode_detections` would
+            refuse are left out, and named in `rejected`.
     """
-    rows = _read(source)
-    classes = rows.classes()
-    return NamedDetections(rows.stamp_ns, rows.frame_id, _detections(rows, classes), rows.ids, classes)
+    return named_detections(_read(source), _detections)
 
 
 def _read(source: object) -> Rows:
@@ -104,7 +105,7 @@ def _box_of(box: Any) -> tuple[float, ...]:
 
 
 def _detections(rows: Rows, classes: Sequence[str]) -> Detections2D:
-    return Detections2D(_xyxy(rows.boxes), rows.scores, rows.labels(classes))
+    return Detections2D(_xyxy(rows.boxes), checked_scores(rows), rows.labels(classes))
 
 
 def _xyxy(boxes: np.ndarray) -> np.ndarray:

@@ -101,6 +101,7 @@ class Fusion(Component):
         self.on_parameters()
         self._images: OrderedDict[int, Parsed] = OrderedDict()
         self._unplaced = 0
+        self._rejected = 0  # detections that make no box
         self._detections = self.host.create_publisher("vision_msgs/msg/Detection3DArray", "~/detections", 5)
         self._markers = self.host.create_publisher("visualization_msgs/msg/MarkerArray", "~/markers", 1)
         self._annotated = self.host.create_publisher(IMAGE, "~/image_annotated", 1)
@@ -150,10 +151,12 @@ class Fusion(Component):
 
     def _on_camera(self, data: bytes, entry: Entry) -> None:
         message = decode_named_detections(data)
+        self._rejected += len(message.rejected)
         self._answer_all(self._pairing.put_partner(entry, message.stamp_ns, message, self.host.now_ns()))
 
     def _on_lidar(self, data: bytes, entry: Entry) -> None:
         message = decode_named_detections3d(data)
+        self._rejected += len(message.rejected)
         self._answer_all(self._pairing.put_anchor(entry, message.stamp_ns, message, self.host.now_ns()))
 
     def _on_wait(self) -> None:
@@ -270,6 +273,7 @@ class Fusion(Component):
             "camera_info": stage.model.frame_id if stage.model else stage.no_model,
             "missing": stage.missing,
             "camera_objects_unplaced": self._unplaced,
+            "rejected_boxes": self._rejected,
         }
         level, message = Level.OK, "running" if self.active else "inactive"
         if self.active and stage.missing:

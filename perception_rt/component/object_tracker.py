@@ -65,6 +65,7 @@ class ObjectTracker(Component):
         self._tracking: ObjectTracking2D | ObjectTracking3D | None = None
         self._queue: ReadyQueue[Pending] | None = None
         self._resets = 0  # of trackers before the present one
+        self._rejected = 0  # detections that make no box
 
     def setup(self) -> None:
         """Create the tracker, publishers and subscriptions."""
@@ -72,7 +73,7 @@ class ObjectTracker(Component):
         if not topic:
             raise ConfigError(f"detections_topic={topic!r}: must name a topic")
         self._stats = StreamStats()
-        self._count = self._resets = 0
+        self._count = self._resets = self._rejected = 0
         self._missing = ""
         self._tracking = self._new_tracking()
         kind = ARRAY_3D if in_space else ARRAY_2D
@@ -122,6 +123,7 @@ class ObjectTracker(Component):
 
     def _on_2d(self, data: bytes, entry: Entry) -> None:
         message = decode_named_detections(data)
+        self._rejected += len(message.rejected)
         began = self.host.now_ns()
         if not self._stats.in_order(entry, message.stamp_ns):
             return
@@ -134,6 +136,7 @@ class ObjectTracker(Component):
 
     def _on_3d(self, data: bytes, entry: Entry) -> None:
         message = decode_named_detections3d(data)
+        self._rejected += len(message.rejected)
         if self._stats.in_order(entry, message.stamp_ns):
             self._track_all(self._queue.put(Pending(message, entry), self.host.now_ns()))
 
@@ -221,7 +224,12 @@ class ObjectTracker(Component):
         tracking = self._tracking
         if tracking is None:
             return []
-        values = {"tracks": self._count, "resets": self._resets + tracking.resets, "missing": self._missing}
+        values = {
+            "tracks": self._count,
+            "resets": self._resets + tracking.resets,
+            "missing": self._missing,
+            "rejected_boxes": self._rejected,
+        }
         level, message = Level.OK, "running" if self.active else "inactive"
         if self.active and self._missing:
             level, message = Level.WARN, f"not tracked: {self._missing}"
