@@ -7,7 +7,7 @@ BUNDLE ?=
 # A Python of another virtual environment with ROS wheels leaves this set, and ours would then skip its own set-up.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup extras demo demo-real test fuzz lint bench accuracy train lock clean
+.PHONY: help setup extras demo demo-real test fuzz lint bench gpu accuracy train lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -40,6 +40,9 @@ lint: setup ## ruff, mypy, and words that the field has better ones for
 
 bench: setup ## measure speed; prints a table, writes out/bench/*.json
 	@$(VENV)/python -m bench.run
+
+gpu: ## CUDA tests and speed on a GPU, by this machine's own python3 (torch, torchvision); writes out/bench/gpu.json
+	@PYTHONPATH=. $(PYTHON) -m bench.gpu
 
 accuracy: setup ## measure scores; prints a table, writes out/accuracy/*.json
 	@$(VENV)/python -m bench.accuracy

@@ -1,7 +1,7 @@
 """A sensor's uint8 image to a network's inputs, and boxes back: on the host by OpenCV, else by torch.
 
 On a CPU the picture is resized by OpenCV and scaled into a tensor that is kept: a third of the time of the
-same steps inside a network. `perception_rt.model.preprocess.Preprocess` does them on a GPU.
+same steps inside a network. `perception_rt.model.device_image` does them on a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perception_rt.model.decoder import Candidates
-from perception_rt.model.preprocess import Preprocess
 from perception_rt.model.specs import ImageSpec
 
 _FILTERS = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
@@ -96,16 +95,18 @@ class ImagePreparer:
         self._gain = (spec.scale / deviation).astype(np.float32)
         self._offset = (-np.array(spec.mean, np.float64) / deviation).astype(np.float32)
         self._buffers: dict[Placement, Tensor] = {}
-        self._on_device = _device_preprocess(spec) if device.type == "cuda" else None
-        if self._on_device is not None:
-            self._on_device.to(device)
+        self._on_device = None
+        if device.type == "cuda":
+            from perception_rt.model.device_image import DevicePreparer  # it needs `Placement`
+
+            self._on_device = DevicePreparer(spec, device)
 
     def __call__(self, image: Tensor, bgr: bool) -> tuple[dict[str, Tensor], Placement]:
         """The inputs for one image (1, H, W, 3) uint8, and where it lies in them."""
         spec = self._spec
         where = place(spec, (image.shape[1], image.shape[2]))
         if self._on_device is not None:
-            data = self._on_device(image.to(self._device, non_blocking=True), bgr)
+            data = self._on_device(image.to(self._device, non_blocking=True), bgr, where)
             data = data.to(_TYPES[spec.dtype])
         else:
             data = self._fill(image[0].numpy(), bgr, where)
@@ -171,12 +172,6 @@ def _by_axis(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     second = cv2.INTER_AREA if height < rows else cv2.INTER_LINEAR
     wide = cv2.resize(pixels, (width, rows), interpolation=first)
     return cv2.resize(wide, (width, height), interpolation=second)
-
-
-def _device_preprocess(spec: ImageSpec) -> Preprocess:
-    return Preprocess(
-        spec.size, spec.resize, spec.filter, spec.order, spec.scale, spec.mean, spec.std, spec.pad
-    )
 
 
 def _pair(first: float, second: float, kind: torch.dtype) -> Tensor:

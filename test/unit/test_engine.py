@@ -12,12 +12,14 @@ from torch import nn
 
 from perception_rt.model import bundle, choice
 from perception_rt.model.archive import MANIFEST_FILE, read_archive, read_manifest, write_archive
+from perception_rt.model.device_image import DevicePreparer
 from perception_rt.model.engine import EngineOptions, engine_names, find_engine
 from perception_rt.model.export import onnx_program, torchscript_program
 from perception_rt.model.host_image import ImagePreparer
 from perception_rt.model.manifest import ImageSpec, bundle_sha256
 from perception_rt.model.preprocess import Preprocess
 from perception_rt.model.runtime import SHIPPED, Runtime, class_thresholds
+from perception_rt.model.staged import StagedNetwork
 from perception_rt.types import BundleError, ConfigError
 
 SIZE = (64, 96)
@@ -167,6 +169,30 @@ def test_the_host_prepares_images_as_torch_does(method, mode, native, bgr):
     difference = (inputs["images"] - reference).abs()
     assert float(difference.max()) <= 2.01 * step
     assert float((difference > 0.01 * step).float().mean()) < 0.35
+
+
+@pytest.mark.parametrize("mode", ["stretch", "letterbox", "letterbox_top_left", "fit"])
+@pytest.mark.parametrize("method", ["bilinear", "area", "antialias"])
+@pytest.mark.parametrize("native", [(90, 130), (61, 97), SIZE])
+def test_a_device_prepares_images_as_the_host_does(mode, method, native):
+    spec = ImageSpec(SIZE, mode, method, "bgr", 1 / 255, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, *native, 3), dtype=np.uint8))
+    cpu = torch.device("cpu")
+    inputs, where = ImagePreparer(spec, ("images",), cpu)(images, False)
+    found = DevicePreparer(spec, cpu)(images, False, where)
+    assert found.shape == inputs["images"].shape
+    assert float((found - inputs["images"]).abs().max()) <= 2.01 / 255 / 0.2
+
+
+def test_staged_images_give_the_networks_own_outputs():
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    staged = StagedNetwork(SPEC, network().to(where), (90, 130), where)
+    for seed in range(5):  # more than there are staging buffers
+        image = picture(seed)[None]
+        inputs, _ = ImagePreparer(SPEC, ("images",), torch.device("cpu"))(torch.from_numpy(image), False)
+        with torch.inference_mode():
+            expected = network()(inputs["images"])
+        torch.testing.assert_close(staged(image)[0].cpu(), expected, atol=0.02, rtol=0)
 
 
 # --- bad bundles ---------------------------------------------------------------------------------------
