@@ -1,7 +1,7 @@
 """Measure the shipped camera detector on a GPU: prints a table, writes out/bench/gpu.json.
 
-Needs torch, torchvision and NumPy only: no ROS, no network, no recordings. Without a GPU the same code runs on
-the CPU, rows of the GPU say "not measured", and nothing is written.
+Needs torch, torchvision and NumPy only: no ROS, no network, no recordings. Without a GPU the same code runs
+on the CPU, rows of the GPU say "not measured", and nothing is written.
 """
 
 from __future__ import annotations
@@ -45,10 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     rows = [row for size in SIZES for row in size_rows(archive, size, device, args.calls)]
     rows += engine_rows(archive, device, args.calls)
     for row in rows:
-        value = row["value"]
-        print(
-            f"{row['name']:44} {f'{value:9.3f}' if value is not None else 'not measured':>12} {row['unit']}"
-        )
+        shown = "not measured" if row["value"] is None else f"{row['value']:.3f} {row['unit']}"
+        print(f"{row['name']:50} {shown:>14}")
     if cuda:
         OUT.parent.mkdir(parents=True, exist_ok=True)
         machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
@@ -80,8 +78,9 @@ def size_rows(archive: Archive, size: str, device: torch.device, calls: int) -> 
         ("fp16", True, False),
         ("fp16_graph", True, True),
     ):
-        stem = f"gpu/sim_camera/{size}/{name}"
-        if device.type != "cuda" and (half or graph):
+        on_cpu = device.type == "cpu" and not half and not graph
+        stem = f"{'cpu' if on_cpu else 'gpu'}/sim_camera/{size}/{name}"
+        if device.type == "cpu" and not on_cpu:
             rows += [row_of(f"{stem}/p50_ms", None), row_of(f"{stem}/p99_ms", None)]
             continue
         network = load_module(archive.members[program.file], device, program.file)

@@ -8,7 +8,6 @@ import math
 import struct
 from collections.abc import Iterable, Mapping
 
-import cv2
 import numpy as np
 import torch
 
@@ -124,6 +123,8 @@ def make_golden(
 def encode_golden(data: np.ndarray) -> tuple[str, bytes]:
     """The name and the bytes of the member that keeps a golden input: PNG of one image, else NPY."""
     if data.ndim == 4 and len(data) == 1:
+        import cv2
+
         done, png = cv2.imencode(".png", np.ascontiguousarray(data[0, :, :, ::-1]))
         if not done:
             raise BundleError(f"golden input {data.shape}: cannot be encoded as PNG")
@@ -147,6 +148,8 @@ def read_golden(golden: Golden, members: Mapping[str, bytes]) -> np.ndarray:
         size = struct.unpack(">II", raw[16:24]) if len(raw) >= 24 else (0, 0)
         if (1, size[1], size[0], 3) != golden.shape:
             raise BundleError(f"golden picture has {size[0]}x{size[1]} px, manifest {golden.shape}")
+        import cv2
+
         image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise BundleError("golden picture: damaged PNG")

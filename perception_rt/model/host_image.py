@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,6 @@ from torch import Tensor
 from perception_rt.model.decoder import Candidates
 from perception_rt.model.specs import ImageSpec
 
-_FILTERS = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 MIN_SIDE = 32  # px of what `fit` leaves of a very long image
 
@@ -157,9 +155,11 @@ def resize(pixels: np.ndarray, width: int, height: int, method: str) -> np.ndarr
         planar = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
         small = F.interpolate(planar, [height, width], mode="bilinear", antialias=True)
         return small[0].permute(1, 2, 0).numpy()
+    import cv2  # a GPU prepares images without it
+
     if not pixels.flags.c_contiguous:
         pixels = np.ascontiguousarray(pixels)
-    chosen = _FILTERS[method]
+    chosen = cv2.INTER_AREA if method == "area" else cv2.INTER_LINEAR
     if chosen == cv2.INTER_AREA and (width > pixels.shape[1] or height > pixels.shape[0]):
         return _by_axis(pixels, width, height)
     return cv2.resize(pixels, (width, height), interpolation=chosen)
@@ -167,6 +167,8 @@ def resize(pixels: np.ndarray, width: int, height: int, method: str) -> np.ndarr
 
 def _by_axis(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """`area` where an axis shrinks, bilinear where it grows; OpenCV has its own rule for the mixture."""
+    import cv2
+
     rows, columns = pixels.shape[:2]
     first = cv2.INTER_AREA if width < columns else cv2.INTER_LINEAR
     second = cv2.INTER_AREA if height < rows else cv2.INTER_LINEAR
