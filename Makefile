@@ -7,7 +7,7 @@ BUNDLE ?=
 # A Python of another virtual environment with ROS wheels leaves this set, and ours would then skip its own set-up.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup extras demo demo-real test fuzz lint bench gpu accuracy train lock clean
+.PHONY: help setup extras demo demo-real test fuzz lint docs bench gpu accuracy train lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -37,6 +37,9 @@ lint: setup ## ruff, mypy, and words that the field has better ones for
 	@$(VENV)/ruff format --check
 	@$(VENV)/mypy
 	@$(VENV)/python tools/words.py
+
+docs: setup ## write the node reference and the figures of docs/ from the code
+	@$(VENV)/python docs/generate.py
 
 bench: setup ## measure speed; prints a table, writes out/bench/*.json
 	@$(VENV)/python -m bench.run
