@@ -278,3 +278,29 @@ def test_in_order_and_without_overlapping_windows_every_anchor_gets_its_nearest(
         best = min((abs(stamp - anchor) for stamp in within), default=None)
         assert (partner is None and best is None) or abs(partner - anchor) == best
     assert [anchor for anchor, _ in bench.pairs] == anchors
+
+
+def test_messages_of_the_old_time_end_with_the_first_cloud_of_the_new():
+    """The camera is ahead when the bag loops: its images of the old end wait for a cloud that never comes."""
+    bench = Bench()
+    bench.anchor(60 * S, 60 * S)
+    bench.partner(60 * S, 60 * S)
+    bench.partner(60_500 * MS, 60_500 * MS)
+    assert bench.states(bench.camera) == {"published": 1, "pending": 1}
+    bench.anchor(0, 60_600 * MS)
+    assert bench.states(bench.camera) == {"published": 1, "superseded": 1}
+    assert "set back" in bench.camera.ledger.snapshot()["reasons"]["superseded"]
+
+
+def test_after_clear_any_stamps_are_taken():
+    bench = Bench()
+    bench.anchor(60 * S, 60 * S)
+    bench.partner(60 * S, 60 * S)
+    bench.partner(60_100 * MS, 60_100 * MS)
+    bench.pairing.clear("the clock was set back")
+    for stats in (bench.lidar, bench.camera):
+        stats.reset_clock()
+    bench.anchor(59_900 * MS, 60_110 * MS)
+    bench.partner(59_900 * MS, 60_110 * MS)
+    assert bench.pairs == [(60 * S, 60 * S), (59_900 * MS, 59_900 * MS)]
+    assert bench.states(bench.camera) == {"published": 2, "superseded": 1}
