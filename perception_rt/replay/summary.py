@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -59,31 +60,53 @@ def _map50(truths: Found, detections: Found, classes: Sequence[str], task: str) 
     return average_precision_bev(wanted, answers, classes)["map"]
 
 
+_HEADINGS = ("accounted\nfor", "as", "Hz", "age, ms\np50/p99", "mAP50")
+
+
 def summary_table(summary: Mapping[str, dict]) -> Table:
-    """The table of `{stream: summarise(...)}`, a row a stream; fits 80 columns."""
-    table = Table(
-        title="every frame accounted for", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
+    """Return the table of `{stream: summarise(...)}`, a row a stream; fits 80 columns.
+
+    A row may also have `requested_hz`, `used_hz` and `reduced`, as those of a demo have.
+    """
+    rows = {stream: _cells(row) for stream, row in summary.items()}
+    widths = [
+        max(len(line) for text in column for line in text.split("\n"))
+        for column in zip(_HEADINGS, *rows.values(), strict=True)
+    ]
+    left = 80 - sum(widths) - len(widths) - 3  # a space between columns, and one at each end
+    table = Table(title="every frame accounted for", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("stream", overflow="fold")
-    for heading, width in (
-        ("accounted for", 13),
-        ("as", 14),
-        ("Hz", 5),
-        ("age p50/p99, ms", 15),
-        ("mAP50", 5),
-    ):
-        table.add_column(heading, justify="right", min_width=width)
-    for stream, row in summary.items():
-        states, age = row["states"], row["age_ms"]
-        table.add_row(
-            stream,
-            f"{sum(states.values())} of {row['received']}",
-            "\n".join(f"{count} {state}" for state, count in states.items() if count),
-            f"{row['rate_hz']:.2f}",
-            f"{age['p50']:.1f}/{age['p99']:.1f}",
-            "-" if row["map50"] is None else f"{row['map50']:.3f}",
-        )
+    for heading, width in zip(_HEADINGS, widths, strict=True):
+        table.add_column(heading, justify="right", min_width=width, no_wrap=True)
+    for stream, cells in rows.items():
+        table.add_row(broken(stream, max(left, 12)), *cells)
+    if any(row.get("reduced") for row in summary.values()):
+        table.caption = "Hz of: reduced from this rate to one that the machine sustains"
     return table
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    states, age = row["states"], row["age_ms"]
+    return (
+        f"{sum(states.values())} of {row['received']}",
+        "\n".join(f"{count} {state}" for state, count in states.items() if count),
+        f"{row['rate_hz']:.2f}" + (f"\nof {row['requested_hz']:g}" if row.get("reduced") else ""),
+        "/".join(f"{age[q]:.1f}" if not age[q] >= 1000 else f"{age[q]:.0f}" for q in ("p50", "p99")),
+        "-" if row["map50"] is None else f"{row['map50']:.3f}",
+    )
+
+
+def broken(name: str, width: int) -> str:
+    """Return a stream's name in lines of at most `width`, broken before a topic or one of its parts only."""
+    out = []
+    for line in name.replace(": ", ":\n ").split("\n"):
+        while len(line) > width and "/" in line[2:]:
+            cut = line.rfind("/", 2, width + 1)
+            cut = cut if cut > 0 else line.index("/", 2)
+            out.append(line[:cut])
+            line = "  " + line[cut:]
+        out.append(line)
+    return "\n".join(out)
 
 
 def metrics_table(metrics: Mapping[str, dict]) -> Table:
@@ -96,5 +119,5 @@ def metrics_table(metrics: Mapping[str, dict]) -> Table:
     rows = {}
     for name, stream in metrics["streams"].items():
         age = stream["age_ms"] or {"p50": float("nan"), "p99": float("nan")}
-        rows[name.replace(": ", ":\n ")] = {**stream, "age_ms": age, "map50": scores.get(stream["node"])}
+        rows[name] = {**stream, "age_ms": age, "map50": scores.get(stream["node"])}
     return summary_table(rows)

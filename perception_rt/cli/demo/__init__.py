@@ -21,11 +21,21 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from perception_rt.cli.demo.plan import TRUE_ODOMETRY, TRUTHS, DemoPlan, DemoStream, plan_bag, plan_simulation
+from perception_rt.cli.demo.folder import clear_results
+from perception_rt.cli.demo.plan import (
+    TRUE_ODOMETRY,
+    TRUTHS,
+    DemoPlan,
+    DemoStream,
+    at_rates,
+    plan_bag,
+    plan_simulation,
+)
+from perception_rt.cli.demo.rates import measure, sustained
 from perception_rt.node.transport import transport_environment
 from perception_rt.replay.summary import summarise, summary_table
 from perception_rt.sim import SIM_CLASSES
-from perception_rt.types import Detections2D, Detections3D, PerceptionError
+from perception_rt.types import ConfigError, Detections2D, Detections3D, PerceptionError
 
 if TYPE_CHECKING:
     from perception_rt.node.collector import Collector
@@ -48,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topic", action="append", help="camera or lidar topic of the bag (default: all of them)"
     )
+    parser.add_argument(
+        "--rates",
+        choices=("sustained", "fixed"),
+        default="sustained",
+        help="of the simulated sensors: what this machine sustains, at most those of --config, or just those",
+    )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
 
 
@@ -56,8 +72,12 @@ def run(args: argparse.Namespace) -> int:
     from perception_rt.cli.demo.pictures import draw  # rclpy: only when all else is sound
 
     console = Console()
-    args.out.mkdir(parents=True, exist_ok=True)
+    if args.bag and not args.bag.exists():
+        raise ConfigError(f"--bag={args.bag}: no such file or folder")
+    clear_results(args.out)
     plan = plan_bag(args) if args.bag else plan_simulation(args)
+    if plan.bag is None and args.rates == "sustained":
+        plan = sustain(plan, console)
     os.environ.update(transport_environment())
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     collector = run_graph(plan, console)
@@ -67,6 +87,19 @@ def run(args: argparse.Namespace) -> int:
     console.print(summary_table(summary))
     console.print(f"summary, pictures and films: {args.out}")
     return 0
+
+
+def sustain(plan: DemoPlan, console: Console) -> DemoPlan:
+    """Measure the machine, say in one line at which rates the drive runs, and return the plan at those."""
+    with console.status("measuring how fast the detectors are here"):
+        seconds = measure(plan.loads)
+    used = sustained(plan.asked, seconds)
+    rates = []
+    for name, asked in plan.asked.items():
+        reduced = f", reduced from {asked:g}" if used[name] < asked else ""
+        rates.append(f"{name} {used[name]:g} Hz ({seconds[name] * 1e3:.0f} ms a frame{reduced})")
+    console.print("rates: " + "; ".join(rates), highlight=False, soft_wrap=True)
+    return at_rates(plan, used)
 
 
 def run_graph(plan: DemoPlan, console: Console) -> Collector:
@@ -124,6 +157,13 @@ def summaries(plan: DemoPlan, collector: Collector) -> dict[str, dict]:
         found[stream.name] = summarise(
             account, answers_of(stream, collector), truths, stream.classes, stream.task
         )
+        asked = plan.asked.get(stream.node)
+        if asked:
+            found[stream.name] |= {
+                "requested_hz": asked,
+                "used_hz": float(stream.rate_hz),
+                "reduced": bool(stream.rate_hz < asked),
+            }
     return found
 
 

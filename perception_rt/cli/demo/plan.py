@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from perception_rt.cli.demo.rates import RATES, Load
 from perception_rt.component.graph import output_prefixes, read_graph
 from perception_rt.model.archive import read_manifest
 from perception_rt.model.runtime import resolve_bundle
@@ -76,6 +77,7 @@ class DemoPlan:
         config: the parameter file. streams: what flows. bag: what is played, None for the simulator.
         simulator: its parameters. ahead: the topic of the tracks' predictions, if any. camera_info: the topic
         of the camera that fusion looks through, in the bag. overrides: of parameters, ``node:name:=value``.
+        asked: rates of the simulated sensors by detector, Hz. loads: the detectors, to be timed.
     """
 
     config: Path
@@ -85,6 +87,8 @@ class DemoPlan:
     ahead: str = ""
     camera_info: str = ""
     overrides: tuple[str, ...] = ()
+    asked: dict[str, float] = field(default_factory=dict)
+    loads: dict[str, Load] = field(default_factory=dict)
 
     def of(self, node: str) -> list[DemoStream]:
         """The streams into a node."""
@@ -116,7 +120,29 @@ def plan_simulation(args: argparse.Namespace) -> DemoPlan:
     }
     counts = {name: round(seconds * rate) for name, rate in rates.items()}
     streams, ahead = make_streams(nodes, counts, rates), _ahead(nodes)
-    return DemoPlan(config, streams, None, simulator, ahead, overrides=tuple(overrides))
+    loads = {
+        name: Load.of(nodes[name], default) for name, (_, default, *_) in DETECTORS.items() if name in nodes
+    }
+    asked = {name: rates[name] for name in loads if rates[name]}
+    loads = {name: loads[name] for name in asked}
+    return DemoPlan(
+        config, streams, None, simulator, ahead, overrides=tuple(overrides), asked=asked, loads=loads
+    )
+
+
+def at_rates(plan: DemoPlan, used: dict[str, float]) -> DemoPlan:
+    """Return the plan with the simulated sensors at other rates, Hz, by detector."""
+    tasks = {DETECTORS[name][0]: rate / plan.asked[name] for name, rate in used.items()}
+    topics = {stream.output: tasks[stream.task] for name in used for stream in plan.of(name)}
+    streams = []
+    for stream in plan.streams:
+        # A stream runs at the rate of its sensor: a detector's own, or that whose answers it takes.
+        factor = tasks[stream.task] if stream.node in used else topics.get(stream.topic, 1.0)
+        if stream.node == "object_tracker" and stream.topic not in topics:
+            factor = tasks.get(stream.task, 1.0)
+        streams.append(replace(stream, frames=round(stream.frames * factor), rate_hz=stream.rate_hz * factor))
+    overrides = [f"drive_simulator:{RATES[name]}:={rate}" for name, rate in used.items()]
+    return replace(plan, streams=tuple(streams), overrides=(*plan.overrides, *overrides))
 
 
 def make_streams(

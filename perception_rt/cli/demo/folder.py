@@ -1,0 +1,33 @@
+"""The folder of a demo's results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perception_rt.types import ConfigError
+
+_SINGLE = ("summary.json", "vehicle_state.png", "graph.yaml")
+
+
+def clear_results(folder: Path) -> None:
+    """Create the folder, or remove what an earlier demo left in it; all other files stay.
+
+    Films are removed with their pictures, `<film>.mp4` and `<film>_<four digits>.png`, where a summary.json
+    tells that a demo wrote them.
+
+    Raises:
+        ConfigError: a folder that cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "summary.json").exists():
+            for film in folder.glob("*.mp4"):
+                for picture in folder.glob(f"{film.stem}_[0-9][0-9][0-9][0-9].png"):
+                    picture.unlink()
+                film.unlink()
+        for name in _SINGLE:
+            (folder / name).unlink(missing_ok=True)
+        # A later film without a summary, of a run that was interrupted, is recognised by this one.
+        (folder / "summary.json").write_text("{}\n")
+    except OSError as error:
+        raise ConfigError(f"--out={folder}: cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,136 @@
+"""The rates that this machine sustains: every detector is timed while the others run beside it.
+
+Run as a program, it times one bundle: ``python -m perception_rt.cli.demo.rates BUNDLE DEVICE THREADS``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from perception_rt.realtime.cores import available_cores
+from perception_rt.sim.drive import Drive
+from perception_rt.types import PerceptionError
+
+if TYPE_CHECKING:
+    from perception_rt.model.runtime import Runtime
+
+TRIAL_S = 2.0
+LOAD_TIMEOUT_S = 180.0
+# Of the time between two frames; the rest is for receiving, tracking, fusion and what else the machine does.
+SHARE = 0.6
+RATES = {"camera_detector": "camera_hz", "lidar_detector": "lidar_hz"}  # parameters of drive_simulator
+
+
+class Load(NamedTuple):
+    """A detector to time: its bundle and the node's parameters `device` and `threads`."""
+
+    bundle: str
+    device: str
+    threads: int
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any], default: str) -> Load:
+        """Return the load of a detector node with these parameters."""
+        threads = int(parameters.get("threads", 0)) or max(1, available_cores() - 1)
+        return cls(
+            str(parameters.get("bundle", default)), str(parameters.get("device", "auto")), int(threads)
+        )
+
+
+def measure(loads: Mapping[str, Load]) -> dict[str, float]:
+    """Time a forward of each bundle, all at once.
+
+    Returns:
+        By name, s: nine in ten forwards are faster.
+
+    Raises:
+        PerceptionError: a bundle that cannot be loaded or timed.
+    """
+    runs = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", __name__, load.bundle, load.device, str(load.threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, load in loads.items()
+    }
+    try:
+        for name, run in runs.items():
+            assert run.stdout is not None
+            if run.stdout.readline().strip() != "ready":
+                raise _failed(name, loads[name], run.communicate(timeout=10)[1])
+        for run in runs.values():
+            assert run.stdin is not None
+            run.stdin.write("go\n")
+            run.stdin.flush()
+        found = {}
+        for name, run in runs.items():
+            out, err = run.communicate(timeout=LOAD_TIMEOUT_S)
+            if run.returncode:
+                raise _failed(name, loads[name], err)
+            found[name] = float(out)
+        return found
+    finally:
+        for run in runs.values():
+            if run.poll() is None:
+                run.kill()
+                run.wait()
+
+
+def _failed(name: str, load: Load, log: str) -> PerceptionError:
+    last = (log.strip().splitlines() or ["it ended without a word"])[-1]
+    return PerceptionError(f"{name}: bundle={load.bundle}: {last}")
+
+
+def sustained(asked: Mapping[str, float], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the rates, Hz, at which detectors keep up; never above what is asked.
+
+    Args:
+        asked: rates by node. seconds: of a forward by node; a node that is missing here is not limited.
+
+    The camera's rate is a multiple of the lidar's where it can be, as fusion wants frames of one time.
+    """
+    used = {}
+    for name, rate in asked.items():
+        limit = SHARE / seconds[name] if seconds.get(name, 0.0) > 0 else np.inf
+        # Whole numbers of Hz; below that, tenths.
+        used[name] = rate if limit >= rate else float(np.floor(limit)) or max(0.1, np.floor(limit * 10) / 10)
+    camera, lidar = (used.get(name, 0.0) for name in RATES)
+    if camera and lidar and camera < asked["camera_detector"]:
+        used["camera_detector"] = lidar * np.floor(camera / lidar) if camera >= lidar else camera
+    return {name: float(rate) for name, rate in used.items()}
+
+
+def trial(bundle: str, device: str, threads: int) -> None:
+    """Load a bundle, print ``ready``, wait for a line, and print how long a forward takes, s."""
+    from perception_rt.model.runtime import Runtime
+
+    runtime = Runtime.open(bundle, device=device, threads=threads)
+    frame = _frame(runtime)
+    for _ in range(3):
+        runtime(frame)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    times, end = [], time.perf_counter() + TRIAL_S
+    while len(times) < 5 or (time.perf_counter() < end and len(times) < 10_000):
+        began = time.perf_counter()
+        runtime(frame)
+        times.append(time.perf_counter() - began)
+    print(float(np.quantile(times, 0.9)))
+
+
+def _frame(runtime: Runtime) -> np.ndarray:
+    drive = Drive(1)
+    return drive.sample(1.0).image[None] if runtime.manifest.task == "detect2d" else drive.lidar(1.0).points
+
+
+if __name__ == "__main__":
+    trial(sys.argv[1], sys.argv[2], int(sys.argv[3]))

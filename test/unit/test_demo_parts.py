@@ -1,0 +1,100 @@
+"""Parts of the demo: sustained rates, the folder of results, names in the table."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from perception_rt.cli.demo.folder import clear_results
+from perception_rt.cli.demo.rates import SHARE, Load, measure, sustained
+from perception_rt.replay.summary import broken, summary_table
+from perception_rt.types import ConfigError, PerceptionError
+
+ASKED = {"camera_detector": 30.0, "lidar_detector": 10.0}
+
+
+@given(st.floats(1e-4, 20), st.floats(1e-4, 20))
+def test_rates_are_kept_up_with_and_never_above_what_is_asked(camera_s, lidar_s):
+    used = sustained(ASKED, {"camera_detector": camera_s, "lidar_detector": lidar_s})
+    for name, seconds in (("camera_detector", camera_s), ("lidar_detector", lidar_s)):
+        assert 0 < used[name] <= ASKED[name]
+        assert used[name] * seconds <= SHARE + 1e-9 or used[name] <= 0.1
+    if used["camera_detector"] >= used["lidar_detector"]:
+        ratio = used["camera_detector"] / used["lidar_detector"]
+        assert ratio == pytest.approx(round(ratio)) or used["camera_detector"] == ASKED["camera_detector"]
+
+
+def test_a_fast_machine_runs_at_full_rates():
+    assert sustained(ASKED, {"camera_detector": 0.015, "lidar_detector": 0.05}) == ASKED
+
+
+def test_a_detector_is_timed(make_bundle):
+    load = Load(str(make_bundle()), "cpu", 1)
+    found = measure({"one": load, "two": load})
+    assert found.keys() == {"one", "two"}
+    assert all(0 < seconds < 10 for seconds in found.values())
+
+
+def test_a_bundle_that_cannot_be_timed_is_named(tmp_path):
+    file = tmp_path / "broken.pt"
+    file.write_bytes(b"no archive")
+    with pytest.raises(PerceptionError, match=r"camera_detector: bundle=.*broken\.pt"):
+        measure({"camera_detector": Load(str(file), "cpu", 1)})
+
+
+def test_results_of_an_earlier_run_are_removed_and_other_files_stay(tmp_path):
+    gone = ["camera.mp4", "camera_0025.png", "left_0003.png", "left.mp4", "vehicle_state.png", "graph.yaml"]
+    stay = ["my_0001.png", "notes.txt", "camera_old.png"]
+    for name in (*gone, *stay, "summary.json"):
+        (tmp_path / name).write_text("x")
+    clear_results(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*stay, "summary.json"])
+
+
+def test_films_of_somebody_else_stay(tmp_path):
+    (tmp_path / "holiday.mp4").write_text("x")
+    clear_results(tmp_path)
+    assert (tmp_path / "holiday.mp4").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    for folder in (file, file / "below"):
+        with pytest.raises(ConfigError, match="--out="):
+            clear_results(folder)
+
+
+ROW = {
+    "received": 300,
+    "states": {"published": 12345, "decode_error": 3},
+    "rate_hz": 6.0,
+    "age_ms": {"p50": 1234.5, "p99": 12345.6},
+    "map50": 0.5,
+    "requested_hz": 30.0,
+    "used_hz": 6.0,
+    "reduced": True,
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/camera/image_raw",
+        "object_tracker: /lidar_detector/detections",
+        "camera_detector: /sensing/camera/traffic_light/front_left/image_rect_color/compressed",
+    ],
+)
+def test_names_are_whole_in_80_columns(name):
+    text = io.StringIO()
+    Console(file=text, width=80).print(summary_table({name: ROW}))
+    written = text.getvalue()
+    assert max(map(len, written.splitlines())) <= 80
+    assert "of 30" in written
+    for part in name.replace(": /", "/").split("/"):
+        assert part in written
+    assert "".join(line.strip() for line in broken(name, 20).splitlines()) == name.replace(": ", ":")
