@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from perception_rt.component.streams import DEPTH
 
 STARVED_S = 3  # seconds of more messages lost than received, after which the other reliability is tried
 SILENT_S = 8  # the same where a publisher exists and no message ever came
+ALONE_S = 5  # seconds without a publisher after which that is logged
 TRIAL_S = 5  # after which a change that brought no message is undone
 LARGE = ("Image", "CompressedImage", "PointCloud2")  # types whose messages a transport may lose
 
@@ -46,6 +48,7 @@ class AdaptiveSubscription:
         self._incompatible = False
         self._received = 0
         self._starved_s = 0
+        self._alone_s = 0
         self._seen = (0, 0)
         self.lost = 0
         self._subscription: Any = None
@@ -64,6 +67,7 @@ class AdaptiveSubscription:
 
     def every_second(self) -> None:
         """Check for mismatches and losses; adapt where the publishers allow it."""
+        self._check_publishers()
         received, lost = self._received - self._seen[0], self.lost - self._seen[1]
         self._seen = (self._received, self.lost)
         offers = {info.qos_profile.reliability for info in self._publishers()}
@@ -74,6 +78,21 @@ class AdaptiveSubscription:
             self._check_losses(received, lost, offers)
         elif self._asked == BEST_EFFORT:
             self._check_change(received, offers)
+
+    def _check_publishers(self) -> None:
+        """Warn once where a topic has no publisher for a while, with the nearest names that have one."""
+        self._alone_s = 0 if self._publishers() else self._alone_s + 1
+        if self._alone_s != ALONE_S:
+            return
+        name = self._type.__module__.split(".")[0] + "/msg/" + self._type.__name__
+        offered = [
+            topic
+            for topic, types in self._node.get_topic_names_and_types()
+            if name in types and topic != self.topic and self._node.count_publishers(topic)
+        ]
+        close = difflib.get_close_matches(self.topic, offered, 3, 0.4) or sorted(offered)[:3]
+        hint = f": did you mean {' or '.join(close)}?" if close else ""
+        self._node.get_logger().warning(f"no publisher of {self.topic} for {ALONE_S} s{hint}")
 
     def _check_losses(self, received: int, lost: int, offers: set[ReliabilityPolicy]) -> None:
         """Change to reliable where messages are lost and the publishers offer it."""

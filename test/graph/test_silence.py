@@ -75,3 +75,15 @@ def test_what_reliable_brought_stays_until_its_publishers_are_gone(bench):
     seconds(one, 1)
     assert one.reliability == "best_effort"
     assert bench.said("/sensor", "its publishers are gone")
+
+
+def test_a_topic_without_a_publisher_is_named_once_with_the_nearest_that_has_one(bench):
+    one = subscription(bench, Image)
+    bench.publisher("/sensors/image", "reliable")
+    bench.publisher("/sensor_imu", "reliable", Imu)  # nearer, but of another type
+    assert wait_for(lambda: bench.node.count_publishers("/sensors/image"))
+    seconds(one, qos.ALONE_S - 1)
+    assert not bench.said("no publisher of /sensor ")
+    seconds(one, 60)
+    (line,) = [line for line in bench.logs if "no publisher of /sensor " in line]
+    assert "did you mean /sensors/image?" in line
