@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class ConvBnRelu(nn.Sequential):
@@ -58,12 +61,12 @@ def down_stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(ConvBnRelu(inputs, outputs, 3, 2), CrossStage(outputs, blocks))
 
 
-def fused(network: nn.Module) -> nn.Module:
+def fused(network: Network) -> Network:
     """A copy of the network for use: every batch normalisation is folded into its layer, nothing learns."""
     network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
     for module in network.modules():
         if isinstance(module, (ConvBnRelu, LinearBnRelu)):
-            fuse = fuse_conv_bn_eval if isinstance(module, ConvBnRelu) else fuse_linear_bn_eval
+            fuse: Any = fuse_conv_bn_eval if isinstance(module, ConvBnRelu) else fuse_linear_bn_eval
             module[0] = fuse(module[0], module[1])
             module[1] = nn.Identity()
     for parameter in network.parameters():

@@ -69,9 +69,9 @@ def fit(
     """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    network = make().to(device, memory_format=torch.channels_last).train()
+    network = make().to(device).to(memory_format=torch.channels_last).train()
 
-    def blend(kept: Tensor, current: Tensor, count: Tensor) -> Tensor:
+    def blend(kept: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         warm = (1 + int(count)) / (10 + int(count))  # a short run must not keep its first weights
         return kept + (current - kept) * (1 - min(recipe.average, warm))
 

@@ -35,10 +35,10 @@ class CameraNetwork(nn.Module):
     def _head(neck: int, classes: int) -> nn.Sequential:
         predict = nn.Conv2d(neck, classes + 4, 1)
         nn.init.normal_(predict.weight, std=0.01)
-        nn.init.zeros_(predict.bias)
-        nn.init.constant_(
-            predict.bias[:classes], -4.6
-        )  # every score starts at 0.01: few cells hold an object
+        bias = predict.bias
+        assert bias is not None
+        nn.init.zeros_(bias)
+        nn.init.constant_(bias[:classes], -4.6)  # every score starts at 0.01: few cells hold an object
         return nn.Sequential(ConvBnRelu(neck, neck), predict)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -64,8 +64,8 @@ class CloudBatch:
 
     def to(self, device: torch.device) -> CloudBatch:
         """The same batch on a device."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return CloudBatch(*(v.to(device) if isinstance(v, Tensor) else v for v in values))
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "frames"}
+        return replace(self, **moved)
 
 
 def drive_samples(seed: int, count: int) -> list[LidarSample]:

@@ -70,7 +70,7 @@ class Pillars(nn.Module):
         count = counts[:, None].float()
         about = torch.cat((sums / count, count.log()), 1)[number]
         seen = torch.cat((local, local[:, :3] - about[:, :3], about[:, 3:]), 1)
-        seen = self.points(seen.to(self.points[0][0].weight.dtype))
+        seen = self.points(seen.to(self.points[0][0].weight.dtype))  # type: ignore[index]
         best = torch.zeros((taken.shape[0], self.channels), device=points.device, dtype=seen.dtype)
         best = best.scatter_reduce(0, number[:, None].expand(-1, self.channels), seen, "amax")
         total = frames * self.rows * self.columns
@@ -100,10 +100,10 @@ class PillarsNetwork(nn.Module):
         self.merge = nn.ModuleList([ConvBnRelu(NECK, NECK), ConvBnRelu(NECK, NECK)])
         self.head = nn.Conv2d(NECK, classes + BOX_CHANNELS, 1)
         nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
-        nn.init.constant_(
-            self.head.bias[:classes], -4.6
-        )  # every score starts at 0.01: few cells hold an object
+        bias = self.head.bias
+        assert bias is not None
+        nn.init.zeros_(bias)
+        nn.init.constant_(bias[:classes], -4.6)  # every score starts at 0.01: few cells hold an object
 
     def forward(self, points: Tensor, frame: Tensor, frames: int) -> Tensor:
         """Predictions of all cells; arguments as of `Pillars`, result as of `predict`."""
@@ -193,6 +193,7 @@ class PillarsDecoder(nn.Module):
         self.classes = classes
         self.top_k = 256  # most boxes a cloud may have, before NMS too
         self.rows, self.columns = CELL_ROWS, CELL_COLUMNS
+        self.at: Tensor
         self.register_buffer("at", cells(torch.zeros(0)), persistent=False)
 
     def forward(

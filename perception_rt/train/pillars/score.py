@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 
+from perception_rt.model.manifest import CloudSpec
 from perception_rt.model.runtime import CloudRuntime
 from perception_rt.replay.metrics3d import average_precision_bev
 from perception_rt.sim import SIM_CLASSES
@@ -41,6 +43,7 @@ def evaluate(
     Raises:
         ConfigError: the bundle has other classes.
     """
+    spec = cast(CloudSpec, runtime.manifest.input)
     if runtime.manifest.classes != SIM_CLASSES:
         raise ConfigError(f"classes={runtime.manifest.classes}: the simulator has {SIM_CLASSES}")
     truths, found, idle = [], [], []
@@ -48,9 +51,7 @@ def evaluate(
         for sample in drive_samples(seed, count):
             truths.append(sample.truth)
             found.append(Detections3D(*runtime(sample.points, score_threshold=LOWEST_SCORE)))
-            idle.append(
-                (sample.truth_points < MIN_POINTS) | ~_inside(sample.truth, runtime.manifest.input.range)
-            )
+            idle.append((sample.truth_points < MIN_POINTS) | ~_inside(sample.truth, spec.range))
             on_frame()
     return {
         **average_precision_bev(truths, found, SIM_CLASSES, IOU, idle),
@@ -65,7 +66,8 @@ def evaluate(
 def _inside(boxes: Detections3D, limits: Sequence[float]) -> np.ndarray:
     """(N,) bool: centres over the rectangle of `limits`, least x y z and greatest x y z."""
     xy = boxes.xyzlwh_yaw[:, :2]
-    return ((xy >= limits[:2]) & (xy < limits[3:5])).all(1)
+    low, high = np.array(limits[:2]), np.array(limits[3:5])
+    return np.asarray(((xy >= low) & (xy < high)).all(1))
 
 
 def _name(band: tuple[float, float]) -> str:
