@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "demo": Subcommand("perception_rt.cli.demo", "run a simulated drive or a recording through real topics"),
     "replay": Subcommand("perception_rt.cli.replay", "replay recordings without ROS; score, compare, report"),
     "bundle": Subcommand("perception_rt.cli.bundle", "make, verify and show model bundles"),
+    "bench": Subcommand("perception_rt.cli.bench", "measure bundles on each engine of this machine"),
     "train": Subcommand("perception_rt.cli.train", "train the shipped detectors, or score a bundle"),
     "doctor": Subcommand("perception_rt.cli.doctor", "check this machine, its transport and topics"),
     "completion": Subcommand("perception_rt.cli.completion", "print shell completion for bash, zsh or fish"),

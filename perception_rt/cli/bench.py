@@ -1,0 +1,259 @@
+"""Measure bundles: each engine, number of threads and precision, on a recording, a folder of pictures or noise.
+
+Prints p50, p99, calls a second and memory of each combination; writes table, JSON and plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perception_rt.types import BundleError, ConfigError, ModelError
+
+EXAMPLES = """\
+  perception-rt bench sim_camera
+  perception-rt bench sim_camera mine.pt --engine onnxruntime --engine openvino --threads 1 --threads 2
+  perception-rt bench pillars --on drive.mcap --out out/bench-pillars"""
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+CALLS = 50
+MOST_FRAMES = 50  # kept in memory; the calls go around them
+MOST_CALLS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One combination.
+
+    Attributes:
+        bundle, engine, precision, threads: what ran.
+        p50_ms, p99_ms: of a call, image or cloud to boxes; None where it did not run.
+        per_s: calls a second, one after the other.
+        memory_mib: by which the process grew when the engine was loaded.
+        note: why it did not run.
+    """
+
+    bundle: str
+    engine: str
+    precision: str
+    threads: int
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    per_s: float | None = None
+    memory_mib: float | None = None
+    note: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `bench`."""
+    parser.add_argument("bundles", nargs="+", metavar="BUNDLE", help="files, or names of shipped bundles")
+    parser.add_argument("--engine", action="append", metavar="NAME", help="this engine (default: all here)")
+    parser.add_argument("--threads", action="append", type=int, metavar="N", help="threads (default 1)")
+    parser.add_argument("--precision", action="append", choices=("fp32", "fp16", "int8"), help="default: all")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
+    parser.add_argument(
+        "--on", type=Path, metavar="PATH", help="a recording or a folder of pictures (default: golden input)"
+    )
+    parser.add_argument("--calls", type=int, default=CALLS, help=f"timed calls of each ({CALLS})")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write bench.json, bench.txt and bench.png"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure every combination, print the table, write the files.
+
+    Raises:
+        BundleError: a bundle cannot be read.
+        ConfigError: an option is out of its bounds, or there is nothing to run on.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    threads = args.threads or [1]
+    if not 1 <= args.calls <= MOST_CALLS:
+        raise ConfigError(f"--calls={args.calls}: must be from 1 to {MOST_CALLS}")
+    if min(threads) < 1 or max(threads) > 256:
+        raise ConfigError(f"--threads={threads}: must be from 1 to 256")
+    console, found = Console(), []
+    with Progress(console=console, transient=True) as bar:
+        for name in args.bundles:
+            combinations = list(combinations_of(name, args.engine, threads, args.precision, args.device))
+            task = bar.add_task(name, total=len(combinations))
+            for archive, choice in combinations:
+                data = frames_of(archive, args.on)
+                found.append(measure(name, archive, choice, data, args.calls))
+                bar.advance(task)
+    table = table_of(found)
+    console.print(table)
+    if args.out is not None:
+        write(args.out, found, table)
+        console.print(f"written: {args.out}")
+    return 0
+
+
+def combinations_of(
+    name: str, engines: Sequence[str] | None, threads: Sequence[int], precisions: Any, device: str
+) -> list[tuple[Any, Any]]:
+    """(archive, choice) of everything that can run."""
+    from perception_rt.model.archive import read_archive
+    from perception_rt.model.choice import candidates
+    from perception_rt.model.engine import EngineOptions
+    from perception_rt.model.runtime import resolve_bundle, resolve_device
+
+    archive, made = read_archive(resolve_bundle(name)), {}
+    for count in threads:
+        options = EngineOptions(str(resolve_device(device)), False, count)
+        for engine in engines or ["auto"]:
+            for choice in candidates(archive, engine, options):
+                if choice.options.threads == count and choice.program.precision in (precisions or PRECISIONS):
+                    made[choice.engine, choice.program.file, count] = (archive, choice)
+    return list(made.values())
+
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def measure(name: str, archive: Any, choice: Any, data: Sequence[np.ndarray], calls: int) -> Measured:
+    """Load one combination, verify its golden answer, time it."""
+    import torch
+
+    from perception_rt.model.runtime import open_archive
+
+    options = choice.options
+    what = Measured(name, choice.engine, choice.program.precision, options.threads)
+    torch.set_num_threads(choice.torch_threads)
+    before = resident_mib()
+    try:
+        device = torch.device(options.device)
+        runtime = open_archive(archive, device, options.half, options.threads, choice.program, choice.engine)
+        runtime.check_golden(archive.path)
+        times = timed(runtime, data, calls)
+    except (BundleError, ModelError) as error:
+        return Measured(*list(asdict(what).values())[:4], note=str(error))
+    return Measured(
+        *list(asdict(what).values())[:4],
+        p50_ms=round(float(np.percentile(times, 50)), 3),
+        p99_ms=round(float(np.percentile(times, 99)), 3),
+        per_s=round(1e3 / float(np.mean(times)), 2),
+        memory_mib=round(max(0.0, resident_mib() - before), 1),
+    )
+
+
+def timed(runtime: Any, data: Sequence[np.ndarray], calls: int) -> list[float]:
+    """ms of each call, after one call of each frame."""
+    for frame in data[:3]:
+        runtime(frame)
+    times = []
+    for index in range(calls):
+        started = time.perf_counter()
+        runtime(data[index % len(data)])
+        times.append((time.perf_counter() - started) * 1e3)
+    return times
+
+
+def resident_mib() -> float:
+    """Memory of this process, MiB; 0 where the system does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return 0.0
+
+
+def frames_of(archive: Any, source: Path | None) -> list[np.ndarray]:
+    """What the runtime takes: images (1, H, W, 3) or clouds (N, 4).
+
+    Raises:
+        ConfigError: nothing of this bundle's kind is there.
+    """
+    from perception_rt.model.golden import read_golden
+    from perception_rt.model.task import TASKS
+
+    if source is None:
+        return [read_golden(archive.manifest.golden, archive.members)]
+    flat = TASKS[archive.manifest.task].flat
+    files = (
+        sorted(path for path in source.glob("*") if path.suffix.lower() in IMAGES) if source.is_dir() else []
+    )
+    found = _pictures(files) if files and flat else _recorded(source, flat)
+    if not found:
+        raise ConfigError(f"--on={source}: holds no {'pictures' if flat else 'clouds'}")
+    return found
+
+
+def _pictures(files: Sequence[Path]) -> list[np.ndarray]:
+    import cv2
+
+    images = (cv2.imread(str(path)) for path in files[:MOST_FRAMES])
+    return [np.ascontiguousarray(image[None, :, :, ::-1]) for image in images if image is not None]
+
+
+def _recorded(source: Path, flat: bool) -> list[np.ndarray]:
+    from perception_rt.codec.compressed import parse_compressed
+    from perception_rt.codec.image import parse_image
+    from perception_rt.codec.points import parse_points
+    from perception_rt.replay.bag import Bag
+
+    kinds: dict[str, Any] = {"sensor_msgs/msg/PointCloud2": parse_points}
+    if flat:
+        kinds = {"sensor_msgs/msg/Image": parse_image, "sensor_msgs/msg/CompressedImage": parse_compressed}
+    found: list[np.ndarray] = []
+    with Bag(source) as bag:
+        topics = {topic: entry[0] for topic, entry in bag.topics.items() if entry[0] in kinds}
+        for message in bag.messages(list(topics)) if topics else ():
+            frame = kinds[topics[message.topic]](message.data).decode()
+            if flat:
+                pixels = frame.pixels[:, :, ::-1] if frame.bgr else frame.pixels
+                found.append(np.ascontiguousarray(pixels)[None])
+            else:
+                found.append(np.ascontiguousarray(frame.points))
+            if len(found) >= MOST_FRAMES:
+                break
+    return found
+
+
+def table_of(found: Sequence[Measured]) -> Any:
+    """The results as a table, the fastest of each bundle first."""
+    from rich.table import Table
+
+    table = Table(pad_edge=False)
+    for heading in ("bundle", "engine", "weights", "threads", "p50 ms", "p99 ms", "per s", "MiB", ""):
+        table.add_column(
+            heading, justify="right" if heading in ("p50 ms", "p99 ms", "per s", "MiB") else "left"
+        )
+    for row in sorted(found, key=lambda row: (row.bundle, row.p50_ms is None, row.p50_ms or 0.0)):
+        values = (row.p50_ms, row.p99_ms, row.per_s, row.memory_mib)
+        shown = ("-" if value is None else f"{value:.1f}" for value in values)
+        table.add_row(row.bundle, row.engine, row.precision, str(row.threads), *shown, row.note)
+    return table
+
+
+def write(folder: Path, found: Sequence[Measured], table: Any) -> None:
+    """`bench.json`, `bench.txt` and `bench.png`."""
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from perception_rt.replay.environment import machine
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine(), "rows": [asdict(row) for row in found]}
+    (folder / "bench.json").write_text(json.dumps(content, indent=2) + "\n")
+    with (folder / "bench.txt").open("w") as file:
+        Console(file=file, width=140).print(table)
+    ran = [row for row in found if row.p50_ms is not None]
+    figure = Figure(figsize=(9, 1.5 + 0.4 * len(ran)), layout="constrained")
+    axes = figure.subplots()
+    labels = [f"{row.bundle}, {row.engine}, {row.precision}, {row.threads}" for row in ran]
+    axes.barh(labels, [row.p99_ms for row in ran], color="C0", alpha=0.3, label="p99")
+    axes.barh(labels, [row.p50_ms for row in ran], color="C0", label="p50")
+    axes.set(xlabel="ms a call")
+    axes.legend()
+    figure.savefig(folder / "bench.png")
