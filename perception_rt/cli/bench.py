@@ -1,6 +1,7 @@
-"""Measure bundles: each engine, number of threads and precision, on a recording, a folder of pictures or noise.
+"""Measure bundles on each engine, number of threads and precision.
 
-Prints p50, p99, calls a second and memory of each combination; writes table, JSON and plot.
+They run on a recording, a folder of pictures, or the golden input. Prints p50, p99, calls a second and memory
+of each combination; writes table, JSON and plot.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ EXAMPLES = """\
   perception-rt bench pillars --on drive.mcap --out out/bench-pillars"""
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+PRECISIONS = ("fp32", "fp16", "int8")
 CALLS = 50
 MOST_FRAMES = 50  # kept in memory; the calls go around them
 MOST_CALLS = 100_000
@@ -58,15 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundles", nargs="+", metavar="BUNDLE", help="files, or names of shipped bundles")
     parser.add_argument("--engine", action="append", metavar="NAME", help="this engine (default: all here)")
     parser.add_argument("--threads", action="append", type=int, metavar="N", help="threads (default 1)")
-    parser.add_argument("--precision", action="append", choices=("fp32", "fp16", "int8"), help="default: all")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
     parser.add_argument(
         "--on", type=Path, metavar="PATH", help="a recording or a folder of pictures (default: golden input)"
     )
     parser.add_argument("--calls", type=int, default=CALLS, help=f"timed calls of each ({CALLS})")
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="write bench.json, bench.txt and bench.png"
-    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.json, .txt and .png")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,9 +118,6 @@ def combinations_of(
                 if choice.options.threads == count and choice.program.precision in (precisions or PRECISIONS):
                     made[choice.engine, choice.program.file, count] = (archive, choice)
     return list(made.values())
-
-
-PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def measure(name: str, archive: Any, choice: Any, data: Sequence[np.ndarray], calls: int) -> Measured:
@@ -180,9 +177,8 @@ def frames_of(archive: Any, source: Path | None) -> list[np.ndarray]:
     if source is None:
         return [read_golden(archive.manifest.golden, archive.members)]
     flat = TASKS[archive.manifest.task].flat
-    files = (
-        sorted(path for path in source.glob("*") if path.suffix.lower() in IMAGES) if source.is_dir() else []
-    )
+    files = sorted(source.glob("*")) if source.is_dir() else []
+    files = [path for path in files if path.suffix.lower() in IMAGES]
     found = _pictures(files) if files and flat else _recorded(source, flat)
     if not found:
         raise ConfigError(f"--on={source}: holds no {'pictures' if flat else 'clouds'}")
@@ -225,10 +221,11 @@ def table_of(found: Sequence[Measured]) -> Any:
     from rich.table import Table
 
     table = Table(pad_edge=False)
-    for heading in ("bundle", "engine", "weights", "threads", "p50 ms", "p99 ms", "per s", "MiB", ""):
-        table.add_column(
-            heading, justify="right" if heading in ("p50 ms", "p99 ms", "per s", "MiB") else "left"
-        )
+    for heading in ("bundle", "engine", "weights", "threads"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("p50 ms", "p99 ms", "per s", "MiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
     for row in sorted(found, key=lambda row: (row.bundle, row.p50_ms is None, row.p50_ms or 0.0)):
         values = (row.p50_ms, row.p99_ms, row.per_s, row.memory_mib)
         shown = ("-" if value is None else f"{value:.1f}" for value in values)
