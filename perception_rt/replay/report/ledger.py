@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from perception_rt.realtime.ledger import Outcome
+from perception_rt.realtime.pipeline import STAGES
 from perception_rt.types import ConfigError
 
-STAGES = ("wait", "decode", "infer", "publish")
 TIMES = ("age", *STAGES)
 UNREADABLE = "unreadable"
 OUTCOMES = (*(outcome.value for outcome in Outcome), UNREADABLE)
