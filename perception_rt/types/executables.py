@@ -8,4 +8,5 @@ EXECUTABLES = (
     "vehicle_state",
     "drive_simulator",
     "bag_player",
+    "video_player",
 )

@@ -9,7 +9,7 @@ from perception_rt.component.component import Component
 from perception_rt.component.graph import GraphNode, class_of
 from perception_rt.types import ConfigError
 
-SOURCES = ("bag_player", "drive_simulator")
+SOURCES = ("bag_player", "drive_simulator", "video_player")
 """Nodes of a graph whose part the recording plays."""
 OF_ROS = ("use_sim_time", "autostart")
 """Parameters that every node has, and that mean nothing here."""

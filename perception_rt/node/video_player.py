@@ -1,0 +1,76 @@
+"""Node video_player: publishes a video file, an image folder or a webcam as a camera, and /clock."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from rclpy.publisher import Publisher
+from sensor_msgs.msg import Image
+
+from perception_rt.codec.encode import encode_image
+from perception_rt.codec.video import VideoFrame, read_video
+from perception_rt.component.parameters import Parameter
+from perception_rt.node.run import run
+from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
+from perception_rt.types import ConfigError
+
+
+class VideoPlayerNode(SourceNode):
+    """Frames keep the spacing of the file; stamps count from the start of playing."""
+
+    PARAMETERS = (
+        Parameter(
+            "video", "", "A video file, a folder of images, or a webcam (its number or /dev/video<n>)."
+        ),
+        Parameter("topic", "image_raw", "Where the images are published."),
+        Parameter("frame_id", "camera_optical_frame", "The images' frame."),
+        Parameter(
+            "frame_rate_hz", 0.0, "Instead of the file's stamps; 0: those (folder: 10 Hz).", (0.0, 1e3)
+        ),
+        *SOURCE_PARAMETERS,
+    )
+
+    def __init__(self, node_name: str = "video_player", **kwargs: Any) -> None:
+        super().__init__(node_name, **kwargs)
+        self._frames: Iterator[VideoFrame] = iter(())
+        self._images: Publisher | None = None
+
+    def setup(self) -> None:
+        """Open the source, read its first frame, and create the publisher."""
+        if not self.values["video"]:
+            raise ConfigError("video='': name a file, a folder or a device, e.g. -p video:=street.mp4")
+        frames = read_video(self.values["video"], self.values["frame_rate_hz"])
+        # The first frame shows that the source can be read, before the node is configured.
+        self._frames = itertools.chain([next(frames)], frames)
+        self._images = self.create_publisher(Image, self.values["topic"], 5)
+
+    def teardown(self) -> None:
+        """Close the source."""
+        self._frames = iter(())
+        if self._images is not None:
+            self.destroy_publisher(self._images)
+            self._images = None
+
+    def listened(self) -> list[Publisher]:
+        """Return the publisher of the images."""
+        return [] if self._images is None else [self._images]
+
+    def events(self) -> Iterator[Event]:
+        """Yield every frame at its time."""
+        epoch_ns = time.time_ns()
+        for frame in self._frames:
+            stamp_ns = epoch_ns + frame.time_ns
+            yield stamp_ns, partial(self._emit, frame, stamp_ns)
+
+    def _emit(self, frame: VideoFrame, stamp_ns: int) -> None:
+        if self._images is not None:
+            self._images.publish(encode_image(frame.pixels, "bgr8", stamp_ns, self.values["frame_id"]))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until the video ends."""
+    return run([VideoPlayerNode], args)

@@ -1,0 +1,61 @@
+"""Videos, image folders and what is none of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from perception_rt.codec.video import read_video
+from perception_rt.types import ConfigError
+
+VIDEO = Path(__file__).resolve().parents[3] / "shared" / "data" / "video" / "solidWhiteRight.mp4"
+
+
+def picture(value: int) -> np.ndarray:
+    return np.full((48, 64, 3), value, np.uint8)
+
+
+def test_a_folder_is_read_by_name_at_its_rate(tmp_path):
+    for name, value in (("b.png", 20), ("a.png", 10), ("c.PNG", 30)):
+        cv2.imwrite(str(tmp_path / name), picture(value))
+    (tmp_path / "notes.txt").write_text("no picture")
+    frames = list(read_video(str(tmp_path), 5.0))
+    assert [frame.pixels[0, 0, 0] for frame in frames] == [10, 20, 30]
+    assert [frame.time_ns for frame in frames] == [0, 200_000_000, 400_000_000]
+
+
+@pytest.mark.parametrize("rate", [0.0, 50.0])
+def test_a_file_has_its_own_stamps_or_those_of_a_rate(tmp_path, rate):
+    file = str(tmp_path / "film.avi")
+    writer = cv2.VideoWriter(file, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
+    for value in (0, 100, 200):
+        writer.write(picture(value))
+    writer.release()
+    frames = list(read_video(file, rate))
+    step = 1e9 / (rate or 25.0)
+    assert [frame.time_ns for frame in frames] == pytest.approx([0, step, 2 * step], abs=1e6)
+    assert [round(float(frame.pixels.mean()), -1) for frame in frames] == [0, 100, 200]
+
+
+@pytest.mark.skipif(not VIDEO.exists(), reason="../shared/data is absent")
+def test_a_real_video_has_rising_stamps():
+    times = np.array([frame.time_ns for frame in read_video(str(VIDEO))])
+    assert len(times) > 100
+    assert (np.diff(times) > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty folder", "text", "broken image"])
+def test_what_cannot_be_played_is_named(tmp_path, kind):
+    source = tmp_path / kind
+    if kind == "empty folder":
+        source.mkdir()
+    if kind == "text":
+        source.write_text("no video")
+    if kind == "broken image":
+        source.mkdir()
+        (source / "a.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match="video="):
+        list(read_video(str(source)))
