@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from bench.image_accuracy import image_rows
 from bench.rows import Row, row
 from perception_rt.replay.clear_mot import Trajectories, score_tracks
 from perception_rt.replay.kitti import Labels, read_tracking_labels
@@ -24,10 +25,9 @@ from perception_rt.stage.tracking.config import (
     PEDESTRIAN,
     VEHICLE,
     Life,
-    Motion2D,
-    TrackerConfig2D,
     TrackerConfig3D,
 )
+from perception_rt.stage.tracking.presets import config_2d
 from perception_rt.stage.tracking.tracker import Tracker2D, Tracker3D
 from perception_rt.types import Detections2D, Detections3D, Tracks
 
@@ -51,19 +51,16 @@ KITTI = TrackerConfig3D(
     lives=(POINT_RCNN, replace(POINT_RCNN, hits_to_confirm=3, memory_s=0.5)),
     motions=(replace(VEHICLE, acceleration=10.0), replace(PEDESTRIAN, speed=5.0)),
 )
-TUD = TrackerConfig2D(
-    lives=(
-        Life(
-            high_score=0.6, birth_score=0.7, sure_score=0.9, hits_to_confirm=2, probation_s=0.1, coast_s=0.05
-        ),
-    ),
-    motions=(Motion2D(),),
-)
+TUD = config_2d(("pedestrian",))
 
 
 def tracking_rows(data: Path) -> list[Row]:
     """Every score; `data` is the folder of the recordings."""
-    return [*kitti_rows(data / "tracking_kitti"), *tud_rows(data / "tracking_mot15" / "TUD-Campus")]
+    return [
+        *kitti_rows(data / "tracking_kitti"),
+        *tud_rows(data / "tracking_mot15" / "TUD-Campus"),
+        *image_rows(data),
+    ]
 
 
 def kitti_rows(folder: Path) -> list[Row]:

@@ -23,8 +23,6 @@ class BoxFilters2D:
         motions: by label.
     """
 
-    distance_degrees = MEASURED
-
     def __init__(self, motions: Sequence[Motion2D]) -> None:
         self._acceleration = np.array([[m.acceleration] * 2 + [m.growth] * 2 for m in motions])
         self._noise = np.array([[m.position_sd] * 2 + [m.size_sd] * 2 for m in motions])
@@ -42,16 +40,6 @@ class BoxFilters2D:
         self._variance = self._variance + grown + power * dt**4 / 4
         self._shared = self._shared + dt * self._rate_variance + power * dt**3 / 2
         self._rate_variance = self._rate_variance + power * dt**2
-
-    def distances(self, measured: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Squared Mahalanobis distances of (D, 4) boxes.
-
-        Returns:
-            (T, D) distances and (T,) log determinants of the innovation covariances.
-        """
-        variance = self._variance + self._measurement_noise(labels, self.value)
-        innovation = measured[None] - self.value[:, None]
-        return (innovation * innovation / variance[:, None]).sum(2), np.log(variance).sum(1)
 
     def _measurement_noise(self, labels: np.ndarray, value: np.ndarray) -> np.ndarray:
         return (self._noise[labels] * value[:, 3:]) ** 2

@@ -23,7 +23,7 @@ class Life:
         memory_s: a confirmed track dies after this time without a detection, s: the longest occlusion that
             an id outlives.
         coast_s: a confirmed track is reported for this time without a detection, s.
-        gate: probability that a detection of a track lies inside its Mahalanobis gate.
+        gate: probability that a detection of a track lies inside its Mahalanobis gate, in space.
     """
 
     least_score: float = 0.1
@@ -94,13 +94,18 @@ class Motion2D:
         speed: of the velocity of a new track, heights/s.
         position_sd: of a measured centre, heights.
         size_sd: of a measured width or height, heights.
+        buffer: by how much of their size boxes are widened on each side before they are compared.
+        min_iou, min_iou_low: least IoU of widened boxes, for surer and for less sure detections.
     """
 
-    acceleration: float = 1.0
-    growth: float = 0.3
-    speed: float = 1.0
-    position_sd: float = 0.05
-    size_sd: float = 0.1
+    acceleration: float = 0.8
+    growth: float = 2.1
+    speed: float = 0.8
+    position_sd: float = 0.034
+    size_sd: float = 0.156
+    buffer: float = 0.24
+    min_iou: float = 0.32
+    min_iou_low: float = 0.45
 
     def __post_init__(self) -> None:
         for entry in fields(self):

@@ -8,6 +8,7 @@ arXiv:2110.06864), corrects, ends and begins tracks. Nothing is random: the same
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import chi2
@@ -22,6 +23,19 @@ from perception_rt.types.errors import TrackingError
 from perception_rt.types.tracks import Tracks, Tracks2D
 
 
+class Distances(NamedTuple):
+    """How far tracks and detections are apart.
+
+    Attributes:
+        distance: (T, D). spread: (T,), as of `assign`.
+        gates: (T,) of the first association and (T,) of the second.
+    """
+
+    distance: np.ndarray
+    spread: np.ndarray
+    gates: tuple[np.ndarray, np.ndarray]
+
+
 class _Tracker:
     """What is the same in space and in the image."""
 
@@ -30,7 +44,6 @@ class _Tracker:
         self._least = np.array([life.least_score for life in lives])
         self._high = np.array([life.high_score for life in lives])
         self._birth = np.array([life.birth_score for life in lives])
-        self._gate = chi2.ppf([life.gate for life in lives], filters.distance_degrees)
         self._stamp_ns: int | None = None
         self.resets = 0
 
@@ -61,14 +74,14 @@ class _Tracker:
         life, high = self._life, scores >= self._high[labels]
         free = np.ones(len(scores), bool)
         if len(life) and len(scores):
-            distance, spread = self._filters.distances(measured, life.labels)
+            distance, spread, gates = self._distances(measured)
             distance[life.labels[:, None] != labels] = np.inf
             low = (scores >= self._least[labels]) & ~high
-            for part, among in ((high, np.ones(len(life), bool)), (low, life.confirmed)):
+            stages = (high, np.ones(len(life), bool), gates[0]), (low, life.confirmed, gates[1])
+            for part, among, gate in stages:
                 rows, columns = np.flatnonzero(among & (life.detection < 0)), np.flatnonzero(part)
                 if len(rows) and len(columns):
-                    near, gate = distance[rows[:, None], columns], self._gate[life.labels[rows]]
-                    i, j = assign(near, spread[rows], gate)
+                    i, j = assign(distance[rows[:, None], columns], spread[rows], gate[rows])
                     self._correct(rows[i], columns[j], measured, scores)
                     free[columns[j]] = False
         self._keep(life.passed())
@@ -76,6 +89,10 @@ class _Tracker:
         if len(born):
             life.append(born, scores[born], labels[born])
             self._filters.append(measured[born], labels[born])
+
+    def _distances(self, measured: np.ndarray) -> Distances:
+        """Compare the tracks with (D, ...) boxes."""
+        raise NotImplementedError
 
     def _correct(
         self, rows: np.ndarray, detections: np.ndarray, measured: np.ndarray, scores: np.ndarray
@@ -98,9 +115,9 @@ class _Tracker:
         bad = ~((scores >= 0) & (scores <= 1))
         if bad.any():
             raise TrackingError(f"scores[{bad.argmax()}]", float(scores[bad.argmax()]), "must be in [0, 1]")
-        bad = (labels < 0) | (labels >= len(self._gate))
+        bad = (labels < 0) | (labels >= len(self._least))
         if bad.any():
-            reason = f"the tracker knows {len(self._gate)} classes"
+            reason = f"the tracker knows {len(self._least)} classes"
             raise TrackingError(f"labels[{bad.argmax()}]", int(labels[bad.argmax()]), reason)
         return boxes.astype(np.float64), scores.astype(np.float64)
 
@@ -117,6 +134,7 @@ class Tracker3D(_Tracker):
 
     def __init__(self, config: TrackerConfig3D) -> None:
         super().__init__(config.lives, BoxFilters3D(config.motions))
+        self._gate = chi2.ppf([life.gate for life in config.lives], BoxFilters3D.distance_degrees)
         self._in_odom: bool | None = None
 
     def update(
@@ -148,6 +166,11 @@ class Tracker3D(_Tracker):
         self._update(boxes, scores, detections.labels)
         return self._tracks()
 
+    def _distances(self, measured: np.ndarray) -> Distances:
+        labels = self._life.labels
+        distance, spread = self._filters.distances(measured, labels)
+        return Distances(distance, spread, (self._gate[labels], self._gate[labels]))
+
     def _tracks(self) -> Tracks:
         life, filters, rows = self._life, self._filters, self._life.reported()
         mean = filters.mean[rows].astype(np.float32)
@@ -171,6 +194,16 @@ class Tracker2D(_Tracker):
 
     def __init__(self, config: TrackerConfig2D) -> None:
         super().__init__(config.lives, BoxFilters2D(config.motions))
+        self._buffer = np.array([motion.buffer for motion in config.motions])
+        least = np.array([[motion.min_iou, motion.min_iou_low] for motion in config.motions])
+        self._gates = 1 - least
+
+    def _distances(self, measured: np.ndarray) -> Distances:
+        """Compare boxes that are widened, so that fast ones still meet (Yang et al., C-BIoU, WACV 2023)."""
+        labels = self._life.labels
+        overlap = _widened_iou(self._filters.value, measured, self._buffer[labels][:, None])
+        first, second = self._gates[labels].T
+        return Distances(1 - overlap, np.zeros(len(labels)), (first, second))
 
     def update(self, stamp_ns: int, detections: Detections2D) -> Tracks2D:
         """Take the detections of one moment; see `Tracker3D.update`.
@@ -203,6 +236,19 @@ class Tracker2D(_Tracker):
             missed_s=life.missed_s[rows].astype(np.float32),
             detection=life.detection[rows],
         )
+
+
+def _widened_iou(tracks: np.ndarray, detections: np.ndarray, buffer: np.ndarray) -> np.ndarray:
+    """Return the (T, D) IoU of boxes widened by `buffer` (T, 1) of their size on each side.
+
+    Args:
+        tracks: (T, 4) centre x, centre y, width, height in px. detections: (D, 4).
+    """
+    grown = 1 + 2 * buffer[:, :, None]
+    size, other = tracks[:, None, 2:] * grown, detections[None, :, 2:] * grown
+    apart = np.abs(tracks[:, None, :2] - detections[None, :, :2])
+    inner = np.minimum(np.minimum(size, other), (size + other) / 2 - apart).clip(min=0).prod(2)
+    return inner / (size.prod(2) + other.prod(2) - inner)
 
 
 def _checked_pose(matrix: np.ndarray) -> np.ndarray:
