@@ -41,6 +41,10 @@ class BagWriter:
         try:
             self._writer = Writer(self._folder, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
+            storage = (
+                self._writer.storage
+            )  # named as rosbag2 names a file, which `ros2 bag reindex` looks for
+            storage.path = storage.path.rename(storage.path.with_stem(f"{storage.path.stem}_0"))
         except WriterError as error:
             raise BagError(f"{folder}: is there already: remove it, or name another folder") from error
         except OSError as error:

@@ -30,7 +30,6 @@ GOOD, FAILED, INCOMPLETE = 0, 1, 3
 RUN, METRICS, LEDGER = "run.json", "metrics.json", "ledger.csv"
 BAG = "bag"
 WRITTEN = (RUN, METRICS, "differences.json", "report.html", "report.png", BAG, LEDGER)
-"""In the order in which an earlier run is removed: run.json says it is complete, a ledger that it is one."""
 PARTS = (*(f"{name}.part" for name in WRITTEN), ".differences.json.partial")
 """What is left of files that were being written when a process was killed."""
 
@@ -99,7 +98,7 @@ def run_session(
             progress(done_s, bag.duration_s)
 
         began_s = time.monotonic()
-        metrics = replay(run, bag, out, live, tell, begin=lambda: _clear(out))
+        metrics = replay(run, bag, out, live, tell, begin=lambda: _begin(out))
         replayed_s = time.monotonic() - began_s
         bag_s = bag.duration_s
     metrics["scores"] = score(out / BAG, truths, metrics, places) if truths else {}
@@ -152,18 +151,31 @@ def _check_folders(session: Session) -> None:
         raise ConfigError(f"--out={out}: {error.strerror}") from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise ConfigError(f"--out={out}: may not be written to")
-    strange = sorted(names - {*WRITTEN, *PARTS}) or [BAG] * (BAG in names and LEDGER not in names)
+    strange = sorted(names - {*WRITTEN, *PARTS}) or sorted(names) * (not _wrote(out))
     if strange:
         raise ConfigError(f"--out={out}: holds {strange[0]}, which no replay wrote: name another folder")
 
 
-def _clear(out: Path) -> None:
-    """Remove what an earlier replay wrote."""
-    for path in (out / name for name in (*WRITTEN[:-1], *PARTS, WRITTEN[-1])):
+def _wrote(out: Path) -> bool:
+    """Whether a replay wrote a folder: it left run.json, or run.json.part if it was interrupted."""
+    for name in (RUN, f"{RUN}.part"):
+        try:
+            if "perception_rt" in json.loads((out / name).read_text())["versions"]:
+                return True
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return False
+
+
+def _begin(out: Path) -> None:
+    """Remove what an earlier replay wrote, and mark the folder as that of a replay."""
+    marks = (RUN, f"{RUN}.part")  # what says that the rest is a replay's goes last
+    for path in (out / name for name in (*sorted({*WRITTEN, *PARTS} - {*marks}), *marks)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    (out / f"{RUN}.part").write_text(json.dumps({"versions": versions()}))
 
 
 def _judge(session: Session, metrics: dict[str, Any]) -> tuple[Comparison | None, list[Check]]:

@@ -220,7 +220,7 @@ def test_the_same_calls_write_the_same_bytes(tmp_path):
     bags = [written(tmp_path / run / "bag", messages()) for run in ("a", "b")]
     first, second = ({path.name: path.read_bytes() for path in bag.iterdir()} for bag in bags)
     assert first == second
-    assert set(first) == {"bag.mcap", "metadata.yaml"}
+    assert set(first) == {"bag_0.mcap", "metadata.yaml"}
 
 
 def test_vision_msgs_are_those_of_everybody(tmp_path):

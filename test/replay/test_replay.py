@@ -22,7 +22,7 @@ from perception_rt.replay.bag import Bag
 from test import drives
 
 CONFIG = Path(__file__).parents[2] / "config"
-SAME = ("bag/bag.mcap", "bag/metadata.yaml", "ledger.csv", "metrics.json")
+SAME = ("bag/bag_0.mcap", "bag/metadata.yaml", "ledger.csv", "metrics.json")
 GRAPH = {
     "camera_detector": {"bundle": "sim_camera", "image_topics": [drives.IMAGE], "warmup_sizes": ["320x180"]},
     "lidar_detector": {"bundle": "pillars", "points_topics": [drives.POINTS]},
@@ -205,8 +205,8 @@ def test_a_slow_model_loses_frames_as_it_would_on_the_road(drive, camera, tmp_pa
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
-        (("-r", f"{drives.IMAGE}:=/elsewhere"), 3, "not in the recording: /elsewhere"),
-        (("-r", f"{drives.IMAGE}:={drives.IMU}"), 3, "of another type, sensor_msgs/msg/Imu: /imu"),
+        (("-r", f"{drives.IMAGE}:=/elsewhere"), 2, "no node uses a recorded topic: wanted are /elsewhere"),
+        (("-r", f"{drives.IMAGE}:={drives.IMU}"), 2, "did you mean /imu?; recorded: "),
         (("-r", "/typo:=/elsewhere"), 2, "-r /typo:=/elsewhere: no node uses /typo"),
         (("-p", "camera_detektor:half:=true"), 2, "no such node; of the graph: /camera_detector"),
         (("-p", "image_topics:=[/a/b, a/b]"), 2, "two of them are one"),
@@ -240,14 +240,23 @@ def test_a_recording_is_never_overwritten_by_its_replay(drive, camera, tmp_path,
     shutil.copytree(drive, tmp_path / "bag")
     assert replay(tmp_path / "bag", "--config", camera, "--out", tmp_path / where) == 2
     assert "name another folder" in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "bag").iterdir()) == ["drive.mcap", "metadata.yaml"]
+    assert sorted(path.name for path in (tmp_path / "bag").iterdir()) == ["drive_0.mcap", "metadata.yaml"]
 
 
 def test_a_recording_of_somebody_else_is_not_taken_for_a_replay(drive, camera, tmp_path, capsys):
     shutil.copytree(drive, tmp_path / "out" / "bag")
     assert replay(drive, "--config", camera, "--out", tmp_path / "out") == 2
     assert "holds bag, which no replay wrote" in capsys.readouterr().err
-    assert (tmp_path / "out" / "bag" / "drive.mcap").exists()
+    assert (tmp_path / "out" / "bag" / "drive_0.mcap").exists()
+
+
+@pytest.mark.parametrize("name", ["report.html", "run.json", "ledger.csv", "run.json.part"])
+@pytest.mark.parametrize("text", ["years of work", "[]", '{"versions": 3}', "{}"])
+def test_files_with_our_names_do_not_make_a_folder_ours(drive, camera, tmp_path, capsys, name, text):
+    (tmp_path / name).write_text(text)
+    assert replay(drive, "--config", camera, "--out", tmp_path) == 2
+    assert f"holds {name}, which no replay wrote" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == text
 
 
 def test_what_cannot_be_used_costs_no_earlier_run_and_what_was_killed_is_cleared(drive, camera, tmp_path):
@@ -265,7 +274,7 @@ def test_what_cannot_be_used_costs_no_earlier_run_and_what_was_killed_is_cleared
     ):
         assert replay(*given, *change) == 2
         assert {name: (out / name).read_bytes() for name in before} == before, change
-    (out / "run.json").unlink()
+    (out / "run.json").rename(out / "run.json.part")
     (out / "metrics.json.part").write_text("{")
     assert replay(*given) == 0
     assert not (out / "metrics.json.part").exists()

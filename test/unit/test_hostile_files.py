@@ -197,3 +197,11 @@ def test_compressed_files_are_found_and_splits_in_a_renamed_folder_are_one_recor
 def test_hostile_texts_are_refused(read, name):
     with pytest.raises(PerceptionError, match="line"):
         read(CASES / "robust" / name)
+
+
+@needs_cases
+@pytest.mark.parametrize(("name", "count"), [("head_maxtime_index_zero", 20), ("chunks_and_loose", 50)])
+def test_sound_forms_of_libmcap_are_read_whole_and_without_a_word(name, count):
+    with Bag(CASES / "recordings" / "mcap" / f"{name}.mcap") as bag:
+        assert len(list(bag.messages())) == count
+        assert bag.damage == []

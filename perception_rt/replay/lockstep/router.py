@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import NamedTuple, Protocol
 
 from perception_rt.codec.transforms import parse_transforms
@@ -92,6 +93,22 @@ class Router:
         for name, topic in self._unused.items():
             used = ", ".join(sorted({*self.subscriptions, *self.announced}))
             raise ConfigError(f"-r {name}:={topic}: no node uses {name}; the topics are {used}")
+
+    def check_inputs(self) -> None:
+        """Refuse a recording that has no topic which a node subscribes to.
+
+        Raises:
+            ConfigError: names the topics, near misses, and what is recorded.
+        """
+        if any(self.users(topic) for topic in self._recorded):
+            return
+        wanted = sorted(set(self.subscriptions) - set(self.announced))
+        near = [found for topic in wanted for found in get_close_matches(topic, self._recorded, 1)]
+        guess = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+        recorded = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(self._recorded.items()))
+        raise ConfigError(
+            f"no node uses a recorded topic: wanted are {', '.join(wanted)}{guess}; recorded: {recorded}"
+        )
 
     def announce(self, node: str, topic: str, message_type: str) -> None:
         """A node is going to publish.

@@ -124,6 +124,7 @@ class _Replay:
             for host in self._hosts:
                 self._set_up(host)
             self._router.check_remaps()
+            self._router.check_inputs()
             if self._live is not None:
                 made = {topic: kind for topic, (_, kind) in self._router.announced.items()}
                 self._live.begin({**kinds, **made}, VIEWER_S)

@@ -49,6 +49,8 @@ def load_truth(source: str, bag: Bag) -> list[Truth]:
         BagError: labels or messages cannot be read, label a frame that the recording does not have, or count
             messages of which some are damaged.
     """
+    if not source.startswith("/") and f"/{source}" in bag.topics and not Path(source).exists():
+        source = f"/{source}"
     if source in bag.topics:
         return [_of_topic(source, bag)]
     topic, equals, path = source.partition("=")

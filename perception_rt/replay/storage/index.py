@@ -97,7 +97,7 @@ def index_of(read: Read, size: int) -> Index:
 
 
 def _summary(read: Read, size: int) -> Index | None:
-    """By the summary; None where the file was written without one, or without statistics or chunk indexes.
+    """By the summary; None where it has no statistics or chunk indexes, or messages lie beside chunks.
 
     Raises:
         FormatError: it is damaged, or is not that of this file.
@@ -120,7 +120,9 @@ def _summary(read: Read, size: int) -> Index | None:
     index.counts = Counter(index.statistics.counts)
     told = sum((Counter(chunk.counts) for chunk in index.chunks), Counter())
     if any(chunk.counts for chunk in index.chunks) and told != +index.counts:
-        raise FormatError("contradicts itself")
+        if told - index.counts:
+            raise FormatError("contradicts itself")
+        return None  # the other messages lie beside the chunks
     if set(+index.counts) - set(index.channels):
         raise FormatError("does not have all channels")
     return index
@@ -156,6 +158,8 @@ def _verified(read: Read, stop: int, chunks: list[ChunkIndex]) -> Iterator[Chunk
         if found.start < end or data[:1] != bytes([CHUNK]) or body_length != unpack_from("<Q", data, 1)[0]:
             raise FormatError(f"has a chunk at byte {found.start} that is not there")
         head = parse_chunk_head(data[PREFIX:], body_length)
+        if head.start_ns > head.end_ns:  # no message: libmcap's index then has other times than the head
+            found = found._replace(head=found.head._replace(start_ns=head.start_ns, end_ns=head.end_ns))
         if head._replace(crc=0) != found.head:
             raise FormatError(f"has another chunk at byte {found.start}")
         end = found.start + found.length + found.index_length
@@ -181,7 +185,7 @@ def _scanned(read: Read, size: int) -> Index:
     if last != FOOTER:
         index.lost.append(Lost(None, None, None, "ends without a footer: the recording is cut off"))
     index.chunks = [chunk for chunk in index.chunks if _looked_into(index, read, chunk)]
-    if index.checked:
+    if index.checked and (index.statistics is None or Counter(index.statistics.counts) != +index.counts):
         _distrust(index)
     return index
 

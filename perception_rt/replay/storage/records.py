@@ -165,7 +165,8 @@ def parse_chunk_head(body: bytes, length: int) -> ChunkHead:
     start_ns, end_ns, size, crc = fields.take("<QQQI")
     compression = fields.text()
     (packed,) = fields.take("<Q")
-    times = start_ns <= end_ns <= LATEST_NS or (start_ns, end_ns) == (LATEST_NS, 0)  # the latter: no message
+    # Without a message, libmcap begins at the greatest time and ends at 0.
+    times = start_ns <= end_ns <= LATEST_NS or (start_ns >= LATEST_NS and end_ns == 0)
     if fields.at + packed != length or size > MAX_BYTES or not times:
         raise FormatError("has a head that contradicts itself")
     return ChunkHead(start_ns, end_ns, size, crc, compression, fields.at, packed)
