@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,16 +245,22 @@ def _network_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _from_onnx(args: argparse.Namespace) -> Imported:
+    from perception_rt.model.importers.onnx_file import parse_model
+
+    classes = _classes(args)
+    parse_model(args.file)  # what is no ONNX is refused before torch is loaded
     from perception_rt.model.importers.onnx import import_onnx
 
-    return import_onnx(args.file, args.decoder, _classes(args), **_network_options(args))
+    return import_onnx(args.file, args.decoder, classes, **_network_options(args))
 
 
 def _from_torchscript(args: argparse.Namespace) -> Imported:
+    classes, options = _classes(args), _network_options(args)
+    if not zipfile.is_zipfile(args.file):  # refused before torch is loaded
+        raise BundleError(f"{args.file}: {'not TorchScript' if args.file.is_file() else 'no such file'}")
     from perception_rt.model.importers.torchscript import import_torchscript
 
-    options = _network_options(args)
-    return import_torchscript(args.file, args.decoder, _classes(args), contract=args.contract, **options)
+    return import_torchscript(args.file, args.decoder, classes, contract=args.contract, **options)
 
 
 def _from_torchvision(args: argparse.Namespace) -> Imported:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from perception_rt.model.decoders import Detr, RfDetr, YoloV8
 from perception_rt.model.decoders.common import Match, Signature
 from perception_rt.model.network import known_decoders
@@ -125,8 +123,3 @@ def _guess(kind: type[Any], network: Signature) -> tuple[Mapping[str, Any], tupl
     if first.shape[2] == 6:
         return {"classes": network.classes or 0, "layout": "rows"}, network.names
     return {"classes": first.shape[1] - 4}, network.names
-
-
-def noise(shape: tuple[int, ...]) -> torch.Tensor:
-    """The same values in [0, 1) on every call."""
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))

@@ -7,16 +7,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
-from perception_rt.model.bundle import ProgramSource
-from perception_rt.model.golden import Outputs
-from perception_rt.model.manifest import DecoderSpec
-from perception_rt.model.specs import InputSpec
 from perception_rt.types.errors import BundleError
+
+if TYPE_CHECKING:  # without torch a bad file is refused at once
+    from torch import nn
+
+    from perception_rt.model.bundle import ProgramSource
+    from perception_rt.model.golden import Outputs
+    from perception_rt.model.manifest import DecoderSpec
+    from perception_rt.model.specs import InputSpec
 
 MAX_NAMES_FILE = 4 << 20  # bytes
 MAX_CLASSES = 65_536
@@ -73,6 +76,11 @@ def coco91() -> tuple[str, ...]:
     """COCO's names by their 91 ids; ids that stand for nothing are ``N/A 12`` and the like."""
     names = iter(COCO80)
     return tuple(f"N/A {i}" if i in _COCO_GAPS else next(names) for i in range(91))
+
+
+def noise(shape: tuple[int, ...]) -> np.ndarray:
+    """The same float32 values in [0, 1) on every call."""
+    return np.random.default_rng(0).random(shape, np.float32)
 
 
 def sha256_of(path: Path) -> str:

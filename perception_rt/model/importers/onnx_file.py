@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from perception_rt.model.importers.auto import noise
-from perception_rt.model.importers.common import first_line
+from perception_rt.model.importers.common import first_line, named_list, noise
 from perception_rt.types.errors import BundleError
 
 MAX_BYTES = (1 << 31) - 1  # of a protobuf message
@@ -50,15 +49,13 @@ class OnnxNetwork:
 
     def example(self, count: int = 1) -> np.ndarray:
         """Noise that the network takes: ``count`` images."""
-        values = noise((count, 3, *self.size)).numpy()
+        values = noise((count, 3, *self.size))
         values = values.transpose(0, 2, 3, 1) if self.layout == "NHWC" else values
         values = values * 255 if self.dtype == "uint8" else values
         return np.ascontiguousarray(values.astype(self.dtype))
 
     def names(self) -> list[str] | None:
         """Class names of the metadata; None where it holds none."""
-        from perception_rt.model.importers.common import named_list
-
         text = self.metadata.get("names")
         if not text or len(text) > 1 << 20:
             return None
@@ -118,7 +115,20 @@ def load_model(path: Path) -> Any:
     """The ModelProto of a file, with its external data.
 
     Raises:
-        BundleError: no file, not ONNX, external data that is missing or lies elsewhere.
+        BundleError: as `parse_model`; external data that is missing or lies elsewhere; NaN weights.
+    """
+    model = parse_model(path)
+    _load_external(model, path)
+    for tensor in model.graph.initializer:
+        _check_finite(tensor, path)
+    return model
+
+
+def parse_model(path: Path) -> Any:
+    """The ModelProto of a file.
+
+    Raises:
+        BundleError: no file, not ONNX.
     """
     try:
         import onnx
@@ -134,9 +144,6 @@ def load_model(path: Path) -> Any:
         raise BundleError(f"{path}: not ONNX: {first_line(error)}") from error
     if not model.graph.node or not model.graph.output:
         raise BundleError(f"{path}: not ONNX: holds no graph")
-    _load_external(model, path)
-    for tensor in model.graph.initializer:
-        _check_finite(tensor, path)
     return model
 
 

@@ -14,8 +14,15 @@ from torch import Tensor, nn
 
 from perception_rt.model.bundle import ProgramSource
 from perception_rt.model.decoders.common import Signature
-from perception_rt.model.importers.auto import choose_decoder, find_decoder, noise
-from perception_rt.model.importers.common import Imported, class_names, first_line, named_list, sha256_of
+from perception_rt.model.importers.auto import choose_decoder, find_decoder
+from perception_rt.model.importers.common import (
+    Imported,
+    class_names,
+    first_line,
+    named_list,
+    noise,
+    sha256_of,
+)
 from perception_rt.model.importers.onnx import changed, make_decoder
 from perception_rt.model.importers.reference import reference_answer
 from perception_rt.model.manifest import DecoderSpec
@@ -151,7 +158,7 @@ def import_torchscript(
     if contract:
         return _contract(path, module, classes, changes, provenance)
     size = input_size or _size(path, metadata)
-    x = noise((1, 3, *size))
+    x = torch.from_numpy(noise((1, 3, *size)))
     outputs = _run(module, x, path)
     own = named_list(json.loads(metadata["names"]), f"{path} names") if "names" in metadata else None
     known = classes if classes is not None else own
@@ -236,7 +243,7 @@ def _contract(
     if classes is None:
         raise BundleError(f"{path}: the module does not tell its classes: give --classes FILE")
     form, reasons = None, []
-    image = (noise((120, 160, 3)) * 255).to(torch.uint8)[None]
+    image = torch.from_numpy((noise((1, 120, 160, 3)) * 255).astype(np.uint8))
     for kind in (LossesContract, ListContract, TupleContract):
         try:
             scripted = script_module(kind(module, score, nms))
