@@ -23,7 +23,7 @@ from bench.rows import Row, table_of, write_rows
 from perception_rt.node.transport import transport_environment
 
 OUT = Path("out/bench")
-PARTS = ("camera", "lidar", "state", "replay")
+PARTS = ("camera", "lidar", "state", "replay", "models")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,7 +52,9 @@ def measure_all(args: argparse.Namespace, console: Console) -> None:
 
     keep_large_blocks()
     for part in args.part or PARTS:
-        rows = {"camera": camera, "lidar": lidar, "state": state, "replay": replay}[part](args, console)
+        rows = {"camera": camera, "lidar": lidar, "state": state, "replay": replay, "models": models}[part](
+            args, console
+        )
         rows = sorted(rows, key=lambda entry: entry.name.rpartition("/")[0])
         path = OUT / f"{part}.json"
         write_rows(path, rows)
@@ -113,6 +115,15 @@ def replay(args: argparse.Namespace, console: Console) -> list[Row]:
     return with_bar(
         console, total, lambda folder, step: replay_part(bundle, folder, pairs, times, memory_times, step)
     )
+
+
+def models(args: argparse.Namespace, console: Console) -> list[Row]:
+    """The part models."""
+    from bench.models import models_part
+
+    console.print("models: about a minute")
+    with tempfile.TemporaryDirectory() as folder:
+        return models_part(Path(folder), args.quick)
 
 
 def with_bar(

@@ -25,14 +25,18 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `export` from its sources, `verify` and `show`."""
+    """Declare `export` from its sources, `verify`, `show` and `compile`."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     bundle_export.add_arguments(commands.add_parser("export", help="make a bundle"))
     verify = commands.add_parser("verify", help="verify a bundle's manifest, hash and golden answer")
     show = commands.add_parser("show", help="print a bundle's manifest (runs nothing)")
-    for command in (verify, show):
+    build = commands.add_parser("compile", help="build the engines that take minutes, for this machine")
+    for command in (verify, show, build):
         command.add_argument("bundle", metavar="FILE", help="a file, or the name of a shipped bundle")
-    verify.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
+    for command in (verify, build):
+        command.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
+    build.add_argument("--half", action="store_true", help="in fp16 (CUDA only)")
+    build.add_argument("--threads", type=int, default=1, help="of the compiled form on a CPU (1)")
     show.add_argument("--json", action="store_true", help="the whole manifest as JSON")
 
 
@@ -42,7 +46,32 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         BundleError: one line that says why not.
     """
-    return {"export": bundle_export.run, "verify": _verify, "show": _show}[args.action](args)
+    actions = {"export": bundle_export.run, "verify": _verify, "show": _show, "compile": _compile}
+    return actions[args.action](args)
+
+
+def _compile(args: argparse.Namespace) -> int:
+    """Build, for this machine, the engines that take minutes; `auto` then tries them too."""
+    from perception_rt.model.archive import read_archive
+    from perception_rt.model.engine import EngineOptions, engine_names, find_engine
+    from perception_rt.model.runtime import resolve_bundle, resolve_device
+
+    archive = read_archive(resolve_bundle(args.bundle))
+    options, built = EngineOptions(str(resolve_device(args.device)), args.half, args.threads), 0
+    for name in engine_names():
+        kind = find_engine(name)
+        programs = [entry for entry in archive.manifest.programs if entry.kind in kind.KINDS]
+        if not programs or not hasattr(kind, "compile"):
+            continue
+        if (why := kind.available(options)) is not None:
+            print(f"{name}: left out: {why}")
+            continue
+        for program in programs:
+            kind.compile(program, archive.members[program.file], options)
+            print(f"{name}: {program.file} is compiled")
+            built += 1
+    print(f"{args.bundle}: {built} compiled")
+    return 0
 
 
 def _verify(args: argparse.Namespace) -> int:

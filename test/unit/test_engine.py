@@ -1,6 +1,7 @@
 """Engines give the golden answer or say why not; auto measures; a bad bundle is one line."""
 
 import dataclasses
+import io
 import json
 import time
 import zipfile
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from perception_rt.cli.main import main
 from perception_rt.model import bundle, choice
 from perception_rt.model.archive import MANIFEST_FILE, read_archive, read_manifest, write_archive
 from perception_rt.model.device_image import DevicePreparer
@@ -279,3 +281,20 @@ def test_shipped_bundles_prove_themselves_on_a_scene(path):
     assert manifest.schema_version == 2
     assert manifest.golden.origin in ("picture", "cloud")
     assert len(manifest.golden.scores) >= 5
+
+
+def test_compile_says_what_it_built_and_what_it_left_out(cells, capsys):
+    assert main(["bundle", "compile", str(cells)]) == 0
+    said = capsys.readouterr().out
+    assert "tensorrt: left out: TensorRT needs a CUDA device" in said
+    assert "0 compiled" in said
+
+
+def test_torch_export_does_not_run_before_it_is_compiled(tmp_path):
+    exported = io.BytesIO()
+    example = torch.zeros(1, 3, *SIZE)
+    torch.export.save(torch.export.export(network(), (example,)), exported)
+    path = tmp_path / "pt2.pt"
+    program = bundle.ProgramSource("pt2", exported.getvalue(), *NAMES)
+    with pytest.raises(BundleError, match="not compiled for this machine: run"):
+        save(path, program)
