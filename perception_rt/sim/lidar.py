@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perception_rt.sim.path import SimulatedEgo
-from perception_rt.sim.raycast import RayGrid, cast_capsules, cast_faces, nearest
+from perception_rt.sim.raycast import RayGrid, cast_capsules, cast_faces, dot, nearest
 from perception_rt.sim.scene import to_base
 from perception_rt.sim.solids import Solids, solids_of
 from perception_rt.sim.terrain import REFLECTIVITY, Terrain
@@ -178,10 +178,10 @@ def _cosine(
     capsule = part[round_] - f
     a, axis = solids.ends[0, capsule], solids.ends[1, capsule] - solids.ends[0, capsule]
     away = ray[round_] * rho[met[round_], None] - a
-    along = np.clip((away * axis).sum(-1) / np.maximum((axis**2).sum(-1), 1e-12), 0, 1)
+    along = np.clip(dot(away, axis) / np.maximum(dot(axis, axis), 1e-12), 0, 1)
     normals[round_] = (away - along[:, None] * axis) / solids.radius[capsule, None]
     cosine = np.zeros(len(rho))
-    cosine[met] = np.abs((normals * ray).sum(-1)) / np.sqrt(1 + ray[:, 2] ** 2)
+    cosine[met] = np.abs(dot(normals, ray)) / np.sqrt(1 + ray[:, 2] ** 2)
     return cosine
 
 
@@ -222,8 +222,11 @@ def _returns(grid: RayGrid, surface: _Surface, rng: np.random.Generator) -> tupl
     # Real surfaces are rougher than Lambert's: what is seen at a grazing angle is not black.
     intensity = reflectivity[back] * np.sqrt(cosine[back]) / (1 + (distance / FALLOFF_M) ** 2)
     intensity = np.clip(intensity * rng.normal(1, 0.08, len(back)), 0, 1)
-    points = np.stack([rho * grid.cos[column], rho * grid.sin[column], rho * grid.tan[ring], intensity], -1)
-    return points.astype(np.float32), surface.owner[met[back]]
+    points = np.empty((len(back), 4), np.float32)
+    columns = rho * grid.cos[column], rho * grid.sin[column], rho * grid.tan[ring], intensity
+    for i, values in enumerate(columns):
+        points[:, i] = values
+    return points, surface.owner[met[back]]
 
 
 def _truth(ego: SimulatedEgo, objects: WorldObjects) -> tuple[Detections3D, np.ndarray]:

@@ -63,7 +63,7 @@ def cast_faces(grid: RayGrid, corners: np.ndarray, normals: np.ndarray) -> Hits:
         grid: the rays. corners: (F, K, 3) m, padded by repeating the last corner.
         normals: (F, 3) unit, outward; a face turned away is not hit.
     """
-    offset = _dot(normals, corners[:, 0])
+    offset = dot(normals, corners[:, 0])
     front = np.flatnonzero(offset < -1e-6)
     corners, normals, offset = corners[front], normals[front], offset[front]
     centre = corners.mean(1)
@@ -86,9 +86,9 @@ def _face_spans(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest tan(elevation) of a face in a column, for pairs of them."""
     edges = _cross(corners, np.roll(corners, -1, 1))  # normals of the planes through sensor and edge
-    edges *= np.sign(_dot(edges, centre[:, None]))[..., None]  # turned inward
+    edges *= np.sign(dot(edges, centre[:, None]))[..., None]  # turned inward
     # An edge that stands upright bounds the azimuth only; a repeated corner bounds nothing.
-    upright = np.abs(edges[..., 2]) <= 1e-9 * _dot(corners, corners)
+    upright = np.abs(edges[..., 2]) <= 1e-9 * dot(corners, corners)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.where(upright[..., None], np.nan, -edges[..., :2] / edges[..., 2:])
     cos, sin = grid.cos[column], grid.sin[column]
@@ -112,12 +112,12 @@ def cast_capsules(grid: RayGrid, a: np.ndarray, b: np.ndarray, radius: np.ndarra
     capsule, column, ring = _capsule_windows(grid, a, b, radius)
     d = np.stack([grid.cos[column], grid.sin[column], grid.tan[ring]], -1)
     a, axis, squared = a[capsule], (b - a)[capsule], (radius**2)[capsule]
-    axis_axis, axis_d, axis_a = _dot(axis, axis), _dot(axis, d), _dot(axis, a)
-    d_d, d_a = 1 + d[:, 2] ** 2, _dot(d, a)
+    axis_axis, axis_d, axis_a = dot(axis, axis), dot(axis, d), dot(axis, a)
+    d_d, d_a = 1 + d[:, 2] ** 2, dot(d, a)
     # The side: |rho d - a|^2 less its part along the axis is radius^2.
     qa = axis_axis * d_d - axis_d**2
     qb = axis_axis * d_a - axis_a * axis_d
-    qc = axis_axis * (_dot(a, a) - squared) - axis_a**2
+    qc = axis_axis * (dot(a, a) - squared) - axis_a**2
     inside = qb**2 - qa * qc
     with np.errstate(divide="ignore", invalid="ignore"):
         rho = (qb - np.sqrt(inside)) / qa
@@ -131,8 +131,8 @@ def cast_capsules(grid: RayGrid, a: np.ndarray, b: np.ndarray, radius: np.ndarra
 
 def _meet_ball(d: np.ndarray, d_d: np.ndarray, centre: np.ndarray, squared: np.ndarray) -> np.ndarray:
     """(N,) where rays d enter balls; infinite where they miss."""
-    d_c = _dot(d, centre)
-    inside = d_c**2 - d_d * (_dot(centre, centre) - squared)
+    d_c = dot(d, centre)
+    inside = d_c**2 - d_d * (dot(centre, centre) - squared)
     return np.where(inside >= 0, (d_c - np.sqrt(np.maximum(inside, 0))) / d_d, np.inf)
 
 
@@ -167,7 +167,8 @@ def _nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.hypot(*(a[:, :2] + u[:, None] * axis).T)
 
 
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the (...,) scalar products of (..., 3) vectors."""
     # Column by column: a reduction over an axis of three runs one element at a time.
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 

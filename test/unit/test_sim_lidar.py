@@ -370,3 +370,11 @@ def test_more_steps_give_a_denser_cloud():
     near = few.truth_points > 30
     assert near.any()
     np.testing.assert_allclose(many.truth_points[near] / few.truth_points[near], 6, rtol=0.35)
+
+
+def test_unevenness_is_the_sum_of_its_waves_far_from_the_origin_too():
+    terrain = Terrain(World(3))
+    x, y = np.random.default_rng(0).uniform(-20_000, 20_000, (2, 5000))
+    angle = x[:, None] * terrain._wave[0] + y[:, None] * terrain._wave[1] + terrain._phase
+    expected = np.sin(angle).sum(-1) * np.sqrt(2 / len(terrain._phase))
+    np.testing.assert_allclose(terrain.unevenness(x, y), expected, atol=2e-6)
