@@ -12,7 +12,6 @@ from perception_rt.codec.image import parse_image
 from perception_rt.component.detector import DETECTOR_PARAMETERS, DetectorComponent
 from perception_rt.component.graph import output_prefixes
 from perception_rt.component.parameters import Parameter
-from perception_rt.model.runtime import Runtime
 from perception_rt.stage.detect2d import detect2d
 from perception_rt.stage.draw import draw_detections
 from perception_rt.types import CameraFrame, ConfigError, Detections2D
@@ -55,13 +54,13 @@ class CameraDetector(DetectorComponent):
                 "sensor_msgs/msg/Image", f"~{prefix}/image_annotated", 1
             )
 
-    def warm_up(self, runtime: Runtime) -> None:
+    def warm_up(self, runtime: Any) -> None:
         """Infer at every size of `warmup_sizes`, one image and a batch of all cameras."""
         sizes = [parse_size(text) for text in self.values["warmup_sizes"]]
         for batch in {1, len(self.values["image_topics"])}:
             runtime.warmup(sizes, batch)
 
-    def use(self, runtime: Runtime) -> None:
+    def use(self, runtime: Any) -> None:
         """Take `runtime` from the next frame on."""
         super().use(runtime)
         self._encoder = DetectionEncoder(runtime.manifest.classes)

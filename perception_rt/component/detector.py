@@ -45,9 +45,10 @@ class DetectorComponent(Component):
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
-        self.runtime: Runtime | None = None
-        self.worker: InferenceWorker | None = None
-        self.pipeline: FramePipeline | None = None
+        # None before `setup` and after `teardown`.
+        self.runtime: Any = None  # the runtime of the task
+        self.worker: InferenceWorker = None  # type: ignore[assignment]
+        self.pipeline: FramePipeline = None  # type: ignore[assignment]
         self.scheduler = FixedRateScheduler(values["rate_hz"])
 
     # What a sensor's detector fills in.
@@ -129,7 +130,7 @@ class DetectorComponent(Component):
         """End the worker, drop the model."""
         if self.worker is not None and not self.worker.stop(WORKER_STOP_S):
             self.host.info("the model still computes; the result of its last frame is not used")
-        self.worker = self.pipeline = self.runtime = None
+        self.worker = self.pipeline = self.runtime = None  # type: ignore[assignment]
 
     def on_parameters(self) -> None:
         """Rate, thresholds and limits change between two frames."""

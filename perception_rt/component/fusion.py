@@ -80,8 +80,9 @@ class Fusion(Component):
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
-        self._pairing: StampPairing | None = None
-        self._queue: ReadyQueue[Pair] | None = None
+        # None before `setup` and after `teardown`.
+        self._pairing: StampPairing = None  # type: ignore[assignment]
+        self._queue: ReadyQueue[Pair] = None  # type: ignore[assignment]
 
     # Lifecycle.
 
@@ -124,7 +125,7 @@ class Fusion(Component):
 
     def teardown(self) -> None:
         """Release what `setup` created."""
-        self._pairing = self._queue = None
+        self._pairing = self._queue = None  # type: ignore[assignment]
 
     def on_clock_reset(self) -> None:
         """End the messages that wait for their partner or for a transform."""
@@ -184,7 +185,8 @@ class Fusion(Component):
             return
         topic = self.values["image_topic"]
         try:
-            image = (parse_compressed if topic.endswith("/compressed") else parse_image)(data)
+            compressed = topic.endswith("/compressed")
+            image: Parsed = parse_compressed(data) if compressed else parse_image(data)
         except PerceptionError as error:
             self.host.warn(self.host.resolve_topic_name(topic), error)
             return
@@ -252,15 +254,19 @@ class Fusion(Component):
         if self._markers.get_subscription_count():
             markers = box_markers(fused.detections, fused.classes, fused.sources)
             self._markers.publish(encode_markers(markers, lidar.stamp_ns, lidar.frame_id))
-        if answer.model is None or not self._annotated.get_subscription_count():
+        partner, model, camera_from_lidar = pair.partner, answer.model, answer.camera_from_lidar
+        if partner is None or model is None or camera_from_lidar is None:
             return
-        image = self._images.get(pair.partner.stamp_ns)
+        if not self._annotated.get_subscription_count():
+            return
+        image = self._images.get(partner.stamp_ns)
         if image is None:
             return
         frame = image.decode()
-        way = answer.model, answer.camera_from_lidar
-        picture = draw_outlines(frame.pixels, pair.partner.item.detections.xyxy)
-        picture = draw_boxes3d(picture, fused.detections, fused.classes, *way, frame.bgr, fused.sources)
+        picture = draw_outlines(frame.pixels, partner.item.detections.xyxy)
+        picture = draw_boxes3d(
+            picture, fused.detections, fused.classes, model, camera_from_lidar, frame.bgr, fused.sources
+        )
         encoding = "bgr8" if frame.bgr else "rgb8"
         self._annotated.publish(encode_image(picture, encoding, frame.stamp_ns, frame.frame_id))
 

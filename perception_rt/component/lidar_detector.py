@@ -13,7 +13,6 @@ from perception_rt.component.component import Host
 from perception_rt.component.detector import DETECTOR_PARAMETERS, DetectorComponent
 from perception_rt.component.graph import output_prefixes
 from perception_rt.component.parameters import Parameter
-from perception_rt.model.runtime import CloudRuntime
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.types import ConfigError, Detections3D, LidarFrame
 
@@ -61,11 +60,11 @@ class LidarDetector(DetectorComponent):
                 "visualization_msgs/msg/MarkerArray", f"~{prefix}/markers", 1
             )
 
-    def warm_up(self, runtime: CloudRuntime) -> None:
+    def warm_up(self, runtime: Any) -> None:
         """Infer a cloud a few times."""
         runtime.warmup()
 
-    def use(self, runtime: CloudRuntime) -> None:
+    def use(self, runtime: Any) -> None:
         """Take `runtime` from the next frame on."""
         super().use(runtime)
         self._encoder = Detection3DEncoder(runtime.manifest.classes)

@@ -62,8 +62,9 @@ class ObjectTracker(Component):
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
         self._transforms: Transforms | None = None
-        self._tracking: ObjectTracking2D | ObjectTracking3D | None = None
-        self._queue: ReadyQueue[Pending] | None = None
+        # None before `setup` and after `teardown`; of the dimensions that the parameter names.
+        self._tracking: Any = None
+        self._queue: ReadyQueue[Pending] = None  # type: ignore[assignment]
         self._resets = 0  # of trackers before the present one
         self._rejected = 0  # detections that make no box
 
@@ -101,7 +102,7 @@ class ObjectTracker(Component):
 
     def teardown(self) -> None:
         """Release what `setup` created."""
-        self._transforms = self._tracking = self._queue = None
+        self._transforms = self._tracking = self._queue = None  # type: ignore[assignment]
 
     def on_parameters(self) -> None:
         """Apply a changed wait."""
@@ -181,7 +182,7 @@ class ObjectTracker(Component):
             self._stats.ledger.finish(entry, Outcome.UNSYNCED, str(error))
             return
         self._missing = ""
-        tracked = self._tracking.update(message, pose)
+        tracked: Tracked = self._tracking.update(message, pose)
         self._count = len(tracked.tracks)
         self._publish(tracked, message.stamp_ns, frame)
         self._finish_entry(entry, began)

@@ -31,7 +31,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     live: bool = False
 
-    def check(self, value: Value) -> None:
+    def check(self, value: Any) -> None:
         """Refuse what `declare` and the ranges of ROS cannot.
 
         Raises:

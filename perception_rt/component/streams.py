@@ -24,7 +24,11 @@ class Subscription(Protocol):
 
     topic: str
     lost: int
-    reliability: str
+
+    @property
+    def reliability(self) -> str:
+        """What is asked for now."""
+        ...
 
     def publisher_count(self) -> int:
         """Return the number of publishers that are known on the topic."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class VehicleState(Component):
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
-        self._filter: VehicleStateFilter | None = None
+        self._filter: VehicleStateFilter = None  # type: ignore[assignment]  # between `setup` and `teardown`
         self._restarts = 0  # of filters before the present one
 
     def setup(self) -> None:
@@ -133,7 +134,7 @@ class VehicleState(Component):
 
     def teardown(self) -> None:
         """Release the filter."""
-        self._filter = None
+        self._filter = None  # type: ignore[assignment]
 
     def on_clock_reset(self) -> None:
         """Begin with no measurements."""
@@ -208,7 +209,7 @@ class VehicleState(Component):
         reason = self._filter.reasons.get(sensor, outcomes[0].value)
         stats.ledger.finish(entry, OUTCOMES[outcomes[0]], reason)
 
-    def _note_missing(self, sensor: str, quantities: dict[str, object]) -> None:
+    def _note_missing(self, sensor: str, quantities: Mapping[str, object]) -> None:
         """Log once which quantities a sensor says it does not measure."""
         for name, value in quantities.items():
             if value is None and (sensor, name) not in self._noted:

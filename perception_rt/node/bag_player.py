@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from rclpy.publisher import Publisher
@@ -30,7 +31,7 @@ class BagPlayerNode(SourceNode):
 
     def __init__(self, node_name: str = "bag_player", **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
-        self._bag: Bag | None = None
+        self._bag: Bag = None  # type: ignore[assignment]  # between `setup` and `teardown`
         self._outputs: dict[str, Publisher] = {}
 
     def setup(self) -> None:
@@ -60,7 +61,7 @@ class BagPlayerNode(SourceNode):
         self._outputs = {}
         if self._bag is not None:
             self._bag.__exit__()
-            self._bag = None
+            self._bag = None  # type: ignore[assignment]
 
     def listened(self) -> list[Publisher]:
         """Sensor topics, or all where there are none."""
@@ -77,7 +78,7 @@ class BagPlayerNode(SourceNode):
             if number == 0:
                 self.publish_clock(message.log_ns)
                 self.halt.wait(HEAD_START_S)
-            yield message.log_ns, lambda message=message: emit(message)
+            yield message.log_ns, partial(emit, message)
 
 
 def qos_of(topic: str) -> QoSProfile:

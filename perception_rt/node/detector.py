@@ -43,15 +43,16 @@ class DetectorNode(ComponentNode):
             await self._paced()
             response.message = "another swap is running: call again when it has ended"
         else:
-            done = Future(executor=self.executor)
+            done: Future = Future(executor=self.executor)
             swap = (component, component.worker, done)
             threading.Thread(target=self._swap, args=swap, name="swap", daemon=True).start()
-            response.success, response.message = await done
+            answer: Any = await done
+            response.success, response.message = answer
         return response
 
     def _paced(self) -> Future:
         """Return what is done when it is this call's turn to be refused: one after the other."""
-        turn = Future(executor=self.executor)
+        turn: Future = Future(executor=self.executor)
         self._refused.put(turn)
         with self._refusing:
             if not self._pacing:

@@ -80,7 +80,9 @@ class NodeHost:
 
     def create_publisher(self, message_type: str, topic: str, depth: int) -> TopicPublisher:
         """Create a lifecycle publisher."""
-        publisher = self._node.create_lifecycle_publisher(_installed(message_type), topic, depth)
+        publisher: LifecyclePublisher = self._node.create_lifecycle_publisher(
+            _installed(message_type), topic, depth
+        )
         self._publishers.append(TopicPublisher(self._node, publisher))
         return self._publishers[-1]
 
@@ -162,7 +164,7 @@ class ComponentNode(PerceptionNode):
 
     def __init__(self, node_name: str = "", **kwargs: Any) -> None:
         super().__init__(node_name or self.COMPONENT.NAME, **kwargs)
-        self.component: Component | None = None
+        self.component: Any = None
         self._host: NodeHost | None = None
 
     # Lifecycle.

@@ -170,7 +170,7 @@ def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:
     Raises:
         ConfigError: the entry sets a parameter that the node does not have.
     """
-    node_class = class_of("perception_rt.node", spec.name, "Node")
+    node_class: type[PerceptionNode] = class_of("perception_rt.node", spec.name, "Node")
     try:
         check_names(node_class.PARAMETERS, spec.parameters)
     except ConfigError as error:
@@ -180,7 +180,7 @@ def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:
 
 def run(
     factories: Sequence[Callable[[], PerceptionNode]],
-    args: Sequence[str] | None = None,
+    args: list[str] | None = None,
 ) -> NoReturn:
     """Run nodes until SIGINT, SIGTERM or the end of what one of them plays; then end the process.
 

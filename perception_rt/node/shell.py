@@ -38,7 +38,7 @@ class PerceptionNode(LifecycleNode):
 
     def __init__(self, node_name: str, **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
-        self._smooth = SmoothClock(self.get_clock())
+        self._smooth = SmoothClock(self.get_clock())  # type: ignore[arg-type]  # a ROSClock, as for every node
         self.callback_errors = 0
         self._last_callback_error = ""
         self._reported_errors = 0

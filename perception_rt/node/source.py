@@ -101,9 +101,9 @@ class SourceNode(PerceptionNode):
         return not self.halt.wait(GRACE_S)
 
     def _play_events(self) -> None:
-        began_ns = clock_ns = first_ns = None
+        began_ns = first_ns = clock_ns = -1
         for time_ns, emit in self.events():
-            if began_ns is None:
+            if began_ns < 0:
                 began_ns, first_ns, clock_ns = time.monotonic_ns(), time_ns, time_ns
             while clock_ns <= time_ns:
                 if self._sleep_until(began_ns, clock_ns - first_ns):

@@ -22,7 +22,10 @@ STAGES = ("wait", "decode", "infer", "publish")
 class Parsed(Protocol):
     """A message whose layout was checked; its pixels or points are not decoded yet."""
 
-    stamp_ns: int
+    @property
+    def stamp_ns(self) -> int:
+        """The stamp of the header, ns."""
+        ...
 
     def decode(self) -> Any:
         """Return the frame that the model takes; raises CodecError."""

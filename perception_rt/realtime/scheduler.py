@@ -62,26 +62,27 @@ class FixedRateScheduler:
             ready_ns: when the waiting frame became ready; None without one.
         """
         ready = ready_ns is not None and ready_ns <= now_ns
-        if self._due_ns is None and not ready:
+        due_ns = self._due_ns
+        if due_ns is None and not ready:
             return False  # ticks begin with the first frame: simulated time is zero before the first /clock
         # At first, and after the clock was set back.
-        if self._due_ns is None or self._due_ns - now_ns > 2 * self.period_ns:
-            self._due_ns = now_ns
+        if due_ns is None or due_ns - now_ns > 2 * self.period_ns:
+            due_ns = now_ns
         # Ticks that ended before this frame was ready found nothing.
-        passed = max(0, (ready_ns if ready else now_ns) - self._due_ns) // self.period_ns
+        passed = max(0, (now_ns if ready_ns is None or not ready else ready_ns) - due_ns) // self.period_ns
         self.empty += passed
-        self._due_ns += passed * self.period_ns
-        opens = self._opens_ns()
-        if not ready or now_ns < opens:
+        self._due_ns = due_ns = due_ns + passed * self.period_ns
+        opens = self._opens_ns(due_ns)
+        if ready_ns is None or not ready or now_ns < opens:
             return False
-        late = ready_ns - self._due_ns > TOLERANCE * self.period_ns
-        phase = ready_ns if late else self._due_ns - self._phase_step(max(0, opens - ready_ns))
+        late = ready_ns - due_ns > TOLERANCE * self.period_ns
+        phase = ready_ns if late else due_ns - self._phase_step(max(0, opens - ready_ns))
         self._due_ns = phase + self.period_ns
         return True
 
-    def _opens_ns(self) -> int:
-        """Return the earliest time of the next run."""
-        return self._due_ns - int(TOLERANCE * self.period_ns)
+    def _opens_ns(self, due_ns: int) -> int:
+        """Return the earliest time of a run that is due at a time."""
+        return due_ns - int(TOLERANCE * self.period_ns)
 
     def _phase_step(self, wait_ns: int) -> int:
         """Return how much earlier the next tick falls, ns, as a frame waited `wait_ns` for this one."""
@@ -106,4 +107,4 @@ class FixedRateScheduler:
         """Return when to poll again unless something arrives before; None: only at an arrival."""
         if ready_ns is None:
             return None
-        return ready_ns if self._due_ns is None else max(self._opens_ns(), ready_ns)
+        return ready_ns if self._due_ns is None else max(self._opens_ns(self._due_ns), ready_ns)

@@ -42,8 +42,8 @@ class TransformBuffer:
         parent: str,
         child: str,
         stamp_ns: int,
-        translation: Sequence[float],
-        quaternion_xyzw: Sequence[float],
+        translation: Sequence[float] | np.ndarray,
+        quaternion_xyzw: Sequence[float] | np.ndarray,
         static: bool = False,
     ) -> None:
         """Add the pose of `child` in `parent`.
