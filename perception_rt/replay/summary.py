@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from perception_rt.model.task import TASKS
 from perception_rt.realtime.ledger import Outcome
 from perception_rt.replay.metrics import average_precision
 from perception_rt.replay.metrics3d import average_precision_bev
@@ -52,7 +53,7 @@ def summarise(
 
 
 def _map50(truths: Found, detections: Found, classes: Sequence[str], task: str) -> float:
-    flat = task == "detect2d"
+    flat = TASKS[task].flat
     nothing = Detections2D.empty() if flat else Detections3D.empty()
     answers, wanted = [detections.get(stamp, nothing) for stamp in truths], list(truths.values())
     if flat:

@@ -298,3 +298,11 @@ def test_torch_export_does_not_run_before_it_is_compiled(tmp_path):
     program = bundle.ProgramSource("pt2", exported.getvalue(), *NAMES)
     with pytest.raises(BundleError, match="not compiled for this machine: run"):
         save(path, program)
+
+
+def test_verify_says_that_noise_proves_little(tmp_path, capsys):
+    save(tmp_path / "noise.pt", golden=None)
+    assert main(["bundle", "verify", str(tmp_path / "noise.pt")]) == 0
+    assert "its golden input is noise" in capsys.readouterr().out
+    assert main(["bundle", "verify", "sim_camera"]) == 0
+    assert "noise" not in capsys.readouterr().out
