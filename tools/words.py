@@ -69,6 +69,8 @@ def find(text: str) -> list[tuple[int, str, str]]:
     """Return (line number, what was found, what to say instead) of a text."""
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
+        if "words: ok" in line:  # the old name itself is meant
+            continue
         for pattern, better in WORDS.items():
             match = re.search(pattern, line, re.I if pattern.islower() else 0)
             if match:

@@ -87,7 +87,7 @@ def int8_program(
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    logging.getLogger().setLevel(logging.ERROR)  # its advice is for people at a prompt
+    logging.getLogger().setLevel(logging.ERROR)  # its advice is to read at a prompt
     with tempfile.TemporaryDirectory() as folder:
         plain, ready, done = (Path(folder) / name for name in ("plain.onnx", "ready.onnx", "int8.onnx"))
         plain.write_bytes(source.data)

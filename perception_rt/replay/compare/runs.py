@@ -91,8 +91,9 @@ def _ledgers(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
 
 def _rows(file: TextIO, folder: Path) -> Iterator[Item]:
     reader = csv.DictReader(file)
-    # Up to version 0.3.0 the column `outcome` was called `fate`.
-    reader.fieldnames = ["outcome" if name == "fate" else name for name in reader.fieldnames or ()]
+    # Up to version 0.3.0 the column had another name.
+    renamed = {"fate": "outcome"}  # words: ok
+    reader.fieldnames = [renamed.get(name, name) for name in reader.fieldnames or ()]
     lacking = _COLUMNS - set(reader.fieldnames or ())
     if lacking:
         raise ConfigError(f"{folder / LEDGER}: not a replay's ledger: no {', '.join(sorted(lacking))}")
