@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def _seen(bag: Bag, perfect: bool, latency_ns: int) -> Iterator[Logged]:
             if perfect:
                 named = decode_named_detections3d(message.data)
                 found = Detections3D(named.detections.xyzlwh_yaw, named.detections.scores, _labels(named))
-                named = named._replace(detections=found, classes=CLASSES)
+                named = replace(named, detections=found, classes=CLASSES)
             else:
                 frame = frame_of(message)
                 found = detect3d(lidar, frame)

@@ -8,9 +8,10 @@ where the next one starts modulo 8 depends on nothing but the length of that str
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, repeat
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,7 +28,11 @@ COVARIANCE_AT = POSE_AT + 7
 BOX_AT = COVARIANCE_AT + 36
 
 
-class NamedDetections(NamedTuple):
+Boxes = TypeVar("Boxes", Detections2D, Detections3D)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NamedDetections(Generic[Boxes]):
     """Detections with what their message says about them.
 
     Attributes:
@@ -41,7 +46,7 @@ class NamedDetections(NamedTuple):
 
     stamp_ns: int
     frame_id: str
-    detections: Detections2D | Detections3D
+    detections: Boxes
     ids: list[str]
     classes: tuple[str, ...]
     rejected: tuple[str, ...] = ()
@@ -289,9 +294,7 @@ def checked_scores(rows: Rows) -> np.ndarray:
     return finite_float32("score", rows.scores)
 
 
-def named_detections(
-    rows: Rows, convert: Callable[[Rows, Sequence[str]], Detections2D | Detections3D]
-) -> NamedDetections:
+def named_detections(rows: Rows, convert: Callable[[Rows, Sequence[str]], Boxes]) -> NamedDetections[Boxes]:
     """Return the detections that `convert` accepts; those that it refuses are left out, with the reason.
 
     Raises:

@@ -82,7 +82,7 @@ def decode_detections(source: object, classes: Sequence[str]) -> tuple[int, str,
     return rows.stamp_ns, rows.frame_id, _detections(rows, classes)
 
 
-def decode_named_detections(source: object) -> NamedDetections:
+def decode_named_detections(source: object) -> NamedDetections[Detections2D]:
     """Detections2D of a vision_msgs/Detection2DArray whose classes are not known before, and their ids.
 
     Args:

@@ -109,7 +109,7 @@ def decode_detections3d(source: object, classes: Sequence[str]) -> tuple[int, st
     return rows.stamp_ns, rows.frame_id, _detections(rows, classes), rows.ids
 
 
-def decode_named_detections3d(source: object) -> NamedDetections:
+def decode_named_detections3d(source: object) -> NamedDetections[Detections3D]:
     """Detections3D of a vision_msgs/Detection3DArray whose classes are not known before, and their ids.
 
     Args:

@@ -28,7 +28,7 @@ ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detect
 class Pending(NamedTuple):
     """A message that waits for its transform, and its entry in the ledger."""
 
-    message: NamedDetections
+    message: NamedDetections[Any]
     entry: Entry
 
 
@@ -154,7 +154,7 @@ class ObjectTracker(Component):
             return False
         return True
 
-    def _pose(self, message: NamedDetections) -> np.ndarray | None:
+    def _pose(self, message: NamedDetections[Any]) -> np.ndarray | None:
         """Return (4, 4) fixed frame from sensor; None where tracks live in the sensor's frame."""
         if self._transforms is None:
             return None

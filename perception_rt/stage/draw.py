@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from perception_rt.codec.camera_info import CameraModel
 from perception_rt.stage.fusion.project import FRONT, along_edges, box_corners, project, visible_edges
@@ -26,7 +27,7 @@ _TALL_M = 2.5
 _SUBPIXEL = 4  # bits of cv2's fixed-point coordinates
 _FILL = 0.3
 
-ToPixels = Callable[[np.ndarray], np.ndarray]
+ToPixels = Callable[[ArrayLike], np.ndarray]
 """(..., 2) x y in m to (..., 2) px."""
 
 
@@ -157,7 +158,7 @@ def draw_bev(
     if (size < 1).any():
         raise ValueError(f"x_range={x_range} y_range={y_range} px_per_m={px_per_m}: an empty picture")
 
-    def to_px(xy: np.ndarray) -> np.ndarray:
+    def to_px(xy: ArrayLike) -> np.ndarray:
         return (np.array((y_range[1], x_range[1])) - np.asarray(xy)[..., ::-1]) * px_per_m
 
     picture = np.full((size[1], size[0], 3), _BACKGROUND, np.uint8)
@@ -333,5 +334,5 @@ def _ellipse(
     axes = np.clip(2 * np.sqrt(np.maximum(values[::-1], 0)) * px_per_m, 0, 2**14)
     along = vectors[:, 1]
     angle = np.degrees(np.arctan2(-along[0], -along[1]))  # x is up and y to the left in the picture
-    fixed = [(int(a), int(b)) for a, b in (_fixed(centre), (axes * (1 << _SUBPIXEL)).round())]
-    cv2.ellipse(picture, *fixed, angle, 0, 360, colour, 1, cv2.LINE_AA, _SUBPIXEL)
+    middle, half_axes = _fixed(centre).tolist(), (axes * (1 << _SUBPIXEL)).round().astype(int).tolist()
+    cv2.ellipse(picture, middle, half_axes, angle, 0, 360, colour, 1, cv2.LINE_AA, _SUBPIXEL)

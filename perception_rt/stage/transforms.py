@@ -194,7 +194,10 @@ class _Frame:
 
 
 def _checked_pose(
-    parent: str, child: str, translation: Sequence[float], quaternion: Sequence[float]
+    parent: str,
+    child: str,
+    translation: Sequence[float] | np.ndarray,
+    quaternion: Sequence[float] | np.ndarray,
 ) -> np.ndarray:
     pose = np.concatenate((np.asarray(translation, np.float64), np.asarray(quaternion, np.float64)))
     if pose.shape != (7,) or not np.isfinite(pose).all():

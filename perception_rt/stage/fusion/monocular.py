@@ -8,7 +8,7 @@ import numpy as np
 
 from perception_rt.codec.camera_info import CameraModel
 from perception_rt.stage.fusion.project import unproject
-from perception_rt.stage.road_users import ROAD_USERS
+from perception_rt.stage.road_users import ROAD_USERS, RoadUser
 from perception_rt.stage.transforms import inverse, transform
 
 EDGE_SIGMA_PX = 3.0  # how well a detector's box fits
@@ -89,7 +89,7 @@ def _depth(
     rays: np.ndarray,
     bottom: np.ndarray,
     origin: np.ndarray,
-    user: tuple,
+    user: RoadUser,
     model: CameraModel,
     ground_z: float | None,
 ) -> tuple[float, float]:

@@ -10,8 +10,10 @@ import numpy as np
 from perception_rt.codec.camera_info import CameraModel
 from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.stage.fusion.fuse import Fused, fuse, lidar_alone
-from perception_rt.types import PerceptionError, TransformError
+from perception_rt.types import Detections2D, Detections3D, PerceptionError, TransformError
 
+CameraDetections = NamedDetections[Detections2D]
+LidarDetections = NamedDetections[Detections3D]
 Lookup = Callable[[str, str, int], np.ndarray]
 """Target frame, source frame, stamp in ns to (4, 4); raises TransformError."""
 
@@ -60,7 +62,7 @@ class FusionStage:
         self._lookup = lookup
         self._names: dict[str, None] = {}  # all classes that the camera ever saw
 
-    def pair(self, camera: NamedDetections, lidar: NamedDetections) -> Answer:
+    def pair(self, camera: CameraDetections, lidar: LidarDetections) -> Answer:
         """The objects of both sensors; the lidar's alone where camera or transform are not known."""
         self._names |= dict.fromkeys(camera.classes)
         unseen = self._names.keys() - set(camera.classes)
@@ -83,7 +85,7 @@ class FusionStage:
         self.missing = ""
         return Answer(fused, "", model, camera_from_lidar)
 
-    def lacks_transform(self, camera: NamedDetections, lidar: NamedDetections) -> bool:
+    def lacks_transform(self, camera: CameraDetections, lidar: LidarDetections) -> bool:
         """Return whether a transform is all that a pair lacks: it may still come."""
         try:
             self._way(camera, lidar)
@@ -93,11 +95,11 @@ class FusionStage:
             pass
         return False
 
-    def alone(self, lidar: NamedDetections, reason: str) -> Answer:
+    def alone(self, lidar: LidarDetections, reason: str) -> Answer:
         """The lidar's objects."""
         return Answer(lidar_alone(lidar.detections, lidar.classes), reason)
 
-    def _way(self, camera: NamedDetections, lidar: NamedDetections) -> tuple[CameraModel, np.ndarray]:
+    def _way(self, camera: CameraDetections, lidar: LidarDetections) -> tuple[CameraModel, np.ndarray]:
         """The camera, and what takes the lidar's points to it.
 
         Raises:

@@ -87,7 +87,9 @@ def unproject(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
     if _lens(model) == "fisheye":
         return cv2.fisheye.undistortPoints(pixels, model.k, model.d[:4])[:, 0]
     criteria = (cv2.TERM_CRITERIA_MAX_ITER | cv2.TERM_CRITERIA_EPS, 60, 1e-9)
-    return cv2.undistortPointsIter(pixels, model.k, model.d, None, None, criteria)[:, 0]
+    # OpenCV takes None for "no rotation" and "no new camera matrix"; its stub does not say so.
+    rays = cv2.undistortPointsIter(pixels, model.k, model.d, None, None, criteria)  # type: ignore[call-overload]
+    return rays[:, 0]
 
 
 def field_of_view(model: CameraModel) -> np.ndarray:

@@ -72,7 +72,8 @@ def begin(
 
 def empty() -> Bank:
     """No filters."""
-    return begin(*(np.zeros((0, *shape)) for shape in ((2,), (2, 2), (2,), (2, 2))), columns([]))
+    vectors, matrices = np.zeros((0, 2)), np.zeros((0, 2, 2))
+    return begin(vectors, matrices, vectors, matrices, columns([]))
 
 
 def advance(bank: Bank, dt: float) -> None:

@@ -73,7 +73,7 @@ class BoxFilters3D:
         move[:, 3, 5] = -dt * turns * mean[:, 4]
         move[:, 4, 5] = dt * turns * mean[:, 3]
         self.mean = mean
-        noise = sum(dt**power * factor for power, factor in self._process.items())
+        noise = sum((dt**power * factor for power, factor in self._process.items()), np.zeros(()))
         self.covariance = move @ self.covariance @ move.transpose(0, 2, 1) + noise[labels]
         self._slow_variance = self._slow_variance + self._slow_drift[labels] * dt
 

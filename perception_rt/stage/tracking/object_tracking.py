@@ -74,7 +74,7 @@ class ObjectTracking3D:
         """How often all tracks were dropped."""
         return self._tracker.resets
 
-    def update(self, message: NamedDetections, odom_from_sensor: np.ndarray | None) -> Tracked:
+    def update(self, message: NamedDetections[Detections3D], odom_from_sensor: np.ndarray | None) -> Tracked:
         """Take the detections of one moment; raises TrackingError, and then nothing was changed."""
         found = message.detections
         labels = self.classes.labels(found.labels, message.classes)
@@ -98,7 +98,7 @@ class ObjectTracking2D:
         """How often all tracks were dropped."""
         return self._tracker.resets
 
-    def update(self, message: NamedDetections) -> Tracks2D:
+    def update(self, message: NamedDetections[Detections2D]) -> Tracks2D:
         """Take the detections of one moment; raises TrackingError, and then nothing was changed."""
         found = message.detections
         labels = self.classes.labels(found.labels, message.classes)

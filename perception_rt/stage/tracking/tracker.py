@@ -8,7 +8,7 @@ arXiv:2110.06864), corrects, ends and begins tracks. Nothing is random: the same
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.stats import chi2
@@ -21,6 +21,8 @@ from perception_rt.stage.tracking.lifecycle import LifeCycle
 from perception_rt.types.detections import Detections2D, Detections3D
 from perception_rt.types.errors import TrackingError
 from perception_rt.types.tracks import Tracks, Tracks2D
+
+Filters = TypeVar("Filters", BoxFilters2D, BoxFilters3D)
 
 
 class Distances(NamedTuple):
@@ -36,11 +38,12 @@ class Distances(NamedTuple):
     gates: tuple[np.ndarray, np.ndarray]
 
 
-class _Tracker:
+class _Tracker(Generic[Filters]):
     """What is the same in space and in the image."""
 
-    def __init__(self, lives: Sequence[Life], filters: BoxFilters3D | BoxFilters2D) -> None:
-        self._life, self._filters = LifeCycle(lives), filters
+    def __init__(self, lives: Sequence[Life], filters: Filters) -> None:
+        self._life = LifeCycle(lives)
+        self._filters: Filters = filters
         self._least = np.array([life.least_score for life in lives])
         self._high = np.array([life.high_score for life in lives])
         self._birth = np.array([life.birth_score for life in lives])
@@ -122,7 +125,7 @@ class _Tracker:
         return boxes.astype(np.float64), scores.astype(np.float64)
 
 
-class Tracker3D(_Tracker):
+class Tracker3D(_Tracker[BoxFilters3D]):
     """Tracks boxes on the ground.
 
     Args:
@@ -189,7 +192,7 @@ class Tracker3D(_Tracker):
         )
 
 
-class Tracker2D(_Tracker):
+class Tracker2D(_Tracker[BoxFilters2D]):
     """Tracks boxes in the image; arguments and attributes as of `Tracker3D`."""
 
     def __init__(self, config: TrackerConfig2D) -> None:

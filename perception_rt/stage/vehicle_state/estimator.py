@@ -160,6 +160,7 @@ class Estimator:
         gate = self._gates[len(residual) - 1]
         corrected = correct(now.x, now.covariance, residual, jacobian, noise, gate)
         if corrected is None:
+            assert now.stamp_ns is not None  # a prediction's
             since, count = now.rejections.get(key, (now.stamp_ns, 0))
             seconds = (now.stamp_ns - since) * 1e-9
             if count < RECOVER_LEAST or seconds < self.config.recover_after_s:
@@ -169,13 +170,15 @@ class Estimator:
                 return gated, UpdateStatus.GATED
             doubted = _doubt(now, fix is not None, residual, jacobian, seconds)
             corrected = correct(now.x, doubted, residual, jacobian, noise, inf)
+            if corrected is None:
+                raise ArithmeticError(f"the correction by {key} is not a number")
             outcome = UpdateStatus.RECOVERED
         x, covariance = corrected
         x[YAW] = wrapped(x[YAW])
-        rejections = now.rejections
-        if key in rejections:
-            rejections = {name: seen for name, seen in rejections.items() if name != key}
-        return Estimate(now.stamp_ns, x, covariance, now.place, rejections, excess), outcome
+        kept = now.rejections
+        if key in kept:
+            kept = {name: seen for name, seen in kept.items() if name != key}
+        return Estimate(now.stamp_ns, x, covariance, now.place, kept, excess), outcome
 
     def _noise_scale(
         self, now: Estimate, key: str, observation: Observation, declared: float

@@ -22,16 +22,20 @@ from perception_rt.types.state import EgoState, Measurement
 PRUNE_AT = 64  # entries older than the history that are let go at once
 
 
+Key = tuple[int, str, tuple[float, ...], list[float]]
+"""What orders the history: stamp, sensor, values, noise."""
+
+
 class _Entry:
-    """A measurement in the history, what became of it, and the estimate after it."""
+    """A measurement in the history, what became of it, and the estimate `after` it, which `_replay` sets."""
 
     __slots__ = ("after", "key", "measurement", "outcome", "outcomes")
 
-    def __init__(self, key: tuple, measurement: Measurement) -> None:
+    def __init__(self, key: Key, measurement: Measurement) -> None:
         self.key, self.measurement = key, measurement
         self.outcome: UpdateStatus | None = None
         self.outcomes: dict[str, UpdateStatus] = {}
-        self.after: Estimate | None = None
+        self.after: Estimate
 
 
 class VehicleStateFilter:
@@ -62,6 +66,8 @@ class VehicleStateFilter:
         self._latency_ns = {name: round(value * 1e9) for name, value in self.config.latency_s.items()}
         self._horizon_ns = round(self.config.horizon_s * 1e9)
         self._gap_ns = round(self.config.longest_gap_s * 1e9)
+        self._entries: list[_Entry] = []
+        self._newest_ns: int | None = None
         self._forget()
 
     def add(self, measurement: Measurement) -> UpdateStatus:
@@ -99,7 +105,9 @@ class VehicleStateFilter:
         if not 0 <= stamp_ns - estimate.stamp_ns <= self._gap_ns:
             return None
         now = self._estimator.predict(estimate, stamp_ns)
-        return EgoState(stamp_ns, *now.x[:6].tolist(), now.covariance[:6, :6].copy())
+        x, y, yaw, speed, yaw_rate, acceleration = now.x[:6].tolist()
+        covariance = now.covariance[:6, :6].copy()
+        return EgoState(stamp_ns, x, y, yaw, speed, yaw_rate, acceleration, covariance)
 
     @property
     def estimate(self) -> Estimate:
@@ -139,7 +147,7 @@ class VehicleStateFilter:
         if len(entries) > PRUNE_AT and entries[PRUNE_AT].key[0] < self._newest_ns - self._horizon_ns:
             self._base = entries[PRUNE_AT - 1].after
             del entries[:PRUNE_AT]
-        return entry.outcome
+        return summary(entry.outcomes)
 
     def _fail(self, sensor: str) -> UpdateStatus:
         """Begin anew: a state that is not a number must not be published, nor end the node."""
@@ -173,9 +181,9 @@ class VehicleStateFilter:
         entry.outcome, entry.outcomes = overall, outcomes
 
     def _forget(self) -> None:
-        self._entries: list[_Entry] = []
+        self._entries = []
         self._base = self._estimator.first()
-        self._newest_ns: int | None = None
+        self._newest_ns = None
         self._outside = 0
 
 
@@ -193,7 +201,7 @@ def _is_sound(estimate: Estimate) -> bool:
     return bool(isfinite(estimate.x.sum()) and variances.min() > 0 and isfinite(estimate.covariance.sum()))
 
 
-def _key(entry: _Entry) -> tuple:
+def _key(entry: _Entry) -> Key:
     return entry.key
 
 

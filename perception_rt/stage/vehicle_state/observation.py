@@ -6,6 +6,7 @@ The filter's state is the vehicle's six values (`motion`) and five slow errors o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import cos, inf, isfinite, nan, pi, sin, tan
 
 import numpy as np
@@ -23,6 +24,8 @@ STEERING_SLIP_SIGMA = 0.01  # rad/s: what the bicycle model leaves out
 MAX_STEERING = 1.4  # rad
 
 Observation = tuple[list[float], np.ndarray, Noise]
+Quantities = list[tuple[str, Callable[[list[float]], Observation]]]
+"""Name and function of the state that observes it."""
 
 
 class MeasurementModel:
@@ -40,7 +43,7 @@ class MeasurementModel:
         self._pose[[0, 1, 2], [X, Y, YAW]] = 1
         self._steering[0, YAW_RATE] = 1
 
-    def quantities(self, measurement: Measurement) -> list[tuple[str, Callable[[list[float]], Observation]]]:
+    def quantities(self, measurement: Twist | Imu | Pose | Steering) -> Quantities:
         """Return the quantities of a measurement, each with a function of the state that observes it.
 
         Each is gated and corrected on its own, so that one bad quantity does not cost the others. A fix is
@@ -51,8 +54,8 @@ class MeasurementModel:
         if isinstance(measurement, Imu):
             return self._of_imu(measurement)
         if isinstance(measurement, Pose):
-            return [("pose", lambda state: self._observe_pose(measurement, state))]
-        return [("yaw_rate", lambda state: self._observe_steering(measurement, state))]
+            return [("pose", partial(self._observe_pose, measurement))]
+        return [("yaw_rate", partial(self._observe_steering, measurement))]
 
     def of_fix(self, east: float, north: float, fix: Fix, state: list[float]) -> Observation:
         """Of a fix at (east, north), m."""
@@ -78,22 +81,26 @@ class MeasurementModel:
         (x, y), c, s = self.config.fix_lever_arm_m, cos(yaw), sin(yaw)
         return c * x - s * y, s * x + c * y
 
-    def _of_twist(self, twist: Twist) -> list[tuple[str, Callable[[list[float]], Observation]]]:
-        def speed(state: list[float]) -> Observation:
-            scale = 1 + state[SPEED_SCALE]
-            self._speed[0, SPEED], self._speed[0, SPEED_SCALE] = scale, state[SPEED]
-            return [twist.speed - scale * state[SPEED]], self._speed, [[twist.speed_variance]]
-
-        def yaw_rate(value: float, variance: float | None) -> Callable[[list[float]], Observation]:
-            noise = [[nan if variance is None else variance]]
-            return lambda state: ([value - state[YAW_RATE]], self._turn, noise)
-
-        found = [("speed", speed)] if twist.speed is not None else []
+    def _of_twist(self, twist: Twist) -> Quantities:
+        found: Quantities = []
+        if twist.speed is not None:
+            noise = _noise(twist.speed_variance)
+            found.append(("speed", partial(self._observe_speed, twist.speed, noise)))
         if twist.yaw_rate is not None:
-            found.append(("yaw_rate", yaw_rate(twist.yaw_rate, twist.yaw_rate_variance)))
+            found.append(
+                ("yaw_rate", partial(self._observe_turn, twist.yaw_rate, _noise(twist.yaw_rate_variance)))
+            )
         if self._stands(twist):
-            found.append(("standstill", yaw_rate(0.0, STANDSTILL_YAW_RATE_SIGMA**2)))
+            found.append(("standstill", partial(self._observe_turn, 0.0, [[STANDSTILL_YAW_RATE_SIGMA**2]])))
         return found
+
+    def _observe_speed(self, speed: float, noise: Noise, state: list[float]) -> Observation:
+        scale = 1 + state[SPEED_SCALE]
+        self._speed[0, SPEED], self._speed[0, SPEED_SCALE] = scale, state[SPEED]
+        return [speed - scale * state[SPEED]], self._speed, noise
+
+    def _observe_turn(self, yaw_rate: float, noise: Noise, state: list[float]) -> Observation:
+        return [yaw_rate - state[YAW_RATE]], self._turn, noise
 
     def _stands(self, twist: Twist) -> bool:
         """Whether the vehicle stands, and so does not turn (zero-velocity update)."""
@@ -103,16 +110,21 @@ class MeasurementModel:
             return not self.config.turns_in_place
         return abs(twist.yaw_rate) < STANDSTILL_YAW_RATE  # no wheel turns
 
-    def _of_imu(self, imu: Imu) -> list[tuple[str, Callable[[list[float]], Observation]]]:
-        def yaw_rate(state: list[float]) -> Observation:
-            return [imu.yaw_rate - state[YAW_RATE] - state[GYRO_BIAS]], self._gyro, [[imu.yaw_rate_variance]]
+    def _of_imu(self, imu: Imu) -> Quantities:
+        found: Quantities = []
+        if imu.yaw_rate is not None:
+            noise = _noise(imu.yaw_rate_variance)
+            found.append(("yaw_rate", partial(self._observe_gyro, imu.yaw_rate, noise)))
+        if imu.acceleration is not None:
+            noise = _noise(imu.acceleration_variance)
+            found.append(("acceleration", partial(self._observe_force, imu.acceleration, noise)))
+        return found
 
-        def acceleration(state: list[float]) -> Observation:
-            residual = imu.acceleration - state[ACCELERATION] - state[ACCELERATION_BIAS]
-            return [residual], self._force, [[imu.acceleration_variance]]
+    def _observe_gyro(self, yaw_rate: float, noise: Noise, state: list[float]) -> Observation:
+        return [yaw_rate - state[YAW_RATE] - state[GYRO_BIAS]], self._gyro, noise
 
-        found = [("yaw_rate", yaw_rate)] if imu.yaw_rate is not None else []
-        return found + ([("acceleration", acceleration)] if imu.acceleration is not None else [])
+    def _observe_force(self, acceleration: float, noise: Noise, state: list[float]) -> Observation:
+        return [acceleration - state[ACCELERATION] - state[ACCELERATION_BIAS]], self._force, noise
 
     def _observe_pose(self, pose: Pose, state: list[float]) -> Observation:
         residual = [pose.x - state[X], pose.y - state[Y], wrapped(pose.yaw - state[YAW])]
@@ -141,6 +153,10 @@ def fault_of(measurement: Measurement) -> str | None:
     if isinstance(measurement, Steering) and abs(values[0]) > MAX_STEERING:
         return f"angle={values[0]}: beyond {MAX_STEERING} rad"
     return None
+
+
+def _noise(variance: float | None) -> Noise:
+    return [[nan if variance is None else variance]]
 
 
 def _positive(noise: Noise) -> bool:

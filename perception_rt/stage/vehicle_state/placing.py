@@ -51,6 +51,7 @@ def place_by_pose(now: Estimate, pose: Pose) -> Estimate:
 
 def place_by_fix(now: Estimate, east: float, north: float, fix: Fix, observer: MeasurementModel) -> Estimate:
     """Take the fix at (east, north) as the anchor, wait for one farther away, or stand where it says."""
+    assert now.stamp_ns is not None  # a prediction's
     here = Anchor(now.stamp_ns, east, north)
     anchor = now.place.anchor
     if anchor is None:
