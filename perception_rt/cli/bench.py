@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +136,9 @@ def measure(name: str, archive: Any, choice: Any, data: Sequence[np.ndarray], ca
         runtime.check_golden(archive.path)
         times = timed(runtime, data, calls)
     except (BundleError, ModelError) as error:
-        return Measured(*list(asdict(what).values())[:4], note=str(error))
-    return Measured(
-        *list(asdict(what).values())[:4],
+        return replace(what, note=str(error))
+    return replace(
+        what,
         p50_ms=round(float(np.percentile(times, 50)), 3),
         p99_ms=round(float(np.percentile(times, 99)), 3),
         per_s=round(1e3 / float(np.mean(times)), 2),
@@ -249,8 +249,9 @@ def write(folder: Path, found: Sequence[Measured], table: Any) -> None:
     figure = Figure(figsize=(9, 1.5 + 0.4 * len(ran)), layout="constrained")
     axes = figure.subplots()
     labels = [f"{row.bundle}, {row.engine}, {row.precision}, {row.threads}" for row in ran]
-    axes.barh(labels, [row.p99_ms for row in ran], color="C0", alpha=0.3, label="p99")
-    axes.barh(labels, [row.p50_ms for row in ran], color="C0", label="p50")
+    p50, p99 = np.array([(row.p50_ms, row.p99_ms) for row in ran], np.float64).reshape(-1, 2).T
+    axes.barh(labels, p99, color="C0", alpha=0.3, label="p99")
+    axes.barh(labels, p50, color="C0", label="p50")
     axes.set(xlabel="ms a call")
     axes.legend()
     figure.savefig(folder / "bench.png")

@@ -27,7 +27,7 @@ BEV_CLUSTER_OPTIONS = {
 }
 PRESET_OPTIONS = ("resize", "filter", "order", "scale", "mean", "std", "pad")
 MAX_PICTURE = 64 << 20  # bytes of a check picture's file
-STREET = {"seed": 7, "size": (1280, 720), "time_s": 12.0}
+STREET_SEED, STREET_SIZE, STREET_TIME_S = 7, (1280, 720), 12.0  # of the rendered check picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,7 +213,7 @@ def _picture(path: Path | None) -> np.ndarray:
     if path is None:
         from perception_rt.sim.drive import Drive
 
-        return Drive(STREET["seed"], STREET["size"]).sample(STREET["time_s"]).image
+        return Drive(STREET_SEED, STREET_SIZE).sample(STREET_TIME_S).image
     try:
         if path.stat().st_size > MAX_PICTURE:
             raise BundleError(f"check={str(path)!r}: over {MAX_PICTURE} bytes")

@@ -16,7 +16,7 @@ import torch
 
 from perception_rt.component.graph import read_graph
 from perception_rt.replay.bag import Bag
-from perception_rt.replay.budget import Budget, check_budgets
+from perception_rt.replay.budget import Budget, BudgetResult, check_budgets
 from perception_rt.replay.compare import Comparison, Tolerance, compare_runs
 from perception_rt.replay.environment import machine, versions
 from perception_rt.replay.lockstep.runner import Run, replay
@@ -71,7 +71,7 @@ class ReplayResult:
 
     code: int
     metrics: dict[str, Any]
-    checks: list[Check]
+    checks: list[BudgetResult]
     comparison: Comparison | None
     run: dict[str, Any]
 
@@ -121,7 +121,7 @@ def run_session(
         "exit_code": code,
     }
     if session.report:
-        write_report(out, session.bag, about, checks, truths)
+        write_report(out, session.bag, about, [Check(*check) for check in checks], truths)
     _write_json(out / RUN, about)
     return ReplayResult(code, metrics, checks, comparison, about)
 
@@ -178,18 +178,18 @@ def _begin(out: Path) -> None:
     (out / f"{RUN}.part").write_text(json.dumps({"versions": versions()}))
 
 
-def _judge(session: Session, metrics: dict[str, Any]) -> tuple[Comparison | None, list[Check]]:
+def _judge(session: Session, metrics: dict[str, Any]) -> tuple[Comparison | None, list[BudgetResult]]:
     """The comparison, and all that has to hold."""
-    checks = [Check(*found) for found in check_budgets(session.budgets, metrics)]
+    checks = check_budgets(session.budgets, metrics)
     if session.golden is None:
         return None, checks
     comparison = compare_runs(session.out, session.golden, session.tolerance, session.volatile)
     found = sum(comparison.counts.values())
-    checks.append(Check(f"differences from {session.golden.name}", found, "<= 0", comparison.same))
+    checks.append(BudgetResult(f"differences from {session.golden.name}", found, "<= 0", comparison.same))
     return comparison, checks
 
 
-def _code(metrics: dict[str, Any], checks: Sequence[Check]) -> int:
+def _code(metrics: dict[str, Any], checks: Sequence[BudgetResult]) -> int:
     if not all(check.holds for check in checks):
         return FAILED
     bag = metrics["bag"]

@@ -14,7 +14,7 @@ from perception_rt.replay.metrics import average_precision
 from perception_rt.replay.metrics3d import average_precision_bev
 from perception_rt.types import Detections2D, Detections3D
 
-Found = Mapping[int, Detections2D] | Mapping[int, Detections3D]
+Found = Mapping[int, Detections2D | Detections3D]
 
 
 def summarise(

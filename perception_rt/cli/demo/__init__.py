@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -167,8 +167,8 @@ def summaries(plan: DemoPlan, collector: Collector) -> dict[str, dict]:
     return found
 
 
-def answers_of(stream: DemoStream, collector: Collector) -> dict[int, object]:
-    """What was published for a stream, by stamp."""
+def answers_of(stream: DemoStream, collector: Collector) -> Mapping[int, Any]:
+    """Return what was published for a stream, by stamp: detections, or the motions of odometry."""
     return (
         collector.motions[stream.output] if stream.task == "odometry" else collector.detections[stream.output]
     )

@@ -23,7 +23,7 @@ class Film:
     def __init__(self, folder: Path, name: str, rate_hz: float, pictures: Collection[int]) -> None:
         self._folder, self._name = folder, name
         self._rate_hz, self._pictures = rate_hz, pictures
-        self._writer: Generator | None = None
+        self._writer: Generator[None, np.ndarray | None, None] | None = None
         self._index = 0
 
     def __enter__(self) -> Film:
@@ -42,7 +42,7 @@ class Film:
         # H.264 takes even sizes only.
         picture = np.ascontiguousarray(picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2])
         if self._writer is None:
-            path, size = str(self._folder / f"{self._name}.mp4"), picture.shape[1::-1]
-            self._writer = imageio_ffmpeg.write_frames(path, size, fps=self._rate_hz, macro_block_size=2)
+            film, size = str(self._folder / f"{self._name}.mp4"), picture.shape[1::-1]
+            self._writer = imageio_ffmpeg.write_frames(film, size, fps=self._rate_hz, macro_block_size=2)
             self._writer.send(None)
         self._writer.send(picture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class Rig(NamedTuple):
 def frames(plan: DemoPlan, collector: Collector) -> Iterator[tuple[str, Frame]]:
     """Topic and frame, in order of time; a drive is a function of its seed and the time."""
     if plan.bag:
-        yield from _bag_frames(plan)
+        yield from _bag_frames(plan, plan.bag)
         return
     drive = _drive(plan)
     times = []
@@ -53,9 +54,9 @@ def _drive(plan: DemoPlan) -> Drive:
     return Drive(plan.simulator.get("seed", 1), size)
 
 
-def _bag_frames(plan: DemoPlan) -> Iterator[tuple[str, Frame]]:
+def _bag_frames(plan: DemoPlan, path: Path) -> Iterator[tuple[str, Frame]]:
     topics = [stream.topic for name in DETECTORS for stream in plan.of(name)]
-    with Bag(plan.bag) as bag:
+    with Bag(path) as bag:
         for message in bag.messages(topics):
             try:
                 yield message.topic, frame_of(message)

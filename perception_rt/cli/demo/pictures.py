@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from perception_rt.types import CameraFrame, Detections2D, Detections3D, LidarFr
 PICTURES = 6
 HALF_PX, WIDEST_PX = 380, 1100  # of one of the two images in a picture of both sensors
 TOGETHER_NS = 50_000_000
-Found = Detections2D | Detections3D
+DetectionsT = TypeVar("DetectionsT", Detections2D, Detections3D)
 
 
 def draw(plan: DemoPlan, collector: Collector, out: Path, console: Console) -> None:
@@ -32,7 +33,7 @@ def draw(plan: DemoPlan, collector: Collector, out: Path, console: Console) -> N
     A frame that was not answered is marked, not left out.
     """
     detectors = {stream.topic: stream for name in DETECTORS for stream in plan.of(name)}
-    fused, tracked = ((plan.of(name) or [None])[0] for name in ("fusion", "object_tracker"))
+    fused, tracked = (next(iter(plan.of(name)), None) for name in ("fusion", "object_tracker"))
     seen = rig(plan)
     with ExitStack() as stack, progress_bar(console) as progress:
         films = {
@@ -41,23 +42,31 @@ def draw(plan: DemoPlan, collector: Collector, out: Path, console: Console) -> N
         }
         both = stack.enter_context(_film(out, "fusion", fused)) if fused else None
         ahead = stack.enter_context(_film(out, "tracks", tracked)) if tracked else None
-        latest: dict[type, Frame] = {}
+        camera: CameraFrame | None = None  # the latest
+        lidar: LidarFrame | None = None
         total = sum(stream.frames for stream in detectors.values())
         for topic, frame in progress.track(frames(plan, collector), total=total, description="films"):
             films[topic].add(picture(frame, detectors[topic], collector))
-            if ahead and isinstance(frame, LidarFrame):
-                ahead.add(tracked_picture(frame, tracked, plan, collector))
-            latest[type(frame)] = frame
-            pair = latest.get(CameraFrame), latest.get(LidarFrame)
-            if both and all(pair) and abs(pair[0].stamp_ns - pair[1].stamp_ns) <= TOGETHER_NS:
-                both.add(fused_picture(*pair, seen, fused, collector))
-                del latest[LidarFrame]
+            if isinstance(frame, CameraFrame):
+                camera = frame
+            else:
+                lidar = frame
+                if tracked and ahead:
+                    ahead.add(tracked_picture(lidar, tracked, plan, collector))
+            if fused and both and seen and camera and lidar and together(camera, lidar):
+                both.add(fused_picture(camera, lidar, seen, fused, collector))
+                lidar = None
     if plan.of("vehicle_state"):
         plot_motion(
             out / "vehicle_state.png",
             collector.motions[plan.of("vehicle_state")[0].output],
             collector.motions.get(TRUE_ODOMETRY, {}),
         )
+
+
+def together(camera: CameraFrame, lidar: LidarFrame) -> bool:
+    """Whether two frames show the same moment."""
+    return abs(camera.stamp_ns - lidar.stamp_ns) <= TOGETHER_NS
 
 
 def _name(plan: DemoPlan, stream: DemoStream) -> str:
@@ -71,27 +80,38 @@ def _film(out: Path, name: str, stream: DemoStream) -> Film:
     return Film(out, name, stream.rate_hz, pictures)
 
 
-def answer(stream: DemoStream, stamp_ns: int, collector: Collector) -> Found | None:
-    """What was published for a frame, without its weak answers; None where nothing was."""
-    found = collector.detections[stream.output].get(stamp_ns)
+def published(topic: str, stamp_ns: int, collector: Collector, kind: type[DetectionsT]) -> DetectionsT | None:
+    """Return what was published for a frame on a topic of this kind; None where nothing was."""
+    found = collector.detections[topic].get(stamp_ns)
+    assert found is None or isinstance(found, kind)
+    return found
+
+
+def answer(
+    stream: DemoStream, stamp_ns: int, collector: Collector, kind: type[DetectionsT]
+) -> DetectionsT | None:
+    """Return what was published for a frame, without its weak answers; None where nothing was."""
+    found = published(stream.output, stamp_ns, collector, kind)
     return None if found is None else found[found.scores >= stream.least_score]
 
 
 def picture(frame: Frame, stream: DemoStream, collector: Collector) -> np.ndarray:
     """A frame as RGB with its answer, or with a note where it has none."""
-    found = answer(stream, frame.stamp_ns, collector)
     if isinstance(frame, LidarFrame):
-        drawn = draw_bev(frame.points, found or Detections3D.empty(), stream.classes)
+        found3d = answer(stream, frame.stamp_ns, collector, Detections3D)
+        drawn = draw_bev(frame.points, found3d or Detections3D.empty(), stream.classes)
     else:
-        drawn = draw_detections(rgb(frame), found or Detections2D.empty(), stream.classes)
-    return drawn if found is not None else note(drawn)
+        found2d = answer(stream, frame.stamp_ns, collector, Detections2D)
+        drawn = draw_detections(rgb(frame), found2d or Detections2D.empty(), stream.classes)
+    answered = frame.stamp_ns in collector.detections[stream.output]
+    return drawn if answered else note(drawn)
 
 
 def fused_picture(
     camera: CameraFrame, lidar: LidarFrame, seen: Rig, stream: DemoStream, collector: Collector
 ) -> np.ndarray:
     """The camera's image, the fused boxes in it with who saw them, and the same from above."""
-    found = collector.detections[stream.output].get(lidar.stamp_ns)
+    found = published(stream.output, lidar.stamp_ns, collector, Detections3D)
     if found is None:
         boxes, sources = Detections3D.empty(), []
     else:
@@ -115,7 +135,7 @@ def tracked_picture(
 ) -> np.ndarray:
     """From above: the tracks with their ids, where they will be, and where the own vehicle will be."""
     stamp = lidar.stamp_ns
-    found = collector.detections[stream.output].get(stamp)
+    found = published(stream.output, stamp, collector, Detections3D)
     frame, ids = (
         collector.frames.get(stream.output, lidar.frame_id),
         collector.ids[stream.output].get(stamp, []),
@@ -123,7 +143,7 @@ def tracked_picture(
     if found is None:
         return note(draw_bev(lidar.points, Detections3D.empty(), stream.classes))
     here = np.eye(4) if frame == lidar.frame_id else collector.transforms.lookup(lidar.frame_id, frame, stamp)
-    ahead = collector.detections[plan.ahead].get(stamp, Detections3D.empty())
+    ahead = published(plan.ahead, stamp, collector, Detections3D) or Detections3D.empty()
     paths = moved(ahead.xyzlwh_yaw, here)[:, :2].reshape(len(found), -1, 2) if len(found) else None
     boxes = Detections3D(moved(found.xyzlwh_yaw, here), found.scores, found.labels)
     notes = [f"#{number}" for number in ids]

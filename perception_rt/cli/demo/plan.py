@@ -16,7 +16,7 @@ from perception_rt.model.archive import read_manifest
 from perception_rt.model.runtime import resolve_bundle
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.stage.road_users import ROAD_USERS, canonical
-from perception_rt.types import BagError, ConfigError
+from perception_rt.types import BagError, CameraFrame, ConfigError
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 POINTS = "sensor_msgs/msg/PointCloud2"
@@ -284,7 +284,9 @@ def bag_graph(bag: Bag, chosen: list[str], args: argparse.Namespace) -> dict[str
             raise ConfigError(
                 "--bundle: name the detector for this bag's cameras (`perception-rt bundle export` makes one)"
             )
-        height, width, _ = frame_of(next(bag.messages(cameras[:1]))).pixels.shape
+        frame = frame_of(next(bag.messages(cameras[:1])))
+        assert isinstance(frame, CameraFrame)
+        height, width, _ = frame.pixels.shape
         graph["camera_detector"] = {
             "use_sim_time": True,
             "bundle": str(args.bundle),

@@ -32,8 +32,11 @@ def plot_motion(path: Path, found: Mapping[int, MotionReading], truth: Mapping[i
         seconds = (np.array(stamps) - start) / 1e9
         poses = np.array([readings[stamp].pose for stamp in stamps])
         way.plot(*_from_the_start(poses), style, label=label)
-        speed.plot(seconds, [readings[stamp].speed for stamp in stamps], style, label=label)
-        turn.plot(seconds, [readings[stamp].yaw_rate for stamp in stamps], style, label=label)
+        # What was not measured is NaN, a gap in the curve.
+        speeds = np.array([readings[stamp].speed for stamp in stamps], np.float64)
+        yaw_rates = np.array([readings[stamp].yaw_rate for stamp in stamps], np.float64)
+        speed.plot(seconds, speeds, style, label=label)
+        turn.plot(seconds, yaw_rates, style, label=label)
     way.set(xlabel="x, m", ylabel="y, m", title="way", aspect="equal", adjustable="datalim")
     speed.set(ylabel="m/s", title="speed")
     turn.set(xlabel="s", ylabel="rad/s", title="yaw rate")

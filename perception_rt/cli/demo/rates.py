@@ -119,7 +119,8 @@ def trial(bundle: str, device: str, threads: int) -> None:
         runtime(frame)
     print("ready", flush=True)
     sys.stdin.readline()
-    times, end = [], time.perf_counter() + TRIAL_S
+    times: list[float] = []
+    end = time.perf_counter() + TRIAL_S
     while len(times) < 5 or (time.perf_counter() < end and len(times) < 10_000):
         began = time.perf_counter()
         runtime(frame)
