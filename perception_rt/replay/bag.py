@@ -1,4 +1,4 @@
-"""Reading rosbag2 recordings: streaming, one message at a time, whole or damaged."""
+"""Read rosbag2 recordings message by message, intact or damaged."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ _EARLIEST_NS, _LATEST_NS = -(1 << 63), (1 << 63) - 1
 
 
 class Bag:
-    """An open rosbag2; use it in a `with`.
+    """An open rosbag2 recording; a context manager.
 
-    Of any storage (mcap, sqlite3), compression (zstd, lz4; of files, messages, chunks) and distribution; a
-    folder, or one file of it. Memory does not grow with the recording, but for a few numbers a message; files
-    that are compressed as a whole are unpacked to the temporary folder until the bag is closed.
+    Supports a folder or a single file, the storages mcap and sqlite3, and zstd and lz4 compression of files,
+    messages and chunks, from every ROS 2 distribution. Messages are streamed; memory holds only a few numbers
+    per message. Files that are compressed as a whole are unpacked to a temporary folder until `close`.
 
     Attributes:
-        topics: message type and count, by topic; the count is what index and metadata promise.
-        damage: what could not be read until now; grows while reading.
+        topics: message type and count by topic; the count is the one of index and metadata.
+        damage: the unreadable parts found so far; grows while reading.
 
     Args:
-        path: of the folder or file.
-        salvage: read what can be read of a damaged recording, and put the rest on `damage`.
+        path: the folder or file.
+        salvage: read as much as possible of a damaged recording and list the rest in `damage`.
 
     Raises:
-        BagError: the path is no readable bag, or (without `salvage`) a damaged one; says why.
+        BagError: the path is not a readable bag, or the bag is damaged and `salvage` is false.
     """
 
     def __init__(self, path: str | Path, salvage: bool = False) -> None:
         self._path = Path(path)
         self._salvage = salvage
         self._opened = False
-        self._told: set[Damage] = set()
+        self._reported: set[Damage] = set()
         self.damage: list[Damage] = []
         self._files: list[StorageFile] = []
         if not self._path.exists():
@@ -74,33 +74,33 @@ class Bag:
 
     @property
     def duration_s(self) -> float:
-        """From the first to the last message, s."""
+        """The time from the first to the last message, s."""
         starts = [file.start_ns for file in self._files if file.start_ns is not None]
         ends = [file.end_ns for file in self._files if file.end_ns is not None]
         return (max(ends) - min(starts)) / 1e9 if starts else 0.0
 
     def of_type(self, *message_types: str) -> list[str]:
-        """The topics of these types, sorted."""
+        """Return the sorted topics that have one of these message types."""
         return sorted(topic for topic, (kind, _) in self.topics.items() if kind in message_types)
 
     def messages(
         self, topics: Sequence[str] | None = None, start_ns: int | None = None, stop_ns: int | None = None
     ) -> Iterator[BagMessage]:
-        """The messages of `topics` (None: of all) in order of log time.
+        """Yield messages in order of log time.
 
         Args:
-            topics: names as in `topics`.
-            start_ns, stop_ns: log times of the first, and of the first after the last; None: all.
+            topics: names of the topics to read; None for all.
+            start_ns, stop_ns: range of log times, `stop_ns` excluded; None for no limit.
 
         Raises:
-            BagError: the recording is damaged from here on (without `salvage`).
+            BagError: a message cannot be read, and `salvage` is false.
         """
         begin = _EARLIEST_NS if start_ns is None else start_ns
         end = _LATEST_NS if stop_ns is None else stop_ns
         read, last_ns = Counter(), begin
         for message in self._stored(topics, begin, end):
             if message.log_ns < last_ns:
-                reason = "its log time is before that of what was read already: the index is wrong"
+                reason = "its log time is before that of an earlier message: the index is wrong"
                 self._report(Damage(message.topic, message.log_ns, 1, reason))
                 continue
             last_ns = message.log_ns
@@ -112,7 +112,7 @@ class Bag:
             read[message.topic] += 1
             yield whole
         if start_ns is None and stop_ns is None:
-            self._hold_to_promise(read, self.topics if topics is None else topics)
+            self._check_counts(read, self.topics if topics is None else topics)
 
     def _stored(self, topics: Sequence[str] | None, begin: int, end: int) -> Iterator[BagMessage]:
         chosen = None if topics is None else frozenset(topics)
@@ -129,18 +129,18 @@ class Bag:
             return message
         data, whole = unpack(message.data, compression)
         if not whole:
-            raise FormatError(f"{compression}: ends early")
+            raise FormatError(f"{compression}: data ends early")
         return replace(message, data=data)
 
-    def _hold_to_promise(self, read: Counter[str], topics: Sequence[str]) -> None:
-        """Report the messages that were promised, and neither read nor reported."""
-        told: Counter[str] = Counter()
+    def _check_counts(self, read: Counter[str], topics: Sequence[str]) -> None:
+        """Report the messages that index and metadata list, but that were neither read nor reported."""
+        reported: Counter[str] = Counter()
         for damage in self.damage:
-            told[damage.topic] += damage.messages or 0
-        missing = Counter({t: self.topics[t][1] - read[t] - told[t] for t in topics if t in self.topics})
+            reported[damage.topic] += damage.messages or 0
+        missing = Counter({t: self.topics[t][1] - read[t] - reported[t] for t in topics if t in self.topics})
         missing = +missing
-        if told[""] and missing:  # some of them are reported, though not by name
-            count = missing.total() - told[""]
+        if reported[""] and missing:  # some were reported without a topic
+            count = missing.total() - reported[""]
             if count > 0:
                 self._report(Damage("", None, count, f"promised, but not there: of {', '.join(missing)}"))
             return
@@ -171,7 +171,7 @@ class Bag:
         return "; ".join(first[:3]) or "no files of messages"
 
     def _metadata(self) -> Metadata:
-        """Of a folder, or of one file; what is wrong with it is told."""
+        """Return the metadata of the folder or single file; report its faults."""
         if not self._path.is_dir():
             return Metadata([self._path.name])
         there = storage_files(self._path)
@@ -216,10 +216,10 @@ class Bag:
         self._files.append(file)
 
     def _report(self, damage: Damage) -> None:
-        """Take it down once; without `salvage`, what costs messages is an error."""
-        if damage in self._told:
+        """Add a damage once; raise if it costs messages and `salvage` is false."""
+        if damage in self._reported:
             return
-        self._told.add(damage)
+        self._reported.add(damage)
         self.damage.append(damage)
         if self._opened and not self._salvage and damage.messages != 0:
             topic = f"{damage.topic}: " if damage.topic else ""
@@ -227,9 +227,9 @@ class Bag:
 
 
 def frame_of(message: BagMessage) -> CameraFrame | LidarFrame:
-    """The frame of a recorded image or cloud.
+    """Decode the frame of a recorded image or point cloud.
 
     Raises:
-        CodecError: it is malformed.
+        CodecError: the message is malformed.
     """
     return _PARSERS[message.message_type](message.data).decode()

@@ -1,4 +1,4 @@
-"""Writing rosbag2 recordings: mcap, streaming; the same calls give the same bytes."""
+"""Write rosbag2 recordings as mcap; the output is reproducible byte for byte."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from perception_rt.replay.message_types import typestore
 from perception_rt.types import BagError
 
-METADATA_VERSION = 8  # the newest that every distribution from Humble on reads: 9 changed the form of QoS
+METADATA_VERSION = 8  # the newest that Humble and later can read; 9 changed the format of QoS
 LATEST_NS = 2**63 - 1
 _NEVER = QosTime(LATEST_NS // 10**9, LATEST_NS % 10**9)
 
 
 class BagWriter:
-    """A new rosbag2 folder, open for writing; use it in a `with`, or call `close`.
+    """A new rosbag2 folder, open for writing; a context manager.
 
-    The folder is complete, with its index and metadata.yaml, once it is closed; also after an exception, so
-    that what was written until then can be read.
+    `close` writes the index and metadata.yaml. The context manager calls it also after an exception, so that
+    the messages written so far can be read.
 
     Args:
-        folder: of the bag; must not be there yet, its parents are made.
+        folder: to create, with its parents; must not exist.
 
     Raises:
-        BagError: it is there, or cannot be made.
+        BagError: the folder exists or cannot be created.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -41,14 +41,13 @@ class BagWriter:
         try:
             self._writer = Writer(self._folder, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
-            storage = (
-                self._writer.storage
-            )  # named as rosbag2 names a file, which `ros2 bag reindex` looks for
+            storage = self._writer.storage
+            # `ros2 bag reindex` looks for the file name that rosbag2 gives.
             storage.path = storage.path.rename(storage.path.with_stem(f"{storage.path.stem}_0"))
         except WriterError as error:
-            raise BagError(f"{folder}: is there already: remove it, or name another folder") from error
+            raise BagError(f"{folder}: already exists: remove it or choose another folder") from error
         except OSError as error:
-            raise BagError(f"{folder}: cannot be made: {error.strerror}") from error
+            raise BagError(f"{folder}: cannot be created: {error.strerror}") from error
         self._connections: dict[str, Connection] = {}
 
     def __enter__(self) -> BagWriter:
@@ -58,10 +57,10 @@ class BagWriter:
         self.close()
 
     def close(self) -> None:
-        """Write index and metadata.yaml; again, it does nothing.
+        """Write index and metadata.yaml; further calls do nothing.
 
         Raises:
-            BagError: the disk refuses.
+            BagError: writing fails.
         """
         if self._writer.storage is None:
             return
@@ -74,12 +73,12 @@ class BagWriter:
         """Append one message.
 
         Args:
-            topic: absolute name. message_type: of all its messages, e.g. ``nav_msgs/msg/Path``.
-            log_ns: its log time, and publish time. data: serialized (CDR).
+            topic: absolute name. message_type: for example ``nav_msgs/msg/Path``.
+            log_ns: log and publish time. data: the serialized message (CDR).
 
         Raises:
-            BagError: the type is not known or not that of the topic so far, the time is none that a bag
-                can hold, or the disk refuses.
+            BagError: the type is unknown or differs from earlier messages of the topic, the time is out of
+            range, or writing fails.
         """
         if not 0 <= log_ns <= LATEST_NS:
             raise BagError(f"{self._folder}: {topic}: log_ns={log_ns}: must be from 0 to {LATEST_NS}")
@@ -95,7 +94,7 @@ class BagWriter:
 
     def _connect(self, topic: str, message_type: str) -> Connection:
         if message_type not in typestore().types:
-            raise BagError(f"{self._folder}: {topic}: message_type={message_type!r}: is not known")
+            raise BagError(f"{self._folder}: {topic}: message_type={message_type!r}: unknown message type")
         self._connections[topic] = self._writer.add_connection(
             topic, message_type, typestore=typestore(), offered_qos_profiles=[_offered(topic)]
         )
@@ -103,7 +102,7 @@ class BagWriter:
 
 
 def _offered(topic: str) -> Qos:
-    """Reliable, which matches every subscriber; static transforms stay for those who come late."""
+    """Return a reliable QoS, which matches every subscriber; transient local for static transforms."""
     static = topic == "/tf_static"
     return Qos(
         QosHistory.KEEP_LAST,

@@ -85,7 +85,7 @@ def test_a_trace_tells_each_frame_and_the_one_before_for_frames_that_it_lacks(tm
         11500,
     ]
     assert timing("/b", 1) == 7_250_000
-    with pytest.raises(ConfigError, match="holds no inference of /c"):
+    with pytest.raises(ConfigError, match="has no inference times of /c"):
         timing("/c", 0)
 
 
@@ -93,10 +93,10 @@ def test_a_trace_tells_each_frame_and_the_one_before_for_frames_that_it_lacks(tm
     ("content", "reason"),
     [
         ("a,b\n1,2\n", "no column node, stamp_ns, infer_ms"),
-        ("node,stamp_ns,infer_ms\n", "holds no inference"),
-        ("node,stamp_ns,infer_ms\n/a,1,inf\n", "line 2: inf ms is no time"),
-        ("node,stamp_ns,infer_ms\n/a,1,-5\n", "line 2: -5.0 ms is no time"),
-        ("node,stamp_ns,infer_ms\n/a,1,nan\n", "line 2: nan ms is no time"),
+        ("node,stamp_ns,infer_ms\n", "has no inference times"),
+        ("node,stamp_ns,infer_ms\n/a,1,inf\n", "line 2: inf ms is no valid inference time"),
+        ("node,stamp_ns,infer_ms\n/a,1,-5\n", "line 2: -5.0 ms is no valid inference time"),
+        ("node,stamp_ns,infer_ms\n/a,1,nan\n", "line 2: nan ms is no valid inference time"),
     ],
 )
 def test_a_file_that_is_no_trace_says_so(tmp_path, content, reason):
@@ -154,7 +154,7 @@ class Seen:
     def __init__(self) -> None:
         self.answers: list[tuple[int, int]] = []
 
-    def heard(self, message) -> None: ...
+    def delivered(self, message) -> None: ...
 
     def published(self, topic, message_type, time_ns, data) -> None:
         if message_type == ARRAY:
@@ -347,14 +347,20 @@ def test_an_override_that_names_the_node_more_exactly_wins():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"camera_detektor": {"half": True}}, "no such node; of the graph: /front/camera_detector"),
+        (
+            {"camera_detektor": {"half": True}},
+            "the nodes of the graph are /front/camera_detector",
+        ),
         ({"/camera_detector": {"half": True}}, "no such node"),
         (
             {"camera_detector": {"rate_hs": 1.0}},
-            "rate_hs: no parameter of camera_detector; known: batch_wait",
+            "rate_hs: not a parameter of camera_detector; known parameters: batch_wait",
         ),
-        ({"fusion": {"rate_hz": 1.0}}, "rate_hz: no parameter of fusion; known: camera_info_topic"),
-        ({"": {"bag": "drive"}}, "bag: no parameter of any node"),
+        (
+            {"fusion": {"rate_hz": 1.0}},
+            "not a parameter of fusion; known parameters: camera_info_topic",
+        ),
+        ({"": {"bag": "drive"}}, "bag: not a parameter of any node"),
     ],
 )
 def test_an_override_that_nobody_takes_is_refused(overrides, said):

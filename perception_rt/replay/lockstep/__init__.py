@@ -1,1 +1,1 @@
-"""Running the components of a graph over a recording, in virtual time and in order."""
+"""Run the components of a graph over a recording in virtual time."""

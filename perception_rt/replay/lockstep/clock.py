@@ -1,4 +1,4 @@
-"""The time of one node in a replay."""
+"""The clock of one node in a replay."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from perception_rt.replay.lockstep.timing import Timing
 
 
 class NodeClock:
-    """Virtual time as a node sees it: while it works and its time is measured, the clock goes on.
+    """The virtual clock of one node; it advances during a callback if time is measured.
 
     Args:
-        loop: of the replay. timing: of the inference; None where time is measured.
+        loop: the event loop of the replay. timing: duration of inference; None to measure it.
     """
 
     def __init__(self, loop: EventLoop, timing: Timing | None) -> None:
@@ -23,13 +23,13 @@ class NodeClock:
         self._began_ns: int | None = None
 
     def now_ns(self) -> int:
-        """Return virtual time plus what the callback in progress has taken, where that is measured."""
+        """Return virtual time, ns, plus the time of the running callback if time is measured."""
         elapsed = 0 if self._began_ns is None else time.perf_counter_ns() - self._began_ns
         return self.loop.now_ns() + elapsed
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Let the work inside take its time, where time is measured."""
+        """Add the duration of the `with` block to the clock, if time is measured."""
         if self.timing is None:
             self._began_ns = time.perf_counter_ns()
         try:

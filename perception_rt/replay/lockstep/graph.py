@@ -1,4 +1,4 @@
-"""Which components a graph has, and which overrides are for whom."""
+"""Find the components of a graph and the parameter overrides of each node."""
 
 from __future__ import annotations
 
@@ -10,54 +10,56 @@ from perception_rt.component.graph import GraphNode, class_of
 from perception_rt.types import ConfigError
 
 SOURCES = ("bag_player", "drive_simulator", "video_player")
-"""Nodes of a graph whose part the recording plays."""
+"""Data sources of a graph; in a replay, the recording takes their place."""
 OF_ROS = ("use_sim_time", "autostart")
-"""Parameters that every node has, and that mean nothing here."""
+"""Parameters that every ROS node accepts; a replay ignores them."""
 
 Overrides = Mapping[str, Mapping[str, Any]]
-"""By node name (absolute or not; "" for all), parameters by name."""
+"""Parameter values by node name (absolute or not; "" for all nodes) and parameter name."""
 
 
 def component_class(name: str) -> type[Component]:
-    """The component of a node."""
+    """Return the component class of a node."""
     return class_of("perception_rt.component", name)
 
 
 def replayable_nodes(nodes: Sequence[GraphNode]) -> list[tuple[GraphNode, type[Component]]]:
-    """The nodes that take messages, each with its component.
+    """Return the nodes that process messages, each with its component class.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no such nodes.
     """
     found = [(node, component_class(node.name)) for node in nodes if node.name not in SOURCES]
     if not found:
-        raise ConfigError("the parameter file names no node that takes messages")
+        raise ConfigError("the parameter file names no node that processes messages")
     return found
 
 
 def overrides_of(node: GraphNode, overrides: Overrides) -> dict[str, Any]:
-    """Those for one node; what names it more exactly wins."""
+    """Return the overrides of one node; the most specific name wins."""
     return {
         key: value for name in ("", node.name, node.path) for key, value in overrides.get(name, {}).items()
     }
 
 
 def check_overrides(nodes: Sequence[GraphNode], overrides: Overrides) -> None:
-    """Refuse an override that nobody takes: a slip of the pen must not pass as a result.
+    """Check that every override applies to a node, so that a typo does not go unnoticed.
 
     Raises:
-        ConfigError: names it, and what there is instead.
+        ConfigError: a node or parameter is unknown; lists the valid ones.
     """
     for name, values in overrides.items():
         named = [node for node in nodes if name in ("", node.name, node.path)]
         if not named:
             raise ConfigError(
-                f"-p {name}:...: no such node; of the graph: {', '.join(n.path for n in nodes)}"
+                f"-p {name}:...: no such node; the nodes of the graph are {', '.join(n.path for n in nodes)}"
             )
         if any(node.name in SOURCES for node in named):
-            continue  # what they take is not known here
+            continue  # their parameters are not known here
         known = {one.name for node in named for one in component_class(node.name).PARAMETERS}
         for parameter in values:
             if parameter not in known and parameter not in OF_ROS:
                 of = name or "any node"
-                raise ConfigError(f"-p {parameter}: no parameter of {of}; known: {', '.join(sorted(known))}")
+                raise ConfigError(
+                    f"-p {parameter}: not a parameter of {of}; known parameters: {', '.join(sorted(known))}"
+                )

@@ -1,4 +1,4 @@
-"""The host of a component in virtual time."""
+"""Host a component in virtual time."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ LOG = logging.getLogger(__name__)
 
 
 class LockstepHost:
-    """Runs one component; what ROS does between the nodes, the router does.
+    """Run one component; the router stands in for the ROS middleware.
 
-    The component's callbacks take no time, unless time is measured: then one begins when the one before has
-    ended, as on the thread of a node's executor.
+    Callbacks take no virtual time unless time is measured. Measured callbacks run one after the other, as on
+    a node's single-threaded executor.
 
     Args:
-        node: of the graph. overrides: parameters that count for more than the graph's.
-        timing: of the inference; None where time is measured.
+        node: of the graph. overrides: parameters that take precedence over the graph's.
+        timing: duration of inference; None to measure it.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class LockstepHost:
         self.workers: list[LockstepWorker] = []
         self._name, self._namespace = node.name, node.namespace.rstrip("/")
         self._router = router
-        self._heard: set[str] = set()
+        self._subscribed: set[str] = set()
         self._free_ns = 0
-        self._calls: deque[Callable[[], None]] = deque()  # that wait for the one in hand
+        self._calls: deque[Callable[[], None]] = deque()  # pending callbacks; the first is running
         try:
             check_names(make.PARAMETERS, node.parameters)
             values = resolve(make.PARAMETERS, {**node.inherited, **node.parameters, **overrides})
@@ -67,11 +67,11 @@ class LockstepHost:
     # Host.
 
     def get_name(self) -> str:
-        """The node's name."""
+        """Return the node's name."""
         return self._name
 
     def resolve_topic_name(self, topic: str) -> str:
-        """As ROS does."""
+        """Return the absolute, remapped name of a topic, as ROS resolves it."""
         if topic.startswith("~"):
             topic = f"{self.path}/{topic[1:].lstrip('/')}"
         elif not topic.startswith("/"):
@@ -79,34 +79,34 @@ class LockstepHost:
         return self._router.remapped(topic)
 
     def create_publisher(self, message_type: str, topic: str, depth: int) -> LockstepOutput:
-        """What is published goes to the router."""
+        """Create a publisher that sends to the router."""
         return LockstepOutput(self, self._router, message_type, self.resolve_topic_name(topic))
 
     def create_subscription(
         self, message_type: str, topic: str, receive: Callable[[bytes], None], reliability: str
     ) -> LockstepInput:
-        """Messages come in the order in which they were recorded or published.
+        """Subscribe to a topic; messages arrive in the order of recording or publishing.
 
-        While the node is busy, which it is only where time is measured, the newest ones wait.
+        While the node is busy (only if time is measured), the newest messages are queued.
         """
         resolved = self.resolve_topic_name(topic)
-        self._heard.add(resolved)
-        heard = LockstepInput(self._router, resolved, reliability)
+        self._subscribed.add(resolved)
+        subscription = LockstepInput(self._router, resolved, reliability)
         waiting: deque[bytes] = deque()
 
         def arrive(data: bytes) -> None:
             waiting.append(data)
             if len(waiting) > DEPTH:
-                waiting.popleft()  # the call that was meant for it takes the next
-                heard.lost += 1
+                waiting.popleft()  # its pending call takes the next message instead
+                subscription.lost += 1
             else:
                 self._execute(lambda: receive(waiting.popleft()))
 
         self._router.subscribe(self.path, message_type, resolved, arrive)
-        return heard
+        return subscription
 
     def create_timer(self, period_s: float, call: Callable[[], None]) -> None:
-        """In virtual time; as of a timer of ROS, calls that were missed are made once."""
+        """Call at a fixed rate in virtual time; like a ROS timer, make up for missed calls only once."""
 
         def tick() -> None:
             if call not in self._calls:
@@ -115,14 +115,14 @@ class LockstepHost:
         self.loop.every(round(period_s * 1e9), tick)
 
     def transforms(self) -> TransformBuffer:
-        """One for all nodes: they would hear the same."""
+        """Return the transform buffer, which all nodes share."""
         self._router.transform_users.append(self.path)
         return self._router.transforms
 
     def make_worker(
         self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox
     ) -> LockstepWorker:
-        """In virtual time."""
+        """Create a worker that runs in virtual time."""
         self.workers.append(LockstepWorker(self.path, self.clock, pipeline, scheduler, mailbox))
         return self.workers[-1]
 
@@ -130,28 +130,28 @@ class LockstepHost:
         """Do nothing: a replay prints its own summary."""
 
     def warn(self, stream: str, error: Exception) -> None:
-        """Report a message that no ledger of the node counts to the router; log other errors."""
+        """Report a bad message to the router unless a ledger of the node counts it; log other errors."""
         if stream in self.component.stats:
             return
-        if stream in self._heard:
+        if stream in self._subscribed:
             self._router.refused(stream, error)
         else:
             LOG.warning("%s: %s: %s", self.path, type(error).__name__, error)
 
-    # What the runner uses.
+    # Used by the runner.
 
     def activate(self) -> None:
         """Activate the component, and publish its diagnostics once a second."""
         self.component.active = True
-        self.loop.every(DIAGNOSTICS_PERIOD_NS, self.tell)
+        self.loop.every(DIAGNOSTICS_PERIOD_NS, self.publish_diagnostics)
 
     def deactivate(self) -> None:
-        """End what waits; a last word."""
+        """Stop the component and publish its diagnostics a last time."""
         self.component.active = False
         self.component.stop()
-        self.tell()
+        self.publish_diagnostics()
 
-    def tell(self) -> None:
+    def publish_diagnostics(self) -> None:
         """Publish the component's diagnostics."""
         statuses = self.component.statuses()
         if statuses:
@@ -160,7 +160,7 @@ class LockstepHost:
             self._router.publish(DIAGNOSTICS, DIAGNOSTICS_TYPE, now, data)
 
     def _execute(self, call: Callable[[], None]) -> None:
-        """Call, when the callbacks before have ended."""
+        """Queue a callback; it runs when those before it have finished."""
         self._calls.append(call)
         if len(self._calls) == 1:
             self._next()
@@ -178,7 +178,7 @@ class LockstepHost:
 
 
 class LockstepOutput:
-    """A topic of a component."""
+    """A publisher of a component."""
 
     def __init__(self, host: LockstepHost, router: Router, message_type: str, topic: str) -> None:
         self._host, self._router = host, router
@@ -195,7 +195,7 @@ class LockstepOutput:
 
 
 class LockstepInput:
-    """A topic that a component hears; what is lost is what did not fit into its queue."""
+    """A subscription of a component; `lost` counts the messages that the full queue dropped."""
 
     def __init__(self, router: Router, topic: str, reliability: str) -> None:
         self.lost = 0
@@ -204,5 +204,5 @@ class LockstepInput:
         self._router = router
 
     def publisher_count(self) -> int:
-        """The recording, or a node."""
+        """Return the number of publishers: 1 for a recorded topic or one of a node, else 0."""
         return self._router.publishers(self.topic)

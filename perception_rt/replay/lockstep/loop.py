@@ -1,4 +1,4 @@
-"""Virtual time: what is due is called in order of time, as fast as the machine goes."""
+"""An event loop in virtual time: it makes calls in order of time, as fast as possible."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from perception_rt.realtime.clock import VirtualClock
 
 
 class EventLoop:
-    """Calls of the future, in order of their time; at one time, in the order in which they were asked for.
+    """A queue of scheduled calls, ordered by time; calls for the same time keep their order.
 
     Attributes:
-        clock: moves from call to call.
+        clock: virtual time; advances from call to call.
     """
 
     def __init__(self, start_ns: int) -> None:
@@ -23,15 +23,15 @@ class EventLoop:
         self._ticking = True
 
     def now_ns(self) -> int:
-        """The time of the call in hand, ns."""
+        """Return the virtual time, ns."""
         return self.clock.now_ns()
 
     def at(self, time_ns: int, call: Callable[[], None]) -> None:
-        """Call at a time; one that has passed is now."""
+        """Schedule a call; a time in the past means now."""
         heapq.heappush(self._events, (max(time_ns, self.now_ns()), next(self._count), call))
 
     def every(self, period_ns: int, call: Callable[[], None]) -> None:
-        """Call at a fixed rate, until `end_ticks`."""
+        """Schedule a call at a fixed rate, until `end_ticks`."""
 
         def tick() -> None:
             if self._ticking:
@@ -41,7 +41,7 @@ class EventLoop:
         self.at(self.now_ns() + period_ns, tick)
 
     def run_until(self, time_ns: int) -> None:
-        """Make all calls of up to a time; then it is that time, unless it had passed."""
+        """Make all calls due up to a time, and advance the clock to it."""
         while self._events and self._events[0][0] <= time_ns:
             self.step()
         self.clock.advance_to(max(time_ns, self.now_ns()))
@@ -53,7 +53,7 @@ class EventLoop:
         call()
 
     def end_ticks(self) -> None:
-        """Make all other calls that are left."""
+        """Stop the periodic calls and make the remaining ones."""
         self._ticking = False
         while self._events:
             self.step()

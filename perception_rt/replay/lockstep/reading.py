@@ -1,4 +1,4 @@
-"""Reading a recording ahead, on a thread of its own: decompression runs beside inference."""
+"""Read a recording ahead on a separate thread, so that decompression overlaps with inference."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ AHEAD_MESSAGES = 1000
 
 
 def read(bag: Bag) -> Iterator[BagMessage | Damage]:
-    """All messages in order, and what could not be read where it was missed."""
-    told = 0
+    """Yield all messages in order, and each damage at the place where it was found."""
+    reported = 0
     for message in bag.messages():
-        yield from bag.damage[told:]
-        told = len(bag.damage)
+        yield from bag.damage[reported:]
+        reported = len(bag.damage)
         yield message
-    yield from bag.damage[told:]
+    yield from bag.damage[reported:]
 
 
 class ReadAhead:
-    """The items of `read`, a few of them ahead; use it in a `with`."""
+    """A context manager that gives the items of `read`, prefetched on a thread."""
 
     def __init__(self, bag: Bag) -> None:
         self._source = read(bag)
@@ -55,7 +55,7 @@ class ReadAhead:
                     self._items.append(item)
                     self._bytes += _size(item)
                     self._changed.notify_all()
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
             self._error = error
         finally:
             with self._changed:

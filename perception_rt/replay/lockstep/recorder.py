@@ -1,4 +1,4 @@
-"""Writing down what flows in a replay: the bag, the ledger, and the counts and times of every stream."""
+"""Record a replay: the bag, the ledger, and the counts and times of every stream."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ COLUMNS = (
     *("ended_ns", "age_ms", "outcome", "reason"),
 )
 RECORDING = "bag"
-"""In the column `node`, of rows about what could not be read or used of the recording."""
+"""Value of the column `node` in rows about unreadable parts of the recording."""
 UNREADABLE = "unreadable"
 
 
 class RecordedStream:
-    """What becomes of the messages of one topic at one node; times in ms of all of them."""
+    """The outcomes and times, in ms, of all messages of one topic at one node."""
 
-    def __init__(self, node: str, topic: str, account: StreamStats) -> None:
-        self.node, self.topic, self.account = node, topic, account
+    def __init__(self, node: str, topic: str, stats: StreamStats) -> None:
+        self.node, self.topic, self.stats = node, topic, stats
         self.ages = array("d")
         self.stages = {stage: array("d") for stage in STAGES}
         self.first_ns = self.last_ns = 0
 
     def take(self, entry: Entry, ended_ns: int) -> float | None:
-        """A message ended; its age, if something of it was published."""
+        """Record a finished message and return its age in ms; None if nothing was published."""
         for stage, took_ms in entry.stages_ms.items():
             self.stages[stage].append(took_ms)
         if entry.outcome is not Outcome.PUBLISHED:
@@ -51,15 +51,15 @@ class RecordedStream:
         return self.ages[-1]
 
     def summary(self) -> dict[str, Any]:
-        """As in metrics.json."""
-        book = self.account.ledger.snapshot()
+        """Return the stream's entry in metrics.json."""
+        counts = self.stats.ledger.snapshot()
         span_s = (self.last_ns - self.first_ns) / 1e9
         return {
             "node": self.node,
             "topic": self.topic,
-            "received": book["received"],
-            "states": book["states"],
-            "reasons": book["reasons"],
+            "received": counts["received"],
+            "states": counts["states"],
+            "reasons": counts["reasons"],
             "rate_hz": round((len(self.ages) - 1) / span_s, 3) if span_s > 0 else 0.0,
             "age_ms": percentiles(self.ages, (50, 90, 99)),
             "stages_ms": {stage: percentiles(times, (50, 99)) for stage, times in self.stages.items()},
@@ -67,24 +67,24 @@ class RecordedStream:
 
 
 class Published:
-    """What was published on one topic so far: how much, and the hash of all times and bytes."""
+    """The number of messages published on one topic, and the hash of their times and bytes."""
 
     def __init__(self) -> None:
         self.count = 0
         self.sha256 = hashlib.sha256()
 
     def add(self, time_ns: int, data: bytes) -> None:
-        """One more message."""
+        """Add a message."""
         self.count += 1
         self.sha256.update(time_ns.to_bytes(8, "little", signed=True))
         self.sha256.update(data)
 
 
 class Recorder:
-    """The `Observer` of a router, and of every ledger.
+    """The `ReplayObserver` of a router; it also records every ledger.
 
     Args:
-        live: shows people what flows.
+        live: viewer that shows the messages; None for no viewer.
     """
 
     def __init__(self, live: Live | None) -> None:
@@ -98,27 +98,27 @@ class Recorder:
 
     @contextmanager
     def writing(self, folder: Path) -> Iterator[None]:
-        """What flows inside is written into a folder; it is there, and empty."""
+        """Write everything inside the `with` block to a folder, which must exist and be empty."""
         with (folder / LEDGER).open("w", newline="") as file, BagWriter(folder / BAG) as self._bag:
             self._rows = csv.writer(file, lineterminator="\n")
             self._rows.writerow(COLUMNS)
             yield
 
     def add_stream(self, node: str, stats: Mapping[str, StreamStats], now_ns: Callable[[], int]) -> None:
-        """Write a row for every message that ends in these ledgers."""
-        for topic, account in stats.items():
-            stream = RecordedStream(node, topic, account)
+        """Write a row for every message that these ledgers finish."""
+        for topic, one in stats.items():
+            stream = RecordedStream(node, topic, one)
             self.streams[f"{node}: {topic}"] = stream
-            account.ledger.on_end = lambda entry, stream=stream: self._ended(stream, entry, now_ns())
+            one.ledger.on_end = lambda entry, stream=stream: self._ended(stream, entry, now_ns())
 
-    def heard(self, message: BagMessage) -> None:
-        """Count it; show it."""
+    def delivered(self, message: BagMessage) -> None:
+        """Count a recorded message and pass it to the live viewer."""
         self.read[message.topic] += 1
         if self._live is not None:
             self._live.message(message.topic, message.message_type, message.log_ns, message.data)
 
     def published(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
-        """Write it to the bag, visualization messages left out."""
+        """Write a published message to the bag and pass it to the live viewer."""
         if self._live is not None:
             self._live.message(topic, message_type, time_ns, data)
         self._bag.write(topic, message_type, time_ns, data)
@@ -130,11 +130,11 @@ class Recorder:
             self._live.message(topic, message_type, time_ns, data)
 
     def refused(self, topic: str, time_ns: int, error: Exception) -> None:
-        """A message that no node's ledger stats for cannot be used."""
+        """Record a message that cannot be used and that no node's ledger counts."""
         self._unreadable(topic, 1, time_ns, str(error))
 
     def damaged(self, damage: Damage) -> None:
-        """A part of the recording cannot be read."""
+        """Record a part of the recording that cannot be read."""
         self._unreadable(damage.topic, damage.messages, damage.log_ns, damage.reason)
 
     def _unreadable(self, topic: str, messages: int | None, time_ns: int | None, reason: str) -> None:
@@ -167,7 +167,7 @@ class Recorder:
 
 
 def percentiles(values: array, ranks: tuple[int, ...]) -> dict[str, float] | None:
-    """`{"p50": ..., "max": ...}` by nearest rank, to the microsecond of ms; None without values."""
+    """Return `{"p50": ..., "max": ...}` by nearest rank, in ms with 3 decimals; None without values."""
     if not values:
         return None
     ordered = sorted(values)

@@ -1,4 +1,4 @@
-"""What ROS does between nodes, in virtual time: topics, transforms; and whoever writes down what flows."""
+"""Route messages and transforms between the recording and the nodes, in virtual time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIAGNOSTICS, DIAGNOSTICS_TYPE = "/diagnostics", "diagnostic_msgs/msg/DiagnosticA
 
 
 class RouterSubscription(NamedTuple):
-    """Who hears a topic."""
+    """A node's subscription to a topic."""
 
     node: str
     message_type: str
@@ -27,36 +27,36 @@ class RouterSubscription(NamedTuple):
 
 
 class ReplayObserver(Protocol):
-    """Writes down what flows."""
+    """The interface of an object that observes all messages of a router."""
 
-    def heard(self, message: BagMessage) -> None:
-        """A message of the recording went to those who hear its topic."""
+    def delivered(self, message: BagMessage) -> None:
+        """Observe a recorded message after its delivery to the subscribers."""
         ...
 
     def published(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
-        """A node published."""
+        """Observe a message that a node published."""
         ...
 
     def shown(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
-        """A node published a visualization message."""
+        """Observe a visualization message that a node published."""
         ...
 
     def refused(self, topic: str, time_ns: int, error: Exception) -> None:
-        """A message that no node's ledger stats for cannot be used."""
+        """Observe a message that cannot be used and that no node's ledger counts."""
         ...
 
 
 class Router:
-    """Brings messages from the recording and from the nodes to the nodes.
+    """Deliver messages from the recording and from the nodes to the subscribed nodes.
 
     Args:
-        recorded: types of the recording's topics. remaps: topics by the names that they stand for.
-        observer: of all that flows. watched: whether a live viewer shows visualization messages.
+        recorded: message types by recorded topic. remaps: new topic name by old name.
+        observer: sees every message. watched: whether a live viewer shows visualization messages.
 
     Attributes:
-        transforms: as far as they came. transform_users: the nodes that look at them.
+        transforms: all transforms so far. transform_users: the nodes that use them.
         subscriptions: by topic.
-        announced: by topic, the node and the type.
+        announced: publishing node and message type, by topic.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Router:
         self.transforms = TransformBuffer()
         self.transform_users: list[str] = []
         self.subscriptions: dict[str, list[RouterSubscription]] = {}
-        self.announced = {DIAGNOSTICS: ("", DIAGNOSTICS_TYPE)}  # "": that of all nodes
+        self.announced = {DIAGNOSTICS: ("", DIAGNOSTICS_TYPE)}  # "": every node publishes it
         self._loop = loop
         self._recorded = recorded
         self._remaps = remaps
@@ -80,25 +80,25 @@ class Router:
         self._watched = watched
 
     def remapped(self, topic: str) -> str:
-        """The topic that is used in its place."""
+        """Return the name of a topic after remapping."""
         self._unused.pop(topic, None)
         return self._remaps.get(topic, topic)
 
     def check_remaps(self) -> None:
-        """Refuse a remapping that nobody needed, once all nodes are there.
+        """Check that every remapping was used; call it after all nodes were created.
 
         Raises:
-            ConfigError: names it, and the topics that are used.
+            ConfigError: no node uses the topic; lists the topics that are used.
         """
         for name, topic in self._unused.items():
             used = ", ".join(sorted({*self.subscriptions, *self.announced}))
             raise ConfigError(f"-r {name}:={topic}: no node uses {name}; the topics are {used}")
 
     def check_inputs(self) -> None:
-        """Refuse a recording that has no topic which a node subscribes to.
+        """Check that a node subscribes to at least one topic of the recording.
 
         Raises:
-            ConfigError: names the topics, near misses, and what is recorded.
+            ConfigError: there is none; lists the wanted and recorded topics, and similar names.
         """
         if any(self.users(topic) for topic in self._recorded):
             return
@@ -111,10 +111,10 @@ class Router:
         )
 
     def announce(self, node: str, topic: str, message_type: str) -> None:
-        """A node is going to publish.
+        """Announce that a node publishes a topic.
 
         Raises:
-            ConfigError: another one does on this topic.
+            ConfigError: another node publishes this topic.
         """
         if topic in self.announced:
             other = self.announced[topic][0] or "every node"
@@ -122,11 +122,11 @@ class Router:
         self.announced[topic] = node, message_type
 
     def subscribe(self, node: str, message_type: str, topic: str, receive: Callable[[bytes], None]) -> None:
-        """Hear a topic."""
+        """Subscribe a node to a topic."""
         self.subscriptions.setdefault(topic, []).append(RouterSubscription(node, message_type, receive))
 
     def publishers(self, topic: str) -> int:
-        """How many publish a topic."""
+        """Return the number of publishers of a topic: 0 or 1."""
         return int(topic in self._recorded or topic in self.announced)
 
     def get_subscription_count(self, topic: str) -> int:
@@ -135,7 +135,7 @@ class Router:
         return len(self.subscriptions.get(topic, ())) + recorder
 
     def missing(self) -> dict[str, list[str]]:
-        """Topics that nodes want and that nobody publishes in the wanted type, with the nodes."""
+        """Return the topics without a publisher of the subscribed type, with the subscribing nodes."""
         offered = {**self._recorded, **{topic: kind for topic, (_, kind) in self.announced.items()}}
         found: dict[str, list[str]] = {}
         for topic, subscriptions in self.subscriptions.items():
@@ -145,7 +145,7 @@ class Router:
         return found
 
     def users(self, topic: str) -> list[str]:
-        """The nodes that hear what is recorded of a topic."""
+        """Return the nodes that subscribe to a recorded topic."""
         if self.replaced(topic):
             return []
         kind = self._recorded.get(topic)
@@ -154,18 +154,18 @@ class Router:
         return [one.node for one in self.subscriptions.get(topic, ()) if one.message_type == kind]
 
     def replaced(self, topic: str) -> bool:
-        """Whether a recorded topic is made anew by a node: then the recorded one is left out."""
+        """Return whether a node publishes this topic, so that its recorded messages are skipped."""
         return topic in self.announced
 
     def deliver(self, message: BagMessage) -> None:
-        """Bring a recorded message to who hears it, now."""
+        """Deliver a recorded message to its subscribers now."""
         if message.topic in self._tf and message.message_type == TF_TYPE:
-            self._learn(message)
+            self._add_transforms(message)
         self._deliver(message.topic, message.message_type, message.data)
-        self._observer.heard(message)
+        self._observer.delivered(message)
 
     def publish(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
-        """Bring a node's message to who hears it, at its time."""
+        """Deliver a node's message to its subscribers at the given time."""
 
         def arrive() -> None:
             now = self._loop.now_ns()
@@ -178,7 +178,7 @@ class Router:
         self._loop.at(time_ns, arrive)
 
     def refused(self, topic: str, error: Exception) -> None:
-        """A message that no node's ledger stats for cannot be used."""
+        """Report a message that cannot be used and that no node's ledger counts."""
         self._observer.refused(topic, self._loop.now_ns(), error)
 
     def _deliver(self, topic: str, message_type: str, data: bytes) -> None:
@@ -186,7 +186,7 @@ class Router:
             if subscription.message_type == message_type:
                 subscription.receive(data)
 
-    def _learn(self, message: BagMessage) -> None:
+    def _add_transforms(self, message: BagMessage) -> None:
         try:
             static = message.topic == self._tf[1]
             for t in parse_transforms(message.data):

@@ -1,4 +1,4 @@
-"""Running a graph over a recording."""
+"""Replay a recording through a graph of components."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from perception_rt.replay.lockstep.worker import LockstepWorker
 from perception_rt.types import BagError, BundleError, ConfigError
 
 AHEAD_NS, AHEAD_BYTES = 200_000_000, 32_000_000
-"""How far detectors look ahead."""
-VIEWER_S = 30.0  # for somebody to look, before it begins
-DRAIN_NS = 10**9  # after the last message, as `perception-rt up` goes on after the last played one
+"""How far ahead detectors may compute: by log time, ns, and by size of the messages, bytes."""
+VIEWER_S = 30.0  # how long to wait for a live viewer to connect before the start
+DRAIN_NS = 10**9  # time after the last message, as in `perception-rt up`
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Run:
     """What to replay.
 
     Attributes:
-        nodes: of the graph. inference: how long it takes.
-        overrides: by node name (absolute or not; "" for all), parameters that win over the graph's.
-        remaps: topics by the names that they stand for.
-        speed: greatest replay speed, as for a live viewer; None for as fast as possible.
+        nodes: of the graph. inference: its duration in virtual time.
+        overrides: parameters that take precedence over the graph's, by node name ("" for all nodes).
+        remaps: new topic name by old name.
+        speed: maximum replay speed, for a live viewer; None for as fast as possible.
     """
 
     nodes: Sequence[GraphNode]
@@ -58,21 +58,21 @@ def replay(
     progress: Callable[[float], None] = lambda done_s: None,
     begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Replay a recording into a folder: `bag/` and `ledger.csv`.
+    """Replay a recording, and write `bag/` and `ledger.csv` to a folder.
 
     Args:
-        run: what to do. bag: opened with `salvage`. folder: is there, and empty when it begins.
-        live: shown to people while it runs.
-        progress: told how much of the recording is done, s.
-        begin: called when recording and graph turned out to be sound, before anything is written.
+        run: what to replay. bag: opened with `salvage`. folder: must exist; empty after `begin`.
+        live: viewer that shows the messages; None for no viewer.
+        progress: called with the position in the recording, s.
+        begin: called after recording and graph were checked, before anything is written.
 
     Returns:
-        What metrics.json holds, without scores.
+        The content of metrics.json, without scores.
 
     Raises:
-        BagError: nothing can be read of the recording. ConfigError, BundleError: the graph cannot be made.
+        BagError: the recording has no readable message. ConfigError, BundleError: the graph is not valid.
     """
-    # A measured time must not be that of two things at once.
+    # Reading on another thread would distort measured times.
     source = nullcontext(read(bag)) if run.inference.timing is None else ReadAhead(bag)
     with source as items:
         return _Replay(run, bag, folder, live).run(items, progress, begin)
@@ -101,18 +101,18 @@ class _Replay:
         return self._metrics()
 
     def _first(self, items: Iterator[BagMessage | Damage]) -> list[BagMessage | Damage]:
-        """The items up to the first message."""
+        """Return the items up to and including the first message."""
         found: list[BagMessage | Damage] = []
         for item in items:
             found.append(item)
             if isinstance(item, BagMessage):
                 return found
-        reasons = "; ".join(list(dict.fromkeys(item.reason for item in found))[:3]) or "it holds none"
-        raise BagError(f"no message can be read of the recording: {reasons}")
+        reasons = "; ".join(list(dict.fromkeys(item.reason for item in found))[:3]) or "it has no messages"
+        raise BagError(f"no message of the recording can be read: {reasons}")
 
     @contextmanager
     def _graph(self, start_ns: int) -> Iterator[None]:
-        """The components, set up and active; taken down afterwards."""
+        """Create, configure and activate the components; stop them at the end."""
         run = self._run
         self._loop = EventLoop(start_ns)
         kinds = {topic: kind for topic, (kind, _) in self._bag.topics.items()}
@@ -160,7 +160,7 @@ class _Replay:
     ) -> None:
         began_s = time.monotonic()
         progress(0.0)
-        for item in self._looking_ahead(items):
+        for item in self._with_lookahead(items):
             if isinstance(item, Damage):
                 self._recorder.damaged(item)
                 continue
@@ -172,12 +172,12 @@ class _Replay:
             progress(done_s)
         self._end()
 
-    def _looking_ahead(self, items: Iterable[BagMessage | Damage]) -> Iterator[BagMessage | Damage]:
-        """Yield the same items; detectors get theirs a little ahead of time."""
+    def _with_lookahead(self, items: Iterable[BagMessage | Damage]) -> Iterator[BagMessage | Damage]:
+        """Yield the same items; pass images and clouds to the detectors ahead of time."""
         if self._run.inference.timing is None:
             yield from items
             return
-        told = self._workers_by_topic()
+        workers = self._workers_by_topic()
         ahead: deque[BagMessage | Damage] = deque()
         held = 0
         for item in items:
@@ -185,7 +185,7 @@ class _Replay:
             if isinstance(item, Damage):
                 continue
             held += len(item.data)
-            for worker in told.get((item.topic, item.message_type), ()):
+            for worker in workers.get((item.topic, item.message_type), ()):
                 worker.anticipate(item.topic, item.data)
             while ahead and (
                 isinstance(ahead[0], Damage) or held > AHEAD_BYTES or item.log_ns - ahead[0].log_ns > AHEAD_NS
@@ -196,7 +196,7 @@ class _Replay:
         yield from ahead
 
     def _workers_by_topic(self) -> dict[tuple[str, str], list[LockstepWorker]]:
-        """Those that hear a recorded topic, by its name and type."""
+        """Return the workers that process a recorded topic, by its name and message type."""
         found: dict[tuple[str, str], list[LockstepWorker]] = {}
         for host in self._hosts:
             for topic in host.component.stats:
@@ -210,7 +210,7 @@ class _Replay:
             self._router.deliver(message)
 
     def _end(self) -> None:
-        """Let the nodes finish, as those of a running graph may."""
+        """Let the nodes finish their work, then deactivate them."""
         workers = [worker for host in self._hosts for worker in host.workers]
         self._loop.run_until(self._loop.now_ns() + DRAIN_NS)
         while any(worker.busy for worker in workers):
@@ -238,7 +238,7 @@ class _Replay:
                 },
                 "missing_topics": router.missing(),
                 "unreadable": {"messages": recorder.unreadable, "reasons": dict(recorder.reasons)},
-                "faults": dict(recorder.faults),  # that cost no message
+                "faults": dict(recorder.faults),  # without loss of a message
             },
             "bundles": {
                 path: {

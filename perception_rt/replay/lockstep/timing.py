@@ -1,4 +1,4 @@
-"""How long inference takes in virtual time: as measured here, always the same, or as it was elsewhere."""
+"""The duration of inference in virtual time: measured, fixed, or from a trace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from perception_rt.types import ConfigError
 
 Timing = Callable[[str, int], int]
-"""Absolute name of the node and newest stamp of the batch, ns, to how long it takes to compute, ns."""
+"""Maps a node's absolute name and the newest stamp of a batch, ns, to the compute time, ns."""
 
 COLUMNS = ("node", "stamp_ns", "infer_ms")
 BUSY = ("decode_ms", "infer_ms", "publish_ms")
@@ -19,11 +19,11 @@ LONGEST_NS = 3600 * 10**9
 
 
 class Inference(NamedTuple):
-    """What `--inference` asks for.
+    """The parsed option `--inference`.
 
     Attributes:
-        text: as it was given.
-        timing: None where time is measured.
+        text: the option as given.
+        timing: duration of inference; None to measure it.
     """
 
     text: str
@@ -31,14 +31,14 @@ class Inference(NamedTuple):
 
 
 def parse_inference(text: str) -> Inference:
-    """``measured``, ``fixed:MS`` or ``trace:FILE``.
+    """Parse ``measured``, ``fixed:MS`` or ``trace:FILE``.
 
-    A trace is a CSV file with the columns node, stamp_ns and infer_ms (decode_ms and publish_ms are added
-    where there are some), as the ledger.csv of a replay. A frame that is not in it takes as long as the one
-    before it.
+    A trace is a CSV file with the columns node, stamp_ns and infer_ms, such as the ledger.csv of a replay.
+    The columns decode_ms and publish_ms are optional and are added to infer_ms. A frame that is not in the
+    trace takes as long as the frame before it.
 
     Raises:
-        ConfigError: of another form, or a file that is no trace.
+        ConfigError: the text has another form, or the file is not a trace.
     """
     kind, _, value = text.partition(":")
     if text == "measured":
@@ -56,7 +56,7 @@ def _fixed(text: str, value: str) -> Timing:
     except (ValueError, OverflowError):
         took_ns = -1
     if not 0 <= took_ns <= LONGEST_NS:
-        raise ConfigError(f"--inference={text}: MS must be a number of milliseconds, as fixed:20")
+        raise ConfigError(f"--inference={text}: MS must be a number of milliseconds, for example fixed:20")
     return lambda node, stamp_ns: took_ns
 
 
@@ -65,7 +65,9 @@ def _trace(path: Path) -> Timing:
 
     def timing(node: str, stamp_ns: int) -> int:
         if node not in times:
-            raise ConfigError(f"--inference=trace:{path}: holds no inference of {node}; of: {sorted(times)}")
+            raise ConfigError(
+                f"--inference=trace:{path}: has no inference times of {node}, only of {sorted(times)}"
+            )
         stamps, took = times[node]
         return took[max(bisect_right(stamps, stamp_ns) - 1, 0)]
 
@@ -73,7 +75,7 @@ def _trace(path: Path) -> Timing:
 
 
 def _read_trace(path: Path) -> dict[str, tuple[list[int], list[int]]]:
-    """By node, the stamps in order and how long each took, ns."""
+    """Return the sorted stamps and the compute times, ns, by node."""
     rows: dict[str, dict[int, int]] = {}
     try:
         with path.open(newline="") as file:
@@ -85,12 +87,12 @@ def _read_trace(path: Path) -> dict[str, tuple[list[int], list[int]]]:
                 if row["infer_ms"] and row["stamp_ns"]:
                     took_ms = sum(float(row.get(name) or 0) for name in BUSY)
                     if not 0 <= took_ms * 1e6 <= LONGEST_NS:
-                        raise ValueError(f"line {reader.line_num}: {took_ms} ms is no time of inference")
+                        raise ValueError(f"line {reader.line_num}: {took_ms} ms is no valid inference time")
                     rows.setdefault(row["node"], {})[int(row["stamp_ns"])] = round(took_ms * 1e6)
     except OSError as error:
         raise ConfigError(f"--inference=trace:{path}: {error.strerror}") from error
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"--inference=trace:{path}: {error}") from error
     if not rows:
-        raise ConfigError(f"--inference=trace:{path}: holds no inference")
+        raise ConfigError(f"--inference=trace:{path}: has no inference times")
     return {node: tuple(map(list, zip(*sorted(took.items()), strict=True))) for node, took in rows.items()}

@@ -1,4 +1,4 @@
-"""The worker of a detector in virtual time."""
+"""Run the inference of a detector in virtual time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from perception_rt.realtime.pipeline import Batch, Computed, FramePipeline, Pars
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.replay.lockstep.clock import NodeClock
 
-STEADY = 30  # frames in a row that were all computed, after which the next ones are begun ahead again
+STEADY = 30  # consecutive computed frames after which frames are computed ahead again
 
 
 class LockstepWorker:
-    """Decides by the node's own scheduler and mailbox when to run; what that takes is virtual.
+    """Run batches when the node's scheduler and mailbox say so; their duration is virtual.
 
-    The computing is done on a thread of its own. Where its time is not measured, the loop goes on meanwhile
-    and waits for the result when it is due: decoding, several models and all else run beside each other, and
-    nothing of what is published depends on which is done first.
+    A separate thread computes. If time is not measured, the loop continues meanwhile and waits for the result
+    when it is due, so that decoding and several models run in parallel. The published messages do not depend
+    on which finishes first.
 
     Attributes:
-        busy: a batch is being computed.
+        busy: whether a batch is being computed.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class LockstepWorker:
         self._mailbox = mailbox
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=node)
         self._wake_ns: int | None = None
-        self._ahead: dict[int, tuple[int, Future[Computed]]] = {}  # by number: the stamp, the result
+        self._ahead: dict[int, tuple[int, Future[Computed]]] = {}  # stamp and result by message number
         self._anticipated = 0
         self._in_a_row = STEADY
         self._last = -1
@@ -50,8 +50,8 @@ class LockstepWorker:
     def anticipate(self, stream: str, data: bytes) -> None:
         """Start to compute a message ahead of time; called once for each message of the stream, in order.
 
-        Whether it will have its turn is not known yet: a model that does not keep up would compute in vain.
-        That shows in virtual time, so that two runs compute alike.
+        A frame that the mailbox later drops would be computed in vain, so a model that does not keep up does
+        not compute ahead. That is decided in virtual time, so that two runs compute the same frames.
         """
         number, self._anticipated = self._anticipated, self._anticipated + 1
         if self._in_a_row < STEADY or len(self._pipeline.stats) > 1:
@@ -64,21 +64,21 @@ class LockstepWorker:
         self._ahead[number] = parsed.stamp_ns, future
 
     def put(self, stream: str, item: PendingFrame) -> PendingFrame | None:
-        """As `realtime.worker.Worker.put`."""
+        """Put a frame into the mailbox, as `realtime.worker.Worker.put`."""
         now = self._clock.now_ns()
         superseded = self._mailbox.put(stream, item, now)
-        if superseded is not None:  # this model does not keep up, however long its turn may yet take
+        if superseded is not None:  # this model does not keep up
             self._in_a_row = 0
             self._ahead.pop(superseded.entry.number, None)
         self._loop.at(now, self._poll)
         return superseded
 
     def clear(self) -> Batch:
-        """Take back whatever waits."""
+        """Remove and return the waiting frames."""
         return self._mailbox.take()
 
     def drain(self, timeout_s: float) -> bool:
-        """Nothing is waited for in virtual time: the runner ends when no worker is busy."""
+        """Return whether the worker is idle; virtual time never waits."""
         return not self.busy
 
     def call(self, job: Callable[[], Any]) -> Future:
@@ -86,7 +86,7 @@ class LockstepWorker:
         return self._thread.submit(job)
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread; what was begun ahead is not wanted any more."""
+        """Stop the thread and cancel the frames computed ahead."""
         self._thread.shutdown(cancel_futures=True)
         return True
 
@@ -119,12 +119,12 @@ class LockstepWorker:
         self._loop.at(ends_ns, lambda: self._finish(future, took_ns))
 
     def _begun(self, batch: Batch, parsed: Mapping[str, Parsed]) -> Future[Computed] | None:
-        """What was begun ahead for a batch of one; what was begun for those before it was in vain."""
+        """Return the future of a frame that is computed ahead, if there is one, and drop older futures."""
         if len(self._pipeline.stats) > 1:
             return None
         ((waiting, _),) = batch.values()
         number = waiting.entry.number
-        # What was begun in vain runs to its end: how often a model ran must not depend on the machine.
+        # Dropped futures still run: how often a model runs must not depend on the machine.
         self._ahead = {later: begun for later, begun in self._ahead.items() if later >= number}
         stamp_ns, future = self._ahead.pop(number, (None, None))
         skipped, self._last = number - self._last > 1, number
@@ -132,20 +132,20 @@ class LockstepWorker:
         return future if parsed and stamp_ns == waiting.parsed.stamp_ns else None
 
     def _finish(self, future: Future[Computed], took_ns: int | None) -> None:
-        """Publish; `took_ns` is what computing is said to have taken, None where it was measured."""
+        """Publish the results; `took_ns` is the virtual compute time, None if it was measured."""
         computed = future.result()
         if took_ns is not None:
             computed = computed._replace(decode_ns=dict.fromkeys(computed.decode_ns, 0), infer_ns=took_ns)
         with self._clock.timed():
             self._pipeline.finish(computed)
             ended_ns = self._clock.now_ns()
-        if ended_ns > self._loop.now_ns():  # publishing took its time, too
-            self._loop.at(ended_ns, self._rest)
+        if ended_ns > self._loop.now_ns():  # publishing takes time, too
+            self._loop.at(ended_ns, self._finish_batch)
         else:
-            self._rest()
+            self._finish_batch()
 
-    def _rest(self) -> None:
-        """The batch is done with: the next may begin."""
+    def _finish_batch(self) -> None:
+        """Mark the batch as finished and start the next."""
         self._scheduler.finished(self._loop.now_ns())
         self.busy = False
         self._poll()
