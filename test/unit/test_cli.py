@@ -13,8 +13,6 @@ import pytest
 from perception_rt.cli import doctor
 from perception_rt.cli.main import SUBCOMMANDS, main
 
-LIGHT = [name for name in SUBCOMMANDS if name != "demo"]
-
 
 def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -47,7 +45,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "args", [*[(name, "--help") for name in LIGHT], ("replay",), ("doctor",), ("nonsense",)]
+    "args", [*[(name, "--help") for name in SUBCOMMANDS], ("replay",), ("doctor",), ("nonsense",)]
 )
 def test_torch_is_not_imported_before_it_is_needed(args):
     assert "torch" not in modules_after(*args)

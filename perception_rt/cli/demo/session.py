@@ -1,0 +1,178 @@
+"""One run of the demo: plan, run the graph, score, draw."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from perception_rt.cli.demo.folder import clear_results
+from perception_rt.cli.demo.plan import (
+    TRUE_ODOMETRY,
+    TRUTHS,
+    DemoPlan,
+    DemoStream,
+    at_rates,
+    plan_bag,
+    plan_simulation,
+)
+from perception_rt.cli.demo.rates import measure, sustained
+from perception_rt.node.transport import transport_environment
+from perception_rt.replay.summary import summarise, summary_table
+from perception_rt.sim import SIM_CLASSES
+from perception_rt.types import ConfigError, Detections2D, Detections3D, PerceptionError
+
+if TYPE_CHECKING:
+    from perception_rt.node.collector import Collector
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Plan, run, score and draw.
+
+    Raises:
+        PerceptionError: an option cannot be used, or the graph failed; one line says why.
+    """
+    from perception_rt.cli.demo.pictures import draw  # rclpy: only when all else is sound
+
+    console = Console()
+    if args.bag and not args.bag.exists():
+        raise ConfigError(f"--bag={args.bag}: no such file or folder")
+    clear_results(args.out)
+    plan = plan_bag(args) if args.bag else plan_simulation(args)
+    if plan.bag is None and args.rates == "sustained":
+        plan = sustain(plan, console)
+    os.environ.update(transport_environment())
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    collector = run_graph(plan, console)
+    summary = summaries(plan, collector)
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    draw(plan, collector, args.out, console)
+    console.print(summary_table(summary))
+    console.print(f"summary, pictures and films: {args.out}")
+    return 0
+
+
+def sustain(plan: DemoPlan, console: Console) -> DemoPlan:
+    """Measure the machine, say in one line at which rates the drive runs, and return the plan at those."""
+    with console.status("measuring how fast the detectors are here"):
+        seconds = measure(plan.loads)
+    used = sustained(plan.asked, seconds)
+    rates = []
+    for name, asked in plan.asked.items():
+        reduced = f", reduced from {asked:g}" if used[name] < asked else ""
+        rates.append(f"{name} {used[name]:g} Hz ({seconds[name] * 1e3:.0f} ms a frame{reduced})")
+    console.print("rates: " + "; ".join(rates), highlight=False, soft_wrap=True)
+    return at_rates(plan, used)
+
+
+def run_graph(plan: DemoPlan, console: Console) -> Collector:
+    """Run `perception-rt up` as a process of its own and record what it publishes."""
+    from perception_rt.node.collector import Collector
+
+    found = {stream.output: stream for stream in plan.streams if stream.task != "odometry"}
+    topics = {output: (stream.task, stream.classes) for output, stream in found.items()}
+    if plan.ahead:
+        topics[plan.ahead] = ("detect3d", plan.of("object_tracker")[0].classes)
+    odometry = {stream.output for stream in plan.streams if stream.task == "odometry"}
+    if plan.bag is None:
+        tasks = {stream.task for stream in plan.streams}
+        topics |= {topic: (task, SIM_CLASSES) for task, topic in TRUTHS.items() if task in tasks}
+        odometry |= {TRUE_ODOMETRY} if odometry else set()
+    command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config)]
+    # What is published before the collector is known would be missing from the results.
+    for override in (*plan.overrides, f"listeners:={json.dumps([*topics, *sorted(odometry)])}"):
+        command += ["-p", override]
+    with Collector(topics, sorted(odometry)) as collector, progress_bar(console) as progress:
+        answered = {stream.output: stream for stream in plan.streams if stream.scored}
+        bars = {
+            output: progress.add_task(stream.name, total=stream.frames) for output, stream in answered.items()
+        }
+
+        def show() -> None:
+            for output, bar in bars.items():
+                progress.update(bar, completed=len(collector.detections[output]))
+
+        graph = subprocess.Popen(command, start_new_session=True)
+        try:
+            while graph.poll() is None:
+                show()
+                time.sleep(0.05)
+        finally:
+            if graph.poll() is None:
+                os.killpg(graph.pid, signal.SIGINT)
+                graph.wait(10)
+        show()
+    if graph.returncode:
+        raise PerceptionError(f"the graph ended with status {graph.returncode}; its log is above")
+    return collector
+
+
+def summaries(plan: DemoPlan, collector: Collector) -> dict[str, dict]:
+    """The summary of every stream, by name."""
+    found = {}
+    for stream in plan.streams:
+        account = collector.statuses.get(stream.status)
+        if account is None:
+            raise PerceptionError(f"{stream.topic}: no diagnostics came from {stream.node}; its log is above")
+        truths = None
+        if plan.bag is None and stream.scored:
+            truths = common_truth(collector.detections[TRUTHS[stream.task]], stream)
+        found[stream.name] = summarise(
+            account, answers_of(stream, collector), truths, stream.classes, stream.task
+        )
+        asked = plan.asked.get(stream.node)
+        if asked:
+            found[stream.name] |= {
+                "requested_hz": asked,
+                "used_hz": float(stream.rate_hz),
+                "reduced": bool(stream.rate_hz < asked),
+            }
+    return found
+
+
+def answers_of(stream: DemoStream, collector: Collector) -> Mapping[int, Any]:
+    """Return what was published for a stream, by stamp: detections, or the motions of odometry."""
+    return (
+        collector.motions[stream.output] if stream.task == "odometry" else collector.detections[stream.output]
+    )
+
+
+def common_truth(
+    truths: Mapping[int, Detections2D | Detections3D], stream: DemoStream
+) -> dict[int, Detections2D | Detections3D] | None:
+    """The simulator's truth that a bundle can find, in its labels; None where they share no class."""
+    classes = stream.classes
+    shared = {SIM_CLASSES.index(name): classes.index(name) for name in SIM_CLASSES if name in classes}
+    if not shared:
+        return None
+    relabelled = {}
+    for stamp_ns, truth in sorted(truths.items()):
+        kept = truth[np.isin(truth.labels, list(shared))]
+        if isinstance(kept, Detections3D) and stream.range:
+            low, high = np.array(stream.range).reshape(2, 3)[:, :2]
+            kept = kept[((kept.xyzlwh_yaw[:, :2] >= low) & (kept.xyzlwh_yaw[:, :2] <= high)).all(1)]
+        labels = np.array([shared[label] for label in kept.labels], np.int64)
+        boxes = kept.xyzlwh_yaw if isinstance(kept, Detections3D) else kept.xyxy
+        relabelled[stamp_ns] = type(kept)(boxes, kept.scores, labels)
+    return relabelled
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with counts and time."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
