@@ -24,17 +24,21 @@ class TransformBuffer:
     Args:
         history_ns: how long transforms are kept, ns, counted from the newest one of their frame.
         tolerance_ns: how far beyond its first and last stamp a frame is taken to stand still, ns; tf2 has 0.
+        zero_is_latest: False where time may begin at 0, and stamp 0 is a moment like others.
 
     Attributes:
         ignored: transforms that came too late.
         evicted: frames that were dropped because there were more than `MAX_FRAMES`.
     """
 
-    def __init__(self, history_ns: int = HISTORY_NS, tolerance_ns: int = 0) -> None:
+    def __init__(
+        self, history_ns: int = HISTORY_NS, tolerance_ns: int = 0, zero_is_latest: bool = True
+    ) -> None:
         self.ignored = 0
         self.evicted = 0
         self._history_ns = history_ns
         self._tolerance_ns = tolerance_ns
+        self._zero_is_latest = zero_is_latest
         self._frames: dict[str, _Frame] = {}  # by name, the latest updated last; the roots have none
 
     def add(
@@ -105,7 +109,7 @@ class TransformBuffer:
                 target, source, f"not in one tree: their roots are {down[-1]!r} and {up[-1]!r}"
             )
         up, down = up[: up.index(common)], down[: down.index(common)]
-        if stamp_ns == 0:
+        if stamp_ns == 0 and self._zero_is_latest:
             moving = [frame for frame in map(self._frames.__getitem__, up + down) if not frame.static]
             stamp_ns = min((frame.newest_ns for frame in moving), default=0)
         common_from_source = self._compose(up, target, source, stamp_ns)

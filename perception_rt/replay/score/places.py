@@ -23,7 +23,7 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._buffer = TransformBuffer(FOREVER_NS, TOLERANCE_NS)
+        self._buffer = TransformBuffer(FOREVER_NS, TOLERANCE_NS, zero_is_latest=False)
         self._parents: dict[str, str] = {}
         self.refused = 0
 
