@@ -1,4 +1,4 @@
-"""Budgets: limits that the metrics of a replay must keep, as ``age_p99<=60`` or ``/fusion: lost<=1%``."""
+"""Check the metrics of a replay against budgets such as ``age_p99<=60`` or ``/fusion: lost<=1%``."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _RATE = "rate_min"
 _AT_LEAST = (_RATE, Outcome.PUBLISHED.value)
 STREAM_METRICS = (*_TIMES, *_COUNTS, _RATE)
 UNREADABLE = "unreadable"
-"""Of the whole recording: messages that could not be read."""
+"""The metric of the whole recording: the number of unreadable messages."""
 _MORE_IS_BETTER = re.compile(r"m?ap(\d.*|_.*)?|mota|motp|idf1|hota|det_a|ass_a|recall.*|precision.*|rate_hz")
 _LESS_IS_BETTER = re.compile(r"ece|.*(ade|fde|rmse|drift|error|miss|switch|false).*")
-_AS_SEEN = "as_seen"  # of the ways to score detections, the usual one
+_AS_SEEN = "as_seen"  # the default way to score detections
 _GRAMMAR = re.compile(r"(?:(?P<stream>.*):)?\s*(?P<metric>[^\s:<>=]+)\s*(?P<how><=|>=|=)\s*(?P<limit>\S+)")
 
 
 class BudgetResult(NamedTuple):
-    """A budget held against one stream or topic.
+    """The result of checking a budget against one stream or topic.
 
     Attributes:
-        name: the stream or topic and the metric.
-        value: what was measured; None where nothing was, which holds no budget.
-        limit: as ``<= 60 ms``.
-        holds: whether the value keeps it.
+        name: stream or topic, and metric.
+        value: the measured value; None if there is none, which fails the check.
+        limit: for example ``<= 60 ms``.
+        holds: whether the value is within the limit.
     """
 
     name: str
@@ -49,13 +49,13 @@ class BudgetResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One limit.
+    """A limit for a metric of some streams.
 
     Attributes:
-        stream: a node, a topic, a stream (``/node: /topic``) or an output; None: all that have the metric.
+        stream: a node, a topic, a stream (``/node: /topic``) or an output; None for all with the metric.
         metric: one of `STREAM_METRICS`, ``unreadable``, or a score by the end of its path (``ap50``).
-        at_least: whether the limit is the least that is good; None: `=` was said, the metric tells.
-        limit: ms, messages, Hz or as the score. percent: of the messages received.
+        at_least: whether the limit is a minimum; None for `=`, where it depends on the metric.
+        limit: in ms, messages, Hz or the unit of the score. percent: of the messages received.
     """
 
     stream: str | None
@@ -71,15 +71,15 @@ class Budget:
 
 
 def parse_budget(text: str, scored: bool = True) -> Budget:
-    """Read ``[STREAM:]METRIC<=LIMIT``.
+    """Parse ``[STREAM:]METRIC<=LIMIT``.
 
     Args:
-        scored: whether there will be scores; without, only metrics of streams can be meant.
-        text: with ``<=``, ``>=``, or ``=`` for what is natural: at least, for rates and scores, at most for
-            times, losses and errors. A limit of lost messages may be a percentage.
+        scored: whether scores are available; if not, only metrics of streams are accepted.
+        text: with ``<=``, ``>=`` or ``=``; ``=`` means at least for rates and scores, and at most for times,
+        losses and errors. A limit of lost messages may be a percentage.
 
     Raises:
-        ConfigError: it is not of that form; says what is.
+        ConfigError: the text does not have that form.
     """
     found = _GRAMMAR.fullmatch(text.strip())
     if found is None:
@@ -94,28 +94,28 @@ def parse_budget(text: str, scored: bool = True) -> Budget:
     metric, percent = found["metric"], found["limit"].endswith("%")
     if not scored and metric not in (*STREAM_METRICS, UNREADABLE):
         raise ConfigError(
-            f"budget={text!r}: no such metric; there are: {_listed((*STREAM_METRICS, UNREADABLE))}; "
-            "for scores give --truth"
+            f"budget={text!r}: no such metric; the metrics are: {_listed((*STREAM_METRICS, UNREADABLE))}; "
+            "scores need --truth"
         )
     if percent and metric not in _COUNTS:
-        raise ConfigError(f"budget={text!r}: a percentage can limit {', '.join(_COUNTS)}")
+        raise ConfigError(f"budget={text!r}: only {', '.join(_COUNTS)} can be a percentage")
     stream = (found["stream"] or "").strip() or None
     at_least = {"=": None, ">=": True, "<=": False}[found["how"]]
     return Budget(stream, metric, at_least, limit, percent)
 
 
 def check_budgets(budgets: Sequence[Budget], metrics: Mapping[str, Any]) -> list[BudgetResult]:
-    """Hold budgets against what metrics.json holds, a result for each stream that a budget is about.
+    """Check budgets against metrics.json, with one result for each stream that a budget applies to.
 
     Raises:
-        ConfigError: a metric or a stream that is not there, or a score of which `=` does not say enough;
-            lists what there is.
+        ConfigError: a metric or stream does not exist, or the meaning of `=` is not known for a score; lists
+        the valid names.
     """
     return [result for budget in budgets for result in _check(budget, metrics)]
 
 
 def budget_table(results: Sequence[BudgetResult]) -> Table:
-    """A row a result."""
+    """Return a table with one row per result."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("budget", overflow="fold")
     for heading in ("value", "limit", "holds"):
@@ -138,7 +138,7 @@ def _check(budget: Budget, metrics: Mapping[str, Any]) -> list[BudgetResult]:
 def _check_streams(budget: Budget, streams: Mapping[str, Mapping]) -> Iterator[BudgetResult]:
     chosen = [name for name, row in streams.items() if _meant(budget.stream, name, row["node"], row["topic"])]
     if not chosen:
-        raise ConfigError(f"budget={budget}: no such stream; there are: {_listed(streams)}")
+        raise ConfigError(f"budget={budget}: no such stream; the streams are: {_listed(streams)}")
     at_least = budget.metric in _AT_LEAST if budget.at_least is None else budget.at_least
     for name in chosen:
         value = _stream_value(streams[name], budget)
@@ -146,7 +146,7 @@ def _check_streams(budget: Budget, streams: Mapping[str, Mapping]) -> Iterator[B
 
 
 def _stream_value(row: Mapping[str, Any], budget: Budget) -> float | None:
-    """The value of a stream's metric; None where the stream gave no data for it."""
+    """Return the value of a stream's metric; None if the stream has no data for it."""
     received, states = row["received"], row["states"]
     if budget.metric in _TIMES:
         value: Any = row
@@ -170,12 +170,12 @@ def _check_scores(budget: Budget, scores: Mapping[str, Mapping]) -> Iterator[Bud
     if not any(_ends(path, budget.metric) for row in known.values() for path in row):
         names = sorted({path for row in known.values() for path in row})
         raise ConfigError(
-            f"budget={budget}: no such metric; there are: {_listed((*STREAM_METRICS, UNREADABLE))}; "
-            f"of scores: {_listed(names) if names else 'none; give --truth'}"
+            f"budget={budget}: no such metric; the metrics are: {_listed((*STREAM_METRICS, UNREADABLE))}; "
+            f"the scores are: {_listed(names) if names else 'none; scores need --truth'}"
         )
     chosen = [topic for topic in known if _meant(budget.stream, topic, topic.rpartition("/")[0], topic)]
     if not chosen:
-        raise ConfigError(f"budget={budget}: no such scored topic; there are: {_listed(known)}")
+        raise ConfigError(f"budget={budget}: no such scored topic; the scored topics are: {_listed(known)}")
     found = [(topic, path) for topic in chosen if (path := _score_path(budget, topic, known[topic]))]
     if not found:
         raise ConfigError(f"budget={budget}: {', '.join(chosen)} has only: {_listed(known[chosen[0]])}")
@@ -184,7 +184,7 @@ def _check_scores(budget: Budget, scores: Mapping[str, Mapping]) -> Iterator[Bud
 
 
 def _score_path(budget: Budget, topic: str, row: Mapping[str, Any]) -> str | None:
-    """The score that is meant: that of the outputs as seen, or else the outermost that ends so."""
+    """Return the path of the meant score: the one as seen, or else the outermost that matches."""
     if f"{_AS_SEEN}.{budget.metric}" in row:
         return f"{_AS_SEEN}.{budget.metric}"
     fitting = [path for path in row if _ends(path, budget.metric)]
@@ -193,7 +193,7 @@ def _score_path(budget: Budget, topic: str, row: Mapping[str, Any]) -> str | Non
     depth = min(path.count(".") for path in fitting)
     outermost = [path for path in fitting if path.count(".") == depth]
     if len(outermost) > 1:
-        raise ConfigError(f"budget={budget}: {topic} has several, say which: {_listed(outermost)}")
+        raise ConfigError(f"budget={budget}: {topic} has several, choose one of: {_listed(outermost)}")
     return outermost[0]
 
 
@@ -204,11 +204,11 @@ def _at_least(budget: Budget, path: str) -> bool:
         return True
     if any(_LESS_IS_BETTER.fullmatch(name) for name in path.split(".")):
         return False
-    raise ConfigError(f"budget={budget}: whether more of {path} is better is not known; write <= or >=")
+    raise ConfigError(f"budget={budget}: write <= or >=: it is not known whether a higher {path} is better")
 
 
 def _numbers(row: Mapping[str, Any], before: str = "") -> dict[str, float | None]:
-    """Every single number below, by its path; one that is not known is None."""
+    """Return every number below `row` by its path; None for an unknown value."""
     found: dict[str, float | None] = {}
     for key, value in row.items():
         path = f"{before}.{key}" if before else str(key)

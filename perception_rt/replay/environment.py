@@ -1,4 +1,4 @@
-"""What figures depend on besides the code: the machine and the versions."""
+"""Describe the machine and the package versions that the figures depend on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VERSIONS = ("torch", "torchvision", "numpy", "opencv-python-headless", "rosbags"
 
 
 def machine() -> dict[str, str | int | float]:
-    """What the figures depend on: processor, memory, versions."""
+    """Return processor, memory and system versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "cpu": _cpu_model(),
@@ -46,5 +46,5 @@ def _version(*packages: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this package and what its answers depend on."""
+    """Return the versions of this package and of the packages that its results depend on."""
     return {"perception_rt": __version__, **{package: _version(package) for package in VERSIONS}}

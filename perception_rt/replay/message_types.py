@@ -1,4 +1,4 @@
-"""The message types that bags and viewers know: those of ROS 2, and vision_msgs."""
+"""The message types for bags and viewers: those of ROS 2, and vision_msgs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ VISION_MSGS = {
     "Detection3D": _DETECTION.format(3),
     "Detection3DArray": "std_msgs/Header header\nDetection3D[] detections",
 }
-"""The part of vision_msgs that is published; rosbags does not know it."""
+"""The types of vision_msgs that the nodes publish; rosbags does not include them."""
 
 
 @cache
 def typestore() -> Typestore:
-    """All types; shared, so register nothing into it."""
+    """Return the store of all types; it is shared, so do not register types in it."""
     store = get_typestore(Stores.LATEST)
     for name, text in VISION_MSGS.items():
         store.register(get_types_from_msg(text, f"vision_msgs/msg/{name}"))
@@ -34,9 +34,9 @@ def typestore() -> Typestore:
 
 @cache
 def definition(message_type: str) -> str | None:
-    """The text of a type (``vision_msgs/msg/Detection2DArray``) and of all that it is made of (``ros2msg``).
+    """Return the definition of a type (``vision_msgs/msg/Detection2DArray``) and its parts as ``ros2msg``.
 
-    None for a type that is not known.
+    Return None for an unknown type.
     """
     if message_type not in typestore().types:
         return None

@@ -1,4 +1,4 @@
-"""A replay from end to end: run, score, compare, judge by budgets, report."""
+"""Run a complete replay: play, score, compare, check the budgets and write the report."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from perception_rt.replay.score import Places, load_truth, score
 from perception_rt.types import ConfigError
 
 GOOD, FAILED, INCOMPLETE = 0, 1, 3
-"""Exit codes: all is well; a comparison or budget failed; part of the recording could not be used."""
+"""Exit codes: success; a comparison or budget failed; part of the recording could not be used."""
 RUN, METRICS, LEDGER = "run.json", "metrics.json", "ledger.csv"
 BAG = "bag"
 WRITTEN = (RUN, METRICS, "differences.json", "report.html", "report.png", BAG, LEDGER)
 PARTS = (*(f"{name}.part" for name in WRITTEN), ".differences.json.partial")
-"""What is left of files that were being written when a process was killed."""
+"""Incomplete files that an interrupted replay may leave behind."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """What `perception-rt replay` was asked for.
+    """The options of `perception-rt replay`.
 
     Attributes:
-        bag: a rosbag2. config: the parameter file. out: the folder to write.
-        inference: as of `parse_inference`.
-        overrides, remaps, speed: as of `Run`.
-        truths: as of `load_truth`.
-        golden: an earlier run to compare with. tolerance: of that. volatile: further fields that may differ.
-        budgets: limits that must hold.
-        report: whether to write one.
-        arguments: what decides the outcome, as told in run.json.
+        bag: the rosbag2 recording. config: the parameter file. out: the output folder.
+        inference: see `parse_inference`.
+        overrides, remaps, speed: see `Run`.
+        truths: sources of ground truth; see `load_truth`.
+        golden: an earlier run to compare with. tolerance, volatile: see `compare_runs`.
+        budgets: limits to check.
+        report: whether to write a report.
+        arguments: the arguments that determine the result, for run.json.
     """
 
     bag: Path
@@ -67,7 +67,7 @@ class Session:
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What came of a session; `code` is the exit code, `run` what run.json says."""
+    """The result of a session: exit code, metrics, checks, comparison and the content of run.json."""
 
     code: int
     metrics: dict[str, Any]
@@ -79,31 +79,31 @@ class ReplayResult:
 def run_session(
     session: Session, live: Any = None, progress: Callable[[float, float], None] = lambda done, total: None
 ) -> ReplayResult:
-    """Do all of it; run.json is written last, so that a folder that has one is complete.
+    """Run a session; run.json is written last, so that its presence marks a complete folder.
 
     Raises:
-        PerceptionError: something that was given cannot be used; one line says what.
+        PerceptionError: an input cannot be used; the message is one line.
     """
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     inference = parse_inference(session.inference)
     run = Run(read_graph(session.config), inference, session.overrides, session.remaps, session.speed)
     out = session.out
     with Bag(session.bag, salvage=True) as bag:
-        # Before anything is overwritten: what cannot be used must cost nobody an earlier run.
+        # Check all inputs before an earlier run is overwritten.
         _check_folders(session)
         truths = [truth for source in session.truths for truth in load_truth(source, bag)]
         places = Places.of(bag) if truths else None
 
-        def tell(done_s: float) -> None:
+        def report_progress(done_s: float) -> None:
             progress(done_s, bag.duration_s)
 
         began_s = time.monotonic()
-        metrics = replay(run, bag, out, live, tell, begin=lambda: _begin(out))
+        metrics = replay(run, bag, out, live, report_progress, begin=lambda: _begin(out))
         replayed_s = time.monotonic() - began_s
         bag_s = bag.duration_s
     metrics["scores"] = score(out / BAG, truths, metrics, places) if truths else {}
     _write_json(out / METRICS, metrics)
-    comparison, checks = _judge(session, metrics)
+    comparison, checks = _check_results(session, metrics)
     code = _code(metrics, checks)
     about = {
         "arguments": dict(session.arguments),
@@ -127,37 +127,41 @@ def run_session(
 
 
 def _check_folders(session: Session) -> None:
-    """Make the folder to write, and see to it that nothing but an earlier replay is going to be overwritten.
+    """Create the output folder, and make sure that only an earlier replay is overwritten.
 
     Raises:
-        ConfigError: it holds something else, is one of those that are read, or cannot be written.
+        ConfigError: the folder has other content, is also an input, or cannot be written.
     """
     out, bag, golden = session.out, session.bag.resolve(), session.golden
     where = out.resolve()
     if where == bag or bag in where.parents:
-        raise ConfigError(f"--out={out}: lies in the recording: name another folder")
+        raise ConfigError(f"--out={out}: is inside the recording: choose another folder")
     if where / BAG in (bag, *bag.parents):
-        raise ConfigError(f"--out={out}: its {BAG}/ is the recording: name another folder")
+        raise ConfigError(f"--out={out}: its {BAG}/ is the recording: choose another folder")
     if golden is not None:
         if golden.resolve() == where:
-            raise ConfigError(f"--compare={golden}: is the folder of --out")
+            raise ConfigError(f"--compare={golden}: is the same folder as --out")
         for name in (BAG, LEDGER, METRICS):
             if not (golden / name).exists():
-                raise ConfigError(f"--compare={golden}: no {name} in it; name a folder that a replay wrote")
+                raise ConfigError(
+                    f"--compare={golden}: contains no {name}; give the output folder of a replay"
+                )
     try:
         out.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in out.iterdir()}
     except OSError as error:
         raise ConfigError(f"--out={out}: {error.strerror}") from error
     if not os.access(out, os.W_OK | os.X_OK):
-        raise ConfigError(f"--out={out}: may not be written to")
+        raise ConfigError(f"--out={out}: no permission to write")
     strange = sorted(names - {*WRITTEN, *PARTS}) or sorted(names) * (not _wrote(out))
     if strange:
-        raise ConfigError(f"--out={out}: holds {strange[0]}, which no replay wrote: name another folder")
+        raise ConfigError(
+            f"--out={out}: contains {strange[0]}, which is not from a replay: choose another folder"
+        )
 
 
 def _wrote(out: Path) -> bool:
-    """Whether a replay wrote a folder: it left run.json, or run.json.part if it was interrupted."""
+    """Return whether a replay wrote a folder: it has run.json, or run.json.part after an interruption."""
     for name in (RUN, f"{RUN}.part"):
         try:
             if "perception_rt" in json.loads((out / name).read_text())["versions"]:
@@ -168,8 +172,8 @@ def _wrote(out: Path) -> bool:
 
 
 def _begin(out: Path) -> None:
-    """Remove what an earlier replay wrote, and mark the folder as that of a replay."""
-    marks = (RUN, f"{RUN}.part")  # what says that the rest is a replay's goes last
+    """Remove the files of an earlier replay, and mark the folder as the output of a replay."""
+    marks = (RUN, f"{RUN}.part")  # the files that mark the folder go last
     for path in (out / name for name in (*sorted({*WRITTEN, *PARTS} - {*marks}), *marks)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -178,8 +182,8 @@ def _begin(out: Path) -> None:
     (out / f"{RUN}.part").write_text(json.dumps({"versions": versions()}))
 
 
-def _judge(session: Session, metrics: dict[str, Any]) -> tuple[Comparison | None, list[BudgetResult]]:
-    """The comparison, and all that has to hold."""
+def _check_results(session: Session, metrics: dict[str, Any]) -> tuple[Comparison | None, list[BudgetResult]]:
+    """Return the comparison and the result of every check."""
     checks = check_budgets(session.budgets, metrics)
     if session.golden is None:
         return None, checks
@@ -197,7 +201,7 @@ def _code(metrics: dict[str, Any], checks: Sequence[BudgetResult]) -> int:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write a JSON file atomically."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     os.replace(part, path)

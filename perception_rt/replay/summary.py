@@ -1,4 +1,4 @@
-"""The summary of a run: what `summary.json` holds and the table that people read."""
+"""Summarise a run: the content of `summary.json`, and its table for the terminal."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def summarise(
     """Summarise one stream.
 
     Args:
-        account: the stream's last diagnostics, texts by key.
-        detections: what was published, by stamp in ns.
-        truths: the ground truth of every frame, by stamp; None where there is none.
+        account: the stream's last diagnostics, as key-value pairs.
+        detections: the published detections, by stamp in ns.
+        truths: the ground truth of every frame, by stamp; None if there is none.
         classes: names by label.
-        task: ``detect2d`` or ``detect3d``, what the detections are.
+        task: ``detect2d`` or ``detect3d``.
 
     Returns:
         `{"received", "states": {state: count}, "rate_hz", "age_ms": {"p50", "p99"}, "map50"}`; `map50` (in 3D
-        by the boxes' footprints) counts an unanswered frame as one in which nothing was found, and is None
+        by the boxes' footprints) counts a frame without an answer as a frame without detections, and is None
         without ground truth.
     """
     stamps = sorted(detections)
@@ -65,16 +65,16 @@ _HEADINGS = ("accounted\nfor", "as", "Hz", "age, ms\np50/p99", "mAP50")
 
 
 def summary_table(summary: Mapping[str, dict]) -> Table:
-    """Return the table of `{stream: summarise(...)}`, a row a stream; fits 80 columns.
+    """Return a table of `{stream: summarise(...)}`, one row per stream; fits 80 columns.
 
-    A row may also have `requested_hz`, `used_hz` and `reduced`, as those of a demo have.
+    A row may also have `requested_hz`, `used_hz` and `reduced`, as in the summary of a demo.
     """
     rows = {stream: _cells(row) for stream, row in summary.items()}
     widths = [
         max(len(line) for text in column for line in text.split("\n"))
         for column in zip(_HEADINGS, *rows.values(), strict=True)
     ]
-    left = 80 - sum(widths) - len(widths) - 3  # a space between columns, and one at each end
+    left = 80 - sum(widths) - len(widths) - 3  # a space between columns and at each end
     table = Table(title="every frame accounted for", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("stream", overflow="fold")
     for heading, width in zip(_HEADINGS, widths, strict=True):
@@ -98,7 +98,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def broken(name: str, width: int) -> str:
-    """Return a stream's name in lines of at most `width`, broken before a topic or one of its parts only."""
+    """Return a stream's name in lines of at most `width`, broken only before a `/` or a topic."""
     out = []
     for line in name.replace(": ", ":\n ").split("\n"):
         while len(line) > width and "/" in line[2:]:
@@ -111,7 +111,7 @@ def broken(name: str, width: int) -> str:
 
 
 def metrics_table(metrics: Mapping[str, dict]) -> Table:
-    """The table of what metrics.json holds, a row a stream; scores are those of what its node detects."""
+    """Return a table of metrics.json, one row per stream, with the AP50 of its node's detections."""
     scores = {
         metrics["outputs"][topic]["node"]: row["as_seen"]["ap50"]
         for topic, row in metrics["scores"].items()

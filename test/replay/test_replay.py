@@ -215,7 +215,7 @@ def test_a_slow_model_loses_frames_as_it_would_on_the_road(drive, camera, tmp_pa
         ),
         (("-p", "image_topics:=[/a/b, a/b]"), 2, "two of them are one"),
         (("-p", "bundle:=pillars"), 2, "/camera_detector: pillars: task is detect3d"),
-        (("--compare", "/nowhere"), 2, "--compare=/nowhere: no bag in it"),
+        (("--compare", "/nowhere"), 2, "--compare=/nowhere: contains no bag"),
         (("-p", "camera_detector:rate_hz:=fast"), 2, "rate_hz='fast': must be of type float"),
         (("-p", "camera_detector:bundle:=nothing.pt"), 2, "no such file"),
         (("-p", "no sign"), 2, "must be NAME:=VALUE"),
@@ -243,14 +243,14 @@ def test_a_folder_of_something_else_is_not_overwritten(drive, camera, tmp_path, 
 def test_a_recording_is_never_overwritten_by_its_replay(drive, camera, tmp_path, capsys, where):
     shutil.copytree(drive, tmp_path / "bag")
     assert replay(tmp_path / "bag", "--config", camera, "--out", tmp_path / where) == 2
-    assert "name another folder" in capsys.readouterr().err
+    assert "choose another folder" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "bag").iterdir()) == ["drive_0.mcap", "metadata.yaml"]
 
 
 def test_a_recording_of_somebody_else_is_not_taken_for_a_replay(drive, camera, tmp_path, capsys):
     shutil.copytree(drive, tmp_path / "out" / "bag")
     assert replay(drive, "--config", camera, "--out", tmp_path / "out") == 2
-    assert "holds bag, which no replay wrote" in capsys.readouterr().err
+    assert "contains bag, which is not from a replay" in capsys.readouterr().err
     assert (tmp_path / "out" / "bag" / "drive_0.mcap").exists()
 
 
@@ -259,7 +259,7 @@ def test_a_recording_of_somebody_else_is_not_taken_for_a_replay(drive, camera, t
 def test_files_with_our_names_do_not_make_a_folder_ours(drive, camera, tmp_path, capsys, name, text):
     (tmp_path / name).write_text(text)
     assert replay(drive, "--config", camera, "--out", tmp_path) == 2
-    assert f"holds {name}, which no replay wrote" in capsys.readouterr().err
+    assert f"contains {name}, which is not from a replay" in capsys.readouterr().err
     assert (tmp_path / name).read_text() == text
 
 

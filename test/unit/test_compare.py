@@ -180,11 +180,11 @@ def test_the_table_shows_a_few_and_counts_all(tmp_path):
 
 def test_what_is_no_run_is_refused_with_its_name(tmp_path):
     new = write_run(tmp_path / "new")
-    with pytest.raises(ConfigError, match=r"golden=.*no bag in it"):
+    with pytest.raises(ConfigError, match=r"golden=.*contains no bag"):
         compare_runs(new, tmp_path / "nowhere")
     golden = write_run(tmp_path / "golden")
     (golden / "metrics.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"metrics.json: not a replay's metrics"):
+    with pytest.raises(ConfigError, match=r"metrics.json: not the metrics of a replay"):
         compare_runs(new, golden)
     assert not (new / "differences.json").exists()
     with pytest.raises(ConfigError, match="volatile='log_ns'"):

@@ -1,4 +1,4 @@
-"""Regression by replay: what a run's outputs, outcomes and scores differ in from those of a golden run."""
+"""Regression tests by replay: compare outputs, outcomes and scores with those of a golden run."""
 
 from perception_rt.replay.compare.difference import VOLATILE, Comparison, Difference, comparison_table
 from perception_rt.replay.compare.leaves import Tolerance

@@ -1,4 +1,4 @@
-"""The messages of two bags, of whatever types, matched and compared field by field."""
+"""Match the messages of two bags and compare them field by field; any message type works."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _HEADER = "std_msgs/msg/Header"
 
 
 class _Stamped(NamedTuple):
-    """A message and the stamp of its header, ns; None where it has none."""
+    """A message and its header stamp, ns; None if it has no header."""
 
     message: BagMessage
     stamp_ns: int | None
 
 
 def compare_bags(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
-    """Every difference of two bags: topics, types, messages, the time of publishing, fields.
+    """Yield every difference of two bags: in topics, types, messages, publish times and fields.
 
     Raises:
-        BagError: a bag cannot be read to its end.
+        BagError: a bag cannot be read completely.
     """
     stores = (definitions(new), definitions(golden))
     with Bag(new) as new_bag, Bag(golden) as golden_bag:
@@ -56,10 +56,10 @@ def compare_bags(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
 
 
 def definitions(bag: Path) -> Typestore:
-    """The message types of a bag: by the definitions in it, else as ROS 2 has them.
+    """Return the message types of a bag: its own definitions, or else those of ROS 2.
 
     Raises:
-        BagError: the bag, or a definition in it, cannot be read.
+        BagError: the bag or one of its definitions cannot be read.
     """
     try:
         with AnyReader([bag], default_typestore=get_typestore(Stores.LATEST)) as reader:
@@ -119,7 +119,7 @@ def _has_header(store: Typestore, message_type: str) -> bool:
 
 
 def _stamp_ns(data: bytes) -> int | None:
-    """The stamp at the start of a message that starts with a header; None if it is too short for one."""
+    """Return the stamp of a message that starts with a header; None if it is too short."""
     if len(data) < 12:
         return None
     order = "little" if data[1] else "big"

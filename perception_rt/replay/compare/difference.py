@@ -1,4 +1,4 @@
-"""What two runs differ in: one difference, all of them, and the rules of comparing."""
+"""A difference of two runs, the result of a comparison, and its rules."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from rich.table import Table
 from perception_rt.replay.compare.leaves import Leaf, Tolerance, differing, ignore_paths
 
 VOLATILE = (
-    "/diagnostics:status.hardware_id",  # the device's name: the machine's, not the run's
+    "/diagnostics:status.hardware_id",  # the device's name depends on the machine
     "/diagnostics:status.values[*:device].value",
 )
-"""What may differ between two runs of the same recording, unless told otherwise."""
-_SHOWN = 5  # of a topic's differences, in the table
+"""Fields that may differ between two runs of the same recording by default."""
+_SHOWN = 5  # number of differences per topic in the table
 _LONGEST = 60
 _LONGEST_IN_FILE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as in the golden run.
+    """One difference from the golden run.
 
     Attributes:
         kind: ``value`` (a field of a message), ``missing`` or ``extra`` (a message), ``missing_topic`` or
             ``extra_topic``, ``type``, ``undecodable`` (bytes that differ and cannot be decoded),
             ``outcome`` or ``metric``.
         where: the topic, or ``ledger.csv``, or ``metrics.json``.
-        field: path of the field, where one is at fault.
+        field: path of the field; empty if the difference is not in a field.
         new, golden: both values.
-        log_ns: when it was published, in the new run if it is there. stamp_ns: of its header.
-        note: what else there is to say.
+        log_ns: publish time, of the new run if it has the message. stamp_ns: of its header.
+        note: further details.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Difference:
     note: str = ""
 
     def to_json(self) -> dict:
-        """As a plain dict; values that JSON does not know as text."""
+        """Return a dict for JSON; other values become text."""
         return asdict(self) | {"new": _plain(self.new), "golden": _plain(self.golden)}
 
 
@@ -66,8 +66,8 @@ class Comparison:
     """The result of comparing two runs.
 
     Attributes:
-        compared: how many messages, ledger rows and groups of metrics were looked at, by topic or file.
-        counts: how many differences, by (topic or file, kind).
+        compared: number of messages, ledger rows and groups of metrics compared, by topic or file.
+        counts: number of differences, by (topic or file, kind).
         shown: the first few of each topic or file.
     """
 
@@ -81,14 +81,14 @@ class Comparison:
         return not self.counts
 
     def by_place(self) -> dict[str, dict[str, int]]:
-        """How many differences, by topic or file, then by kind."""
+        """Return the number of differences, by topic or file, then by kind."""
         places: dict[str, dict[str, int]] = {}
         for (where, kind), count in sorted(self.counts.items()):
             places.setdefault(where, {})[kind] = count
         return places
 
     def add(self, difference: Difference) -> None:
-        """Count a difference, and keep it if it is one of the first of its place."""
+        """Count a difference, and keep it if it is one of the first of its topic or file."""
         if sum(d.where == difference.where for d in self.shown) < _SHOWN:
             self.shown.append(difference)
         self.counts[difference.where, difference.kind] += 1
@@ -96,7 +96,7 @@ class Comparison:
 
 @dataclass
 class Judge:
-    """The rules of comparing, and how much was compared by them; arguments as of `compare_runs`."""
+    """The rules of a comparison and the number of compared items; arguments as in `compare_runs`."""
 
     tolerance: Tolerance
     volatile: Sequence[str]
@@ -106,12 +106,12 @@ class Judge:
         self.ignores = ignore_paths(self.volatile)
 
     def leaves(self, where: str, new: Any, golden: Any, path: str = "") -> Iterator[Leaf]:
-        """The fields of two values that differ and may not."""
+        """Yield the fields that differ and must not."""
         return differing(new, golden, self.tolerance, lambda inner: self.ignores(where, inner), path)
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """The differences by topic or file, the first few of each, and how many more there are."""
+    """Return a table of the first differences of each topic or file, and the number of all."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("log time, s")
     for heading in ("what differs", "new", "golden"):

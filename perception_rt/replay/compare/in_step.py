@@ -1,4 +1,4 @@
-"""Two streams read in step: what belongs together, in memory that their length does not change."""
+"""Read two streams in step and match their items, in constant memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple
 
 WINDOW_NS = 10_000_000_000
-"""How far apart in time two runs may have published the same thing."""
+"""The maximum difference in time of two matching items, ns."""
 _FOR_EVER = 1 << 63
 
 
 class Item(NamedTuple):
-    """Something to be matched: its time, ns; what it is matched by; itself."""
+    """An item to match: its time, ns, its key and its value."""
 
     time_ns: int
     key: Hashable
@@ -21,10 +21,10 @@ class Item(NamedTuple):
 def matched(
     new: Iterator[Item], golden: Iterator[Item], window_ns: int = WINDOW_NS
 ) -> Iterator[tuple[Any, Any]]:
-    """Pair what has the same key and lies no more than `window_ns` apart; None where there is no partner.
+    """Pair items with the same key at most `window_ns` apart; None stands for a missing partner.
 
     Args:
-        new, golden: in order of time, more or less; a key comes once.
+        new, golden: roughly in order of time; every key occurs once.
     """
     sides = (new, golden)
     heads = [next(side, None) for side in sides]
@@ -53,13 +53,13 @@ def _expired(waiting: dict[Hashable, Item], before_ns: int, side: int) -> Iterat
 
 
 class Numbering:
-    """The how-manyth of its kind something is; forgets kinds that were not seen for the window."""
+    """Number the items of each kind in order; forget kinds not seen for the window."""
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, tuple[int, int]] = {}  # by kind: the latest number, and its time
+        self._seen: dict[Hashable, tuple[int, int]] = {}  # latest number and its time, by kind
 
     def number(self, kind: Hashable, time_ns: int) -> int:
-        """The number of one that comes now, from 0."""
+        """Return the number, from 0, of the next item of a kind."""
         number = self._seen.pop(kind, (-1, 0))[0] + 1
         self._seen[kind] = (number, time_ns)
         oldest, (_, seen_ns) = next(iter(self._seen.items()))

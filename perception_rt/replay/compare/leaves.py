@@ -1,4 +1,4 @@
-"""Two values, field by field: messages of any type, and JSON."""
+"""Compare two values field by field: messages of any type, or JSON."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LABELS = ("key", "name")  # of diagnostic_msgs KeyValue and DiagnosticStatus
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far two floats may lie apart: ``|new - golden| <= absolute + relative * |golden|``.
+    """The tolerance for floats: ``|new - golden| <= absolute + relative * |golden|``.
 
-    The default lets through what another order of summation does to a float32 (about a hundred roundings of
-    1e-7), as another CPU may, and nothing that a user of the value would see; integers and texts are exact.
+    The default allows for another order of summation in float32 (about a hundred roundings of 1e-7), as on
+    another CPU. Integers and texts are compared exactly.
 
     Raises:
-        ConfigError: one is negative or not finite.
+        ConfigError: a tolerance is negative or not finite.
     """
 
     absolute: float = 1e-6
@@ -37,7 +37,7 @@ class Tolerance:
                 raise ConfigError(f"tolerance {name}={value}: must be a number >= 0")
 
     def close(self, new: np.ndarray, golden: np.ndarray) -> np.ndarray:
-        """Elementwise, bool; NaN is like NaN."""
+        """Return elementwise whether the values are close; NaN equals NaN."""
         return np.isclose(new, golden, rtol=self.relative, atol=self.absolute, equal_nan=True)
 
 
@@ -45,9 +45,9 @@ class Leaf(NamedTuple):
     """One field that differs.
 
     Attributes:
-        path: as ``detections[2].bbox.center.position.x``; an element that has a key or a name tells it:
+        path: as ``detections[2].bbox.center.position.x``; with an element's key or name:
             ``status[0].values[3:device].value``.
-        new, golden: both values; of an array, those of the element that differs most.
+        new, golden: both values; for an array, those of the element that differs most.
         note: what else there is to say.
     """
 
@@ -58,15 +58,15 @@ class Leaf(NamedTuple):
 
 
 def ignore_paths(patterns: Sequence[str]) -> Callable[[str, str], bool]:
-    """Whether a field is named as volatile: a function of where it is (a topic, or a file) and its path.
+    """Return a function of a topic or file and a field's path: whether the field is volatile.
 
     Args:
-        patterns: ``WHERE:PATH``; ``*`` stands for any text, as a field for any fields or none, a list without
-            an index for all of its elements, a field for what lies below it too:
-            ``/diagnostics:status.values[*:device].value``.
+        patterns: ``WHERE:PATH``, for example ``/diagnostics:status.values[*:device].value``. ``*`` matches
+            any text; as a whole field it matches any number of fields. A list without an index matches
+            all of its elements. A field includes all fields below it.
 
     Raises:
-        ConfigError: a pattern without a colon.
+        ConfigError: a pattern has no colon.
     """
     for pattern in patterns:
         if ":" not in pattern:
@@ -80,7 +80,7 @@ def ignore_paths(patterns: Sequence[str]) -> Callable[[str, str], bool]:
 def _expression(pattern: str) -> str:
     where, _, path = pattern.partition(":")
     first, *fields = [re.escape(field).replace(r"\*", ".*") for field in path.split(".")]
-    # A field that is only `*` may be an element, which a path tells in brackets: status.*.values.
+    # A field `*` may also match an element, which a path writes in brackets: status.*.values.
     below = "".join(
         r"((\[[^\]]*\])?\..*)?" if field == ".*" else rf"(\[[^\]]*\])?\.{field}" for field in fields
     )
@@ -90,16 +90,16 @@ def _expression(pattern: str) -> str:
 def differing(
     new: Any, golden: Any, tolerance: Tolerance, ignored: Callable[[str], bool], path: str = ""
 ) -> Iterator[Leaf]:
-    """Walk two values in step.
+    """Yield the leaves that differ between two values.
 
     Args:
-        new, golden: message objects of rosbags, or what JSON holds.
-        tolerance: of floats.
-        ignored: whether a path is not looked at.
-        path: of these values.
+        new, golden: message objects of rosbags, or JSON values.
+        tolerance: for floats.
+        ignored: returns whether to skip a path.
+        path: of the two values.
 
     Yields:
-        What differs; a list of another length is one difference, its elements are not compared.
+        The leaves that differ; lists of different length are one difference.
     """
     if path and ignored(path):
         return
@@ -128,7 +128,7 @@ def _mappings(
         if key in new and key in golden:
             yield from differing(new[key], golden[key], tolerance, ignored, inner)
         elif not ignored(inner):
-            note = "only in the golden one" if key in golden else "only in the new one"
+            note = "only in golden" if key in golden else "only in new"
             yield Leaf(inner, new.get(key), golden.get(key), note)
 
 

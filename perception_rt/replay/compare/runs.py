@@ -1,7 +1,7 @@
-"""Two folders that a replay wrote: their bags, ledgers and metrics compared.
+"""Compare the bags, ledgers and metrics of two replays.
 
-Both bags and both ledgers are read in step, so memory stays flat whatever their length. Messages are matched
-by topic and header stamp (the how-manyth, where a stamp comes twice), those without a header by their order.
+Both bags and both ledgers are read in step, so that memory does not grow with their length. Messages are
+matched by topic and header stamp (and by order if a stamp repeats), those without a header by order.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _COLUMNS = {"node", "topic", "number", "stamp_ns", "outcome", "reason", *_TIMES}
 def compare_runs(
     new: Path, golden: Path, tolerance: Tolerance | None = None, volatile: Sequence[str] = VOLATILE
 ) -> Comparison:
-    """Compare two folders that a replay wrote, and list every difference in `new`/differences.json.
+    """Compare two replays, and write every difference to `new`/differences.json.
 
     Args:
-        new: the run to judge. golden: the run that it should be like.
-        tolerance: of floats; None: the default one.
-        volatile: patterns of fields that may differ, as `leaves.ignore_paths` takes them.
+        new: folder of the run to check. golden: folder of the reference run.
+        tolerance: for floats; None for the default.
+        volatile: patterns of fields that may differ; see `leaves.ignore_paths`.
 
     Raises:
-        ConfigError: a folder is not what a replay wrote, or a pattern is malformed.
-        BagError: a bag cannot be read to its end.
+        ConfigError: a folder is not the output of a replay, or a pattern is malformed.
+        BagError: a bag cannot be read completely.
     """
     judge = Judge(tolerance or Tolerance(), volatile)
     comparison = Comparison(judge.compared)
@@ -60,7 +60,7 @@ def compare_runs(
 
 
 def differences(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
-    """Every difference of two runs, one at a time; errors as of `compare_runs`."""
+    """Yield every difference of two runs; errors as in `compare_runs`."""
     _check(golden, "golden")
     _check(new, "new")
     yield from _metrics(new, golden, judge)
@@ -72,7 +72,7 @@ def _check(folder: Path, name: str) -> None:
     for part in (BAG, LEDGER, METRICS):
         if not (folder / part).exists():
             raise ConfigError(
-                f"{name}={folder}: no {part} in it; give a folder that `perception-rt replay --out` wrote"
+                f"{name}={folder}: contains no {part}; give the output folder of `perception-rt replay`"
             )
 
 
@@ -96,7 +96,9 @@ def _rows(file: TextIO, folder: Path) -> Iterator[Item]:
     reader.fieldnames = [renamed.get(name, name) for name in reader.fieldnames or ()]
     lacking = _COLUMNS - set(reader.fieldnames or ())
     if lacking:
-        raise ConfigError(f"{folder / LEDGER}: not a replay's ledger: no {', '.join(sorted(lacking))}")
+        raise ConfigError(
+            f"{folder / LEDGER}: not a ledger of a replay: no column {', '.join(sorted(lacking))}"
+        )
     numbering, time_ns = Numbering(), 0
     for row in reader:
         try:
@@ -112,7 +114,7 @@ def _int(text: str) -> int | None:
 
 
 def _metrics(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
-    """States, what could not be read, and scores: what does not hang on how the run was timed."""
+    """Yield differences in states, unreadable messages and scores, which do not depend on timing."""
     mine, other = _read_metrics(new), _read_metrics(golden)
     for part in mine:
         judge.compared[METRICS] += 1
@@ -130,4 +132,4 @@ def _read_metrics(folder: Path) -> dict[str, dict]:
             "scores": whole["scores"],
         }
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{folder / METRICS}: not a replay's metrics: {error!r}") from error
+        raise ConfigError(f"{folder / METRICS}: not the metrics of a replay: {error!r}") from error
