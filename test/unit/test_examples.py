@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -11,8 +16,12 @@ import numpy as np
 import pytest
 
 import perception_rt
+from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
+from perception_rt.node.transport import transport_environment
 from perception_rt.replay.mot import read_mot
 from perception_rt.sim.drive import Drive
+from perception_rt.types import Detections3D
+from test.domains import claim_domain
 from test.drives import TRUTH, write_drive
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +76,81 @@ def test_torchscript_bundle(tmp_path):
     image[100:200, 50:300] = 255
     found = perception_rt.detect2d(perception_rt.open_bundle(path, device="cpu"), image)
     np.testing.assert_allclose(found.xyxy, [[50, 100, 300, 200]])
+
+
+@contextmanager
+def running(name: str, domain: int, *args: str) -> Iterator[None]:
+    """Run a node of the examples in a domain until the end; it must end by SIGINT alone."""
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
+    node = subprocess.Popen([sys.executable, ROOT / "examples" / name, *args], env=environment)
+    try:
+        yield
+        assert node.poll() is None
+    finally:
+        node.send_signal(signal.SIGINT)
+        code = node.wait(20)
+    assert code == 0
+
+
+def repeat_until(condition: Callable[[], object], action: Callable[[], None]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        action()
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def domain(monkeypatch) -> Iterator[int]:
+    """A domain of this test's own, on this machine alone."""
+    pytest.importorskip("rclpy", reason="rclpy is not installed: run `make setup`")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    for name, value in transport_environment().items():
+        monkeypatch.setenv(name, value)
+    number, lock = claim_domain()
+    with lock:
+        yield number
+
+
+def test_nearby_node(domain):
+    from diagnostic_msgs.msg import DiagnosticArray
+    from vision_msgs.msg import Detection3DArray
+
+    from perception_rt.node.run import spinning_node
+
+    boxes = np.array([[x, y, 0.5, 4, 2, 1.5, 0] for x, y in ((3, 4), (0, 9), (30, 0), (8, 8))], np.float32)
+    found = Detections3D(boxes, np.full(4, 0.9, np.float32), np.array([0, 1, 0, 1]))
+    answers, counts = [], [{"published": 0, "decode_error": 0}]
+
+    def on_answer(data: bytes) -> None:
+        answers.append(decode_named_detections3d(data))
+
+    def on_diagnostics(message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == "nearby: /lidar_detector/detections":
+                counts.append({item.key: item.value for item in status.values})
+
+    def publish(detections: Detections3D) -> None:
+        data = encoder.encode(detections, time.time_ns(), "lidar", ("a", "b", "c", "d")[: len(detections)])
+        publisher.publish(data)
+
+    encoder = Detection3DEncoder(("car", "pedestrian"))
+    with (
+        running("nearby_node.py", domain, "--ros-args", "-p", "radius_m:=10.0"),
+        spinning_node("example_user", domain) as user,
+    ):
+        user.create_subscription(Detection3DArray, "/nearby/detections", on_answer, 5, raw=True)
+        user.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
+        publisher = user.create_publisher(Detection3DArray, "/lidar_detector/detections", 5)
+        repeat_until(lambda: answers, lambda: publish(found))
+        repeat_until(lambda: not answers[-1].ids, lambda: publish(Detections3D.empty()))
+        repeat_until(
+            lambda: int(counts[-1]["decode_error"]), lambda: publisher.publish(b"\0\1\0\0 no message")
+        )
+    np.testing.assert_allclose(answers[0].detections.xyzlwh_yaw, boxes[:2], atol=1e-5)
+    assert (answers[0].frame_id, answers[0].ids) == ("lidar", ["a", "b"])
+    assert answers[0].classes == ("car", "pedestrian")
+    assert int(counts[-1]["published"]) >= len(answers) > 1
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
