@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from perception_rt.codec.compressed import parse_compressed
-from perception_rt.codec.image import parse_image
-from perception_rt.codec.points import parse_points
+from perception_rt.codec.compressed import EncodedImage, parse_compressed
+from perception_rt.codec.image import RawImage, parse_image
+from perception_rt.codec.points import RawCloud, parse_points
 from perception_rt.replay.storage.files import StorageFile, bare, open_file, storage_files
 from perception_rt.replay.storage.merge import Source, merged
 from perception_rt.replay.storage.metadata import NAME, Metadata, read_metadata
@@ -22,7 +22,7 @@ from perception_rt.types import BagError, CameraFrame, LidarFrame
 
 __all__ = ["Bag", "BagMessage", "Damage", "frame_of"]
 
-_PARSERS = {
+_PARSERS: dict[str, Callable[[bytes], RawImage | EncodedImage | RawCloud]] = {
     "sensor_msgs/msg/Image": parse_image,
     "sensor_msgs/msg/CompressedImage": parse_compressed,
     "sensor_msgs/msg/PointCloud2": parse_points,
@@ -97,7 +97,8 @@ class Bag:
         """
         begin = _EARLIEST_NS if start_ns is None else start_ns
         end = _LATEST_NS if stop_ns is None else stop_ns
-        read, last_ns = Counter(), begin
+        read: Counter[str] = Counter()
+        last_ns = begin
         for message in self._stored(topics, begin, end):
             if message.log_ns < last_ns:
                 reason = "its log time is before that of an earlier message: the index is wrong"
@@ -132,7 +133,7 @@ class Bag:
             raise FormatError(f"{compression}: data ends early")
         return replace(message, data=data)
 
-    def _check_counts(self, read: Counter[str], topics: Sequence[str]) -> None:
+    def _check_counts(self, read: Counter[str], topics: Iterable[str]) -> None:
         """Report the messages that index and metadata list, but that were neither read nor reported."""
         reported: Counter[str] = Counter()
         for damage in self.damage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from rosbags.interfaces import (
     Connection,
@@ -18,7 +19,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from perception_rt.replay.message_types import typestore
 from perception_rt.types import BagError
 
-METADATA_VERSION = 8  # the newest that Humble and later can read; 9 changed the format of QoS
+METADATA_VERSION: Final = 8  # the newest that Humble and later can read; 9 changed the format of QoS
 LATEST_NS = 2**63 - 1
 _NEVER = QosTime(LATEST_NS // 10**9, LATEST_NS % 10**9)
 
@@ -42,6 +43,7 @@ class BagWriter:
             self._writer = Writer(self._folder, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
             storage = self._writer.storage
+            assert storage is not None  # it is open
             # `ros2 bag reindex` looks for the file name that rosbag2 gives.
             storage.path = storage.path.rename(storage.path.with_stem(f"{storage.path.stem}_0"))
         except WriterError as error:

@@ -32,10 +32,10 @@ _GRAMMAR = re.compile(r"(?:(?P<stream>.*):)?\s*(?P<metric>[^\s:<>=]+)\s*(?P<how>
 
 
 class BudgetResult(NamedTuple):
-    """The result of checking a budget against one stream or topic.
+    """The result of a check: of a budget against one stream or topic, or of a comparison.
 
     Attributes:
-        name: stream or topic, and metric.
+        name: stream or topic, and metric; or what is compared.
         value: the measured value; None if there is none, which fails the check.
         limit: for example ``<= 60 ms``.
         holds: whether the value is within the limit.

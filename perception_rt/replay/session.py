@@ -21,7 +21,7 @@ from perception_rt.replay.compare import Comparison, Tolerance, compare_runs
 from perception_rt.replay.environment import machine, versions
 from perception_rt.replay.lockstep.runner import Run, replay
 from perception_rt.replay.lockstep.timing import parse_inference
-from perception_rt.replay.report import Check, write_report
+from perception_rt.replay.report import write_report
 from perception_rt.replay.score import Places, load_truth, score
 from perception_rt.types import ConfigError
 
@@ -101,7 +101,7 @@ def run_session(
         metrics = replay(run, bag, out, live, report_progress, begin=lambda: _begin(out))
         replayed_s = time.monotonic() - began_s
         bag_s = bag.duration_s
-    metrics["scores"] = score(out / BAG, truths, metrics, places) if truths else {}
+    metrics["scores"] = {} if places is None else score(out / BAG, truths, metrics, places)
     _write_json(out / METRICS, metrics)
     comparison, checks = _check_results(session, metrics)
     code = _code(metrics, checks)

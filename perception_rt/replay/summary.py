@@ -52,7 +52,9 @@ def summarise(
     }
 
 
-def _map50(truths: Found, detections: Found, classes: Sequence[str], task: str) -> float:
+def _map50(
+    truths: Mapping[int, Any], detections: Mapping[int, Any], classes: Sequence[str], task: str
+) -> float:
     flat = TASKS[task].flat
     nothing = Detections2D.empty() if flat else Detections3D.empty()
     answers, wanted = [detections.get(stamp, nothing) for stamp in truths], list(truths.values())

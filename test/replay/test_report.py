@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from perception_rt.replay.bag import Bag
+from perception_rt.replay.budget import BudgetResult
 from perception_rt.replay.report import write_index, write_report
 from perception_rt.replay.score import Places, load_truth, score
 from test import drives
@@ -84,7 +85,7 @@ def run(tmp_path_factory) -> Path:
     metrics["scores"] = score(made / "bag", truths, metrics, places)
     (made / "metrics.json").write_text(json.dumps(metrics))
     info = {"bag": str(bag), "device": "cpu", "speed": 1.5, "exit_code": 0}
-    checks = [("age_p99", 35.0, "<= 60", True), ("ap50", 0.1, ">= 0.6", False)]
+    checks = [BudgetResult("age_p99", 35.0, "<= 60", True), BudgetResult("ap50", 0.1, ">= 0.6", False)]
     write_report(made, bag, info, checks, truths)
     (made / "run.json").write_text(json.dumps(info))
     write_index(folder, [made])

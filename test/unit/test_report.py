@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from perception_rt.realtime.ledger import Outcome
+from perception_rt.replay.budget import BudgetResult
 from perception_rt.replay.report import charts, svg, write_index, write_report
 from perception_rt.replay.report import ledger as ledgers
 from perception_rt.replay.report.choose import SensorStream, choose, sensors_of
@@ -229,7 +230,11 @@ def test_names_and_reasons_are_text_and_never_markup(tmp_path):
     metrics["outputs"] = {HOSTILE: {"type": HOSTILE, "node": HOSTILE, "messages": 1, "sha256": HOSTILE}}
     metrics["scores"] = {HOSTILE: {"truth": {"name": HOSTILE}, HOSTILE: {HOSTILE: 1.0}}}
     folder = write_run(tmp_path / "run", rows, metrics)
-    write_report(folder, run={HOSTILE: HOSTILE, "bag": HOSTILE}, checks=[(HOSTILE, HOSTILE, HOSTILE, False)])
+    write_report(
+        folder,
+        run={HOSTILE: HOSTILE, "bag": HOSTILE},
+        checks=[BudgetResult(HOSTILE, HOSTILE, HOSTILE, False)],
+    )
     write_index(tmp_path, [folder])
     for page in (folder / "report.html", tmp_path / "index.html"):
         assert "<script" not in page.read_text()
@@ -375,7 +380,7 @@ def test_differences_show_the_digits_in_which_values_differ(tmp_path):
         "stamp_ns": None, "note": "",
     }  # fmt: skip
     (folder / "differences.json").write_text('{"differences": [\n' + json.dumps(difference) + "\n]}\n")
-    write_report(folder, checks=[("differences", 1, "<= 0", False)])
+    write_report(folder, checks=[BudgetResult("differences", 1, "<= 0", False)])
     text = (folder / "report.html").read_text()
     assert "38.02149" in text
     assert "38.02249" in text

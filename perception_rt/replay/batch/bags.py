@@ -65,8 +65,9 @@ def _is_bag(path: Path) -> bool:
         return Path(bare(path.name)).suffix in STORAGE
     if (path / _METADATA).is_file():
         return True
-    splits = [re.fullmatch(r"(.+)_(\d+)\.\w+", bare(name)) for name in storage_files(path)]
-    if not splits or not all(splits):
+    files = storage_files(path)
+    splits = [split for name in files if (split := re.fullmatch(r"(.+)_(\d+)\.\w+", bare(name)))]
+    if not splits or len(splits) < len(files):
         return False
     names, numbers = {split[1] for split in splits}, sorted(int(split[2]) for split in splits)
     # In a folder of another name, files that begin with 0 and leave none out are one recording.

@@ -98,7 +98,7 @@ def _streams(folder: Path, runs: Mapping[str, Mapping]) -> dict[str, dict]:
             "received": sum(row["received"] for row in rows),
             "states": states,
             "reasons": {state: text for row in rows for state, text in row["reasons"].items()},
-            "rate_hz": round(_mean([row["rate_hz"] for row in rows], weights) or 0.0, 3),
+            "rate_hz": round(_mean([row["rate_hz"] for row in rows], weights), 3),
         }
     for name, times in _times(folder, list(runs), names):
         merged[name]["age_ms"] = percentiles(times["age"], _AGE_RANKS)
@@ -210,9 +210,8 @@ def _weight(row: Mapping[str, Any], otherwise: float) -> float:
     return next((row[key] for key in _WEIGHTS if isinstance(row.get(key), int)), otherwise)
 
 
-def _mean(values: Sequence[float], weights: Sequence[float]) -> float | None:
-    if not values:
-        return None
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the weighted mean of at least one value."""
     if not sum(weights):
         weights = [1] * len(values)
     return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)

@@ -156,7 +156,8 @@ def batch_table(outcomes: Sequence[UnitResult]) -> Table:
     for outcome in outcomes:
         code = "-" if outcome.exit_code is None else str(outcome.exit_code)
         tried = str(outcome.attempts) if outcome.attempts else "-"
-        why = outcome.reason or _MEANING.get(outcome.exit_code, "")
+        meaning = "" if outcome.exit_code is None else _MEANING.get(outcome.exit_code, "")
+        why = outcome.reason or meaning
         table.add_row(escape(outcome.name), outcome.state, code, tried, escape(why))
     return table
 

@@ -31,7 +31,8 @@ def take_cores(wanted: int) -> set[int]:
 
     folder = Path(tempfile.gettempdir()) / f"perception_rt_cores_{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    allowed, taken = os.sched_getaffinity(0), set()
+    allowed = os.sched_getaffinity(0)
+    taken: set[int] = set()
     for core in sorted(allowed):
         if len(taken) == wanted:
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.serde import SerdeError
@@ -50,7 +50,7 @@ def compare_bags(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
                 yield Difference("type", topic, "", new_type, golden_type)
             else:
                 topics.append(topic)
-        streams = [_items(bag, topics, store) for bag, store in zip(bags, stores, strict=True)]
+        streams = (_items(new_bag, topics, stores[0]), _items(golden_bag, topics, stores[1]))
         for pair in matched(*streams):
             yield from _compare(*pair, stores, judge)
 
@@ -87,8 +87,9 @@ def _compare(
     new: _Stamped | None, golden: _Stamped | None, stores: tuple[Typestore, Typestore], judge: Judge
 ) -> Iterator[Difference]:
     there = new or golden
+    assert there is not None  # a pair is of one side at least
     topic = there.message.topic
-    at = {"log_ns": there.message.log_ns, "stamp_ns": there.stamp_ns}
+    at: dict[str, Any] = {"log_ns": there.message.log_ns, "stamp_ns": there.stamp_ns}
     if new is None or golden is None:
         yield Difference("extra" if golden is None else "missing", topic, **at)
         return
@@ -99,7 +100,7 @@ def _compare(
     if mine.data == other.data:
         return
     try:
-        values = [
+        values: list[Any] = [
             store.deserialize_cdr(side.data, side.message_type)
             for store, side in zip(stores, (mine, other), strict=True)
         ]
@@ -107,7 +108,7 @@ def _compare(
         note = f"the bytes differ, and {mine.message_type} cannot be decoded: {error}"
         yield Difference("undecodable", topic, note=note, **at)
         return
-    for leaf in judge.leaves(topic, *values):
+    for leaf in judge.leaves(topic, values[0], values[1]):
         yield Difference("value", topic, leaf.path, leaf.new, leaf.golden, note=leaf.note, **at)
 
 
@@ -122,6 +123,6 @@ def _stamp_ns(data: bytes) -> int | None:
     """Return the stamp of a message that starts with a header; None if it is too short."""
     if len(data) < 12:
         return None
-    order = "little" if data[1] else "big"
+    order: Literal["little", "big"] = "little" if data[1] else "big"
     sec = int.from_bytes(data[4:8], order, signed=True)
     return sec * 1_000_000_000 + int.from_bytes(data[8:12], order)

@@ -28,10 +28,10 @@ def matched(
     """
     sides = (new, golden)
     heads = [next(side, None) for side in sides]
-    waiting: tuple[dict, dict] = ({}, {})
-    while any(heads):
-        here = min((i for i in (0, 1) if heads[i]), key=lambda i: heads[i].time_ns)
-        item, heads[here] = heads[here], next(sides[here], None)
+    waiting: tuple[dict[Hashable, Item], dict[Hashable, Item]] = ({}, {})
+    while there := [(side, head) for side, head in enumerate(heads) if head is not None]:
+        here, item = min(there, key=lambda one: one[1].time_ns)
+        heads[here] = next(sides[here], None)
         for side in (0, 1):
             yield from _expired(waiting[side], item.time_ns - window_ns, side)
         partner = waiting[1 - here].pop(item.key, None)

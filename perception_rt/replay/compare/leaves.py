@@ -36,7 +36,7 @@ class Tolerance:
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"tolerance {name}={value}: must be a number >= 0")
 
-    def close(self, new: np.ndarray, golden: np.ndarray) -> np.ndarray:
+    def close(self, new: np.ndarray | float, golden: np.ndarray | float) -> np.ndarray | np.bool_:
         """Return elementwise whether the values are close; NaN equals NaN."""
         return np.isclose(new, golden, rtol=self.relative, atol=self.absolute, equal_nan=True)
 
@@ -151,7 +151,7 @@ def _arrays(new: np.ndarray, golden: np.ndarray, tolerance: Tolerance, path: str
 def _same(new: Any, golden: Any, tolerance: Tolerance) -> bool:
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (new, golden))
     if numbers and float in (type(new), type(golden)):
-        return bool(tolerance.close(np.float64(new), np.float64(golden)))
+        return bool(tolerance.close(float(new), float(golden)))
     return type(new) is type(golden) and new == golden
 
 

@@ -84,9 +84,9 @@ def _ledgers(new: Path, golden: Path, judge: Judge) -> Iterator[Difference]:
             outcomes = [side and side["outcome"] for side in (row, model)]
             name = f"{there['node']}: {there['topic']}[{there['number']}].outcome"
             if outcomes[0] != outcomes[1] and not judge.ignores(LEDGER, name):
-                times = [_int(there[column]) for column in ("ended_ns", "stamp_ns")]
+                log_ns, stamp_ns = _int(there["ended_ns"]), _int(there["stamp_ns"])
                 note = next((side["reason"] for side in (row, model) if side and side["reason"]), "")
-                yield Difference("outcome", LEDGER, name, *outcomes, *times, note)
+                yield Difference("outcome", LEDGER, name, outcomes[0], outcomes[1], log_ns, stamp_ns, note)
 
 
 def _rows(file: TextIO, folder: Path) -> Iterator[Item]:

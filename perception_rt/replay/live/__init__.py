@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from perception_rt.types import ConfigError
@@ -62,14 +62,18 @@ def open_live(kind: str) -> Live:
         raise ConfigError(f"--live {kind}: must be foxglove[:PORT] or rerun[:FILE.rrd|HOST:PORT]")
     try:
         if name == "foxglove":
-            from perception_rt.replay.live.foxglove import Foxglove as Viewer
+            from perception_rt.replay.live.foxglove import Foxglove
+
+            viewer: Callable[[str], Live] = Foxglove
         else:
-            from perception_rt.replay.live.rerun import Rerun as Viewer
+            from perception_rt.replay.live.rerun import Rerun
+
+            viewer = Rerun
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
         raise ConfigError(f"--live {kind}: pip install {PACKAGES[name]}") from error
     try:
-        return Viewer(target)
+        return viewer(target)
     except ConfigError as error:
         raise ConfigError(f"--live {kind}: {error}") from error

@@ -148,16 +148,19 @@ class Drawing:
     def _predictions(self, data: bytes) -> LiveDrawing:
         """A line for each id, along the places where it is expected."""
         named = decode_named_detections3d(data)
-        colours, rows = self._colours(named), {}
+        colours = self._colours(named)
+        rows: dict[str, list[int]] = {}
         for row, id_ in enumerate(named.ids):
             rows.setdefault(id_, []).append(row)
         strips = [named.detections.xyzlwh_yaw[of, :3] for of in rows.values()]
         lines = rr.LineStrips3D(strips, colors=[colours[of[0]] for of in rows.values()], radii=_LINE)
         return LiveDrawing({"": [lines]}, named.frame_id)
 
-    def _odometry(self, data: bytes) -> LiveDrawing:
-        """An arrow from the vehicle to where it is in a second, straight on."""
+    def _odometry(self, data: bytes) -> LiveDrawing | None:
+        """An arrow from the vehicle to where it is in a second, straight on; needs its pose and speed."""
         told = parse_odometry(data)
+        if told.pose is None or told.speed is None:
+            return None
         x, y, yaw = told.pose
         ahead = told.speed * np.cos(yaw), told.speed * np.sin(yaw), 0.0
         arrow = rr.Arrows3D(origins=[[x, y, 0.0]], vectors=[ahead], colors=[_PATH_COLOUR], radii=2 * _LINE)
@@ -189,7 +192,7 @@ def _labels(named: NamedDetections) -> list[str]:
     return [" ".join(filter(None, (named.classes[label], id_, f"{score:.2f}"))) for label, id_, score in rows]
 
 
-_DRAW: dict[str, Callable[[Drawing, bytes], LiveDrawing]] = {
+_DRAW: dict[str, Callable[[Drawing, bytes], LiveDrawing | None]] = {
     "sensor_msgs/msg/Image": Drawing._image,
     "sensor_msgs/msg/CompressedImage": Drawing._compressed,
     "sensor_msgs/msg/CameraInfo": Drawing._camera_info,

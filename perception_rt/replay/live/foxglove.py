@@ -93,9 +93,12 @@ class Foxglove(foxglove.ServerListener):
     def on_subscribe(self, client: Client, channel: ChannelView) -> None:
         """A viewer takes a channel: what was latched there is said again."""
         self._looked_at.set()
-        if channel.topic == _LATCHED:
-            for log_ns, data in list(self._latched):
-                self._channels[_LATCHED].log(data, log_time=log_ns)
+        if channel.topic != _LATCHED:
+            return
+        latched = self._channels[_LATCHED]
+        assert latched is not None  # a viewer took it
+        for log_ns, data in list(self._latched):
+            latched.log(data, log_time=log_ns)
 
     def _channel(self, topic: str, message_type: str) -> foxglove.Channel | None:
         if topic not in self._channels:

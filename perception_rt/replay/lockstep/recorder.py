@@ -47,6 +47,7 @@ class RecordedStream:
             return None
         self.first_ns = self.first_ns if self.ages else ended_ns
         self.last_ns = ended_ns
+        assert entry.stamp_ns is not None  # it was read, or nothing could be published
         self.ages.append((ended_ns - entry.stamp_ns) / 1e6)
         return self.ages[-1]
 
@@ -147,6 +148,7 @@ class Recorder:
         self._rows.writerow([*row, *[""] * (len(COLUMNS) - 6), UNREADABLE, reason])
 
     def _ended(self, stream: RecordedStream, entry: Entry, ended_ns: int) -> None:
+        assert entry.outcome is not None  # it has ended
         age_ms = stream.take(entry, ended_ns)
         if self._live is not None and age_ms is not None:
             self._live.ages(f"{stream.node}{stream.topic}", ended_ns, age_ms)

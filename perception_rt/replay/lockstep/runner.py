@@ -93,21 +93,21 @@ class _Replay:
         progress: Callable[[float], None],
         begin: Callable[[], None],
     ) -> dict[str, Any]:
-        *missed, first = self._first(items)
+        missed, first = self._first(items)
         with self._graph(first.log_ns):
             begin()
             with self._recorder.writing(self._folder):
                 self._play(first.log_ns, itertools.chain(missed, [first], items), progress)
         return self._metrics()
 
-    def _first(self, items: Iterator[BagMessage | Damage]) -> list[BagMessage | Damage]:
-        """Return the items up to and including the first message."""
-        found: list[BagMessage | Damage] = []
+    def _first(self, items: Iterator[BagMessage | Damage]) -> tuple[list[Damage], BagMessage]:
+        """Return the damage before the first message, and that message."""
+        damage: list[Damage] = []
         for item in items:
-            found.append(item)
             if isinstance(item, BagMessage):
-                return found
-        reasons = "; ".join(list(dict.fromkeys(item.reason for item in found))[:3]) or "it has no messages"
+                return damage, item
+            damage.append(item)
+        reasons = "; ".join(list(dict.fromkeys(item.reason for item in damage))[:3]) or "it has no messages"
         raise BagError(f"no message of the recording can be read: {reasons}")
 
     @contextmanager

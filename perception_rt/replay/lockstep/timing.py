@@ -95,4 +95,4 @@ def _read_trace(path: Path) -> dict[str, tuple[list[int], list[int]]]:
         raise ConfigError(f"--inference=trace:{path}: {error}") from error
     if not rows:
         raise ConfigError(f"--inference=trace:{path}: has no inference times")
-    return {node: tuple(map(list, zip(*sorted(took.items()), strict=True))) for node, took in rows.items()}
+    return {node: (sorted(took), [took[stamp] for stamp in sorted(took)]) for node, took in rows.items()}

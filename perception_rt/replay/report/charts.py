@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -180,12 +180,12 @@ def _histogram_notes(edges: np.ndarray, counts: dict[str, np.ndarray]) -> list[s
     return notes
 
 
-def curves_chart(label: str, curves: dict[str, tuple[Sequence[float], Sequence[float]]]) -> Markup:
+def curves_chart(label: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Markup:
     """Precision over recall, a line a class: `{name: (recall, precision)}`, at most 8 of them."""
     x, y = svg.x_scale(0, 1), svg.y_scale(0, 1.02)
     marks = []
     for place, (name, (recall, precision)) in enumerate(curves.items()):
-        xs, ys = x(np.asarray(recall, float)), y(np.asarray(precision, float))
+        xs, ys = x(recall), y(precision)
         marks.append(svg.element("g", svg.note(name), svg.line(xs, ys, f"class-{place % 8}")))
     return svg.chart(
         f"Precision over recall of {label}: {', '.join(curves)}", x, y, "recall", "precision", marks

@@ -8,12 +8,12 @@ answered, of every outcome that occurs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from perception_rt.codec import decode_named_detections, decode_named_detections3d
+from perception_rt.codec import NamedDetections, decode_named_detections, decode_named_detections3d
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.report.ledger import LOST, LedgerView, Row, StreamView
 from perception_rt.replay.report.quality import Judged
@@ -21,7 +21,10 @@ from perception_rt.replay.report.quality import Judged
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CLOUDS = ("sensor_msgs/msg/PointCloud2",)
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
-DECODERS = {ARRAY_2D: decode_named_detections, ARRAY_3D: decode_named_detections3d}
+DECODERS: dict[str, Callable[[bytes], NamedDetections]] = {
+    ARRAY_2D: decode_named_detections,
+    ARRAY_3D: decode_named_detections3d,
+}
 SUREST, LEAST_SURE, BEST, WORST, OLDEST = "surest", "least sure", "best", "worst", "oldest answer"
 _OLDEST = 1
 _LOST = 3
@@ -107,8 +110,8 @@ def choose(
     choices = []
     if judged is not None:
         choices += _extremes(view, parts, _by_truth(judged), (BEST, WORST))
-    elif sensor.output in outputs.topics:
-        choices += _extremes(view, parts, _by_confidence(outputs, sensor), (SUREST, LEAST_SURE))
+    elif sensor.output is not None and sensor.output in outputs.topics:
+        choices += _extremes(view, parts, _by_confidence(outputs, sensor.output), (SUREST, LEAST_SURE))
     if stream is not None:
         choices += [_oldest(row) for row in stream.oldest[:_OLDEST]]
         choices += [_lost(row) for row in _unanswered(stream)]
@@ -119,8 +122,8 @@ def choose(
         if first is None:
             merged[key] = choice
         elif choice.why not in first.why:
-            both = {"why": f"{first.why}, {choice.why}", "detail": f"{first.detail}; {choice.detail}"}
-            merged[key] = replace(first, **both)
+            why, detail = f"{first.why}, {choice.why}", f"{first.detail}; {choice.detail}"
+            merged[key] = replace(first, why=why, detail=detail)
     return list(merged.values())
 
 
@@ -147,9 +150,9 @@ def _by_truth(judged: Iterable[Judged]) -> Iterator[tuple[float, Choice]]:
         yield answer.f1, Choice("", detail, answer.stamp_ns, answer.published_ns, truth=answer.truth)
 
 
-def _by_confidence(outputs: Bag, sensor: SensorStream) -> Iterator[tuple[float, Choice]]:
+def _by_confidence(outputs: Bag, topic: str) -> Iterator[tuple[float, Choice]]:
     """Rated by the mean score of their boxes; answers without boxes are left out."""
-    for message in outputs.messages([sensor.output]):
+    for message in outputs.messages([topic]):
         found = DECODERS[message.message_type](message.data)
         count = len(found.detections)
         if count:
@@ -160,9 +163,9 @@ def _by_confidence(outputs: Bag, sensor: SensorStream) -> Iterator[tuple[float, 
 
 
 def _oldest(row: Row) -> Choice:
-    return Choice(
-        OLDEST, f"{row.age_ms:.1f} ms old when published", row.stamp_ns, row.ended_ns or row.arrival_ns
-    )
+    near_ns = row.ended_ns or row.arrival_ns
+    assert near_ns is not None  # it has an age, so it ended
+    return Choice(OLDEST, f"{row.age_ms:.1f} ms old when published", row.stamp_ns, near_ns)
 
 
 def _unanswered(stream: StreamView) -> Sequence[Row]:
@@ -178,5 +181,6 @@ def _unanswered(stream: StreamView) -> Sequence[Row]:
 
 
 def _lost(row: Row) -> Choice:
+    assert row.arrival_ns is not None  # as `_unanswered` chooses them
     why = row.outcome.replace("_", " ")
     return Choice(why, row.reason or "no answer", row.stamp_ns, row.arrival_ns, lost=True)

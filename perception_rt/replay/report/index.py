@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from perception_rt.replay.report import svg
 from perception_rt.replay.report.charts import words
@@ -46,7 +47,7 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
     write_page(Path(folder) / "index.html", "index.html.j2", values)
 
 
-def _row(folder: Path, run: Path) -> dict[str, object]:
+def _row(folder: Path, run: Path) -> dict[str, Any]:
     name = run.name
     nothing = {
         "name": name,

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -255,7 +256,7 @@ def _add_reasons(stream: StreamView, rows: pd.DataFrame, weights: np.ndarray) ->
 def _add_examples(stream: StreamView, rows: pd.DataFrame) -> None:
     aged = rows[rows["age_ms"].notna()].nlargest(_EXAMPLES, "age_ms")
     oldest = stream.oldest + [_row(row) for row in aged.itertuples(index=False)]
-    stream.oldest = sorted(oldest, key=lambda row: -row.age_ms)[:_EXAMPLES]
+    stream.oldest = sorted(oldest, key=lambda row: -(row.age_ms or 0.0))[:_EXAMPLES]
     for outcome in set(rows["outcome"]) - {Outcome.PUBLISHED.value}:
         found = rows[rows["outcome"] == outcome]
         spread = np.unique(np.linspace(0, len(found) - 1, _EXAMPLES).astype(int))
@@ -266,13 +267,24 @@ def _add_examples(stream: StreamView, rows: pd.DataFrame) -> None:
         stream.examples[outcome] = [examples[i] for i in spread]
 
 
-def _row(row: tuple) -> Row:
-    def number(value: object) -> int | None:
+def _row(row: Any) -> Row:
+    """Return a row of `DataFrame.itertuples`."""
+
+    def number(value: Any) -> int | None:
         return None if pd.isna(value) else int(value)
 
     age = None if pd.isna(row.age_ms) else float(row.age_ms)
-    ints = (number(getattr(row, name)) for name in ("number", "arrival_ns", "stamp_ns", "ended_ns"))
-    return Row(row.node, row.topic, *ints, age, row.outcome, row.reason)
+    return Row(
+        node=row.node,
+        topic=row.topic,
+        number=number(row.number),
+        arrival_ns=number(row.arrival_ns),
+        stamp_ns=number(row.stamp_ns),
+        ended_ns=number(row.ended_ns),
+        age_ms=age,
+        outcome=row.outcome,
+        reason=row.reason,
+    )
 
 
 def _sort_points(stream: StreamView) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from markupsafe import Markup
 
+from perception_rt.replay.budget import BudgetResult
 from perception_rt.replay.report import charts, svg
 from perception_rt.replay.report.figure import write_figure
 from perception_rt.replay.report.folder import first_differences, read_metrics, read_run, write_page
@@ -25,20 +26,11 @@ _READING = (
 )
 
 
-class Check(NamedTuple):
-    """A budget or a comparison: what was asked for, what was found, and whether it holds."""
-
-    name: str
-    value: object
-    limit: object
-    holds: bool
-
-
 def write_report(
     folder: Path,
     bag: Path | None = None,
     run: Mapping | None = None,
-    checks: Sequence[Check] = (),
+    checks: Sequence[BudgetResult] = (),
     truths: Sequence[Truth] = (),
 ) -> None:
     """Write `report.html` and `report.png` of a replay into its folder.
@@ -57,16 +49,15 @@ def write_report(
     folder = Path(folder)
     metrics = read_metrics(folder)
     run = (read_run(folder) or {}) if run is None else run
-    checks = [Check(*check) for check in checks]
     view = read_ledger(folder / "ledger.csv")
     verdict = judge(metrics, checks)
     strips = [] if bag is None else picture_strips(folder, Path(bag), metrics, view, truths)
     streams, scores = stream_sections(metrics["streams"], view), score_sections(metrics["scores"])
-    values = {
+    values: dict[str, Any] = {
         **_heading(folder, metrics, run, verdict),
         "cards": cards_of(metrics, run),
         "streams": [stream_card(stream) for stream in metrics["streams"].values()],
-        "checks": [check._replace(value=_told(check.value), limit=_told(check.limit)) for check in checks],
+        "checks": [check._asdict() | {"value": _told(check.value)} for check in checks],
         "differences": [_difference(row) for row in first_differences(folder)],
         "scores": scores,
         "meaning": MEANING,

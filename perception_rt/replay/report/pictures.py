@@ -13,10 +13,11 @@ from perception_rt.codec import CameraModel, NamedDetections
 from perception_rt.replay.report.scenes import ReportScene, SceneObjects
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections, draw_outlines
 from perception_rt.stage.fusion.project import box_corners
-from perception_rt.types import CameraFrame, CodecError, Detections3D
+from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFrame
 
 _WIDTH_PX = 720
-_SPACE = {"x_range": (-5.0, 50.0), "y_range": (-30.0, 30.0), "px_per_m": 10.0}
+_X_RANGE, _Y_RANGE = (-5.0, 50.0), (-30.0, 30.0)  # m
+_PX_PER_M = 10.0
 _QUALITY = 80
 
 
@@ -41,7 +42,7 @@ def pictures_of(scene: ReportScene) -> list[Picture]:
     if isinstance(scene.frame, CameraFrame):
         return [_camera(scene.frame, scene.detections, scene.choice.truth)]
     on_image = [] if scene.camera is None else _boxes_on_image(*scene.camera)
-    return [*on_image, _from_above(scene)]
+    return [*on_image, _from_above(scene, scene.frame)]
 
 
 def _camera(frame: CameraFrame, found: NamedDetections | None, truth: np.ndarray | None) -> Picture:
@@ -56,13 +57,15 @@ def _camera(frame: CameraFrame, found: NamedDetections | None, truth: np.ndarray
     return _picture(drawn, f"camera image with {told}")
 
 
-def _from_above(scene: ReportScene) -> Picture:
+def _from_above(scene: ReportScene, cloud: LidarFrame) -> Picture:
     objects = scene.objects or SceneObjects("", Detections3D.empty(), (), ())
     drawn = draw_bev(
-        scene.frame.points,
+        cloud.points,
         objects.detections,
         objects.classes,
-        **_SPACE,
+        x_range=_X_RANGE,
+        y_range=_Y_RANGE,
+        px_per_m=_PX_PER_M,
         notes=objects.notes,
         paths=objects.paths,
         ego_path=scene.ego_path,
@@ -76,8 +79,8 @@ def _from_above(scene: ReportScene) -> Picture:
 
 def _outline_footprints(picture: np.ndarray, boxes: np.ndarray) -> None:
     """Thin white rectangles of (T, 7) boxes, in a picture of `draw_bev`."""
-    far = np.array((_SPACE["y_range"][1], _SPACE["x_range"][1]))
-    corners = (far - box_corners(boxes)[:, :4, 1::-1]) * _SPACE["px_per_m"]
+    far = np.array((_Y_RANGE[1], _X_RANGE[1]))
+    corners = (far - box_corners(boxes)[:, :4, 1::-1]) * _PX_PER_M
     cv2.polylines(picture, list(corners.round().astype(np.int32)), True, (255, 255, 255), 1, cv2.LINE_AA)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.score import BoxTruth, Places, Truth
 from perception_rt.replay.score.detection import as_seen
-from perception_rt.replay.score.outputs import read_outputs
+from perception_rt.replay.score.outputs import RecordedOutput, read_outputs
 from perception_rt.replay.score.scene import Asker, ScoredScene
 from perception_rt.replay.score.tracking import LEAST_IOU, LEAST_IOU_2D, overlap, paired
 from perception_rt.types import TransformError
@@ -58,14 +58,14 @@ def judge_answers(
         if output is None:
             continue
         try:
-            judged = _judged(asker.ask(moment, output), truth.flat)
+            judged = _judged(asker.ask(moment, output), output, truth.flat)
         except TransformError:
             continue
         if judged.right + judged.wrong + judged.missed:
             yield judged
 
 
-def _judged(scene: ScoredScene, flat: bool) -> Judged:
+def _judged(scene: ScoredScene, output: RecordedOutput, flat: bool) -> Judged:
     alike = overlap(scene.boxes, scene.found, flat)
     alike = np.where(scene.labels[:, None] == scene.found_labels, alike, 0.0)
     rows, columns = paired(alike, LEAST_IOU_2D if flat else LEAST_IOU)
@@ -75,10 +75,9 @@ def _judged(scene: ScoredScene, flat: bool) -> Judged:
     counts = ~scene.excused
     counts[columns[scene.ignored[rows]]] = False
     right = int((asked & answered).sum())
-    stamp_ns, published_ns = scene.output.stamp_ns, scene.output.published_ns
     return Judged(
-        stamp_ns,
-        published_ns,
+        output.stamp_ns,
+        output.published_ns,
         right,
         int(counts.sum()) - right,
         int((asked & ~answered).sum()),

@@ -92,7 +92,8 @@ class Heard:
         if (
             message.message_type in IMAGES
             and not sensor.is_camera
-            and None not in (stamp_ns, choice.stamp_ns)
+            and stamp_ns is not None
+            and choice.stamp_ns is not None
         ):
             away = abs(stamp_ns - choice.stamp_ns)
             if away <= _SAME_MOMENT_NS and (frame_id not in self._images or away < self._images[frame_id][0]):
@@ -106,7 +107,7 @@ class Heard:
                 image = frame_of(self._images[frame_id][1])
             except CodecError:
                 continue  # none to show
-            if image.pixels.shape[:2] == (model.height, model.width):
+            if isinstance(image, CameraFrame) and image.pixels.shape[:2] == (model.height, model.width):
                 yield model, image
 
 
@@ -150,12 +151,13 @@ class SceneReader:
         except CodecError as error:
             scene.missing.append(f"cannot be shown: {error}")
             return scene
-        if choice.lost:
+        if choice.lost or choice.stamp_ns is None:
             return scene
-        answers = self._answers(sensor, choice, heard.message.log_ns)
-        scene.detections = answers.get(sensor.output)
-        if not sensor.is_camera:
-            self._fill_space(scene, sensor, heard, answers)
+        answers = self._answers(sensor, choice.stamp_ns, heard.message.log_ns)
+        if sensor.output is not None:
+            scene.detections = answers.get(sensor.output)
+        if isinstance(scene.frame, LidarFrame):
+            self._fill_space(scene, scene.frame, sensor, heard, answers)
         return scene
 
     def _heard(self, sensor: SensorStream, choice: Choice) -> Heard:
@@ -171,40 +173,48 @@ class SceneReader:
             heard.take(message, sensor, choice)
         return heard
 
-    def _answers(self, sensor: SensorStream, choice: Choice, start_ns: int) -> dict[str, NamedDetections]:
-        """What was said of this stamp, by topic; of the vehicle's way, the latest before the answer."""
-        wanted = {sensor.output, self._tracks, self._predictions, self._fused, self._ego} - {None}
+    def _answers(self, sensor: SensorStream, seen_ns: int, start_ns: int) -> dict[str, NamedDetections]:
+        """What was said of the stamp `seen_ns`, by topic; of the vehicle's way, the latest before it."""
+        topics = (sensor.output, self._tracks, self._predictions, self._fused, self._ego)
+        wanted = {topic for topic in topics if topic is not None}
         found: dict[str, NamedDetections] = {}
         for message in self._outputs.messages(
             sorted(wanted), start_ns - _SAME_MOMENT_NS, start_ns + _ANSWER_NS
         ):
             stamp_ns, _ = CdrReader(message.data).header()
             if message.topic == self._ego:
-                if stamp_ns <= choice.stamp_ns or message.topic not in found:
+                if stamp_ns <= seen_ns or message.topic not in found:
                     found[message.topic] = decode_named_detections3d(message.data)
-            elif stamp_ns == choice.stamp_ns:
+            elif stamp_ns == seen_ns:
                 found[message.topic] = DECODERS[message.message_type](message.data)
-            if len(found) == len(wanted) and stamp_ns > choice.stamp_ns:
+            if len(found) == len(wanted) and stamp_ns > seen_ns:
                 break
         return found
 
     def _fill_space(
-        self, scene: ReportScene, sensor: SensorStream, heard: Heard, answers: dict[str, NamedDetections]
+        self,
+        scene: ReportScene,
+        cloud: LidarFrame,
+        sensor: SensorStream,
+        heard: Heard,
+        answers: dict[str, NamedDetections],
     ) -> None:
         transforms = self._transforms(scene.choice.near_ns)
         for topic in (self._tracks, self._fused, sensor.output):
-            if topic not in answers:
+            if topic is None or topic not in answers:
                 continue
             try:
-                ahead = answers.get(self._predictions) if topic == self._tracks else None
-                scene.objects = _objects(topic, answers[topic], ahead, scene.frame, transforms)
+                ahead = None
+                if topic == self._tracks and self._predictions is not None:
+                    ahead = answers.get(self._predictions)
+                scene.objects = _objects(topic, answers[topic], ahead, cloud, transforms)
                 break
             except TransformError as error:
                 scene.missing.append(f"{topic} is not shown: {error}")
-        if self._ego in answers:
+        if self._ego is not None and self._ego in answers:
             scene.ego_path = _from_its_start(answers[self._ego].detections.xyzlwh_yaw.astype(np.float64))
-        if self._fused in answers:
-            scene.camera = self._look(scene.frame, answers[self._fused], heard, transforms)
+        if self._fused is not None and self._fused in answers:
+            scene.camera = self._look(cloud, self._fused, answers[self._fused], heard, transforms)
 
     def _transforms(self, near_ns: int) -> TransformBuffer:
         buffer, moving = TransformBuffer(), []
@@ -220,8 +230,9 @@ class SceneReader:
                     continue  # the nodes say so on /diagnostics; a picture only needs the sound ones
         return buffer
 
+    @staticmethod
     def _look(
-        self, cloud: LidarFrame, fused: NamedDetections, heard: Heard, transforms: TransformBuffer
+        cloud: LidarFrame, source: str, fused: NamedDetections, heard: Heard, transforms: TransformBuffer
     ) -> tuple[CameraFrame, SceneObjects, CameraModel, np.ndarray] | None:
         """The image and the camera nearest to a cloud; None where they do not belong together."""
         for model, image in heard.cameras():
@@ -229,7 +240,7 @@ class SceneReader:
                 camera_from_lidar = transforms.lookup(model.frame_id, fused.frame_id, cloud.stamp_ns)
             except TransformError:
                 continue
-            objects = SceneObjects(self._fused, fused.detections, fused.classes, fused.ids)
+            objects = SceneObjects(source, fused.detections, fused.classes, fused.ids)
             return image, objects, model, camera_from_lidar
         return None
 

@@ -62,7 +62,7 @@ def _curves(score: Mapping) -> Curves:
     }
 
 
-def score_sections(scores: Mapping[str, Mapping]) -> list[dict[str, object]]:
+def score_sections(scores: Mapping[str, Mapping]) -> list[dict[str, Any]]:
     """What the page says of each topic's scores."""
     return [
         {
@@ -104,7 +104,7 @@ def _tables(score: Mapping, title: str = "") -> Iterator[dict[str, object]]:
     nested = {key: value for key, value in nested.items() if key not in _SAID_ELSEWHERE}
     plain = {key: value for key, value in score.items() if not isinstance(value, (Mapping, list))}
     plain = {key: value for key, value in plain.items() if key not in _SAID_ELSEWHERE}
-    rows = ({"all": plain} if plain else {}) | nested.pop("per_class", {})
+    rows = {**({"all": plain} if plain else {}), **nested.pop("per_class", {})}
     if rows:
         yield _pivot(title or "overall", {row: _flat(found) for row, found in rows.items()})
     ways = {way: nested.pop(way) for way in _WAYS if way in nested}

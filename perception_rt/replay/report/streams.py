@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from markupsafe import Markup
 
@@ -13,7 +14,7 @@ from perception_rt.replay.report.scores import keys_of
 _COLUMNS = ("p50", "p99", "max")
 
 
-def stream_sections(streams: Mapping[str, Mapping], view: LedgerView) -> list[dict[str, object]]:
+def stream_sections(streams: Mapping[str, Mapping], view: LedgerView) -> list[dict[str, Any]]:
     """What the page shows of each stream that the ledger knows, in the order of metrics.json."""
     return [
         {

@@ -50,7 +50,7 @@ def picture_strips(
         strips = []
         for sensor in sensors:
             judged = None
-            if truths and sensor.output in metrics["scores"]:
+            if truths and sensor.output is not None and sensor.output in metrics["scores"]:
                 judged = judge_answers(recording, outputs, sensor.output, metrics["scores"], truths)
             choices = choose(view, outputs, sensor, parts, judged)
             strips.append(

@@ -53,11 +53,11 @@ class Scale:
 
     def __call__(self, values: float | np.ndarray) -> np.ndarray:
         """Px of values."""
-        low, high, values = self.low, self.high, np.asarray(values, np.float64)
+        low, high, given = self.low, self.high, np.asarray(values, np.float64)
         if self.log:
             # What lies below is drawn at the start, zero among it.
-            low, high, values = np.log10(low), np.log10(high), np.log10(np.maximum(values, low))
-        return self.start + (values - low) / (high - low) * (self.end - self.start)
+            low, high, given = np.log10(low), np.log10(high), np.log10(np.maximum(given, low))
+        return self.start + (given - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
         """Round values in the range, with room for a number at each."""

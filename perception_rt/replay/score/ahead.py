@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from perception_rt.replay.score.consistency import ellipses
-from perception_rt.replay.score.outputs import Outputs, RecordedOutput
+from perception_rt.replay.score.outputs import Outputs, RecordedOutput, estimates_of
 from perception_rt.replay.score.places import Places, moved
 from perception_rt.replay.score.scene import ScoredScene
 from perception_rt.replay.score.tracking import paired
@@ -52,7 +52,7 @@ def score_predictions(
         partners = _partners(scene)
         unpaired += len(scene.found) - len(partners)
         moments = {
-            int(s): _placed(truth, int(s), ahead, places) for s in np.unique(ahead.estimates.stamps_ns)
+            int(s): _placed(truth, int(s), ahead, places) for s in np.unique(estimates_of(ahead).stamps_ns)
         }
         for track, row in partners.items():
             mine = [k for k, id_ in enumerate(ahead.ids) if id_ == track]
@@ -65,7 +65,9 @@ def score_predictions(
 
 def _partners(scene: ScoredScene) -> dict[str, int]:
     """By id of a track, the row of the truth that it follows."""
-    partners = {}
+    partners: dict[str, int] = {}
+    if scene.output is None:
+        return partners
     for label in np.unique(scene.found_labels):
         truth = np.flatnonzero((scene.labels == label) & ~scene.ignored & (scene.ids >= 0))
         track = np.flatnonzero(scene.found_labels == label)
@@ -92,14 +94,15 @@ def _placed(
 def _row(
     name: str, number: int, ahead: RecordedOutput, k: int, moments: dict, wanted: tuple[int, int]
 ) -> Row:
-    stamp_ns = int(ahead.estimates.stamps_ns[k])
+    estimates = estimates_of(ahead)
+    stamp_ns = int(estimates.stamps_ns[k])
     error, found = np.full(2, np.nan), moments[stamp_ns]
     if found is not None:
         moment, boxes = found
         there = np.flatnonzero((moment.labels == wanted[0]) & (moment.ids == wanted[1]))
         if len(there):
             error = ahead.boxes[k, :2] - boxes[there[0], :2]
-    return name, number, stamp_ns - ahead.stamp_ns, error, ahead.estimates.covariance[k, :2, :2]
+    return name, number, stamp_ns - ahead.stamp_ns, error, estimates.covariance[k, :2, :2]
 
 
 def summary(rows: Sequence[Row]) -> dict:

@@ -10,7 +10,7 @@ import numpy as np
 from perception_rt.replay.metrics import evaluate
 from perception_rt.replay.metrics3d import Counted, Similarity, count_detections, iou_of_footprints
 from perception_rt.replay.score.scene import ScoredScene
-from perception_rt.types import Detections2D
+from perception_rt.types import Detections2D, Detections3D
 
 CENTRE_M = 2.0
 IOU_50 = 0  # of pycocotools' ten thresholds
@@ -46,7 +46,7 @@ def _in_image(scenes: Sequence[ScoredScene], classes: Sequence[str]) -> Precisio
     count = _truths(scenes, len(classes))
     if not count.any():
         return Precision(_figures({}, ("ap50", "ap50_95")), {}, np.zeros(0), np.zeros(0, bool))
-    found = [scene.detections(flat=True) for scene in scenes]
+    found = [scene.detections(Detections2D) for scene in scenes]
     truths, ignored = zip(*(_with_regions(scene, len(classes)) for scene in scenes), strict=True)
     evaluation = evaluate(truths, found, len(classes), ignored)
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
@@ -72,7 +72,7 @@ def _in_image(scenes: Sequence[ScoredScene], classes: Sequence[str]) -> Precisio
 
 def _with_regions(scene: ScoredScene, classes: int) -> tuple[Detections2D, np.ndarray]:
     """The truth and, for every class, the regions where nothing is labelled; which of both are regions."""
-    truth, count = scene.truths(flat=True), classes * len(scene.regions)
+    truth, count = scene.truths(Detections2D), classes * len(scene.regions)
     boxes = np.concatenate([truth.xyxy, *[scene.regions.astype(np.float32)] * classes])
     labels = np.concatenate([truth.labels, np.repeat(np.arange(classes), len(scene.regions))])
     both = Detections2D(boxes, np.ones(len(boxes), np.float32), labels)
@@ -80,8 +80,8 @@ def _with_regions(scene: ScoredScene, classes: int) -> tuple[Detections2D, np.nd
 
 
 def _in_space(scenes: Sequence[ScoredScene], classes: Sequence[str]) -> Precision:
-    truths = [scene.truths(flat=False) for scene in scenes]
-    found = [scene.detections(flat=False) for scene in scenes]
+    truths = [scene.truths(Detections3D) for scene in scenes]
+    found = [scene.detections(Detections3D) for scene in scenes]
     ignored, excused = [scene.ignored for scene in scenes], [scene.excused for scene in scenes]
 
     def counted(alike: Similarity, *thresholds: float) -> list[dict[str, Counted]]:

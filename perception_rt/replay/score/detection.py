@@ -46,7 +46,7 @@ def score_detections(
 
     seen, plain = scored(as_seen(truth, outputs))
     published = [(truth.at(output.published_ns), output) for output in outputs.arrays]
-    late, _ = scored(pair for pair in published if pair[0] is not None)
+    late, _ = scored((moment, output) for moment, output in published if moment is not None)
     streamed, _ = scored(streaming(truth, outputs))
     latency = [output.published_ns - output.stamp_ns for output in outputs.arrays]
     late |= {

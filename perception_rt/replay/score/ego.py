@@ -9,7 +9,7 @@ import numpy as np
 from perception_rt.codec.vehicle import MotionReading
 from perception_rt.replay.score.ahead import Row, summary
 from perception_rt.replay.score.consistency import ellipses
-from perception_rt.replay.score.outputs import Outputs
+from perception_rt.replay.score.outputs import Outputs, estimates_of
 from perception_rt.replay.score.places import wrapped
 from perception_rt.replay.score.truth import EgoTruth
 
@@ -78,8 +78,9 @@ def score_paths(truth: EgoTruth, predictions: Outputs) -> dict:
     start: tuple[np.ndarray, np.ndarray] | None = None
     aligned = False
     for number, output in enumerate(predictions.arrays):
-        order = np.argsort(output.estimates.stamps_ns, kind="stable")
-        stamps = output.estimates.stamps_ns[order]
+        estimates = estimates_of(output)
+        order = np.argsort(estimates.stamps_ns, kind="stable")
+        stamps = estimates.stamps_ns[order]
         path = output.boxes[order][:, (0, 1, 6)]
         true, _ = truth.at(stamps)
         aligned = output.frame_id != truth.frame_id
@@ -91,7 +92,7 @@ def score_paths(truth: EgoTruth, predictions: Outputs) -> dict:
         for k, ahead_ns in enumerate((stamps - output.stamp_ns).tolist()):
             if ahead_ns <= 0:  # now is not predicted
                 continue
-            covariance = output.estimates.covariance[order[k], :2, :2]
+            covariance = estimates.covariance[order[k], :2, :2]
             rows.append(("ego", number, ahead_ns, path[k, :2] - own[k, :2], covariance))
             since.append(("ego", number, ahead_ns, path[k, :2] - all_along[k, :2], covariance))
     result = summary(rows)

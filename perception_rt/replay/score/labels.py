@@ -9,7 +9,7 @@ space, nothing that the camera does not see.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +104,7 @@ class _Calibrations:
 def _kitti(
     name: str,
     labels: dict[int, Labels],
-    frames: Sequence[int],
+    frames: Iterable[int],
     sensor: LabelledSensor,
     calibrations: _Calibrations,
     most_truncated: float,
@@ -121,7 +121,7 @@ def _kitti(
             moments.append(Moment(sensor.stamps_ns[number], empty, nothing, nothing, nothing.astype(bool)))
             continue
         objects = found[found.types != DONT_CARE]
-        boxes = objects.xyxy if sensor.flat else boxes_in_velodyne(objects.hwlxyz_ry, calibration)
+        boxes = objects.xyxy if calibration is None else boxes_in_velodyne(objects.hwlxyz_ry, calibration)
         moments.append(
             Moment(
                 stamp_ns=sensor.stamps_ns[number],
@@ -138,7 +138,7 @@ def _kitti(
         classes=classes,
         moments=_in_order(moments),
         flat=sensor.flat,
-        view=None if sensor.flat else View(calibration, IMAGE_SIZE),
+        view=None if calibration is None else View(calibration, IMAGE_SIZE),
         least_height=LEAST_HEIGHT if sensor.flat else 0.0,
     )
 

@@ -14,6 +14,7 @@ from perception_rt.codec.vehicle import MotionReading, parse_odometry
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.score.sources import BOXES_2D
 from perception_rt.stage.road_users import canonical
+from perception_rt.types import Detections2D
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +37,12 @@ class RecordedOutput:
     labels: np.ndarray
     ids: list[str]
     estimates: Estimates | None
+
+
+def estimates_of(output: RecordedOutput) -> Estimates:
+    """Return the estimates of boxes in space."""
+    assert output.estimates is not None, "boxes in the image have none"
+    return output.estimates
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +78,9 @@ def read_outputs(bag: Bag, topic: str) -> Outputs:
                 stamp_ns=named.stamp_ns,
                 published_ns=message.log_ns,
                 frame_id=named.frame_id,
-                boxes=(found.xyxy if flat else found.xyzlwh_yaw).astype(np.float64),
+                boxes=(found.xyxy if isinstance(found, Detections2D) else found.xyzlwh_yaw).astype(
+                    np.float64
+                ),
                 scores=found.scores,
                 labels=np.array([index[label] for label in found.labels], np.int64),
                 ids=named.ids,

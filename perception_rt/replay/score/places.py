@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perception_rt.codec.transforms import parse_transforms
+from perception_rt.codec.transforms import Transform, parse_transforms
 from perception_rt.replay.bag import Bag
 from perception_rt.stage.transforms import TransformBuffer, transform
 from perception_rt.types import CodecError, TransformError
@@ -40,8 +40,8 @@ class Places:
                 places.refused += 1
         return places
 
-    def add(self, found: object, static: bool) -> None:
-        """Learn a `codec.Transform`; raises TransformError."""
+    def add(self, found: Transform, static: bool) -> None:
+        """Learn a transform; raises TransformError."""
         self._buffer.add(
             found.parent, found.child, found.stamp_ns, found.translation, found.quaternion, static=static
         )

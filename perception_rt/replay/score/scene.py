@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from perception_rt.codec.detection_array import Boxes
 from perception_rt.model.boxes3d import corners_bev
 from perception_rt.replay.kitti_tracking import MOST_DONT_CARE
 from perception_rt.replay.score.outputs import Outputs, RecordedOutput
@@ -15,7 +16,6 @@ from perception_rt.replay.score.places import Places, moved
 from perception_rt.replay.score.truth import BoxTruth, Moment, View
 from perception_rt.stage.road_users import canonical, group
 from perception_rt.stage.transforms import inverse
-from perception_rt.types import Detections2D, Detections3D
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,14 +46,12 @@ class ScoredScene:
     moment: Moment
     output: RecordedOutput | None
 
-    def truths(self, flat: bool) -> Detections2D | Detections3D:
+    def truths(self, kind: type[Boxes]) -> Boxes:
         """The truth as detections."""
-        kind = Detections2D if flat else Detections3D
         return kind(self.boxes.astype(np.float32), np.ones(len(self.boxes), np.float32), self.labels)
 
-    def detections(self, flat: bool) -> Detections2D | Detections3D:
+    def detections(self, kind: type[Boxes]) -> Boxes:
         """What was found, as detections."""
-        kind = Detections2D if flat else Detections3D
         return kind(self.found.astype(np.float32), self.scores, self.found_labels)
 
 
@@ -135,17 +133,17 @@ class Asker:
     def _asked(self, moment: Moment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of the truth, their scored labels, and which need not be found: once for each class it may
         be taken for."""
-        rows, labels, ignored = [], [], []
+        asked: list[tuple[int, int, bool]] = []
         for row, (label, skip) in enumerate(
             zip(moment.labels.tolist(), moment.ignored.tolist(), strict=True)
         ):
             own = int(self._of_truth[label])
             if own >= 0:
-                rows.append(row), labels.append(own), ignored.append(skip)
+                asked.append((row, own, skip))
                 continue
-            for alike in self._alike[label]:
-                rows.append(row), labels.append(alike), ignored.append(True)
-        return np.array(rows, np.int64), np.array(labels, np.int64), np.array(ignored, bool)
+            asked += [(row, alike, True) for alike in self._alike[label]]
+        columns = np.array(asked, np.int64).reshape(-1, 3).T
+        return columns[0], columns[1], columns[2].astype(bool)
 
 
 def _index(names: Sequence[str], scored: Sequence[str]) -> np.ndarray:

@@ -74,13 +74,13 @@ class _Scorer:
             scores = score_odometry(self._ego, read_odometry(self._bag, topic))
             return {"kind": "odometry", "truth": told, **scores}
         outputs = read_outputs(self._bag, topic)
-        if topic.endswith(PREDICTIONS):
+        if topic.endswith(PREDICTIONS) and kind == BOXES_3D:
             return self._predictions(topic, outputs)
         truth = self._truth_of(outputs, kind == BOXES_2D)
         if truth is None:
             return None
         known = self._known(topic)
-        row = {"kind": "detections", "truth": _told(truth)}
+        row: dict[str, Any] = {"kind": "detections", "truth": _told(truth)}
         row |= score_detections(truth, outputs, known, self._places)
         if topic.endswith(TRACKS) and truth.has_ids:
             asker = Asker(truth, outputs, known, self._places)

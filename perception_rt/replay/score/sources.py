@@ -15,7 +15,7 @@ from perception_rt.replay.bag import Bag
 from perception_rt.replay.score.labels import LabelledSensor, read_labels
 from perception_rt.replay.score.truth import BoxTruth, EgoTruth, Moment, Truth
 from perception_rt.stage.road_users import canonical
-from perception_rt.types import BagError, CodecError, ConfigError
+from perception_rt.types import BagError, CodecError, ConfigError, Detections2D, Detections3D
 
 BOXES_2D = "vision_msgs/msg/Detection2DArray"
 BOXES_3D = "vision_msgs/msg/Detection3DArray"
@@ -62,7 +62,7 @@ def load_truth(source: str, bag: Bag) -> list[Truth]:
     sensors = [sensor for kind in (IMAGES, CLOUDS) if (sensor := _sensor(source, topic, kind, bag))]
     if not sensors:
         raise ConfigError(f"--truth {source}: {topic or 'the recording'} has no images and no point clouds")
-    return read_labels(Path(path), sensors)
+    return [*read_labels(Path(path), sensors)]
 
 
 def _sensor(source: str, topic: str, kinds: tuple[str, ...], bag: Bag) -> LabelledSensor | None:
@@ -108,15 +108,19 @@ def _of_topic(topic: str, bag: Bag) -> Truth:
         given = [id_ for id_ in named.ids if id_]
         if len(set(given)) < len(given):
             raise BagError(f"{topic} at {message.log_ns} ns: ids={given}: one is there twice")
-        moments[named.stamp_ns] = _moment(named, flat, classes, ids)
+        moments[named.stamp_ns] = _moment(named, classes, ids)
     ordered = [moments[stamp_ns] for stamp_ns in sorted(moments)]
     return BoxTruth(topic, frame_id, tuple(classes), ordered, flat)
 
 
-def _moment(named: NamedDetections, flat: bool, classes: dict[str, int], ids: dict[str, int]) -> Moment:
+def _moment(
+    named: NamedDetections[Detections2D] | NamedDetections[Detections3D],
+    classes: dict[str, int],
+    ids: dict[str, int],
+) -> Moment:
     found = named.detections
     index = [classes.setdefault(canonical(name), len(classes)) for name in named.classes]
-    boxes = found.xyxy if flat else found.xyzlwh_yaw
+    boxes = found.xyxy if isinstance(found, Detections2D) else found.xyzlwh_yaw
     return Moment(
         stamp_ns=named.stamp_ns,
         boxes=boxes.astype(np.float64),

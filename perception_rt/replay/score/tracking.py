@@ -17,8 +17,10 @@ from perception_rt.replay.score.hota import Followed, hota
 from perception_rt.replay.score.scene import ScoredScene
 
 LEAST_IOU_2D = 0.5  # as MOTChallenge
-COUNTS = ("num_objects", "num_predictions", "num_matches", "num_misses", "num_false_positives")
-COUNTS = (*COUNTS, "num_switches", "num_fragmentations", "idtp", "idfp", "idfn")
+COUNTS = (
+    *("num_objects", "num_predictions", "num_matches", "num_misses", "num_false_positives"),
+    *("num_switches", "num_fragmentations", "idtp", "idfp", "idfn"),
+)
 NAMES = {
     "num_objects": "truths",
     "num_predictions": "boxes",
@@ -84,9 +86,9 @@ def followed(scene: ScoredScene, label: int, flat: bool) -> Followed:
     gone = scene.excused[track]
     gone[column] = ignored[truth[row]]
     asked = ~ignored[truth]
-    ids = (
-        numbers_of([scene.output.ids[k] for k in scene.rows[track]]) if len(track) else np.zeros(0, np.int64)
-    )
+    ids = np.zeros(0, np.int64)
+    if scene.output is not None and len(track):
+        ids = numbers_of([scene.output.ids[k] for k in scene.rows[track]])
     return Followed(scene.ids[truth[asked]], ids[~gone], alike[asked][:, ~gone])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from perception_rt.replay.kitti import Calibration
 from perception_rt.replay.score.places import wrapped
 
 LONGEST_GAP_NS = 500_000_000
@@ -48,11 +49,11 @@ class View:
     """What of space was labelled: the part that a camera sees.
 
     Attributes:
-        calibration: a `replay.kitti.Calibration` from the truth's frame to the image.
+        calibration: from the truth's frame to the image.
         size: (width, height) of the image, px.
     """
 
-    calibration: object
+    calibration: Calibration
     size: tuple[int, int]
 
 

@@ -158,11 +158,11 @@ def _all(chunk: Chunk, promised: Promised | None, reason: str) -> Iterator[Lost]
 def _found(content: Content, chunk: Chunk, report_gaps: bool) -> Iterator[InChunk]:
     """Its messages; schemas and channels are learned on the way."""
     raw = content.raw
-    for kind, start, stop in scan(lambda at, size: raw[at : at + size], 0, len(raw), IN_CHUNK):
+    for kind, start, stop in scan(lambda at, size: bytes(raw[at : at + size]), 0, len(raw), IN_CHUNK):
         body = start + PREFIX
         where = f"in chunk at byte {chunk.start}, byte {start}"
         if kind == MESSAGE:
-            channel, log_ns = parse_message_head(raw[body : body + MESSAGE_HEAD])
+            channel, log_ns = parse_message_head(bytes(raw[body : body + MESSAGE_HEAD]))
             yield InChunk(log_ns, channel, body + MESSAGE_HEAD, stop)
             continue
         try:
@@ -170,8 +170,8 @@ def _found(content: Content, chunk: Chunk, report_gaps: bool) -> Iterator[InChun
                 number, name = parse_schema(bytes(raw[body:stop]))
                 content.schemas[number] = name
             elif kind == CHANNEL:
-                channel = parse_channel(bytes(raw[body:stop]))
-                content.channels[channel.id] = channel
+                defined = parse_channel(bytes(raw[body:stop]))
+                content.channels[defined.id] = defined
             else:
                 raise FormatError(f"to {stop}: no record")
         except FormatError as error:

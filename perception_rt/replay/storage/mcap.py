@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ class McapFile:
         """Those of `topics` (None: all) from `start_ns` to before `stop_ns`, in order of log time."""
         wanted = {n for n, c in self._index.channels.items() if topics is None or c.topic in topics}
         sources = [
-            Source(chunk.start_ns, lambda chunk=chunk: self._of_chunk(chunk, wanted, start_ns, stop_ns))
+            Source(chunk.start_ns, partial(self._of_chunk, chunk, wanted, start_ns, stop_ns))
             for chunk in self._index.chunks
             if chunk.start_ns < stop_ns and chunk.end_ns >= start_ns and chunk.may_hold(wanted)
         ]
@@ -106,7 +107,7 @@ class McapFile:
         return BagMessage(self._topic(number), self._types[number], log_ns, data)
 
     def _topic(self, number: int | None) -> str:
-        channel = self._index.channels.get(number)
+        channel = None if number is None else self._index.channels.get(number)
         return channel.topic if channel else ""
 
     def _contradictions(self, content: Content, chunk: Chunk) -> Iterator[Lost]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from io import BufferedIOBase
 from typing import IO, Any, NamedTuple
 
 from lz4.frame import LZ4FrameDecompressor, LZ4FrameFile
@@ -20,7 +21,7 @@ DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "lz4": LZ4FrameDecompressor,
 }
 """By the name in chunks and in metadata.yaml."""
-OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {"zstd": zstd.ZstdFile, "lz4": LZ4FrameFile}
+OPENERS: dict[str, Callable[[IO[bytes]], BufferedIOBase]] = {"zstd": zstd.ZstdFile, "lz4": LZ4FrameFile}
 MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
 """What compressed files and messages begin with; a CDR message begins with a zero."""
 _ERRORS = (zstd.ZstdError, RuntimeError, EOFError, MemoryError)  # lz4 raises RuntimeError
