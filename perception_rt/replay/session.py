@@ -121,7 +121,7 @@ def run_session(
         "exit_code": code,
     }
     if session.report:
-        write_report(out, session.bag, about, [Check(*check) for check in checks], truths)
+        write_report(out, session.bag, about, checks, truths)
     _write_json(out / RUN, about)
     return ReplayResult(code, metrics, checks, comparison, about)
 
