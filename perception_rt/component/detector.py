@@ -23,7 +23,11 @@ WORKER_STOP_S = 0.5
 DETECTOR_PARAMETERS = (
     Parameter("device", "auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where it is."),
     Parameter("half", False, "Compute in fp16 (CUDA only)."),
-    Parameter("engine", "auto", "What runs the network; auto: the fastest that gives the golden answer."),
+    Parameter(
+        "engine",
+        "auto",
+        "auto: the fastest that gives the golden output; reference: no trial.",
+    ),
     Parameter("threads", 0, "Threads of the model on a CPU; 0: all cores but one.", (0, 256)),
     Parameter("rate_hz", 30.0, "Inference rate, phase-locked to arrivals.", (0.1, 1000.0), live=True),
     Parameter("score_threshold", -1.0, "Least score; negative: the bundle's.", (-1.0, 1.0), live=True),

@@ -55,7 +55,7 @@ def parameters(shared_data, tmp_path_factory) -> dict[str, dict]:
     bundle = tmp_path_factory.mktemp("bundle") / "fastestdet.pt"
     onnx = str(shared_data / "models" / "FastestDet.onnx")
     assert main(["bundle", "export", "onnx", onnx, "--decoder", "fastestdet", "--out", str(bundle)]) == 0
-    alike = {"device": "cpu", "threads": 1}
+    alike = {"device": "cpu", "threads": 1, "engine": "reference"}
     return {
         "camera_detector": {"bundle": str(bundle), **alike},
         "lidar_detector": alike,
@@ -170,7 +170,7 @@ def slowed(bench, moody):
     def run(infer_ms: float, rate_hz: float):
         from perception_rt.node.camera_detector import CameraDetectorNode
 
-        values = {"bundle": moody, "device": "cpu", "threads": 1, "rate_hz": rate_hz}
+        values = {"bundle": moody, "device": "cpu", "threads": 1, "engine": "reference", "rate_hz": rate_hz}
         values |= {"image_topics": [IMAGE], "warmup_sizes": ["160x120"]}
         node = bench.start(CameraDetectorNode, **values)
         detector, ended = node.component, []

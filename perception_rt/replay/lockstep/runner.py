@@ -146,6 +146,10 @@ class _Replay:
             timing(node.path, 0)  # a trace that lacks the node says so before anything is done
             # Sums of a parallel operator may depend on its threads; models run beside each other anyway.
             overrides["threads"] = 1
+            # Which engine is the fastest may change from run to run; what the nodes publish must not.
+            given = {**node.inherited, **node.parameters, **overrides}
+            if given.get("engine", "auto") == "auto":
+                overrides["engine"] = "reference"
         return LockstepHost(make, node, overrides, self._loop, self._router, timing)
 
     def _set_up(self, host: LockstepHost) -> None:
