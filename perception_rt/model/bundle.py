@@ -34,6 +34,7 @@ from perception_rt.model.manifest import (
     parse_manifest,
 )
 from perception_rt.model.runtime import open_archive, resolve_bundle, resolve_device
+from perception_rt.model.specs import CloudSpec
 from perception_rt.model.task import find_task
 from perception_rt.model.torchscript import (
     check_finite,
@@ -116,7 +117,8 @@ def save(
     find_task(task)
     scripted = script_module(copy.deepcopy(module).to("cpu"))
     check_finite(scripted, f"module {name}")
-    manifest = _manifest(name, version, task, input_spec, classes, _thresholds(scripted), provenance, licence)
+    thresholds = _threshold(scripted, "score_threshold"), _threshold(scripted, "nms_threshold")
+    manifest = _manifest(name, version, task, input_spec, classes, thresholds, provenance, licence)
     manifest = replace(
         manifest, score_thresholds=dict(score_thresholds or {}), classes_keep=tuple(classes_keep)
     )
@@ -186,8 +188,10 @@ def save_network(
         decoder = DecoderSpec("script", {"file": DECODER_FILE})
     if encoder is not None:
         files[ENCODER_FILE] = module_bytes(script_module(encoder))
+        if not isinstance(input_spec, CloudSpec):
+            raise BundleError(f"task={task!r}: images take no encoder")
         input_spec = replace(input_spec, encoder=ENCODER_FILE)
-    thresholds = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
+    thresholds = score_threshold, nms_threshold
     manifest = _manifest(name, version, task, input_spec, classes, thresholds, provenance, licence)
     manifest = replace(
         manifest,
@@ -205,11 +209,12 @@ def _manifest(
     task: str,
     input_spec: InputSpec,
     classes: Sequence[str],
-    thresholds: Mapping[str, float],
+    thresholds: tuple[float, float],
     provenance: Mapping[str, Any] | None,
     licence: str,
 ) -> Manifest:
-    """A manifest without programs and golden answer yet."""
+    """A manifest without programs and golden answer yet; thresholds: of the score and of NMS."""
+    score_threshold, nms_threshold = thresholds
     unknown = Golden(0, (), (), (), (), 0.0)
     return Manifest(
         name=name,
@@ -221,7 +226,8 @@ def _manifest(
         golden=unknown,
         provenance=dict(provenance or {}),
         licence=licence,
-        **thresholds,
+        score_threshold=score_threshold,
+        nms_threshold=nms_threshold,
     )
 
 
@@ -246,10 +252,11 @@ def _write(
     entries = {_entry(index, program): program for index, program in enumerate(programs)}
     members |= {entry.file: program.data for entry, program in entries.items()}
     manifest = replace(manifest, programs=tuple(entries))
-    about = {"origin": origin, "file": file, "seed": seed}
 
     def recorded(outputs: Outputs, threshold: float) -> Manifest:
-        golden = make_golden(outputs, task, data, score_threshold=threshold, **about)
+        golden = make_golden(
+            outputs, task, data, origin=origin, file=file, score_threshold=threshold, seed=seed
+        )
         return replace(manifest, golden=golden)
 
     # All that is found in noise; in a scene what is found in use, or by a poor network anything at all.
@@ -312,14 +319,12 @@ def _answer(archive: Archive, program: Program, data: np.ndarray) -> Outputs:
     return runtime.golden_outputs(data)
 
 
-def _thresholds(scripted: torch.jit.ScriptModule) -> dict[str, float]:
-    """The module's own, which become the bundle's defaults."""
-    names = ("score_threshold", "nms_threshold")
-    defaults = {key: getattr(scripted, key, None) for key in names}
-    for key, value in defaults.items():
-        if not isinstance(value, float):
-            raise BundleError(f"module attribute {key}={value!r}: must be a float, the bundle's default")
-    return defaults
+def _threshold(scripted: torch.jit.ScriptModule, name: str) -> float:
+    """The module's own, which becomes the bundle's default."""
+    value = getattr(scripted, name, None)
+    if not isinstance(value, float):
+        raise BundleError(f"module attribute {name}={value!r}: must be a float, the bundle's default")
+    return value
 
 
 def load(path_or_name: str | Path, device: str = "cpu") -> tuple[torch.nn.Module, Manifest]:

@@ -107,7 +107,9 @@ def _checked(archive: Archive, choice: Choice) -> Any:
 def _trial(archive: Archive, found: list[Choice], key: str) -> Any:
     """Time each candidate; keep and return the fastest."""
     data = read_golden(archive.manifest.golden, archive.members)
-    best, took, failed = None, {}, {}
+    best: Any = None
+    took: dict[str, float] = {}
+    failed: dict[str, BundleError | ModelError] = {}
     for choice in found:
         name = _name(choice)
         try:
@@ -121,7 +123,7 @@ def _trial(archive: Archive, found: list[Choice], key: str) -> Any:
     if best is None:
         raise next(iter(failed.values()))
     chosen = _name(best.choice)
-    others = {name: ms for name, ms in took.items() if name != chosen}
+    others: dict[str, float | str] = {name: ms for name, ms in took.items() if name != chosen}
     others |= {name: f"left out: {error}" for name, error in failed.items()}
     best.choice = replace(best.choice, ms=took[chosen], others=others)
     _remember(key, best.choice)

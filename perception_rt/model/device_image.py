@@ -56,5 +56,6 @@ class DevicePreparer:
         if (where.height, where.width) == where.size:
             return values.permute(0, 3, 1, 2)
         canvas = bars.expand(len(values), *where.size, 3).clone()
-        canvas[(slice(None), *where.window)] = values
+        rows, columns = where.window
+        canvas[:, rows, columns] = values
         return canvas.permute(0, 3, 1, 2)

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def onnx_program(
             torch.onnx.export(
                 network,
                 (example,),
-                buffer,
+                buffer,  # type: ignore[arg-type]  # the stub leaves out file objects
                 input_names=list(inputs),
                 output_names=list(outputs),
                 dynamic_axes={name: dict(axes) for name, axes in dynamic.items()},
@@ -111,14 +112,14 @@ def int8_program(
         return ProgramSource("onnx", done.read_bytes(), source.inputs, source.outputs, "int8", optional=True)
 
 
-def last_convolutions(graph: object) -> list[str]:
+def last_convolutions(graph: Any) -> list[str]:
     """The convolutions after which none follows."""
-    readers: dict[str, list] = {}
+    readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
 
-    def leads_on(node: object) -> bool:
+    def leads_on(node: Any) -> bool:
         following = [reader for name in node.output for reader in readers.get(name, ())]
         return any(reader.op_type == "Conv" or leads_on(reader) for reader in following)
 

@@ -29,7 +29,7 @@ def field(data: dict[str, Any], name: str, check: Callable[[Any], Any], prefix: 
         raise BundleError(f"manifest {prefix}{name}={shortened(data[name])}: {error}") from error
 
 
-def no_others(data: dict[str, Any], kind: type, prefix: str) -> None:
+def no_others(data: dict[str, Any], kind: type[Any], prefix: str) -> None:
     """Raise BundleError at a field that `kind` does not have."""
     for name in data:
         if name not in kind.__dataclass_fields__:

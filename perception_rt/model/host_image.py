@@ -122,9 +122,9 @@ class ImagePreparer:
         if bgr != (spec.order == "bgr"):
             planes.reverse()
         buffer = self._buffer(where)
-        target = buffer[0].numpy()
+        target, (rows, columns) = buffer[0].numpy(), where.window
         for channel, plane in enumerate(planes):
-            part = target[(channel, *where.window)]
+            part = target[channel, rows, columns]
             if spec.dtype == "uint8":
                 part[:] = plane
                 continue

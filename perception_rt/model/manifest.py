@@ -142,7 +142,7 @@ class Manifest:
     @property
     def files(self) -> tuple[str, ...]:
         """Every member of the archive that the manifest names."""
-        names = [program.file for program in self.programs]
+        names: list[str | None] = [program.file for program in self.programs]
         names += [getattr(self.input, "encoder", None), self.golden.file]
         if self.decoder is not None and self.decoder.name == "script":
             names.append(self.decoder.parameters.get("file"))

@@ -15,6 +15,7 @@ from perception_rt.model.engine import Engine
 from perception_rt.model.host_image import ImagePreparer
 from perception_rt.model.manifest import DecoderSpec, Program
 from perception_rt.model.oriented import oriented_nms
+from perception_rt.model.specs import ImageSpec
 from perception_rt.model.torchscript import load_module, load_operators, optimise
 from perception_rt.types.errors import BundleError
 
@@ -38,7 +39,9 @@ class ImageNetwork:
     def __init__(self, archive: Archive, program: Program, engine: Engine, device: torch.device) -> None:
         load_operators()
         self._manifest, self._program, self._engine = archive.manifest, program, engine
-        self._prepare = ImagePreparer(archive.manifest.input, program.inputs, device)
+        spec = archive.manifest.input
+        assert isinstance(spec, ImageSpec)  # as the task parsed it
+        self._prepare = ImagePreparer(spec, program.inputs, device)
         self._decode = make_decoder(archive, device)
 
     @torch.inference_mode()
@@ -102,7 +105,9 @@ class CloudNetwork:
         self._device = device
         name = getattr(archive.manifest.input, "encoder", None)
         self._encode = None if name is None else _scripted(archive, name, device)
-        self._decode = _scripted(archive, archive.manifest.decoder.parameters["file"], device)
+        decoder = archive.manifest.decoder
+        assert decoder is not None  # without one the programs answer boxes themselves
+        self._decode = _scripted(archive, decoder.parameters["file"], device)
 
     @torch.inference_mode()
     def __call__(
@@ -130,7 +135,8 @@ class ScriptDecoder:
         self, outputs: list[Tensor], input_size: tuple[int, int], score_threshold: float
     ) -> Candidates:
         """As `perception_rt.model.decoder.Decoder`."""
-        return Candidates(*self._module(outputs, *input_size, score_threshold), {})
+        boxes, scores, labels = self._module(outputs, *input_size, score_threshold)
+        return Candidates(boxes, scores, labels, {})
 
 
 def make_decoder(archive: Archive, device: torch.device) -> Any:

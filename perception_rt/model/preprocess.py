@@ -112,6 +112,8 @@ class Preprocess(nn.Module):
         pad: grey level of the letterbox bars.
     """
 
+    gain: Tensor
+    offset: Tensor
     _tables: dict[str, list[Tensor]]
 
     def __init__(

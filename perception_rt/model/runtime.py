@@ -150,7 +150,7 @@ class Runtime:
         finally:
             self.class_thresholds = saved
 
-    def __call__(self, frames: torch.Tensor | np.ndarray, **options: Any) -> Any:
+    def __call__(self, *frames: Any, **options: Any) -> Any:
         """Detect objects; see the subclasses."""
         raise NotImplementedError
 

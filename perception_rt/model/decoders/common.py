@@ -73,7 +73,7 @@ class Match(NamedTuple):
 
     by: str
     why: str
-    parameters: dict[str, Any]
+    parameters: Mapping[str, Any]
     outputs: tuple[str, ...]
     preset: Preset | None = None
 

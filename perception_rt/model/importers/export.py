@@ -87,6 +87,7 @@ def save_checked(
         if imported.module is not None:
             manifest = bundle.save(scratch, imported.module, golden=golden, **fields)
         else:
+            assert imported.decoder is not None  # programs come with one
             manifest = bundle.save_network(
                 scratch,
                 imported.programs,

@@ -219,9 +219,9 @@ def _size(
         return given
     try:
         own = ast.literal_eval(metadata.get("imgsz", ""))
-        sides = [int(own), int(own)] if isinstance(own, int) else [int(side) for side in own]
-        if len(sides) == 2 and min(sides) > 0:
-            return sides[0], sides[1]
+        size = [int(own), int(own)] if isinstance(own, int) else [int(side) for side in own]
+        if len(size) == 2 and min(size) > 0:
+            return size[0], size[1]
     except (ValueError, SyntaxError, TypeError):
         pass
     raise BundleError(f"{path}: leaves its size open: give --input-size H W")

@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,10 +29,13 @@ class TorchvisionDetector(nn.Module):
         model: any of `torchvision.models.detection`.
     """
 
+    if TYPE_CHECKING:  # its thresholds lie where torch's stub knows no floats; TorchScript refuses Any here
+        model: Any
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        thresholds = model.roi_heads if hasattr(model, "roi_heads") else model
+        thresholds: Any = model.roi_heads if hasattr(model, "roi_heads") else model
         self.score_threshold = float(thresholds.score_thresh)
         self.nms_threshold = float(thresholds.nms_thresh)
 
