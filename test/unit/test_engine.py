@@ -306,3 +306,10 @@ def test_verify_says_that_noise_proves_little(tmp_path, capsys):
     assert "its golden input is noise" in capsys.readouterr().out
     assert main(["bundle", "verify", "sim_camera"]) == 0
     assert "noise" not in capsys.readouterr().out
+
+
+def test_images_take_no_encoder(tmp_path):
+    path = tmp_path / "cells.pt"
+    with pytest.raises(BundleError, match="images take no encoder"):
+        save(path, encoder=torch.nn.Identity())
+    assert not path.exists()
