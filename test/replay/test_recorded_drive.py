@@ -10,7 +10,7 @@ from rich.console import Console
 from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
-from perception_rt.cli import demo
+from perception_rt.cli.demo import session
 from perception_rt.cli.demo.plan import plan_bag
 from perception_rt.cli.main import main
 from perception_rt.model.runtime import Runtime
@@ -50,7 +50,7 @@ def played(fastestdet, drive, tmp_path_factory):
     plan = plan_bag(arguments(bag=drive, bundle=str(fastestdet), out=out))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROS_DOMAIN_ID", str(domain))
-        return plan, demo.run_graph(plan, Console())
+        return plan, session.run_graph(plan, Console())
 
 
 def recorded(drive, topic: str) -> list:
