@@ -340,7 +340,7 @@ def test_any_damage_of_metadata_is_survived(tmp_path):
         path.write_bytes(data)
         found, damage = salvage(folder)
         assert found == logged, what
-        assert "without it" not in reasons(damage), what
+        assert "instead" not in reasons(damage), what
 
 
 def test_where_nothing_can_be_read_one_line_says_why(tmp_path):
@@ -350,8 +350,8 @@ def test_where_nothing_can_be_read_one_line_says_why(tmp_path):
     (tmp_path / "text.txt").write_text("hello")
     (tmp_path / "folder").mkdir()
     wanted = {
-        "nothing": "no such bag", "empty.mcap": "is empty", "noise.mcap": "begins unlike an MCAP file",
-        "noise.db3": "no database", "text.txt": "is no recording", "folder": "metadata.yaml is missing",
+        "nothing": "no such bag", "empty.mcap": "is empty", "noise.mcap": "does not begin like an MCAP file",
+        "noise.db3": "not a database", "text.txt": "is not a recording", "folder": "metadata.yaml is missing",
     }  # fmt: skip
     for name, reason in wanted.items():
         with pytest.raises(BagError, match=reason) as error:

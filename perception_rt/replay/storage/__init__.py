@@ -1,1 +1,1 @@
-"""Files of a recording, read as far as they can be."""
+"""Read the files of a recording, intact or damaged."""

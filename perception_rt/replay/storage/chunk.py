@@ -1,4 +1,4 @@
-"""The messages of one chunk of an MCAP file, held to the index behind it."""
+"""Read the messages of one chunk of an MCAP file and check them against its index."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from perception_rt.replay.storage.values import FormatError
 
 @dataclass(slots=True)
 class Chunk:
-    """Where a chunk is.
+    """The location of a chunk in its file.
 
     Attributes:
-        start: offset of its record. length: of the record, bytes. index_length: of the indexes behind it.
+        start: offset of its record. length, index_length: of the record and of the indexes after it, bytes.
         start_ns, end_ns: log times of its first and last message.
-        counts: messages by channel; None where nothing tells.
-        cut: whether the file ends within it.
+        counts: messages by channel; None if not known.
+        cut: whether the file ends within the chunk.
     """
 
     start: int
@@ -51,12 +51,12 @@ class Chunk:
     cut: bool = False
 
     def may_hold(self, channels: Collection[int]) -> bool:
-        """Whether it has messages of one of these."""
+        """Return whether the chunk may have messages of one of these channels."""
         return self.counts is None or any(self.counts.get(channel) for channel in channels)
 
 
 class InChunk(NamedTuple):
-    """A message; `start` and `stop` of its bytes among the chunk's."""
+    """A message; `start` and `stop` of its data in the decompressed chunk."""
 
     log_ns: int
     channel: int
@@ -65,7 +65,7 @@ class InChunk(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Messages of a channel (None: it is not known which) that cannot be read; as `Damage`."""
+    """Unreadable messages of a channel (None: unknown); fields as in `Damage`."""
 
     channel: int | None
     log_ns: int | None
@@ -75,7 +75,7 @@ class Lost(NamedTuple):
 
 @dataclass(slots=True)
 class Content:
-    """What is in a chunk: messages in order of log time, their bytes in `raw`, and what cannot be read."""
+    """The content of a chunk: messages in order of log time, their bytes in `raw`, and lost messages."""
 
     raw: memoryview = field(default_factory=lambda: memoryview(b""))
     messages: list[InChunk] = field(default_factory=list)
@@ -91,7 +91,7 @@ Promised = Counter[tuple[int, int]]
 def read_chunk(read: Read, chunk: Chunk) -> Content:
     """Read and decompress a chunk.
 
-    A message is given where its record is whole, and where index and head, if they are there, agree to it.
+    Messages are returned whose record is complete and agrees with index and chunk header, if present.
     """
     content = Content()
     data = read(chunk.start, chunk.length + chunk.index_length)
@@ -103,7 +103,7 @@ def read_chunk(read: Read, chunk: Chunk) -> Content:
         content.lost += _all(chunk, promised, f"chunk at byte {chunk.start}: {error}")
         return content
     found = list(_found(content, chunk, promised is None and not fault))
-    if fault:  # what it defines other chunks may need, and a name is a name; its messages nobody can trust
+    if fault:  # keep its schemas and channels for other chunks, but not its messages
         content.lost += _all(chunk, promised, f"chunk at byte {chunk.start} {fault}")
         return content
     content.messages = sorted(_agreed(content, found, promised, head, chunk), key=attrgetter("log_ns"))
@@ -111,12 +111,12 @@ def read_chunk(read: Read, chunk: Chunk) -> Content:
 
 
 def _promised(data: bytes, chunk: Chunk, content: Content) -> Promised | None:
-    """What the indexes behind a chunk say; None where there are none, or damaged ones."""
+    """Return the message indexes after a chunk; None if they are absent or damaged."""
     promised: Promised = Counter()
     try:
         for kind, body in each_record(data):
             if kind != MESSAGE_INDEX:
-                raise FormatError("holds something else")
+                raise FormatError("is not an index of messages")
             channel, times = parse_message_index(body)
             promised.update((channel, log_ns) for log_ns in times)
     except FormatError as error:
@@ -126,25 +126,25 @@ def _promised(data: bytes, chunk: Chunk, content: Content) -> Promised | None:
 
 
 def _unpacked(data: bytes, head: ChunkHead, chunk: Chunk) -> tuple[memoryview, str]:
-    """Its records, and what is wrong with them.
+    """Return the records of a chunk, and what is wrong with them.
 
     Raises:
-        FormatError: they cannot be decompressed.
+        FormatError: the records cannot be decompressed.
     """
     packed = data[PREFIX + head.data : PREFIX + head.data + head.packed]
     raw, whole = unpack(packed, head.compression, head.size)
     fault = ""
     if chunk.cut:
-        pass  # the messages before the cut are as they were
+        pass  # the messages before the cut are intact
     elif not whole or len(raw) != head.size:
-        fault = f"holds {len(raw)} bytes instead of {head.size}"
+        fault = f"has {len(raw)} bytes instead of {head.size}"
     elif head.crc and crc32(raw) != head.crc:
-        fault = "does not have its checksum"
+        fault = "has a wrong checksum"
     return memoryview(raw), fault
 
 
 def _all(chunk: Chunk, promised: Promised | None, reason: str) -> Iterator[Lost]:
-    """Everything in it is lost."""
+    """Yield all messages of a chunk as lost."""
     counts: Counter[int] = Counter()
     for (channel, _), count in (promised or Counter()).items():
         counts[channel] += count
@@ -156,7 +156,7 @@ def _all(chunk: Chunk, promised: Promised | None, reason: str) -> Iterator[Lost]
 
 
 def _found(content: Content, chunk: Chunk, report_gaps: bool) -> Iterator[InChunk]:
-    """Its messages; schemas and channels are learned on the way."""
+    """Yield the messages of a chunk; add its schemas and channels to `content`."""
     raw = content.raw
     for kind, start, stop in scan(lambda at, size: bytes(raw[at : at + size]), 0, len(raw), IN_CHUNK):
         body = start + PREFIX
@@ -175,14 +175,14 @@ def _found(content: Content, chunk: Chunk, report_gaps: bool) -> Iterator[InChun
             else:
                 raise FormatError(f"to {stop}: no record")
         except FormatError as error:
-            # Where an index says what should be here, it tells of the messages.
+            # An index, if present, tells which messages are lost here.
             content.lost.append(Lost(None, chunk.start_ns, None if report_gaps else 0, f"{where} {error}"))
 
 
 def _agreed(
     content: Content, found: list[InChunk], promised: Promised | None, head: ChunkHead, chunk: Chunk
 ) -> Iterator[InChunk]:
-    """Those of the messages that can be believed."""
+    """Yield the messages that agree with the index and the chunk header."""
     counted = Counter((message.channel, message.log_ns) for message in found)
     missing = (promised or Counter()) - counted
     extra = counted - (promised or Counter())
@@ -195,13 +195,13 @@ def _agreed(
         if extra[key]:
             extra[key] -= 1
             if message.channel in channels or message.log_ns in times:
-                continue  # what the index has in another way: told below
+                continue  # differs from the index: reported below
             if not head.start_ns <= message.log_ns <= head.end_ns:
-                reason = f"log time is not within that of its chunk at byte {chunk.start}"
+                reason = f"log time is outside the range of its chunk at byte {chunk.start}"
                 content.lost.append(Lost(message.channel, message.log_ns, 1, reason))
                 continue
         yield message
-    reason = f"not as the index of the chunk at byte {chunk.start} has it"
+    reason = f"differs from the index of the chunk at byte {chunk.start}"
     first = {channel: min(t for c, t in missing if c == channel) for channel in channels}
     for channel in sorted(channels):
         count = sum(n for (c, _), n in missing.items() if c == channel)

@@ -1,4 +1,4 @@
-"""Opening a recording's files, whatever they are called and compressed with."""
+"""Open the files of a recording, of any name and compression."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from perception_rt.replay.storage.values import BagMessage, Damage, FormatError,
 SUFFIXES = {".mcap": McapFile, ".db3": SqliteFile}
 COMPRESSED = (".zstd", ".lz4")
 UNPACKED_BYTES, UNPACKED_RATIO = 512 << 20, 500
-"""A compressed file may become so large, or so many times its size, whichever is more."""
+"""Limits for decompressing a file: bytes and multiple of its size, whichever is more."""
 LFS_POINTER = b"version https://git-lfs."
 
 
 class StorageFile(Protocol):
-    """An open file of a recording; attributes and messages as `McapFile` and `SqliteFile` have them."""
+    """The interface of an open file of a recording; attributes as in `McapFile` and `SqliteFile`."""
 
     topics: dict[str, str]
     promised: Counter[str]
@@ -31,33 +31,33 @@ class StorageFile(Protocol):
     end_ns: int | None
 
     def messages(self, topics: Collection[str] | None, start_ns: int, stop_ns: int) -> Iterator[BagMessage]:
-        """In order of log time."""
+        """Yield messages in order of log time."""
         ...
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         ...
 
 
 def bare(name: str) -> str:
-    """A file's name without the suffix of a compression."""
+    """Return a file's name without its compression suffix."""
     return next((name.removesuffix(suffix) for suffix in COMPRESSED if name.endswith(suffix)), name)
 
 
 def storage_files(folder: Path) -> list[str]:
-    """Names of the files in a folder that hold messages, in order of their numbers."""
+    """Return the names of the storage files in a folder, in order of their numbers."""
     names = [path.name for path in folder.iterdir() if Path(bare(path.name)).suffix in SUFFIXES]
     return sorted(names, key=lambda name: [(len(part), part) for part in bare(name).split("_")])
 
 
 def open_file(path: Path, unpacked: Path, report: Report) -> StorageFile:
-    """Open a file by what it begins with, or else by its name.
+    """Open a file; its format is known by its first bytes, or else by its name.
 
     Args:
-        path: of the file. unpacked: where to put it decompressed, if need be. report: takes what is damaged.
+        path: of the file. unpacked: where to decompress it if needed. report: called with every damage.
 
     Raises:
-        FormatError: nothing of it can be read.
+        FormatError: the file cannot be read at all.
     """
     try:
         with path.open("rb") as file:
@@ -76,7 +76,7 @@ def open_file(path: Path, unpacked: Path, report: Report) -> StorageFile:
         if head.startswith(records.MAGIC) or kind is McapFile:
             return McapFile(path, report)
         if kind is None:
-            raise FormatError("is no recording")
+            raise FormatError("is not a recording")
         return SqliteFile(path, unpacked, report)
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}") from error
@@ -89,11 +89,11 @@ def _unpack(file: IO[bytes], compression: str, unpacked: Path, report: Report) -
         try:
             unpack_file(file, compression, into, limit)
         except FormatError as error:
-            report(Damage("", None, None, f"from byte {into.tell()} of its content: {error}"))
+            report(Damage("", None, None, f"from byte {into.tell()} of the decompressed data: {error}"))
 
 
 def _whole_pages(path: Path, head: bytes, copied: Path, report: Report) -> Path:
-    """The database, or a copy without the page that it is cut off in: SQLite would fill that with zeros."""
+    """Return the database, or a copy without its incomplete last page, which SQLite would fill with zeros."""
     size = path.stat().st_size
     missing, rest = sqlite.missing_bytes(head, size)
     if missing:

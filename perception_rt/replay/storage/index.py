@@ -1,4 +1,4 @@
-"""Where the messages of an MCAP file are: by its summary, or by looking at all of it."""
+"""Find the messages of an MCAP file, from its summary or by scanning the whole file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from perception_rt.replay.storage.values import MAX_BYTES, FormatError
 
 
 class Loose:
-    """Messages that lie in no chunk: log time, channel, offset and length of their bytes."""
+    """Messages outside of chunks: log time, channel, offset and length of their data."""
 
     def __init__(self) -> None:
         self._columns = (array("q"), array("H"), array("q"), array("q"))
@@ -55,7 +55,7 @@ class Loose:
             column.append(value)
 
     def sorted(self) -> tuple[np.ndarray, ...]:
-        """The columns, in order of log time."""
+        """Return the columns in order of log time."""
         columns = tuple(np.frombuffer(column, column.typecode) for column in self._columns)
         order = np.argsort(columns[0], kind="stable")
         return tuple(column[order] for column in columns)
@@ -63,13 +63,13 @@ class Loose:
 
 @dataclass(slots=True)
 class Index:
-    """What is in a file.
+    """The index of a file.
 
     Attributes:
-        schemas, channels: by number. chunks, loose: where messages are. checked: chunks have checksums.
-        statistics: None where they are damaged or missing.
-        counts: messages by channel, as far as they are known before reading.
-        lost: what cannot be read.
+        schemas, channels: by id. chunks, loose: location of messages. checked: whether chunks have checksums.
+        statistics: None if damaged or missing.
+        counts: messages by channel, as far as known before reading.
+        lost: messages that cannot be read.
     """
 
     schemas: dict[int, str] = field(default_factory=dict)
@@ -83,24 +83,24 @@ class Index:
 
 
 def index_of(read: Read, size: int) -> Index:
-    """The index of a file of `size` bytes; costs a look at all of it where the summary is of no use."""
+    """Return the index of a file of `size` bytes; scans the whole file if the summary is not usable."""
     reasons, summary = [], None
     if read(0, len(MAGIC)) != MAGIC:
-        reasons.append("begins unlike an MCAP file")
+        reasons.append("does not begin like an MCAP file")
     try:
         summary = _summary(read, size)
     except FormatError as error:
-        reasons.append(f"summary {error}: read without it")
+        reasons.append(f"summary {error}: scanned the whole file instead")
     index = summary or _scanned(read, size)
     index.lost[:0] = [Lost(None, None, 0, reason) for reason in reasons]
     return index
 
 
 def _summary(read: Read, size: int) -> Index | None:
-    """By the summary; None where it has no statistics or chunk indexes, or messages lie beside chunks.
+    """Return the index from the summary; None if it is incomplete or messages lie outside of chunks.
 
     Raises:
-        FormatError: it is damaged, or is not that of this file.
+        FormatError: the summary is damaged or belongs to another file.
     """
     section = _summary_section(read, size)
     if section is None:
@@ -115,21 +115,21 @@ def _summary(read: Read, size: int) -> Index | None:
     if index.statistics is None or (not chunks and index.statistics.messages):
         return None
     if len(chunks) != index.statistics.chunks:
-        raise FormatError("does not have all chunks")
+        raise FormatError("lacks some chunks")
     index.chunks = list(_verified(read, start, chunks))
     index.counts = Counter(index.statistics.counts)
-    told = sum((Counter(chunk.counts) for chunk in index.chunks), Counter())
-    if any(chunk.counts for chunk in index.chunks) and told != +index.counts:
-        if told - index.counts:
+    found = sum((Counter(chunk.counts) for chunk in index.chunks), Counter())
+    if any(chunk.counts for chunk in index.chunks) and found != +index.counts:
+        if found - index.counts:
             raise FormatError("contradicts itself")
-        return None  # the other messages lie beside the chunks
+        return None  # the other messages lie outside of chunks
     if set(+index.counts) - set(index.channels):
-        raise FormatError("does not have all channels")
+        raise FormatError("lacks some channels")
     return index
 
 
 def _summary_section(read: Read, size: int) -> tuple[int, bytes] | None:
-    """Offset and bytes of the summary; None where there is none.
+    """Return offset and bytes of the summary; None if there is none.
 
     Raises:
         FormatError: it is damaged.
@@ -142,36 +142,38 @@ def _summary_section(read: Read, size: int) -> tuple[int, bytes] | None:
     if not start:
         return None
     if not len(MAGIC) < start <= footer or footer - start > MAX_BYTES:
-        raise FormatError("is not where it should be")
+        raise FormatError("is not at its stated offset")
     data = read(start, footer - start)
     if crc and crc32(tail[: PREFIX + 16], crc32(data)) != crc:
-        raise FormatError("does not have its checksum")
+        raise FormatError("has a wrong checksum")
     return start, data
 
 
 def _verified(read: Read, stop: int, chunks: list[ChunkIndex]) -> Iterator[Chunk]:
-    """The chunks, each held to its head in the file: a summary need not have a checksum."""
+    """Yield the chunks after a check against their headers, as a summary may lack a checksum."""
     end = len(MAGIC)
     for found in sorted(chunks, key=lambda chunk: chunk.start):
         data = read(found.start, PEEK)
         body_length = found.length - PREFIX
         if found.start < end or data[:1] != bytes([CHUNK]) or body_length != unpack_from("<Q", data, 1)[0]:
-            raise FormatError(f"has a chunk at byte {found.start} that is not there")
+            raise FormatError(f"lists a chunk at byte {found.start} that does not exist")
         head = parse_chunk_head(data[PREFIX:], body_length)
-        if head.start_ns > head.end_ns:  # no message: libmcap's index then has other times than the head
+        if (
+            head.start_ns > head.end_ns
+        ):  # no messages: libmcap then writes different times in index and header
             found = found._replace(head=found.head._replace(start_ns=head.start_ns, end_ns=head.end_ns))
         if head._replace(crc=0) != found.head:
-            raise FormatError(f"has another chunk at byte {found.start}")
+            raise FormatError(f"describes another chunk at byte {found.start}")
         end = found.start + found.length + found.index_length
         counts = found.counts if found.indexes else None
         if end > stop or (counts and min(counts.values()) < 0):
-            raise FormatError(f"has indexes at byte {found.start} that cannot be")
-        if head.start_ns <= head.end_ns:  # else it has no messages
+            raise FormatError(f"lists impossible indexes for the chunk at byte {found.start}")
+        if head.start_ns <= head.end_ns:  # otherwise it has no messages
             yield Chunk(found.start, found.length, found.index_length, head.start_ns, head.end_ns, counts)
 
 
 def _scanned(read: Read, size: int) -> Index:
-    """By looking at every record."""
+    """Return the index from a scan of every record."""
     index = Index()
     stop = size - len(MAGIC) if size > 2 * len(MAGIC) and read(size - len(MAGIC), 8) == MAGIC else size
     last = 0
@@ -191,16 +193,16 @@ def _scanned(read: Read, size: int) -> Index:
 
 
 def _distrust(index: Index) -> None:
-    """Messages between chunks that have checksums are what is left of a chunk without its head: unchecked."""
+    """Report messages between checksummed chunks as lost: they come from a damaged chunk."""
     times, channels, *_ = index.loose.sorted()
     for log_ns, channel in zip(times.tolist(), channels.tolist(), strict=True):
-        index.lost.append(Lost(channel, log_ns, 1, "of a chunk that is damaged and cannot be checked"))
+        index.lost.append(Lost(channel, log_ns, 1, "in a damaged chunk whose checksum cannot be verified"))
         index.counts[channel] -= 1
     index.loose = Loose()
 
 
 def _take(index: Index, read: Read, piece: Piece, stop: int) -> None:
-    """Learn from one record.
+    """Add one record to the index.
 
     Raises:
         FormatError: it is damaged.
@@ -219,12 +221,12 @@ def _take(index: Index, read: Read, piece: Piece, stop: int) -> None:
     elif kind == MESSAGE_INDEX:
         chunk = index.chunks[-1] if index.chunks else None
         if chunk is None or chunk.start + chunk.length + chunk.index_length != piece.start:
-            raise FormatError("an index without its chunk")
+            raise FormatError("an index without a chunk")
         chunk.index_length += piece.stop - piece.start
     elif kind in (SCHEMA, CHANNEL, STATISTICS):
         _take_small(index, kind, read(body, piece.stop - body))
     elif kind == HEADER and piece.start != len(MAGIC):
-        raise FormatError("a header within the file")
+        raise FormatError("a file header inside the file")
 
 
 def _take_small(index: Index, kind: int, body: bytes) -> None:
@@ -239,20 +241,20 @@ def _take_small(index: Index, kind: int, body: bytes) -> None:
 
 
 def _take_cut(index: Index, read: Read, piece: Piece, stop: int) -> None:
-    """Bytes without a whole record; if the file ends here, they may be the beginning of one."""
+    """Handle bytes without a complete record; at the end of the file, one may be cut off."""
     head = read(piece.start, PEEK)
     length = int.from_bytes(head[1:PREFIX], "little")
     if piece.stop == stop < piece.start + PREFIX + length and head[0] == CHUNK:
         chunk = parse_chunk_head(head[PREFIX:], length)
         index.chunks.append(Chunk(piece.start, PREFIX + length, 0, chunk.start_ns, chunk.end_ns, cut=True))
     else:
-        raise FormatError("no record")
+        raise FormatError("not a record")
 
 
 def _looked_into(index: Index, read: Read, chunk: Chunk) -> bool:
-    """Learn from a chunk what it has, and when; whether it has messages."""
+    """Add the content and times of a chunk to the index; return whether it has messages."""
     content = read_chunk(read, chunk)
-    index.schemas |= content.schemas  # rather than those of a summary that is of no use
+    index.schemas |= content.schemas  # these take precedence over an unusable summary
     index.channels |= content.channels
     index.lost += content.lost
     if not content.messages:

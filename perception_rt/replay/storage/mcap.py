@@ -1,4 +1,4 @@
-"""Messages of an MCAP file, whole or damaged."""
+"""Read the messages of an MCAP file, intact or damaged."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from perception_rt.replay.storage.values import BagMessage, Damage, Report
 
 
 class McapFile:
-    """An open file.
+    """An open MCAP file.
 
     Attributes:
-        topics: message type, by topic.
-        promised: messages by topic, as the file's statistics say, or as many as were found.
-        start_ns, end_ns: log times of the first and last message; None where there is none.
+        topics: message type by topic.
+        promised: number of messages by topic, from the file's statistics or a scan.
+        start_ns, end_ns: log times of the first and last message; None if there are none.
 
     Args:
-        path: of the file. report: takes what cannot be read.
+        path: of the file. report: called with every damage.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
 
     def __init__(self, path: Path, report: Report) -> None:
@@ -39,7 +39,7 @@ class McapFile:
         except BaseException:
             os.close(self._file)
             raise
-        self._loose = self._believed(self._index.loose.sorted())
+        self._loose = self._within_recording(self._index.loose.sorted())
         schemas = self._index.schemas
         self._types = {n: schemas.get(c.schema_id, "") for n, c in self._index.channels.items()}
         self.topics = {c.topic: self._types[n] for n, c in self._index.channels.items()}
@@ -51,14 +51,14 @@ class McapFile:
         starts = [chunk.start_ns for chunk in self._index.chunks] + self._loose[0][:1].tolist()
         ends = [chunk.end_ns for chunk in self._index.chunks] + self._loose[0][-1:].tolist()
         self.start_ns, self.end_ns = min(starts, default=None), max(ends, default=None)
-        self._tell(self._index.lost)
+        self._report_lost(self._index.lost)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         os.close(self._file)
 
     def messages(self, topics: Collection[str] | None, start_ns: int, stop_ns: int) -> Iterator[BagMessage]:
-        """Those of `topics` (None: all) from `start_ns` to before `stop_ns`, in order of log time."""
+        """Yield messages of `topics` (None: all), `start_ns` <= log time < `stop_ns`, in order."""
         wanted = {n for n, c in self._index.channels.items() if topics is None or c.topic in topics}
         sources = [
             Source(chunk.start_ns, partial(self._of_chunk, chunk, wanted, start_ns, stop_ns))
@@ -72,14 +72,14 @@ class McapFile:
             )
         return merged(sources)
 
-    def _believed(self, loose: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        """Without those that were logged, by their damaged heads, before or after the recording."""
+    def _within_recording(self, loose: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """Drop messages whose log time is outside of the recording, as their headers are damaged."""
         if (told := self._index.statistics) is None:
             return loose
         begin = np.searchsorted(loose[0], told.start_ns)
         end = np.searchsorted(loose[0], told.end_ns, side="right")
         for row in (*range(begin), *range(end, len(loose[0]))):
-            reason = "log time is not within that of the recording"
+            reason = "log time is outside the range of the recording"
             self._index.lost.append(Lost(int(loose[1][row]), int(loose[0][row]), 1, reason))
         return tuple(column[begin:end] for column in loose)
 
@@ -87,13 +87,13 @@ class McapFile:
         self, chunk: Chunk, wanted: Collection[int], start_ns: int, stop_ns: int
     ) -> Iterator[BagMessage]:
         content = read_chunk(self._read, chunk)
-        self._tell(content.lost)
-        self._tell(self._contradictions(content, chunk))
+        self._report_lost(content.lost)
+        self._report_lost(self._contradictions(content, chunk))
         for log_ns, number, start, stop in content.messages:
             if number in wanted and start_ns <= log_ns < stop_ns:
                 yield self._message(number, log_ns, bytes(content.raw[start:stop]))
             elif number not in self._types:
-                self._tell([self._undefined(number, log_ns)])
+                self._report_lost([self._undefined(number, log_ns)])
 
     def _of_loose(self, wanted: Collection[int], first: int, last: int) -> Iterator[BagMessage]:
         for row in range(first, last):
@@ -101,7 +101,7 @@ class McapFile:
             if number in wanted:
                 yield self._message(number, log_ns, self._read(start, size))
             elif number not in self._types:
-                self._tell([self._undefined(number, log_ns)])
+                self._report_lost([self._undefined(number, log_ns)])
 
     def _message(self, number: int, log_ns: int, data: bytes) -> BagMessage:
         return BagMessage(self._topic(number), self._types[number], log_ns, data)
@@ -120,10 +120,10 @@ class McapFile:
     def _undefined(self, number: int, log_ns: int) -> Lost:
         return Lost(None, log_ns, 1, f"channel {number} is not defined")
 
-    def _tell(self, lost: Collection[Lost] | Iterator[Lost]) -> None:
+    def _report_lost(self, lost: Collection[Lost] | Iterator[Lost]) -> None:
         for channel, log_ns, messages, reason in lost:
             self._report(Damage(self._topic(channel), log_ns, messages, reason))
 
     def _read(self, start: int, size: int) -> bytes:
-        """So many bytes at an offset; fewer at the end."""
+        """Return up to `size` bytes at an offset; fewer at the end of the file."""
         return os.pread(self._file, size, start)

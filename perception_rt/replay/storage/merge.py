@@ -1,4 +1,4 @@
-"""Merging what lies in order of time, each source opened when its turn comes."""
+"""Merge sorted sources of messages; each is opened only when needed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from perception_rt.replay.storage.values import BagMessage
 
 
 class Source(NamedTuple):
-    """Messages in order of log time, none before `start_ns`; `read` begins to read them."""
+    """Messages in order of log time, none before `start_ns`; call `read` to iterate over them."""
 
     start_ns: int
     read: Callable[[], Iterator[BagMessage]]
 
 
 def merged(sources: Iterable[Source]) -> Iterator[BagMessage]:
-    """All messages in order of log time; of the same time, in the order of the sources."""
+    """Yield all messages in order of log time; at equal times, in the order of the sources."""
     waiting = sorted(enumerate(sources), key=lambda item: -item[1].start_ns)
     heap: list[tuple[int, int, BagMessage, Iterator[BagMessage]]] = []
 

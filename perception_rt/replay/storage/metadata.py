@@ -1,4 +1,4 @@
-"""metadata.yaml of a rosbag2 folder, as far as it can be used."""
+"""Read metadata.yaml of a rosbag2 folder, intact or damaged."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NAME = "metadata.yaml"
 
 @dataclass(slots=True)
 class Metadata:
-    """What a recording should hold.
+    """The expected content of a recording.
 
     Attributes:
-        files: their names in the folder, in order.
-        topics: message type and count, by topic.
-        compression: of files or messages; empty: none.
-        faults: fields that cannot be used, and why.
+        files: names of the storage files, in order.
+        topics: message type and count by topic.
+        compression: of files or messages; empty for none.
+        faults: unusable fields, with the reason.
     """
 
     files: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ def read_metadata(folder: Path) -> Metadata:
     """Read metadata.yaml of any version.
 
     Raises:
-        FormatError: it is missing, or nothing of it can be used.
+        FormatError: it is missing or not usable at all.
     """
     try:
         content = load_yaml((folder / NAME).read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def read_metadata(folder: Path) -> Metadata:
         reason = " ".join(str(error).split())
         raise FormatError(f"{NAME} cannot be read: {reason}") from error
     if not isinstance(about, dict):
-        raise FormatError(f"{NAME}: rosbag2_bagfile_information={about!r} holds no fields")
+        raise FormatError(f"{NAME}: rosbag2_bagfile_information={about!r} is not a mapping")
     metadata = Metadata()
     metadata.files = [PurePath(name).name for name in _list(about, "relative_file_paths", str, metadata)]
     for entry in _list(about, "topics_with_message_count", dict, metadata):
@@ -58,7 +58,7 @@ def read_metadata(folder: Path) -> Metadata:
             metadata.faults.append(f"topics_with_message_count: {error} is missing")
             continue
         if not (isinstance(name, str) and isinstance(kind, str) and type(count) is int and count >= 0):
-            metadata.faults.append(f"topics_with_message_count: {name!r}, {kind!r}, {count!r} cannot be")
+            metadata.faults.append(f"topics_with_message_count: {name!r}, {kind!r}, {count!r} is not valid")
             continue
         metadata.topics[name] = (kind, metadata.topics.get(name, (kind, 0))[1] + count)
     if about.get("compression_mode"):
@@ -70,13 +70,13 @@ def read_metadata(folder: Path) -> Metadata:
 def _list(about: dict, key: str, kind: type, metadata: Metadata) -> list[Any]:
     found = about.get(key)
     if not isinstance(found, list):
-        metadata.faults.append(f"{key}={found!r} is no list")
+        metadata.faults.append(f"{key}={found!r} is not a list")
         return []
-    metadata.faults += [f"{key}: {item!r} cannot be" for item in found if not isinstance(item, kind)]
+    metadata.faults += [f"{key}: {item!r} is not valid" for item in found if not isinstance(item, kind)]
     return [item for item in found if isinstance(item, kind)]
 
 
 def _contradictions(about: dict, metadata: Metadata) -> Iterator[str]:
     total, said = sum(count for _, count in metadata.topics.values()), about.get("message_count")
     if said != total:
-        yield f"message_count={said!r}, but {total} by topics"
+        yield f"message_count={said!r}, but the counts of the topics add up to {total}"

@@ -1,4 +1,4 @@
-"""Records of MCAP files (https://mcap.dev/spec), read strictly: a length that does not fit is an error."""
+"""Parse the records of MCAP files (https://mcap.dev/spec) strictly: a wrong length is an error."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ATTACHMENT, ATTACHMENT_INDEX, STATISTICS, METADATA, METADATA_INDEX, SUMMARY_OFFS
 IN_FILE = frozenset(range(HEADER, DATA_END + 1))
 IN_CHUNK = frozenset({SCHEMA, CHANNEL, MESSAGE})
 PREFIX = 9
-"""Bytes before a record's body: its kind, and the body's length."""
+"""Size of a record's prefix: its opcode and the length of its body."""
 PEEK = PREFIX + 64
-"""Bytes from a record's start that tell whether it is one."""
+"""Number of bytes needed to recognise a record."""
 FOOTER_BYTES = PREFIX + 20
 _FIXED = {FOOTER: 20, SUMMARY_OFFSET: 17, DATA_END: 4}
 _LEAST = {
@@ -31,7 +31,7 @@ _LEAST = {
 
 
 class Channel(NamedTuple):
-    """A topic of a file: its number, and that of its schema."""
+    """A topic of a file, with its channel id and schema id."""
 
     id: int
     schema_id: int
@@ -39,7 +39,7 @@ class Channel(NamedTuple):
 
 
 class MessageHead(NamedTuple):
-    """What precedes a message's bytes."""
+    """The header of a message record."""
 
     channel: int
     log_ns: int
@@ -49,12 +49,12 @@ MESSAGE_HEAD = 22
 
 
 class ChunkHead(NamedTuple):
-    """What precedes a chunk's records.
+    """The header of a chunk record.
 
     Attributes:
         start_ns, end_ns: log times of its first and last message.
-        size, crc: of the records, decompressed; a crc of 0 is none.
-        data: where they begin in the record's body. packed: their length there.
+        size, crc: of the decompressed records; a crc of 0 means none.
+        data: offset of the records in the body. packed: their compressed length.
     """
 
     start_ns: int
@@ -67,7 +67,7 @@ class ChunkHead(NamedTuple):
 
 
 class ChunkIndex(NamedTuple):
-    """Where a chunk is, and the indexes of its messages behind it; offsets in the file, lengths in bytes."""
+    """The location of a chunk and its message indexes; offsets in the file, lengths in bytes."""
 
     head: ChunkHead
     start: int
@@ -77,7 +77,7 @@ class ChunkIndex(NamedTuple):
 
     @property
     def counts(self) -> dict[int, int]:
-        """Messages by channel, as the distances between the indexes tell."""
+        """Return the messages by channel, from the distances between the message indexes."""
         stops = [*sorted(self.indexes.values())[1:], self.start + self.length + self.index_length]
         by_offset = sorted((offset, channel) for channel, offset in self.indexes.items())
         pairs = zip(by_offset, stops, strict=True)
@@ -85,7 +85,7 @@ class ChunkIndex(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """How much a file holds: messages, in all and by channel; log times of the first and last."""
+    """The statistics of a file: messages in total and by channel, first and last log time."""
 
     messages: int
     chunks: int
@@ -95,14 +95,14 @@ class Statistics(NamedTuple):
 
 
 class Fields:
-    """A record's body, read from its front."""
+    """A reader for the fields of a record's body."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
         self.at = 0
 
     def take(self, layout: str) -> tuple[Any, ...]:
-        """The next numbers."""
+        """Return the next numbers."""
         size = struct.calcsize(layout)
         if self.at + size > len(self._body):
             raise FormatError("is cut short")
@@ -110,7 +110,7 @@ class Fields:
         return struct.unpack_from(layout, self._body, self.at - size)
 
     def block(self) -> bytes:
-        """The next bytes, after their length."""
+        """Return the next length-prefixed bytes."""
         (size,) = self.take("<I")
         if self.at + size > len(self._body):
             raise FormatError("is cut short")
@@ -118,20 +118,20 @@ class Fields:
         return self._body[self.at - size : self.at]
 
     def text(self) -> str:
-        """The next string."""
+        """Return the next string."""
         try:
             return self.block().decode()
         except UnicodeDecodeError as error:
-            raise FormatError(f"holds no text: {error}") from error
+            raise FormatError(f"has an invalid string: {error}") from error
 
     def end(self) -> None:
-        """Nothing may be left."""
+        """Check that no bytes are left."""
         if self.at != len(self._body):
-            raise FormatError("is longer than what it holds")
+            raise FormatError("is longer than its content")
 
 
 def parse_schema(body: bytes) -> tuple[int, str]:
-    """Number and name of a message type."""
+    """Return id and name of a schema."""
     fields = Fields(body)
     (number,), name = fields.take("<H"), fields.text()
     fields.text()  # encoding
@@ -149,46 +149,46 @@ def parse_channel(body: bytes) -> Channel:
     fields.block()
     fields.end()
     if not topic.isprintable() or not topic:
-        raise FormatError(f"topic={topic!r} is no name")
+        raise FormatError(f"topic={topic!r} is not a valid name")
     return Channel(number, schema, topic)
 
 
 def parse_message_head(body: bytes) -> MessageHead:
-    """Whose a message is, and when it was logged."""
+    """Return the header of a message: channel and log time."""
     channel, _sequence, log_ns, _publish_ns = struct.unpack_from("<HIQQ", body)
     return MessageHead(channel, log_ns)
 
 
 def parse_chunk_head(body: bytes, length: int) -> ChunkHead:
-    """Of the first bytes of a chunk's body of `length`."""
+    """Return a chunk's header from the first bytes of its body, which has `length` bytes."""
     fields = Fields(body)
     start_ns, end_ns, size, crc = fields.take("<QQQI")
     compression = fields.text()
     (packed,) = fields.take("<Q")
-    # Without a message, libmcap begins at the greatest time and ends at 0.
+    # For an empty chunk, libmcap writes the greatest time as start and 0 as end.
     times = start_ns <= end_ns <= LATEST_NS or (start_ns >= LATEST_NS and end_ns == 0)
     if fields.at + packed != length or size > MAX_BYTES or not times:
-        raise FormatError("has a head that contradicts itself")
+        raise FormatError("has a contradictory header")
     return ChunkHead(start_ns, end_ns, size, crc, compression, fields.at, packed)
 
 
 def parse_message_index(body: bytes) -> tuple[int, list[int]]:
-    """Channel, and log times in ns of its messages in the chunk."""
+    """Return channel id and log times, ns, of its messages in the chunk."""
     fields = Fields(body)
     (channel,), entries = fields.take("<H"), fields.block()
     fields.end()
     if len(entries) % 16:
-        raise FormatError("has a length that holds no whole entries")
+        raise FormatError("has a length that is not a multiple of its entries")
     return channel, [log_ns for log_ns, _ in struct.iter_unpack("<QQ", entries)]
 
 
 def parse_chunk_index(body: bytes) -> ChunkIndex:
-    """Where a chunk is."""
+    """Return the location of a chunk."""
     fields = Fields(body)
     start_ns, end_ns, start, length = fields.take("<QQQQ")
     offsets = fields.block()
     if len(offsets) % 10:
-        raise FormatError("has a length that holds no whole entries")
+        raise FormatError("has a length that is not a multiple of its entries")
     (index_length,), compression = fields.take("<Q"), fields.text()
     packed, size = fields.take("<QQ")
     fields.end()
@@ -198,7 +198,7 @@ def parse_chunk_index(body: bytes) -> ChunkIndex:
 
 
 def parse_statistics(body: bytes) -> Statistics:
-    """How much there is."""
+    """Return the statistics of the file."""
     fields = Fields(body)
     messages, _schemas, _channels, _attachments, _metadata, chunks = fields.take("<QHIIII")
     start_ns, end_ns = fields.take("<QQ")
@@ -206,15 +206,15 @@ def parse_statistics(body: bytes) -> Statistics:
     fields.end()
     found = dict(struct.iter_unpack("<HQ", counts)) if len(counts) % 10 == 0 else {}
     if sum(found.values()) != messages:
-        raise FormatError("contradict themselves")
+        raise FormatError("are contradictory")
     return Statistics(messages, chunks, start_ns, end_ns, found)
 
 
 def record_length(head: bytes, kinds: frozenset[int]) -> int | None:
-    """The length of the record that begins with `head`, prefix and all; None where none can begin.
+    """Return the total length of the record that begins with `head`; None if it is not a record.
 
     Args:
-        head: `PEEK` bytes, or what is left. kinds: those that can be here.
+        head: `PEEK` bytes, or fewer at the end. kinds: the opcodes allowed here.
     """
     if len(head) < PREFIX:
         return None
@@ -245,10 +245,10 @@ def _fits(kind: int, length: int, body: bytes) -> bool:
 
 
 def each_record(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and body of records that lie side by side.
+    """Yield opcode and body of consecutive records.
 
     Raises:
-        FormatError: they do not.
+        FormatError: the bytes are not a sequence of records.
     """
     at = 0
     while at < len(data):

@@ -1,4 +1,4 @@
-"""Finding records in bytes of which some are damaged."""
+"""Find the records in partly damaged data."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import NamedTuple
 from perception_rt.replay.storage.records import CHUNK, PEEK, PREFIX, record_length
 
 Read = Callable[[int, int], bytes]
-"""The bytes at an offset, so many; fewer at the end."""
+"""Reads a number of bytes at an offset; fewer at the end."""
 
-# A kind, and a length below 4 GiB; a lookahead, as the true record may begin inside a false one.
+# An opcode and a length below 4 GiB; a lookahead, as a true record may begin inside a false match.
 _BEGINS = re.compile(rb"(?=[\x01-\x0f].{4}\0{4})", re.DOTALL)
 _WINDOW = 1 << 20
 
 
 class Piece(NamedTuple):
-    """A record, or (kind 0) bytes in which none is found; offsets of its first byte and of the next piece."""
+    """A record, or (kind 0) bytes without one; offsets of its first byte and of the next piece."""
 
     kind: int
     start: int
@@ -25,9 +25,9 @@ class Piece(NamedTuple):
 
 
 def scan(read: Read, start: int, stop: int, kinds: frozenset[int]) -> Iterator[Piece]:
-    """Every record from `start` to `stop`, and the gaps between them.
+    """Yield every record from `start` to `stop`, and the gaps between them.
 
-    A record counts as one if its length leads to the next, or to the end: no damaged length goes unseen.
+    A record is valid if its length leads to another record or to the end, which detects damaged lengths.
     """
     while start < stop:
         head = _head(read, start, stop)
@@ -36,7 +36,7 @@ def scan(read: Read, start: int, stop: int, kinds: frozenset[int]) -> Iterator[P
             yield Piece(head[0], start, start + length)
             start += length
             continue
-        # A chunk tells its length twice: one that goes beyond the end is cut off, not damaged.
+        # A chunk states its length twice, so one that goes beyond the end is cut off, not damaged.
         cut = length is not None and head[0] == CHUNK and start + length > stop
         following = stop if cut else _find(read, start + 1, stop, kinds)
         yield Piece(0, start, following)
@@ -48,7 +48,7 @@ def _head(read: Read, start: int, stop: int) -> bytes:
 
 
 def _leads_on(read: Read, start: int, stop: int, kinds: frozenset[int]) -> bool:
-    """Whether a record begins here, be it cut off by the end; or whether the end is here."""
+    """Return whether a record, possibly cut off, or the end is at `start`."""
     if start >= stop:
         return start == stop
     head = _head(read, start, stop)
@@ -56,7 +56,7 @@ def _leads_on(read: Read, start: int, stop: int, kinds: frozenset[int]) -> bool:
 
 
 def _find(read: Read, start: int, stop: int, kinds: frozenset[int]) -> int:
-    """Where the next record begins that leads on; `stop` if nowhere."""
+    """Return the offset of the next valid record; `stop` if there is none."""
     for window in range(start, stop, _WINDOW):
         for match in _BEGINS.finditer(read(window, min(_WINDOW + PREFIX, stop - window))):
             at = window + match.start()

@@ -1,4 +1,4 @@
-"""Messages of a rosbag2 SQLite database, whole or damaged."""
+"""Read the messages of a rosbag2 SQLite database, intact or damaged."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from perception_rt.replay.storage.values import BagMessage, Damage, FormatError,
 MAGIC = b"SQLite format 3\0"
 HEAD = 32
 _LAST_ROW = 1 << 40
-_PROBES = 2000  # so many times a damaged table is entered anew
+_PROBES = 2000  # how often reading of a damaged table is restarted
 
 
 def missing_bytes(head: bytes, size: int) -> tuple[int, int]:
-    """The bytes by which `size` is short of what a database's first `HEAD` say, and those of no whole page.
+    """Return the bytes missing from a database according to its header, and those of an incomplete page.
 
-    https://www.sqlite.org/fileformat.html, 1.3: the size of a page, and their number.
+    See https://www.sqlite.org/fileformat.html, 1.3, for page size and number of pages.
     """
     page = int.from_bytes(head[16:18], "big")
     page = 65536 if page == 1 else page
@@ -32,24 +32,24 @@ def missing_bytes(head: bytes, size: int) -> tuple[int, int]:
 
 
 def _connected(path: Path, scratch: Path) -> sqlite3.Connection:
-    log = path.with_name(path.name + "-wal")  # what a recorder left that did not end well
+    log = path.with_name(path.name + "-wal")  # left by a recorder that was interrupted
     mode = "mode=ro&immutable=1"
     if log.exists() and log.stat().st_size:
-        mode = "mode=rw"  # SQLite writes an index beside a log: the recording's folder stays as it is
+        mode = "mode=rw"  # SQLite writes an index next to the log, but must not change the recording's folder
         copied = scratch.with_name(f"wal-{path.name}")
         shutil.copyfile(log, copied.with_name(copied.name + "-wal"))
         path = Path(shutil.copyfile(path, copied))
     database = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
     database.text_factory = partial(str, encoding="utf-8", errors="replace")
-    database.execute("PRAGMA writable_schema = ON")  # so that one that is cut off can be opened
+    database.execute("PRAGMA writable_schema = ON")  # allows opening a truncated database
     return database
 
 
 def _check_tables(database: sqlite3.Connection) -> None:
-    """Refuse views and virtual tables, which may compute rows without end.
+    """Refuse views and virtual tables, which could generate rows without end.
 
     Raises:
-        FormatError: names what stands in a table's place.
+        FormatError: names the object that is not a table.
     """
     query = "SELECT name, type, sql FROM sqlite_master WHERE lower(name) IN ('topics', 'messages')"
     for name, kind, text in database.execute(query):
@@ -58,19 +58,19 @@ def _check_tables(database: sqlite3.Connection) -> None:
 
 
 class SqliteFile:
-    """An open database. Its messages are found by walking the table, so that no damaged index hides one.
+    """An open database; messages are read from the table, so that a damaged index hides none.
 
     Attributes:
-        topics: message type, by topic.
-        promised: messages by topic that were found.
-        start_ns, end_ns: log times of the first and last message; None where there is none.
+        topics: message type by topic.
+        promised: number of messages found, by topic.
+        start_ns, end_ns: log times of the first and last message; None if there are none.
 
     Args:
         path: of the file. scratch: a path in a temporary folder, for a copy with its write-ahead log.
-        report: takes what cannot be read.
+        report: called with every damage.
 
     Raises:
-        FormatError: it holds no tables of a recording that can be read.
+        FormatError: the database has no readable tables of a recording.
     """
 
     def __init__(self, path: Path, scratch: Path, report: Report) -> None:
@@ -79,14 +79,14 @@ class SqliteFile:
         try:
             self._db = _connected(path, scratch)
         except sqlite3.Error as error:
-            raise FormatError(f"no database of a recording: {error}") from error
+            raise FormatError(f"not a database of a recording: {error}") from error
         try:
             _check_tables(self._db)
             for number, topic, kind in self._db.execute("SELECT id, name, type FROM topics"):
                 self._channels[number] = (str(topic), str(kind))
         except (sqlite3.Error, FormatError) as error:
             self._db.close()
-            raise FormatError(f"no database of a recording: {error}") from error
+            raise FormatError(f"not a database of a recording: {error}") from error
         columns = self._indexed()
         order = np.argsort(columns[2], kind="stable")
         self._rows, self._topic_ids, self._times = (column[order] for column in columns)
@@ -99,11 +99,11 @@ class SqliteFile:
         self.end_ns = int(self._times[-1]) if len(self._times) else None
 
     def close(self) -> None:
-        """Close it."""
+        """Close the database."""
         self._db.close()
 
     def messages(self, topics: Collection[str] | None, start_ns: int, stop_ns: int) -> Iterator[BagMessage]:
-        """Those of `topics` (None: all) from `start_ns` to before `stop_ns`, in order of log time."""
+        """Yield messages of `topics` (None: all), `start_ns` <= log time < `stop_ns`, in order."""
         wanted = {n: names for n, names in self._channels.items() if topics is None or names[0] in topics}
         for at in range(*np.searchsorted(self._times, [start_ns, stop_ns]).tolist()):
             number, log_ns = int(self._topic_ids[at]), int(self._times[at])
@@ -120,11 +120,11 @@ class SqliteFile:
     def _data(self, row: int) -> bytes:
         found = self._db.execute("SELECT data FROM messages WHERE rowid = ?", (row,)).fetchone()
         if found is None or not isinstance(found[0], bytes):
-            raise FormatError("holds no message")
+            raise FormatError("has no message data")
         return found[0]
 
     def _indexed(self) -> tuple[np.ndarray, ...]:
-        """Row, topic and log time of the messages in the table; the index tells which should be there."""
+        """Return row, topic and log time of all messages in the table, checked against the index."""
         columns = self._walked()
         rows, times = self._promised_rows()
         lost = ~np.isin(rows, columns[0])
@@ -134,11 +134,11 @@ class SqliteFile:
         differ = times[in_index] != columns[2][in_table]
         wrong = in_index[differ]
         for row, log_ns in zip(rows[wrong].tolist(), times[wrong].tolist(), strict=True):
-            self._report(Damage("", log_ns, 0, f"row {row} has another log time than its index"))
+            self._report(Damage("", log_ns, 0, f"row {row} has a log time that differs from the index"))
         return columns
 
     def _promised_rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and log times of all messages as the index on log times has them; none without an index."""
+        """Return rows and log times of all messages from the index on log times; empty without an index."""
         rows, times = array("q"), array("q")
         try:
             query = "SELECT rowid, timestamp FROM messages INDEXED BY timestamp_idx ORDER BY timestamp"
@@ -148,11 +148,11 @@ class SqliteFile:
                     times.append(log_ns)
         except sqlite3.Error as error:
             if "no such index" not in str(error):
-                self._report(Damage("", None, 0, f"index of log times: {error}: read without it"))
+                self._report(Damage("", None, 0, f"index of log times: {error}: read the table instead"))
         return np.frombuffer(rows, np.int64), np.frombuffer(times, np.int64)
 
     def _walked(self) -> tuple[np.ndarray, ...]:
-        """Every row that can be reached, entering the table anew behind each damaged place."""
+        """Return every readable row; restart reading after each damaged place."""
         columns = (array("q"), array("q"), array("q"))
         parts = deque([(0, _LAST_ROW)])
         probes = 0
@@ -173,7 +173,7 @@ class SqliteFile:
         return tuple(column[first] for column in found)
 
     def _walk(self, columns: tuple[array, ...], low: int, high: int, order: str) -> tuple[int, str]:
-        """The last row that can be read between two others, and why none after it; no reason at the end."""
+        """Return the last readable row between two others, and why reading stopped; "" at the end."""
         last = low if order == "ASC" else high
         try:
             for row, number, log_ns in self._db.execute(

@@ -1,4 +1,4 @@
-"""Decompression that no damaged length can make expensive."""
+"""Decompress data with bounded memory, also if a length is damaged."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "zstd": zstd.ZstdDecompressor,
     "lz4": LZ4FrameDecompressor,
 }
-"""By the name in chunks and in metadata.yaml."""
+"""Decompressors by their name in chunks and metadata.yaml."""
 OPENERS: dict[str, Callable[[IO[bytes]], BufferedIOBase]] = {"zstd": zstd.ZstdFile, "lz4": LZ4FrameFile}
 MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
-"""What compressed files and messages begin with; a CDR message begins with a zero."""
+"""The first bytes of compressed files and messages; a CDR message begins with a zero."""
 _ERRORS = (zstd.ZstdError, RuntimeError, EOFError, MemoryError)  # lz4 raises RuntimeError
-_PIECE = 1 << 16  # so much is lost before a damaged place
+_PIECE = 1 << 16  # up to this many bytes before a damaged place are lost
 
 
 class Unpacked(NamedTuple):
-    """Decompressed bytes; not `whole` where the compressed ones ended early."""
+    """Decompressed bytes; `whole` is false if the compressed data ended early."""
 
     data: bytes
     whole: bool
@@ -42,29 +42,29 @@ def unpack(data: bytes, compression: str, limit: int = MAX_BYTES) -> Unpacked:
         compression: ``zstd``, ``lz4``, or empty for none.
 
     Raises:
-        FormatError: it is damaged, larger, or of another compression.
+        FormatError: the data is damaged, too large or has another compression.
     """
     if not compression:
         return Unpacked(data, True)
     if compression not in DECOMPRESSORS:
         raise FormatError(f"compression {compression!r} is not known")
     if limit > MAX_BYTES:
-        raise FormatError(f"{limit} bytes are more than any part holds")
+        raise FormatError(f"a size of {limit} bytes is not plausible")
     decompressor = DECOMPRESSORS[compression]()
     try:
-        found = decompressor.decompress(data, max_length=limit + 1)  # one more, to see the end or the excess
+        found = decompressor.decompress(data, max_length=limit + 1)  # one more, to detect excess data
     except _ERRORS as error:
         raise FormatError(f"{compression}: {error}") from error
     if len(found) > limit:
-        raise FormatError(f"{compression}: more than the {limit} bytes that it should be")
+        raise FormatError(f"{compression}: more than the expected {limit} bytes")
     return Unpacked(found, decompressor.eof)
 
 
 def unpack_file(packed: IO[bytes], compression: str, into: IO[bytes], limit: int) -> None:
-    """Decompress a file to at most `limit` bytes, as far as can be.
+    """Decompress as much as possible of a file, up to `limit` bytes.
 
     Raises:
-        FormatError: it is damaged, or ends early; what came before that is in `into`.
+        FormatError: the file is damaged or ends early; `into` has the data before that.
     """
     try:
         with OPENERS[compression](packed) as unpacked:

@@ -1,4 +1,4 @@
-"""What is read of a recording, and the damage that is reported."""
+"""The messages and damages of a recording."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_BYTES = 1 << 30
-"""No record, chunk or message is larger: a length beyond it is a damaged one, and costs no memory."""
+"""Maximum size of a record, chunk or message; a larger length counts as damaged."""
 LATEST_NS = (1 << 63) - 1
 
 
@@ -25,11 +25,11 @@ class Damage:
     """A part of a recording that cannot be read.
 
     Attributes:
-        topic: whose messages; empty where that is not known.
-        log_ns: log time of the message, or where the part begins, if known.
-        messages: how many are lost by it; 0 if none is. None where that cannot be told, or not yet: what an
-            index or metadata.yaml promises and reading does not give is told per topic at the end.
-        reason: what is wrong, and where.
+        topic: of the lost messages; empty if not known.
+        log_ns: log time of the message or of the start of the part; None if not known.
+        messages: number of lost messages; None if not known (yet). Messages that are listed in an index or
+            metadata.yaml but were not read are reported per topic at the end.
+        reason: what is damaged, and where.
     """
 
     topic: str
@@ -42,4 +42,4 @@ Report = Callable[[Damage], None]
 
 
 class FormatError(Exception):
-    """Bytes that are not what they should be; the text says what."""
+    """Data does not have the expected format; the message tells the reason."""
