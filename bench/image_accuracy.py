@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.image_sequences import ImageSequence, image_sequences, pooled, score_image_tracks
 from bench.rows import Row, row
 from bench.sort import Sort
-from perception_rt.replay.score.hota import Followed
+from perception_rt.replay.score.hota import TrackFrame
 from perception_rt.stage.tracking.presets import config_2d
 from perception_rt.stage.tracking.tracker import Tracker2D
 
@@ -36,7 +36,7 @@ def image_rows(data: Path) -> list[Row]:
     return rows
 
 
-def track_with_defaults(sequence: ImageSequence) -> list[Followed]:
+def track_with_defaults(sequence: ImageSequence) -> list[TrackFrame]:
     """Return what the node's settings make of a sequence."""
     tracker, found = Tracker2D(config_2d((sequence.class_name,))), []
     for number, frame in enumerate(sequence.frames):
@@ -45,7 +45,7 @@ def track_with_defaults(sequence: ImageSequence) -> list[Followed]:
     return found
 
 
-def track_with_sort(sequence: ImageSequence) -> list[Followed]:
+def track_with_sort(sequence: ImageSequence) -> list[TrackFrame]:
     """Return what SORT makes of a sequence."""
     tracker = Sort()
     return [frame.followed(*tracker.update(frame.detections.xyxy)) for frame in sequence.frames]

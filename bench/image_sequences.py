@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from perception_rt.replay.kitti import DONT_CARE, Labels, read_tracking_labels
 from perception_rt.replay.kitti_tracking import MOST_OCCLUDED, NEIGHBOURS, ignored_in_image
 from perception_rt.replay.mot import read_mot
-from perception_rt.replay.score.hota import Followed, hota
+from perception_rt.replay.score.hota import TrackFrame, hota
 from perception_rt.replay.score.tracking import LEAST_IOU_2D, overlap, paired
 from perception_rt.types import Detections2D
 
@@ -46,13 +46,13 @@ class ImageFrame:
     ignored: np.ndarray
     labels: Labels | None = None
 
-    def followed(self, ids: np.ndarray, xyxy: np.ndarray) -> Followed:
+    def followed(self, ids: np.ndarray, xyxy: np.ndarray) -> TrackFrame:
         """The true boxes and those tracks (N,), (N, 4) that count."""
         alike = overlap(self.xyxy, xyxy, flat=True)
         row, column = paired(alike, LEAST_IOU_2D)
         gone = ignored_in_image(xyxy, self.labels) if self.labels is not None else np.zeros(len(ids), bool)
         gone[column] = self.ignored[row]
-        return Followed(self.ids[~self.ignored], ids[~gone], alike[~self.ignored][:, ~gone])
+        return TrackFrame(self.ids[~self.ignored], ids[~gone], alike[~self.ignored][:, ~gone])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +119,7 @@ def _kitti(folder: Path, name: str, kind: str) -> ImageSequence:
     return ImageSequence(f"rrc_{kind.lower()}_{name}", CLASS_OF[kind], KITTI_HZ, tuple(frames))
 
 
-def score_image_tracks(frames: Sequence[Followed]) -> ImageScore:
+def score_image_tracks(frames: Sequence[TrackFrame]) -> ImageScore:
     """HOTA, IDF1 and CLEAR MOT at IoU 0.5 of one sequence, or of several whose ids differ."""
     misses, false_positives, switches = _clear(frames)
     truths = sum(len(frame.truth_ids) for frame in frames)
@@ -134,17 +134,17 @@ def score_image_tracks(frames: Sequence[Followed]) -> ImageScore:
     )
 
 
-def pooled(parts: Sequence[Sequence[Followed]]) -> list[Followed]:
+def pooled(parts: Sequence[Sequence[TrackFrame]]) -> list[TrackFrame]:
     """The frames of several sequences as one, their ids made different."""
     step = 10**7
     return [
-        Followed(frame.truth_ids + step * part, frame.track_ids + step * part, frame.similarity)
+        TrackFrame(frame.truth_ids + step * part, frame.track_ids + step * part, frame.similarity)
         for part, frames in enumerate(parts)
         for frame in frames
     ]
 
 
-def _clear(frames: Sequence[Followed]) -> tuple[int, int, int]:
+def _clear(frames: Sequence[TrackFrame]) -> tuple[int, int, int]:
     """Misses, false positives and switches; who was partners stays so while the overlap lasts."""
     partner: dict[int, int] = {}
     misses = false_positives = switches = 0
@@ -163,7 +163,7 @@ def _clear(frames: Sequence[Followed]) -> tuple[int, int, int]:
     return misses, false_positives, switches
 
 
-def _idf1(frames: Sequence[Followed]) -> float:
+def _idf1(frames: Sequence[TrackFrame]) -> float:
     """Ristani et al., "Performance measures and a data set for multi-target, multi-camera tracking", 2016."""
     truths, tracks = (
         sum(len(getattr(frame, name)) for frame in frames) for name in ("truth_ids", "track_ids")

@@ -16,7 +16,7 @@ from perception_rt.replay.report import charts, svg, write_index, write_report
 from perception_rt.replay.report import ledger as ledgers
 from perception_rt.replay.report.choose import SensorStream, choose, sensors_of
 from perception_rt.replay.report.ledger import MOMENTS, OUTCOMES, read_ledger
-from perception_rt.replay.report.quality import Judged
+from perception_rt.replay.report.quality import AnswerQuality
 from perception_rt.replay.report.scores import headlines, score_sections
 from perception_rt.replay.report.streams import stages_of, stream_sections
 from perception_rt.replay.report.summary import judge
@@ -293,7 +293,9 @@ def test_the_best_and_the_worst_of_each_part_are_chosen(tmp_path):
     sensor = SensorStream(NODE, TOPIC, "sensor_msgs/msg/Image", None, "")
     rights = {10: 9, 20: 1, 60: 8, 90: 2}
     judged = [
-        Judged(START + n * 100_000_000, START + n * 100_000_000 + 5, right, 10 - right, 0, np.zeros((0, 4)))
+        AnswerQuality(
+            START + n * 100_000_000, START + n * 100_000_000 + 5, right, 10 - right, 0, np.zeros((0, 4))
+        )
         for n, right in rights.items()
     ]
     choices = choose(view, NoOutputs(), sensor, 2, judged)

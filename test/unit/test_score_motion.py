@@ -12,7 +12,7 @@ from perception_rt.replay.score.consistency import ellipses
 from perception_rt.replay.score.detection import as_seen, scenes_of
 from perception_rt.replay.score.ego import moved_poses, score_odometry, score_paths
 from perception_rt.replay.score.outputs import Outputs
-from perception_rt.replay.score.scene import Asker
+from perception_rt.replay.score.scene import SceneBuilder
 from perception_rt.replay.score.tracking import score_tracks
 from test.scenes import BOX, CAR, FAR, STEP, S, image_truth, moment, output, outputs, space_truth
 
@@ -48,21 +48,21 @@ def test_tracks_that_swap_and_miss_are_counted():
         output(3 * STEP, there[:1], ids=["8"]),
     ]
     found = outputs(*arrays)
-    asker = Asker(truth, found, None, Places())
-    scenes, _ = scenes_of(as_seen(truth, found), asker)
-    row = score_tracks(scenes, asker.classes, flat=True)
+    builder = SceneBuilder(truth, found, None, Places())
+    scenes, _ = scenes_of(as_seen(truth, found), builder)
+    row = score_tracks(scenes, builder.classes, flat=True)
     assert (row["truths"], row["misses"], row["false_positives"], row["id_switches"]) == (8, 1, 0, 2)
     assert row["mota"] == pytest.approx(1 - 3 / 8)
     assert row["idf1"] == pytest.approx(2 * 4 / 15)
-    unanswered, _ = scenes_of(as_seen(truth, outputs(*arrays[:2])), asker)
-    assert score_tracks(unanswered, asker.classes, flat=True)["misses"] == 4
+    unanswered, _ = scenes_of(as_seen(truth, outputs(*arrays[:2])), builder)
+    assert score_tracks(unanswered, builder.classes, flat=True)["misses"] == 4
 
 
 def test_tracks_of_what_need_not_be_found_do_not_count():
     truth = image_truth(moment(0, [BOX, FAR], ids=[1, 2], ignored=[False, True], regions=[(400, 0, 500, 99)]))
     found = outputs(output(0, [BOX, FAR, (410, 10, 450, 50)], ids=["1", "2", "3"]))
-    asker = Asker(truth, found, None, Places())
-    row = score_tracks(scenes_of(as_seen(truth, found), asker)[0], asker.classes, flat=True)
+    builder = SceneBuilder(truth, found, None, Places())
+    row = score_tracks(scenes_of(as_seen(truth, found), builder)[0], builder.classes, flat=True)
     assert (row["truths"], row["boxes"], row["mota"]) == (1, 1, 1)
 
 
@@ -74,9 +74,9 @@ def test_predictions_are_held_to_where_their_object_went():
     ahead = [(0.8 * k, *CAR[1:]) for k in (1, 2, 3)]
     stamps = [k * STEP for k in (1, 2, 3)]
     predictions = outputs(output(0, ahead * 2, ids=["3"] * 3 + ["4"] * 3, stamps=stamps * 2))
-    asker = Asker(truth, tracks, None, Places())
-    scenes, _ = scenes_of(as_seen(truth, tracks), asker)
-    row = score_predictions(truth, scenes, asker.classes, predictions, Places())
+    builder = SceneBuilder(truth, tracks, None, Places())
+    scenes, _ = scenes_of(as_seen(truth, tracks), builder)
+    row = score_predictions(truth, scenes, builder.classes, predictions, Places())
     assert row["ade_m"] == pytest.approx(0.4)
     assert row["fde_m"] == pytest.approx(0.6)
     assert (row["predictions"], row["complete"], row["unpaired_tracks"]) == (1, 1, 1)
@@ -85,7 +85,7 @@ def test_predictions_are_held_to_where_their_object_went():
     )
     assert row["horizons"]["0.2"]["ellipses"]["nees"] == pytest.approx(0.16)
     short = space_truth(*path[:3])  # the last of three positions is not known
-    row = score_predictions(short, scenes, asker.classes, predictions, Places())
+    row = score_predictions(short, scenes, builder.classes, predictions, Places())
     assert (row["predictions"], row["complete"], row["fde_m"]) == (1, 0, None)
     assert row["ade_m"] == pytest.approx(0.3)
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from perception_rt.replay.score.hota import ALPHAS, Followed, hota
+from perception_rt.replay.score.hota import ALPHAS, TrackFrame, hota
 from perception_rt.replay.score.tracking import clear_mot
 
 # TrackEval 1.3.0 (PyPI) on `at_random(seed)`: HOTA, DetA, AssA (means), IDF1, and CLEAR at 0.5: TP, FN, FP.
@@ -24,7 +24,7 @@ REFERENCE = {
 }
 
 
-def at_random(seed: int, frames: int = 40, objects: int = 6) -> list[Followed]:
+def at_random(seed: int, frames: int = 40, objects: int = 6) -> list[TrackFrame]:
     """Objects that come and go; tracks that miss, swap, split and invent; similarities of any size."""
     rng = np.random.RandomState(seed)  # whose numbers are the same in every version of NumPy
     alive = rng.rand(frames, objects) < 0.8
@@ -42,11 +42,11 @@ def at_random(seed: int, frames: int = 40, objects: int = 6) -> list[Followed]:
         similarity = rng.rand(len(truths), len(tracks)) * 0.45
         for column, of in enumerate(seen):
             similarity[np.flatnonzero(truths == of), column] = 0.3 + 0.7 * rng.rand()
-        made.append(Followed(truths.astype(np.int64), tracks.astype(np.int64), similarity))
+        made.append(TrackFrame(truths.astype(np.int64), tracks.astype(np.int64), similarity))
     return made
 
 
-def trackeval_on(frames: list[Followed]) -> tuple[float, ...]:
+def trackeval_on(frames: list[TrackFrame]) -> tuple[float, ...]:
     """(HOTA, DetA, AssA, IDF1, TP, FN, FP) as TrackEval has them."""
     metrics = importlib.import_module("trackeval.metrics")
     truth_ids, track_ids = (
@@ -70,7 +70,7 @@ def trackeval_on(frames: list[Followed]) -> tuple[float, ...]:
     return (*means, float(identity["IDF1"]), *(int(clear[name]) for name in ("CLR_TP", "CLR_FN", "CLR_FP")))
 
 
-def ours_on(frames: list[Followed]) -> tuple[float, ...]:
+def ours_on(frames: list[TrackFrame]) -> tuple[float, ...]:
     """The same numbers of our own."""
     counts = clear_mot(frames, 0.5)
     idf1 = 2 * counts["idtp"] / (2 * counts["idtp"] + counts["idfp"] + counts["idfn"])
@@ -90,10 +90,10 @@ def test_scores_are_those_of_trackeval_where_it_is_installed():
         assert ours_on(frames) == pytest.approx(trackeval_on(frames), abs=1e-12)
 
 
-def one_truth(*tracks, similarity=0.8) -> list[Followed]:
+def one_truth(*tracks, similarity=0.8) -> list[TrackFrame]:
     """A truth that has the track `tracks[f]` in frame f; None for none."""
     ids = [np.array([] if track is None else [track], np.int64) for track in tracks]
-    return [Followed(np.zeros(1, np.int64), i, np.full((1, len(i)), similarity)) for i in ids]
+    return [TrackFrame(np.zeros(1, np.int64), i, np.full((1, len(i)), similarity)) for i in ids]
 
 
 def test_a_truth_with_one_track_scores_one_up_to_its_overlap():
@@ -116,9 +116,9 @@ def test_missing_frames_cost_detection_and_association():
 
 def test_without_truths_and_tracks_there_is_no_score_and_without_one_of_them_it_is_zero():
     nothing = np.zeros(0, np.int64)
-    assert all(math.isnan(value) for value in hota([Followed(nothing, nothing, np.zeros((0, 0)))]))
+    assert all(math.isnan(value) for value in hota([TrackFrame(nothing, nothing, np.zeros((0, 0)))]))
     assert hota(one_truth(None, None)) == (0, 0, 0)
-    assert hota([Followed(nothing, np.ones(1, np.int64), np.zeros((0, 1)))]) == (0, 0, 0)
+    assert hota([TrackFrame(nothing, np.ones(1, np.int64), np.zeros((0, 1)))]) == (0, 0, 0)
 
 
 def test_a_swap_is_counted_as_a_switch():

@@ -133,7 +133,9 @@ def test_sources_that_cannot_be_used_say_why(drive, tmp_path):
     with Bag(drive) as bag:
         with pytest.raises(ConfigError, match=r"neither a path nor a topic.*ground_truth_3d"):
             load_truth("/nothing", bag)
-        with pytest.raises(ConfigError, match=r"/camera/image_raw: sensor_msgs/msg/Image is no truth"):
+        with pytest.raises(
+            ConfigError, match=r"/camera/image_raw: sensor_msgs/msg/Image cannot be ground truth"
+        ):
             load_truth(IMAGE, bag)
         with pytest.raises(BagError, match="no label files"):
             load_truth(str(tmp_path), bag)
@@ -148,7 +150,7 @@ def test_an_id_twice_in_one_array_is_refused(tmp_path):
     two = Detections2D(np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.zeros(2, np.int64))
     data = DetectionEncoder(("car",)).encode(two, START_NS, "camera", ["3", "3"])
     folder = write_bag(tmp_path / "bag", {TRUTH: TOPICS[TRUTH]}, [(START_NS, TRUTH, data)])
-    with Bag(folder) as bag, pytest.raises(BagError, match="one is there twice"):
+    with Bag(folder) as bag, pytest.raises(BagError, match="duplicate id"):
         load_truth(TRUTH, bag)
 
 
@@ -209,7 +211,7 @@ def test_a_tracking_file_of_kitti_labels_every_frame(drive, kitti):
 def test_kitti_without_calibration_is_said(drive, kitti):
     (kitti / "calib" / "0000.txt").unlink()
     with Bag(drive) as bag:
-        with pytest.raises(BagError, match="no calibration here"):
+        with pytest.raises(BagError, match="no calibration, which"):
             load_truth(str(kitti / "label" / "0000.txt"), bag)
         (image,) = load_truth(f"{IMAGE}={kitti / 'label' / '0000.txt'}", bag)  # needs none
     assert image.flat

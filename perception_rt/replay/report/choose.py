@@ -16,7 +16,7 @@ import numpy as np
 from perception_rt.codec import NamedDetections, decode_named_detections, decode_named_detections3d
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.report.ledger import LOST, LedgerView, Row, StreamView
-from perception_rt.replay.report.quality import Judged
+from perception_rt.replay.report.quality import AnswerQuality
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CLOUDS = ("sensor_msgs/msg/PointCloud2",)
@@ -95,7 +95,11 @@ def _output_of(outputs: Mapping, node: str, topic: str, kind: str) -> str | None
 
 
 def choose(
-    view: LedgerView, outputs: Bag, sensor: SensorStream, parts: int, judged: Iterable[Judged] | None = None
+    view: LedgerView,
+    outputs: Bag,
+    sensor: SensorStream,
+    parts: int,
+    judged: Iterable[AnswerQuality] | None = None,
 ) -> list[Choice]:
     """What to show of a sensor; a message that two rules choose is shown once.
 
@@ -143,7 +147,7 @@ def _extremes(
     return [found[part][1] for found in (highest, lowest) for part in sorted(found)]
 
 
-def _by_truth(judged: Iterable[Judged]) -> Iterator[tuple[float, Choice]]:
+def _by_truth(judged: Iterable[AnswerQuality]) -> Iterator[tuple[float, Choice]]:
     for answer in judged:
         told = f"{answer.right} of {answer.right + answer.missed} found, {answer.wrong} wrong"
         detail = f"F1 {answer.f1:.2f}: {told}"

@@ -1,4 +1,4 @@
-"""How right each answer of a detector was, where there is a truth: by this, best and worst are chosen."""
+"""Rate each answer of a detector against the truth, to choose the best and the worst."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from perception_rt.replay.bag import Bag
 from perception_rt.replay.score import BoxTruth, Places, Truth
 from perception_rt.replay.score.detection import as_seen
 from perception_rt.replay.score.outputs import RecordedOutput, read_outputs
-from perception_rt.replay.score.scene import Asker, ScoredScene
+from perception_rt.replay.score.scene import SceneBuilder, ScoredScene
 from perception_rt.replay.score.tracking import LEAST_IOU, LEAST_IOU_2D, overlap, paired
 from perception_rt.types import TransformError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """One answer held to the truth.
+class AnswerQuality:
+    """One answer compared with the truth.
 
     Attributes:
-        stamp_ns: of the answer. published_ns: when it came.
-        right, wrong, missed: boxes with a partner of their class in the truth; without one; truths without.
-        truth: (T, 4) xyxy px or (T, 7) xyzlwh_yaw, what had to be found, in the answer's frame.
+        stamp_ns: of the answer. published_ns: publish time.
+        right, wrong, missed: numbers of true positives, false positives and false negatives.
+        truth: (T, 4) xyxy px or (T, 7) xyzlwh_yaw, the boxes to find, in the answer's frame.
     """
 
     stamp_ns: int
@@ -41,11 +41,11 @@ class Judged:
 
 def judge_answers(
     recording: Bag, outputs: Bag, topic: str, scores: Mapping[str, Mapping], truths: Sequence[Truth]
-) -> Iterator[Judged]:
-    """The answers of a topic that has scores, each beside the truth that it was scored by.
+) -> Iterator[AnswerQuality]:
+    """Yield the answers of a scored topic with their truth.
 
-    Boxes are paired from an IoU of 0.5 in the image and 0.25 in space on. Frames with nothing to find and no
-    box are left out; so are those that nothing places.
+    Boxes match at an IoU of at least 0.5 in the image and 0.25 in space. Frames without truths and boxes,
+    or without a known transform, are left out.
     """
     score = scores[topic]
     truth = next((t for t in truths if isinstance(t, BoxTruth) and t.name == score["truth"]["name"]), None)
@@ -53,19 +53,19 @@ def judge_answers(
         return
     places = Places() if truth.flat else Places.of(recording)
     found = read_outputs(outputs, topic)
-    asker = Asker(truth, found, set(score["classes"]), places)
+    builder = SceneBuilder(truth, found, set(score["classes"]), places)
     for moment, output in as_seen(truth, found):
         if output is None:
             continue
         try:
-            judged = _judged(asker.ask(moment, output), output, truth.flat)
+            judged = _judged(builder.build(moment, output), output, truth.flat)
         except TransformError:
             continue
         if judged.right + judged.wrong + judged.missed:
             yield judged
 
 
-def _judged(scene: ScoredScene, output: RecordedOutput, flat: bool) -> Judged:
+def _judged(scene: ScoredScene, output: RecordedOutput, flat: bool) -> AnswerQuality:
     alike = overlap(scene.boxes, scene.found, flat)
     alike = np.where(scene.labels[:, None] == scene.found_labels, alike, 0.0)
     rows, columns = paired(alike, LEAST_IOU_2D if flat else LEAST_IOU)
@@ -75,7 +75,7 @@ def _judged(scene: ScoredScene, output: RecordedOutput, flat: bool) -> Judged:
     counts = ~scene.excused
     counts[columns[scene.ignored[rows]]] = False
     right = int((asked & answered).sum())
-    return Judged(
+    return AnswerQuality(
         output.stamp_ns,
         output.published_ns,
         right,

@@ -1,6 +1,6 @@
-"""The outputs of a replay held to ground truth: the "scores" of its metrics.
+"""Score the outputs of a replay against ground truth: the "scores" of metrics.json.
 
-`score` gives a row for every topic of outputs that a truth is about, by the kind of topic:
+`score` returns a row for every output topic that has a matching truth, by the kind of topic:
 
 - arrays of boxes in an image, or in space (`.../detections`): {"kind": "detections", "truth": {"name",
   "frames", "boxes"}, "classes": [..], "as_seen", "at_publish", "streaming": {"frames", "unanswered",
@@ -12,8 +12,8 @@
   by the tracks of the same node, of the vehicle (class `ego`) by the truth of its own path.
 - Odometry: {"kind": "odometry", "rmse", "drift_percent", ..} (`ego.score_odometry`).
 
-Truth of boxes in an image is about the outputs in the same frame; truth in space is taken to the outputs'
-frame by the recorded transforms. Of several truths about a topic, the first one in its own frame counts.
+Truth in an image applies to outputs in the same frame. Truth in space is transformed to the outputs'
+frame by the recorded transforms. If several truths apply to a topic, the first in its own frame is used.
 """
 
 from perception_rt.replay.score.places import Places

@@ -1,7 +1,7 @@
-"""Scores of predictions: how far off, by how far ahead, and whether their ellipses hold.
+"""Score predictions: displacement errors by time ahead, and consistency of the covariances.
 
-ADE is the mean distance of a prediction's positions from the truth, FDE that of its last one (Alahi et al.,
-"Social LSTM", CVPR 2016); the mean of all predictions, each made once for every object and moment.
+ADE is the mean distance of a prediction's positions from the truth, FDE the distance of its last position
+(Alahi et al., "Social LSTM", CVPR 2016); both are means over all predictions.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def score_predictions(
 ) -> dict:
     """Score the predicted paths of tracks.
 
-    A track's truth is the one of its class that it is paired with when the prediction is made: centres at
-    most 2 m apart seen from above. That object's true position at each predicted moment (`BoxTruth.at`),
-    placed in the frame of the predictions, is compared.
+    A track's truth is the object of its class that it is paired with at prediction time: centres at
+    most 2 m apart seen from above. The prediction is compared with that object's true position at each
+    predicted moment (`BoxTruth.at`), in the frame of the predictions.
 
     Args:
-        scenes: the tracks beside the truth. classes: that their labels index.
+        scenes: the tracks with the truth. classes: names by label.
         predictions: with the tracks' ids.
     """
     by_stamp = predictions.by_stamp()
@@ -64,7 +64,7 @@ def score_predictions(
 
 
 def _partners(scene: ScoredScene) -> dict[str, int]:
-    """By id of a track, the row of the truth that it follows."""
+    """Return the row of the paired truth, by track id."""
     partners: dict[str, int] = {}
     if scene.output is None:
         return partners
@@ -80,7 +80,7 @@ def _partners(scene: ScoredScene) -> dict[str, int]:
 def _placed(
     truth: BoxTruth, stamp_ns: int, ahead: RecordedOutput, places: Places
 ) -> tuple[Moment, np.ndarray] | None:
-    """The truth of a moment to come, and its boxes in the frame of the predictions when they were made."""
+    """Return the truth at a future moment, and its boxes in the frame of the predictions."""
     moment = truth.at(stamp_ns)
     if moment is None:
         return None
@@ -106,13 +106,12 @@ def _row(
 
 
 def summary(rows: Sequence[Row]) -> dict:
-    """ADE, FDE and ellipses of predictions.
+    """Return ADE, FDE and covariance consistency of predictions.
 
     Returns:
         `{"predictions", "complete", "ade_m", "fde_m", "horizons": {"0.5": {"count", "mean_m", "ellipses"}},
-        "per_class": {name: {"predictions", "complete", "ade_m", "fde_m"}}}`; a horizon in seconds. The mean
-        of a prediction is over what is known of the truth; FDE is of the complete ones, whose truth is known
-        to the last position.
+        "per_class": {name: {"predictions", "complete", "ade_m", "fde_m"}}}`; horizons in seconds. ADE uses
+        all positions with a known truth; FDE only complete predictions, whose truth is known to the end.
     """
     names = np.array([row[0] for row in rows], object)
     numbers, ahead_ns = (np.array([row[k] for row in rows], np.int64) for k in (1, 2))

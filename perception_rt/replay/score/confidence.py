@@ -1,4 +1,4 @@
-"""Whether detections are right as often as they say."""
+"""Calibration of the confidence of detections."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ BINS = 10
 
 
 def calibration(confidences: np.ndarray, hits: np.ndarray) -> dict | None:
-    """The expected calibration error and the bins of a reliability diagram.
+    """Return the expected calibration error and the bins of a reliability diagram.
 
     ECE as of Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017: the mean
-    over all detections of the gap between confidence and share of right ones, in ten bins of equal width.
-    What was not found at all has no confidence and does not count here.
+    over all detections of the gap between confidence and precision, in ten bins of equal width.
+    Missed objects have no confidence and do not count here.
 
     Args:
-        confidences: (D,) in [0, 1]. hits: (D,) bool, whether each is right.
+        confidences: (D,) in [0, 1]. hits: (D,) bool, true positives.
 
     Returns:
-        `{"ece", "detections", "bins": [{"low", "high", "count", "confidence", "right"}]}`, means of the bins
-        that are not empty; None without detections.
+        `{"ece", "detections", "bins": [{"low", "high", "count", "confidence", "right"}]}` with the means of
+        the non-empty bins; None without detections.
     """
     count = len(confidences)
     if not count:

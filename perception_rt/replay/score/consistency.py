@@ -1,4 +1,4 @@
-"""Whether estimates are as wrong as they say: ellipses that hold, and normalised squared errors."""
+"""Consistency of estimates: share within the 95 % ellipse, and normalised squared error (NEES)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ SHARE = 0.95
 
 
 def ellipses(errors: np.ndarray, covariances: np.ndarray) -> dict | None:
-    """How estimates' covariances fit their errors.
+    """Check how well covariances match the errors of estimates.
 
     NEES as of Bar-Shalom, Li and Kirubarajan, "Estimation with applications to tracking and navigation",
-    2001, section 5.4: the squared error in units of the covariance, on average the number of dimensions.
+    2001, section 5.4: the squared error in units of the covariance; its mean should be K.
 
     Args:
-        errors: (N, K). covariances: (N, K, K); an estimate whose covariance is not positive definite (zero:
-            not known) is left out.
+        errors: (N, K). covariances: (N, K, K); estimates whose covariance is not positive definite (zero
+            means unknown) are left out.
 
     Returns:
         `{"count", "within_95", "nees", "nees_expected", "without_covariance"}`: `within_95` is the share of
-        errors inside of the ellipse that should hold 95 %; None without estimates.
+        errors inside the 95 % ellipse; None without estimates.
     """
     if not len(errors):
         return None

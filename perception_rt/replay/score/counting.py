@@ -1,4 +1,4 @@
-"""Average precision, its curves and the confidences behind it, of scenes: one way of counting for all."""
+"""Average precision, precision-recall curves and confidences of scenes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Precision(NamedTuple):
     """The scores of scenes.
 
     Attributes:
-        figures: `{"ap50": .., "per_class": {name: {.., "truths": n}}}`; None where there is no truth.
-        curves: by class, the precision at recalls 0, 0.01 .. 1 and an overlap of 0.5.
-        confidences, hits: (D,) of all detections that count at an overlap of 0.5.
+        figures: `{"ap50": .., "per_class": {name: {.., "truths": n}}}`; None without truth.
+        curves: precision at recalls 0, 0.01 .. 1 and an IoU of 0.5, by class.
+        confidences, hits: (D,) of all counted detections at an IoU of 0.5.
     """
 
     figures: dict
@@ -34,10 +34,9 @@ class Precision(NamedTuple):
 def precision_of(scenes: Sequence[ScoredScene], classes: Sequence[str], flat: bool) -> Precision:
     """Score scenes.
 
-    In the image AP at IoU 0.50 (`ap50`) and averaged over IoU 0.50:0.05:0.95 (`ap50_95`), as pycocotools
-    counts them; a truth that need not be found is a region in COCO's sense. In space AP at an IoU of the
-    footprints of 0.5 (`ap50`) and 0.7 (`ap70`), and where centres are at most 2 m apart seen from above
-    (`ap_2m`, as in nuScenes), interpolated at 101 recalls alike.
+    In the image: AP at IoU 0.50 (`ap50`) and averaged over IoU 0.50:0.05:0.95 (`ap50_95`), by pycocotools;
+    ignored truths are COCO crowd regions. In space: AP at a footprint IoU of 0.5 (`ap50`) and 0.7 (`ap70`),
+    and for centres at most 2 m apart seen from above (`ap_2m`, as in nuScenes), also at 101 recalls.
     """
     return (_in_image if flat else _in_space)(scenes, classes)
 
@@ -71,7 +70,7 @@ def _in_image(scenes: Sequence[ScoredScene], classes: Sequence[str]) -> Precisio
 
 
 def _with_regions(scene: ScoredScene, classes: int) -> tuple[Detections2D, np.ndarray]:
-    """The truth and, for every class, the regions where nothing is labelled; which of both are regions."""
+    """Return the truth plus the unlabelled regions for every class, and a mask of the regions."""
     truth, count = scene.truths(Detections2D), classes * len(scene.regions)
     boxes = np.concatenate([truth.xyxy, *[scene.regions.astype(np.float32)] * classes])
     labels = np.concatenate([truth.labels, np.repeat(np.arange(classes), len(scene.regions))])
@@ -103,7 +102,7 @@ def _in_space(scenes: Sequence[ScoredScene], classes: Sequence[str]) -> Precisio
 
 
 def closeness(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """(T, D) 1 / (1 + distance of the centres seen from above, m) of (T, 7) and (D, 7) boxes."""
+    """Return (T, D) 1 / (1 + distance of centres seen from above, m) of (T, 7) and (D, 7) boxes."""
     return _closeness(np.linalg.norm(truth[:, None, :2] - found[None, :, :2], axis=2))
 
 

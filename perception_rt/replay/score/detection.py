@@ -1,4 +1,4 @@
-"""Scores of detections: as seen, as old as they were when they came, and as a stream."""
+"""Score detections: as seen, at publish time, and as a stream."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from perception_rt.replay.score.confidence import calibration
 from perception_rt.replay.score.counting import Precision, precision_of
 from perception_rt.replay.score.outputs import Outputs, RecordedOutput
 from perception_rt.replay.score.places import Places
-from perception_rt.replay.score.scene import Asker, ScoredScene
+from perception_rt.replay.score.scene import SceneBuilder, ScoredScene
 from perception_rt.replay.score.truth import BoxTruth, Moment, latest
 from perception_rt.types import TransformError
 
-SAME_NS = 1_000_000  # a truth within a millisecond is of the same moment
+SAME_NS = 1_000_000  # stamps within a millisecond are the same moment
 
 Pair = tuple[Moment, RecordedOutput | None]
 
@@ -27,21 +27,21 @@ def score_detections(
     - `as_seen`: every truth against the output of the same stamp. A truth without one is unanswered: nothing
       was found there.
     - `at_publish`: every output against the truth of the moment when it was published (`BoxTruth.at`), in
-      the image or, in space, where the world was then: the vehicle's own motion is known to whoever reads
-      the stamp, that of others is not.
+      the image or, in space, in the world at that time: a subscriber can compensate ego motion,
+      but not that of other objects.
     - `streaming`: every truth against the latest output that was published by then, as of Li, Wang and
       Ramanan, "Towards streaming perception", ECCV 2020.
-    - `calibration`: of the confidences, of `as_seen` at an overlap of 0.5.
+    - `calibration`: of the confidences of `as_seen`, at an IoU of 0.5.
 
     Args:
-        known: classes that the topic's models can name; None: all.
-        places: where the recording's frames were.
+        known: classes that the topic's models can detect; None for all.
+        places: the transforms of the recording.
     """
-    asker = Asker(truth, outputs, known, places)
+    builder = SceneBuilder(truth, outputs, known, places)
 
     def scored(pairs: Iterable[Pair]) -> tuple[dict, Precision]:
-        scenes, counts = scenes_of(pairs, asker)
-        precision = precision_of(scenes, asker.classes, truth.flat)
+        scenes, counts = scenes_of(pairs, builder)
+        precision = precision_of(scenes, builder.classes, truth.flat)
         return counts | precision.figures, precision
 
     seen, plain = scored(as_seen(truth, outputs))
@@ -54,7 +54,7 @@ def score_detections(
         "mean_latency_ms": float(np.mean(latency)) / 1e6 if latency else None,
     }
     return {
-        "classes": asker.classes,
+        "classes": builder.classes,
         "as_seen": seen | {"curves": plain.curves},
         "at_publish": late,
         "streaming": streamed,
@@ -63,7 +63,7 @@ def score_detections(
 
 
 def as_seen(truth: BoxTruth, outputs: Outputs) -> list[Pair]:
-    """Every truth with the output of the same moment, if there is one."""
+    """Return every truth with the output of the same moment, or None."""
     answers: dict[int, RecordedOutput] = {}
     for output in outputs.by_stamp().values():
         moment = truth.nearest(output.stamp_ns, SAME_NS)
@@ -73,7 +73,7 @@ def as_seen(truth: BoxTruth, outputs: Outputs) -> list[Pair]:
 
 
 def streaming(truth: BoxTruth, outputs: Outputs) -> list[Pair]:
-    """Every truth with the latest output that was there."""
+    """Return every truth with the latest output published by then, or None."""
     published = [output.published_ns for output in outputs.arrays]
     pairs: list[Pair] = []
     for moment in truth.moments:
@@ -82,17 +82,17 @@ def streaming(truth: BoxTruth, outputs: Outputs) -> list[Pair]:
     return pairs
 
 
-def scenes_of(pairs: Iterable[Pair], asker: Asker) -> tuple[list[ScoredScene], dict]:
-    """The scenes of pairs, and `{"frames", "unanswered", "unplaced"}`.
+def scenes_of(pairs: Iterable[Pair], builder: SceneBuilder) -> tuple[list[ScoredScene], dict]:
+    """Return the scenes of pairs, and `{"frames", "unanswered", "unplaced"}`.
 
-    Those are left out, and counted as unplaced, where the recording does not tell where the truth was in the
-    frame of the output.
+    Pairs without a recorded transform from the frame of the truth to the frame of the output are counted as
+    unplaced and left out.
     """
     scenes: list[ScoredScene] = []
     unanswered = unplaced = 0
     for moment, output in pairs:
         try:
-            scenes.append(asker.ask(moment, output))
+            scenes.append(builder.build(moment, output))
         except TransformError:
             unplaced += 1
             continue

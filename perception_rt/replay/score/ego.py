@@ -1,4 +1,4 @@
-"""Scores of the vehicle's own state and of the path that is predicted for it."""
+"""Score the ego state and the predicted ego path."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from perception_rt.replay.score.outputs import Outputs, estimates_of
 from perception_rt.replay.score.places import wrapped
 from perception_rt.replay.score.truth import EgoTruth
 
-LEAST_TRAVELLED_M = 1.0  # a drift in percent of less means nothing
+LEAST_TRAVELLED_M = 1.0  # drift in percent is not meaningful below this
 
 
 def score_odometry(truth: EgoTruth, states: Sequence[tuple[MotionReading, int]]) -> dict:
     """Score a topic of Odometry.
 
-    Where truth and states are told in different frames (an odom has its origin where the vehicle was), the
-    truth is moved so that both agree in the first state that has one: errors are those since then.
+    If truth and states are in different frames (the origin of an odom frame is arbitrary), the truth is moved
+    to match the first state that has a truth, so that errors are relative to that state.
 
     Args:
-        states: and when each was published, ns.
+        states: each with its publish time, ns.
 
     Returns:
         `{"states", "without_truth", "aligned", "rate_hz", "rmse": {"position_m", "x_m", "y_m", "yaw_rad",
         "speed_mps"}, "drift_percent", "travelled_m", "ellipses"}`: x and y in the frame of the states; drift
-        is the last error of position over the distance travelled; None where nothing is known.
+        is the final position error divided by the distance travelled; None if unknown.
     """
     stamps = np.array([state.stamp_ns for state, _ in states], np.int64)
     poses = np.array([state.pose for state, _ in states], np.float64).reshape(-1, 3)
@@ -67,11 +67,11 @@ def score_odometry(truth: EgoTruth, states: Sequence[tuple[MotionReading, int]])
 
 
 def score_paths(truth: EgoTruth, predictions: Outputs) -> dict:
-    """Score the predicted paths of the vehicle; the summary is that of `ahead.summary`.
+    """Score the predicted paths of the vehicle; returns `ahead.summary`.
 
-    In another frame than the truth's each path is compared from its own first pose on, which is that of the
-    moment it is made at, so that what was wrong before does not count; the ellipses, which contain that too,
-    are held to the errors since the first path.
+    If the paths are not in the truth's frame, each is aligned at its own first pose, the pose at prediction
+    time, so that earlier errors do not count. The covariances include earlier errors, so they are compared
+    with the errors since the first path.
     """
     rows: list[Row] = []
     since: list[Row] = []
@@ -90,7 +90,7 @@ def score_paths(truth: EgoTruth, predictions: Outputs) -> dict:
         own = moved_poses(true, true[0], path[0]) if aligned else true
         all_along = moved_poses(true, *start) if aligned else true
         for k, ahead_ns in enumerate((stamps - output.stamp_ns).tolist()):
-            if ahead_ns <= 0:  # now is not predicted
+            if ahead_ns <= 0:  # the present is not a prediction
                 continue
             covariance = estimates.covariance[order[k], :2, :2]
             rows.append(("ego", number, ahead_ns, path[k, :2] - own[k, :2], covariance))
@@ -104,7 +104,7 @@ def score_paths(truth: EgoTruth, predictions: Outputs) -> dict:
 
 
 def moved_poses(poses: np.ndarray, at: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """(N, 3) x y yaw after the motion of the plane that takes the pose `at` to the pose `to`, (3,) each."""
+    """Return (N, 3) x y yaw after the planar motion that takes the pose `at` to the pose `to`, (3,) each."""
     turn = to[2] - at[2]
     cos, sin = np.cos(turn), np.sin(turn)
     x, y = (poses[:, :2] - at[:2]).T

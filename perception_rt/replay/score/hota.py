@@ -1,9 +1,9 @@
-"""Higher order tracking accuracy: how well objects are found and how long they keep one track.
+"""Higher order tracking accuracy (HOTA), which combines detection and association.
 
 Luiten et al., "HOTA: a higher order metric for evaluating multi-object tracking", IJCV 129, 2021. At each
-overlap of 0.05, 0.10 .. 0.95 truths and tracks are paired in every frame, where those belong together that do
-so in many frames; HOTA is there the root of the accuracies of detection (DetA) and of association (AssA), and
-altogether the mean over the overlaps.
+IoU threshold 0.05, 0.10 .. 0.95 truths and tracks are paired in every frame, with a preference for pairs that
+match in many frames. HOTA is the geometric mean of detection accuracy (DetA) and association accuracy (AssA),
+averaged over the thresholds.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ ALPHAS = np.arange(0.05, 0.99, 0.05)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Followed:
+class TrackFrame:
     """The truths and tracks of one frame and class.
 
     Attributes:
-        truth_ids: (T,) int64, none twice. track_ids: (D,) int64, none twice.
+        truth_ids: (T,) int64, unique. track_ids: (D,) int64, unique.
         similarity: (T, D) float64 in [0, 1].
     """
 
@@ -33,17 +33,17 @@ class Followed:
 
 
 class Hota(NamedTuple):
-    """Means over the overlaps, in [0, 1]; NaN where there are neither truths nor tracks."""
+    """Means over the thresholds, in [0, 1]; NaN without truths and tracks."""
 
     hota: float
     det_a: float
     ass_a: float
 
 
-def hota(frames: Sequence[Followed]) -> Hota:
-    """Score the tracks of one class through one recording.
+def hota(frames: Sequence[TrackFrame]) -> Hota:
+    """Score the tracks of one class in one recording.
 
-    Memory grows with the pairs that meet, not with truths times tracks: hours have many of both.
+    Memory grows with the number of overlapping pairs, not with truths times tracks.
     """
     truth_ids, truth_index = _numbered([frame.truth_ids for frame in frames])
     track_ids, track_index = _numbered([frame.track_ids for frame in frames])
@@ -65,18 +65,18 @@ def hota(frames: Sequence[Followed]) -> Hota:
 
 
 def _numbered(ids: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """All ids, and each frame's as places among them."""
+    """Return all ids, and the indices of each frame's ids."""
     unique = np.unique(np.concatenate([np.zeros(0, np.int64), *ids]))
     return unique, [np.searchsorted(unique, here) for here in ids]
 
 
 def _lengths(index: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """In how many frames each is."""
+    """Return in how many frames each id occurs."""
     return np.bincount(np.concatenate([np.zeros(0, np.int64), *index]), minlength=count)
 
 
 class _Alignment:
-    """How much truths and tracks overlap through the recording, before anything is paired."""
+    """The overlap of truths and tracks over the whole recording, before pairing."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class _Alignment:
         self._values = together / np.maximum(either, np.finfo(float).eps)
 
     def of(self, keys: np.ndarray) -> np.ndarray:
-        """That of pairs; 0 for those that never meet."""
+        """Return the alignment of pairs; 0 for pairs that never overlap."""
         if not len(self._keys):
             return np.zeros(keys.shape)
         at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
@@ -107,7 +107,7 @@ class _Alignment:
 def _paired(
     keys: Sequence[np.ndarray], similarities: Sequence[np.ndarray], alignment: _Alignment
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of all frames, and at how many of the overlaps each is one."""
+    """Return the pairs of all frames, and at how many thresholds each is a match."""
     pairs, levels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for key, similarity in zip(keys, similarities, strict=True):
         rows, columns = linear_sum_assignment(-alignment.of(key) * similarity)

@@ -1,9 +1,9 @@
-"""Label files as truth: KITTI's object and tracking benchmarks, and MOTChallenge.
+"""Read label files as ground truth: KITTI's object and tracking benchmarks, and MOTChallenge.
 
-KITTI labels what its left colour camera sees. As its development kits count: what is occluded beyond
-"largely", cut off by the image's edge (object benchmark: by more than half) or, in the image, lower than 25
-px need not be found; neither need `Person_sitting`. Nothing is an error inside of a `DontCare` region; in
-space, nothing that the camera does not see.
+KITTI labels objects in the view of its left colour camera. As in its development kits, these objects are
+ignored: occluded beyond "largely", truncated (object benchmark: by more than half), lower than 25 px in the
+image, or `Person_sitting`. Detections in a `DontCare` region or, in space, outside of the camera's view are
+not false positives.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ PEDESTRIAN = ("pedestrian",)
 
 
 class LabelledSensor(NamedTuple):
-    """What the labels are of.
+    """A sensor with labels.
 
     Attributes:
-        topic: its topic. frame_id: of its messages.
-        stamps_ns: of its messages, in the order of the recording.
+        topic, frame_id: of its messages.
+        stamps_ns: of its messages, in recorded order.
         flat: whether it is a camera.
     """
 
@@ -52,10 +52,10 @@ class LabelledSensor(NamedTuple):
 
 
 def read_labels(path: Path, sensors: Sequence[LabelledSensor]) -> list[BoxTruth]:
-    """The truth of label files, for each sensor; the grammar is that of `sources.load_truth`.
+    """Read the truth of label files for each sensor; see `sources.load_truth` for the formats.
 
     Raises:
-        BagError: they cannot be read, or label a frame that the recording does not have.
+        BagError: a file cannot be read, or labels a frame that the recording does not have.
     """
     if path.is_dir():
         return _kitti_objects(path, sensors)
@@ -64,7 +64,7 @@ def read_labels(path: Path, sensors: Sequence[LabelledSensor]) -> list[BoxTruth]
     labels = read_tracking_labels(path)
     calibrations = _Calibrations(path.parent.parent / "calib" / path.name)
     name = f"KITTI tracking labels {path.name}"
-    # A tracking file leaves out frames without an object: every frame of the recording is labelled.
+    # A tracking file has no rows for frames without objects, so every frame of the recording is labelled.
     return [
         _kitti(name, labels, range(len(sensor.stamps_ns)), sensor, calibrations, 0.0) for sensor in sensors
     ]
@@ -81,23 +81,23 @@ def _is_mot(path: Path) -> bool:
 def _kitti_objects(folder: Path, sensors: Sequence[LabelledSensor]) -> list[BoxTruth]:
     files = {int(path.stem): path for path in folder.glob("*.txt") if FRAME_FILE.fullmatch(path.name)}
     if not files:
-        raise BagError(f"{folder}: no label files: wanted 000000.txt and so on, named by the frame's number")
+        raise BagError(f"{folder}: no label files; expected names are 000000.txt, 000001.txt, ...")
     labels = {number: read_object_labels(files[number]) for number in sorted(files)}
-    # One recording is of one drive: the calibration of its first frame is that of all.
+    # A recording is one drive, so that all frames have the calibration of the first.
     calibrations = _Calibrations(folder.parent / "calib" / files[min(files)].name)
     name = f"KITTI object labels {folder.name}"
     return [_kitti(name, labels, labels, sensor, calibrations, MOST_TRUNCATED) for sensor in sensors]
 
 
 class _Calibrations:
-    """The calibration beside the labels, read where it is needed."""
+    """The calibration next to the labels, read on demand."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> Calibration:
         if not self._path.is_file():
-            raise BagError(f"{self._path}: KITTI's boxes are in its camera's frame: no calibration here")
+            raise BagError(f"{self._path}: no calibration, which KITTI's boxes in space need")
         return read_calibration(self._path)
 
 
@@ -168,7 +168,7 @@ def _check_frames(name: str, last: int, first: int, sensor: LabelledSensor) -> N
     count = len(sensor.stamps_ns)
     if last - first >= count:
         raise BagError(
-            f"{name}: labels frame {last}, but {sensor.topic} has {count} messages, from {first} on"
+            f"{name}: labels frame {last}, but {sensor.topic} has {count} messages, counted from {first}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the nodes published, read back from the bag that a replay wrote."""
+"""Read the outputs of the nodes from the bag of a replay."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from perception_rt.types import Detections2D
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedOutput:
-    """One array of boxes.
+    """One published array of boxes.
 
     Attributes:
-        stamp_ns: when it was seen: the header's stamp. published_ns: when it was published.
-        frame_id: the header's.
+        stamp_ns: of the header. published_ns: publish time.
+        frame_id: of the header.
         boxes: (N, 4) float64 xyxy, px, or (N, 7) float64 xyzlwh_yaw, m and rad.
-        scores: (N,) float32. labels: (N,) int64 into the topic's classes. ids: (N,) texts.
-        estimates: the stamp and covariance of each, of 3D boxes.
+        scores: (N,) float32. labels: (N,) int64, indices into the topic's classes. ids: (N,) str.
+        estimates: stamp and covariance of each 3D box.
     """
 
     stamp_ns: int
@@ -47,19 +47,19 @@ def estimates_of(output: RecordedOutput) -> Estimates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
-    """All of one topic, by time of publishing; `classes` are canonical names."""
+    """All outputs of one topic, in order of publishing; `classes` are canonical names."""
 
     topic: str
     classes: tuple[str, ...]
     arrays: Sequence[RecordedOutput]
 
     def by_stamp(self) -> dict[int, RecordedOutput]:
-        """Return the arrays by their stamp; of several the first published."""
+        """Return the arrays by stamp; the first published one if several have the same."""
         return {output.stamp_ns: output for output in reversed(self.arrays)}
 
 
 def read_outputs(bag: Bag, topic: str) -> Outputs:
-    """All arrays of a topic of type Detection2DArray or Detection3DArray; none where it is not there.
+    """Read all arrays of a topic of type Detection2DArray or Detection3DArray; none if it does not exist.
 
     Raises:
         CodecError: one of them is malformed. BagError: the bag is damaged.
@@ -91,5 +91,5 @@ def read_outputs(bag: Bag, topic: str) -> Outputs:
 
 
 def read_odometry(bag: Bag, topic: str) -> list[tuple[MotionReading, int]]:
-    """All states of a topic of type Odometry, and when each was published, ns; as `read_outputs`."""
+    """Read all states of a topic of type Odometry, with publish time, ns; errors as in `read_outputs`."""
     return [(parse_odometry(message.data), message.log_ns) for message in bag.messages([topic])]

@@ -1,4 +1,4 @@
-"""Where frames were through a whole recording, from one moment to another."""
+"""Transforms between frames at different moments of a recording."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from perception_rt.types import CodecError, TransformError
 
 TRANSFORMS = "tf2_msgs/msg/TFMessage"
 STATIC_TOPIC = "/tf_static"
-TOLERANCE_NS = 100_000_000  # beyond the recorded ends: results are published a little after the last /tf
+TOLERANCE_NS = 100_000_000  # extrapolation at both ends: results are published a little after the last /tf
 FOREVER_NS = 1 << 62
 
 
 class Places:
-    """The recorded tree of frames (REP 105); its root is taken for the world, which stands still.
+    """The recorded transform tree (REP 105); its root is the fixed world frame.
 
     Attributes:
-        refused: transforms of the recording that could not be read or are none.
+        refused: number of unreadable or invalid transforms of the recording.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Places:
 
     @classmethod
     def of(cls, bag: Bag) -> Places:
-        """What all /tf and /tf_static of a recording say."""
+        """Read all /tf and /tf_static messages of a recording."""
         places = cls()
         topics = bag.of_type(TRANSFORMS)
         for message in bag.messages(topics) if topics else ():
@@ -48,15 +48,15 @@ class Places:
         self._parents[found.child] = found.parent
 
     def between(self, target: str, target_ns: int, source: str, source_ns: int) -> np.ndarray:
-        """What takes points of `source` as it was at one moment to `target` as it was at another.
+        """Return the transform from `source` at one moment to `target` at another.
 
-        A frame that nothing places is a world of its own: it stands still.
+        A frame without a parent is a fixed world frame of its own.
 
         Returns:
             (4, 4) float64.
 
         Raises:
-            TransformError: the frames are in two trees, or a moment is beyond what was recorded.
+            TransformError: the frames are not in one tree, or a moment is outside of the recording.
         """
         target, source = target.removeprefix("/"), source.removeprefix("/")
         if target == source and target_ns == source_ns:
@@ -74,7 +74,7 @@ class Places:
 
 
 def moved(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(N, 7) xyzlwh_yaw taken through a (4, 4); of its turn the part about the vertical counts."""
+    """Transform (N, 7) xyzlwh_yaw boxes by a (4, 4); only the yaw of its rotation is applied."""
     turned = boxes.copy()
     turned[:, :3] = transform(matrix, boxes[:, :3])
     turned[:, 6] = wrapped(boxes[:, 6] + np.arctan2(matrix[1, 0], matrix[0, 0]))
@@ -82,5 +82,5 @@ def moved(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def wrapped(angle: np.ndarray) -> np.ndarray:
-    """Angles in [-pi, pi)."""
+    """Return angles wrapped to [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi

@@ -1,4 +1,4 @@
-"""What a topic is asked to find: truth in the frame and the classes of its outputs."""
+"""Pair the truth with outputs, in the frame and the classes of the outputs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from perception_rt.stage.transforms import inverse
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredScene:
-    """The truth of one moment beside what was found.
+    """The truth of one moment and the detections to score.
 
     Attributes:
         boxes: (T, 4 or 7) float64, in the frame of the output.
-        labels: (T,) int64 into the scored classes. ids: (T,) int64, -1 where there is none.
-        ignored: (T,) bool: need not be found.
-        found: (D, 4 or 7) float64. scores: (D,) float32. found_labels: (D,) int64 into the scored classes.
-        excused: (D,) bool: where it is nothing was labelled, so that it makes no error.
-        rows: (D,) int64, of the detections in the output.
-        regions: (R, 4) float64 xyxy of the image, px: nothing is labelled there.
-        moment, output: what this is of; no output: nothing was found.
+        labels: (T,) int64, indices of the scored classes. ids: (T,) int64, -1 for none.
+        ignored: (T,) bool: neither a miss nor a hit.
+        found: (D, 4 or 7) float64. scores: (D,) float32. found_labels: (D,) int64, as `labels`.
+        excused: (D,) bool: in an unlabelled area, so that it is no false positive.
+        rows: (D,) int64, indices of the detections in the output.
+        regions: (R, 4) float64 xyxy, px: unlabelled regions of the image.
+        moment, output: the source of truth and detections; without output nothing was found.
     """
 
     boxes: np.ndarray
@@ -47,22 +47,22 @@ class ScoredScene:
     output: RecordedOutput | None
 
     def truths(self, kind: type[Boxes]) -> Boxes:
-        """The truth as detections."""
+        """Return the truth as detections."""
         return kind(self.boxes.astype(np.float32), np.ones(len(self.boxes), np.float32), self.labels)
 
     def detections(self, kind: type[Boxes]) -> Boxes:
-        """What was found, as detections."""
+        """Return the scored detections."""
         return kind(self.found.astype(np.float32), self.scores, self.found_labels)
 
 
-class Asker:
-    """Asks one topic for one truth.
+class SceneBuilder:
+    """Build the scenes that compare one topic with one truth.
 
-    Scored are the truth's classes that the topic knows. Truths of another class of the same group
-    (`stage.road_users`) need not be found: a detector without vans may call one a car, or not.
+    Only classes of the truth that the topic can detect are scored. Truths of another class of the same group
+    (`stage.road_users`) are ignored: a detector without the class van may or may not report a car.
 
     Args:
-        known: the classes that the topic's models can name, any spelling; None: all.
+        known: the classes that the topic's models can detect, in any spelling; None for all.
 
     Attributes:
         classes: the canonical names that are scored, sorted.
@@ -78,17 +78,17 @@ class Asker:
         self.classes = sorted(names)
         self._of_truth = _index(truth.classes, self.classes)
         self._of_found = _index(outputs.classes, self.classes)
-        # By class of the truth that is not asked for: the scored ones that it may be taken for.
+        # For each class of the truth that is not scored, the scored classes of its group.
         self._alike = [
             [k for k, scored in enumerate(self.classes) if group(scored) == group(name)]
             for name in truth.classes
         ]
 
-    def ask(self, moment: Moment, output: RecordedOutput | None) -> ScoredScene:
-        """What an output (None: nothing was found) is asked of a moment.
+    def build(self, moment: Moment, output: RecordedOutput | None) -> ScoredScene:
+        """Return the scene of a moment and an output; None means that nothing was found.
 
         Raises:
-            TransformError: the recording does not tell where the truth is in the output's frame.
+            TransformError: the transform from the truth's to the output's frame is not known.
         """
         found, scores, labels, rows = self._found(output, moment.boxes.shape[1])
         matrix = np.eye(4)
@@ -96,7 +96,7 @@ class Asker:
             matrix = self.places.between(
                 output.frame_id, output.stamp_ns, self.truth.frame_id, moment.stamp_ns
             )
-        truth_rows, truth_labels, ignored = self._asked(moment)
+        truth_rows, truth_labels, ignored = self._scored_truth(moment)
         boxes = moment.boxes[truth_rows] if self.truth.flat else moved(matrix, moment.boxes[truth_rows])
         excused = np.zeros(len(found), bool)
         if self.truth.flat:
@@ -130,9 +130,8 @@ class Asker:
         rows = np.flatnonzero(labels >= 0)
         return output.boxes[rows], output.scores[rows], labels[rows], rows
 
-    def _asked(self, moment: Moment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of the truth, their scored labels, and which need not be found: once for each class it may
-        be taken for."""
+    def _scored_truth(self, moment: Moment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return rows of the truth, their labels and a mask of ignored ones, once for each possible class."""
         asked: list[tuple[int, int, bool]] = []
         for row, (label, skip) in enumerate(
             zip(moment.labels.tolist(), moment.ignored.tolist(), strict=True)
@@ -147,27 +146,27 @@ class Asker:
 
 
 def _index(names: Sequence[str], scored: Sequence[str]) -> np.ndarray:
-    """(N,) int64, each name's place among the scored ones; -1 where it is none."""
+    """Return (N,) int64, the index of each name in `scored`; -1 if absent."""
     return np.array([scored.index(name) if name in scored else -1 for name in names], np.int64)
 
 
 def inside(xyxy: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """(N,) largest share of the area of (N, 4) boxes that lies in one of (R, 4) regions."""
+    """Return (N,) the largest share of each (N, 4) box's area inside one of (R, 4) regions."""
     overlap = np.minimum(xyxy[:, None, 2:], regions[:, 2:]) - np.maximum(xyxy[:, None, :2], regions[:, :2])
     area = np.maximum((xyxy[:, 2:] - xyxy[:, :2]).prod(1), 1e-9)
     return (overlap.clip(min=0).prod(2) / area[:, None]).max(1, initial=0)
 
 
 def unlabelled(boxes: np.ndarray, view: View, regions: np.ndarray) -> np.ndarray:
-    """Which boxes in space lie where nothing was labelled.
+    """Return which boxes in space are in an unlabelled area.
 
     Args:
         boxes: (N, 7) xyzlwh_yaw in the truth's frame.
-        view: what the camera sees. regions: (R, 4) xyxy of the image, px.
+        view: the camera's view. regions: (R, 4) xyxy of the image, px.
 
     Returns:
-        (N,) bool: a corner is behind the camera, the centre is not in the image, or more than half of the
-        box's picture is in a region.
+        (N,) bool: a corner is behind the camera, the centre is outside the image, or more than half of the
+        projected box is in a region.
     """
     corners = corners_bev(torch.from_numpy(boxes)).numpy().repeat(2, 1)  # (N, 8, 2)
     z = boxes[:, None, 2] + np.tile([-0.5, 0.5], 4) * boxes[:, None, 5]

@@ -1,4 +1,4 @@
-"""Which topic is held to which truth."""
+"""Choose the truth for each topic and score it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perception_rt.replay.score.detection import as_seen, scenes_of, score_detec
 from perception_rt.replay.score.ego import score_odometry, score_paths
 from perception_rt.replay.score.outputs import Outputs, read_odometry, read_outputs
 from perception_rt.replay.score.places import Places
-from perception_rt.replay.score.scene import Asker
+from perception_rt.replay.score.scene import SceneBuilder
 from perception_rt.replay.score.sources import BOXES_2D, BOXES_3D, ODOMETRY
 from perception_rt.replay.score.tracking import score_tracks, track_ellipses
 from perception_rt.replay.score.truth import BoxTruth, EgoTruth, Truth
@@ -26,18 +26,18 @@ DECIMALS = 6
 def score(
     out_bag: str | Path, truths: Sequence[Truth], metrics: Mapping[str, Any], places: Places
 ) -> dict[str, dict]:
-    """Score what a replay published.
+    """Score the outputs of a replay.
 
     Args:
-        out_bag: the bag that it wrote; log times are times of publishing.
-        truths: as of `load_truth`.
-        metrics: of the replay: "outputs" tells type and node of a topic, "bundles" the classes that a node's
-            model can name; topics of nodes without a bundle are asked for the classes of all bundles.
-        places: of the recording.
+        out_bag: the bag of the replay; log times are publish times.
+        truths: see `load_truth`.
+        metrics: of the replay: "outputs" has type and node of a topic, "bundles" the classes that a node's
+            model can detect; topics of nodes without a bundle are scored for the classes of all bundles.
+        places: transforms of the recording.
 
     Returns:
-        By topic, ready for JSON: the rows that the package's docstring tells; floats are rounded to six
-        decimals, and what is not known is None. A topic that no truth is about has no row.
+        The rows that the package's docstring describes, by topic and ready for JSON; floats are rounded to
+        six decimals, and unknown values are None. A topic without a matching truth has no row.
 
     Raises:
         BagError, CodecError: the outputs cannot be read.
@@ -49,11 +49,11 @@ def score(
 
 
 class _Scorer:
-    """Scores single topics of one bag.
+    """Score single topics of one bag.
 
     Attributes:
-        kinds: the types of the topics that can be scored; those without a message too, as far as the metrics
-            know them.
+        kinds: types of the topics that can be scored, also of those without a message if the metrics list
+            them.
     """
 
     def __init__(self, bag: Bag, truths: Sequence[Truth], metrics: Mapping[str, Any], places: Places) -> None:
@@ -65,7 +65,7 @@ class _Scorer:
         self._ego = next((truth for truth in truths if isinstance(truth, EgoTruth)), None)
 
     def row(self, topic: str) -> dict | None:
-        """The scores of a topic; None where no truth is about it."""
+        """Return the scores of a topic; None without a matching truth."""
         kind = self.kinds[topic]
         if kind == ODOMETRY:
             if self._ego is None:
@@ -80,13 +80,13 @@ class _Scorer:
         if truth is None:
             return None
         known = self._known(topic)
-        row: dict[str, Any] = {"kind": "detections", "truth": _told(truth)}
+        row: dict[str, Any] = {"kind": "detections", "truth": _describe(truth)}
         row |= score_detections(truth, outputs, known, self._places)
         if topic.endswith(TRACKS) and truth.has_ids:
-            asker = Asker(truth, outputs, known, self._places)
-            scenes, _ = scenes_of(as_seen(truth, outputs), asker)
-            row |= {"kind": "tracks", "tracking": score_tracks(scenes, asker.classes, truth.flat)}
-            row["ellipses"] = None if truth.flat else track_ellipses(scenes, asker.classes)
+            builder = SceneBuilder(truth, outputs, known, self._places)
+            scenes, _ = scenes_of(as_seen(truth, outputs), builder)
+            row |= {"kind": "tracks", "tracking": score_tracks(scenes, builder.classes, truth.flat)}
+            row["ellipses"] = None if truth.flat else track_ellipses(scenes, builder.classes)
         return row
 
     def _predictions(self, topic: str, outputs: Outputs) -> dict | None:
@@ -100,27 +100,27 @@ class _Scorer:
         if truth is None or not truth.has_ids or tracks_topic not in self.kinds:
             return None
         tracks = read_outputs(self._bag, tracks_topic)
-        asker = Asker(truth, tracks, self._known(topic), self._places)
-        scenes, _ = scenes_of(as_seen(truth, tracks), asker)
-        scores = score_predictions(truth, scenes, asker.classes, outputs, self._places)
-        return {"kind": "predictions", "truth": _told(truth), **scores}
+        builder = SceneBuilder(truth, tracks, self._known(topic), self._places)
+        scenes, _ = scenes_of(as_seen(truth, tracks), builder)
+        scores = score_predictions(truth, scenes, builder.classes, outputs, self._places)
+        return {"kind": "predictions", "truth": _describe(truth), **scores}
 
     def _truth_of(self, outputs: Outputs, flat: bool) -> BoxTruth | None:
-        """The truth about a topic; of one that published nothing, the first of its kind."""
+        """Return the truth for a topic; for one that published nothing, the first of its kind."""
         fitting = [truth for truth in self._boxes if truth.flat == flat]
         frame = outputs.arrays[0].frame_id if outputs.arrays else None
         of_frame = [truth for truth in fitting if frame in (None, truth.frame_id)]
         return next(iter(of_frame if flat else of_frame + fitting), None)
 
     def _known(self, topic: str) -> set[str] | None:
-        """The classes that a topic may name; None: all."""
+        """Return the classes that a topic can detect; None for all."""
         bundles = self._metrics.get("bundles", {})
         node = self._metrics.get("outputs", {}).get(topic, {}).get("node")
         asked = [bundles[node]] if node in bundles else list(bundles.values())
         return {name for bundle in asked for name in bundle["classes"]} if asked else None
 
 
-def _told(truth: BoxTruth) -> dict:
+def _describe(truth: BoxTruth) -> dict:
     return {
         "name": truth.name,
         "frames": len(truth.moments),
@@ -129,7 +129,7 @@ def _told(truth: BoxTruth) -> dict:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: rounded, None for what is no number."""
+    """Return a value for JSON: rounded, and None for NaN and infinity."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

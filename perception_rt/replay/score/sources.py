@@ -1,4 +1,4 @@
-"""Where ground truth comes from: topics of the recording, and label files."""
+"""Load ground truth from topics of the recording and from label files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLOUDS = ("sensor_msgs/msg/PointCloud2",)
 
 
 def load_truth(source: str, bag: Bag) -> list[Truth]:
-    """Ground truth of a recording.
+    """Load ground truth of a recording.
 
     Args:
         source: one of
@@ -33,19 +33,19 @@ def load_truth(source: str, bag: Bag) -> list[Truth]:
             - a topic of the recording, of type Detection2DArray or Detection3DArray (an `id` is a track id),
               or Odometry (the vehicle's own path);
             - a folder of KITTI object labels (`000012.txt`: frame 12), a KITTI tracking label file, or a
-              MOTChallenge `gt.txt` (its people are `pedestrian`);
-            - `TOPIC=PATH`: such labels of the sensor on that topic, where the recording has several.
+              MOTChallenge `gt.txt` (persons become `pedestrian`);
+            - `TOPIC=PATH`: such labels for the sensor on that topic, if the recording has several.
 
-            The frame number of a label is the place of its message on the sensor's topic: KITTI counts from
+            The frame number of a label is the index of the message on the sensor's topic: KITTI counts from
             0, MOTChallenge from 1. KITTI's boxes in space need its calibration, `../calib/NAME.txt` beside
             the labels' folder, and the recording's only point cloud.
         bag: the recording.
 
     Returns:
-        One truth of a topic; of KITTI's files one of the image and one of space, as far as there are sensors.
+        One truth for a topic; for KITTI's files one in the image and one in space, if the sensors exist.
 
     Raises:
-        ConfigError: the source is neither a topic of such a type nor a path, or its sensor is not clear.
+        ConfigError: the source is neither a topic of such a type nor a path, or its sensor is ambiguous.
         BagError: labels or messages cannot be read, label a frame that the recording does not have, or count
             messages of which some are damaged.
     """
@@ -66,12 +66,12 @@ def load_truth(source: str, bag: Bag) -> list[Truth]:
 
 
 def _sensor(source: str, topic: str, kinds: tuple[str, ...], bag: Bag) -> LabelledSensor | None:
-    """The only sensor of a kind, or the one that was named; None where there is none."""
+    """Return the named or only sensor of a kind; None if there is none."""
     topics = [name for name in bag.of_type(*kinds) if not topic or name == topic]
     if not topics:
         return None
     if len(topics) > 1:
-        raise ConfigError(f"--truth {source}: of which sensor? Give TOPIC=PATH, with one of {topics}")
+        raise ConfigError(f"--truth {source}: the sensor is ambiguous: write TOPIC=PATH with one of {topics}")
     stamps, frame_id = [], ""
     for message in bag.messages(topics):
         stamp_ns, frame_id = CdrReader(message.data).header()
@@ -90,7 +90,9 @@ def _of_topic(topic: str, bag: Bag) -> Truth:
     if kind == ODOMETRY:
         return _ego_truth(topic, bag)
     if kind not in (BOXES_2D, BOXES_3D):
-        raise ConfigError(f"--truth {topic}: {kind} is no truth; wanted {BOXES_2D}, {BOXES_3D}, {ODOMETRY}")
+        raise ConfigError(
+            f"--truth {topic}: {kind} cannot be ground truth; must be {BOXES_2D}, {BOXES_3D}, {ODOMETRY}"
+        )
     flat = kind == BOXES_2D
     decode = decode_named_detections if flat else decode_named_detections3d
     classes: dict[str, int] = {}
@@ -107,7 +109,7 @@ def _of_topic(topic: str, bag: Bag) -> Truth:
         frame_id = named.frame_id
         given = [id_ for id_ in named.ids if id_]
         if len(set(given)) < len(given):
-            raise BagError(f"{topic} at {message.log_ns} ns: ids={given}: one is there twice")
+            raise BagError(f"{topic} at {message.log_ns} ns: ids={given}: duplicate id")
         moments[named.stamp_ns] = _moment(named, classes, ids)
     ordered = [moments[stamp_ns] for stamp_ns in sorted(moments)]
     return BoxTruth(topic, frame_id, tuple(classes), ordered, flat)
@@ -139,7 +141,7 @@ def _ego_truth(topic: str, bag: Bag) -> EgoTruth:
             raise BagError(f"{topic} at {message.log_ns} ns: {error}") from error
         frame_id = reading.frame_id
         if reading.pose is None or reading.speed is None:
-            raise BagError(f"{topic} at {message.log_ns} ns: pose or speed is missing: no ground truth")
+            raise BagError(f"{topic} at {message.log_ns} ns: pose or speed is missing")
         row = (*reading.pose, reading.speed)
         if not np.isfinite(row).all():
             raise BagError(f"{topic} at {message.log_ns} ns: x, y, yaw, speed={row}: not finite")

@@ -1,4 +1,4 @@
-"""Scores of tracks: CLEAR MOT and IDF1 as py-motmetrics counts them, HOTA, and the tracks' ellipses."""
+"""Score tracks: CLEAR MOT and IDF1 by py-motmetrics, HOTA, and covariance consistency."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 from perception_rt.model.boxes3d import iou_3d
 from perception_rt.replay.clear_mot import LEAST_IOU
 from perception_rt.replay.score.consistency import ellipses
-from perception_rt.replay.score.hota import Followed, hota
+from perception_rt.replay.score.hota import TrackFrame, hota
 from perception_rt.replay.score.scene import ScoredScene
 
 LEAST_IOU_2D = 0.5  # as MOTChallenge
@@ -34,18 +34,18 @@ NAMES = {
 def score_tracks(scenes: Sequence[ScoredScene], classes: Sequence[str], flat: bool) -> dict:
     """Score tracks by their ids.
 
-    Truths and tracks of a class may be paired from an IoU of 0.5 in the image on, and from 0.25 of their
-    volumes in space (as AB3DMOT); HOTA looks at every overlap. Tracks that are best paired with a truth that
-    need not be found do not count, nor do those without a partner where nothing was labelled.
+    Truths and tracks of a class match at an IoU of at least 0.5 in the image, and at a 3D IoU of at least
+    0.25 in space (as in AB3DMOT); HOTA uses all thresholds. Tracks that match an ignored truth do not
+    count, nor do unmatched tracks in an unlabelled area.
 
     Returns:
         `{"mota", "idf1", "id_switches", .., "hota", "per_class": {name: {the same, "det_a", "ass_a"}}}`:
         MOTA, IDF1 and the counts over all classes together, HOTA as the mean of the classes that have a
-        truth; None where there is none.
+        truth; None without truth.
     """
     per_class, totals = {}, dict.fromkeys(COUNTS, 0)
     for label, name in enumerate(classes):
-        frames = [followed(scene, label, flat) for scene in scenes]
+        frames = [track_frame(scene, label, flat) for scene in scenes]
         if not any(len(frame.truth_ids) or len(frame.track_ids) for frame in frames):
             continue
         counts = clear_mot(frames, LEAST_IOU_2D if flat else LEAST_IOU)
@@ -67,8 +67,8 @@ def _rates(counts: dict[str, int]) -> dict:
     }
 
 
-def clear_mot(frames: Sequence[Followed], least: float) -> dict[str, int]:
-    """py-motmetrics' counts."""
+def clear_mot(frames: Sequence[TrackFrame], least: float) -> dict[str, int]:
+    """Return the counts of py-motmetrics."""
     counter = motmetrics.MOTAccumulator()
     for number, frame in enumerate(frames):
         distance = np.where(frame.similarity >= least, 1 - frame.similarity, np.nan)
@@ -77,8 +77,8 @@ def clear_mot(frames: Sequence[Followed], least: float) -> dict[str, int]:
     return {key: int(found[key]) for key in COUNTS}
 
 
-def followed(scene: ScoredScene, label: int, flat: bool) -> Followed:
-    """The truths and tracks of one class that count in a scene; a truth without an id need not be found."""
+def track_frame(scene: ScoredScene, label: int, flat: bool) -> TrackFrame:
+    """Return the counted truths and tracks of one class in a scene; truths without id are ignored."""
     ignored = scene.ignored | (scene.ids < 0)
     truth, track = np.flatnonzero(scene.labels == label), np.flatnonzero(scene.found_labels == label)
     alike = overlap(scene.boxes[truth], scene.found[track], flat)
@@ -89,29 +89,29 @@ def followed(scene: ScoredScene, label: int, flat: bool) -> Followed:
     ids = np.zeros(0, np.int64)
     if scene.output is not None and len(track):
         ids = numbers_of([scene.output.ids[k] for k in scene.rows[track]])
-    return Followed(scene.ids[truth[asked]], ids[~gone], alike[asked][:, ~gone])
+    return TrackFrame(scene.ids[truth[asked]], ids[~gone], alike[asked][:, ~gone])
 
 
 def overlap(a: np.ndarray, b: np.ndarray, flat: bool) -> np.ndarray:
-    """(N, M) float64 IoU in the image or of volumes."""
+    """Return (N, M) float64 IoU, in the image or in 3D."""
     of: Callable = box_iou if flat else iou_3d
     return of(torch.from_numpy(a), torch.from_numpy(b)).numpy().astype(np.float64)
 
 
 def paired(alike: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pairs that are alike enough, of the greatest sum."""
+    """Return rows and columns of the assignment with the greatest sum, above the threshold."""
     rows, columns = linear_sum_assignment(np.where(alike >= least, alike, 0.0), maximize=True)
     enough = alike[rows, columns] >= least
     return rows[enough], columns[enough]
 
 
 def numbers_of(ids: Sequence[str]) -> np.ndarray:
-    """(N,) int64 of the ids of tracks, which are numbers as text."""
+    """Return (N,) int64 of track ids, which are numbers as text."""
     return np.array([int(text) for text in ids], np.int64)
 
 
 def track_ellipses(scenes: Sequence[ScoredScene], classes: Sequence[str]) -> dict | None:
-    """How the covariances of x and y of tracks in space fit; of tracks that are paired with a truth."""
+    """Return the consistency of the xy covariances of 3D tracks that are paired with a truth."""
     errors, covariances = [np.zeros((0, 2))], [np.zeros((0, 2, 2))]
     for scene in scenes:
         if scene.output is None or scene.output.estimates is None:

@@ -1,4 +1,4 @@
-"""What was really there: labelled boxes and the vehicle's own path, at any moment of a recording."""
+"""Ground truth: labelled boxes and the ego path, at any moment of a recording."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perception_rt.replay.kitti import Calibration
 from perception_rt.replay.score.places import wrapped
 
 LONGEST_GAP_NS = 500_000_000
-"""Between two truths further apart nothing is said of what lies between, ns."""
+"""The longest gap between two truths that is interpolated, ns."""
 YAW = 6
 
 
@@ -22,9 +22,9 @@ class Moment:
 
     Attributes:
         boxes: (N, 4) float64 xyxy in px, or (N, 7) float64 xyzlwh_yaw in m and rad.
-        labels: (N,) int64 into the truth's classes. ids: (N,) int64, -1 where a box has none.
-        ignored: (N,) bool: nobody has to find it, and who does makes no error.
-        regions: (R, 4) float64 xyxy in px of the image, where anything may be and nothing is labelled.
+        labels: (N,) int64, indices of the truth's classes. ids: (N,) int64, -1 for none.
+        ignored: (N,) bool: neither a miss nor a hit.
+        regions: (R, 4) float64 xyxy, px: unlabelled regions of the image.
     """
 
     stamp_ns: int
@@ -46,7 +46,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What of space was labelled: the part that a camera sees.
+    """The labelled part of space: the view of a camera.
 
     Attributes:
         calibration: from the truth's frame to the image.
@@ -62,13 +62,13 @@ class BoxTruth:
     """Labelled boxes through a recording.
 
     Attributes:
-        name: what the scores call it, not twice among truths: a topic, or a file's kind, name and sensor.
-        frame_id: of the boxes: an optical frame (2D) or a frame of space (3D).
+        name: unique name in the scores: a topic, or a file's format, name and sensor.
+        frame_id: of the boxes: an optical frame (2D) or a 3D frame.
         classes: canonical names.
-        moments: by time, none twice.
+        moments: in order of time, with unique stamps.
         flat: whether the boxes are 2D.
-        view: what was labelled of space; None: all around.
-        least_height: boxes in the image lower than that are not judged, px.
+        view: the labelled part of space; None for all of it.
+        least_height: lower boxes in the image are not scored, px.
     """
 
     name: str
@@ -81,18 +81,17 @@ class BoxTruth:
 
     @property
     def has_ids(self) -> bool:
-        """Whether objects can be followed."""
+        """Return whether the boxes have ids."""
         return any((moment.ids >= 0).any() for moment in self.moments)
 
     def at(self, stamp_ns: int) -> Moment | None:
-        """The boxes at any moment, linear between the two truths around it.
+        """Return the boxes at any moment, interpolated between the two neighbouring truths.
 
-        Position, size and yaw (the short way round) of a box with an id that both truths have change
-        linearly; boxes that only one of them has, or without an id, are as in the nearer truth (the earlier
-        one, halfway).
+        Position, size and yaw (the short way round) are interpolated linearly for ids in both truths. Other
+        boxes are taken from the nearer truth (from the earlier one at half way).
 
         Returns:
-            None before the first and after the last truth, and in gaps of more than `LONGEST_GAP_NS`.
+            None before the first and after the last truth, and in gaps longer than `LONGEST_GAP_NS`.
         """
         after = bisect_left(self.moments, stamp_ns, key=_stamp)
         if after < len(self.moments) and self.moments[after].stamp_ns == stamp_ns:
@@ -106,7 +105,7 @@ class BoxTruth:
         return _between(a, b, (stamp_ns - a.stamp_ns) / gap_ns, stamp_ns)
 
     def nearest(self, stamp_ns: int, within_ns: int) -> Moment | None:
-        """The truth of a moment that is at most so far away."""
+        """Return the nearest truth within a time; None if there is none."""
         after = bisect_left(self.moments, stamp_ns, key=_stamp)
         near = self.moments[max(after - 1, 0) : after + 1]
         best = min(near, key=lambda moment: abs(moment.stamp_ns - stamp_ns), default=None)
@@ -136,11 +135,11 @@ def _between(a: Moment, b: Moment, share: float, stamp_ns: int) -> Moment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EgoTruth:
-    """The vehicle's own path.
+    """The path of the ego vehicle.
 
     Attributes:
         name: the topic.
-        frame_id: what the poses are told in.
+        frame_id: of the poses.
         stamps_ns: (N,) int64, rising.
         poses: (N, 3) float64 x y yaw, m and rad; yaw without jumps.
         speeds: (N,) float64, m/s.
@@ -153,12 +152,12 @@ class EgoTruth:
     speeds: np.ndarray
 
     def at(self, stamps_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Poses (M, 3) and speeds (M,) at any moments, linear between the truths; NaN where none is near."""
+        """Return interpolated poses (M, 3) and speeds (M,); NaN without a truth nearby."""
         stamps = np.asarray(stamps_ns, np.int64)
         columns = np.column_stack([self.poses, self.speeds])
         values = np.full((len(stamps), 4), np.nan)
         if len(self.stamps_ns):
-            first = self.stamps_ns[0]  # float64 would not hold the ns of the epoch
+            first = self.stamps_ns[0]  # float64 cannot represent ns since the epoch
             x, known = (stamps - first).astype(float), (self.stamps_ns - first).astype(float)
             for column in range(4):
                 values[:, column] = np.interp(x, known, columns[:, column])
@@ -177,5 +176,5 @@ Truth = BoxTruth | EgoTruth
 
 
 def latest(stamps_ns: Sequence[int], moment_ns: int) -> int:
-    """Index of the last of rising stamps that is not after a moment; -1 where all are."""
+    """Return the index of the last stamp not after a moment; -1 if all are later."""
     return bisect_right(stamps_ns, moment_ns) - 1
