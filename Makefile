@@ -38,8 +38,17 @@ lint: setup ## ruff, mypy, and words that the field has better ones for
 	@$(VENV)/mypy
 	@$(VENV)/python tools/words.py
 
-docs: setup ## write the node reference and the figures of docs/ from the code
+docs: .venv-docs/installed ## write the node reference and the figures of docs/ from the code, build the site in out/docs
 	@$(VENV)/python docs/generate.py
+	@PYTHONPATH=.venv-docs $(VENV)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs out/docs
+
+# Sphinx stands apart: it wants other versions of packages that .venv has. pyvenv.cfg is new when .venv is.
+.venv-docs/installed: requirements/docs.txt .venv/pyvenv.cfg
+	@rm -rf .venv-docs
+	@$(VENV)/uv pip install --quiet --python $(VENV)/python --target .venv-docs --no-deps --require-hashes -r $<
+	@touch $@
+
+.venv/pyvenv.cfg: setup ;
 
 bench: setup ## measure speed; prints a table, writes out/bench/*.json
 	@$(VENV)/python -m bench.run
@@ -59,8 +68,9 @@ LOCK := $(VENV)/uv pip compile --quiet --universal --python-version 3.10 --no-py
 
 lock: setup ## bring the locked requirements up to date
 	@cd requirements && for name in wheels distro; do ../$(LOCK) --upgrade $$name.in -o $$name.txt || exit 1; done && \
+	../$(LOCK) --upgrade docs.in -o docs.txt && \
 	../$(LOCK) --upgrade -c wheels.txt --no-emit-package numpy --no-emit-package opencv-python extras.in -o extras.txt
 
-clean: ## remove what was built and measured, and .venv
-	rm -rf .venv build install log out *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## remove what was built and measured, .venv and .venv-docs
+	rm -rf .venv .venv-docs build install log out *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

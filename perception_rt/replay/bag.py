@@ -80,7 +80,11 @@ class Bag:
         return (max(ends) - min(starts)) / 1e9 if starts else 0.0
 
     def of_type(self, *message_types: str) -> list[str]:
-        """Return the sorted topics that have one of these message types."""
+        """Return the sorted topics that have one of some message types.
+
+        Args:
+            message_types: as ``sensor_msgs/msg/Image``.
+        """
         return sorted(topic for topic, (kind, _) in self.topics.items() if kind in message_types)
 
     def messages(

@@ -67,7 +67,15 @@ class Session:
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """The result of a session: exit code, metrics, checks, comparison and the content of run.json."""
+    """The result of a replay.
+
+    Attributes:
+        code: exit code of the command.
+        metrics: content of metrics.json.
+        checks: budgets and the comparison: what was asked for, what was found, and whether it holds.
+        comparison: differences from an earlier run; None where none was asked for.
+        run: content of run.json.
+    """
 
     code: int
     metrics: dict[str, Any]

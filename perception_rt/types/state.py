@@ -21,8 +21,11 @@ class Twist:
     """Speed, and yaw rate where the source has one: wheel odometry, a CAN bus, nav_msgs/Odometry's twist.
 
     Attributes:
-        speed: forward, negative in reverse, m/s, or None. speed_variance: m^2/s^2, or None without speed.
-        yaw_rate: rad/s, or None. yaw_rate_variance: rad^2/s^2, or None without yaw rate.
+        stamp_ns: the sensor's stamp, ns.
+        speed: forward, negative in reverse, m/s, or None.
+        speed_variance: m^2/s^2, or None without speed.
+        yaw_rate: rad/s, or None.
+        yaw_rate_variance: rad^2/s^2, or None without yaw rate.
         sensor: the name under which it is counted and its latency is looked up.
     """
 
@@ -49,8 +52,12 @@ class Imu:
     """An IMU in base_link's axes.
 
     Attributes:
-        yaw_rate: about z, rad/s, or None. yaw_rate_variance: rad^2/s^2, or None.
-        acceleration: specific force along x, m/s^2, or None. acceleration_variance: m^2/s^4, or None.
+        stamp_ns: the sensor's stamp, ns.
+        yaw_rate: about z, rad/s, or None.
+        yaw_rate_variance: rad^2/s^2, or None without yaw rate.
+        acceleration: specific force along x, m/s^2, or None.
+        acceleration_variance: m^2/s^4, or None without acceleration.
+        sensor: the name under which it is counted and its latency is looked up.
     """
 
     stamp_ns: int
@@ -78,8 +85,12 @@ class Fix:
     """A satellite fix on the WGS84 ellipsoid.
 
     Attributes:
-        latitude, longitude: degrees. altitude: m above the ellipsoid; NaN where the receiver has none.
+        stamp_ns: the sensor's stamp, ns.
+        latitude: degrees north.
+        longitude: degrees east.
+        altitude: m above the ellipsoid; NaN where the receiver has none.
         covariance: of east and north, upper triangle, m^2.
+        sensor: the name under which it is counted and its latency is looked up.
     """
 
     stamp_ns: int
@@ -106,7 +117,12 @@ class Pose:
     """base_link's pose in the filter's frame: localisation, or an odometry whose frame is taken over.
 
     Attributes:
-        x, y: m. yaw: rad. covariance: of x, y, yaw, upper triangle, m^2, m rad, rad^2.
+        stamp_ns: the sensor's stamp, ns.
+        x: m.
+        y: m.
+        yaw: rad.
+        covariance: of x, y, yaw, upper triangle, m^2, m rad, rad^2.
+        sensor: the name under which it is counted and its latency is looked up.
     """
 
     stamp_ns: int
@@ -133,7 +149,10 @@ class Steering:
     """The angle of the steered wheels (of the bicycle model), not of the steering wheel.
 
     Attributes:
-        angle: rad, positive to the left. variance: rad^2.
+        stamp_ns: the sensor's stamp, ns.
+        angle: rad, positive to the left.
+        variance: of the angle, rad^2.
+        sensor: the name under which it is counted and its latency is looked up.
     """
 
     stamp_ns: int
@@ -161,7 +180,11 @@ class EgoState:
 
     Attributes:
         stamp_ns: the moment it is valid at.
-        x, y: base_link, m. yaw: rad in [-pi, pi). speed: m/s, negative in reverse. yaw_rate: rad/s.
+        x: of base_link, m.
+        y: of base_link, m.
+        yaw: rad in [-pi, pi).
+        speed: m/s, negative in reverse.
+        yaw_rate: rad/s.
         acceleration: of the speed, m/s^2.
         covariance: (6, 6) float64 of x, y, yaw, speed, yaw_rate, acceleration.
     """

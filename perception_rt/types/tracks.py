@@ -54,12 +54,19 @@ class Tracks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracks2D:
-    """Tracked boxes in one image; what is not named here is as of `Tracks`.
+    """Tracked boxes in one image at one moment.
 
     Attributes:
+        ids: (N,) int64, never used twice.
         xyxy: (N, 4) float32, left top right bottom in px.
         velocity: (N, 4) float32 of centre x, centre y, width, height, px/s.
         covariance: (N, 8, 8) float32 of centre x, centre y, width, height and their velocities.
+        scores: (N,) float32 in [0, 1], of the last detection.
+        labels: (N,) int64, index into the detector's class names.
+        hits: (N,) int64, detections so far.
+        age_s: (N,) float32, since the first detection, s.
+        missed_s: (N,) float32, since the last one, s; 0 where this moment has one.
+        detection: (N,) int64, row of this moment's detection; -1 where the track has none.
     """
 
     ids: np.ndarray

@@ -1,13 +1,18 @@
-"""Generated pages are those of the code, and what the pages link to is there."""
+"""Generated pages are those of the code, links lead somewhere, and the API is described in full."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+import perception_rt
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
@@ -43,3 +48,54 @@ def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if "://" not in link:
             assert (page.parent / link).exists(), link
+
+
+def test_the_api_page_names_each_public_name_once():
+    page = (ROOT / "docs" / "reference" / "api.rst").read_text()
+    kinds = {name: kind for kind, name in re.findall(r"^\.\. auto(\w+):: (\w+)$", page, re.M)}
+    assert len(kinds) == page.count(".. auto")
+    assert sorted(kinds) == sorted(perception_rt.__all__)
+    for name, kind in kinds.items():
+        value = getattr(perception_rt, name)
+        is_error = isinstance(value, type) and issubclass(value, Exception)
+        assert kind == ("exception" if is_error else "class" if isinstance(value, type) else "function"), name
+
+
+def entries(docstring: str | None, section: str) -> set[str]:
+    """The names that a section of a Google style docstring describes."""
+    text = inspect.cleandoc(docstring or "").partition(f"{section}:\n")[2].partition("\n\n")[0]
+    return {name for names in re.findall(r"^    (\w[\w, ]*):", text, re.M) for name in names.split(", ")}
+
+
+def public_functions() -> dict[str, Callable]:
+    """Public functions, and the public methods and constructors of public classes."""
+    found = {}
+    for name in perception_rt.__all__:
+        value = getattr(perception_rt, name)
+        if not isinstance(value, type):
+            found[name] = value
+        elif not issubclass(value, Exception):
+            own = {key: getattr(value, key) for key in vars(value) if not key.startswith("_")}
+            found |= {f"{name}.{key}": method for key, method in own.items() if callable(method)}
+            if not dataclasses.is_dataclass(value):
+                found[name] = value
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(public_functions()))
+def test_each_parameter_is_described(name):
+    function = public_functions()[name]
+    wanted = set(inspect.signature(function).parameters) - {"self"}
+    assert wanted <= entries(function.__doc__, "Args")
+
+
+DATACLASSES = [
+    name for name in perception_rt.__all__ if dataclasses.is_dataclass(getattr(perception_rt, name))
+]
+
+
+@pytest.mark.parametrize("name", DATACLASSES)
+def test_each_field_is_described_on_its_own_line(name):
+    value = getattr(perception_rt, name)
+    wanted = {field.name for field in dataclasses.fields(value)}
+    assert wanted <= set(re.findall(r"^        (\w+):", value.__doc__, re.M))

@@ -26,7 +26,8 @@ def predict_path(
     Args:
         state: valid at the moment to predict from.
         noise: how the covariance grows; the filter's own.
-        horizon_s: how far ahead, s. step_s: between poses, s.
+        horizon_s: how far ahead, s.
+        step_s: time between poses, s.
 
     Returns:
         1 + horizon_s / step_s rows, the first of which is `state`.

@@ -27,7 +27,8 @@ class PredictorConfig:
 
     Attributes:
         motions: one entry a class, in the order of the detector's labels.
-        horizon_s: the last moment, from now. step_s: between moments, rounded to part the horizon evenly.
+        horizon_s: the last moment, from now.
+        step_s: time between moments, rounded so that the horizon is a whole number of steps.
 
     Raises:
         ConfigError: no class, or a horizon or step that cannot be used.
@@ -54,7 +55,11 @@ class PredictorConfig:
 
 
 def motions_of(classes: Sequence[str]) -> tuple[Motion, ...]:
-    """The motion of each of a detector's classes: of people, of riders, and all else as vehicles."""
+    """Return the motion of each class: that of people, of riders, or of vehicles for all else.
+
+    Args:
+        classes: names by label.
+    """
     return tuple(_OF_GROUP.get(group(canonical(name)), VEHICLE) for name in classes)
 
 

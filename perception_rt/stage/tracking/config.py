@@ -130,7 +130,12 @@ class TrackerConfig3D:
 
 @dataclass(frozen=True, slots=True)
 class TrackerConfig2D:
-    """Everything that a `Tracker2D` is told; as `TrackerConfig3D`."""
+    """Everything that a `Tracker2D` is told: one entry a class, in the order of the detector's labels.
+
+    Attributes:
+        lives: of each class.
+        motions: of each class.
+    """
 
     lives: tuple[Life, ...]
     motions: tuple[Motion2D, ...]

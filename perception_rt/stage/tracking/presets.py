@@ -52,5 +52,9 @@ def _swept(motion: Motion3D) -> Motion3D:
 
 
 def config_2d(classes: Sequence[str]) -> TrackerConfig2D:
-    """The same life and motion for every class name: names tell little of motion in an image."""
+    """Return the same life and motion for every class: names tell little of motion in an image.
+
+    Args:
+        classes: names by label.
+    """
     return TrackerConfig2D(tuple(_LIFE_2D for _ in classes), tuple(Motion2D() for _ in classes))

@@ -193,7 +193,14 @@ class Tracker3D(_Tracker[BoxFilters3D]):
 
 
 class Tracker2D(_Tracker[BoxFilters2D]):
-    """Tracks boxes in the image; arguments and attributes as of `Tracker3D`."""
+    """Tracks boxes in the image.
+
+    Args:
+        config: one entry a class, in the order of the detector's labels.
+
+    Attributes:
+        resets: how often all tracks were dropped because time ran backwards.
+    """
 
     def __init__(self, config: TrackerConfig2D) -> None:
         super().__init__(config.lives, BoxFilters2D(config.motions))
@@ -209,7 +216,14 @@ class Tracker2D(_Tracker[BoxFilters2D]):
         return Distances(1 - overlap, np.zeros(len(labels)), (first, second))
 
     def update(self, stamp_ns: int, detections: Detections2D) -> Tracks2D:
-        """Take the detections of one moment; see `Tracker3D.update`.
+        """Take the detections of one moment; a frame without any counts too: it ages the tracks.
+
+        Args:
+            stamp_ns: the sensor's stamp, ns; steps may be uneven; a step backwards drops all tracks.
+            detections: in px of the image.
+
+        Returns:
+            The confirmed tracks with a recent detection.
 
         Raises:
             TrackingError: detections that cannot be used; nothing was changed.

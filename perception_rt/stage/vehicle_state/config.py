@@ -24,10 +24,12 @@ class VehicleStateConfig:
             is estimated as an offset; the rest is white. In [0, 1).
         fix_correlation_time_s: how long it persists.
         wheelbase_m: for steering angles.
-        speed_scale_sigma, gyro_bias_sigma, acceleration_bias_sigma: at the start: relative error of speed
-            sensors, rad/s, and m/s^2 (the IMU's pitch is in it).
-        speed_scale_walk, gyro_bias_walk, acceleration_bias_walk: how far they move in a second (road grade
-            moves the last), per sqrt(s).
+        speed_scale_sigma: relative error of speed sensors at the start.
+        gyro_bias_sigma: at the start, rad/s.
+        acceleration_bias_sigma: at the start, m/s^2; includes the IMU's pitch.
+        speed_scale_walk: change of the relative error, per sqrt(s).
+        gyro_bias_walk: change of the bias, rad/s per sqrt(s).
+        acceleration_bias_walk: change of the bias, m/s^2 per sqrt(s); includes changes of the road's grade.
         standstill_speed: below this reading a car stands, and so cannot turn, m/s.
         turns_in_place: whether the vehicle can turn while it stands (skid or differential steering).
         gate_probability: of a right measurement to pass its gate.

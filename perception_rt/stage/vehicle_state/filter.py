@@ -73,6 +73,9 @@ class VehicleStateFilter:
     def add(self, measurement: Measurement) -> UpdateStatus:
         """Take a measurement, with any stamp within the history or after it.
 
+        Args:
+            measurement: of one sensor.
+
         Returns:
             What became of it; `UpdateStatus.used` says whether the state now knows of it.
         """
@@ -94,9 +97,14 @@ class VehicleStateFilter:
         return outcome
 
     def state_at(self, stamp_ns: int) -> EgoState | None:
-        """The state at a moment, from the measurements of up to then; later moments are predicted.
+        """Return the state at a moment, from the measurements of up to then; later moments are predicted.
 
-        None while position and yaw are not found yet, before the history, and `longest_gap_s` after its end.
+        Args:
+            stamp_ns: the moment, ns.
+
+        Returns:
+            The state; None while position and yaw are not found yet, before the history, and `longest_gap_s`
+            after its end.
         """
         after = bisect_right(self._entries, stamp_ns, key=_stamp)
         estimate = self._entries[after - 1].after if after else self._base
@@ -111,7 +119,7 @@ class VehicleStateFilter:
 
     @property
     def estimate(self) -> Estimate:
-        """The newest estimate: with the sensors' errors, and the frame's origin."""
+        """The newest estimate, with the sensors' errors and the frame's origin."""
         return self._entries[-1].after if self._entries else self._base
 
     def _refusal(self, measurement: Measurement, stamp_ns: int) -> tuple[UpdateStatus | None, str]:
