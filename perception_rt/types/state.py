@@ -118,8 +118,8 @@ class Pose:
 
     Attributes:
         stamp_ns: the sensor's stamp, ns.
-        x: m.
-        y: m.
+        x: of base_link, m.
+        y: of base_link, m.
         yaw: rad.
         covariance: of x, y, yaw, upper triangle, m^2, m rad, rad^2.
         sensor: the name under which it is counted and its latency is looked up.
