@@ -99,3 +99,12 @@ def test_each_field_is_described_on_its_own_line(name):
     value = getattr(perception_rt, name)
     wanted = {field.name for field in dataclasses.fields(value)}
     assert wanted <= set(re.findall(r"^        (\w+):", value.__doc__, re.M))
+
+
+def test_sphinx_reads_each_description_as_text():
+    """It takes ``word: text`` in a property for a type, and ``m.`` alone for the start of an enumeration."""
+    for name in perception_rt.__all__:
+        value = getattr(perception_rt, name)
+        properties = [own for own in vars(value).values() if isinstance(own, property)]
+        assert not [own.__doc__ for own in properties if ":" in own.__doc__.split("\n\n")[0]], name
+        assert not re.findall(r"^ +\w+: \w\.(?= |$)", value.__doc__, re.M), name
