@@ -12,6 +12,7 @@ from perception_rt.types import CameraFrame, ConfigError, Detections2D, Detectio
 
 if TYPE_CHECKING:
     from perception_rt.model.runtime import CloudRuntime, ImageRuntime, Runtime
+    from perception_rt.model.task import Task
     from perception_rt.replay.session import ReplayResult
 
 
@@ -62,9 +63,10 @@ def detect2d(
         ConfigError: the bundle is of another task, or the array is no image.
         ModelError: the network failed, or the device is out of memory.
     """
+    from perception_rt.model.task import DETECT2D
     from perception_rt.stage.detect2d import detect2d as detect
 
-    runtime: ImageRuntime = _of_task(bundle, "detect2d")
+    runtime: ImageRuntime = _of_task(bundle, DETECT2D)
     frame = image if isinstance(image, CameraFrame) else _frame(image, bgr)
     return detect(runtime, [frame], score_threshold, nms_threshold)[0]
 
@@ -91,9 +93,10 @@ def detect3d(
         ConfigError: the bundle is of another task, or the array is no cloud.
         ModelError: the network failed, or the device is out of memory.
     """
+    from perception_rt.model.task import DETECT3D
     from perception_rt.stage.detect3d import detect3d as detect
 
-    runtime: CloudRuntime = _of_task(bundle, "detect3d")
+    runtime: CloudRuntime = _of_task(bundle, DETECT3D)
     frame = points if isinstance(points, LidarFrame) else _cloud(points)
     return detect(runtime, frame, score_threshold, nms_threshold)
 
@@ -143,9 +146,10 @@ def replay_bag(
     return run_session(session)
 
 
-def _of_task(bundle: Runtime, task: str) -> Any:
-    if bundle.manifest.task != task:
-        raise ConfigError(f"bundle {bundle.manifest.name!r} is of task {bundle.manifest.task}, not {task}")
+def _of_task(bundle: Runtime, task: Task) -> Any:
+    found = bundle.manifest.task
+    if found != task.name:
+        raise ConfigError(f"bundle {bundle.manifest.name!r} is of task {found}, not {task.name}")
     return bundle
 
 

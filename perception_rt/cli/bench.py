@@ -13,19 +13,24 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perception_rt.types import BundleError, ConfigError, ModelError
+from perception_rt.types import BundleError, CameraFrame, ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from perception_rt.model.task import Task
 
 EXAMPLES = """\
   perception-rt bench sim_camera
   perception-rt bench sim_camera mine.pt --engine onnxruntime --engine openvino --threads 1 --threads 2
   perception-rt bench pillars --on drive.mcap --out out/bench-pillars"""
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE = "sensor_msgs/msg/Image"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 PRECISIONS = ("fp32", "fp16", "int8")
 CALLS = 50
 MOST_FRAMES = 50  # kept in memory; the calls go around them
@@ -176,44 +181,29 @@ def frames_of(archive: Any, source: Path | None) -> list[np.ndarray]:
 
     if source is None:
         return [read_golden(archive.manifest.golden, archive.members)]
-    flat = TASKS[archive.manifest.task].flat
+    task = TASKS[archive.manifest.task]
     files = sorted(source.glob("*")) if source.is_dir() else []
-    files = [path for path in files if path.suffix.lower() in IMAGES]
-    found = _pictures(files) if files and flat else _recorded(source, flat)
+    files = [path for path in files if path.suffix.lower() in SUFFIXES]
+    found = _pictures(files, task) if files and IMAGE in task.sensor_types else _recorded(source, task)
     if not found:
-        raise ConfigError(f"--on={source}: holds no {'pictures' if flat else 'clouds'}")
+        raise ConfigError(f"--on={source}: holds no {task.golden_origin}s")
     return found
 
 
-def _pictures(files: Sequence[Path]) -> list[np.ndarray]:
+def _pictures(files: Sequence[Path], task: Task) -> list[np.ndarray]:
     import cv2
 
     images = (cv2.imread(str(path)) for path in files[:MOST_FRAMES])
-    return [np.ascontiguousarray(image[None, :, :, ::-1]) for image in images if image is not None]
+    return [task.sensor_data(CameraFrame(image, True, 0, "")) for image in images if image is not None]
 
 
-def _recorded(source: Path, flat: bool) -> list[np.ndarray]:
-    from perception_rt.codec.compressed import parse_compressed
-    from perception_rt.codec.image import parse_image
-    from perception_rt.codec.points import parse_points
-    from perception_rt.replay.bag import Bag
+def _recorded(source: Path, task: Task) -> list[np.ndarray]:
+    from perception_rt.replay.bag import Bag, frame_of
 
-    kinds: dict[str, Any] = {"sensor_msgs/msg/PointCloud2": parse_points}
-    if flat:
-        kinds = {"sensor_msgs/msg/Image": parse_image, "sensor_msgs/msg/CompressedImage": parse_compressed}
-    found: list[np.ndarray] = []
     with Bag(source) as bag:
-        topics = {topic: entry[0] for topic, entry in bag.topics.items() if entry[0] in kinds}
-        for message in bag.messages(list(topics)) if topics else ():
-            frame = kinds[topics[message.topic]](message.data).decode()
-            if flat:
-                pixels = frame.pixels[:, :, ::-1] if frame.bgr else frame.pixels
-                found.append(np.ascontiguousarray(pixels)[None])
-            else:
-                found.append(np.ascontiguousarray(frame.points))
-            if len(found) >= MOST_FRAMES:
-                break
-    return found
+        topics = bag.of_type(*task.sensor_types)
+        messages = islice(bag.messages(topics), MOST_FRAMES) if topics else ()
+        return [task.sensor_data(frame_of(message)) for message in messages]
 
 
 def table_of(found: Sequence[Measured]) -> Any:

@@ -16,8 +16,10 @@ from rich.table import Table
 
 from perception_rt.types import ConfigError
 
-RECIPES = ("camera", "pillars")
-SCORED_BY = {"detect2d": "camera", "detect3d": "pillars"}  # recipe by task
+RECIPES = {
+    "camera": "perception_rt.train.camera.task:CAMERA",
+    "pillars": "perception_rt.train.pillars.task:PILLARS",
+}
 EXAMPLES = """\
   perception-rt train camera                               the shipped camera bundle, by its own recipe
   perception-rt train pillars --out mine.pt --seed 1       lidar; other drives and initial weights
@@ -29,7 +31,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``perception-rt train``."""
-    parser.add_argument("recipe", nargs="?", choices=RECIPES, help="what to train")
+    parser.add_argument("recipe", nargs="?", choices=tuple(RECIPES), help="what to train")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the bundle to write (out/<its name>.pt)")
     parser.add_argument(
         "--evaluate",
@@ -61,19 +63,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tasks() -> dict[str, Any]:
-    """Return the tasks by recipe; imports torch."""
-    from perception_rt.train.camera.task import CAMERA
-    from perception_rt.train.pillars.task import PILLARS
-
-    return {"camera": CAMERA, "pillars": PILLARS}
-
-
 def _train(args: argparse.Namespace) -> None:
     from perception_rt.model.runtime import resolve_device
+    from perception_rt.model.task import load_object
     from perception_rt.train.task import train_bundle
 
-    task = _tasks()[args.recipe]
+    task = load_object(RECIPES[args.recipe])
     chosen = {"seed": args.seed, "frames": args.frames, "steps": args.steps}
     recipe = replace(task.recipe, **{key: value for key, value in chosen.items() if value is not None})
     out = args.out or Path("out", f"{task.bundle}.pt")
@@ -87,10 +82,14 @@ def _train(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from perception_rt.model.runtime import Runtime
+    from perception_rt.model.task import TASKS, load_object
     from perception_rt.train.task import evaluate
 
     runtime = Runtime.open(args.evaluate, args.device)
-    task = _tasks()[SCORED_BY[runtime.manifest.task]]
+    recipe = TASKS[runtime.manifest.task].recipe
+    if recipe not in RECIPES:
+        raise ConfigError(f"--evaluate={args.evaluate}: no recipe scores task {runtime.manifest.task}")
+    task = load_object(RECIPES[recipe])
     with _progress() as report:
         score = evaluate(task, runtime, args.frames, report)
     _print_score(score)

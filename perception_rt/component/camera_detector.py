@@ -12,6 +12,7 @@ from perception_rt.codec.image import parse_image
 from perception_rt.component.detector import DETECTOR_PARAMETERS, DetectorComponent
 from perception_rt.component.graph import output_prefixes
 from perception_rt.component.parameters import Parameter
+from perception_rt.model.task import DETECT2D
 from perception_rt.stage.detect2d import detect2d
 from perception_rt.stage.draw import draw_detections
 from perception_rt.types import CameraFrame, ConfigError, Detections2D
@@ -21,12 +22,11 @@ class CameraDetector(DetectorComponent):
     """One bundle, one or several cameras, one batch."""
 
     NAME = "camera_detector"
-    TASK = "detect2d"
+    TASK = DETECT2D
+    TOPICS = "image_topics"
     PARAMETERS = (
         Parameter("bundle", "sim_camera", "Bundle file, or the name of a shipped one.", live=True),
-        Parameter(
-            "image_topics", ["image_raw"], "Cameras; a name that ends in /compressed is a CompressedImage."
-        ),
+        Parameter(TOPICS, ["image_raw"], "Cameras; a name that ends in /compressed is a CompressedImage."),
         Parameter("nms_threshold", -1.0, "IoU limit of NMS; negative: the bundle's.", (-1.0, 1.0), live=True),
         Parameter("max_image_mb", 64.0, "Larger images are refused, MB.", (0.1, 1024.0)),
         Parameter("warmup_sizes", ["1280x720"], "Image sizes (WxH) that are inferred once at configure."),
@@ -35,9 +35,9 @@ class CameraDetector(DetectorComponent):
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """The camera topics, each with its message type and parser."""
-        topics = self.values["image_topics"]
+        topics = self.values[self.TOPICS]
         if not topics or not all(topics) or len(set(topics)) != len(topics):
-            raise ConfigError(f"image_topics={topics}: must name at least one topic, each once")
+            raise ConfigError(f"{self.TOPICS}={topics}: must name at least one topic, each once")
         limit = round(self.values["max_image_mb"] * 1e6)
         image = ("sensor_msgs/msg/Image", partial(parse_image, max_bytes=limit))
         compressed = ("sensor_msgs/msg/CompressedImage", partial(parse_compressed, max_bytes=limit))
@@ -48,7 +48,7 @@ class CameraDetector(DetectorComponent):
         self._detections, self._annotated = {}, {}
         for stream, prefix in output_prefixes(streams).items():
             self._detections[stream] = self.host.create_publisher(
-                "vision_msgs/msg/Detection2DArray", f"~{prefix}/detections", 5
+                self.TASK.message_type, f"~{prefix}/detections", 5
             )
             self._annotated[stream] = self.host.create_publisher(
                 "sensor_msgs/msg/Image", f"~{prefix}/image_annotated", 1
@@ -57,7 +57,7 @@ class CameraDetector(DetectorComponent):
     def warm_up(self, runtime: Any) -> None:
         """Infer at every size of `warmup_sizes`, one image and a batch of all cameras."""
         sizes = [parse_size(text) for text in self.values["warmup_sizes"]]
-        for batch in {1, len(self.values["image_topics"])}:
+        for batch in {1, len(self.values[self.TOPICS])}:
             runtime.warmup(sizes, batch)
 
     def use(self, runtime: Any) -> None:

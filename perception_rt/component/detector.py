@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from perception_rt.component.component import Component, Host, InferenceWorker
 from perception_rt.component.parameters import Parameter
 from perception_rt.model.runtime import Runtime
+from perception_rt.model.task import Task
 from perception_rt.realtime.cores import available_cores
 from perception_rt.realtime.ledger import Entry
 from perception_rt.realtime.mailbox import Mailbox
@@ -43,9 +44,15 @@ DETECTOR_PARAMETERS = (
 
 
 class DetectorComponent(Component):
-    """Messages are received on one thread; a worker infers and publishes."""
+    """Messages are received on one thread; a worker infers and publishes.
 
-    TASK: ClassVar[str]
+    Attributes:
+        TASK: what its bundles do.
+        TOPICS: the parameter that names its sensors' topics.
+    """
+
+    TASK: ClassVar[Task]
+    TOPICS: ClassVar[str]
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
@@ -163,8 +170,8 @@ class DetectorComponent(Component):
             engine=self.values["engine"],
             threads=self.values["threads"] or max(1, available_cores() - 1),
         )
-        if runtime.manifest.task != self.TASK:
-            raise BundleError(f"{name}: task is {runtime.manifest.task}, this node needs {self.TASK}")
+        if runtime.manifest.task != self.TASK.name:
+            raise BundleError(f"{name}: task is {runtime.manifest.task}, this node needs {self.TASK.name}")
         self.warm_up(runtime)
         return runtime
 

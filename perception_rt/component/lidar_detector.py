@@ -13,6 +13,7 @@ from perception_rt.component.component import Host
 from perception_rt.component.detector import DETECTOR_PARAMETERS, DetectorComponent
 from perception_rt.component.graph import output_prefixes
 from perception_rt.component.parameters import Parameter
+from perception_rt.model.task import DETECT3D
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.types import ConfigError, Detections3D, LidarFrame
 
@@ -21,10 +22,11 @@ class LidarDetector(DetectorComponent):
     """One bundle, one or several lidars."""
 
     NAME = "lidar_detector"
-    TASK = "detect3d"
+    TASK = DETECT3D
+    TOPICS = "points_topics"
     PARAMETERS = (
         Parameter("bundle", "bev_cluster", "Bundle file, or the name of a shipped one.", live=True),
-        Parameter("points_topics", ["points"], "Lidars, each a PointCloud2."),
+        Parameter(TOPICS, ["points"], "Lidars, each a PointCloud2."),
         Parameter(
             "nms_threshold",
             -1.0,
@@ -42,9 +44,9 @@ class LidarDetector(DetectorComponent):
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """The lidar topics, each with its message type and parser."""
-        topics = self.values["points_topics"]
+        topics = self.values[self.TOPICS]
         if not topics or not all(topics) or len(set(topics)) != len(topics):
-            raise ConfigError(f"points_topics={topics}: must name at least one topic, each once")
+            raise ConfigError(f"{self.TOPICS}={topics}: must name at least one topic, each once")
         parser = partial(parse_points, max_bytes=round(self.values["max_cloud_mb"] * 1e6))
         return dict.fromkeys(topics, ("sensor_msgs/msg/PointCloud2", parser))
 
@@ -54,7 +56,7 @@ class LidarDetector(DetectorComponent):
         self._dropped.clear()
         for stream, prefix in output_prefixes(streams).items():
             self._detections[stream] = self.host.create_publisher(
-                "vision_msgs/msg/Detection3DArray", f"~{prefix}/detections", 5
+                self.TASK.message_type, f"~{prefix}/detections", 5
             )
             self._markers[stream] = self.host.create_publisher(
                 "visualization_msgs/msg/MarkerArray", f"~{prefix}/markers", 1

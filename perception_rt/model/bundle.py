@@ -35,7 +35,7 @@ from perception_rt.model.manifest import (
 )
 from perception_rt.model.runtime import open_archive, resolve_bundle, resolve_device
 from perception_rt.model.specs import CloudSpec
-from perception_rt.model.task import find_task
+from perception_rt.model.task import DETECT2D, find_task
 from perception_rt.model.torchscript import (
     check_finite,
     load_module,
@@ -80,7 +80,7 @@ def save(
     input_spec: InputSpec,
     licence: str,
     version: str = "1",
-    task: str = "detect2d",
+    task: str = DETECT2D.name,
     provenance: Mapping[str, Any] | None = None,
     golden_seed: int = 0,
     golden: np.ndarray | None = None,
@@ -144,7 +144,7 @@ def save_network(
     classes_keep: Sequence[str] = (),
     max_detections: int = 300,
     version: str = "1",
-    task: str = "detect2d",
+    task: str = DETECT2D.name,
     provenance: Mapping[str, Any] | None = None,
     golden_seed: int = 0,
 ) -> Manifest:
@@ -245,7 +245,7 @@ def _write(
     if not path.parent.is_dir():
         raise BundleError(f"{path}: no folder {path.parent}")
     task = find_task(manifest.task)
-    origin = "noise" if data is None else ("picture" if task.flat else "cloud")
+    origin = "noise" if data is None else task.golden_origin
     data = golden_input(seed, task.noise_shape) if data is None else np.ascontiguousarray(data)
     file, encoded = encode_golden(data)
     members = {**files, file: encoded}
@@ -262,7 +262,7 @@ def _write(
     # All that is found in noise; in a scene what is found in use, or by a poor network anything at all.
     answer: Outputs = ()
     for threshold in (0.0,) if origin == "noise" else (manifest.score_threshold, 0.0):
-        blank = recorded(_EXAMPLE[task.box_columns], threshold)
+        blank = recorded(_example(task.box_columns), threshold)
         parse_manifest(blank.to_json())  # an invalid field is named before anything runs
         answer = _answer(Archive(path, blank, members), next(iter(entries)), data)
         if len(answer[0]):
@@ -307,10 +307,9 @@ def _held(archive: Archive, entries: Mapping[Program, ProgramSource], data: np.n
     return replace(manifest, programs=kept, provenance=provenance)
 
 
-_EXAMPLE = {
-    columns: (np.zeros((1, columns), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
-    for columns in (4, 7)
-}
+def _example(columns: int) -> Outputs:
+    """One box, for a manifest whose answer is not known yet."""
+    return np.zeros((1, columns), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64)
 
 
 def _answer(archive: Archive, program: Program, data: np.ndarray) -> Outputs:

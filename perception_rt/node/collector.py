@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -10,12 +10,11 @@ from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry, Path
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
-from vision_msgs.msg import Detection2DArray, Detection3DArray
 
-from perception_rt.codec.detections import decode_detections
-from perception_rt.codec.detections3d import decode_detections3d
 from perception_rt.codec.transforms import parse_transforms
 from perception_rt.codec.vehicle import MotionReading, parse_odometry
+from perception_rt.model.task import TASKS
+from perception_rt.node.messages import installed_class
 from perception_rt.node.run import spinning_node
 from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import Detections2D, Detections3D
@@ -24,18 +23,13 @@ KEEP_ALL = QoSProfile(depth=1000)
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HISTORY_NS = 10**15
 PATH = "/vehicle_state/predicted_path"
-READERS: dict[str, tuple[type, Callable]] = {
-    "detect2d": (Detection2DArray, decode_detections),
-    "detect3d": (Detection3DArray, decode_detections3d),
-}
 
 
 class Collector:
     """Records detection topics, odometry, transforms and the latest diagnostics; use it in a `with`.
 
     Args:
-        topics: by topic, the task (``detect2d``, ``detect3d``) whose results it carries, and the class names
-            by label.
+        topics: by topic, the name of the task whose answers it carries, and the class names by label.
         odometry: topics of nav_msgs/Odometry.
 
     Attributes:
@@ -62,9 +56,9 @@ class Collector:
     def __enter__(self) -> Collector:
         node = self._stack.enter_context(spinning_node("perception_rt_collector"))
         for topic, (task, classes) in self._topics.items():
-            message_type, decode = READERS[task]
+            decode = TASKS[task].decoder()
             node.create_subscription(
-                message_type,
+                installed_class(TASKS[task].message_type),
                 topic,
                 lambda data, topic=topic, decode=decode, classes=classes: self._on_detections(
                     topic, *decode(data, classes)

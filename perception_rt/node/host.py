@@ -11,7 +11,7 @@ from rclpy.lifecycle import LifecyclePublisher
 from rclpy.timer import Timer
 
 from perception_rt.component.component import Component
-from perception_rt.node.messages import message_class
+from perception_rt.node.messages import installed_class
 from perception_rt.node.qos import AdaptiveSubscription
 from perception_rt.node.shell import PerceptionNode
 from perception_rt.node.transforms import TransformSubscriber, subscribe_transforms
@@ -19,7 +19,6 @@ from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline, PendingFrame
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.realtime.worker import Worker
-from perception_rt.types import ConfigError
 from perception_rt.types.status import Status
 
 
@@ -81,7 +80,7 @@ class NodeHost:
     def create_publisher(self, message_type: str, topic: str, depth: int) -> TopicPublisher:
         """Create a lifecycle publisher."""
         publisher: LifecyclePublisher = self._node.create_lifecycle_publisher(
-            _installed(message_type), topic, depth
+            installed_class(message_type), topic, depth
         )
         self._publishers.append(TopicPublisher(self._node, publisher))
         return self._publishers[-1]
@@ -96,7 +95,9 @@ class NodeHost:
             callback(data)
 
         guarded = self._node.guard(receive)
-        subscription = AdaptiveSubscription(self._node, _installed(message_type), topic, guarded, reliability)
+        subscription = AdaptiveSubscription(
+            self._node, installed_class(message_type), topic, guarded, reliability
+        )
         self.subscriptions.append(subscription)
         return subscription
 
@@ -230,15 +231,3 @@ class ComponentNode(PerceptionNode):
         """Return the component's diagnostics."""
         component = self.component  # another thread may be configuring or cleaning up
         return component.statuses() if self._configured and component is not None else []
-
-
-def _installed(message_type: str) -> type:
-    """Return the class of a message.
-
-    Raises:
-        ConfigError: its package is not installed.
-    """
-    found = message_class(message_type)
-    if found is None:
-        raise ConfigError(f"{message_type}: its package is not installed")
-    return found

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from perception_rt.model.task import TASKS
+from perception_rt.model.task import DETECT2D, DETECT3D, TASKS
 from perception_rt.realtime.ledger import Outcome
 from perception_rt.replay.metrics import average_precision
 from perception_rt.replay.metrics3d import average_precision_bev
 from perception_rt.types import Detections2D, Detections3D
 
 Found = Mapping[int, Detections2D | Detections3D]
+
+SCORES: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {  # by task; which of its figures to show
+    DETECT2D.name: (average_precision, "ap50"),
+    DETECT3D.name: (average_precision_bev, "map"),
+}
 
 
 def summarise(
@@ -31,7 +36,7 @@ def summarise(
         detections: the published detections, by stamp in ns.
         truths: the ground truth of every frame, by stamp; None if there is none.
         classes: names by label.
-        task: ``detect2d`` or ``detect3d``.
+        task: name of the task whose answers the detections are; one that `SCORES` lacks gets no score.
 
     Returns:
         `{"received", "states": {state: count}, "rate_hz", "age_ms": {"p50", "p99"}, "map50"}`; `map50` (in 3D
@@ -41,7 +46,7 @@ def summarise(
     stamps = sorted(detections)
     span_s = (stamps[-1] - stamps[0]) / 1e9 if len(stamps) > 1 else 0.0
     map50 = None
-    if truths:
+    if truths and task in SCORES:
         map50 = _map50(truths, detections, classes, task)
     return {
         "received": int(account["received"]),
@@ -55,12 +60,10 @@ def summarise(
 def _map50(
     truths: Mapping[int, Any], detections: Mapping[int, Any], classes: Sequence[str], task: str
 ) -> float:
-    flat = TASKS[task].flat
-    nothing = Detections2D.empty() if flat else Detections3D.empty()
-    answers, wanted = [detections.get(stamp, nothing) for stamp in truths], list(truths.values())
-    if flat:
-        return average_precision(wanted, answers, classes)["ap50"]
-    return average_precision_bev(wanted, answers, classes)["map"]
+    nothing = TASKS[task].result.empty()
+    precision, key = SCORES[task]
+    answers = [detections.get(stamp, nothing) for stamp in truths]
+    return precision(list(truths.values()), answers, classes)[key]
 
 
 _HEADINGS = ("accounted\nfor", "as", "Hz", "age, ms\np50/p99", "mAP50")

@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from perception_rt.cli.demo.plan import DETECTORS, TRUTHS, DemoPlan
+from perception_rt.cli.demo.plan import DemoPlan
+from perception_rt.cli.demo.sensors import DETECTORS, SIMULATED, Frame
 from perception_rt.codec.camera_info import CameraModel, parse_camera_info
 from perception_rt.codec.transforms import parse_transforms
+from perception_rt.model.task import TASKS
 from perception_rt.node.collector import Collector
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.sim.drive import Drive
-from perception_rt.sim.lidar import LIDAR_FRAME, LIDAR_POSITION
+from perception_rt.sim.lidar import LIDAR_POSITION
 from perception_rt.stage.transforms import TransformBuffer, inverse
-from perception_rt.types import CameraFrame, CodecError, LidarFrame
-
-Frame = CameraFrame | LidarFrame
+from perception_rt.types import CodecError
 
 
 class Rig(NamedTuple):
@@ -35,18 +35,14 @@ def frames(plan: DemoPlan, collector: Collector) -> Iterator[tuple[str, Frame]]:
         return
     drive = _drive(plan)
     times = []
-    for name, task in (("camera_detector", "detect2d"), ("lidar_detector", "detect3d")):
-        for stream in plan.of(name):
-            times += [(stamp, task, stream.topic) for stamp in collector.detections[TRUTHS[task]]]
+    for task, sensor in SIMULATED.items():
+        for stream in plan.of(TASKS[task].node):
+            times += [(stamp, task, stream.topic) for stamp in collector.detections[sensor.truth]]
     if not times:
         return
     start = min(times)[0]
     for stamp, task, topic in sorted(times):
-        t_s = (stamp - start) / 1e9
-        if task == "detect2d":
-            yield topic, CameraFrame(drive.sample(t_s).image, False, stamp, "camera")
-        else:
-            yield topic, LidarFrame(drive.lidar(t_s).points, 0, stamp, LIDAR_FRAME)
+        yield topic, SIMULATED[task].frame(drive, (stamp - start) / 1e9, stamp)
 
 
 def _drive(plan: DemoPlan) -> Drive:

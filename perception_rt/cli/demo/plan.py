@@ -10,26 +10,17 @@ from typing import Any
 
 import yaml
 
-from perception_rt.cli.demo.rates import RATES, Load
+from perception_rt.cli.demo.rates import Load
+from perception_rt.cli.demo.sensors import DETECTORS, SIMULATED
 from perception_rt.component.graph import output_prefixes, read_graph
 from perception_rt.model.archive import read_manifest
 from perception_rt.model.runtime import resolve_bundle
+from perception_rt.model.task import DETECT2D, DETECT3D, TASKS
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.stage.road_users import ROAD_USERS, canonical
 from perception_rt.types import BagError, CameraFrame, ConfigError
 
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-POINTS = "sensor_msgs/msg/PointCloud2"
 SHARE = Path(sys.prefix, "share", "perception_rt", "config")
-LIDAR_BUNDLE = "bev_cluster"
-DETECTORS = {  # node: task, default bundle, parameter of its topics, their default
-    "camera_detector": ("detect2d", "sim_camera", "image_topics", ["image_raw"]),
-    "lidar_detector": ("detect3d", LIDAR_BUNDLE, "points_topics", ["points"]),
-}
-TRUTHS = {  # by task, the simulator's topic
-    "detect2d": "/drive_simulator/ground_truth",
-    "detect3d": "/drive_simulator/ground_truth_3d",
-}
 TRUE_ODOMETRY = "/drive_simulator/ground_truth_odometry"
 
 
@@ -39,8 +30,7 @@ class DemoStream:
 
     Attributes:
         node: whose ledger stats for them. topic: of the messages. output: of the answers.
-        task: ``detect2d``, ``detect3d`` or ``odometry``, what the answers are. classes: their class names, by
-        label.
+        task: what the answers are: the name of a task, or ``odometry``. classes: their class names, by label.
         frames: how many messages to expect. rate_hz: of the messages.
         least_score: weaker answers are not drawn.
         range: of a lidar's bundle (`CloudSpec.range`), outside of which it finds nothing.
@@ -110,19 +100,17 @@ def plan_simulation(args: argparse.Namespace) -> DemoPlan:
     if not seconds:
         raise ConfigError(f"--config={config}: drive_simulator needs a duration_s above 0 here")
     overrides = []
-    for name, bundle in (("camera_detector", args.bundle), ("lidar_detector", args.lidar_bundle)):
+    for name, bundle in ((DETECT2D.node, args.bundle), (DETECT3D.node, args.lidar_bundle)):
         if bundle and name in nodes:
             nodes[name] = {**nodes[name], "bundle": bundle}
             overrides.append(f"{name}:bundle:={bundle}")
     rates = {
-        "camera_detector": float(simulator.get("camera_hz", 30.0)),
-        "lidar_detector": float(simulator.get("lidar_hz", 10.0)),
+        TASKS[task].node: float(simulator.get(sensor.rate, sensor.default_hz))
+        for task, sensor in SIMULATED.items()
     }
     counts = {name: round(seconds * rate) for name, rate in rates.items()}
     streams, ahead = make_streams(nodes, counts, rates), _ahead(nodes)
-    loads = {
-        name: Load.of(nodes[name], default) for name, (_, default, *_) in DETECTORS.items() if name in nodes
-    }
+    loads = {name: Load.of(nodes[name], _default(name, "bundle")) for name in DETECTORS if name in nodes}
     asked = {name: rates[name] for name in loads if rates[name]}
     loads = {name: loads[name] for name in asked}
     return DemoPlan(
@@ -132,7 +120,7 @@ def plan_simulation(args: argparse.Namespace) -> DemoPlan:
 
 def at_rates(plan: DemoPlan, used: dict[str, float]) -> DemoPlan:
     """Return the plan with the simulated sensors at other rates, Hz, by detector."""
-    tasks = {DETECTORS[name][0]: rate / plan.asked[name] for name, rate in used.items()}
+    tasks = {DETECTORS[name].TASK.name: rate / plan.asked[name] for name, rate in used.items()}
     topics = {stream.output: tasks[stream.task] for name in used for stream in plan.of(name)}
     streams = []
     for stream in plan.streams:
@@ -141,7 +129,8 @@ def at_rates(plan: DemoPlan, used: dict[str, float]) -> DemoPlan:
         if stream.node == "object_tracker" and stream.topic not in topics:
             factor = tasks.get(stream.task, 1.0)
         streams.append(replace(stream, frames=round(stream.frames * factor), rate_hz=stream.rate_hz * factor))
-    overrides = [f"drive_simulator:{RATES[name]}:={rate}" for name, rate in used.items()]
+    sensors = {name: SIMULATED[DETECTORS[name].TASK.name] for name in used}
+    overrides = [f"drive_simulator:{sensors[name].rate}:={rate}" for name, rate in used.items()]
     return replace(plan, streams=tuple(streams), overrides=(*plan.overrides, *overrides))
 
 
@@ -150,13 +139,15 @@ def make_streams(
 ) -> tuple[DemoStream, ...]:
     """The streams of the detectors and of fusion that `nodes` (name: parameters) hold."""
     streams: list[DemoStream] = []
-    for name, (task, default, parameter, topics) in DETECTORS.items():
-        if name not in nodes:
+    for name, component in DETECTORS.items():
+        if name not in nodes or name not in rates:  # a node that no sensor feeds has no streams
             continue
-        manifest = read_manifest(resolve_bundle(nodes[name].get("bundle", default)))
+        manifest = read_manifest(resolve_bundle(nodes[name].get("bundle", _default(name, "bundle"))))
+        task = component.TASK.name
         if manifest.task != task:
             raise ConfigError(f"bundle={manifest.name}: task is {manifest.task}, {name} needs {task}")
-        inputs = ["/" + topic.lstrip("/") for topic in nodes[name].get(parameter, topics)]
+        topics = nodes[name].get(component.TOPICS, _default(name, component.TOPICS))
+        inputs = ["/" + topic.lstrip("/") for topic in topics]
         for topic, prefix in output_prefixes(inputs).items():
             stream = DemoStream(
                 node=name,
@@ -185,14 +176,14 @@ def fusion_streams(detectors: list[DemoStream]) -> list[DemoStream]:
     if len(detectors) != 2 or len(inputs) != 2:
         raise ConfigError("fusion: needs one camera and one lidar")
     classes = tuple(dict.fromkeys(canonical(name) for stream in detectors for name in stream.classes))
-    lidar, camera = inputs["detect3d"], inputs["detect2d"]
+    lidar, camera = inputs[DETECT3D.name], inputs[DETECT2D.name]
     return [
         replace(
             stream,
             node="fusion",
             topic=stream.output,
             output="/fusion/detections",
-            task="detect3d",
+            task=DETECT3D.name,
             classes=classes,
             range=lidar.range,
             least_score=lidar.least_score,
@@ -206,7 +197,7 @@ def tracker_stream(others: list[DemoStream], parameters: dict[str, Any]) -> Demo
     """What the tracker takes: the answers of one of the other streams."""
     topic = "/" + parameters.get("detections_topic", "lidar_detector/detections").lstrip("/")
     source = next((stream for stream in others if stream.output == topic and stream.scored), None)
-    if source is None or source.task != "detect3d":
+    if source is None or source.task != DETECT3D.name:
         raise ConfigError(
             f"object_tracker: detections_topic={topic}: no lidar_detector or fusion publishes it"
         )
@@ -246,7 +237,7 @@ def vehicle_streams(parameters: dict[str, Any]) -> list[DemoStream]:
 def plan_bag(args: argparse.Namespace) -> DemoPlan:
     """A recording: its graph is written to the results, to be run again with `perception-rt up`."""
     with Bag(args.bag) as bag:
-        chosen = args.topic or bag.of_type(IMAGE, COMPRESSED, POINTS)
+        chosen = args.topic or bag.of_type(*DETECT2D.sensor_types, *DETECT3D.sensor_types)
         missing = [topic for topic in chosen if topic not in bag.topics]
         if missing or not chosen:
             raise BagError(
@@ -257,9 +248,9 @@ def plan_bag(args: argparse.Namespace) -> DemoPlan:
             raise BagError(f"{args.bag}: no messages on {empty[0]}")
         graph = bag_graph(bag, chosen, args)
         counts, rates = {}, {}
-        for name, (_, _, parameter, _) in DETECTORS.items():
+        for name, component in DETECTORS.items():
             if name in graph:
-                counts[name] = max(bag.topics[topic][1] for topic in graph[name][parameter])
+                counts[name] = max(bag.topics[topic][1] for topic in graph[name][component.TOPICS])
                 seconds = max(bag.duration_s, 1e-3)
                 rates[name] = (counts[name] - 1) / seconds if counts[name] > 1 else 1.0
     config = args.out / "graph.yaml"
@@ -270,14 +261,18 @@ def plan_bag(args: argparse.Namespace) -> DemoPlan:
     return DemoPlan(config, streams, args.bag, {}, _ahead(graph), camera_info=info)
 
 
+def _default(node: str, parameter: str) -> Any:
+    return next(one.default for one in DETECTORS[node].PARAMETERS if one.name == parameter)
+
+
 def _ahead(nodes: dict[str, Any]) -> str:
     return "/object_tracker/predictions" if "object_tracker" in nodes else ""
 
 
 def bag_graph(bag: Bag, chosen: list[str], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Nodes and their parameters for the chosen topics of a bag."""
-    cameras = [topic for topic in chosen if bag.topics[topic][0] in (IMAGE, COMPRESSED)]
-    lidars = [topic for topic in chosen if bag.topics[topic][0] == POINTS]
+    cameras = [topic for topic in chosen if bag.topics[topic][0] in DETECT2D.sensor_types]
+    lidars = [topic for topic in chosen if bag.topics[topic][0] in DETECT3D.sensor_types]
     graph: dict[str, dict[str, Any]] = {}
     if cameras:
         if not args.bundle:
@@ -294,7 +289,7 @@ def bag_graph(bag: Bag, chosen: list[str], args: argparse.Namespace) -> dict[str
             "warmup_sizes": [f"{width}x{height}"],
         }
     if lidars:
-        bundle = str(args.lidar_bundle or LIDAR_BUNDLE)
+        bundle = str(args.lidar_bundle or _default("lidar_detector", "bundle"))
         graph["lidar_detector"] = {"use_sim_time": True, "bundle": bundle, "points_topics": lidars}
     info = f"{cameras[0].removesuffix('/compressed').rpartition('/')[0]}/camera_info" if cameras else ""
     if len(cameras) == len(lidars) == 1 and info in bag.topics and "/tf_static" in bag.topics:

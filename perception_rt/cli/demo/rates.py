@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from perception_rt.cli.demo.sensors import SIMULATED
+from perception_rt.model.task import DETECT2D, DETECT3D, TASKS
 from perception_rt.realtime.cores import available_cores
 from perception_rt.sim.drive import Drive
 from perception_rt.types import PerceptionError
@@ -24,7 +26,6 @@ TRIAL_S = 2.0
 LOAD_TIMEOUT_S = 180.0
 # Of the time between two frames; the rest is for receiving, tracking, fusion and what else the machine does.
 SHARE = 0.6
-RATES = {"camera_detector": "camera_hz", "lidar_detector": "lidar_hz"}  # parameters of drive_simulator
 
 
 class Load(NamedTuple):
@@ -103,9 +104,9 @@ def sustained(asked: Mapping[str, float], seconds: Mapping[str, float]) -> dict[
         limit = SHARE / seconds[name] if seconds.get(name, 0.0) > 0 else np.inf
         # Whole numbers of Hz; below that, tenths.
         used[name] = rate if limit >= rate else float(np.floor(limit)) or max(0.1, np.floor(limit * 10) / 10)
-    camera, lidar = (used.get(name, 0.0) for name in RATES)
-    if camera and lidar and camera < asked["camera_detector"]:
-        used["camera_detector"] = lidar * np.floor(camera / lidar) if camera >= lidar else camera
+    camera, lidar = (used.get(task.node, 0.0) for task in (DETECT2D, DETECT3D))
+    if camera and lidar and camera < asked[DETECT2D.node]:
+        used[DETECT2D.node] = lidar * np.floor(camera / lidar) if camera >= lidar else camera
     return {name: float(rate) for name, rate in used.items()}
 
 
@@ -129,8 +130,8 @@ def trial(bundle: str, device: str, threads: int) -> None:
 
 
 def _frame(runtime: Runtime) -> np.ndarray:
-    drive = Drive(1)
-    return drive.sample(1.0).image[None] if runtime.manifest.task == "detect2d" else drive.lidar(1.0).points
+    task = runtime.manifest.task
+    return TASKS[task].sensor_data(SIMULATED[task].frame(Drive(1), 1.0, 0))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from perception_rt.cli.demo.folder import clear_results
 from perception_rt.cli.demo.plan import (
     TRUE_ODOMETRY,
-    TRUTHS,
     DemoPlan,
     DemoStream,
     at_rates,
@@ -27,6 +26,8 @@ from perception_rt.cli.demo.plan import (
     plan_simulation,
 )
 from perception_rt.cli.demo.rates import measure, sustained
+from perception_rt.cli.demo.sensors import SIMULATED
+from perception_rt.model.task import DETECT3D
 from perception_rt.node.transport import transport_environment
 from perception_rt.replay.summary import summarise, summary_table
 from perception_rt.sim import SIM_CLASSES
@@ -82,11 +83,11 @@ def run_graph(plan: DemoPlan, console: Console) -> Collector:
     found = {stream.output: stream for stream in plan.streams if stream.task != "odometry"}
     topics = {output: (stream.task, stream.classes) for output, stream in found.items()}
     if plan.ahead:
-        topics[plan.ahead] = ("detect3d", plan.of("object_tracker")[0].classes)
+        topics[plan.ahead] = (DETECT3D.name, plan.of("object_tracker")[0].classes)
     odometry = {stream.output for stream in plan.streams if stream.task == "odometry"}
     if plan.bag is None:
         tasks = {stream.task for stream in plan.streams}
-        topics |= {topic: (task, SIM_CLASSES) for task, topic in TRUTHS.items() if task in tasks}
+        topics |= {one.truth: (task, SIM_CLASSES) for task, one in SIMULATED.items() if task in tasks}
         odometry |= {TRUE_ODOMETRY} if odometry else set()
     command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config)]
     # What is published before the collector is known would be missing from the results.
@@ -126,7 +127,7 @@ def summaries(plan: DemoPlan, collector: Collector) -> dict[str, dict]:
             raise PerceptionError(f"{stream.topic}: no diagnostics came from {stream.node}; its log is above")
         truths = None
         if plan.bag is None and stream.scored:
-            truths = common_truth(collector.detections[TRUTHS[stream.task]], stream)
+            truths = common_truth(collector.detections[SIMULATED[stream.task].truth], stream)
         found[stream.name] = summarise(
             account, answers_of(stream, collector), truths, stream.classes, stream.task
         )

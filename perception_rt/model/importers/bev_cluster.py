@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from perception_rt.model.bev_cluster import CLASSES, BevCluster
 from perception_rt.model.importers.common import Imported
 from perception_rt.model.specs import CloudSpec
+from perception_rt.model.task import DETECT3D
 
 
 def import_bev_cluster(parameters: Mapping[str, float], scores: Mapping[str, float]) -> Imported:
@@ -30,4 +31,4 @@ def import_bev_cluster(parameters: Mapping[str, float], scores: Mapping[str, flo
     }
     spec = CloudSpec(range=(-reach, -reach, -reach, reach, reach, reach), intensity="unused")
     score, nms = module.score_threshold, module.nms_threshold
-    return Imported(CLASSES, spec, provenance, score, nms, module=module.eval(), task="detect3d")
+    return Imported(CLASSES, spec, provenance, score, nms, module=module.eval(), task=DETECT3D.name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perception_rt.model.task import DETECT2D
 from perception_rt.types.errors import BundleError
 
 if TYPE_CHECKING:  # without torch a bad file is refused at once
@@ -69,7 +70,7 @@ class Imported:
     module: nn.Module | None = None
     reference: Callable[[np.ndarray, float], Outputs] | None = None
     notes: list[str] = field(default_factory=list)
-    task: str = "detect2d"
+    task: str = DETECT2D.name
 
 
 def coco91() -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from perception_rt.model.bundle import save_network
 from perception_rt.model.export import onnx_program, torchscript_program
 from perception_rt.model.manifest import CloudSpec, Manifest
+from perception_rt.model.task import DETECT3D
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.lidar import LIDAR_POSITION
 from perception_rt.train.blocks import fused
@@ -76,7 +77,7 @@ def save_bundle(path: Path, network: PillarsNetwork, provenance: dict) -> Manife
         encoder=encoder,
         name="pillars",
         classes=SIM_CLASSES,
-        task="detect3d",
+        task=DETECT3D.name,
         input_spec=CloudSpec(range=(*low, *high), intensity="unit", sensor_height=LIDAR_POSITION[2]),
         licence="Apache-2.0",
         score_threshold=SCORE_THRESHOLD,

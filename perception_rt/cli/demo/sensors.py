@@ -1,0 +1,48 @@
+"""Which nodes detect, and the simulated sensors that feed them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from perception_rt.component.detector import DetectorComponent
+from perception_rt.component.graph import class_of
+from perception_rt.model.task import DETECT2D, DETECT3D, TASKS
+from perception_rt.sim.drive import Drive
+from perception_rt.sim.lidar import LIDAR_FRAME
+from perception_rt.types import CameraFrame, LidarFrame
+
+Frame = CameraFrame | LidarFrame
+DETECTORS: dict[str, type[DetectorComponent]] = {
+    task.node: class_of("perception_rt.component", task.node) for task in TASKS.values()
+}
+
+
+class SimulatedSensor(NamedTuple):
+    """What `drive_simulator` has for a task.
+
+    Attributes:
+        rate: the parameter for its rate. default_hz: of that parameter. truth: the topic of the ground truth.
+        frame: the drive, the time in s and the stamp in ns to what the sensor takes.
+    """
+
+    rate: str
+    default_hz: float
+    truth: str
+    frame: Callable[[Drive, float, int], Frame]
+
+
+SIMULATED = {  # by task
+    DETECT2D.name: SimulatedSensor(
+        "camera_hz",
+        30.0,
+        "/drive_simulator/ground_truth",
+        lambda drive, t_s, stamp: CameraFrame(drive.sample(t_s).image, False, stamp, "camera"),
+    ),
+    DETECT3D.name: SimulatedSensor(
+        "lidar_hz",
+        10.0,
+        "/drive_simulator/ground_truth_3d",
+        lambda drive, t_s, stamp: LidarFrame(drive.lidar(t_s).points, 0, stamp, LIDAR_FRAME),
+    ),
+}
