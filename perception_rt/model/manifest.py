@@ -19,7 +19,6 @@ __all__ = ["CloudSpec", "DecoderSpec", "Golden", "ImageSpec", "InputSpec", "Mani
 SCHEMA_VERSION = 2
 KINDS = ("torchscript", "onnx", "pt2")
 PRECISIONS = ("fp32", "fp16", "int8")
-GOLDEN_ORIGINS = ("picture", "cloud", "noise")
 MAX_GOLDEN_VALUES = 1 << 26  # of the golden input: its sides are bounded, and so is their product
 MAX_TOLERANCES = (4.0, 0.1)  # of a box coordinate and a score: a looser golden answer would prove nothing
 MAX_DETECTIONS = 10_000
@@ -38,7 +37,7 @@ class Golden:
         box_tolerance: largest difference of a box coordinate, px, or m and rad.
         score_tolerance: largest difference of a score.
         file: the member of the archive that holds the input: PNG, or NPY of a cloud; None in format 1.
-        origin: ``picture`` or ``cloud`` of a scene, or ``noise``, which cannot show a wrong decoder.
+        origin: of a scene as the task calls it (``picture``, ``cloud``), or ``noise``, which cannot show a wrong decoder.
         score_threshold: the input is run with it.
     """
 
@@ -266,7 +265,7 @@ def _parse_golden(data: dict[str, Any], task: Task, n_classes: int) -> Golden:
     }
     newer = {
         "file": fields.optional(fields.file_name),
-        "origin": fields.one_of(GOLDEN_ORIGINS),
+        "origin": fields.one_of((task.golden_origin, "noise")),
         "score_threshold": fields.number(0.0, 1.0),
     }
     checks |= {name: check for name, check in newer.items() if name in data}

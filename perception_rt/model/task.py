@@ -20,7 +20,8 @@ class Task:
 
     Attributes:
         name: as the manifest writes it.
-        node: the node that runs such bundles; its component says the default bundle and the topics.
+        node: the node that runs such bundles, empty for none; its component says the default bundle and the
+            topics.
         sensor_types: ROS types of the messages that it takes.
         sensor_data: a frame of these to what the runtime takes, a batch of one.
         box_columns: of a box: 4 of xyxy in px, 7 of xyzlwh_yaw in m and rad.

@@ -28,7 +28,7 @@ def summarise(
     truths: Found | None,
     classes: Sequence[str],
     task: str,
-) -> dict:
+) -> dict[str, Any]:
     """Summarise one stream.
 
     Args:

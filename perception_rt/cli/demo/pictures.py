@@ -11,10 +11,10 @@ import numpy as np
 from rich.console import Console
 
 from perception_rt.cli.demo.film import Film
-from perception_rt.cli.demo.frames import Frame, Rig, frames, rig
+from perception_rt.cli.demo.frames import Rig, frames, rig
 from perception_rt.cli.demo.plan import TRUE_ODOMETRY, DemoPlan, DemoStream
 from perception_rt.cli.demo.plot import plot_motion
-from perception_rt.cli.demo.sensors import DETECTORS
+from perception_rt.cli.demo.sensors import DETECTORS, Frame
 from perception_rt.cli.demo.session import progress_bar
 from perception_rt.node.collector import Collector
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections

@@ -14,7 +14,7 @@ from perception_rt.types import CameraFrame, LidarFrame
 
 Frame = CameraFrame | LidarFrame
 DETECTORS: dict[str, type[DetectorComponent]] = {
-    task.node: class_of("perception_rt.component", task.node) for task in TASKS.values()
+    task.node: class_of("perception_rt.component", task.node) for task in TASKS.values() if task.node
 }
 
 

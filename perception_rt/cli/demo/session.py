@@ -118,8 +118,8 @@ def run_graph(plan: DemoPlan, console: Console) -> Collector:
     return collector
 
 
-def summaries(plan: DemoPlan, collector: Collector) -> dict[str, dict]:
-    """The summary of every stream, by name."""
+def summaries(plan: DemoPlan, collector: Collector) -> dict[str, dict[str, Any]]:
+    """Return the summary of every stream, by name."""
     found = {}
     for stream in plan.streams:
         account = collector.statuses.get(stream.status)
