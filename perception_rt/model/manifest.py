@@ -37,7 +37,7 @@ class Golden:
         box_tolerance: largest difference of a box coordinate, px, or m and rad.
         score_tolerance: largest difference of a score.
         file: the member of the archive that holds the input: PNG, or NPY of a cloud; None in format 1.
-        origin: of a scene as the task calls it (``picture``, ``cloud``), or ``noise``, which cannot show a wrong decoder.
+        origin: ``noise``, which cannot show a wrong decoder, or a scene: the `golden_origin` of the task.
         score_threshold: the input is run with it.
     """
 
