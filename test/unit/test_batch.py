@@ -268,7 +268,7 @@ def test_a_folder_of_our_name_where_one_works_is_not_what_runs(tmp_path):
 def test_a_folder_of_somebody_else_is_left_alone(batch):
     (batch.out / "one").mkdir(parents=True)
     (batch.out / "one/thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="one: is there, and not of a batch"):
+    with pytest.raises(ConfigError, match="one: exists and is not from a batch"):
         batch({"one": {}})
     (batch.out / "one.log").write_text("a log of mine")
     with pytest.raises(ConfigError, match="not of a batch"):

@@ -1,4 +1,4 @@
-"""Many bags: each replayed by a process of its own, here or on Ray, then merged."""
+"""Replay many bags, each in its own process, locally or on Ray, and merge the results."""
 
 from perception_rt.replay.batch.bags import find_bags, name_bags
 from perception_rt.replay.batch.merge import merge_runs

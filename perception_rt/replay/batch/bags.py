@@ -1,4 +1,4 @@
-"""Which recordings lie at some paths, and what to call them."""
+"""Find the recordings at some paths and name them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from perception_rt.types import BagError
 
 STORAGE = tuple(SUFFIXES)
 _METADATA = "metadata.yaml"
-_LEDGER = "ledger.csv"  # beside the bag of what a replay wrote, which is no recording
+_LEDGER = "ledger.csv"  # next to a bag that a replay wrote, which is not a recording
 
 
 def find_bags(paths: Sequence[Path], skip: Path | None = None) -> list[Path]:
-    """The bags at some paths, each once, in the paths' order; those of a folder sorted by name.
+    """Return the bags at some paths without duplicates, in order; those of a folder sorted by name.
 
     A bag is a folder with a metadata.yaml, a folder of the split files of a recording that lost it
     (`drive_0.mcap`, `drive_1.mcap`), or a bare .mcap or .db3 file, compressed or not. Other folders are
-    searched; hidden folders and what replays wrote are left out.
+    searched, except for hidden folders and outputs of replays.
 
     Args:
-        paths: bags, or folders that hold some.
-        skip: a folder not to search, as it is written to.
+        paths: bags, or folders that contain bags.
+        skip: a folder not to search, such as the output folder.
 
     Raises:
-        BagError: a path is not there, or holds no bag.
+        BagError: a path does not exist, or contains no bag.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -46,7 +46,7 @@ def find_bags(paths: Sequence[Path], skip: Path | None = None) -> list[Path]:
 
 
 def name_bags(bags: Sequence[Path]) -> list[str]:
-    """A short name for each, no two alike: the folder's or file's own, and as many parents as are needed."""
+    """Return a short unique name for each bag: its own name, with parent folders as needed."""
     parts = [(*bag.resolve().parts[1:-1], _stem(bag)) for bag in bags]
     depths = [1] * len(bags)
     while True:
@@ -78,7 +78,7 @@ def _search(folder: Path, visited: set[Path]) -> Iterator[Path]:
     real = folder.resolve()
     if real in visited or (folder / _LEDGER).exists():
         return
-    visited.add(real)  # links may lead in circles
+    visited.add(real)  # links may form cycles
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or not os.access(entry, os.R_OK):
             continue

@@ -1,4 +1,4 @@
-"""The metrics of many replays as one: counts summed, times over all messages, scores averaged."""
+"""Merge the metrics of many replays: sum counts, pool times and average scores."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ METRICS = "metrics.json"
 MEAN_OF_BAGS = "counts are sums; all else is the mean of the bags, weighted by their truths"
 _AGE_RANKS, _STAGE_RANKS = (50, 90, 99), (50, 99)
 _WEIGHTS = ("truths", "boxes", "frames", "count", "predictions", "states")
-"""Counts by which the scores beside them, and below, are weighted; the first one that is there."""
+"""Counts that weight the scores next to and below them; the first existing one is used."""
 _NOT_COUNTS = ("nees_expected",)
 _DECIMALS = 6
 
 
 def merge_runs(folder: Path, outcomes: Sequence[UnitResult]) -> dict[str, Any]:
-    """Merge the metrics of `folder`/<name> of every bag that has some, and write `folder`/metrics.json.
+    """Merge the metrics of `folder`/<name> of every completed bag, and write `folder`/metrics.json.
 
     Returns:
-        The same as of a single replay, and "bags": what became of each and its own figures, by name. States,
+        The metrics as of a single replay, and "bags": the result and figures of each bag, by name. States,
         messages and seconds are sums; percentiles are exact, over the rows of all ledgers; a rate is weighted
         by the durations of the bags that have the stream. Scores: counts are summed and all else averaged
         ("merged" says so), which is exact for MOTA and recall; AP, IDF1 and HOTA over pooled outputs would
@@ -46,7 +46,7 @@ def merge_runs(folder: Path, outcomes: Sequence[UnitResult]) -> dict[str, Any]:
         "bundles": _bundles(runs),
         "outputs": _outputs(runs),
         "scores": _scores([run["scores"] for run in runs.values()]),
-        "bags": {outcome.name: _told(outcome, runs.get(outcome.name)) for outcome in outcomes},
+        "bags": {outcome.name: _describe(outcome, runs.get(outcome.name)) for outcome in outcomes},
     }
     partial = folder / f".{METRICS}.partial"
     partial.write_text(json.dumps(merged, indent=1, allow_nan=False) + "\n")
@@ -65,8 +65,8 @@ def _read(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _told(outcome: UnitResult, run: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A bag's own figures; lists, as curves, are left to its own metrics.json."""
+def _describe(outcome: UnitResult, run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the figures of a bag; lists such as curves remain in its own metrics.json."""
     row: dict[str, Any] = {"exit_code": outcome.exit_code, "failed": outcome.state == "failed"}
     if run is None:
         return row | {"reason": outcome.reason}
@@ -88,7 +88,7 @@ def _streams(folder: Path, runs: Mapping[str, Mapping]) -> dict[str, dict]:
     for name in names:
         having = {bag: run for bag, run in runs.items() if name in run["streams"]}
         rows = [run["streams"][name] for run in having.values()]
-        # A recording without the topic says nothing of its rate.
+        # A recording without the topic does not count for its rate.
         weights = [
             run["bag"]["duration_s"] * (run["streams"][name]["received"] > 0) for run in having.values()
         ]
@@ -107,7 +107,7 @@ def _streams(folder: Path, runs: Mapping[str, Mapping]) -> dict[str, dict]:
 
 
 def _times(folder: Path, bags: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    """Every age and stage time of each stream, ms, from the ledgers: eight bytes a number."""
+    """Yield all ages and stage times of each stream, ms, from the ledgers."""
     found = {name: {key: array("d") for key in ("age", *STAGES)} for name in names}
     for bag in bags:
         path = folder / bag / LEDGER
@@ -156,12 +156,12 @@ def _bag(bags: Sequence[Mapping]) -> dict[str, Any]:
 
 
 def _bundles(runs: Mapping[str, Mapping]) -> dict[str, dict]:
-    """Of every node; one arguments' worth of runs has one."""
+    """Return the bundle of every node; all runs of a batch use the same."""
     return {node: bundle for run in runs.values() for node, bundle in run["bundles"].items()}
 
 
 def _outputs(runs: Mapping[str, Mapping]) -> dict[str, dict]:
-    """Message counts summed; a hash over the bags' hashes, in the order of their names."""
+    """Sum message counts, and hash the bags' hashes in order of their names."""
     merged: dict[str, dict] = {}
     for name in sorted(runs):
         for topic, row in runs[name]["outputs"].items():
@@ -185,7 +185,7 @@ def _scores(bags: Sequence[Mapping[str, Mapping]]) -> dict[str, dict]:
 
 
 def _merge(rows: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
-    """Rows of one shape, or nearly: what a row lacks, the others tell."""
+    """Merge rows of similar structure; missing values are taken from the other rows."""
     weights = [_weight(row, weight) for row, weight in zip(rows, weights, strict=True)]
     merged: dict[str, Any] = {}
     for key in dict.fromkeys(key for row in rows for key in row):

@@ -1,4 +1,4 @@
-"""The units of a batch as tasks of Ray (https://docs.ray.io), on this machine or on a cluster."""
+"""Run the units of a batch as Ray tasks (https://docs.ray.io), on this machine or a cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ImportError as missing:
         f"--ray: {missing}; install it with `pip install 'perception_rt[ray]'`, or leave --ray out"
     ) from missing
 
-_LOCAL_STORE_BYTES = 100 << 20  # of objects there are only outcomes
+_LOCAL_STORE_BYTES = 100 << 20  # the only objects are results
 _WAIT_S = 0.5
 _REACH_S = 10.0
 
@@ -41,10 +41,10 @@ def run_on_ray(
     """Run units as Ray tasks of `unit.cores` CPUs each; Ray starts those whose worker was killed again.
 
     Args:
-        units: prepared; their paths must be there on every machine of the cluster.
-        address: of the cluster; empty: a Ray of this machine, that ends with the batch.
-        retries: how often a unit is started again.
-        ended: called with every outcome.
+        units: prepared; their paths must exist on every machine of the cluster.
+        address: of the cluster; empty for a local Ray that stops with the batch.
+        retries: how often a unit is restarted.
+        ended: called with every result.
 
     Raises:
         ConfigError: no cluster answers, or none of its machines has enough CPUs.

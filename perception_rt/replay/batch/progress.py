@@ -1,4 +1,4 @@
-"""How far a replay is, as lines that a program can read: ``{"done_s": 1.2, "total_s": 60.0}``."""
+"""Report the progress of a replay as JSON lines: ``{"done_s": 1.2, "total_s": 60.0}``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _TAIL_BYTES = 4096
 
 
 class Progress(NamedTuple):
-    """How much of a recording is replayed, s of its own time."""
+    """The replayed part and the length of a recording, s."""
 
     done_s: float
     total_s: float
 
 
 class ProgressLines:
-    """Writes them, not more often than every half second but always the last one.
+    """Write progress lines at most twice a second, and always the last one.
 
     Args:
-        total_s: how long the recording is. file: where they go.
+        total_s: length of the recording. file: to write to.
     """
 
     def __init__(self, total_s: float, file: TextIO) -> None:
@@ -31,7 +31,7 @@ class ProgressLines:
         self._next_s = 0.0
 
     def __call__(self, done_s: float) -> None:
-        """So much is done."""
+        """Report the position in the recording, s."""
         now_s = time.monotonic()
         if now_s >= self._next_s or done_s >= self._total_s:
             self._next_s = now_s + _EVERY_S
@@ -40,24 +40,24 @@ class ProgressLines:
 
 
 def parse_progress(line: str) -> Progress | None:
-    """The progress that a line tells; None for any other line."""
+    """Parse a progress line; return None for any other line."""
     if not line.startswith('{"done_s"'):
         return None
     try:
         row = json.loads(line)
         return Progress(float(row["done_s"]), float(row["total_s"]))
     except (ValueError, KeyError, TypeError):
-        return None  # half a line, or a look-alike
+        return None  # an incomplete or similar line
 
 
 def read_progress(log: Path) -> Progress | None:
-    """The latest progress in a log; None where there is none yet."""
+    """Return the latest progress in a log; None if there is none yet."""
     found = (parse_progress(line) for line in reversed(tail(log)))
     return next((progress for progress in found if progress is not None), None)
 
 
 def tail(log: Path) -> list[str]:
-    """The last lines of a log; none where it is not there."""
+    """Return the last lines of a log; empty if it does not exist."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, 2)

@@ -1,4 +1,4 @@
-"""Replaying many bags: which are done, which are to do, who does them, and what became of each."""
+"""Replay many bags: skip completed ones, run the others and collect the results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from perception_rt.replay.batch.unit import (
     identify,
     prepare,
 )
-from perception_rt.replay.batch.watch import Watch
+from perception_rt.replay.batch.watch import BatchProgress
 from perception_rt.types import ConfigError
 
 # Not `-m`, which imports from the working folder first: a checkout of this package there has its name.
@@ -43,14 +43,14 @@ _MEANING = {
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """Who replays the bags.
+    """How to distribute the replays.
 
     Attributes:
-        jobs: how many at once on this machine; each gets an equal share of its cores.
+        jobs: number of parallel replays on this machine; each gets an equal share of its cores.
         ray: a Ray cluster's address, ``""`` for a Ray of this machine, None for none. A bag then takes the
             same share of cores, and Ray says how many run at once. Bags, output and arguments' files must
             lie at the same paths on all its machines, and perception_rt be installed there.
-        retries: how often a bag whose process was killed is started again.
+        retries: how often a bag whose process was killed is restarted.
 
     Raises:
         ConfigError: a number is too small.
@@ -74,23 +74,23 @@ def run_batch(
     console: Console | None = None,
     program: Sequence[str] = REPLAY,
 ) -> list[UnitResult]:
-    """Replay every bag into `out`/<name>, each by a process of its own; its words go to `out`/<name>.log.
+    """Replay every bag into `out`/<name> in its own process, with the log in `out`/<name>.log.
 
-    A bag that was done before, with the same arguments, recording and files, is skipped; one that was left
-    half done is done anew. A bag that fails does not stop the others.
+    A bag that was completed before with the same arguments, recording and files is skipped. An incomplete one
+    is replayed again. A bag that fails does not stop the others.
 
     Args:
-        bags: as of `find_bags`. out: is made where it is not there.
+        bags: from `find_bags`. out: output folder; created if needed.
         arguments: of the single replay, by the bag's name; without bag, `--out` and `--progress`.
-        plan: who does it.
-        console: of the progress bars; None: standard error.
+        plan: how to distribute the replays.
+        console: for the progress bars; None for standard error.
         program: the command that takes one bag, these arguments, `--out` and `--progress json`.
 
     Returns:
-        What became of each, in the order of `bags`.
+        The result of each bag, in the order of `bags`.
 
     Raises:
-        ConfigError: a folder to be written holds something else, or there is no Ray.
+        ConfigError: an output folder has other content, or Ray is not available.
     """
     cores = max(1, available_cores() // plan.jobs)
     units = _units(bags, out, arguments, program, cores)
@@ -98,13 +98,13 @@ def run_batch(
     open_units = [unit for unit in units if unit.name not in outcomes]
     for unit in open_units:
         prepare(unit)
-    with Watch(open_units, console or Console(stderr=True)) as watch:
+    with BatchProgress(open_units, console or Console(stderr=True)) as progress:
         for outcome in outcomes.values():
-            watch.ended(outcome)
+            progress.ended(outcome)
 
         def ended(outcome: UnitResult) -> None:
             outcomes[outcome.name] = outcome
-            watch.ended(outcome)
+            progress.ended(outcome)
 
         if plan.ray is None:
             run_here(open_units, plan, ended)
@@ -146,7 +146,7 @@ def exit_code(outcomes: Sequence[UnitResult]) -> int:
 
 
 def batch_table(outcomes: Sequence[UnitResult]) -> Table:
-    """A row a bag."""
+    """Return a table with one row per bag."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("bag", overflow="fold")
     table.add_column("state")

@@ -1,4 +1,4 @@
-"""One bag as a unit of work: a command in a process of its own, whoever schedules it."""
+"""A unit of work: the replay of one bag as a command in its own process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from perception_rt import __version__
+from perception_rt.replay.batch.pinned import pinned
 from perception_rt.replay.batch.progress import parse_progress, tail
-from perception_rt.replay.batch.tied import tied
 from perception_rt.types import ConfigError
 from perception_rt.types.bounded_yaml import load_yaml
 
@@ -36,10 +36,10 @@ class Unit:
     """One bag to replay.
 
     Attributes:
-        name: of the bag, no other has it.
-        bag: the recording. folder: that the command writes. command: what replays it.
-        identity: what the result hangs on; equal identities have equal results.
-        cores: how many the command may have. working_folder: where it runs.
+        name: unique name of the bag.
+        bag: the recording. folder: output of the command. command: to run.
+        identity: everything that determines the result; equal identities have equal results.
+        cores: number of CPU cores for the command. working_folder: where it runs.
     """
 
     name: str
@@ -52,22 +52,22 @@ class Unit:
 
     @property
     def log(self) -> Path:
-        """What the command says; beside the folder, which is the command's own."""
+        """The log of the command, next to its output folder."""
         return self.folder.with_name(f"{self.name}.log")
 
     @property
     def record(self) -> Path:
-        """What was done, for the next batch."""
+        """The record of the completed unit, for the next batch."""
         return self.folder.with_name(f"{self.name}.unit.json")
 
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """What became of a unit.
+    """The result of a unit.
 
     Attributes:
         state: ``done``, ``skipped`` (done before), or ``failed``.
-        exit_code: of the command; None where it has none.
+        exit_code: of the command; None if it has none.
         attempts: how often it was started. reason: why it failed.
         killed: whether it ended by a signal, so that another attempt may succeed.
     """
@@ -82,7 +82,7 @@ class UnitResult:
 
 
 def identify(bag: Path, arguments: Sequence[str]) -> dict[str, Any]:
-    """What the result of replaying a bag hangs on.
+    """Return everything that determines the result of replaying a bag.
 
     The bag's files by size and time of change; the arguments; and what lies at the paths that they, or the
     YAML files among them, name (parameter files, bundles, labels): files by content, folders like the bag.
@@ -99,7 +99,7 @@ def identify(bag: Path, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def completed(unit: Unit) -> UnitResult | None:
-    """The outcome of a unit that was done before, with the same identity; else None."""
+    """Return the result of a unit that was completed before with the same identity; else None."""
     try:
         before = json.loads(unit.record.read_text())
         code = int(json.loads((unit.folder / RUN).read_text())["exit_code"])
@@ -111,36 +111,36 @@ def completed(unit: Unit) -> UnitResult | None:
 
 
 def prepare(unit: Unit) -> None:
-    """Make room for a unit: what a former attempt left goes with the next one.
+    """Prepare the output folder of a unit; the next attempt removes earlier output.
 
     Raises:
-        ConfigError: something else lies there.
+        ConfigError: the folder has other content.
     """
     folder, bag = unit.folder.resolve(), unit.bag.resolve()
     if folder == bag or folder in bag.parents or bag in folder.parents:
-        raise ConfigError(f"{unit.folder}: is where the recording {unit.bag} lies; choose another --out")
+        raise ConfigError(f"{unit.folder}: is where the recording {unit.bag} is; choose another --out")
     ours = unit.log.is_file() and unit.log.read_text(errors="replace")[: len(_ATTEMPT)] in ("", _ATTEMPT)
     for path in (unit.folder, unit.log):
         if path.exists() and not ours:
-            raise ConfigError(f"{path}: is there, and not of a batch; move it away, or choose another --out")
+            raise ConfigError(f"{path}: exists and is not from a batch; move it, or choose another --out")
     unit.folder.parent.mkdir(parents=True, exist_ok=True)
     unit.log.write_text("")
 
 
 def attempt(unit: Unit, stop: threading.Event | None = None) -> UnitResult:
-    """Run the command once, from an empty start; `stop` ends it."""
+    """Run the command once with an empty output folder; `stop` ends it."""
     if unit.folder.exists():
         shutil.rmtree(unit.folder)
     number = attempts(unit) + 1
     with unit.log.open("a") as log:
         print(f"{_ATTEMPT} {number}", file=log, flush=True)
         process = subprocess.Popen(
-            tied(unit.command, unit.cores),
+            pinned(unit.command, unit.cores),
             cwd=unit.working_folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C comes by `stop`, in order
+            start_new_session=True,  # Ctrl-C is handled by `stop`
         )
         try:
             while process.poll() is None:
@@ -153,7 +153,7 @@ def attempt(unit: Unit, stop: threading.Event | None = None) -> UnitResult:
 
 
 def attempts(unit: Unit) -> int:
-    """How often a unit was started; told by its log, as a worker that was killed can tell nothing."""
+    """Return how often a unit was started, from its log, as a killed worker cannot report it."""
     with unit.log.open(errors="replace") as log:
         return sum(line.startswith(_ATTEMPT) for line in log)
 
@@ -176,7 +176,7 @@ def _record(unit: Unit) -> dict[str, Any]:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a command that still runs: by Ctrl-C's signal, so that it can tidy up, then by force."""
+    """End a running command: with SIGINT, so that it can clean up, then by force."""
     if process.poll() is not None:
         return
     os.killpg(process.pid, signal.SIGINT)

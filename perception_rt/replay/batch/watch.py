@@ -1,4 +1,4 @@
-"""Progress bars of a batch, fed by what the units' logs say, whoever runs them and wherever."""
+"""Show progress bars of a batch, from the logs of its units."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from perception_rt.replay.batch.unit import Unit, UnitResult
 _EVERY_S = 0.5
 
 
-class Watch:
-    """Use it in a `with`: one bar for the batch, one for each bag in work, and a line for each that ended."""
+class BatchProgress:
+    """A context manager that shows a bar for the batch and each running bag, and a line per finished bag."""
 
     def __init__(self, units: Sequence[Unit], console: Console) -> None:
         self._waiting = {unit.name: unit for unit in units}
@@ -33,7 +33,7 @@ class Watch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> BatchProgress:
         self._progress.start()
         self._whole = self._progress.add_task("bags", total=len(self._waiting))
         self._thread.start()
@@ -45,23 +45,23 @@ class Watch:
         self._progress.stop()
 
     def ended(self, outcome: UnitResult) -> None:
-        """Tell what became of a bag, and take its bar away."""
+        """Print the result of a bag and remove its bar."""
         with self._lock:
             if self._waiting.pop(outcome.name, None) is not None:
                 self._progress.advance(self._whole)
             bar = self._bars.pop(outcome.name, None)
             if bar is not None:
                 self._progress.remove_task(bar)
-        self._progress.console.print(escape(_told(outcome)), highlight=False)
+        self._progress.console.print(escape(_describe(outcome)), highlight=False)
 
     def _follow(self) -> None:
         while not self._stop.wait(_EVERY_S):
             with self._lock:
                 units = list(self._waiting.values())
             for unit in units:
-                self._look(unit)
+                self._update(unit)
 
-    def _look(self, unit: Unit) -> None:
+    def _update(self, unit: Unit) -> None:
         progress = read_progress(unit.log)
         if progress is None:
             return
@@ -73,7 +73,7 @@ class Watch:
             self._progress.update(self._bars[unit.name], completed=progress.done_s, total=progress.total_s)
 
 
-def _told(outcome: UnitResult) -> str:
+def _describe(outcome: UnitResult) -> str:
     if outcome.state == "failed":
         tried = f" in {outcome.attempts} attempts" if outcome.attempts > 1 else ""
         return f"{outcome.name}: failed{tried}: {outcome.reason}"

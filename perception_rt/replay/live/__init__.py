@@ -1,4 +1,4 @@
-"""Looking at a replay while it runs, in Foxglove or in Rerun."""
+"""Watch a running replay in Foxglove or Rerun."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = {"foxglove": "foxglove-sdk", "rerun": "rerun-sdk"}
 
 
 class Live(Protocol):
-    """Somebody who looks on.
+    """The interface of a live viewer.
 
     Attributes:
         where: one line that says where to look.

@@ -1,4 +1,4 @@
-"""The report of a replay: one page that needs nothing else, and the main plots as one picture."""
+"""Write the report of a replay: a self-contained HTML page and its main plots as a PNG."""
 
 from perception_rt.replay.report.index import write_index
 from perception_rt.replay.report.page import write_report

@@ -1,4 +1,4 @@
-"""The charts of a run: outcomes over time; ages and stage times, over time and as histograms; scores."""
+"""Draw the charts of a run: outcomes, ages and stage times, and scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def words(name: str) -> str:
 
 
 def outcomes_chart(view: LedgerView, stream: StreamView) -> Markup:
-    """How the messages ended, stacked, by the moment of their arrival."""
+    """Draw the outcomes of the messages over their arrival time, stacked."""
     edges = view.moments_s
     counts, edges = coarser(stream.outcomes, edges, stream.rows)
     x, y = svg.x_scale(0, edges[-1]), svg.y_scale(0, max(counts.sum(0).max(), 1) * 1.05, whole=True)
@@ -59,12 +59,12 @@ def _columns(x: svg.Scale, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def age_chart(view: LedgerView, stream: StreamView) -> Markup:
-    """Age at publishing: median and 99th percentile of each moment, or every message of a short run."""
+    """Draw the age at publishing over time: median and 99th percentile, or every message of a short run."""
     return _over_time(view, stream, {"age": stream.times["age"]}, "Age at publishing", "age, ms")
 
 
 def stages_chart(view: LedgerView, stream: StreamView, stages: Sequence[str]) -> Markup:
-    """The times of the stages over time."""
+    """Draw the stage times over time."""
     times = {stage: stream.times[stage] for stage in stages}
     return _over_time(view, stream, times, "Stage times", "time, ms")
 
@@ -111,12 +111,12 @@ def _times_notes(edges: np.ndarray, series: dict[str, Times]) -> list[str]:
 
 
 def age_histogram(stream: StreamView) -> Markup:
-    """How the ages at publishing are distributed."""
+    """Draw the histogram of ages at publishing."""
     return _histogram(stream, {"age": stream.times["age"]}, "Ages at publishing", "age, ms")
 
 
 def stages_histogram(stream: StreamView, stages: Sequence[str]) -> Markup:
-    """How the times of the stages are distributed."""
+    """Draw the histogram of stage times."""
     times = {stage: stream.times[stage] for stage in stages}
     return _histogram(stream, times, "Stage times", "time, ms")
 
@@ -181,7 +181,7 @@ def _histogram_notes(edges: np.ndarray, counts: dict[str, np.ndarray]) -> list[s
 
 
 def curves_chart(label: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Markup:
-    """Precision over recall, a line a class: `{name: (recall, precision)}`, at most 8 of them."""
+    """Draw precision over recall, one line per class: `{name: (recall, precision)}`, at most 8 of them."""
     x, y = svg.x_scale(0, 1), svg.y_scale(0, 1.02)
     marks = []
     for place, (name, (recall, precision)) in enumerate(curves.items()):
@@ -193,7 +193,7 @@ def curves_chart(label: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def ahead_chart(label: str, seconds: Sequence[float], metres: Sequence[float]) -> Markup:
-    """How far off predictions are, by how far ahead they look."""
+    """Draw the mean prediction error over the prediction horizon."""
     far, off = np.asarray(seconds, float), np.asarray(metres, float)
     x, y = svg.x_scale(0, float(far.max())), svg.y_scale(0, max(float(off.max()), 0.01) * 1.08)
     notes = [f"{svg.number(s)} s ahead: {svg.number(m)} m" for s, m in zip(far, off, strict=True)]
@@ -204,7 +204,7 @@ def ahead_chart(label: str, seconds: Sequence[float], metres: Sequence[float]) -
 def reliability_chart(
     label: str, confidence: Sequence[float], correct: Sequence[float], counts: Sequence[int]
 ) -> Markup:
-    """How often detections are right, by how sure they are: on the diagonal, as often as they say."""
+    """Draw precision over confidence; the diagonal is perfect calibration."""
     x, y = svg.x_scale(0, 1), svg.y_scale(0, 1.02)
     sure, right = np.asarray(confidence, float), np.asarray(correct, float)
     notes = [

@@ -1,4 +1,4 @@
-"""Which moments of a run are shown as pictures: a stated rule, the same for every run.
+"""Choose the moments of a run to show as pictures, by a fixed rule.
 
 Of each camera and lidar, one of each part of the run: the best and the worst frame by the truth; where there
 is none, the frames whose boxes are the surest and the least sure on average, which is what the model thinks
@@ -53,7 +53,7 @@ class SensorStream:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """A message of a sensor that is shown.
+    """A message of a sensor to show.
 
     Attributes:
         why: a heading, of all reasons. detail: figures, as text.
@@ -72,7 +72,7 @@ class Choice:
 
 
 def sensors_of(metrics: Mapping) -> list[SensorStream]:
-    """The cameras and lidars of a run, cameras first."""
+    """Return the cameras and lidars of a run, cameras first."""
     topics, found = metrics["bag"]["topics"], []
     for stream in metrics["streams"].values():
         node, topic = stream["node"], stream["topic"]
@@ -101,7 +101,7 @@ def choose(
     parts: int,
     judged: Iterable[AnswerQuality] | None = None,
 ) -> list[Choice]:
-    """What to show of a sensor; a message that two rules choose is shown once.
+    """Choose the messages of a sensor to show, without duplicates.
 
     Args:
         view: the run's ledger.
@@ -134,7 +134,7 @@ def choose(
 def _extremes(
     view: LedgerView, parts: int, rated: Iterable[tuple[float, Choice]], why: tuple[str, str]
 ) -> list[Choice]:
-    """Of each part of the run, what is rated highest, and lowest; the first of equals."""
+    """Return the choices with the highest and lowest rating in each part of the run."""
     highest: dict[int, tuple[float, Choice]] = {}
     lowest: dict[int, tuple[float, Choice]] = {}
     for rating, choice in rated:
@@ -155,7 +155,7 @@ def _by_truth(judged: Iterable[AnswerQuality]) -> Iterator[tuple[float, Choice]]
 
 
 def _by_confidence(outputs: Bag, topic: str) -> Iterator[tuple[float, Choice]]:
-    """Rated by the mean score of their boxes; answers without boxes are left out."""
+    """Rate answers by the mean score of their boxes; skip answers without boxes."""
     for message in outputs.messages([topic]):
         found = DECODERS[message.message_type](message.data)
         count = len(found.detections)

@@ -1,4 +1,4 @@
-"""Colours of the report: one for a outcome or a stage wherever it appears, told apart by colour-blind people.
+"""Colours of the report: one per outcome and stage, distinguishable with colour blindness.
 
 Outcomes after Okabe and Ito (2008), stages after Tol (2021), lighter on a dark ground.
 """

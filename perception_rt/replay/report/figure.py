@@ -1,4 +1,4 @@
-"""The charts of the page as one picture, for places where no browser is."""
+"""Draw the charts of the page as one PNG, for use without a browser."""
 
 from __future__ import annotations
 

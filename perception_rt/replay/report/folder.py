@@ -1,4 +1,4 @@
-"""A replay's folder, as far as the report reads it, and the files that it writes there."""
+"""Read the folder of a replay and write the report files to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECTIONS = ("streams", "bag", "bundles", "outputs", "scores")
 
 
 def read_metrics(folder: Path) -> dict:
-    """The metrics.json of a folder.
+    """Read the metrics.json of a folder.
 
     Raises:
         ConfigError: there is none, or it is not of a replay; says what to do.
@@ -38,7 +38,7 @@ def read_metrics(folder: Path) -> dict:
 
 
 def read_run(folder: Path) -> dict | None:
-    """The run.json of a folder; None while the run is not complete."""
+    """Read the run.json of a folder; None if the run is not complete."""
     return _read(folder / "run.json")
 
 

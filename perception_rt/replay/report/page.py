@@ -57,7 +57,7 @@ def write_report(
         **_heading(folder, metrics, run, verdict),
         "cards": cards_of(metrics, run),
         "streams": [stream_card(stream) for stream in metrics["streams"].values()],
-        "checks": [check._asdict() | {"value": _told(check.value)} for check in checks],
+        "checks": [check._asdict() | {"value": _text(check.value)} for check in checks],
         "differences": [_difference(row) for row in first_differences(folder)],
         "scores": scores,
         "meaning": MEANING,
@@ -88,7 +88,7 @@ def _heading(folder: Path, metrics: Mapping, run: Mapping, verdict: Verdict) -> 
     return {"title": f"Replay of {name}", "lead": ", ".join(lead), "verdict": verdict}
 
 
-def _told(value: object) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "–"
     return svg.number(value) if isinstance(value, float) else str(value)
@@ -104,7 +104,7 @@ def _difference(row: Mapping) -> tuple[object, ...]:
 
 def _exact(value: object) -> str:
     """With the digits in which two values differ."""
-    return f"{value:.9g}" if isinstance(value, float) else _told(value)
+    return f"{value:.9g}" if isinstance(value, float) else _text(value)
 
 
 def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, object]:
@@ -153,5 +153,5 @@ def _flat(values: Mapping, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key} ")
         elif value not in (None, "", [], False):
-            told = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else _told(value)
+            told = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else _text(value)
             yield f"{prefix}{charts.words(key)}", told

@@ -50,11 +50,11 @@ def _camera(frame: CameraFrame, found: NamedDetections | None, truth: np.ndarray
     if found is None:
         return _picture(pixels, "camera image, no answer")
     boxes = replace(found.detections, xyxy=found.detections.xyxy * np.float32(scale))
-    told = _told(found.classes, boxes.labels)
+    contents = _describe(found.classes, boxes.labels)
     drawn = draw_detections(pixels, boxes, found.classes)
     if truth is not None:
         drawn = draw_outlines(drawn, truth * scale)
-    return _picture(drawn, f"camera image with {told}")
+    return _picture(drawn, f"camera image with {contents}")
 
 
 def _from_above(scene: ReportScene, cloud: LidarFrame) -> Picture:
@@ -72,9 +72,9 @@ def _from_above(scene: ReportScene, cloud: LidarFrame) -> Picture:
     )
     if scene.choice.truth is not None:
         _outline_footprints(drawn, scene.choice.truth)
-    told = _told(objects.classes, objects.detections.labels) if scene.objects else "no answer"
+    contents = _describe(objects.classes, objects.detections.labels) if scene.objects else "no answer"
     source = f" of {objects.source}" if objects.source else ""
-    return _picture(drawn, f"lidar points from above, {told}{source}")
+    return _picture(drawn, f"lidar points from above, {contents}{source}")
 
 
 def _outline_footprints(picture: np.ndarray, boxes: np.ndarray) -> None:
@@ -95,10 +95,12 @@ def _boxes_on_image(
         drawn = draw_boxes3d(pixels, found, classes, model, camera_from_lidar, notes=objects.notes)
     except CodecError:  # a lens that boxes cannot be projected through
         return []
-    return [_picture(drawn, f"camera image with {_told(classes, found.labels)} of {objects.source} in 3D")]
+    return [
+        _picture(drawn, f"camera image with {_describe(classes, found.labels)} of {objects.source} in 3D")
+    ]
 
 
-def _told(classes: Sequence[str], labels: np.ndarray) -> str:
+def _describe(classes: Sequence[str], labels: np.ndarray) -> str:
     counts = np.bincount(labels, minlength=len(classes)).tolist()
     return ", ".join(f"{n} {name}" for name, n in zip(classes, counts, strict=True) if n) or "no boxes"
 

@@ -1,4 +1,4 @@
-"""What the sensors saw and what the nodes said at one moment, read back from both bags."""
+"""Read the sensor data and the outputs of one moment from the recording and the replay's bag."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class ReportScene:
     camera: tuple[CameraFrame, SceneObjects, CameraModel, np.ndarray] | None = None
 
 
-class Heard:
-    """What matters of the messages around a choice.
+class SceneInputs:
+    """The sensor messages around a chosen moment.
 
     Attributes:
         message: the chosen one: by its stamp where that is known, or else by its arrival.
@@ -78,7 +78,7 @@ class Heard:
         self._images: dict[str, tuple[int, BagMessage]] = {}  # how far away, and the nearest
 
     def take(self, message: BagMessage, sensor: SensorStream, choice: Choice) -> None:
-        """Keep a message that matters; one that cannot be read does not."""
+        """Keep a message if it is needed; skip an unreadable one."""
         try:
             stamp_ns, frame_id = CdrReader(message.data).header()
             if message.message_type == CAMERA_INFO:
@@ -123,11 +123,11 @@ class SceneReader:
         named = metrics["outputs"]
         kinds = {topic: output["type"] for topic, output in named.items() if topic in outputs.topics}
         boxes = [topic for topic, kind in sorted(kinds.items()) if kind == ARRAY_3D]
-        heard = {stream["node"]: stream["topic"] for stream in metrics["streams"].values()}
+        inputs = {stream["node"]: stream["topic"] for stream in metrics["streams"].values()}
         self._tracks = next((topic for topic in boxes if topic.endswith("/tracks")), None)
         self._predictions = self._beside(self._tracks, boxes)
         self._fused = next(
-            (t for t in boxes if t.endswith("/detections") and heard.get(named[t]["node"]) in kinds), None
+            (t for t in boxes if t.endswith("/detections") and inputs.get(named[t]["node"]) in kinds), None
         )
         paths = [topic for topic, kind in sorted(kinds.items()) if kind == "nav_msgs/msg/Path"]
         self._ego = next((self._beside(path, boxes) for path in paths), None)
@@ -140,38 +140,38 @@ class SceneReader:
         return other if other in boxes else None
 
     def read(self, sensor: SensorStream, choice: Choice) -> ReportScene:
-        """The moment of a choice; what cannot be read is told in `missing`."""
+        """Read the scene of a choice; `missing` lists what cannot be read."""
         scene = ReportScene(choice)
-        heard = self._heard(sensor, choice)
-        if heard.message is None:
+        inputs = self._read_inputs(sensor, choice)
+        if inputs.message is None:
             scene.missing.append("its message is not in the recording")
             return scene
         try:
-            scene.frame = frame_of(heard.message)
+            scene.frame = frame_of(inputs.message)
         except CodecError as error:
             scene.missing.append(f"cannot be shown: {error}")
             return scene
         if choice.lost or choice.stamp_ns is None:
             return scene
-        answers = self._answers(sensor, choice.stamp_ns, heard.message.log_ns)
+        answers = self._answers(sensor, choice.stamp_ns, inputs.message.log_ns)
         if sensor.output is not None:
             scene.detections = answers.get(sensor.output)
         if isinstance(scene.frame, LidarFrame):
-            self._fill_space(scene, scene.frame, sensor, heard, answers)
+            self._fill_space(scene, scene.frame, sensor, inputs, answers)
         return scene
 
-    def _heard(self, sensor: SensorStream, choice: Choice) -> Heard:
-        """What matters of the sensors around the choice: not all of it at once, as it can be much."""
+    def _read_inputs(self, sensor: SensorStream, choice: Choice) -> SceneInputs:
+        """Read the sensor messages around the choice, one at a time to save memory."""
         topics = [sensor.topic]
         if not sensor.is_camera:
             topics += self._bag.of_type(*IMAGES, CAMERA_INFO)
         start_ns, stop_ns = choice.near_ns - _BEFORE_NS, choice.near_ns + _AFTER_NS
         if choice.stamp_ns is not None:  # nothing is logged before it is seen, by clocks that agree
             start_ns = max(start_ns, min(choice.stamp_ns, choice.near_ns) - _SAME_MOMENT_NS)
-        heard = Heard()
+        inputs = SceneInputs()
         for message in self._bag.messages(topics, start_ns, stop_ns):
-            heard.take(message, sensor, choice)
-        return heard
+            inputs.take(message, sensor, choice)
+        return inputs
 
     def _answers(self, sensor: SensorStream, seen_ns: int, start_ns: int) -> dict[str, NamedDetections]:
         """What was said of the stamp `seen_ns`, by topic; of the vehicle's way, the latest before it."""
@@ -196,7 +196,7 @@ class SceneReader:
         scene: ReportScene,
         cloud: LidarFrame,
         sensor: SensorStream,
-        heard: Heard,
+        inputs: SceneInputs,
         answers: dict[str, NamedDetections],
     ) -> None:
         transforms = self._transforms(scene.choice.near_ns)
@@ -214,7 +214,7 @@ class SceneReader:
         if self._ego is not None and self._ego in answers:
             scene.ego_path = _from_its_start(answers[self._ego].detections.xyzlwh_yaw.astype(np.float64))
         if self._fused is not None and self._fused in answers:
-            scene.camera = self._look(cloud, self._fused, answers[self._fused], heard, transforms)
+            scene.camera = self._look(cloud, self._fused, answers[self._fused], inputs, transforms)
 
     def _transforms(self, near_ns: int) -> TransformBuffer:
         buffer, moving = TransformBuffer(), []
@@ -232,10 +232,14 @@ class SceneReader:
 
     @staticmethod
     def _look(
-        cloud: LidarFrame, source: str, fused: NamedDetections, heard: Heard, transforms: TransformBuffer
+        cloud: LidarFrame,
+        source: str,
+        fused: NamedDetections,
+        inputs: SceneInputs,
+        transforms: TransformBuffer,
     ) -> tuple[CameraFrame, SceneObjects, CameraModel, np.ndarray] | None:
         """The image and the camera nearest to a cloud; None where they do not belong together."""
-        for model, image in heard.cameras():
+        for model, image in inputs.cameras():
             try:
                 camera_from_lidar = transforms.lookup(model.frame_id, fused.frame_id, cloud.stamp_ns)
             except TransformError:

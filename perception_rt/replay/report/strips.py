@@ -15,7 +15,7 @@ from perception_rt.replay.report.scenes import ReportScene, SceneReader
 from perception_rt.replay.score import Truth
 
 RULE = (
-    "Of each part of a run, a good and a bad frame; then the answer that was the oldest when published, and "
+    "A good and a bad frame from each part of the run; then the answer with the greatest age, and "
     "messages that were not answered, of every outcome that occurs. "
     "Seconds count from the run's first arrival."
 )

@@ -1,4 +1,4 @@
-"""A run in a sentence and some cards."""
+"""Summarise a run as a verdict and cards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Card(NamedTuple):
 
 
 def judge(metrics: Mapping, checks: Sequence) -> Verdict:
-    """What is to be thought of a run, the worst first."""
+    """Return the verdict on a run, the worst problem first."""
     streams = metrics["streams"]
     received = sum(stream["received"] for stream in streams.values())
     ended = sum(sum(stream["states"].values()) for stream in streams.values())

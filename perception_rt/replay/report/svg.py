@@ -150,7 +150,7 @@ def chart(
 
 
 def note(text: str) -> Markup:
-    """What a pointer that rests on the element is told."""
+    """Return a tooltip."""
     return element("title", text)
 
 

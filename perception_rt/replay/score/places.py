@@ -41,7 +41,7 @@ class Places:
         return places
 
     def add(self, found: Transform, static: bool) -> None:
-        """Learn a transform; raises TransformError."""
+        """Add a transform; raises TransformError."""
         self._buffer.add(
             found.parent, found.child, found.stamp_ns, found.translation, found.quaternion, static=static
         )

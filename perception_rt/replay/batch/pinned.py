@@ -1,4 +1,4 @@
-"""Become a command that ends with whoever started it, on cores of its own; a program, see `tied`.
+"""Run a command on its own CPU cores and end it with its parent process; a program, see `pinned`.
 
 A worker that is killed cannot end its child; if the child went on, it would write into the folder of the
 worker that takes over. So the child asks the kernel to be killed with its parent (prctl(2),
@@ -20,14 +20,14 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 
 
-def tied(command: tuple[str, ...], cores: int) -> list[str]:
-    """The command line that runs `command` so, with at most `cores` cores."""
+def pinned(command: tuple[str, ...], cores: int) -> list[str]:
+    """Return the command line that runs `command` this way, on at most `cores` cores."""
     return [sys.executable, "-I", "-S", str(Path(__file__)), str(cores), str(os.getpid()), *command]
 
 
 def take_cores(wanted: int) -> set[int]:
-    """Lock up to `wanted` cores for the rest of this process's life; where none is free: all, unlocked."""
-    import fcntl  # Linux's and macOS's; only here, so that the package can be imported elsewhere
+    """Lock up to `wanted` cores until the process ends; return all cores, unlocked, if none is free."""
+    import fcntl  # not on Windows; imported here so that the package can be imported there
 
     folder = Path(tempfile.gettempdir()) / f"perception_rt_cores_{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -48,11 +48,11 @@ def take_cores(wanted: int) -> set[int]:
 
 
 def main() -> None:
-    """Become the command."""
+    """Replace this process by the command."""
     cores, parent, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it ended before the call
+    if os.getppid() != parent:  # the parent ended before the call
         sys.exit(1)
     os.sched_setaffinity(0, take_cores(cores))
     os.environ["OMP_NUM_THREADS"] = str(cores)
