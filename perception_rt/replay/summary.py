@@ -63,13 +63,13 @@ def _map50(
     nothing = TASKS[task].result.empty()
     precision, key = SCORES[task]
     answers = [detections.get(stamp, nothing) for stamp in truths]
-    return precision(list(truths.values()), answers, classes)[key]
+    return float(precision(list(truths.values()), answers, classes)[key])
 
 
 _HEADINGS = ("accounted\nfor", "as", "Hz", "age, ms\np50/p99", "mAP50")
 
 
-def summary_table(summary: Mapping[str, dict]) -> Table:
+def summary_table(summary: Mapping[str, dict[str, Any]]) -> Table:
     """Return a table of `{stream: summarise(...)}`, one row per stream; fits 80 columns.
 
     A row may also have `requested_hz`, `used_hz` and `reduced`, as in the summary of a demo.
@@ -115,7 +115,7 @@ def broken(name: str, width: int) -> str:
     return "\n".join(out)
 
 
-def metrics_table(metrics: Mapping[str, dict]) -> Table:
+def metrics_table(metrics: Mapping[str, dict[str, Any]]) -> Table:
     """Return a table of metrics.json, one row per stream, with the AP50 of its node's detections."""
     scores = {
         metrics["outputs"][topic]["node"]: row["as_seen"]["ap50"]
