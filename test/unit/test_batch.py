@@ -271,7 +271,7 @@ def test_a_folder_of_somebody_else_is_left_alone(batch):
     with pytest.raises(ConfigError, match="one: exists and is not from a batch"):
         batch({"one": {}})
     (batch.out / "one.log").write_text("a log of mine")
-    with pytest.raises(ConfigError, match="not of a batch"):
+    with pytest.raises(ConfigError, match="not from a batch"):
         batch({"one": {}})
     assert (batch.out / "one/thesis.tex").read_text() == "years of work"
 

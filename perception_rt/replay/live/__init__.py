@@ -17,7 +17,7 @@ class Live(Protocol):
     """The interface of a live viewer.
 
     Attributes:
-        where: one line that says where to look.
+        where: one line that tells how to open the view.
     """
 
     where: str
@@ -25,7 +25,7 @@ class Live(Protocol):
     def begin(self, topics: Mapping[str, str], timeout_s: float) -> bool:
         """Announce the topics (message types by topic), and wait for the first viewer.
 
-        False where nobody did for so long. Messages may come before, and on other topics.
+        Return False after a timeout. Messages may be sent before that, and on other topics.
         """
         ...
 
@@ -37,16 +37,16 @@ class Live(Protocol):
         ...
 
     def ages(self, topic: str, log_ns: int, age_ms: float) -> None:
-        """Plot the age of the result that `topic` got at a log time."""
+        """Plot the age of a result of `topic` at a log time."""
         ...
 
     def close(self) -> None:
-        """End what is under way, in order."""
+        """Finish sending and close the view."""
         ...
 
 
 def open_live(kind: str) -> Live:
-    """Open what ``--live`` names.
+    """Open the live view for ``--live``.
 
     Args:
         kind: ``foxglove``, ``foxglove:PORT`` or ``foxglove:HOST:PORT`` serve, to this machine unless HOST

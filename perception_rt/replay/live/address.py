@@ -1,4 +1,4 @@
-"""HOST:PORT of a command line."""
+"""Parse HOST:PORT."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ HERE = "127.0.0.1"
 
 
 def parse_address(text: str, port: int) -> tuple[str, int]:
-    """Host and port of ``""``, ``PORT``, ``HOST:PORT``, or ``HOST`` (not of digits alone).
+    """Parse ``""``, ``PORT``, ``HOST:PORT``, or ``HOST`` (not of digits alone).
 
     Args:
         text: as given; an IPv6 address stands in brackets.
-        port: where none is given.
+        port: default port.
 
     Raises:
-        ConfigError: a port that is none.
+        ConfigError: the port is not valid.
     """
     host, colon, number = text.rpartition(":")
     if text.endswith("]") or not (colon or text.isdecimal()):

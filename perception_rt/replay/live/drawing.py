@@ -1,4 +1,4 @@
-"""Serialized messages to what Rerun draws: the archetypes of each message type, each at an entity."""
+"""Convert serialized messages to Rerun archetypes and entities."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PATH_COLOUR = (255, 255, 255)
 
 @dataclass(frozen=True, slots=True)
 class LiveDrawing:
-    """What one message gives.
+    """The drawing of one message.
 
     Attributes:
         parts: archetypes, by what follows the topic in the entity's path ("" for the topic itself).
@@ -48,15 +48,15 @@ class LiveDrawing:
 
 
 def image_frame(frame_id: str) -> str:
-    """The plane of the pixels of a camera whose optical frame is `frame_id`."""
+    """Return the name of the image plane of a camera whose optical frame is `frame_id`."""
     return f"{frame_id}/image"
 
 
 class Drawing:
-    """Draws messages; a class has the same colour on all topics."""
+    """Draw messages; a class has the same colour on all topics."""
 
     def draw(self, topic: str, message_type: str, data: bytes) -> LiveDrawing | None:
-        """What to log; None for what is not drawn.
+        """Return what to log; None for types that are not drawn.
 
         Raises:
             CodecError: the message is malformed.
@@ -146,7 +146,7 @@ class Drawing:
         return LiveDrawing({"": [boxes]}, named.frame_id)
 
     def _predictions(self, data: bytes) -> LiveDrawing:
-        """A line for each id, along the places where it is expected."""
+        """Draw a line along the predicted positions of each id."""
         named = decode_named_detections3d(data)
         colours = self._colours(named)
         rows: dict[str, list[int]] = {}
@@ -158,13 +158,13 @@ class Drawing:
 
     def _odometry(self, data: bytes) -> LiveDrawing | None:
         """An arrow from the vehicle to where it is in a second, straight on; needs its pose and speed."""
-        told = parse_odometry(data)
-        if told.pose is None or told.speed is None:
+        state = parse_odometry(data)
+        if state.pose is None or state.speed is None:
             return None
-        x, y, yaw = told.pose
-        ahead = told.speed * np.cos(yaw), told.speed * np.sin(yaw), 0.0
+        x, y, yaw = state.pose
+        ahead = state.speed * np.cos(yaw), state.speed * np.sin(yaw), 0.0
         arrow = rr.Arrows3D(origins=[[x, y, 0.0]], vectors=[ahead], colors=[_PATH_COLOUR], radii=2 * _LINE)
-        return LiveDrawing({"": [arrow]}, told.frame_id)
+        return LiveDrawing({"": [arrow]}, state.frame_id)
 
     def _path(self, data: bytes) -> LiveDrawing:
         reader = CdrReader(data)
@@ -187,7 +187,7 @@ def _picture(part: object, frame_id: str) -> LiveDrawing:
 
 
 def _labels(named: NamedDetections) -> list[str]:
-    """Class, id where there is one, and score of each."""
+    """Return class, id (if any) and score of each box."""
     rows = zip(named.detections.labels, named.ids, named.detections.scores, strict=True)
     return [" ".join(filter(None, (named.classes[label], id_, f"{score:.2f}"))) for label, id_, score in rows]
 

@@ -19,8 +19,8 @@ AGE_TYPE = "std_msgs/msg/Float64"
 _LATCHED = "/tf_static"
 _BACKLOG = 256
 """Messages that wait for a slow viewer; the oldest go first. Pictures have some MB each."""
-_TELL_NS = 50_000_000
-"""Between two tellings of the time. These are not dropped: a viewer with a backlog of them is cut off."""
+_TIME_PERIOD_NS = 50_000_000
+"""The period of time messages. The server never drops them and disconnects a viewer with a backlog of them."""
 _SEND_S = 0.3
 _STOP_S = 3.0
 
@@ -40,7 +40,7 @@ class Foxglove(foxglove.ServerListener):
         self._context = foxglove.Context()  # its own: the library's is for the whole program
         self._channels: dict[str, foxglove.Channel | None] = {}
         self._latched: list[tuple[int, bytes]] = []
-        self._told_ns = -_TELL_NS
+        self._sent_time_ns = -_TIME_PERIOD_NS
         self._looked_at = threading.Event()
         try:
             self._server = foxglove.start_server(
@@ -59,30 +59,30 @@ class Foxglove(foxglove.ServerListener):
         self.where = f"Foxglove: ws://{here}:{self.port} in its app, or {self._server.app_url()}"
 
     def begin(self, topics: Mapping[str, str], timeout_s: float) -> bool:
-        """Offer the topics; True as soon as a viewer takes one."""
+        """Announce the topics; return True as soon as a viewer subscribes to one."""
         for topic, message_type in topics.items():
             self._channel(topic, message_type)
         return self._looked_at.wait(timeout_s)
 
     def message(self, topic: str, message_type: str, log_ns: int, data: bytes) -> None:
-        """Pass a message on; a type whose definition is not known has no channel."""
+        """Send a message; types without a known definition are skipped."""
         channel = self._channel(topic, message_type)
         if channel is None:
             return
         if topic == _LATCHED:
             self._latched.append((log_ns, data))
-        if abs(log_ns - self._told_ns) >= _TELL_NS:
-            self._told_ns = log_ns
+        if abs(log_ns - self._sent_time_ns) >= _TIME_PERIOD_NS:
+            self._sent_time_ns = log_ns
             self._server.broadcast_time(log_ns)
         channel.log(data, log_time=log_ns)
 
     def ages(self, topic: str, log_ns: int, age_ms: float) -> None:
-        """A std_msgs/Float64 on `topic`/age_ms."""
+        """Send a std_msgs/Float64 on `topic`/age_ms."""
         data = b"\x00\x01\x00\x00" + struct.pack("<d", age_ms)
         self.message(f"{topic}/age_ms", AGE_TYPE, log_ns, data)
 
     def close(self) -> None:
-        """Send what waits, as far as the viewers keep up, and hang up."""
+        """Send pending messages, as far as the viewers keep up, and disconnect."""
         if any(channel and channel.has_sinks() for channel in self._channels.values()):
             time.sleep(_SEND_S)  # the server drops what it has not sent when it stops
         # It waits for each viewer's farewell, for ever where one hangs.
@@ -91,7 +91,7 @@ class Foxglove(foxglove.ServerListener):
         stopping.join(_STOP_S)
 
     def on_subscribe(self, client: Client, channel: ChannelView) -> None:
-        """A viewer takes a channel: what was latched there is said again."""
+        """Send the latched messages of a channel to a new subscriber."""
         self._looked_at.set()
         if channel.topic != _LATCHED:
             return

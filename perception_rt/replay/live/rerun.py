@@ -1,4 +1,4 @@
-"""A replay in Rerun: a viewer here or elsewhere, or a file for later."""
+"""Show a replay in Rerun: in a local or remote viewer, or in a file."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ class Rerun:
         return "Rerun: the viewer's window"
 
     def begin(self, topics: Mapping[str, str], timeout_s: float) -> bool:
-        """True at once: a viewer keeps all, a file too."""
+        """Return True at once, as viewers and files keep all messages."""
         return True
 
     def message(self, topic: str, message_type: str, log_ns: int, data: bytes) -> None:
-        """Draw a message; a malformed one becomes a note."""
+        """Draw a message; log a note for a malformed one."""
         self._stream.set_time(TIMELINE, timestamp=np.datetime64(log_ns, "ns"))
         try:
             drawn = self._drawing.draw(topic, message_type, data)
@@ -100,7 +100,7 @@ class Rerun:
             self._log(entity(topic, name), [*parts, *place], static=topic == "/tf_static")
 
     def ages(self, topic: str, log_ns: int, age_ms: float) -> None:
-        """A point of the topic's curve."""
+        """Add a point to the age curve of the topic."""
         path = entity(_AGES, topic)
         if topic not in self._curves:
             self._curves.add(topic)
@@ -123,7 +123,7 @@ class Rerun:
         self._stream.log(path, *parts, static=static, strict=True)
 
     def _follow(self, topic: str, drawn: LiveDrawing) -> None:
-        """Make room for what comes for the first time."""
+        """Add views for new content."""
         if drawn.picture and self._pictures.get(topic) != drawn.frame:
             self._pictures[topic] = drawn.frame
         elif drawn.frame and not drawn.picture and not self._scene:
@@ -167,7 +167,7 @@ class Rerun:
 
 
 def _keep(stream: rr.RecordingStream) -> None:
-    """Never let go of it."""
+    """Keep a reference to the stream for ever."""
     threading.Event().wait()
 
 
