@@ -20,7 +20,7 @@ _LATCHED = "/tf_static"
 _BACKLOG = 256
 """Messages that wait for a slow viewer; the oldest go first. Pictures have some MB each."""
 _TIME_PERIOD_NS = 50_000_000
-"""The period of time messages. The server never drops them and disconnects a viewer with a backlog of them."""
+"""The period of time messages; the server never drops them, but disconnects viewers with a backlog."""
 _SEND_S = 0.3
 _STOP_S = 3.0
 
