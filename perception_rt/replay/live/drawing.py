@@ -157,7 +157,7 @@ class Drawing:
         return LiveDrawing({"": [lines]}, named.frame_id)
 
     def _odometry(self, data: bytes) -> LiveDrawing | None:
-        """Draw an arrow from the vehicle to where it is in a second, straight on; needs its pose and speed."""
+        """Draw an arrow to the position in one second at constant velocity; needs pose and speed."""
         state = parse_odometry(data)
         if state.pose is None or state.speed is None:
             return None
