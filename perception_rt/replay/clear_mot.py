@@ -1,4 +1,4 @@
-"""Scores of 3D tracks: CLEAR MOT at the best confidence, and averaged over recall.
+"""Score 3D tracks: CLEAR MOT at the best confidence, and averaged over recall.
 
 The protocol that AB3DMOT published (Weng et al., arXiv:1907.03961 and arXiv:2008.08063) on the rules of
 KITTI's tracking benchmark: in each frame truth and tracks are paired by least cost over 1 - IoU of volumes,
@@ -26,7 +26,7 @@ FORBIDDEN = 1e9  # more than any sum of costs: as many pairs as can be, then the
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trajectories:
-    """Boxes of one recording with an id each, true or tracked, in the order of their frames.
+    """True or tracked boxes of one recording with ids, in order of frames.
 
     Attributes:
         frames: (N,) int64, not decreasing.
@@ -59,7 +59,7 @@ class Trajectories:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What went right and wrong over all recordings at one threshold.
+    """The counts over all recordings at one threshold.
 
     Attributes:
         truths: that are not ignored.
@@ -79,23 +79,23 @@ class Counts:
 
     @property
     def errors(self) -> int:
-        """FP + FN + IDS."""
+        """Return FP + FN + IDS."""
         return self.misses + self.false_tracks + self.switches
 
     @property
     def mota(self) -> float:
-        """CLEAR MOT accuracy, at most 1."""
+        """Return the CLEAR MOT accuracy, at most 1."""
         return 1 - self.errors / self.truths
 
     def scaled_mota(self, recall: float) -> float:
-        """sMOTA at that recall, in [0, 1]."""
+        """Return sMOTA at a recall, in [0, 1]."""
         forced = (1 - recall) * self.truths
         return min(1.0, max(0.0, 1 - (self.errors - forced) / (recall * self.truths)))
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What tracks are worth.
+    """The scores of tracks.
 
     Attributes:
         samota: mean over recall, in [0, 1].
@@ -115,7 +115,7 @@ def score_tracks(recordings: Sequence[tuple[Trajectories, Trajectories]]) -> Sco
         recordings: (truth, tracks) of each.
 
     Raises:
-        ValueError: no truth counts.
+        ValueError: all truths are ignored.
     """
     scenes = [_Scene(truth, tracks) for truth, tracks in recordings]
     if not sum(scene.truths for scene in scenes):
@@ -144,7 +144,7 @@ def _thresholds(confidences: np.ndarray, truths: int) -> list[tuple[float, float
 
 
 def _count(scenes: Sequence[_Scene], threshold: float) -> tuple[Counts, np.ndarray]:
-    """Counts over all scenes, and the confidences of the tracks that have a truth."""
+    """Return the counts over all scenes, and the confidences of the matched tracks."""
     results = [scene.count(threshold) for scene in scenes]
     total = np.sum([counts for counts, _ in results], 0)
     return Counts(*(int(value) for value in total)), np.concatenate([found for _, found in results])

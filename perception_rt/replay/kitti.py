@@ -1,6 +1,6 @@
-"""Readers of KITTI's files: object and tracking labels, calibration, velodyne clouds.
+"""Read KITTI's files: object and tracking labels, calibration, velodyne point clouds.
 
-Formats as the development kits of the object and tracking benchmarks give them (Geiger et al., "Are we ready
+Formats as in the development kits of the object and tracking benchmarks (Geiger et al., "Are we ready
 for autonomous driving? The KITTI vision benchmark suite", CVPR 2012).
 """
 
@@ -20,14 +20,14 @@ from perception_rt.types.errors import BagError
 
 DONT_CARE = "DontCare"
 MAX_VALUE = 1e9
-"""Of every number in a label file."""
+"""The maximum magnitude of a number in a label file."""
 MAX_CLOUD_BYTES = 1 << 30
-"""Of an array of an .npz, uncompressed."""
+"""The maximum size of an uncompressed array in an .npz file, bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Where the left colour camera sees what the lidar measures.
+    """The calibration of the left colour camera and the lidar.
 
     Attributes:
         p2: (3, 4) float64, rectified camera frame -> homogeneous px of the left colour image.
@@ -39,13 +39,13 @@ class Calibration:
     camera_from_velodyne: np.ndarray
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image positions of points in the velodyne frame.
+        """Project points in the velodyne frame into the image.
 
         Args:
             points: (N, 3) m.
 
         Returns:
-            (N, 2) px and (N,) depth in m; a position means nothing where the depth is not positive.
+            (N, 2) px and (N,) depth in m; a position is only valid if its depth is positive.
         """
         camera = homogeneous(points) @ self.camera_from_velodyne.T
         image = camera @ self.p2.T
@@ -79,17 +79,17 @@ class Labels:
         return len(self.types)
 
     def __getitem__(self, index: np.ndarray | slice) -> Labels:
-        """The rows that a boolean mask, an index array or a slice selects."""
+        """Select rows by a boolean mask, an index array or a slice."""
         return Labels(*(getattr(self, name)[index] for name in self.__slots__))
 
 
 def homogeneous(points: np.ndarray) -> np.ndarray:
-    """(N, 3) -> (N, 4) float64 with ones."""
+    """Return (N, 3) points as (N, 4) float64 homogeneous coordinates."""
     return np.concatenate([points, np.ones((len(points), 1))], 1)
 
 
 def pinhole(calibration: Calibration, size: tuple[int, int]) -> tuple[CameraModel, np.ndarray]:
-    """The left colour camera as ROS tells it: intrinsics, and where it is.
+    """Return the left colour camera as a ROS camera model and its pose.
 
     Args:
         calibration: its `p2` holds both the intrinsics and the camera's offset from camera 0.
@@ -106,7 +106,7 @@ def pinhole(calibration: Calibration, size: tuple[int, int]) -> tuple[CameraMode
 
 
 def boxes_in_velodyne(hwlxyz_ry: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """Label boxes in the lidar's own frame; the small tilt between the two frames' verticals is left out.
+    """Transform label boxes to the lidar's frame; the small tilt between both frames is ignored.
 
     Args:
         hwlxyz_ry: (N, 7) as `Labels` has it.
@@ -129,7 +129,7 @@ def read_calibration(path: str | Path) -> Calibration:
     """Read a calibration file, of the object benchmark or of the tracking benchmark.
 
     Raises:
-        BagError: it cannot be read, or a matrix is missing or has the wrong size.
+        BagError: the file cannot be read, or a matrix is missing or has the wrong size.
     """
     entries = {}
     for number, line in enumerate(_lines(path), 1):
@@ -160,7 +160,7 @@ def read_object_labels(path: str | Path) -> Labels:
     """Read a label file of the object benchmark: one frame.
 
     Raises:
-        BagError: it cannot be read; names the line.
+        BagError: the file cannot be read; names the line.
     """
     rows = _label_rows(path, 15)
     return _labels(rows, [-1] * len(rows))
@@ -173,7 +173,7 @@ def read_tracking_labels(path: str | Path) -> dict[int, Labels]:
         The labels by frame number, in order; a frame without any is absent.
 
     Raises:
-        BagError: it cannot be read; names the line.
+        BagError: the file cannot be read; names the line.
     """
     by_frame: dict[int, list[tuple[str, np.ndarray]]] = {}
     ids: dict[int, list[int]] = {}
@@ -191,7 +191,7 @@ def read_velodyne(path: str | Path) -> np.ndarray:
         (N, 4) float32: x forward, y left, z up in m; intensity in [0, 1].
 
     Raises:
-        BagError: it cannot be read, or its size is not that of whole points.
+        BagError: the file cannot be read, or its size is not that of whole points.
     """
     try:
         data = Path(path).read_bytes()

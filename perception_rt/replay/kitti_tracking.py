@@ -1,4 +1,4 @@
-"""KITTI's tracking sequences as input and truth of a tracker.
+"""Read KITTI's tracking sequences as input and ground truth of a tracker.
 
 Everything is in the frame of the left camera with the axes of REP 103 (x forward, y left, z up). Counted is
 what the development kit of KITTI's tracking benchmark counts, and AB3DMOT's evaluation with it: objects that
@@ -20,12 +20,12 @@ from perception_rt.types.errors import BagError
 
 NEIGHBOURS = {"Car": ("Van",), "Pedestrian": ("Person_sitting",)}
 MOST_OCCLUDED = 2  # largely
-LEAST_HEIGHT = 25.0  # px, of a box that is judged
+LEAST_HEIGHT = 25.0  # px, of a scored box
 MOST_DONT_CARE = 0.5  # of a box's area
 
 
 def in_front(hwlxyz_ry: np.ndarray) -> np.ndarray:
-    """Boxes of KITTI's camera frame (x right, y down, z forward) with the axes of REP 103.
+    """Convert boxes in KITTI's camera frame (x right, y down, z forward) to the axes of REP 103.
 
     Args:
         hwlxyz_ry: (N, 7) as of `Labels`.
@@ -45,7 +45,7 @@ def read_detections(path: str | Path, label: int) -> dict[int, tuple[Detections3
         file, as probabilities, and their (N, 4) float32 xyxy in px.
 
     Raises:
-        BagError: it cannot be read.
+        BagError: the file cannot be read.
     """
     try:
         lines = Path(path).read_text().splitlines()
@@ -70,7 +70,7 @@ def read_detections(path: str | Path, label: int) -> dict[int, tuple[Detections3
 
 
 def truth(labels: dict[int, Labels], kind: str) -> Trajectories:
-    """The labelled objects of a class and its neighbours.
+    """Return the labelled objects of a class and its neighbouring classes.
 
     Args:
         labels: of one sequence, as `read_tracking_labels` gives them.
@@ -93,11 +93,11 @@ def truth(labels: dict[int, Labels], kind: str) -> Trajectories:
 
 
 def ignored_in_image(xyxy: np.ndarray, labels: Labels | None) -> np.ndarray:
-    """Which boxes of one frame are no error without a partner.
+    """Return which boxes of one frame are no false positive if unmatched.
 
     Args:
         xyxy: (N, 4) px, of tracks.
-        labels: of the frame; None where it has none.
+        labels: of the frame; None if it has none.
 
     Returns:
         (N,) bool.

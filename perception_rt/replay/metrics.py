@@ -1,4 +1,4 @@
-"""Detection accuracy as COCO counts it."""
+"""Detection accuracy by the COCO protocol."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Detections = Detections2D | Detections3D
 def average_precision(
     truths: Sequence[Detections2D], detections: Sequence[Detections2D], classes: Sequence[str]
 ) -> dict:
-    """Scores detections against truths with pycocotools, the reference implementation.
+    """Score detections against truths with pycocotools, the reference implementation.
 
     101-point interpolated average precision, at most 100 detections per image and class, boxes of every size.
-    A class without any truth has no precision: it is absent from ``per_class`` and from the means.
+    A class without truths has no precision and is absent from ``per_class`` and the means.
 
     Args:
         truths: one entry per image; scores are ignored.
@@ -57,7 +57,7 @@ def average_precision(
 def check_frames(
     truths: Sequence[Detections], detections: Sequence[Detections], classes: Sequence[str]
 ) -> None:
-    """Refuse what cannot be scored.
+    """Check the arguments of a score.
 
     Raises:
         ValueError: the two lists differ in length, or a label has no class name.
@@ -80,11 +80,11 @@ def evaluate(
     classes: int,
     ignore: Sequence[np.ndarray] | None = None,
 ) -> COCOeval:
-    """pycocotools' evaluation of boxes of every size; at most 100 detections per image and class.
+    """Run pycocotools on boxes of every size, with at most 100 detections per image and class.
 
     Args:
         truths, found: as of `average_precision`.
-        classes: how many.
+        classes: number of classes.
         ignore: per image a (T,) bool mask of truths that are regions in COCO's sense (iscrowd): they need not
             be found, and no detection is an error that lies in one with as much of its own area as IoU asks.
     """

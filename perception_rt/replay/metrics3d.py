@@ -16,12 +16,12 @@ RECALLS = np.linspace(0, 1, 101)
 
 
 def match_greedy(iou: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Assign detections to truths as COCO and KITTI do: the best score chooses first, each truth once.
+    """Assign detections to truths greedily in order of score, as COCO and KITTI do.
 
     Args:
         iou: (T, D) overlap of T truths with D detections.
         scores: (D,) of the detections; equal ones choose in their order.
-        threshold: the least overlap of a match.
+        threshold: minimum overlap of a match.
 
     Returns:
         (D,) int64, row of the free truth with the highest overlap, or -1.
@@ -51,7 +51,7 @@ def average_precision_bev(
     ignore: Sequence[np.ndarray] | None = None,
     ignore_detections: Sequence[np.ndarray] | None = None,
 ) -> dict:
-    """Scores detections against truths by the overlap of their footprints, class by class.
+    """Score detections against truths by the overlap of their footprints, class by class.
 
     Average precision is interpolated at 101 recalls, as COCO and `replay.metrics` do, so that the figures of
     camera and lidar compare (KITTI's 40 points leave recall 0 out and come out a little lower).
@@ -61,8 +61,8 @@ def average_precision_bev(
         truths: one entry per frame; scores are ignored.
         detections: one entry per frame, in the same order and coordinates.
         classes: names, indexed by the labels of both.
-        iou_threshold: the least overlap of a detection with the truth that it finds.
-        ignore: per frame a (T,) bool mask of truths that nobody has to find (too few points, out of range):
+        iou_threshold: minimum overlap of a match.
+        ignore: per frame a (T,) bool mask of truths to ignore (too few points, out of range):
             a detection matched to one counts neither way. Truths that count are matched first.
         ignore_detections: per frame a (D,) bool mask of detections that are no error where they match
             nothing (those out of the range that is scored).
@@ -91,7 +91,7 @@ def average_precision_bev(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counted:
-    """What became of the detections of one class.
+    """The matched detections of one class.
 
     Attributes:
         truths: how many count.
@@ -106,11 +106,11 @@ class Counted:
 
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(T, 7) and (D, 7) boxes to (T, D), the larger the more alike."""
+"""Maps (T, 7) and (D, 7) boxes to a (T, D) similarity; larger means more similar."""
 
 
 def iou_of_footprints(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """(T, D) IoU seen from above of (T, 7) and (D, 7) boxes."""
+    """Return the (T, D) bird's-eye-view IoU of (T, 7) and (D, 7) boxes."""
     return iou_bev(torch.from_numpy(truth), torch.from_numpy(found)).numpy()
 
 
@@ -126,10 +126,10 @@ def count_detections(
     """Match detections to truths, class by class; the arguments are those of `average_precision_bev`.
 
     Args:
-        similarity: how alike boxes are. thresholds: the least of it in a match; counted is for each.
+        similarity: of boxes. thresholds: minimum similarities of a match; each is counted separately.
 
     Returns:
-        For each threshold, by class; one without a truth that counts is absent.
+        The result by class for each threshold; classes without counted truths are absent.
     """
     check_frames(truths, detections, classes)
     ignore = _masks("ignore", ignore, truths)

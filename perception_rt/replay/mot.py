@@ -1,4 +1,4 @@
-"""Reader of MOTChallenge files: boxes in an image, detected or true, frame by frame.
+"""Read MOTChallenge files: detected or true boxes in an image, by frame.
 
 Format of Leal-Taixé et al., "MOTChallenge 2015", arXiv:1504.01942: a row is
 `frame,id,left,top,width,height,confidence,x,y,z`, frames from 1, px; a truth of confidence 0 does not count.
@@ -13,7 +13,7 @@ import numpy as np
 
 from perception_rt.types.errors import BagError
 
-COLUMNS = 7  # that mean something in the image
+COLUMNS = 7  # the columns that describe boxes in the image
 MAX_FRAME, MAX_VALUE = 1_000_000, 1e9
 
 
@@ -39,7 +39,7 @@ def read_mot(path: str | Path) -> dict[int, MotFrame]:
         The boxes by frame number, from 1 to the last one without a gap; rows of confidence 0 are left out.
 
     Raises:
-        BagError: it cannot be read; names the line.
+        BagError: the file cannot be read; names the line.
     """
     try:
         lines = Path(path).read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The overview of several replays: a row a recording, linked to its report."""
+"""Write the overview of several replays, one row per recording with a link to its report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
 
     Args:
         folder: exists.
-        runs: the folders of the replays, in the order to be shown; one without results is told as failed.
+        runs: the folders of the replays, in the order to be shown; one without results counts as failed.
     """
     rows = [_row(Path(folder), Path(run)) for run in runs]
     totals = {outcome: sum(row["states"].get(outcome, 0) for row in rows) for outcome in OUTCOMES}

@@ -25,7 +25,7 @@ Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Headline(NamedTuple):
-    """A topic's first score, and what stands below it."""
+    """A topic's main score and the text below it."""
 
     label: str
     value: str
@@ -33,7 +33,7 @@ class Headline(NamedTuple):
 
 
 def headlines(scores: Mapping[str, Mapping]) -> list[Headline]:
-    """A line a topic."""
+    """Return one headline per topic."""
     return [line for topic, score in scores.items() if (line := _headline(topic, score)) is not None]
 
 
@@ -63,7 +63,7 @@ def _curves(score: Mapping) -> Curves:
 
 
 def score_sections(scores: Mapping[str, Mapping]) -> list[dict[str, Any]]:
-    """What the page says of each topic's scores."""
+    """Return the sections of the page with each topic's scores."""
     return [
         {
             "topic": topic,

@@ -1,4 +1,4 @@
-"""The charts and figures of every stream, for the page."""
+"""Prepare the charts and figures of every stream for the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLUMNS = ("p50", "p99", "max")
 
 
 def stream_sections(streams: Mapping[str, Mapping], view: LedgerView) -> list[dict[str, Any]]:
-    """What the page shows of each stream that the ledger knows, in the order of metrics.json."""
+    """Return the section of each stream in the ledger, in the order of metrics.json."""
     return [
         {
             "node": stream["node"],
@@ -46,7 +46,7 @@ def _parts(stream: Mapping, view: LedgerView, rows: StreamView) -> Iterator[svg.
 
 
 def stages_of(rows: StreamView) -> list[str]:
-    """The stages that took some time; with `--inference fixed` most take none."""
+    """Return the stages with a duration; with `--inference fixed` most have none."""
     return [stage for stage in STAGES if rows.times[stage].total and rows.times[stage].constant != 0]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of chosen moments, a strip a sensor."""
+"""Prepare the pictures of chosen moments, one strip per sensor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_PICTURES = 40
 def picture_strips(
     folder: Path, bag: Path, metrics: Mapping, view: LedgerView, truths: Sequence[Truth]
 ) -> list[dict[str, object]]:
-    """What the page shows of every camera and lidar.
+    """Return the picture strips of every camera and lidar.
 
     Args:
         folder: of the run. bag: the recording. metrics, view: of the run.

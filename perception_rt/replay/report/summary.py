@@ -20,7 +20,7 @@ class Verdict(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A figure of the whole run."""
+    """A key figure of the whole run."""
 
     label: str
     value: str
@@ -76,7 +76,7 @@ def _streams(number: int) -> str:
 
 
 def cards_of(metrics: Mapping, run: Mapping) -> list[Card]:
-    """The figures of the whole run, and the first of each kind of score."""
+    """Return the key figures of the whole run, and the first of each kind of score."""
     streams = list(metrics["streams"].values())
     received = sum(stream["received"] for stream in streams)
     ended = sum(sum(stream["states"].values()) for stream in streams)
@@ -100,7 +100,7 @@ def cards_of(metrics: Mapping, run: Mapping) -> list[Card]:
 
 
 def stream_card(stream: Mapping) -> dict[str, object]:
-    """One stream: where its messages went, how fast, how old."""
+    """Return the outcomes, rate and ages of one stream."""
     ended = sum(stream["states"].values())
     outcomes = [
         {
