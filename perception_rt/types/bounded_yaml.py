@@ -32,11 +32,11 @@ def _check(text: str) -> None:
     stack: list[tuple[str | None, int]] = []  # anchor of each open collection, and the count before it
     count = 0
     for event in yaml.parse(text, _LOADER):
-        where = f"line {event.start_mark.line + 1}"
+        where = f"line {event.start_mark.line + 1}" if event.start_mark else "YAML"
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in stack):
                 raise YamlLimitError(f"{where}: *{event.anchor} contains itself")
-            count += sizes.get(event.anchor, 0)
+            count += sizes.get(str(event.anchor), 0)
         elif isinstance(event, yaml.CollectionStartEvent):
             if len(stack) >= MAX_DEPTH:
                 raise YamlLimitError(f"{where}: nested deeper than {MAX_DEPTH} levels")

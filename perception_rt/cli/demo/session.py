@@ -91,7 +91,9 @@ def run_graph(plan: DemoPlan, console: Console) -> Collector:
         odometry |= {TRUE_ODOMETRY} if odometry else set()
     command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config)]
     # What is published before the collector is known would be missing from the results.
-    for override in (*plan.overrides, f"listeners:={json.dumps([*topics, *sorted(odometry)])}"):
+    source = "drive_simulator" if plan.bag is None else "bag_player"
+    listeners = f"{source}:listeners:={json.dumps([*topics, *sorted(odometry)])}"
+    for override in (*plan.overrides, listeners):
         command += ["-p", override]
     with Collector(topics, sorted(odometry)) as collector, progress_bar(console) as progress:
         answered = {stream.output: stream for stream in plan.streams if stream.scored}

@@ -144,8 +144,9 @@ def _difference(imported: Imported, picture: np.ndarray, source: Outputs, mine: 
     task = find_task(imported.task)
     for one, other, whose in ((source, mine, "the source"), (mine, source, "the bundle")):
         if len(one[1]):
-            about = {"origin": task.golden_origin, "file": "x", "score_threshold": 0.0}
-            expected = make_golden(one, task, picture[None], **about)
+            expected = make_golden(
+                one, task, picture[None], origin=task.golden_origin, file="x", score_threshold=0.0
+            )
             text = golden_difference(expected, other, precision)
             if text:
                 return f"of what {whose} finds, {text}"
