@@ -23,7 +23,7 @@ Step = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TrainingTask:
     """A detector that is trained on the simulator.
 
     Attributes:
@@ -50,7 +50,7 @@ class Task:
 
 
 def train(
-    task: Task,
+    task: TrainingTask,
     frames: Any,
     recipe: Recipe,
     device: torch.device,
@@ -65,7 +65,7 @@ def train(
 
 
 def train_bundle(
-    task: Task,
+    task: TrainingTask,
     out: Path,
     recipe: Recipe,
     device: torch.device,
@@ -121,7 +121,7 @@ def train_bundle(
 
 
 def evaluate(
-    task: Task,
+    task: TrainingTask,
     runtime: Runtime,
     frames: int | None = None,
     report: Report = lambda phase, done, total, note: None,

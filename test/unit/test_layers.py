@@ -52,3 +52,12 @@ def test_a_room_imports_only_what_lies_below_it(room):
 def test_realtime_needs_the_standard_library_only():
     for path in (ROOT / "realtime").glob("*.py"):
         assert not {name.split(".")[0] for name in imports_of(path)} & {"numpy", "torch", "cv2", "rclpy"}
+
+
+def test_no_class_name_has_two_meanings():
+    places: dict[str, list[str]] = {}
+    for path in ROOT.rglob("*.py"):
+        for part in ast.parse(path.read_text()).body:
+            if isinstance(part, ast.ClassDef) and not part.name.startswith("_"):
+                places.setdefault(part.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

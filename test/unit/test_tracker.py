@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perception_rt.stage.tracking.boxes3d import SURE_HEADING
 from perception_rt.stage.tracking.config import (
     PEDESTRIAN,
     VEHICLE,
@@ -89,6 +90,16 @@ def test_a_reversed_box_does_not_turn_the_track_but_the_majority_does():
     for step in range(6, 16):
         tracks = track.update(step * STEP, boxes((5, 0, 0.95, CAR, np.pi - 0.1)))
     assert abs(tracks.xyzlwh_yaw[0, 6]) == pytest.approx(np.pi - 0.1, abs=0.1)
+
+
+def test_votes_for_a_heading_are_capped_so_that_an_old_track_can_still_turn():
+    """However long a track had its front one way, a few more boxes than the cap turn it."""
+    track = tracker()
+    for step in range(40):
+        track.update(step * STEP, boxes((5, 0, 0.95, CAR, 0.1)))
+    for step in range(40, 40 + int(SURE_HEADING) + 2):
+        tracks = track.update(step * STEP, boxes((5, 0, 0.95, CAR, np.pi + 0.1)))
+    assert abs(tracks.xyzlwh_yaw[0, 6]) == pytest.approx(np.pi - 0.1, abs=0.3)
 
 
 @pytest.mark.parametrize(("hidden", "same"), [(9, True), (11, False)])

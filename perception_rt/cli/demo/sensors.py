@@ -18,7 +18,7 @@ DETECTORS: dict[str, type[DetectorComponent]] = {
 }
 
 
-class SimulatedSensor(NamedTuple):
+class SimulatedStream(NamedTuple):
     """What `drive_simulator` has for a task.
 
     Attributes:
@@ -33,13 +33,13 @@ class SimulatedSensor(NamedTuple):
 
 
 SIMULATED = {  # by task
-    DETECT2D.name: SimulatedSensor(
+    DETECT2D.name: SimulatedStream(
         "camera_hz",
         30.0,
         "/drive_simulator/ground_truth",
         lambda drive, t_s, stamp: CameraFrame(drive.sample(t_s).image, False, stamp, "camera"),
     ),
-    DETECT3D.name: SimulatedSensor(
+    DETECT3D.name: SimulatedStream(
         "lidar_hz",
         10.0,
         "/drive_simulator/ground_truth_3d",

@@ -52,7 +52,7 @@ class SensorStream:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class MomentChoice:
     """A message of a sensor to show.
 
     Attributes:
@@ -100,7 +100,7 @@ def choose(
     sensor: SensorStream,
     parts: int,
     judged: Iterable[AnswerQuality] | None = None,
-) -> list[Choice]:
+) -> list[MomentChoice]:
     """Choose the messages of a sensor to show, without duplicates.
 
     Args:
@@ -119,7 +119,7 @@ def choose(
     if stream is not None:
         choices += [_oldest(row) for row in stream.oldest[:_OLDEST]]
         choices += [_lost(row) for row in _unanswered(stream)]
-    merged: dict[tuple, Choice] = {}
+    merged: dict[tuple, MomentChoice] = {}
     for choice in choices:
         key = (choice.stamp_ns, choice.near_ns if choice.stamp_ns is None else 0)
         first = merged.get(key)
@@ -132,11 +132,11 @@ def choose(
 
 
 def _extremes(
-    view: LedgerView, parts: int, rated: Iterable[tuple[float, Choice]], why: tuple[str, str]
-) -> list[Choice]:
+    view: LedgerView, parts: int, rated: Iterable[tuple[float, MomentChoice]], why: tuple[str, str]
+) -> list[MomentChoice]:
     """Return the choices with the highest and lowest rating in each part of the run."""
-    highest: dict[int, tuple[float, Choice]] = {}
-    lowest: dict[int, tuple[float, Choice]] = {}
+    highest: dict[int, tuple[float, MomentChoice]] = {}
+    lowest: dict[int, tuple[float, MomentChoice]] = {}
     for rating, choice in rated:
         share = (choice.near_ns - view.start_ns) / 1e9 / view.duration_s
         part = min(max(int(share * parts), 0), parts - 1)
@@ -147,14 +147,14 @@ def _extremes(
     return [found[part][1] for found in (highest, lowest) for part in sorted(found)]
 
 
-def _by_truth(judged: Iterable[AnswerQuality]) -> Iterator[tuple[float, Choice]]:
+def _by_truth(judged: Iterable[AnswerQuality]) -> Iterator[tuple[float, MomentChoice]]:
     for answer in judged:
         told = f"{answer.right} of {answer.right + answer.missed} found, {answer.wrong} wrong"
         detail = f"F1 {answer.f1:.2f}: {told}"
-        yield answer.f1, Choice("", detail, answer.stamp_ns, answer.published_ns, truth=answer.truth)
+        yield answer.f1, MomentChoice("", detail, answer.stamp_ns, answer.published_ns, truth=answer.truth)
 
 
-def _by_confidence(outputs: Bag, topic: str) -> Iterator[tuple[float, Choice]]:
+def _by_confidence(outputs: Bag, topic: str) -> Iterator[tuple[float, MomentChoice]]:
     """Rate answers by the mean score of their boxes; skip answers without boxes."""
     for message in outputs.messages([topic]):
         found = DECODERS[message.message_type](message.data)
@@ -163,13 +163,13 @@ def _by_confidence(outputs: Bag, topic: str) -> Iterator[tuple[float, Choice]]:
             mean = float(found.detections.scores.mean())
             boxes = "1 box" if count == 1 else f"{count} boxes"
             detail = f"mean confidence {mean:.2f} of {boxes}"
-            yield mean, Choice("", detail, found.stamp_ns, message.log_ns)
+            yield mean, MomentChoice("", detail, found.stamp_ns, message.log_ns)
 
 
-def _oldest(row: Row) -> Choice:
+def _oldest(row: Row) -> MomentChoice:
     near_ns = row.ended_ns or row.arrival_ns
     assert near_ns is not None  # it has an age, so it ended
-    return Choice(OLDEST, f"{row.age_ms:.1f} ms old when published", row.stamp_ns, near_ns)
+    return MomentChoice(OLDEST, f"{row.age_ms:.1f} ms old when published", row.stamp_ns, near_ns)
 
 
 def _unanswered(stream: StreamView) -> Sequence[Row]:
@@ -184,7 +184,7 @@ def _unanswered(stream: StreamView) -> Sequence[Row]:
     return [row for _, _, row in sorted(rows, key=lambda item: item[:2])[:_LOST]]
 
 
-def _lost(row: Row) -> Choice:
+def _lost(row: Row) -> MomentChoice:
     assert row.arrival_ns is not None  # as `_unanswered` chooses them
     why = row.outcome.replace("_", " ")
-    return Choice(why, row.reason or "no answer", row.stamp_ns, row.arrival_ns, lost=True)
+    return MomentChoice(why, row.reason or "no answer", row.stamp_ns, row.arrival_ns, lost=True)

@@ -16,7 +16,7 @@ from perception_rt.codec import (
 )
 from perception_rt.codec.cdr import CdrReader
 from perception_rt.replay.bag import Bag, BagMessage, frame_of
-from perception_rt.replay.report.choose import ARRAY_3D, DECODERS, IMAGES, Choice, SensorStream
+from perception_rt.replay.report.choose import ARRAY_3D, DECODERS, IMAGES, MomentChoice, SensorStream
 from perception_rt.stage.transforms import TransformBuffer, transform
 from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFrame, TransformError
 
@@ -56,7 +56,7 @@ class ReportScene:
         camera: for a lidar: the image of that moment, with the fused boxes that belong on it.
     """
 
-    choice: Choice
+    choice: MomentChoice
     frame: CameraFrame | LidarFrame | None = None
     missing: list[str] = field(default_factory=list)
     detections: NamedDetections | None = None
@@ -77,7 +77,7 @@ class SceneInputs:
         self._models: dict[str, CameraModel] = {}
         self._images: dict[str, tuple[int, BagMessage]] = {}  # how far away, and the nearest
 
-    def take(self, message: BagMessage, sensor: SensorStream, choice: Choice) -> None:
+    def take(self, message: BagMessage, sensor: SensorStream, choice: MomentChoice) -> None:
         """Keep a message if it is needed; skip an unreadable one."""
         try:
             stamp_ns, frame_id = CdrReader(message.data).header()
@@ -139,7 +139,7 @@ class SceneReader:
         other = f"{topic}".rpartition("/")[0] + "/predictions"
         return other if other in boxes else None
 
-    def read(self, sensor: SensorStream, choice: Choice) -> ReportScene:
+    def read(self, sensor: SensorStream, choice: MomentChoice) -> ReportScene:
         """Read the scene of a choice; `missing` lists what cannot be read."""
         scene = ReportScene(choice)
         inputs = self._read_inputs(sensor, choice)
@@ -160,7 +160,7 @@ class SceneReader:
             self._fill_space(scene, scene.frame, sensor, inputs, answers)
         return scene
 
-    def _read_inputs(self, sensor: SensorStream, choice: Choice) -> SceneInputs:
+    def _read_inputs(self, sensor: SensorStream, choice: MomentChoice) -> SceneInputs:
         """Read the sensor messages around the choice, one at a time to save memory."""
         topics = [sensor.topic]
         if not sensor.is_camera:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from perception_rt.replay.bag import Bag
-from perception_rt.replay.report.choose import Choice, SensorStream, choose, sensors_of
+from perception_rt.replay.report.choose import MomentChoice, SensorStream, choose, sensors_of
 from perception_rt.replay.report.ledger import OUTCOMES, LedgerView
 from perception_rt.replay.report.pictures import pictures_of
 from perception_rt.replay.report.quality import judge_answers
@@ -60,7 +60,7 @@ def picture_strips(
 
 
 def _strip(
-    reader: SceneReader, sensor: SensorStream, choices: Sequence[Choice], view: LedgerView, rule: str
+    reader: SceneReader, sensor: SensorStream, choices: Sequence[MomentChoice], view: LedgerView, rule: str
 ) -> dict[str, object]:
     shown = [_shown(reader.read(sensor, choice), view) for choice in choices]
     told = {"node": sensor.node, "topic": sensor.topic, "is_camera": sensor.is_camera}

@@ -21,7 +21,7 @@ from perception_rt.train.camera.network import INPUT_SIZE, CameraDecoder, Camera
 from perception_rt.train.camera.score import evaluate
 from perception_rt.train.drives import training_seeds
 from perception_rt.train.loop import Recipe, quick_bfloat16
-from perception_rt.train.task import Task
+from perception_rt.train.task import TrainingTask
 
 SCORE_THRESHOLD = 0.4
 NMS_THRESHOLD = 0.55
@@ -75,7 +75,7 @@ def save_bundle(path: Path, network: CameraNetwork, provenance: dict) -> Manifes
     )
 
 
-CAMERA = Task(
+CAMERA = TrainingTask(
     bundle="sim_camera",
     recipe=Recipe(
         seed=0, frames=3000, steps=7000, batch=8, learning_rate=3e-3, weight_decay=0.02, average=0.998

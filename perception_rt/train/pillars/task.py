@@ -32,7 +32,7 @@ from perception_rt.train.pillars.network import (
     cells,
 )
 from perception_rt.train.pillars.score import evaluate
-from perception_rt.train.task import Task
+from perception_rt.train.task import TrainingTask
 
 SCORE_THRESHOLD = 0.4
 NMS_THRESHOLD = 0.2
@@ -90,7 +90,7 @@ def save_bundle(path: Path, network: PillarsNetwork, provenance: dict) -> Manife
     )
 
 
-PILLARS = Task(
+PILLARS = TrainingTask(
     bundle="pillars",
     recipe=Recipe(
         seed=0, frames=1800, steps=2600, batch=4, learning_rate=3e-3, weight_decay=0.02, average=0.998
