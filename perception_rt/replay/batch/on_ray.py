@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from perception_rt.realtime.cores import available_cores
 from perception_rt.replay.batch.unit import Unit, UnitResult, attempt, attempts
@@ -86,7 +87,7 @@ def _outcome(reference: ray.ObjectRef, unit: Unit) -> UnitResult:
 
 def _connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
             _reach(address)

@@ -103,10 +103,13 @@ class Foxglove(foxglove.ServerListener):
     def _channel(self, topic: str, message_type: str) -> foxglove.Channel | None:
         if topic not in self._channels:
             text = definition(message_type)
-            self._channels[topic] = text and foxglove.Channel(
-                topic,
-                schema=foxglove.Schema(name=message_type, encoding="ros2msg", data=text.encode()),
-                message_encoding="cdr",
-                context=self._context,
-            )
+            channel = None
+            if text:
+                channel = foxglove.Channel(
+                    topic,
+                    schema=foxglove.Schema(name=message_type, encoding="ros2msg", data=text.encode()),
+                    message_encoding="cdr",
+                    context=self._context,
+                )
+            self._channels[topic] = channel
         return self._channels[topic]
