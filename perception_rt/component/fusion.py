@@ -13,7 +13,7 @@ from perception_rt.codec.encode import encode_image
 from perception_rt.codec.image import parse_image
 from perception_rt.codec.markers import box_markers, encode_markers
 from perception_rt.component.component import Component, Host
-from perception_rt.component.parameters import Parameter
+from perception_rt.component.parameters import TRANSFORM_WAIT, Parameter
 from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.pairing import Pair, StampPairing
 from perception_rt.realtime.pipeline import Parsed, StreamStats
@@ -49,13 +49,7 @@ class Fusion(Component):
             (0.0, 1e3),
             live=True,
         ),
-        Parameter(
-            "transform_wait_ms",
-            200.0,
-            "How long a message waits for the transform at its stamp, ms.",
-            (0.0, 1e4),
-            live=True,
-        ),
+        TRANSFORM_WAIT,
         Parameter("iou_threshold", 0.3, "Smallest IoU of a match in the image.", (0.01, 1.0), live=True),
         Parameter(
             "camera_recall",

@@ -12,7 +12,7 @@ from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_de
 from perception_rt.codec.markers import box_markers, encode_markers, path_markers
 from perception_rt.codec.vehicle import pose_covariance
 from perception_rt.component.component import Component, Host, Transforms
-from perception_rt.component.parameters import Parameter
+from perception_rt.component.parameters import TRANSFORM_WAIT, Parameter
 from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.pipeline import StreamStats
 from perception_rt.realtime.ready_queue import ReadyQueue
@@ -48,13 +48,7 @@ class ObjectTracker(Component):
             "odom",
             "Frame without motion, like odom, in which 3d tracks live; empty: the sensor's frame.",
         ),
-        Parameter(
-            "transform_wait_ms",
-            200.0,
-            "How long a message waits for the transform at its stamp, ms.",
-            (0.0, 1e4),
-            live=True,
-        ),
+        TRANSFORM_WAIT,
         Parameter("horizon_s", 3.0, "How far ahead 3d tracks are predicted, s.", (0.1, 30.0)),
         Parameter("step_s", 0.5, "Time between two predictions, s.", (0.05, 5.0)),
     )

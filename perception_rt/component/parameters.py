@@ -74,6 +74,16 @@ def _hint(name: str, known: Sequence[str]) -> str:
     return f"no parameter {name!r}" + (f": did you mean {' or '.join(close)}?" if close else "")
 
 
+TRANSFORM_WAIT = Parameter(
+    "transform_wait_ms",
+    200.0,
+    "How long a message waits for the transform at its stamp, ms.",
+    (0.0, 1e4),
+    live=True,
+)
+"""Of every component that looks transforms up."""
+
+
 def resolve(table: Sequence[Parameter], given: Mapping[str, object]) -> dict[str, Any]:
     """Return the values of a node without ROS: its defaults, and what is given for names that it declares.
 

@@ -23,7 +23,6 @@ from perception_rt.model.specs import ImageSpec
 from perception_rt.types.errors import BundleError
 
 NOT_DETECTORS = {"classify", "semantic", "depth"}
-MAX_SOURCE = 1 << 31
 
 
 def import_onnx(
