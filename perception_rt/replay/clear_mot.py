@@ -1,6 +1,6 @@
 """Score 3D tracks: CLEAR MOT at the best confidence, and averaged over recall.
 
-The protocol that AB3DMOT published (Weng et al., arXiv:1907.03961 and arXiv:2008.08063) on the rules of
+The protocol of AB3DMOT (Weng et al., arXiv:1907.03961 and arXiv:2008.08063) with the rules of
 KITTI's tracking benchmark: in each frame truth and tracks are paired by least cost over 1 - IoU of volumes,
 at IoU 0.25 or more; tracks are dropped whole, by the mean of their confidences, at 40 thresholds, one for
 each 1/40 of recall. MOTA is 1 - (FP + FN + switches) / truths; sMOTA takes out of it the misses that a

@@ -1,9 +1,9 @@
 """Read KITTI's tracking sequences as input and ground truth of a tracker.
 
-Everything is in the frame of the left camera with the axes of REP 103 (x forward, y left, z up). Counted is
-what the development kit of KITTI's tracking benchmark counts, and AB3DMOT's evaluation with it: objects that
-are cut off by the image's edge or occluded beyond "largely", and those of a neighbouring class, may be found
-or missed; tracks without a partner are no error where their box in the image is low or mostly in a region of
+Everything is in the frame of the left camera with the axes of REP 103 (x forward, y left, z up). The rules
+are those of the development kit of KITTI's tracking benchmark and of AB3DMOT's evaluation: objects that
+are truncated, more than "largely" occluded, or of a neighbouring class may be found
+or missed; unmatched tracks are no error if their box in the image is low or mostly in a region of
 `DontCare`.
 """
 
@@ -28,7 +28,7 @@ def in_front(hwlxyz_ry: np.ndarray) -> np.ndarray:
     """Convert boxes in KITTI's camera frame (x right, y down, z forward) to the axes of REP 103.
 
     Args:
-        hwlxyz_ry: (N, 7) as of `Labels`.
+        hwlxyz_ry: (N, 7) as in `Labels`.
 
     Returns:
         (N, 7) float64 xyzlwh_yaw.
@@ -41,7 +41,7 @@ def read_detections(path: str | Path, label: int) -> dict[int, tuple[Detections3
     """Read detections in AB3DMOT's format: `frame,type,x1,y1,x2,y2,score,h,w,l,x,y,z,ry,alpha`.
 
     Returns:
-        By frame, in order; a frame without any is absent: detections, their scores, which are log odds in the
+        Detections by frame, in order, without empty frames; their scores, which are log odds in the
         file, as probabilities, and their (N, 4) float32 xyxy in px.
 
     Raises:
@@ -73,7 +73,7 @@ def truth(labels: dict[int, Labels], kind: str) -> Trajectories:
     """Return the labelled objects of a class and its neighbouring classes.
 
     Args:
-        labels: of one sequence, as `read_tracking_labels` gives them.
+        labels: labels of one sequence from `read_tracking_labels`.
         kind: `Car` or `Pedestrian`.
     """
     frames, parts = [], []
@@ -96,8 +96,8 @@ def ignored_in_image(xyxy: np.ndarray, labels: Labels | None) -> np.ndarray:
     """Return which boxes of one frame are no false positive if unmatched.
 
     Args:
-        xyxy: (N, 4) px, of tracks.
-        labels: of the frame; None if it has none.
+        xyxy: (N, 4) px, boxes of tracks.
+        labels: labels of the frame; None without labels.
 
     Returns:
         (N,) bool.

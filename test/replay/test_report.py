@@ -113,11 +113,11 @@ def test_every_picture_says_what_it_shows(run):
     for word in (
         "Best",
         "Worst",
-        "Oldest answer",
+        "Oldest output",
         "Superseded",
         "car",
         "/object_tracker/tracks",
-        "no answer",
+        "no output",
     ):
         assert word in shown
     assert "from above /object_tracker/tracks</figcaption>" in (run / "report.html").read_text()

@@ -215,7 +215,7 @@ def test_a_run_that_published_nothing_has_a_report(tmp_path):
 def test_an_empty_run_says_that_nothing_came(tmp_path):
     folder = write_run(tmp_path / "run", [])
     write_report(folder)
-    assert "No node received anything" in (folder / "report.html").read_text()
+    assert "No node received a message" in (folder / "report.html").read_text()
 
 
 def test_names_and_reasons_are_text_and_never_markup(tmp_path):
@@ -367,7 +367,7 @@ def test_long_tables_of_times_ahead_are_thinned_and_end_with_the_last(count, fir
         f"{k / 10:g}": {"count": 4, "mean_m": k / 100, "ellipses": ellipses} for k in range(1, count + 1)
     }
     (section,) = score_sections({"/v/predictions": {"ade_m": 0.1, "fde_m": 0.2, "horizons": horizons}})
-    assert [chart.title for chart in section["charts"]] == ["Mean error by time ahead"]
+    assert [chart.title for chart in section["charts"]] == ["Mean error by prediction horizon"]
     assert section["charts"][0].svg.count("<circle") == count
     rows = section["tables"][-1]["rows"]
     assert len(rows) <= 10

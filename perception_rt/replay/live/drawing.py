@@ -37,9 +37,9 @@ class LiveDrawing:
     """The drawing of one message.
 
     Attributes:
-        parts: archetypes, by what follows the topic in the entity's path ("" for the topic itself).
-        frame: the frame of 3D content; of a picture, its own (`image_frame`). "" where the parts say theirs.
-        picture: whether it belongs into the picture `frame`.
+        parts: archetypes by the part of the entity path below the topic ("" for the topic itself).
+        frame: frame of 3D content, or `image_frame` for a picture; "" if the parts name their own.
+        picture: whether it is drawn in the picture `frame`.
     """
 
     parts: dict[str, list[object]]
@@ -129,7 +129,7 @@ class Drawing:
         return _picture(boxes, named.frame_id)
 
     def _boxes(self, data: bytes, tracks: bool) -> LiveDrawing:
-        """Boxes with words; those of tracks are always shown, others where the viewer's pointer is."""
+        """Return labelled boxes; labels of tracks are always visible, others when hovered."""
         named = decode_named_detections3d(data)
         x_y_z_l_w_h_yaw = named.detections.xyzlwh_yaw
         half = x_y_z_l_w_h_yaw[:, 6] / 2

@@ -1,4 +1,4 @@
-"""A replay in Foxglove: the messages as they are, over the WebSocket protocol `foxglove.sdk.v1`."""
+"""Show a replay in Foxglove: unchanged messages over the WebSocket protocol `foxglove.sdk.v1`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _STOP_S = 3.0
 
 
 class Foxglove(foxglove.ServerListener):
-    """Serves every topic as a channel of its own type; the viewers come and go as they like.
+    """Serve every topic as a channel of its own type; viewers may connect and disconnect at any time.
 
     Args:
         target: ``[HOST:]PORT`` to serve on; port 0 takes a free one.
 
     Attributes:
-        port: where it is served.
+        port: TCP port of the server.
     """
 
     def __init__(self, target: str) -> None:

@@ -28,7 +28,7 @@ _EYE, _LOOK_AT = (-14.0, 0.0, 9.0), (12.0, 0.0, 0.0)  # m: from behind and above
 
 
 class Rerun:
-    """Draws what it knows; the views follow what comes.
+    """Draw messages of known types; views are added for new content.
 
     Args:
         target: ``""`` opens a viewer, ``FILE.rrd`` writes, ``HOST:PORT`` sends.
@@ -167,7 +167,7 @@ class Rerun:
 
 
 def _keep(stream: rr.RecordingStream) -> None:
-    """Keep a reference to the stream for ever."""
+    """Keep a reference to the stream for the life of the process."""
     threading.Event().wait()
 
 

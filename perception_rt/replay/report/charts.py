@@ -48,7 +48,7 @@ def _outcomes_note(edges: np.ndarray, column: int, counts: np.ndarray) -> str:
 
 
 def coarser(counts: np.ndarray, edges: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counts by moment, and the moments' edges: fewer, wider ones where messages are few."""
+    """Merge moments until each has enough messages; return the counts and the edges."""
     every = next(n for n in (1, 2, 4, 8) if n == 8 or rows >= 3 * MOMENTS / n)
     return counts.reshape(len(counts), -1, every).sum(2), edges[::every]
 
@@ -122,7 +122,7 @@ def stages_histogram(stream: StreamView, stages: Sequence[str]) -> Markup:
 
 
 def _histogram(stream: StreamView, series: dict[str, Times], what: str, x_title: str) -> Markup:
-    """Shares of messages in logarithmic steps: bars of one series, outlines of several."""
+    """Draw the shares of messages in logarithmic steps: bars for one series, outlines for several."""
     counts = {name: times.counts.sum(0) for name, times in series.items()}
     edges, counts = _in_view(counts)
     top = max((float((row / max(row.sum(), 1)).max()) for row in counts.values()), default=1.0)
@@ -148,12 +148,12 @@ def _histogram(stream: StreamView, series: dict[str, Times], what: str, x_title:
     if len(series) == 1:
         marks += [_marked(x, q, *series.values()) for q in (50, 99)]
     marks.append(svg.hover(lefts, widths, _histogram_notes(edges, counts)))
-    label = f"{what} of {stream.name}, shares of messages by milliseconds"
+    label = f"{what} of {stream.name}, share of messages by milliseconds"
     return svg.chart(label, x, y, x_title + " (logarithmic)", "share", marks, shares=True)
 
 
 def _marked(x: svg.Scale, q: int, times: Times) -> Markup:
-    """A percentile of the whole run as a line with its name."""
+    """Draw a percentile of the whole run as a labelled line."""
     at = float(x(times.percentile_of_all(q)))
     upright = svg.line(np.array((at, at)), np.array((svg.BOTTOM, svg.TOP)), "mark")
     name = svg.element("text", f"p{q}", x=at - 4, y=svg.TOP + 9 + (q > 50) * 13, text_anchor="end")
@@ -161,7 +161,7 @@ def _marked(x: svg.Scale, q: int, times: Times) -> Markup:
 
 
 def _in_view(counts: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The steps that have messages, a margin around them, joined to some `_HISTOGRAM_BARS` at most."""
+    """Return the steps that contain messages with a margin, merged to about `_HISTOGRAM_BARS` bars."""
     used = np.flatnonzero(np.sum(list(counts.values()), axis=0)) if counts else np.arange(80, 160)
     first, last = max(int(used[0]) - 3, 0), min(int(used[-1]) + 4, len(EDGES_MS) - 1)
     every = -(-(last - first) // _HISTOGRAM_BARS)
@@ -217,4 +217,4 @@ def reliability_chart(
         svg.line(x(sure[order]), y(right[order]), "series-age thin"),
         svg.dots(x(sure), y(right), "series-age", notes),
     ]
-    return svg.chart(f"Reliability of {label}", x, y, "confidence", "share that is right", marks)
+    return svg.chart(f"Reliability of {label}", x, y, "confidence", "share that is correct", marks)

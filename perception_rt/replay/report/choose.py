@@ -1,9 +1,8 @@
 """Choose the moments of a run to show as pictures, by a fixed rule.
 
-Of each camera and lidar, one of each part of the run: the best and the worst frame by the truth; where there
-is none, the frames whose boxes are the surest and the least sure on average, which is what the model thinks
-of itself, not what is true. Then the answer that was the oldest when it came, and messages that were not
-answered, of every outcome that occurs.
+Each part of the run gives, for every camera and lidar, the best and the worst frame by ground truth. Without
+ground truth it gives the frames with the highest and lowest mean confidence. Then follow the output with the
+greatest age and examples of lost messages for each outcome.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ DECODERS: dict[str, Callable[[bytes], NamedDetections]] = {
     ARRAY_2D: decode_named_detections,
     ARRAY_3D: decode_named_detections3d,
 }
-SUREST, LEAST_SURE, BEST, WORST, OLDEST = "surest", "least sure", "best", "worst", "oldest answer"
+HIGHEST, LOWEST, BEST, WORST, OLDEST = "highest confidence", "lowest confidence", "best", "worst", "oldest output"
 _OLDEST = 1
 _LOST = 3
 
@@ -35,8 +34,8 @@ class SensorStream:
     """A camera or a lidar of a run.
 
     Attributes:
-        node, topic: who hears what. message_type: of the topic.
-        output: the detector's topic; None where it published nothing. output_type: of it.
+        node, topic: the subscriber and its topic. message_type: type of the topic.
+        output: the detector's output topic; None if it published nothing. output_type: type of the output.
     """
 
     node: str
@@ -47,7 +46,7 @@ class SensorStream:
 
     @property
     def is_camera(self) -> bool:
-        """Or else a lidar."""
+        """True for a camera, False for a lidar."""
         return self.message_type in IMAGES
 
 
@@ -56,11 +55,11 @@ class MomentChoice:
     """A message of a sensor to show.
 
     Attributes:
-        why: a heading, of all reasons. detail: figures, as text.
-        stamp_ns: of its header; None where it could not be read.
-        near_ns: when it arrived, or when its answer was published.
-        lost: whether it has no answer.
-        truth: boxes that had to be found, in the frame of the answer; None where that is not known.
+        why: heading with all reasons. detail: figures, as text.
+        stamp_ns: header stamp; None if the message is unreadable.
+        near_ns: arrival time, or publish time of its output.
+        lost: True if the message has no output.
+        truth: ground-truth boxes in the frame of the output; None if unknown.
     """
 
     why: str
@@ -86,7 +85,7 @@ def sensors_of(metrics: Mapping) -> list[SensorStream]:
 
 
 def _output_of(outputs: Mapping, node: str, topic: str, kind: str) -> str | None:
-    """A detector names its output after itself, and after the sensor where it has several."""
+    """Return the output topic of a detector; with several sensors its name contains the sensor."""
     prefix = topic.removesuffix("/compressed").rpartition("/")[0]
     for name in (f"{node}{prefix}/detections", f"{node}/detections"):
         if outputs.get(name, {}).get("type") == kind:
@@ -106,19 +105,19 @@ def choose(
     Args:
         view: the run's ledger.
         outputs: the bag that the run wrote.
-        sensor: whose messages.
-        parts: how many parts of the run give a good and a bad frame.
-        judged: the sensor's answers held to the truth; None where there is none.
+        sensor: the stream to choose from.
+        parts: number of parts of the run; each gives a good and a bad frame.
+        judged: outputs compared with the ground truth; None without ground truth.
     """
     stream = view.streams.get(f"{sensor.node}: {sensor.topic}")
     choices = []
     if judged is not None:
         choices += _extremes(view, parts, _by_truth(judged), (BEST, WORST))
     elif sensor.output is not None and sensor.output in outputs.topics:
-        choices += _extremes(view, parts, _by_confidence(outputs, sensor.output), (SUREST, LEAST_SURE))
+        choices += _extremes(view, parts, _by_confidence(outputs, sensor.output), (HIGHEST, LOWEST))
     if stream is not None:
         choices += [_oldest(row) for row in stream.oldest[:_OLDEST]]
-        choices += [_lost(row) for row in _unanswered(stream)]
+        choices += [_lost(row) for row in _lost_messages(stream)]
     merged: dict[tuple, MomentChoice] = {}
     for choice in choices:
         key = (choice.stamp_ns, choice.near_ns if choice.stamp_ns is None else 0)
@@ -155,7 +154,7 @@ def _by_truth(judged: Iterable[AnswerQuality]) -> Iterator[tuple[float, MomentCh
 
 
 def _by_confidence(outputs: Bag, topic: str) -> Iterator[tuple[float, MomentChoice]]:
-    """Rate answers by the mean score of their boxes; skip answers without boxes."""
+    """Rate outputs by the mean score of their boxes; skip empty outputs."""
     for message in outputs.messages([topic]):
         found = DECODERS[message.message_type](message.data)
         count = len(found.detections)
@@ -172,8 +171,8 @@ def _oldest(row: Row) -> MomentChoice:
     return MomentChoice(OLDEST, f"{row.age_ms:.1f} ms old when published", row.stamp_ns, near_ns)
 
 
-def _unanswered(stream: StreamView) -> Sequence[Row]:
-    """Some of every outcome that occurs, in turns."""
+def _lost_messages(stream: StreamView) -> Sequence[Row]:
+    """Choose lost messages, alternating between the outcomes that occur."""
     known = {
         outcome: [row for row in stream.examples.get(outcome, []) if row.arrival_ns is not None]
         for outcome in LOST
@@ -185,6 +184,6 @@ def _unanswered(stream: StreamView) -> Sequence[Row]:
 
 
 def _lost(row: Row) -> MomentChoice:
-    assert row.arrival_ns is not None  # as `_unanswered` chooses them
+    assert row.arrival_ns is not None  # as `_lost_messages` chooses them
     why = row.outcome.replace("_", " ")
-    return MomentChoice(why, row.reason or "no answer", row.stamp_ns, row.arrival_ns, lost=True)
+    return MomentChoice(why, row.reason or "no output", row.stamp_ns, row.arrival_ns, lost=True)

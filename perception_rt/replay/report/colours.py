@@ -1,6 +1,6 @@
 """Colours of the report: one per outcome and stage, distinguishable with colour blindness.
 
-Outcomes after Okabe and Ito (2008), stages after Tol (2021), lighter on a dark ground.
+Outcomes use the palette of Okabe and Ito (2008), stages that of Tol (2021), lighter on dark backgrounds.
 """
 
 LIGHT = {

@@ -27,7 +27,7 @@ _STYLE = (
     f".{name} circle{{fill:{c}}}"
     for name, c in LIGHT.items()
 )
-"""As style.css has it on a light ground, without variables."""
+"""The light theme of style.css, without variables."""
 
 
 def write_figure(
@@ -36,16 +36,16 @@ def write_figure(
     """Write a PNG with a row of charts for each section.
 
     Args:
-        path: of the picture.
-        title, verdict: stand above.
-        sections: heading and charts, as the page has them; parts that are no charts are left out.
+        path: path of the picture.
+        title, verdict: printed at the top.
+        sections: headings and charts of the page; other parts are skipped.
     """
     import matplotlib  # for its fonts alone, as a container may have none
 
     try:
         import resvg_py
     except ImportError:  # no distribution packages it
-        LOG.warning("%s is left out: install resvg-py with pip", path)
+        LOG.warning("%s is not written: install resvg-py with pip", path)
         return
     top = _HEADING
     parts = [element("text", title, class_="heading", x=8.0, y=top)]
@@ -75,7 +75,7 @@ def write_figure(
 
 
 def _cell(chart: Chart, x: float, y: float) -> Iterator[Markup]:
-    """A chart below its title and legend."""
+    """Place a chart below its title and legend."""
     yield element("text", chart.title, x=x + 8, y=y + 16)
     at = x + 8
     for name, label in chart.keys:

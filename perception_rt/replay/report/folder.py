@@ -24,7 +24,7 @@ def read_metrics(folder: Path) -> dict:
     """Read the metrics.json of a folder.
 
     Raises:
-        ConfigError: there is none, or it is not of a replay; says what to do.
+        ConfigError: the file is missing or does not belong to a replay.
     """
     path = folder / "metrics.json"
     metrics = _read(path)
@@ -33,7 +33,7 @@ def read_metrics(folder: Path) -> dict:
     missing = [name for name in _SECTIONS if not isinstance(metrics.get(name), dict)]
     if metrics.get("format") != 1 or missing:
         told = f"format={metrics.get('format')!r}" if not missing else f"no {', '.join(missing)}"
-        raise ConfigError(f"{path}: not the metrics of a replay of this version: {told}; replay again")
+        raise ConfigError(f"{path}: not the metrics of this version's replay: {told}; replay again")
     return metrics
 
 
@@ -43,7 +43,7 @@ def read_run(folder: Path) -> dict | None:
 
 
 def first_differences(folder: Path) -> list[dict]:
-    """The first few differences from a golden run of each topic and file; none where nothing was compared."""
+    """Return the first differences from a golden run by topic and file; empty without a comparison."""
     path = folder / "differences.json"
     if not path.exists():
         return []
@@ -72,7 +72,7 @@ def _read(path: Path) -> dict | None:
 
 
 def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
-    """Fill a template of this folder and write it at once; what is not `Markup` is escaped."""
+    """Render a template of this folder and write it atomically; text that is not `Markup` is escaped."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -28,8 +28,8 @@ def write_index(folder: Path, runs: Sequence[Path]) -> None:
     """Write `index.html` into `folder`.
 
     Args:
-        folder: exists.
-        runs: the folders of the replays, in the order to be shown; one without results counts as failed.
+        folder: an existing folder.
+        runs: replay folders in display order; a folder without results counts as failed.
     """
     rows = [_row(Path(folder), Path(run)) for run in runs]
     totals = {outcome: sum(row["states"].get(outcome, 0) for row in rows) for outcome in OUTCOMES}

@@ -1,7 +1,7 @@
-"""A ledger of any length as counts on a fixed grid: read in chunks, memory flat.
+"""Read a ledger of any length into counts on a fixed grid, in chunks and constant memory.
 
-What the charts need of a run is where in time which message ended how, and how its times are distributed;
-both fit a grid of moments and of logarithmic steps of milliseconds. Only short runs keep single values too.
+The charts show the outcomes over time and the distribution of the durations;
+both fit a grid of moments and logarithmic millisecond steps. Short runs also keep single values.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ _TEXTS = ("node", "topic", "outcome", "reason")
 
 @dataclass(slots=True)
 class Times:
-    """One duration of a stream's messages.
+    """Distribution of one duration of a stream's messages.
 
     Attributes:
         counts: (MOMENTS, steps) int32, messages by moment and step of `EDGES_MS`.
-        greatest: (MOMENTS,) float64, ms; NaN where there is none.
-        least: of all, ms; infinite where there is none.
-        points: (N, 2) float64 s since the start and ms of each message; empty in a long run.
+        greatest: (MOMENTS,) float64, maximum in ms; NaN without messages.
+        least: minimum in ms; infinite without messages.
+        points: (N, 2) float64, seconds since the start and ms of each message; empty for long runs.
     """
 
     counts: np.ndarray = field(default_factory=lambda: np.zeros((MOMENTS, len(EDGES_MS) - 1), np.int32))
@@ -69,27 +69,27 @@ class Times:
 
     @property
     def total(self) -> int:
-        """How many messages have this time."""
+        """Return the number of messages with this duration."""
         return int(self.counts.sum())
 
     @property
     def constant(self) -> float | None:
-        """The time that every message has (to 1 µs), ms; None where they differ or there is none."""
+        """Return the duration in ms if all messages share it (within 1 µs), else None."""
         if not self.total or np.nanmax(self.greatest) - self.least > 1e-3:
             return None
         return self.least
 
     def percentile(self, q: float) -> np.ndarray:
-        """(MOMENTS,) float64 ms, by nearest rank to within a step (2.4 %); NaN where there is none."""
+        """Return a percentile over time, (MOMENTS,) float64 ms, within 2.4 %; NaN without messages."""
         return np.fmin(_percentile(self.counts, q), self.greatest)
 
     def percentile_of_all(self, q: float) -> float:
-        """The same over the whole run; NaN where there is none."""
+        """Return a percentile of the whole run, ms; NaN without messages."""
         return float(np.fmin(_percentile(self.counts.sum(0, keepdims=True), q)[0], np.nanmax(self.greatest)))
 
 
 def _percentile(counts: np.ndarray, q: float) -> np.ndarray:
-    """(R,) float64 ms of (R, steps) counts; NaN where there is none."""
+    """Return the percentile of (R, steps) counts as (R,) float64 ms; NaN without messages."""
     below = np.cumsum(counts, axis=1)
     step = (below >= np.maximum(np.ceil(q / 100 * below[:, -1]), 1)[:, None]).argmax(1)
     return np.where(below[:, -1] > 0, np.sqrt(EDGES_MS[:-1] * EDGES_MS[1:])[step], np.nan)
@@ -97,7 +97,7 @@ def _percentile(counts: np.ndarray, q: float) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One message of the ledger, ns and ms; None where the ledger has nothing."""
+    """One message of the ledger, times in ns and ms; None for empty fields."""
 
     node: str
     topic: str
@@ -116,12 +116,12 @@ class StreamView:
 
     Attributes:
         node, topic: absolute names.
-        rows: how many lines of the ledger.
+        rows: number of ledger lines.
         outcomes: (len(OUTCOMES), MOMENTS) int64, messages by outcome and moment of arrival.
-        times: by name, of `TIMES`.
-        reasons: messages by outcome and reason; reasons that differ in numbers alone count as one.
-        oldest: those with the greatest age at publishing, the oldest first.
-        examples: by outcome other than published, some of the messages, spread over the run.
+        times: durations by name of `TIMES`.
+        reasons: messages by outcome and reason; reasons that differ only in numbers are merged.
+        oldest: messages with the greatest age at publishing, oldest first.
+        examples: by outcome other than published, messages spread over the run.
     """
 
     node: str
@@ -135,18 +135,18 @@ class StreamView:
 
     @property
     def name(self) -> str:
-        """As in metrics.json."""
+        """Return the name used in metrics.json."""
         return f"{self.node}: {self.topic}"
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerView:
-    """A ledger on the grid.
+    """A whole ledger on the grid.
 
     Attributes:
-        start_ns: of the first arrival.
-        duration_s: to the last arrival; at least a millisecond.
-        streams: by name, as in metrics.json; messages that could not be read are of node `bag`.
+        start_ns: time of the first arrival.
+        duration_s: time to the last arrival, at least one millisecond.
+        streams: streams by name, as in metrics.json; unreadable messages belong to node `bag`.
     """
 
     start_ns: int
@@ -155,15 +155,15 @@ class LedgerView:
 
     @property
     def moments_s(self) -> np.ndarray:
-        """(MOMENTS + 1,) float64, s since the start."""
+        """Return the edges of the moments, (MOMENTS + 1,) float64, s since the start."""
         return np.linspace(0, self.duration_s, MOMENTS + 1)
 
 
 def read_ledger(path: Path) -> LedgerView:
-    """Read a ledger.csv twice: for its extent, then for its content.
+    """Read a ledger.csv in two passes: first the time range, then the messages.
 
     Raises:
-        ConfigError: it is no ledger; says why.
+        ConfigError: the file is not a ledger.
     """
     try:
         view = _extent(path)
@@ -222,7 +222,7 @@ def _add(view: LedgerView, stream: StreamView, rows: pd.DataFrame) -> None:
 
 
 def _weights(stream: StreamView, rows: pd.DataFrame) -> np.ndarray:
-    """(N,) int64 messages that each row stands for: unreadable messages are counted in groups."""
+    """Return the number of messages of each row, (N,) int64; unreadable messages are grouped."""
     if stream.node != "bag":
         return np.ones(len(rows), np.int64)
     return rows["number"].fillna(1).clip(lower=1).to_numpy(np.int64)
@@ -242,7 +242,7 @@ def _add_times(
 
 
 def _add_reasons(stream: StreamView, rows: pd.DataFrame, weights: np.ndarray) -> None:
-    """Count reasons by their words; the first of a kind gives its numbers."""
+    """Count reasons, ignoring numbers; the text of the first one is kept."""
     known = {(outcome, _NUMBER.sub("#", reason)): (outcome, reason) for outcome, reason in stream.reasons}
     told = pd.Series(weights, index=[rows["outcome"], rows["reason"]])
     told = told[told.index.get_level_values(1) != ""].groupby(level=[0, 1], sort=False).sum()
@@ -288,6 +288,6 @@ def _row(row: Any) -> Row:
 
 
 def _sort_points(stream: StreamView) -> None:
-    """By time: the ledger is in order of ending."""
+    """Sort by time; the ledger is ordered by the end of processing."""
     for times in stream.times.values():
         times.points = times.points[np.argsort(times.points[:, 0], kind="stable")]

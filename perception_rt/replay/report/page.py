@@ -1,4 +1,4 @@
-"""The page of one replay, from its folder and the recording."""
+"""Build the page of one replay from its folder and the recording."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from perception_rt.replay.report.summary import Verdict, cards_of, judge, stream
 from perception_rt.replay.score import Truth
 
 _READING = (
-    "Times are the replay's own. Short runs show every message; long ones the median (line), up to the 99th "
-    "percentile (area), and the greatest age (faint line) of each moment. Rest the pointer on a chart to "
-    "read its figures."
+    "Times are measured in the replay. Short runs show every message. Long runs show the median (line), the "
+    "99th percentile (area) and the maximum (faint line) of each moment. Hover over a chart to read values."
 )
 
 
@@ -36,15 +35,15 @@ def write_report(
     """Write `report.html` and `report.png` of a replay into its folder.
 
     Args:
-        folder: with metrics.json, ledger.csv and, for pictures, bag/.
-        bag: the recording, for pictures; None for a report without them.
-        run: what run.json will say, or what is known of it; None reads it, if it is there.
-        checks: budgets and comparisons, in the order to be shown.
-        truths: by which the run was scored; the best and the worst frames are chosen by them.
+        folder: contains metrics.json, ledger.csv and, for pictures, bag/.
+        bag: the recording; None for a report without pictures.
+        run: content of run.json; None reads the file if it exists.
+        checks: budgets and comparisons in display order.
+        truths: ground truth of the scores; the best and worst frames are chosen with it.
 
     Raises:
-        ConfigError: the folder is not of a replay.
-        BagError: a bag is given that cannot be opened.
+        ConfigError: the folder does not hold a replay.
+        BagError: a bag cannot be opened.
     """
     folder = Path(folder)
     metrics = read_metrics(folder)
@@ -95,7 +94,7 @@ def _text(value: object) -> str:
 
 
 def _difference(row: Mapping) -> tuple[object, ...]:
-    """A row of the table: where, which message, what of it, and both values."""
+    """Return a table row: place, message, field and both values."""
     stamp_ns = row["stamp_ns"] if row["stamp_ns"] is not None else row["log_ns"]
     at = "" if stamp_ns is None else f"{stamp_ns / 1e9:.6f}"
     told = " ".join(filter(None, (row["field"], row["note"])))
@@ -103,7 +102,7 @@ def _difference(row: Mapping) -> tuple[object, ...]:
 
 
 def _exact(value: object) -> str:
-    """With the digits in which two values differ."""
+    """Format two values with as many digits as they need to differ."""
     return f"{value:.9g}" if isinstance(value, float) else _text(value)
 
 
@@ -148,7 +147,7 @@ def _hash(sha256: str) -> Markup:
 
 
 def _flat(values: Mapping, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Whatever is known of the run, a row a value."""
+    """Flatten nested values of run.json into rows."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key} ")

@@ -1,4 +1,4 @@
-"""Scenes as pictures in the page: data URIs of JPEG."""
+"""Render scenes as JPEG data URIs for the page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Picture:
     """One picture of the page.
 
     Attributes:
-        uri: ``data:image/jpeg;base64,...``. width, height: px. alt: what it shows.
+        uri: ``data:image/jpeg;base64,...``. width, height: px. alt: alternative text.
     """
 
     uri: str
@@ -36,7 +36,7 @@ class Picture:
 
 
 def pictures_of(scene: ReportScene) -> list[Picture]:
-    """The pictures of a moment: the camera's, or the boxes in space on the image and from above."""
+    """Render a moment: the camera image, or for a lidar the boxes on the image and from above."""
     if scene.frame is None:
         return []
     if isinstance(scene.frame, CameraFrame):
@@ -48,7 +48,7 @@ def pictures_of(scene: ReportScene) -> list[Picture]:
 def _camera(frame: CameraFrame, found: NamedDetections | None, truth: np.ndarray | None) -> Picture:
     pixels, scale = _fitted(frame)
     if found is None:
-        return _picture(pixels, "camera image, no answer")
+        return _picture(pixels, "camera image, no output")
     boxes = replace(found.detections, xyxy=found.detections.xyxy * np.float32(scale))
     contents = _describe(found.classes, boxes.labels)
     drawn = draw_detections(pixels, boxes, found.classes)
@@ -72,13 +72,13 @@ def _from_above(scene: ReportScene, cloud: LidarFrame) -> Picture:
     )
     if scene.choice.truth is not None:
         _outline_footprints(drawn, scene.choice.truth)
-    contents = _describe(objects.classes, objects.detections.labels) if scene.objects else "no answer"
+    contents = _describe(objects.classes, objects.detections.labels) if scene.objects else "no output"
     source = f" of {objects.source}" if objects.source else ""
     return _picture(drawn, f"lidar points from above, {contents}{source}")
 
 
 def _outline_footprints(picture: np.ndarray, boxes: np.ndarray) -> None:
-    """Thin white rectangles of (T, 7) boxes, in a picture of `draw_bev`."""
+    """Outline (T, 7) boxes as thin white rectangles in a picture of `draw_bev`."""
     far = np.array((_Y_RANGE[1], _X_RANGE[1]))
     corners = (far - box_corners(boxes)[:, :4, 1::-1]) * _PX_PER_M
     cv2.polylines(picture, list(corners.round().astype(np.int32)), True, (255, 255, 255), 1, cv2.LINE_AA)
@@ -106,7 +106,7 @@ def _describe(classes: Sequence[str], labels: np.ndarray) -> str:
 
 
 def _fitted(frame: CameraFrame) -> tuple[np.ndarray, float]:
-    """RGB pixels, as wide as the page shows them, so that what is drawn stays legible; and their scale."""
+    """Resize RGB pixels to the page's width, so that drawings stay legible; return them and the scale."""
     pixels = frame.pixels[:, :, ::-1] if frame.bgr else frame.pixels
     scale = min(_WIDTH_PX / pixels.shape[1], _WIDTH_PX / pixels.shape[0])
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR

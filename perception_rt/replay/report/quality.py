@@ -1,4 +1,4 @@
-"""Rate each answer of a detector against the truth, to choose the best and the worst."""
+"""Rate each output of a detector against ground truth, to choose the best and the worst."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from perception_rt.types import TransformError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerQuality:
-    """One answer compared with the truth.
+    """One output compared with ground truth.
 
     Attributes:
-        stamp_ns: of the answer. published_ns: publish time.
+        stamp_ns: stamp of the output. published_ns: its publish time.
         right, wrong, missed: numbers of true positives, false positives and false negatives.
-        truth: (T, 4) xyxy px or (T, 7) xyzlwh_yaw, the boxes to find, in the answer's frame.
+        truth: (T, 4) xyxy px or (T, 7) xyzlwh_yaw, ground-truth boxes in the frame of the output.
     """
 
     stamp_ns: int
@@ -35,14 +35,14 @@ class AnswerQuality:
 
     @property
     def f1(self) -> float:
-        """2 right / (2 right + wrong + missed), in [0, 1]."""
+        """Return the F1 score in [0, 1]."""
         return 2 * self.right / (2 * self.right + self.wrong + self.missed)
 
 
 def judge_answers(
     recording: Bag, outputs: Bag, topic: str, scores: Mapping[str, Mapping], truths: Sequence[Truth]
 ) -> Iterator[AnswerQuality]:
-    """Yield the answers of a scored topic with their truth.
+    """Yield the outputs of a scored topic with their ground truth.
 
     Boxes match at an IoU of at least 0.5 in the image and 0.25 in space. Frames without truths and boxes,
     or without a known transform, are left out.

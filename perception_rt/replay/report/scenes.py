@@ -22,18 +22,18 @@ from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFram
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 _BEFORE_NS, _AFTER_NS = 2_000_000_000, 300_000_000
-"""How far around the choice its message and the transforms are looked for."""
+"""Search range around the choice for its message and the transforms."""
 _ANSWER_NS = 5_000_000_000
 _SAME_MOMENT_NS = 100_000_000
 
 
 @dataclass(slots=True)
 class SceneObjects:
-    """Boxes in the lidar's frame, with what is known of them.
+    """Boxes in the lidar frame with labels and predicted paths.
 
     Attributes:
-        source: the topic. classes: names by label. notes: of each box.
-        paths: (N, T, 2) where each will be, m; None where that is not known.
+        source: topic. classes: class names by label. notes: text for each box.
+        paths: (N, T, 2) predicted positions, m; None without predictions.
     """
 
     source: str
@@ -48,12 +48,12 @@ class ReportScene:
     """One moment of one sensor.
 
     Attributes:
-        choice: why it is shown.
-        frame: the sensor's; None where it could not be read. missing: why, and what else is not shown.
-        detections: the detector's answer, in the frame of the sensor.
-        objects: for a lidar: the most that is known, tracks before fused boxes before detections.
-        ego_path: (T, 2) where the vehicle will be, m.
-        camera: for a lidar: the image of that moment, with the fused boxes that belong on it.
+        choice: the chosen message and the reason.
+        frame: sensor data; None if unreadable. missing: reasons for everything that is not shown.
+        detections: the detector's output in the sensor frame.
+        objects: for a lidar, tracks if available, else fused boxes, else detections.
+        ego_path: (T, 2) predicted positions of the vehicle, m.
+        camera: for a lidar, the image of that moment with the fused boxes.
     """
 
     choice: MomentChoice
@@ -69,7 +69,7 @@ class SceneInputs:
     """The sensor messages around a chosen moment.
 
     Attributes:
-        message: the chosen one: by its stamp where that is known, or else by its arrival.
+        message: the chosen message, found by its stamp if known, else by its arrival.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class SceneInputs:
                 self._images[frame_id] = away, message
 
     def cameras(self) -> Iterator[tuple[CameraModel, CameraFrame]]:
-        """The cameras that were calibrated, each with the image nearest to the choice."""
+        """Return the calibrated cameras, each with the image nearest to the choice."""
         for frame_id in sorted(self._models.keys() & self._images.keys()):
             model = self._models[frame_id]
             try:
@@ -112,10 +112,10 @@ class SceneInputs:
 
 
 class SceneReader:
-    """Reads scenes of a run.
+    """Read scenes of a run.
 
     Args:
-        bag: the recording. outputs: what the run wrote. metrics: of the run.
+        bag: the recording. outputs: the output bag of the run. metrics: metrics of the run.
     """
 
     def __init__(self, bag: Bag, outputs: Bag, metrics: Mapping) -> None:
@@ -135,7 +135,7 @@ class SceneReader:
 
     @staticmethod
     def _beside(topic: str | None, boxes: list[str]) -> str | None:
-        """The predictions of the node that publishes a topic."""
+        """Return the predictions topic of the node that publishes a topic."""
         other = f"{topic}".rpartition("/")[0] + "/predictions"
         return other if other in boxes else None
 
@@ -144,7 +144,7 @@ class SceneReader:
         scene = ReportScene(choice)
         inputs = self._read_inputs(sensor, choice)
         if inputs.message is None:
-            scene.missing.append("its message is not in the recording")
+            scene.missing.append("the message is not in the recording")
             return scene
         try:
             scene.frame = frame_of(inputs.message)
@@ -174,7 +174,7 @@ class SceneReader:
         return inputs
 
     def _answers(self, sensor: SensorStream, seen_ns: int, start_ns: int) -> dict[str, NamedDetections]:
-        """What was said of the stamp `seen_ns`, by topic; of the vehicle's way, the latest before it."""
+        """Return the outputs for stamp `seen_ns` by topic, and the latest predicted path before it."""
         topics = (sensor.output, self._tracks, self._predictions, self._fused, self._ego)
         wanted = {topic for topic in topics if topic is not None}
         found: dict[str, NamedDetections] = {}
@@ -238,7 +238,7 @@ class SceneReader:
         inputs: SceneInputs,
         transforms: TransformBuffer,
     ) -> tuple[CameraFrame, SceneObjects, CameraModel, np.ndarray] | None:
-        """The image and the camera nearest to a cloud; None where they do not belong together."""
+        """Return the image and camera nearest to a cloud; None if they do not match."""
         for model, image in inputs.cameras():
             try:
                 camera_from_lidar = transforms.lookup(model.frame_id, fused.frame_id, cloud.stamp_ns)
@@ -256,7 +256,7 @@ def _objects(
     cloud: LidarFrame,
     transforms: TransformBuffer,
 ) -> SceneObjects:
-    """Boxes and paths in the frame of the cloud; raises TransformError."""
+    """Transform boxes and paths into the frame of the cloud; raise TransformError if that is impossible."""
     lidar_from = transforms.lookup(cloud.frame_id, found.frame_id, cloud.stamp_ns)
     boxes = found.detections.xyzlwh_yaw.astype(np.float64)
     boxes[:, :3] = transform(lidar_from, boxes[:, :3])
@@ -269,14 +269,14 @@ def _objects(
 
 
 def _paths(ids: Sequence[str], ahead: NamedDetections, lidar_from: np.ndarray) -> np.ndarray | None:
-    """(N, T, 2) of the tracks, in the order of `ids`; None where one lacks a moment."""
+    """Return predicted paths (N, T, 2) in the order of `ids`; None if a track lacks a moment."""
     places = transform(lidar_from, ahead.detections.xyzlwh_yaw[:, :3].astype(np.float64))[:, :2]
     by_id = [places[[row for row, id_ in enumerate(ahead.ids) if id_ == wanted]] for wanted in ids]
     return np.stack(by_id) if by_id and len({len(path) for path in by_id}) == 1 else None
 
 
 def _from_its_start(boxes: np.ndarray) -> np.ndarray | None:
-    """(T, 2) a way as seen from its first pose, from (T, 7) boxes."""
+    """Return (T, 2) positions of (T, 7) boxes relative to the first pose."""
     if not len(boxes):
         return None
     cos, sin = np.cos(boxes[0, 6]), np.sin(boxes[0, 6])

@@ -1,4 +1,4 @@
-"""Scores as cards, tables and charts: of `perception_rt.replay.score`, and numbers of any other shape."""
+"""Show scores as cards, tables and charts: those of `perception_rt.replay.score` and any nested numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MOST_HORIZONS = 10
 _WAYS = ("as_seen", "at_publish", "streaming")
 _SAID_ELSEWHERE = ("kind", "truth", "classes", "curves", "calibration")
 MEANING = (
-    "As seen: each truth against the answer of the same stamp; without an answer, nothing was found there. "
-    "At publish: each answer against the truth of the moment when it was published. Streaming: each truth "
-    "against the latest answer that was there by then. Ellipses: 95 % of the errors should lie within; NEES "
-    "is 2 where the covariances are right, more where they are too small, less where they are too large."
+    "As seen: ground truth against the output with the same stamp; a frame without output counts as empty. "
+    "At publish: each output against the ground truth at its publish time. Streaming: ground truth against "
+    "the latest output available at that time. Ellipses: 95 % of the errors should lie inside. NEES: 2 for "
+    "correct covariances, larger if they are too small, smaller if they are too large."
 )
 
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -25,7 +25,7 @@ Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Headline(NamedTuple):
-    """A topic's main score and the text below it."""
+    """A topic's main score and its caption."""
 
     label: str
     value: str
@@ -54,7 +54,7 @@ def _headline(topic: str, score: Mapping) -> Headline | None:
 
 
 def _curves(score: Mapping) -> Curves:
-    """Precision over recall, as seen, at an overlap of 0.5, of the first classes."""
+    """Draw precision over recall of the first classes, as seen, at IoU 0.5."""
     curves = list((score.get("as_seen") or {}).get("curves", {}).items())[:_MOST_CURVES]
     return {
         name: (np.linspace(0, 1, len(precision)), np.array(precision, np.float64))
@@ -90,16 +90,16 @@ def _charts(topic: str, score: Mapping) -> Iterator[svg.Chart]:
     if calibration:
         columns = ([row[key] for row in calibration["bins"]] for key in ("confidence", "right", "count"))
         ece = text_of(calibration["ece"])
-        told = f"ECE {ece} of {calibration['detections']} boxes; dashed: right as often as sure"
+        told = f"ECE {ece} of {calibration['detections']} boxes; dashed: perfect calibration"
         yield svg.Chart("Reliability", charts.reliability_chart(topic, *columns), note=told)
     horizons = score.get("horizons")
     if horizons and len(horizons) > 1:
         far, off = list(map(float, horizons)), [row["mean_m"] for row in horizons.values()]
-        yield svg.Chart("Mean error by time ahead", charts.ahead_chart(topic, far, off))
+        yield svg.Chart("Mean error by prediction horizon", charts.ahead_chart(topic, far, off))
 
 
 def _tables(score: Mapping, title: str = "") -> Iterator[dict[str, object]]:
-    """The numbers below `score`: a row for all together, a row a class, and so on for what lies deeper."""
+    """Return tables of nested scores: one row for the total, then one row per class."""
     nested = {key: value for key, value in score.items() if isinstance(value, Mapping)}
     nested = {key: value for key, value in nested.items() if key not in _SAID_ELSEWHERE}
     plain = {key: value for key, value in score.items() if not isinstance(value, (Mapping, list))}
@@ -122,7 +122,7 @@ def _tables(score: Mapping, title: str = "") -> Iterator[dict[str, object]]:
 
 
 def _horizons(horizons: Mapping[str, Mapping]) -> dict[str, object]:
-    """A row a time ahead: of many every so-manyth, so that the last one stays."""
+    """Return one row per prediction horizon, thinned evenly; the last one is kept."""
     every = -(-len(horizons) // _MOST_HORIZONS)
     rows = {}
     for ahead in list(horizons)[every - 1 - (-len(horizons) % every) :: every]:
@@ -169,5 +169,5 @@ def text_of(value: object) -> str:
 
 
 def keys_of(kind: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return colour and label of a legend's entries; a `class` has its colour by index, others by name."""
+    """Return the colour and label of legend entries; classes are coloured by index, others by name."""
     return [(f"{kind}-{place if kind == 'class' else name}", name) for place, name in enumerate(names)]

@@ -15,14 +15,12 @@ from perception_rt.replay.report.scenes import ReportScene, SceneReader
 from perception_rt.replay.score import Truth
 
 RULE = (
-    "A good and a bad frame from each part of the run; then the answer with the greatest age, and "
-    "messages that were not answered, of every outcome that occurs. "
-    "Seconds count from the run's first arrival."
+    "A good and a bad frame from each part of the run, then the output with the greatest age and examples "
+    "of lost messages for each outcome. Seconds are relative to the first arrival."
 )
-_BY_TRUTH = "Good and bad by the truth (F1 of the frame's boxes); what had to be found is outlined in white."
+_BY_TRUTH = "Ranked by the F1 score of the frame's boxes. Ground truth is outlined in white."
 _BY_CONFIDENCE = (
-    "Good and bad by the mean confidence of the frame's boxes, which is what the model thinks of itself and "
-    "need not be true."
+    "Ranked by the mean confidence of the frame's boxes, as there is no ground truth."
 )
 _MOST_PICTURES = 40
 
@@ -33,8 +31,8 @@ def picture_strips(
     """Return the picture strips of every camera and lidar.
 
     Args:
-        folder: of the run. bag: the recording. metrics, view: of the run.
-        truths: by which it was scored.
+        folder: folder of the run. bag: the recording. metrics, view: metrics and ledger of the run.
+        truths: ground truth of the scores.
 
     Raises:
         BagError: a bag cannot be opened.
@@ -81,7 +79,7 @@ def _shown(scene: ReportScene, view: LedgerView) -> dict[str, object]:
 
 
 def _drawn(scene: ReportScene) -> Iterator[str]:
-    """Whose boxes a lidar's pictures have: the most that is known, which may be another node's."""
+    """Return the topic whose boxes a lidar picture shows; it may belong to another node."""
     if scene.camera is not None:
         yield f"in the image {scene.camera[1].source}"
     if scene.objects is not None:

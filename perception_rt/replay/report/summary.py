@@ -12,7 +12,7 @@ from perception_rt.replay.report.scores import headlines
 
 
 class Verdict(NamedTuple):
-    """`level` is good, warn or bad; `word` and `text` say so."""
+    """Verdict on a run: `level` (good, warn or bad) and its wording."""
 
     level: str
     word: str
@@ -42,18 +42,18 @@ def judge(metrics: Mapping, checks: Sequence) -> Verdict:
         found.append(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed[:2])}{more}")
     bad = bool(found)
     if bag["unreadable"]["messages"] or bag["unreadable"]["reasons"]:
-        found.append("part of the recording could not be read")
+        found.append("part of the recording is unreadable")
     if bag["missing_topics"]:
         found.append(f"not in the recording: {', '.join(sorted(bag['missing_topics']))}")
     if received == 0:
-        found.append("no node received anything")
+        found.append("no node received a message")
     if found:
         text = "; ".join(found) + "."
         return Verdict(
             "bad" if bad else "warn", "Not good" if bad else "With gaps", text[:1].upper() + text[1:]
         )
     ended_as = _states(streams.values())
-    text = f"Each of {_count(received)} messages that a node received is accounted for: {ended_as}."
+    text = f"All {_count(received)} received messages are accounted for: {ended_as}."
     if checks:
         text += f" All {len(checks)} checks hold." if len(checks) > 1 else " The check holds."
     return Verdict("good", "Good", text)
@@ -63,7 +63,7 @@ def _states(streams: Sequence[Mapping]) -> str:
     totals = {outcome: sum(stream["states"].get(outcome, 0) for stream in streams) for outcome in OUTCOMES}
     return (
         ", ".join(f"{_count(count)} {words(outcome)}" for outcome, count in totals.items() if count)
-        or "nothing came"
+        or "no messages"
     )
 
 
@@ -84,7 +84,7 @@ def cards_of(metrics: Mapping, run: Mapping) -> list[Card]:
     cards = [Card("Accounted for", f"{_count(ended)} of {_count(received)}", _streams(len(streams)))]
     lost = ended - published
     share = f"{published / received:.1%}" if received else "–"
-    cards.append(Card("Answered", share, _states(streams) if lost else "nothing was lost"))
+    cards.append(Card("Published", share, _states(streams) if lost else "no messages lost"))
     aged = [stream for stream in streams if stream["age_ms"]]
     if aged:
         worst = max(aged, key=lambda stream: stream["age_ms"]["p99"])
@@ -93,7 +93,7 @@ def cards_of(metrics: Mapping, run: Mapping) -> list[Card]:
     if unreadable:
         cards.append(Card("Unreadable", svg.number(unreadable), "messages of the recording"))
     if run.get("speed"):
-        wall = f"{run['wall_s']:.1f} s of work" if run.get("wall_s") else ""
+        wall = f"{run['wall_s']:.1f} s of computation" if run.get("wall_s") else ""
         cards.append(Card("Speed", f"{run['speed']:.2f} ×", f"real time, {wall}".rstrip(", ")))
     cards += [Card(*line) for line in headlines(metrics["scores"])]
     return cards

@@ -1,7 +1,7 @@
-"""Inline SVG: elements with escaped text, scales, and the frame of a chart.
+"""Build inline SVG: elements with escaped text, scales and chart frames.
 
-A chart is drawn about as wide as a phone and laid out in a grid, so that its text is legible everywhere;
-colours are classes of the page's style sheet, which knows light and dark.
+Charts are about as wide as a phone and laid out in a grid, so that their text is always legible;
+colours are classes of the style sheet, which has a light and a dark theme.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400.0, 210.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 392.0, 10.0, 172.0
-"""The frame that data is drawn in, px."""
+"""Frame of the data, px."""
 _TICK_PX = 34.0
 _NICE = (1, 2, 2.5, 5, 10)
 _LOG_DIGITS = (
@@ -26,11 +26,11 @@ _LOG_DIGITS = (
     ((1,), 1),
     ((1,), 2),
 )
-"""Digits of the ticks of a decade, and which decades have some; the densest first."""
+"""Tick digits within a decade, and the step between decades; densest first."""
 
 
 def element(name: str, *content: str | Markup, **attributes: object) -> Markup:
-    """`<name attributes>content</name>`, escaped where it is not markup; `class_` is class, `a_b` is a-b."""
+    """Return `<name attributes>content</name>` with escaped content; `class_` becomes class, `a_b` a-b."""
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
     inside = Markup("").join(Markup(' {}="{}"').format(key, _short(value)) for key, value in given.items())
     return Markup("<{}{}>{}</{}>").format(name, inside, Markup("").join(map(escape, content)), name)
@@ -42,7 +42,7 @@ def _short(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Values from `low` to `high` to px from `start` to `end`, linear or logarithmic."""
+    """Map values in `low`..`high` to pixels in `start`..`end`, linearly or logarithmically."""
 
     low: float
     high: float
@@ -52,7 +52,7 @@ class Scale:
     whole: bool = False  # ticks at whole numbers only
 
     def __call__(self, values: float | np.ndarray) -> np.ndarray:
-        """Px of values."""
+        """Return the pixels of values."""
         low, high, given = self.low, self.high, np.asarray(values, np.float64)
         if self.log:
             # What lies below is drawn at the start, zero among it.
@@ -60,7 +60,7 @@ class Scale:
         return self.start + (given - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round values in the range, with room for a number at each."""
+        """Return round values in the range, spaced so that their labels fit."""
         return _log_ticks(self) if self.log else _linear_ticks(self)
 
 
@@ -75,7 +75,7 @@ def _linear_ticks(scale: Scale) -> list[float]:
 
 
 def _log_ticks(scale: Scale) -> list[float]:
-    """The densest of some usual sets of digits that has room."""
+    """Return the densest set of decade ticks that fits."""
     decades = range(int(np.floor(np.log10(scale.low))), int(np.ceil(np.log10(scale.high))) + 1)
     most = abs(scale.end - scale.start) / _TICK_PX / 1.4
     for digits, every in _LOG_DIGITS:
@@ -87,7 +87,7 @@ def _log_ticks(scale: Scale) -> list[float]:
 
 
 class Chart(NamedTuple):
-    """A chart of the page: `keys` are the legend's colours (as classes) and labels, `note` a caption."""
+    """A chart of the page. `keys` are the legend's colours (as classes) and labels, `note` is a caption."""
 
     title: str
     svg: Markup
@@ -96,12 +96,12 @@ class Chart(NamedTuple):
 
 
 def x_scale(low: float, high: float, log: bool = False) -> Scale:
-    """Along the frame."""
+    """Return the horizontal scale of the frame."""
     return Scale(low, high, LEFT, RIGHT, log)
 
 
 def y_scale(low: float, high: float, whole: bool = False) -> Scale:
-    """Up the frame."""
+    """Return the vertical scale of the frame."""
     return Scale(low, high, BOTTOM, TOP, whole=whole)
 
 
@@ -117,14 +117,14 @@ def number(value: float) -> str:
 def chart(
     label: str, x: Scale, y: Scale, x_title: str, y_title: str, marks: Iterable[Markup], shares: bool = False
 ) -> Markup:
-    """An SVG of marks between axes.
+    """Return an SVG with marks between axes.
 
     Args:
-        label: what a screen reader says.
+        label: text for screen readers.
         x, y: scales of the axes.
         x_title, y_title: with units.
-        marks: elements, the lowest first.
-        shares: whether y is told in per cent.
+        marks: elements, in drawing order.
+        shares: show y in per cent.
     """
     lines = []
     for tick in y.ticks():
@@ -155,12 +155,12 @@ def note(text: str) -> Markup:
 
 
 def line(xs: np.ndarray, ys: np.ndarray, class_: str) -> Markup:
-    """A line through px; NaN interrupts it."""
+    """Draw a line through pixels; NaN interrupts it."""
     return element("path", class_=f"line {class_}", d=_moves(_runs(xs, ys)))
 
 
 def band(xs: np.ndarray, low: np.ndarray, high: np.ndarray, class_: str) -> Markup:
-    """The area between two lines of px; NaN interrupts it."""
+    """Fill the area between two lines of pixels; NaN interrupts it."""
     loops = []
     for run in _runs(xs, low + high):
         start = np.searchsorted(xs, run[0, 0])
@@ -171,7 +171,7 @@ def band(xs: np.ndarray, low: np.ndarray, high: np.ndarray, class_: str) -> Mark
 
 
 def bars(lefts: np.ndarray, widths: np.ndarray, low: np.ndarray, high: np.ndarray, class_: str) -> Markup:
-    """Upright bars of px as one path; those without a height are left out."""
+    """Draw vertical bars as one path; bars without height are skipped."""
     there = low - high > 1e-6
     rows = zip(lefts[there], widths[there], low[there], high[there], strict=True)
     path = "".join(f"M{x:.1f} {a:.1f}h{w:.1f}V{b:.1f}h{-w:.1f}z" for x, w, a, b in rows)
@@ -179,14 +179,14 @@ def bars(lefts: np.ndarray, widths: np.ndarray, low: np.ndarray, high: np.ndarra
 
 
 def dots(xs: np.ndarray, ys: np.ndarray, class_: str, notes: Sequence[str]) -> Markup:
-    """Points, each with its note."""
+    """Draw points with tooltips."""
     rows = zip(xs.tolist(), ys.tolist(), notes, strict=True)
     marks = (element("circle", note(text), cx=round(x, 1), cy=round(y, 1), r=2.2) for x, y, text in rows)
     return element("g", *marks, class_=f"dot {class_}")
 
 
 def hover(lefts: np.ndarray, widths: np.ndarray, notes: Sequence[str]) -> Markup:
-    """Invisible columns with notes, over the whole height."""
+    """Draw invisible columns of full height with tooltips."""
     rows = zip(lefts.tolist(), widths.tolist(), notes, strict=True)
     marks = (
         element(
@@ -199,7 +199,7 @@ def hover(lefts: np.ndarray, widths: np.ndarray, notes: Sequence[str]) -> Markup
 
 
 def _runs(xs: np.ndarray, ys: np.ndarray) -> list[np.ndarray]:
-    """The stretches without NaN, each (N, 2)."""
+    """Return the stretches without NaN, each (N, 2)."""
     there = np.isfinite(ys)
     points = np.column_stack((xs, ys))
     cuts = np.flatnonzero(np.diff(there.astype(np.int8))) + 1

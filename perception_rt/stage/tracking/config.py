@@ -144,7 +144,7 @@ class TrackerConfig2D:
         _check_classes(self.lives, self.motions)
 
 
-def _check_classes(lives: tuple, motions: tuple) -> None:
+def _check_classes(lives: tuple[object, ...], motions: tuple[object, ...]) -> None:
     if not lives or len(lives) != len(motions):
         raise ConfigError(f"{len(lives)} lives and {len(motions)} motions: must be one of each per class")
 
