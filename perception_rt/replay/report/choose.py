@@ -24,7 +24,8 @@ DECODERS: dict[str, Callable[[bytes], NamedDetections]] = {
     ARRAY_2D: decode_named_detections,
     ARRAY_3D: decode_named_detections3d,
 }
-HIGHEST, LOWEST, BEST, WORST, OLDEST = "highest confidence", "lowest confidence", "best", "worst", "oldest output"
+HIGHEST, LOWEST = "highest confidence", "lowest confidence"
+BEST, WORST, OLDEST = "best", "worst", "oldest output"
 _OLDEST = 1
 _LOST = 3
 

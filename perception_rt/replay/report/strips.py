@@ -19,9 +19,7 @@ RULE = (
     "of lost messages for each outcome. Seconds are relative to the first arrival."
 )
 _BY_TRUTH = "Ranked by the F1 score of the frame's boxes. Ground truth is outlined in white."
-_BY_CONFIDENCE = (
-    "Ranked by the mean confidence of the frame's boxes, as there is no ground truth."
-)
+_BY_CONFIDENCE = "Ranked by the mean confidence of the frame's boxes, as there is no ground truth."
 _MOST_PICTURES = 40
 
 
