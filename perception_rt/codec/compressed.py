@@ -1,14 +1,18 @@
-"""sensor_msgs/CompressedImage (JPEG, PNG) to frames.
+"""sensor_msgs/CompressedImage (JPEG, PNG, WebP) to frames.
 
-OpenCV decodes a truncated JPEG to a picture that is grey from the break on, and trusts the size that a header
-claims. So the end mark and the size are checked first, from the stream's own bytes, as is the kind of stream:
-the message's `format` is free text that drivers fill in many ways.
+OpenCV trusts what a stream claims: it allocates what a PNG chunk says is its length, decodes a progressive
+JPEG as often as it has scans, and fills a truncated one with grey. So `check_header` walks the stream's own
+bytes first, whatever the message's `format` says: that is free text, which drivers fill in many ways.
 """
 
 from __future__ import annotations
 
+import math
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from struct import pack, unpack_from
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,24 +21,58 @@ from perception_rt.codec.cdr import BYTES_LIKE, CdrReader, message_header, messa
 from perception_rt.codec.image import MAX_BYTES, to_8_bit
 from perception_rt.types import CameraFrame, CodecError
 
-_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
-_PNG_END = b"IEND\xaeB`\x82"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: as stored
+_PNG_DECODED = {0: 1, 2: 3, 3: 4, 4: 4, 6: 4}  # and as OpenCV answers them
+_PNG_CHUNKS = 1 << 14
+"""Most chunks; libpng writes 8 kB in each, so that 128 MB fit."""
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Columns from, rows from, every so many columns, rows: the seven passes of an interlaced PNG."""
+_DEFLATE_RATIO = 1032
+"""Deflate's greatest: 258 bytes from two bits."""
+
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_HUFFMAN = {0xC0: 1, 0xC1: 1, 0xC2: 2}
+"""Baseline, extended and progressive frames: bytes that decoding needs for each byte of the picture."""
 _JPEG_SCAN = 0xDA
-_JPEG_SEGMENTS = 4096
+_JPEG_SEGMENTS = 1024
 """Segments and fill bytes looked at before the first scan; real headers have some tens."""
+_JPEG_SCANS = 32
+"""Most scans: each costs a pass over the whole picture. Encoders write ten for a progressive one."""
+
+_WEBP_ANIMATED = 0x02
+
+
+class ImageHeader(NamedTuple):
+    """What a stream says of its picture.
+
+    Attributes:
+        encoding: ``"jpeg"``, ``"png"`` or ``"webp"``.
+        height: rows, px.
+        width: columns, px.
+        decoded_bytes: what decoding allocates for the picture.
+        least_bytes: that a stream of this size has.
+        given_bytes: that it has.
+    """
+
+    encoding: str
+    height: int
+    width: int
+    decoded_bytes: int
+    least_bytes: int
+    given_bytes: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImage:
-    """One complete JPEG or PNG of known size; make it with `parse_compressed`.
+    """One complete picture of known size; make it with `parse_compressed`.
 
     Attributes:
         stamp_ns: the sensor's stamp, ns.
         frame_id: the optical frame of the camera.
-        encoding: ``"jpeg"`` or ``"png"``, as the data shows.
+        encoding: ``"jpeg"``, ``"png"`` or ``"webp"``, as the data shows.
         height: rows, px.
         width: columns, px.
         data: (N,) uint8, read-only view into the message.
@@ -51,10 +89,11 @@ class EncodedImage:
         """The pixels as (H, W, 3) uint8, blue green red; alpha is dropped, an EXIF orientation ignored.
 
         Raises:
-            CodecError: for a stream that OpenCV cannot decode.
+            CodecError: for a stream that cannot be decoded.
         """
+        data = _plain_png(self.data) if self.encoding == "png" else self.data
         try:
-            pixels = cv2.imdecode(self.data, cv2.IMREAD_UNCHANGED)
+            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
         except cv2.error as error:
             raise CodecError("data", bytes(self.data[:16]), f"not decodable: {error.err}") from error
         size = (self.height, self.width)
@@ -77,8 +116,8 @@ def parse_compressed(source: Any, max_bytes: int = MAX_BYTES) -> EncodedImage:
         max_bytes: limit on the image as received and as decoded, bytes.
 
     Raises:
-        CodecError: for a truncated message or stream, a stream that is neither JPEG nor PNG, or an image over
-            the limit.
+        CodecError: for a truncated message or stream, a stream that is no JPEG, PNG or WebP, one made to cost
+            more than its picture, or an image over the limit.
     """
     if isinstance(source, BYTES_LIKE):
         reader = CdrReader(source)
@@ -95,42 +134,174 @@ def parse_compressed(source: Any, max_bytes: int = MAX_BYTES) -> EncodedImage:
         raise CodecError("format", named, "a depth image, not a picture")
     if len(data) > max_bytes:
         raise CodecError("data", len(data), f"bytes, over the limit of {max_bytes}")
-    encoding, height, width = _inspect(data.data, named)
-    if min(height, width) < 1:
-        raise CodecError("height, width", (height, width), "an empty image")
-    if height * width * 3 > max_bytes:
-        raise CodecError("height, width", (height, width), f"over the limit of {max_bytes} bytes")
-    return EncodedImage(stamp_ns, frame_id, encoding, height, width, data)
+    header = check_header(data.data, max_bytes, named)
+    return EncodedImage(stamp_ns, frame_id, header.encoding, header.height, header.width, data)
 
 
-def _inspect(view: memoryview, named: str) -> tuple[str, int, int]:
-    """Kind, height and width of a stream that has its end."""
-    if view[: len(_JPEG_START)] == _JPEG_START:
-        encoding, end = "jpeg", _JPEG_END
-        height, width, start = _jpeg_size(view)
-    elif view[: len(_PNG_START)] == _PNG_START:
-        encoding, end, start = "png", _PNG_END, len(_PNG_START) + 8
-        width = int.from_bytes(view[start - 8 : start - 4], "big")
-        height = int.from_bytes(view[start - 4 : start], "big")
+def check_header(view: memoryview, max_bytes: int = MAX_BYTES, named: str = "") -> ImageHeader:
+    """Check a whole stream before a decoder sees it, by its bytes alone; nothing is decoded or allocated.
+
+    Args:
+        view: (N,) bytes of the stream.
+        max_bytes: limit on what decoding needs for the picture, bytes.
+        named: the message's `format`, for the error.
+
+    Raises:
+        CodecError: no known format, truncated, larger than the limit, or made to cost more than its picture.
+    """
+    readers = {_JPEG_START: _jpeg_header, _PNG_START: _png_header, b"RIFF": _webp_header}
+    read = next((read for start, read in readers.items() if view[: len(start)] == start), None)
+    if read is None:
+        raise CodecError("data", bytes(view[:16]), f"format is {named!r}, but no JPEG, PNG or WebP starts so")
+    header = read(view)
+    size = (header.height, header.width)
+    if min(size) < 1:
+        raise CodecError("height, width", size, "an empty image")
+    if max(header.decoded_bytes, math.prod(size) * 3) > max_bytes:
+        raise CodecError("height, width", size, f"over the limit of {max_bytes} bytes")
+    if header.given_bytes < header.least_bytes:
+        raise CodecError("data", header.given_bytes, f"bytes of pixels cannot hold {size} px")
+    return header
+
+
+# PNG (ISO/IEC 15948).
+
+
+def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and contents of every chunk of a PNG up to its end; CodecError where the end does not come."""
+    at = len(_PNG_START)
+    for _ in range(_PNG_CHUNKS):
+        if at + 12 > len(view):
+            break
+        length, kind = unpack_from(">I4s", view, at)
+        if at + 12 + length > len(view):
+            break
+        yield kind, view[at + 8 : at + 8 + length]
+        if kind == b"IEND":
+            return
+        at += 12 + length
     else:
-        raise CodecError("data", bytes(view[:16]), f"format is {named!r}, but no JPEG or PNG starts so")
+        raise CodecError("data", len(view), f"bytes of PNG in more than {_PNG_CHUNKS} chunks")
+    raise CodecError("data", bytes(view[at : at + 12]), f"no whole chunk at byte {at} of {len(view)}")
+
+
+def _png_header(view: memoryview) -> ImageHeader:
+    packed, fields = 0, None
+    for kind, body in _chunks(view):
+        if fields is None:
+            fields = _png_fields(kind, body)
+        elif kind == b"IDAT":
+            packed += len(body)
+        elif kind in (b"IHDR", b"acTL"):
+            raise CodecError("data", kind, "a PNG of several pictures")
+    assert fields is not None  # the first chunk is one, or raised
+    width, height, depth, colour, _ = fields
+    decoded = width * height * _PNG_DECODED[colour] * (2 if depth == 16 else 1)
+    return ImageHeader("png", height, width, decoded, _png_rows(*fields) // _DEFLATE_RATIO, packed)
+
+
+def _png_fields(kind: bytes, body: memoryview) -> tuple[int, int, int, int, int]:
+    """Width, height, depth, colour type and whether it is interlaced."""
+    if kind != b"IHDR" or len(body) != 13:
+        raise CodecError("data", kind, f"{len(body)} bytes: a PNG starts with IHDR of 13")
+    width, height, depth, colour, compression, filtering, interlaced = unpack_from(">IIBBBBB", body)
+    if depth not in (1, 2, 4, 8, 16) or colour not in _PNG_CHANNELS or compression or filtering:
+        raise CodecError("data", bytes(body), "no PNG has such a header")
+    return width, height, depth, colour, interlaced
+
+
+def _png_rows(width: int, height: int, depth: int, colour: int, interlaced: int) -> int:
+    """Bytes of all rows, each with the byte that names its filter."""
+    bits = depth * _PNG_CHANNELS[colour]
+    total = 0
+    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * bits + 7) // 8)
+    return total
+
+
+def _plain_png(data: np.ndarray) -> np.ndarray:
+    """The same pixels in one chunk that is not compressed, and nothing else.
+
+    libpng inflates whatever follows the last row, a thousand times the bytes received. This stops there, and
+    takes no longer than OpenCV alone.
+
+    Raises:
+        CodecError: the pixels are damaged or too few.
+    """
+    kept, packed = {}, []
+    for kind, body in _chunks(data.data):
+        if kind == b"IDAT":
+            packed.append(body)
+        elif kind in (b"IHDR", b"PLTE", b"tRNS"):
+            kept[kind] = bytes(body)
+    wanted = _png_rows(*_png_fields(b"IHDR", memoryview(kept[b"IHDR"])))
+    try:
+        rows = zlib.decompressobj().decompress(b"".join(packed), wanted)
+    except zlib.error as error:
+        raise CodecError("data", bytes(data[:16]), f"not a decodable png: {error}") from error
+    if len(rows) < wanted:
+        raise CodecError("data", len(rows), f"not a decodable png: its pixels take {wanted} bytes")
+    parts = [_PNG_START]
+    for kind, content in (*kept.items(), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b"")):
+        checksum = zlib.crc32(content, zlib.crc32(kind))
+        parts += [pack(">I", len(content)), kind, content, pack(">I", checksum)]
+    return np.frombuffer(b"".join(parts), np.uint8)
+
+
+# JPEG (ITU-T T.81, annex B).
+
+
+def _jpeg_header(view: memoryview) -> ImageHeader:
+    header, start = _jpeg_frame(view)
+    scans = bytes(view[start:])
     # Some drivers pad a JPEG behind its end, so that the mark need not be last.
-    if view[-len(end) :] != end and end not in bytes(view[start:]):
-        raise CodecError("data", bytes(view[-16:]), f"{len(view)} bytes of {encoding} without its end mark")
-    return encoding, height, width
+    if _JPEG_END not in scans[-2:] and _JPEG_END not in scans:
+        raise CodecError("data", bytes(view[-16:]), f"{len(view)} bytes of jpeg without its end mark")
+    # No entropy-coded byte looks like a mark.
+    count = scans.count(bytes([0xFF, _JPEG_SCAN]))
+    if count > _JPEG_SCANS:
+        raise CodecError("data", count, f"scans, over the limit of {_JPEG_SCANS}")
+    return header._replace(given_bytes=len(scans))
 
 
-def _jpeg_size(view: memoryview) -> tuple[int, int, int]:
-    """Height, width and where the first scan starts, from the marker segments (ITU-T T.81, annex B)."""
-    at, size = 2, None
+def _jpeg_frame(view: memoryview) -> tuple[ImageHeader, int]:
+    """The picture's size, and where the first scan starts."""
+    at, header = 2, None
     for _ in range(_JPEG_SEGMENTS):
         if at + 4 > len(view) or view[at] != 0xFF:
             break
         kind = view[at + 1]
-        if kind == _JPEG_SCAN and size:
-            return *size, at
-        if kind in _JPEG_FRAMES and at + 9 <= len(view):
-            size = int.from_bytes(view[at + 5 : at + 7], "big"), int.from_bytes(view[at + 7 : at + 9], "big")
+        if kind == _JPEG_SCAN and header:
+            return header, at
+        if kind in _JPEG_FRAMES and at + 10 <= len(view):
+            if header or kind not in _JPEG_HUFFMAN:
+                raise CodecError("data", kind, "a JPEG of several frames, lossless or arithmetic")
+            height, width, components = unpack_from(">HHB", view, at + 5)
+            blocks = -(-height // 8) * -(-width // 8)  # of one bit or more
+            decoded = height * width * components * _JPEG_HUFFMAN[kind]
+            header = ImageHeader("jpeg", height, width, decoded, blocks // 8, 0)
         # 0xFF is a fill byte before a marker; all else has its length.
         at += 1 if kind == 0xFF else 2 + int.from_bytes(view[at + 2 : at + 4], "big")
     raise CodecError("data", bytes(view[at : at + 16]), f"no JPEG marker at byte {at} of {len(view)}")
+
+
+# WebP (RFC 9649).
+
+
+def _webp_header(view: memoryview) -> ImageHeader:
+    whole = bytes(view[:30])
+    if len(view) < 30 or whole[8:12] != b"WEBP" or 8 + int.from_bytes(whole[4:8], "little") > len(view):
+        raise CodecError("data", whole[:16], f"{len(view)} bytes of RIFF: no whole WebP")
+    kind, body = whole[12:16], whole[20:]
+    if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
+        width, height = (number & 0x3FFF for number in unpack_from("<HH", body, 6))
+    elif kind == b"VP8L" and body[0] == 0x2F:
+        bits = int.from_bytes(body[1:5], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8X" and not body[0] & _WEBP_ANIMATED:
+        width, height = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
+    else:
+        raise CodecError("data", whole, "an animation, or no WebP")
+    return ImageHeader("webp", height, width, height * width * 4, 0, len(view))

@@ -1,6 +1,9 @@
 """sensor_msgs/CompressedImage to frames: whole streams decode, broken ones are errors, never grey."""
 
 import array
+import struct
+import tracemalloc
+import zlib
 
 import cv2
 import numpy as np
@@ -31,7 +34,7 @@ def encoded(suffix, pixels=SCENE, *flags):
     return cv2.imencode(suffix, pixels, flags)[1]
 
 
-JPEG, PNG = encoded(".jpg"), encoded(".png")
+JPEG, PNG, WEBP = encoded(".jpg"), encoded(".png"), encoded(".webp")
 PROGRESSIVE = encoded(".jpg", SCENE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
 
 
@@ -76,7 +79,7 @@ def test_grey_jpeg_has_three_equal_channels():
     assert (pixels == pixels[..., :1]).all()
 
 
-@pytest.mark.parametrize("stream", [JPEG, PROGRESSIVE, PNG], ids=["jpeg", "progressive", "png"])
+@pytest.mark.parametrize("stream", [JPEG, PROGRESSIVE, PNG, WEBP], ids=["jpeg", "progressive", "png", "webp"])
 def test_stream_truncated_anywhere_is_an_error_and_quiet(stream, capfd):
     for end in range(len(stream)):
         with pytest.raises(CodecError) as error:
@@ -85,7 +88,7 @@ def test_stream_truncated_anywhere_is_an_error_and_quiet(stream, capfd):
     assert capfd.readouterr().err == ""
 
 
-@given(st.sampled_from([JPEG, PROGRESSIVE, PNG]), st.booleans(), st.data())
+@given(st.sampled_from([JPEG, PROGRESSIVE, PNG, WEBP]), st.booleans(), st.data())
 @settings(max_examples=200, deadline=None)
 def test_message_truncated_anywhere_is_an_error(stream, little, data):
     raw = serialized(message(stream), little)
@@ -93,7 +96,7 @@ def test_message_truncated_anywhere_is_an_error(stream, little, data):
         parse_compressed(raw[: data.draw(st.integers(0, len(raw) - 1))])
 
 
-@given(st.sampled_from([JPEG, PROGRESSIVE, PNG]), st.data())
+@given(st.sampled_from([JPEG, PROGRESSIVE, PNG, WEBP]), st.data())
 @settings(max_examples=300, deadline=None)
 def test_damaged_bytes_never_raise_anything_else(stream, data):
     raw = bytearray(serialized(message(stream)))
@@ -141,6 +144,118 @@ def test_size_that_would_fill_the_memory_is_refused_before_decoding():
         with pytest.raises(CodecError, match="over the limit") as error:
             parse_compressed(message(stream))
         assert error.value.field == "height, width"
+
+
+def chunk(kind, body=b"", length=None):
+    head = struct.pack(">I", len(body) if length is None else length)
+    return head + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(*middle, width=64, height=48, depth=8, colour=2, interlaced=0, rows=None):
+    """A PNG of black pixels; `middle` goes between its header and its pixels."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    packed = zlib.compress(bytes(height * (1 + width * 3)) if rows is None else rows, 1)
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    return start + b"".join(middle) + chunk(b"IDAT", packed) + chunk(b"IEND")
+
+
+def jpeg_with(kind, body, at=2):
+    """The JPEG with one more segment."""
+    data = JPEG.tobytes()
+    return data[:at] + bytes([0xFF, kind]) + struct.pack(">H", len(body) + 2) + body + data[at:]
+
+
+def of_frame(kind):
+    return JPEG.tobytes().replace(b"\xff\xc0", bytes([0xFF, kind]), 1)
+
+
+SCANS = (
+    JPEG.tobytes()[:-2] + JPEG.tobytes()[JPEG.tobytes().index(b"\xff\xda") : -2] * 1000 + JPEG.tobytes()[-2:]
+)
+ANIMATED = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\x3f\0\0\x2f\0\0"
+HOSTILE = {
+    "chunk of 2 GB": (png(chunk(b"IDAT", b"x", 2**31 - 1)), "no whole chunk at byte 33"),
+    "endless chunks": (png(chunk(b"tEXt") * 20_000), "in more than 16384 chunks"),
+    "animation": (png(chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0))), "several pictures"),
+    "two headers": (png(chunk(b"IHDR", bytes(13))), "several pictures"),
+    "chunk before the header": (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"gAMA", bytes(4)) + png()[8:],
+        "starts with IHDR",
+    ),
+    "no such depth": (png(depth=5), "no PNG has such a header"),
+    "no such colours": (png(colour=5), "no PNG has such a header"),
+    "pixels from nothing": (png(width=4600, height=4600, rows=b""), "cannot hold"),
+    "16 bit over the limit": (png(width=6000, height=6000, depth=16, colour=6, rows=b""), "over the limit"),
+    "scans": (SCANS, "1001: scans, over the limit of 32"),
+    "comments": (jpeg_with(0xFE, b"").replace(b"\xff\xfe\0\2", b"\xff\xfe\0\2" * 2000, 1), "no JPEG marker"),
+    "two frames": (jpeg_with(0xC0, bytes(15)), "several frames"),
+    "lossless": (of_frame(0xC3), "lossless"),
+    "hierarchical": (of_frame(0xC5), "several frames"),
+    "arithmetic": (of_frame(0xC9), "arithmetic"),
+    "JPEG from nothing": (JPEG.tobytes().replace(b"\0\x30\0\x40", b"\x20\0\x20\0", 1), "cannot hold"),
+    "JPEG whose height comes later": (JPEG.tobytes().replace(b"\0\x30\0\x40", b"\0\0\0\x40", 1), "empty"),
+    "moving WebP": (ANIMATED, "animation"),
+    "cut WebP": (WEBP.tobytes()[:-1], "no whole WebP"),
+    "WebP over the limit": (ANIMATED[:20] + b"\0\0\0\0" + b"\xff\x3f\0" * 2, "over the limit"),
+    "another RIFF": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), "no whole WebP"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_stream_made_to_cost_more_than_its_picture_is_refused_unread(name):
+    data, reason = HOSTILE[name]
+    raw = encode_compressed(data, "", STAMP_NS, "camera")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CodecError, match=reason):
+            parse_compressed(raw)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(raw) + 100_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
+def test_what_surrounds_the_pixels_of_a_png_and_what_follows_them_is_not_inflated(kind):
+    bomb = zlib.compress(bytes(1 << 24), 9)
+    image = parse_compressed(message(np.frombuffer(png(chunk(kind, b"k\0\0" + bomb)), np.uint8)))
+    assert not image.decode().pixels.any()
+    image = parse_compressed(message(np.frombuffer(png(rows=bytes(1 << 24)), np.uint8)))
+    tracemalloc.start()
+    assert image.decode().pixels.shape == (48, 64, 3)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour"), [(1, 0), (2, 0), (4, 3), (8, 3), (8, 4), (16, 0), (16, 2), (16, 6)]
+)
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (48, 61)])
+def test_png_of_every_layout_decodes_as_opencv_does(depth, colour, interlaced, height, width):
+    rng = np.random.default_rng(depth)
+    rows = rng.integers(0, 2, 1 << 15, np.uint8).tobytes()  # filters 0 and 1
+    palette = chunk(b"PLTE", rng.integers(0, 256, 48, np.uint8).tobytes()) if colour == 3 else b""
+    size = {"width": width, "height": height}
+    data = np.frombuffer(
+        png(palette, **size, depth=depth, colour=colour, interlaced=interlaced, rows=rows), np.uint8
+    )
+    found = parse_compressed(message(data)).decode().pixels
+    plain = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if plain.dtype == np.uint16:
+        plain = np.rint(plain / 257).astype(np.uint8)
+    plain = np.repeat(plain[..., None], 3, axis=2) if plain.ndim == 2 else plain[..., :3]
+    np.testing.assert_array_equal(found, plain)
+
+
+@pytest.mark.parametrize("quality", [50, 101], ids=["lossy", "lossless"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_webp_decodes(quality, channels):
+    pixels = np.dstack([SCENE, SCENE[..., 0]])[..., :channels]
+    data = encoded(".webp", pixels, cv2.IMWRITE_WEBP_QUALITY, quality)
+    image = parse_compressed(message(data, "webp"))
+    assert (image.encoding, image.height, image.width) == ("webp", 48, 64)
+    expected = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)[..., :3]
+    np.testing.assert_array_equal(image.decode().pixels, expected)
 
 
 def test_received_bytes_count_against_the_limit():
