@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception_rt.types.errors import BundleError
+from perception_rt.types.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,14 +139,12 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _threshold(text: str) -> tuple[str, float]:
-    name, equals, value = text.rpartition("=")
+    from perception_rt.model.class_thresholds import parse_score_threshold
+
     try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not equals or not name or not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=X, X in [0, 1]")
-    return name, number
+        return parse_score_threshold(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(args: argparse.Namespace) -> int:

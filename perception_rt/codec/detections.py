@@ -24,6 +24,7 @@ from perception_rt.types import CodecError, Detections2D
 _BOX = (0.0,) * 5
 """A vision_msgs/BoundingBox2D: centre x y, theta, size x y."""
 _PLACES = np.array([[0], [BOX_AT], [BOX_AT + 1], [BOX_AT + 3], [BOX_AT + 4]])
+_THETA_AT = np.array([[BOX_AT + 2]])
 
 
 class DetectionEncoder:
@@ -50,7 +51,10 @@ class DetectionEncoder:
         Raises:
             CodecError: for a label without a class, or ids that are not one per detection.
         """
-        numbers = Numbers(_BOX, _PLACES, _values(detections))
+        places, values = _PLACES, _values(detections)
+        if detections.theta is not None:
+            places, values = np.vstack((places, _THETA_AT)), np.vstack((values, detections.theta))
+        numbers = Numbers(_BOX, places, values)
         return encode_array(self.classes, Header(stamp_ns, frame_id), detections.labels, ids, numbers)
 
 
@@ -75,8 +79,8 @@ def decode_detections(source: object, classes: Sequence[str]) -> tuple[int, str,
         classes: the names whose indices become labels.
 
     Raises:
-        CodecError: for truncated bytes, a class not in `classes`, a detection without a hypothesis, a turned
-            box, or numbers that make no box.
+        CodecError: for truncated bytes, a class not in `classes`, a detection without a hypothesis, or
+            numbers that make no box.
     """
     rows = _read(source)
     return rows.stamp_ns, rows.frame_id, _detections(rows, classes)
@@ -85,6 +89,8 @@ def decode_detections(source: object, classes: Sequence[str]) -> tuple[int, str,
 def decode_named_detections(source: object) -> NamedDetections[Detections2D]:
     """Detections2D of a vision_msgs/Detection2DArray whose classes are not known before, and their ids.
 
+    For a turned box it has the upright one around it, as trackers and fusion compare upright boxes.
+
     Args:
         source: the message object (of rclpy or rosbags), or its serialized bytes.
 
@@ -92,7 +98,7 @@ def decode_named_detections(source: object) -> NamedDetections[Detections2D]:
         CodecError: for truncated bytes, or where no detection is left. Those that `decode_detections` would
             refuse are left out, and named in `rejected`.
     """
-    return named_detections(_read(source), _detections)
+    return named_detections(_read(source), lambda rows, classes: _detections(rows, classes).upright())
 
 
 def _read(source: object) -> Rows:
@@ -105,14 +111,15 @@ def _box_of(box: Any) -> tuple[float, ...]:
 
 
 def _detections(rows: Rows, classes: Sequence[str]) -> Detections2D:
-    return Detections2D(_xyxy(rows.boxes), checked_scores(rows), rows.labels(classes))
+    theta = finite_float32("theta", rows.boxes[:, 2])
+    return Detections2D(
+        _xyxy(rows.boxes), checked_scores(rows), rows.labels(classes), theta if theta.any() else None
+    )
 
 
 def _xyxy(boxes: np.ndarray) -> np.ndarray:
-    """(N, 4) float32 corners of (N, 5) float64 centre x y, theta, size x y."""
-    centre, theta, half = boxes[:, :2], boxes[:, 2], boxes[:, 3:] / 2
-    if theta.any():
-        raise CodecError("theta", theta[np.flatnonzero(theta)[0]], "a turned box has no xyxy")
+    """(N, 4) float32 corners, before the turn, of (N, 5) float64 centre x y, theta, size x y."""
+    centre, half = boxes[:, :2], boxes[:, 3:] / 2
     if (half < 0).any():
         raise CodecError("size_x, size_y", boxes[(half < 0).any(axis=1)][0, 3:].tolist(), "negative")
     return finite_float32("bbox", np.concatenate((centre - half, centre + half), axis=1))

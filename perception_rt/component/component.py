@@ -142,6 +142,9 @@ class Component:
     def teardown(self) -> None:
         """Release resources; also called after a failed `setup`, so each may be missing."""
 
+    def check_parameters(self, values: Mapping[str, Any]) -> None:
+        """Refuse live parameters that their table cannot judge, before they are set; raises ConfigError."""
+
     def on_parameters(self) -> None:
         """Apply changed live parameters; `values` is up to date."""
 

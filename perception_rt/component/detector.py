@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from perception_rt.component.component import Component, Host, InferenceWorker
 from perception_rt.component.parameters import Parameter
+from perception_rt.model.class_thresholds import parse_score_threshold
 from perception_rt.model.runtime import Runtime
 from perception_rt.model.task import Task
 from perception_rt.realtime.cores import available_cores
@@ -32,6 +33,13 @@ DETECTOR_PARAMETERS = (
     Parameter("threads", 0, "Threads of the model on a CPU; 0: all cores but one.", (0, 256)),
     Parameter("rate_hz", 30.0, "Inference rate, phase-locked to arrivals.", (0.1, 1000.0), live=True),
     Parameter("score_threshold", -1.0, "Least score; negative: the bundle's.", (-1.0, 1.0), live=True),
+    Parameter("classes", [""], "Only these classes; one empty name: those of the bundle.", live=True),
+    Parameter(
+        "score_thresholds",
+        [""],
+        'Least scores of single classes, like ["car=0.4", "person=0.6"], over score_threshold.',
+        live=True,
+    ),
     Parameter("max_age_ms", 0.0, "Older frames are late at their turn; 0: no limit.", (0.0, 6e5), live=True),
     Parameter("batch_wait_ms", 10.0, "How long a sensor waits for the others of its batch.", (0.0, 1000.0)),
     Parameter(
@@ -92,7 +100,12 @@ class DetectorComponent(Component):
         return {}
 
     def use(self, runtime: Runtime) -> None:
-        """Take `runtime` from the next frame on."""
+        """Take `runtime` from the next frame on.
+
+        Raises:
+            ConfigError: `classes` or `score_thresholds` do not fit this bundle.
+        """
+        self._set_class_thresholds(runtime)
         self.runtime = runtime
 
     # Lifecycle.
@@ -143,10 +156,22 @@ class DetectorComponent(Component):
             self.host.info("the model still computes; the result of its last frame is not used")
         self.worker = self.pipeline = self.runtime = None  # type: ignore[assignment]
 
+    def check_parameters(self, values: Mapping[str, Any]) -> None:
+        """Hold the classes to the running bundle's; those of another bundle are held to it when it is loaded.
+
+        Raises:
+            ConfigError: a class that the bundle does not have, or a threshold of another form.
+        """
+        thresholds = _score_thresholds(values)
+        if values["bundle"] == self.runtime.source:
+            self.runtime.thresholds_of(thresholds, _wanted(values))
+
     def on_parameters(self) -> None:
         """Rate, thresholds and limits change between two frames."""
         self.scheduler.rate_hz = self.values["rate_hz"]
         self.pipeline.max_age_ms = self.values["max_age_ms"]
+        if self.values["bundle"] == self.runtime.source:
+            self._set_class_thresholds(self.runtime)
 
     # The way of a frame.
 
@@ -154,6 +179,10 @@ class DetectorComponent(Component):
         """The parameter `<name>_threshold`; None where it leaves the choice to the bundle."""
         value = self.values[f"{name}_threshold"]
         return None if value < 0 else value
+
+    def _set_class_thresholds(self, runtime: Runtime) -> None:
+        thresholds = runtime.thresholds_of(_score_thresholds(self.values), _wanted(self.values))
+        runtime.class_thresholds = thresholds
 
     def _receive(self, stream: str, data: bytes, entry: Entry) -> None:
         self.pipeline.receive(stream, data, entry, self.worker.put)
@@ -198,3 +227,13 @@ class DetectorComponent(Component):
             Status(self.host.get_name(), Level.OK, state, device, whole),
             *self.stream_statuses(device, self.stream_values),
         ]
+
+
+def _wanted(values: Mapping[str, Any]) -> list[str]:
+    """The names in `classes`."""
+    return [name for name in values["classes"] if name]
+
+
+def _score_thresholds(values: Mapping[str, Any]) -> dict[str, float]:
+    """The lowest scores in `score_thresholds`, by class name; raises ConfigError."""
+    return dict(parse_score_threshold(text) for text in values["score_thresholds"] if text)

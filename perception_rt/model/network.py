@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from perception_rt.model.archive import Archive
 from perception_rt.model.decoder import Candidates
 from perception_rt.model.engine import Engine
-from perception_rt.model.host_image import ImagePreparer
+from perception_rt.model.host_image import ImagePreparer, Placement
 from perception_rt.model.manifest import DecoderSpec, Program
 from perception_rt.model.oriented import oriented_nms
 from perception_rt.model.specs import ImageSpec
-from perception_rt.model.torchscript import load_module, load_operators, optimise
-from perception_rt.types.errors import BundleError
+from perception_rt.model.torchscript import load_module, load_operators, optimise, reason
+from perception_rt.types.errors import BundleError, ModelError
 
 DECODER_ENTRY_POINTS = "perception_rt.decoders"
 TOP_K = 1000  # candidates of an image that reach NMS, best first
@@ -34,6 +35,9 @@ class ImageNetwork:
         program: the one that `engine` loaded.
         engine: runs the network.
         device: where decoding and NMS run.
+
+    Attributes:
+        together: whether several images make one run of the network.
     """
 
     def __init__(self, archive: Archive, program: Program, engine: Engine, device: torch.device) -> None:
@@ -43,12 +47,25 @@ class ImageNetwork:
         assert isinstance(spec, ImageSpec)  # as the task parsed it
         self._prepare = ImagePreparer(spec, program.inputs, device)
         self._decode = make_decoder(archive, device)
+        # On a CPU a batch takes as long as its images one by one, and needs their memory at once.
+        self.together = program.any_batch and device.type != "cpu"
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor, bgr: bool, score_threshold: float, nms_threshold: float) -> Answer:
-        """Detect in (N, H, W, 3) uint8 images on the host, one after the other."""
+    def __call__(
+        self, images: Tensor, bgr: bool, score_threshold: float, nms_threshold: float, least: np.ndarray
+    ) -> Answer:
+        """Detect in (N, H, W, 3) uint8 images on the host.
+
+        Args:
+            images: of one size and channel order.
+            bgr: the channel order.
+            score_threshold: lowest score that the decoder must keep.
+            nms_threshold: IoU of NMS; negative takes the bundle's.
+            least: (C,) lowest score of each class: what is below takes no place among the best.
+        """
         parts = [
-            self._one(images[i : i + 1], bgr, score_threshold, nms_threshold) for i in range(len(images))
+            self._select(outputs, place, score_threshold, nms_threshold, least)
+            for outputs, place in self._run(images, bgr)
         ]
         index = [torch.full_like(part.labels, i) for i, part in enumerate(parts)]
         if len(parts) == 1:
@@ -57,24 +74,71 @@ class ImageNetwork:
         boxes, scores, labels = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
         return boxes, scores, labels, torch.cat(index), extras
 
-    def _one(self, image: Tensor, bgr: bool, score_threshold: float, nms_threshold: float) -> Candidates:
+    def _run(self, images: Tensor, bgr: bool) -> Iterator[tuple[list[Tensor], Placement]]:
+        """The outputs for each image, and where it lies in the input; they hold until the next image's."""
+        if not self.together or len(images) == 1:
+            for i in range(len(images)):
+                inputs, place = self._prepare(images[i : i + 1], bgr)
+                yield self._engine.run(inputs), place
+            return
+        batch: list[dict[str, Tensor]] = []
+        for i in range(len(images)):
+            inputs, place = self._prepare(images[i : i + 1], bgr)
+            batch.append({name: tensor.clone() for name, tensor in inputs.items()})
+        outputs = self._engine.run({name: torch.cat([one[name] for one in batch]) for name in batch[0]})
+        for i in range(len(images)):
+            yield [output[i : i + 1] for output in outputs], place
+
+    def _select(
+        self,
+        outputs: list[Tensor],
+        place: Placement,
+        score_threshold: float,
+        nms_threshold: float,
+        least: np.ndarray,
+    ) -> Candidates:
+        """The boxes of one image."""
         manifest = self._manifest
-        inputs, place = self._prepare(image, bgr)
-        score = manifest.score_threshold if score_threshold < 0 else score_threshold
         nms = manifest.nms_threshold if nms_threshold < 0 else nms_threshold
-        found = self._decode(self._engine.run(inputs), place.size, score)
-        found = best_candidates(found, score, nms, self._decode.needs_nms, manifest.max_detections)
+        try:
+            found = self._decode(outputs, place.size, score_threshold)
+        except Exception as error:  # a decoder is the code of anybody
+            raise ModelError(f"decoder: {reason(error)}") from error
+        found = _checked(found)
+        each = torch.from_numpy(least).to(found.scores.device)[found.labels.clamp(0, len(least) - 1)]
+        found = best_candidates(found, each, nms, self._decode.needs_nms, manifest.max_detections)
         return place.to_native(found)
 
 
+def _checked(found: Any) -> Candidates:
+    """What a decoder returned.
+
+    Raises:
+        ModelError: it is not `Candidates`, or its tensors do not have a row for each box.
+    """
+    if not isinstance(found, Candidates):
+        raise ModelError(f"the decoder returns {type(found).__name__}: must be Candidates")
+    count = len(found.scores)
+    shapes = [tuple(column.shape) for column in found[:3]]
+    if shapes != [(count, 4), (count,), (count,)] or found.labels.dtype != torch.int64:
+        raise ModelError(
+            f"the decoder returns boxes, scores, labels of {shapes}, labels {found.labels.dtype}: must be "
+            "(N, 4), (N,), (N,) and int64"
+        )
+    for name, value in found.extras.items():
+        if len(value) != count:
+            raise ModelError(f"the decoder returns {len(value)} {name} for {count} boxes")
+    return found
+
+
 def best_candidates(
-    found: Candidates, score_threshold: float, nms_threshold: float, suppress: bool, most: int
+    found: Candidates, score_threshold: float | Tensor, nms_threshold: float, suppress: bool, most: int
 ) -> Candidates:
     """Drop weak candidates, then those that a better one of their class covers; best score first.
 
     Args:
         found: of one image.
-        score_threshold: lowest score kept.
+        score_threshold: lowest score kept, of all or (N,) of each.
         nms_threshold: IoU above which the weaker of two boxes of one class goes.
         suppress: whether to run NMS.
         most: boxes kept.
@@ -111,16 +175,14 @@ class CloudNetwork:
 
     @torch.inference_mode()
     def __call__(
-        self, points: Tensor, score_threshold: float, nms_threshold: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Detect in (N, 4) float32 points on the host."""
+        self, points: Tensor, score_threshold: float, nms_threshold: float, least: np.ndarray
+    ) -> Any:
+        """What the bundle's decoder answers for (N, 4) float32 points; the caller holds it to `least`."""
         points = points.to(self._device)
         tensors = [points] if self._encode is None else self._encode(points)
         outputs = self._engine.run(dict(zip(self._program.inputs, tensors, strict=True)))
-        manifest = self._manifest
-        score = manifest.score_threshold if score_threshold < 0 else score_threshold
-        nms = manifest.nms_threshold if nms_threshold < 0 else nms_threshold
-        return self._decode(outputs, score, nms)
+        nms = self._manifest.nms_threshold if nms_threshold < 0 else nms_threshold
+        return self._decode(outputs, score_threshold, nms)
 
 
 class ScriptDecoder:
@@ -135,8 +197,11 @@ class ScriptDecoder:
         self, outputs: list[Tensor], input_size: tuple[int, int], score_threshold: float
     ) -> Candidates:
         """As `perception_rt.model.decoder.Decoder`."""
-        boxes, scores, labels = self._module(outputs, *input_size, score_threshold)
-        return Candidates(boxes, scores, labels, {})
+        found = self._module(outputs, *input_size, score_threshold)
+        if not isinstance(found, tuple) or len(found) != 3:
+            kind = f"{len(found)} values" if isinstance(found, tuple | list) else type(found).__name__
+            raise ModelError(f"the bundle's decoder returns {kind}: must be boxes, scores, labels")
+        return Candidates(*found, {})
 
 
 def make_decoder(archive: Archive, device: torch.device) -> Any:

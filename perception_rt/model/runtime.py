@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from perception_rt.model.archive import Archive, read_archive
+from perception_rt.model.class_thresholds import lowest_scores
 from perception_rt.model.engine import Choice, Engine, EngineOptions, engine_names, find_engine
 from perception_rt.model.golden import Outputs, golden_difference, read_golden
-from perception_rt.model.manifest import Manifest, Program
+from perception_rt.model.manifest import Program
 from perception_rt.model.network import CloudNetwork, ImageNetwork
 from perception_rt.model.task import TASKS
 from perception_rt.model.torchscript import MODULE_ERRORS, load_module, module_sha256, optimise, reason
@@ -67,19 +69,38 @@ class Runtime:
         manifest: what the bundle says of itself.
         device: where it runs.
         half: whether the network runs in fp16.
+        source: what `open` was asked for, empty where something else made it.
         choice: which engine runs which program, and why.
         class_thresholds: (C,) lowest score of each class: NaN where `score_threshold` counts, infinity for a
-            class that is not wanted. May be changed between two calls.
+            class that is not wanted. May be replaced at any time: a call uses what it finds at its start.
+        extras: by name, what else belongs to each box of the last answer: ``keypoints`` (K, P, 3), x y in px
+            of the image and visibility; ``theta`` (K,) rad.
     """
 
     def __init__(self, archive: Archive, choice: Choice, device: torch.device, half: bool) -> None:
         self.manifest = archive.manifest
+        self.source = ""
         self.device = device
         self.half = half
         self.choice = choice
         self._archive = archive
         self._detect = self._load(archive, choice)
-        self.class_thresholds = class_thresholds(archive.manifest, {}, ())
+        self.class_thresholds = self.thresholds_of({}, ())
+        self.extras: dict[str, np.ndarray] = {}
+
+    def thresholds_of(self, thresholds: Mapping[str, float], wanted: Sequence[str]) -> np.ndarray:
+        """Values for `class_thresholds`: the bundle's own, changed.
+
+        Args:
+            thresholds: lowest scores by class name, where they differ from the bundle's.
+            wanted: class names; empty for those that the bundle keeps.
+
+        Raises:
+            ConfigError: a name is not a class of the bundle.
+        """
+        manifest = self.manifest
+        own = {**manifest.score_thresholds, **thresholds}
+        return lowest_scores(manifest.classes, own, wanted or manifest.classes_keep)
 
     @property
     def sha256(self) -> str:
@@ -122,6 +143,7 @@ class Runtime:
         options = EngineOptions(str(target), half, threads or torch.get_num_threads())
         runtime = choose(archive, engine, options)
         torch.set_num_threads(runtime.choice.torch_threads)
+        runtime.source = str(path_or_name)
         return runtime
 
     def check_golden(self, path: str | Path = "") -> None:
@@ -144,7 +166,7 @@ class Runtime:
 
     def golden_outputs(self, data: np.ndarray) -> Outputs:
         """The answer to the golden input, by the bundle's own thresholds of classes left aside."""
-        saved, self.class_thresholds = self.class_thresholds, class_thresholds(None, {}, ())
+        saved, self.class_thresholds = self.class_thresholds, np.full(len(self.manifest.classes), np.nan)
         try:
             return self(data, score_threshold=self.manifest.golden.score_threshold)
         finally:
@@ -153,6 +175,9 @@ class Runtime:
     def __call__(self, *frames: Any, **options: Any) -> Any:
         """Detect objects; see the subclasses."""
         raise NotImplementedError
+
+    COLUMNS: ClassVar[tuple[str, ...]]
+    """What the network answers of each box."""
 
     def _network(self, archive: Archive, choice: Choice, engine: Engine) -> Any:
         """What surrounds the network of this task."""
@@ -172,20 +197,22 @@ class Runtime:
             ModelError: whatever went wrong inside, CUDA out of memory included.
         """
         wanted = self.manifest.score_threshold if score is None else float(score)
-        least = np.where(np.isnan(self.class_thresholds), wanted, self.class_thresholds)
-        lowest = min(wanted, float(least.min())) if least.size else wanted
+        own = self.class_thresholds
+        least = np.where(np.isnan(own), wanted, own).astype(np.float32)
+        lowest = min(wanted, float(least.min()))
         try:
-            boxes, *columns = self._detect(data, *bgr, lowest, -1.0 if nms is None else float(nms))
+            found = self._detect(data, *bgr, lowest, -1.0 if nms is None else float(nms), least=least)
+            columns, extras = _checked(found, self.COLUMNS, TASKS[self.manifest.task].box_columns)
         except ModelError as error:
             raise ModelError(f"{self.manifest.name} on {self.device}: {error}") from error
         except MODULE_ERRORS as error:
             raise ModelError(f"{self.manifest.name} on {self.device}: {reason(error)}") from error
-        extras = columns.pop() if isinstance(columns[-1], dict) else {}
         # One tensor, so one copy to the host; float32 holds every integer below 2**24.
-        packed = torch.cat([boxes.float(), *(column[:, None].float() for column in columns)], dim=1).cpu()
+        boxes, *others = columns
+        packed = torch.cat([boxes.float(), *(column[:, None].float() for column in others)], dim=1).cpu()
         answer = _unpack(packed.numpy(), boxes.shape[1])
         self.extras = {name: value.cpu().numpy() for name, value in extras.items()}
-        if np.isnan(self.class_thresholds).all():
+        if np.isnan(own).all():
             return answer
         kept = answer[1] >= least[np.clip(answer[2], 0, least.size - 1)]
         self.extras = {name: value[kept] for name, value in self.extras.items()}
@@ -213,8 +240,8 @@ class ContractModule:
             raise BundleError(f"{path}: cannot be made ready on {device}: {reason(error)}") from error
 
     @torch.inference_mode()
-    def __call__(self, data: torch.Tensor, *options: bool | float) -> Any:
-        """What the module returns, on the device."""
+    def __call__(self, data: torch.Tensor, *options: bool | float, least: np.ndarray) -> Any:
+        """What the module returns, on the device; `least` is for the caller to hold it to."""
         if self._device.type == "cuda":
             data = data.pin_memory().to(self._device, non_blocking=True)
         with torch.autocast(self._device.type, torch.float16, enabled=self._half):
@@ -270,34 +297,10 @@ def _runtime(archive: Archive, choice: Choice, device: torch.device, half: bool)
     return TASKS[archive.manifest.task].runtime_class()(archive, choice, device, half)
 
 
-def class_thresholds(
-    manifest: Manifest | None, thresholds: Mapping[str, float], wanted: Sequence[str]
-) -> np.ndarray:
-    """The lowest score of each class, as `Runtime.class_thresholds` says.
-
-    Args:
-        manifest: the bundle's own; None for none.
-        thresholds: by class name, those that differ from the bundle's.
-        wanted: class names; empty for those of the bundle.
-
-    Raises:
-        ConfigError: a name is not a class of the bundle.
-    """
-    if manifest is None:
-        return np.full(1, np.nan)
-    for name in (*thresholds, *wanted):
-        if name not in manifest.classes:
-            raise ConfigError(f"class {name!r}: not one of this bundle ({', '.join(manifest.classes)})")
-    own = {**manifest.score_thresholds, **thresholds}
-    least = np.array([own.get(name, np.nan) for name in manifest.classes])
-    wanted = wanted or manifest.classes_keep
-    if wanted:
-        least[[name not in wanted for name in manifest.classes]] = np.inf
-    return least
-
-
 class ImageRuntime(Runtime):
     """Runs a bundle of task `detect2d`."""
+
+    COLUMNS = ("boxes", "scores", "labels", "image_index")
 
     def _network(self, archive: Archive, choice: Choice, engine: Engine) -> ImageNetwork:
         return ImageNetwork(archive, choice.program, engine, self.device)
@@ -342,6 +345,8 @@ class ImageRuntime(Runtime):
 class CloudRuntime(Runtime):
     """Runs a bundle of task `detect3d`."""
 
+    COLUMNS = ("boxes", "scores", "labels")
+
     def _network(self, archive: Archive, choice: Choice, engine: Engine) -> CloudNetwork:
         return CloudNetwork(archive, choice.program, engine, self.device)
 
@@ -376,6 +381,25 @@ class CloudRuntime(Runtime):
         if cloud.dtype != torch.float32 or cloud.ndim != 2 or cloud.shape[1] != 4:
             raise ModelError(f"points must be (N, 4) float32, got {tuple(cloud.shape)} {cloud.dtype}")
         return self._run(cloud, (), score_threshold, nms_threshold)
+
+
+def _checked(found: Any, names: Sequence[str], box_columns: int) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The tensors that a network answered, by `names`, and what else belongs to each box.
+
+    Raises:
+        ModelError: there are others than these, or they do not have a row for each box.
+    """
+    values = list(found) if isinstance(found, tuple | list) else [found]
+    extras = values.pop() if values and isinstance(values[-1], dict) else {}
+    if len(values) != len(names) or not all(isinstance(value, Tensor) for value in values):
+        kinds = ", ".join(type(value).__name__ for value in values) or "nothing"
+        raise ModelError(f"it answers {kinds}: must be {len(names)} tensors, {', '.join(names)}")
+    count = len(values[0]) if values[0].ndim else 0
+    for name, value in zip(names, values, strict=True):
+        shape = (count, box_columns) if name == "boxes" else (count,)
+        if value.shape != shape:
+            raise ModelError(f"{name} are {tuple(value.shape)}: must be {shape}")
+    return values, extras
 
 
 def _unpack(rows: np.ndarray, box_columns: int) -> tuple[np.ndarray, ...]:

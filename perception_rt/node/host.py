@@ -196,6 +196,11 @@ class ComponentNode(PerceptionNode):
             self._host.close()
         self.component = self._host = None
 
+    def check_values(self, values: dict[str, Any]) -> None:
+        """Refuse what the component refuses."""
+        if self.component is not None:
+            self.component.check_parameters(values)
+
     def on_parameters(self) -> None:
         """Apply changed live parameters."""
         self.component.values = self.values

@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, ClassVar
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -18,7 +19,7 @@ from perception_rt.codec.diagnostics import encode_diagnostics
 from perception_rt.component.parameters import Parameter
 from perception_rt.node import parameters
 from perception_rt.node.smooth_clock import SmoothClock
-from perception_rt.types import PerceptionError
+from perception_rt.types import ConfigError, PerceptionError
 from perception_rt.types.status import Level, Status
 
 AUTOSTART = Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager.")
@@ -74,6 +75,9 @@ class PerceptionNode(LifecycleNode):
 
     def teardown(self) -> None:
         """Release every resource; also called after a failed `setup`, so each may be missing."""
+
+    def check_values(self, values: dict[str, Any]) -> None:
+        """Refuse live parameters that their table cannot judge; raises ConfigError. They are not set yet."""
 
     def on_parameters(self) -> None:
         """Apply changed live parameters; `self.values` is up to date."""
@@ -218,7 +222,13 @@ class PerceptionNode(LifecycleNode):
     # Parameters and diagnostics.
 
     def _check_parameters(self, changes: list) -> Any:
-        return parameters.check_set(self._table, changes, self._configured)
+        result = parameters.check_set(self._table, changes, self._configured)
+        if result.successful and self._configured:
+            try:
+                self.check_values({**self.values, **{change.name: change.value for change in changes}})
+            except ConfigError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        return result
 
     def _take_parameters(self, changes: list) -> None:
         if self._configured:

@@ -40,7 +40,8 @@ def detect2d(
         tensors = [as_tensor(frames[index].pixels) for index in indices]
         images = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
         xyxy, scores, labels, image_index = runtime(images, bgr, score_threshold, nms_threshold)
-        detections = Detections2D(xyxy, scores, labels)
+        extras = (runtime.extras.get(name) for name in ("theta", "keypoints"))
+        detections = Detections2D(xyxy, scores, labels, *extras)
         for position, index in enumerate(indices):
             results[index] = detections[np.asarray(image_index == position)]
     return results

@@ -26,6 +26,14 @@ _RING_M = 10.0
 _TALL_M = 2.5
 _SUBPIXEL = 4  # bits of cv2's fixed-point coordinates
 _FILL = 0.3
+_SEEN = 0.5  # least visibility of a keypoint that is drawn, as `yolo predict` does
+_PERSON = 17  # COCO's keypoints of a person, and which of them are joined
+# fmt: off
+_SKELETON = (
+    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9),
+    (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+)
+# fmt: on
 
 ToPixels = Callable[[ArrayLike], np.ndarray]
 """(..., 2) x y in m to (..., 2) px."""
@@ -34,11 +42,11 @@ ToPixels = Callable[[ArrayLike], np.ndarray]
 def draw_detections(
     pixels: np.ndarray, detections: Detections2D, classes: Sequence[str], bgr: bool = False
 ) -> np.ndarray:
-    """A copy of the image with a box, class and score for every detection.
+    """A copy of the image with a box, class, score and the keypoints in view for every detection.
 
     Args:
         pixels: (H, W, 3) uint8.
-        detections: boxes in px of that image.
+        detections: boxes, upright or turned, in px of that image.
         classes: class names by label.
         bgr: the channel order of `pixels`.
 
@@ -49,16 +57,35 @@ def draw_detections(
     scale = _text_scale(picture)
     detections = detections[np.argsort(detections.scores, kind="stable")]  # the surest on top
     tags = []
-    for (x1, y1, x2, y2), score, label in zip(
-        detections.xyxy.round().astype(int), detections.scores, detections.labels, strict=True
-    ):
-        colour = _colour(classes[label], bgr)
+    around = detections.upright().xyxy.round().astype(int).tolist()
+    turned = None if detections.theta is None else detections.corners()
+    for row, (x1, y1, x2, y2) in enumerate(around):
+        name = classes[detections.labels[row]]
+        colour = _colour(name, bgr)
         for shade, width in _strokes(picture, colour):
-            cv2.rectangle(picture, (x1, y1), (x2, y2), shade, width, cv2.LINE_AA)
-        tags.append((f"{classes[label]} {score:.2f}", (x1, y1, x2, y2), colour, scale))
+            if turned is None:
+                cv2.rectangle(picture, (x1, y1), (x2, y2), shade, width, cv2.LINE_AA)
+            else:
+                cv2.polylines(picture, [_fixed(turned[row])], True, shade, width, cv2.LINE_AA, _SUBPIXEL)
+        if detections.keypoints is not None:
+            _pose(picture, detections.keypoints[row], colour)
+        tags.append((f"{name} {detections.scores[row]:.2f}", (x1, y1, x2, y2), colour, scale))
     for tag in tags:
         _tag(picture, *tag)
     return picture
+
+
+def _pose(picture: np.ndarray, keypoints: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """The (P, 3) keypoints that are seen, joined where they are COCO's of a person."""
+    seen = keypoints[:, 2] >= _SEEN
+    points = _fixed(keypoints[:, :2])
+    for shade, width in _strokes(picture, colour):
+        for a, b in _SKELETON if len(points) == _PERSON else ():
+            if seen[a] and seen[b]:
+                cv2.polylines(picture, [points[[a, b]]], False, shade, width, cv2.LINE_AA, _SUBPIXEL)
+    for x, y in points[seen].tolist():
+        for shade, radius in ((DARK, 4), (_OUTLINE, 3)):
+            cv2.circle(picture, (x, y), radius << _SUBPIXEL, shade, -1, cv2.LINE_AA, _SUBPIXEL)
 
 
 def draw_outlines(pixels: np.ndarray, xyxy: np.ndarray) -> np.ndarray:

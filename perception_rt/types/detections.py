@@ -15,21 +15,53 @@ class Detections2D:
         xyxy: (N, 4) float32, left top right bottom in px of the native image.
         scores: (N,) float32 in [0, 1].
         labels: (N,) int64, index into the model's class names.
+        theta: (N,) float32 rad: `xyxy` is then the box before this turn about its centre, from x to y; None
+            where all are upright.
+        keypoints: (N, P, 3) float32, x y in px and how surely each is seen, in [0, 1]; None for a model
+            without.
     """
 
     xyxy: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    theta: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _check_rows(self.scores, self.labels, "xyxy", self.xyxy, 4)
+        count = len(self.scores)
+        if self.theta is not None and self.theta.shape != (count,):
+            raise ValueError(f"theta must be ({count},), got {self.theta.shape}")
+        if self.keypoints is not None and (
+            self.keypoints.ndim != 3 or len(self.keypoints) != count or self.keypoints.shape[2] != 3
+        ):
+            raise ValueError(f"keypoints must be ({count}, P, 3), got {self.keypoints.shape}")
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __getitem__(self, index: np.ndarray | slice) -> Detections2D:
         """The detections that a boolean mask, an index array or a slice selects."""
-        return Detections2D(self.xyxy[index], self.scores[index], self.labels[index])
+        more = (None if value is None else value[index] for value in (self.theta, self.keypoints))
+        return Detections2D(self.xyxy[index], self.scores[index], self.labels[index], *more)
+
+    def corners(self) -> np.ndarray:
+        """(N, 4, 2) px: the corners of each box, turned by its `theta`."""
+        corners = self.xyxy[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+        if self.theta is None:
+            return corners
+        centre = corners.mean(1, keepdims=True)
+        x, y = np.moveaxis(corners - centre, -1, 0)
+        cos, sin = np.cos(self.theta)[:, None], np.sin(self.theta)[:, None]
+        return centre + np.stack((x * cos - y * sin, x * sin + y * cos), -1)
+
+    def upright(self) -> Detections2D:
+        """The same with the upright box around each turned one, for what knows no angles."""
+        if self.theta is None:
+            return self
+        corners = self.corners()
+        xyxy = np.concatenate((corners.min(1), corners.max(1)), 1)
+        return Detections2D(xyxy, self.scores, self.labels, None, self.keypoints)
 
     @classmethod
     def empty(cls) -> Detections2D:

@@ -101,6 +101,28 @@ def test_the_score_threshold_changes_between_two_frames(run_camera):
     assert len(camera.ask().detections) == 1
 
 
+def test_classes_and_their_thresholds_change_while_running(run_camera):
+    camera = run_camera(score_thresholds=["bright=0.95"])  # BrightBox says 0.9
+    bench = camera.bench
+    assert len(camera.ask().detections) == 0
+    assert bench.set_parameter("score_thresholds", ["bright=0.6"]).successful
+    assert len(camera.ask().detections) == 1
+    assert bench.set_parameter("classes", ["bright"]).successful
+    assert len(camera.ask().detections) == 1
+    refused = bench.set_parameter("classes", ["brihgt"])
+    assert not refused.successful
+    assert "class 'brihgt'" in refused.reason
+    assert "did you mean bright?" in refused.reason
+    assert not bench.set_parameter("score_thresholds", ["bright=2"]).successful
+    assert len(camera.ask().detections) == 1  # nothing of it was taken
+
+
+def test_a_class_that_the_bundle_does_not_have_fails_the_start(bench, moody):
+    bench.start(CameraDetectorNode, bundle=moody, warmup_sizes=["160x120"], classes=["birght"])
+    assert not bench.up
+    assert bench.said("cannot configure", "birght", "did you mean bright?"), bench.logs
+
+
 def test_the_rate_changes_while_running(run_camera):
     camera = run_camera(rate_hz=1000.0)
     assert camera.bench.set_parameter("rate_hz", 2.0).successful

@@ -58,7 +58,7 @@ def test_the_good_boxes_of_3d_are_kept(bad, at):
     assert message.rejected[0].startswith(f"detections[{at}]: ")
 
 
-@pytest.mark.parametrize("bad", [box2(x=np.inf), box2(theta=0.1), box2(width=-1.0)])
+@pytest.mark.parametrize("bad", [box2(x=np.inf), box2(theta=np.nan), box2(width=-1.0)])
 def test_the_good_boxes_of_2d_are_kept(bad):
     message = decode_named_detections(array([box2(), bad, box2(x=9.0)]))
     assert message.detections.xyxy[:, 0].tolist() == [3.5, 7.5]

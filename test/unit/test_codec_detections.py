@@ -41,12 +41,13 @@ def message(detections, frame_id="camera", ids=None, classes=CLASSES):
     array = []
     for i in range(len(detections)):
         x1, y1, x2, y2 = detections.xyxy[i].tolist()
+        theta = 0.0 if detections.theta is None else detections.theta[i].item()
         score = detections.scores[i].item()
         hypothesis = new("vision_msgs/msg/ObjectHypothesis", classes[detections.labels[i]], score)
         result = new("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis, pose)
         centre = new("vision_msgs/msg/Point2D", (x1 + x2) / 2, (y1 + y2) / 2)
         box = new(
-            "vision_msgs/msg/BoundingBox2D", new("vision_msgs/msg/Pose2D", centre, 0.0), x2 - x1, y2 - y1
+            "vision_msgs/msg/BoundingBox2D", new("vision_msgs/msg/Pose2D", centre, theta), x2 - x1, y2 - y1
         )
         array.append(new("vision_msgs/msg/Detection2D", header, [result], box, ids[i] if ids else ""))
     return new(ARRAY, header, array)
@@ -150,6 +151,22 @@ def test_classes_not_known_before_come_with_the_detections(count, form, seed):
     assert_same(replace(named.detections, labels=labels), detections)
 
 
+def test_turned_boxes_keep_their_angle_and_are_upright_to_who_does_not_know_the_classes():
+    turned = replace(make(3), theta=np.float32([0.0, 0.5, -1.2]))
+    raw = DetectionEncoder(CLASSES).encode(turned, STAMP_NS, "camera")
+    assert raw == serialized(message(turned))
+    decoded = decode_detections(raw, CLASSES)[2]
+    assert_same(decoded, turned)
+    np.testing.assert_array_equal(decoded.theta, turned.theta)
+    found = decode_named_detections(raw).detections
+    assert found.theta is None
+    np.testing.assert_array_equal(found.xyxy[0], turned.xyxy[0])
+    np.testing.assert_allclose(found.xyxy, turned.upright().xyxy)
+    width, height = (turned.xyxy[1, 2:] - turned.xyxy[1, :2]).tolist()
+    expected = width * np.cos(0.5) + height * np.sin(0.5)
+    assert found.xyxy[1, 2] - found.xyxy[1, 0] == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_best_of_several_hypotheses_counts():
     msg = message(make(3, classes=1))
     first, second = msg.detections[0], msg.detections[1]
@@ -166,7 +183,7 @@ def test_the_best_of_several_hypotheses_counts():
     ("field", "spoil"),
     [
         ("results", lambda d: d.results.clear()),
-        ("theta", lambda d: setattr(d.bbox.center, "theta", 0.1)),
+        ("theta", lambda d: setattr(d.bbox.center, "theta", float("nan"))),
         ("size_x, size_y", lambda d: setattr(d.bbox, "size_y", -1.0)),
         ("bbox", lambda d: setattr(d.bbox, "size_x", float("nan"))),
         ("bbox", lambda d: setattr(d.bbox.center.position, "x", 1e300)),

@@ -14,6 +14,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[tuple[int, ...], bool]] = []
+        self.extras: dict[str, np.ndarray] = {}
 
     def __call__(self, images: torch.Tensor, bgr: bool, score_threshold, nms_threshold):
         self.calls.append((tuple(images.shape), bgr))

@@ -97,6 +97,37 @@ def test_colours_follow_the_order_of_channels():
         assert (draw_detections(grey(), flat, CLASSES, bgr)[250, 120] == colour).all()
 
 
+def test_a_turned_box_is_drawn_turned():
+    """90 degrees turn a box of 150 by 50 px about (200, 200) into one of 50 by 150."""
+    one = np.ones(1, np.float32)
+    found = Detections2D(
+        np.float32([[125, 175, 275, 225]]), one, np.zeros(1, np.int64), np.float32([np.pi / 2])
+    )
+    picture = draw_detections(grey(), found, CLASSES)
+    for x, y in ((175, 200), (225, 200), (200, 125), (200, 275)):
+        assert is_near(picture, x, y, CAR)
+    assert (picture[195:205, 120:130] == 90).all()
+    np.testing.assert_allclose(found.upright().xyxy, [[175, 125, 225, 275]], atol=1e-3)
+    half = Detections2D(found.xyxy, one, found.labels, np.float32([np.pi / 4]))
+    np.testing.assert_allclose(
+        np.diff(half.upright().xyxy.reshape(2, 2), axis=0), [[200 / 2**0.5] * 2], rtol=1e-5
+    )
+
+
+def test_keypoints_are_drawn_where_they_are_seen_and_joined_for_a_person():
+    points = np.zeros((1, 17, 3), np.float32)
+    points[0, 5], points[0, 6] = (100, 100, 0.9), (160, 100, 0.8)  # shoulders
+    points[0, 11] = (100, 200, 0.4)  # a hip that is not seen
+    box, one, label = np.float32([[80, 80, 180, 260]]), np.ones(1, np.float32), np.zeros(1, np.int64)
+    picture = draw_detections(grey(), Detections2D(box, one, label, None, points), CLASSES)
+    assert (picture[100, [100, 160]] > 200).all()
+    assert is_near(picture, 130, 100, CAR)
+    assert (picture[150:205, 95:105] == 90).all()
+    few = draw_detections(grey(), Detections2D(box, one, label, None, points[:, 5:7]), CLASSES)
+    assert (few[100, [100, 160]] > 200).all()
+    assert (few[95:105, 120:140] == 90).all()
+
+
 def test_the_picture_given_is_not_drawn_on():
     pixels = grey()
     pixels.flags.writeable = False

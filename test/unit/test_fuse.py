@@ -35,6 +35,8 @@ FOLDED = (-0.35, 0.15, 0.001, -0.0005, -0.03)  # from x / z = 1.5 on, farther as
 RATIONAL = (0.5, -0.02, 0.0, 0.0, 0.0, 0.7, 0.0, 0.0)
 FISHEYE = (0.02, -0.01, 0.003, -0.0005)
 
+FIELDS = ("xyxy", "scores", "labels")
+
 
 def camera(d=(), name="plumb_bob", size=(1280, 720)) -> CameraModel:
     return CameraModel(0, "camera", size[1], size[0], name, np.array(d, np.float64), K)
@@ -302,7 +304,7 @@ def test_the_surer_one_names_the_class(camera_name, camera_score, lidar_name, ex
 def test_one_object_under_two_names_of_the_camera_is_one():
     there = lidar(box(20, 2))
     car, truck = seen(there, 0.5, 0), seen(there, 0.4, 1)
-    both = Detections2D(*(np.concatenate((getattr(car, f), getattr(truck, f))) for f in car.__slots__))
+    both = Detections2D(*(np.concatenate((getattr(car, f), getattr(truck, f))) for f in FIELDS))
     fused = run(both, there, ("car", "truck"))
     assert fused.sources == (BOTH,)
     assert fused.partners.tolist() == [[0, 0]]
@@ -326,9 +328,7 @@ def test_the_rider_of_a_cyclist_is_no_object_but_who_walks_far_behind_is(distanc
     person = seen(lidar(box(distance, 0, 0.4, 0.4, 1.65)), 0.6, 1)
     assert (person.xyxy[0, :2] >= bicycle.xyxy[0, :2]).all()  # inside of the cyclist's box
     assert (person.xyxy[0, 2:] <= bicycle.xyxy[0, 2:]).all()
-    both = Detections2D(
-        *(np.concatenate((getattr(bicycle, f), getattr(person, f))) for f in bicycle.__slots__)
-    )
+    both = Detections2D(*(np.concatenate((getattr(bicycle, f), getattr(person, f))) for f in FIELDS))
     fused = run(both, cyclist, ("bicycle", "person"), ("cyclist",))
     assert sorted(fused.sources) == sorted(sources)
 

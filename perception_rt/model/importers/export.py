@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from perception_rt.model import bundle
+from perception_rt.model.class_thresholds import check_classes
 from perception_rt.model.golden import Outputs, golden_difference, make_golden
 from perception_rt.model.importers.common import Imported
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
 from perception_rt.model.task import find_task
-from perception_rt.types.errors import BundleError
+from perception_rt.types.errors import BundleError, ConfigError
 
 SHOWN = 12  # rows of the two lists
 
@@ -64,9 +65,10 @@ def save_checked(
     path = Path(path)
     if not path.parent.is_dir():
         raise BundleError(f"{path}: no folder {path.parent}")
-    for wanted in (*(score_thresholds or {}), *classes_keep):
-        if wanted not in imported.classes:
-            raise BundleError(f"class {wanted!r}: not one of {', '.join(imported.classes[:30])}")
+    try:
+        check_classes((*(score_thresholds or {}), *classes_keep), imported.classes)
+    except ConfigError as error:
+        raise BundleError(str(error)) from error
     fields: dict[str, Any] = {
         "name": name,
         "version": version,

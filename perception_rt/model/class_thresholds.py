@@ -1,0 +1,65 @@
+"""Which classes a detector answers, and the lowest score of each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from perception_rt.types.errors import ConfigError
+
+SHOWN_CLASSES = 12
+
+
+def check_classes(names: Iterable[str], classes: Sequence[str]) -> None:
+    """Refuse what is not the name of a class.
+
+    Raises:
+        ConfigError: names it, the nearest that exist, and the classes.
+    """
+    for name in names:
+        if name in classes:
+            continue
+        close = difflib.get_close_matches(name, classes, 2) or [
+            known for known in classes if known.lower() == name.lower()
+        ]
+        hint = f": did you mean {' or '.join(close)}?" if close else ""
+        shown = ", ".join(classes[:SHOWN_CLASSES]) + (", ..." if len(classes) > SHOWN_CLASSES else "")
+        raise ConfigError(f"class {name!r}: not one of this bundle's {len(classes)} ({shown}){hint}")
+
+
+def parse_score_threshold(text: str) -> tuple[str, float]:
+    """``car=0.4`` to a class name and its lowest score.
+
+    Raises:
+        ConfigError: the text has another form, or the score is not within 0 and 1.
+    """
+    name, equals, value = text.rpartition("=")
+    try:
+        score = float(value)
+    except ValueError:
+        score = np.nan
+    if not (equals and name.strip() and 0 <= score <= 1):
+        raise ConfigError(f"score_thresholds={text!r}: must be NAME=X like car=0.4, X within 0 and 1")
+    return name.strip(), score
+
+
+def lowest_scores(
+    classes: Sequence[str], thresholds: Mapping[str, float], wanted: Sequence[str]
+) -> np.ndarray:
+    """(C,) lowest score of each class: NaN where that of all counts, infinity for a class that is not wanted.
+
+    Args:
+        classes: class names, by label.
+        thresholds: by class name.
+        wanted: class names; empty for all.
+
+    Raises:
+        ConfigError: a name is not a class.
+    """
+    check_classes((*thresholds, *wanted), classes)
+    least = np.array([thresholds.get(name, np.nan) for name in classes])
+    if wanted:
+        least[[name not in wanted for name in classes]] = np.inf
+    return least
