@@ -15,7 +15,9 @@ from perception_rt.component.parameters import Parameter
 from perception_rt.model.task import DETECT2D
 from perception_rt.stage.detect2d import detect2d
 from perception_rt.stage.draw import draw_detections
-from perception_rt.types import CameraFrame, ConfigError, Detections2D
+from perception_rt.types import CameraFrame, CodecError, ConfigError, Detections2D
+
+DARK_BITS = 4  # leading bits without use that make a picture nearly black
 
 
 class CameraDetector(DetectorComponent):
@@ -29,6 +31,12 @@ class CameraDetector(DetectorComponent):
         Parameter(TOPICS, ["image_raw"], "Cameras; a name that ends in /compressed is a CompressedImage."),
         Parameter("nms_threshold", -1.0, "IoU limit of NMS; negative: the bundle's.", (-1.0, 1.0), live=True),
         Parameter("max_image_mb", 64.0, "Larger images are refused, MB.", (0.1, 1024.0)),
+        Parameter(
+            "significant_bits",
+            16,
+            "Of 16-bit values, counted from the right: 12 for a 12-bit camera.",
+            (8, 16),
+        ),
         Parameter("warmup_sizes", ["1280x720"], "Image sizes (WxH) that are inferred once at configure."),
         *DETECTOR_PARAMETERS,
     )
@@ -39,13 +47,15 @@ class CameraDetector(DetectorComponent):
         if not topics or not all(topics) or len(set(topics)) != len(topics):
             raise ConfigError(f"{self.TOPICS}={topics}: must name at least one topic, each once")
         limit = round(self.values["max_image_mb"] * 1e6)
-        image = ("sensor_msgs/msg/Image", partial(parse_image, max_bytes=limit))
-        compressed = ("sensor_msgs/msg/CompressedImage", partial(parse_compressed, max_bytes=limit))
+        given = {"max_bytes": limit, "significant_bits": self.values["significant_bits"]}
+        image = ("sensor_msgs/msg/Image", partial(parse_image, **given))
+        compressed = ("sensor_msgs/msg/CompressedImage", partial(parse_compressed, **given))
         return {topic: compressed if topic.endswith("/compressed") else image for topic in topics}
 
     def open_outputs(self, streams: list[str]) -> None:
         """Publishers: `~/detections`, or `~/<camera>/detections` where there are several cameras."""
         self._detections, self._annotated = {}, {}
+        self._dark: set[str] = set()  # frames that were warned of
         for stream, prefix in output_prefixes(streams).items():
             self._detections[stream] = self.host.create_publisher(
                 self.TASK.message_type, f"~{prefix}/detections", 5
@@ -67,6 +77,15 @@ class CameraDetector(DetectorComponent):
 
     def infer(self, frames: list[CameraFrame]) -> list[Detections2D]:
         """All cameras in one batch."""
+        for frame in frames:
+            if frame.unused_bits >= DARK_BITS and frame.frame_id not in self._dark:
+                self._dark.add(frame.frame_id)
+                bits = self.values["significant_bits"]
+                used = (
+                    f"its values use {bits - frame.unused_bits}: set significant_bits to those of the camera"
+                )
+                what = f"the picture of {frame.frame_id!r} is nearly black, {used}"
+                self.host.warn(self.host.get_name(), CodecError("significant_bits", bits, what))
         return detect2d(self.runtime, frames, self.threshold("score"), self.threshold("nms"))
 
     def publish(self, stream: str, frame: CameraFrame, result: Detections2D) -> None:

@@ -16,12 +16,14 @@ class CameraFrame:
         bgr: True when the channels are blue, green, red; False for red, green, blue.
         stamp_ns: the sensor's stamp, ns.
         frame_id: the optical frame of the camera (REP 103).
+        unused_bits: how many of the leading bits of 16-bit values are zero in the whole image.
     """
 
     pixels: np.ndarray
     bgr: bool
     stamp_ns: int
     frame_id: str
+    unused_bits: int = 0
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype

@@ -1,6 +1,8 @@
 """sensor_msgs/Image to frames, against rosbags' serializer, OpenCV and pixels computed by hand."""
 
 import array
+import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -33,15 +35,34 @@ def serialized(msg, little=True):
     return bytes(STORE.serialize_cdr(msg, "sensor_msgs/msg/Image", little_endian=little))
 
 
+NAMED = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16", "16UC3": "bgr16",
+         "16UC4": "bgra16", "yuy2": "yuyv", "yuv420": "i420"}  # fmt: skip
+"""Names of the same layout."""
+PLANAR = ("i420", "yv12")
+
+
 def pixel_bytes(encoding):
-    if encoding.endswith("16") or encoding in ("yuv422", "uyvy", "yuv422_yuy2", "yuyv"):
+    encoding = NAMED.get(encoding, encoding)
+    if encoding in ("yuv422", "uyvy", "yuv422_yuy2", "yuyv"):
         return 2
-    return {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4}.get(encoding.rstrip("8"), 1)
+    bits = 2 if encoding.endswith("16") else 1
+    return {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4}.get(encoding.rstrip("168"), 1) * bits
 
 
 def expected(encoding, rows, width):
     """What cv_bridge makes of unpadded rows of bytes (16-bit ones little endian), as RGB."""
+    encoding = NAMED.get(encoding, encoding)
     wide = rows.view("<u2") if encoding.endswith("16") else rows
+    if encoding in PLANAR:
+        height = len(rows) * 2 // 3
+        planes = rows[height:].reshape(2, height // 2, width // 2).repeat(2, 1).repeat(2, 2)
+        u, v = planes if encoding == "i420" else planes[::-1]
+        pixels = np.zeros((height, width, 3), np.uint8)
+        for column in range(0, width, 2):  # pairs share their chroma
+            luma = rows[:height, column : column + 2]
+            pair = np.stack([luma, np.stack([u[:, column], v[:, column]], 1)], 2)
+            pixels[:, column : column + 2] = cv2.cvtColor(pair, cv2.COLOR_YUV2RGB_YUY2)
+        return pixels
     if encoding == "nv24":
         height = len(rows) // 3
         chroma = rows[height:].reshape(height, width, 2)
@@ -62,7 +83,7 @@ def expected(encoding, rows, width):
     elif encoding in ("yuv422_yuy2", "yuyv"):
         wide = cv2.cvtColor(rows.reshape(len(rows), width, 2), cv2.COLOR_YUV2RGB_YUY2)
     else:
-        wide = rows.reshape(len(rows), width, -1)[..., [2, 1, 0] if encoding.startswith("bgr") else [0, 1, 2]]
+        wide = wide.reshape(len(rows), width, -1)[..., [2, 1, 0] if encoding.startswith("bgr") else [0, 1, 2]]
     return np.rint(wide / 257).astype(np.uint8) if encoding.endswith("16") else wide
 
 
@@ -74,20 +95,24 @@ def rgb(frame: CameraFrame):
 def images(draw):
     """(message, its rows without padding, as bytes in little endian)."""
     encoding = draw(st.sampled_from(ENCODINGS))
-    even = 2 if encoding.startswith("nv") or "yu" in encoding or "uy" in encoding else 1
+    name = NAMED.get(encoding, encoding)
+    even = 2 if name.startswith("nv") or "yu" in name or "uy" in name or name in PLANAR else 1
     least = 3 if encoding.startswith("bayer") else 1
     height, width = (draw(st.integers(least, 9)) * even for _ in range(2))
-    lines = height * {"nv12": 3, "nv21": 3, "nv24": 6}.get(encoding, 2) // 2
+    lines = height * {"nv12": 3, "nv21": 3, "nv24": 6, "i420": 3, "yv12": 3}.get(name, 2) // 2
     row = width * pixel_bytes(encoding)
-    step = row + draw(st.integers(0, 9)) * (encoding != "nv24")
+    step = row + draw(st.integers(0, 4)) * (encoding != "nv24") * even
     padded = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 256, (lines, step), np.uint8)
     rows = padded[:, :row].copy()
     big = draw(st.booleans())
-    if big and encoding.endswith("16"):
+    if big and name.endswith("16"):
         padded[:, :row] = rows.view("<u2").astype(">u2").view(np.uint8)
+    if name in PLANAR:  # a row of chroma is half a row
+        chroma = padded[height:].reshape(height, step // 2)
+        rows[height:] = chroma[:, : width // 2].reshape(-1, width)
     data = padded.ravel()
-    if draw(st.booleans()):
-        data = data[: len(data) - (step - row)]  # some drivers leave out the last row's padding
+    if draw(st.booleans()):  # some drivers leave out the last row's padding
+        data = data[: len(data) - (step - row) // (2 if name in PLANAR else 1)]
     frame_id = draw(st.text(max_size=9).filter(lambda text: "\0" not in text))
     return message(encoding, height, width, step, data, big=big, frame_id=frame_id), rows
 
@@ -154,6 +179,54 @@ def test_16_bits_scale_as_in_cv_bridge():
     assert frame.pixels[0, :, 0].tolist() == [0, 0, 1, 1, 127, 255]
 
 
+@pytest.mark.parametrize("encoding", ["mono16", "16UC1", "rgb16", "bgra16", "bayer_rggb16"])
+@pytest.mark.parametrize("big", [False, True])
+def test_significant_bits_of_16(encoding, big):
+    values = np.full((4, 4 * pixel_bytes(encoding) // 2), 0x0800, ">u2" if big else "<u2")
+    values[0, 0] = 0x0FFF
+    step = values.strides[0]
+    msg = message(encoding, 4, 4, step, values.view(np.uint8).ravel(), big=big)
+    dark = parse_image(msg).decode()
+    assert (dark.pixels.max() <= 16, dark.unused_bits) == (True, 4)
+    frame = parse_image(msg, significant_bits=12).decode()
+    assert (frame.pixels[2, 2].tolist(), frame.unused_bits) == ([128] * 3, 0)
+
+
+def test_an_encoding_of_another_spelling_is_refused_with_the_right_one():
+    with pytest.raises(CodecError, match=r"encoding='RGB8': no picture; did you mean rgb8\? taken are rgb8,"):
+        parse_image(message("RGB8", 1, 1, 3, np.zeros(3, np.uint8)))
+
+
+class FakeBridge:
+    """cv_bridge is not on PyPI: what its Python module does, as far as it is called."""
+
+    def encoding_to_dtype_with_channels(self, encoding):
+        kinds = {"8SC1": ("int8", 1), "32FC1": ("float32", 1)}
+        if encoding not in kinds:
+            raise RuntimeError(f"Unrecognized image encoding [{encoding}]")
+        return kinds[encoding]
+
+    def imgmsg_to_cv2(self, image, desired):
+        if image.encoding == "32FC1":
+            raise RuntimeError("[32FC1] is not a color format. but [rgb8] is.")
+        rows = np.ndarray((image.height, image.step), np.int8, image.data)[:, : image.width]
+        return cv2.cvtColor((rows.astype(int) + 128).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+
+
+def test_other_encodings_go_through_cv_bridge_where_it_is(monkeypatch):
+    bridge = SimpleNamespace(CvBridge=FakeBridge, CvBridgeError=RuntimeError)
+    monkeypatch.setitem(sys.modules, "cv_bridge", bridge)
+    values = np.array([[-128, 0, 127, 99], [0, 1, 2, 99]], np.int8)
+    frame = parse_image(message("8SC1", 2, 3, 4, values.view(np.uint8).ravel())).decode()
+    assert frame.pixels[..., 1].tolist() == [[0, 128, 255], [128, 129, 130]]
+    with pytest.raises(CodecError, match="data=7"):
+        parse_image(message("8SC1", 2, 4, 4, np.zeros(7, np.uint8)))
+    with pytest.raises(CodecError, match="cv_bridge: Unrecognized"):
+        parse_image(message("8XY1", 2, 4, 4, np.zeros(8, np.uint8)))
+    with pytest.raises(CodecError, match="not a color format"):
+        parse_image(message("32FC1", 1, 1, 4, np.zeros(4, np.uint8))).decode()
+
+
 @pytest.mark.parametrize("pattern", BAYER)
 @pytest.mark.parametrize("bits", [8, 16])
 def test_bayer_pattern_names_the_first_two_rows(pattern, bits):
@@ -176,6 +249,8 @@ def test_bayer_pattern_names_the_first_two_rows(pattern, bits):
         ("nv12", [81] * 4 + [90, 240]),
         ("nv21", [81] * 4 + [240, 90]),
         ("nv24", [81] * 4 + [90, 240] * 4),
+        ("i420", [81] * 4 + [90, 240]),
+        ("yv12", [81] * 4 + [240, 90]),
     ],
 )
 def test_red_in_every_yuv_layout(encoding, data):
@@ -210,6 +285,8 @@ def test_padded_nv24_has_chroma_rows_twice_as_long():
         ("data", ("nv12", 4, 4, 4, 23)),
         ("encoding", ("32FC1", 4, 4, 16, 64)),
         ("encoding", ("", 4, 4, 16, 64)),
+        ("step", ("i420", 4, 4, 5, 30)),
+        ("data", ("i420", 4, 4, 8, 45)),
         ("width", ("yuv422", 4, 3, 6, 24)),
         ("height", ("nv12", 3, 4, 4, 24)),
         ("height", ("bayer_rggb8", 2, 4, 4, 8)),
@@ -290,7 +367,7 @@ def test_installed_cv_bridge_agrees():
     sensor_msgs = pytest.importorskip("sensor_msgs.msg")
     bridge = cv_bridge.CvBridge()
     for encoding in ENCODINGS:
-        if encoding.startswith("nv") or encoding in ("uyvy", "yuyv"):
+        if encoding.startswith("nv") or encoding in ("uyvy", "yuyv", *NAMED, *PLANAR):
             continue  # not converted by cv_bridge
         step = 8 * pixel_bytes(encoding)
         data = np.random.default_rng(0).integers(0, 256, (8, step), np.uint8)

@@ -27,6 +27,7 @@ ROS = re.compile(
 PYPI = {
     "cv2": ("opencv-python-headless", "python3-opencv"),
     "yaml": ("pyyaml", "python3-yaml"),
+    "PIL": ("pillow", "python3-pil"),
     "compression": ("", ""),  # the standard library's from Python 3.14 on
     "backports": ("backports.zstd", "python3-backports-zstd-pip"),
     "imageio_ffmpeg": ("imageio-ffmpeg", "python3-imageio-ffmpeg-pip"),
