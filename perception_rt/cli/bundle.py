@@ -10,9 +10,10 @@ import argparse
 import dataclasses
 import json
 
-from perception_rt.cli import bundle_export
+from perception_rt.cli import bundle_export, bundle_get
 
 EXAMPLES = """\
+  perception-rt bundle get fastestdet
   perception-rt bundle export onnx yolo11n.onnx --out yolo11n.pt
   perception-rt bundle export onnx mine.onnx --decoder rfdetr --classes data.yaml --out mine.pt
   perception-rt bundle export torchscript yolo11n.torchscript --out yolo11n.pt
@@ -25,9 +26,10 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `export` from its sources, `verify`, `show` and `compile`."""
+    """Declare `export` from its sources, `get`, `verify`, `show` and `compile`."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     bundle_export.add_arguments(commands.add_parser("export", help="make a bundle"))
+    bundle_get.add_arguments(commands.add_parser("get", help="download a pretrained network by name"))
     verify = commands.add_parser("verify", help="verify a bundle's manifest, hash and golden answer")
     show = commands.add_parser("show", help="print a bundle's manifest (runs nothing)")
     build = commands.add_parser("compile", help="build the engines that take minutes, for this machine")
@@ -46,7 +48,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         BundleError: one line that says why not.
     """
-    actions = {"export": bundle_export.run, "verify": _verify, "show": _show, "compile": _compile}
+    actions = {
+        "export": bundle_export.run,
+        "get": bundle_get.run,
+        "verify": _verify,
+        "show": _show,
+        "compile": _compile,
+    }
     return actions[args.action](args)
 
 

@@ -170,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
     report = save_checked(
         args.out,
         imported,
-        None if clouds else _picture(args.check),
+        None if clouds else read_picture(args.check),
         name=args.name or args.out.stem,
         version=args.bundle_version,
         licence=args.licence,
@@ -203,7 +203,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise BundleError(f"input_size={tuple(size)}: must be from 1 to 16384 px")
 
 
-def _picture(path: Path | None) -> np.ndarray:
+def read_picture(path: Path | None) -> np.ndarray:
     """The check picture (H, W, 3) uint8 RGB: a file, or a rendered street."""
     import cv2
     import numpy as np

@@ -19,6 +19,7 @@ from perception_rt.model.manifest import Program
 from perception_rt.model.network import CloudNetwork, ImageNetwork
 from perception_rt.model.task import TASKS
 from perception_rt.model.torchscript import MODULE_ERRORS, load_module, module_sha256, optimise, reason
+from perception_rt.model.zoo import ZOO, zoo_bundle
 from perception_rt.types.errors import BundleError, ConfigError, ModelError
 
 SHIPPED = Path(__file__).parents[1] / "bundles"
@@ -28,15 +29,20 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 
 def resolve_bundle(path_or_name: str | Path) -> Path:
-    """The file of a bundle; a bare name (no suffix, no slash) is one that this package ships."""
+    """The file of a bundle; a bare name (no suffix, no slash) is a shipped or downloaded one."""
     path = Path(path_or_name)
     if path.suffix or len(path.parts) != 1 or path.exists():
         return path
     shipped = SHIPPED / f"{path}.pt"
-    if not shipped.is_file():
-        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.pt"))) or "none"
-        raise BundleError(f"{path_or_name}: no such file, nor a shipped bundle (shipped: {names})")
-    return shipped
+    if shipped.is_file():
+        return shipped
+    if (downloaded := zoo_bundle(str(path))) is not None:
+        return downloaded
+    names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.pt"))) or "none"
+    raise BundleError(
+        f"{path_or_name}: no such file, nor a shipped bundle ({names}), nor one that "
+        f"`perception-rt bundle get` downloaded ({', '.join(ZOO)})"
+    )
 
 
 def resolve_device(device: str) -> torch.device:

@@ -1,0 +1,89 @@
+"""`perception-rt bundle get`: a pretrained network by name, as a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="a network of --list, or of torchvision, e.g. RetinaNet_ResNet50_FPN_Weights.COCO_V1",
+    )
+    parser.add_argument("--list", action="store_true", help="print the networks with size and licence")
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help="the published file, downloaded before"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the bundle to write (default: the cache; use it by its name)",
+    )
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="IMAGE",
+        help="picture for the golden output (default: a rendered street)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Download, check and export.
+
+    Raises:
+        BundleError: one line that says why not.
+    """
+    from perception_rt.types.errors import BundleError
+
+    if args.list:
+        _print_list()
+        return 0
+    if args.name is None:
+        raise BundleError("give a NAME, or --list")
+    path = get(args.name, args.source, args.out, args.check)
+    print(f"{path}: ready; use it as `bundle: {path if args.out else path.stem}`")
+    return 0
+
+
+def get(name: str, source: Path | None = None, out: Path | None = None, check: Path | None = None) -> Path:
+    """Return the bundle of a network by name; say what is downloaded, and show the progress.
+
+    Raises:
+        BundleError: as `perception_rt.model.zoo.get_bundle`.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from perception_rt.cli.bundle_export import read_picture
+    from perception_rt.model.zoo import find_entry, get_bundle
+
+    entry = find_entry(name)
+    size = f"{entry.size / 1e6:.1f} MB, " if entry.size else ""
+    origin = str(source) if source else entry.url
+    print(
+        f"{entry.name}: {entry.note}\n  {size}licence {entry.licence}, by {entry.homepage}\n  from {origin}"
+    )
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=entry.size, visible=source is None)
+        return get_bundle(
+            entry,
+            source,
+            out,
+            read_picture(check),
+            lambda received, total: bar.update(task, completed=received, total=total),
+        )
+
+
+def _print_list() -> None:
+    from perception_rt.model.zoo import ZOO
+
+    for entry in ZOO.values():
+        size = f"{entry.size / 1e6:.1f} MB" if entry.size else ""
+        print(f"{entry.name:14} {size:>8}  {entry.licence:13} {entry.note}")
+    print("torchvision's weights by their own names: https://pytorch.org/vision/stable/models.html")
