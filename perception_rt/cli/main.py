@@ -19,7 +19,7 @@ class Subcommand(NamedTuple):
 
 
 SUBCOMMANDS = {
-    "up": Subcommand("perception_rt.cli.up", "run the nodes of a parameter file in one process"),
+    "up": Subcommand("perception_rt.cli.up", "run the nodes of a parameter file, and again when they die"),
     "demo": Subcommand("perception_rt.cli.demo", "run a simulated drive or a recording through real topics"),
     "replay": Subcommand("perception_rt.cli.replay", "replay recordings without ROS; score, compare, report"),
     "bundle": Subcommand("perception_rt.cli.bundle", "make, verify and show model bundles"),

@@ -1,20 +1,29 @@
-"""Run the nodes of a parameter file in one process, until Ctrl-C or the end of the recording.
+"""Run the nodes of a parameter file until Ctrl-C or the end of the recording, and again when they die.
 
 Runs the same nodes as `ros2 launch perception_rt perception.launch.py params_file:=FILE`, on machines that
-have no ros2 launch. The keys of the file are the nodes to run.
+have no ros2 launch. The keys of the file are the nodes to run: in one process, or with --separate in one
+each. A process that crashes, is killed or whose executor breaks (exit code 70) is started again after 0.5 s,
+then after twice as long each time, up to 30 s.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from perception_rt.cli.overrides import parse_parameters
-from perception_rt.component.graph import read_graph
+from perception_rt.cli.respawn import RESTARTS, supervise
+from perception_rt.component.graph import GraphNode, read_graph
+from perception_rt.types import ConfigError
+from perception_rt.types.executables import SOURCES
 
 EXAMPLES = """\
   perception-rt up config/demo.yaml
   perception-rt up config/demo.yaml -p rate_hz:=15.0
+  perception-rt up my_car.yaml --separate
+  perception-rt up my_car.yaml --only /front/camera_detector --restarts 0
   perception-rt up my_car.yaml --ros-args -r image_raw:=/front/image_raw"""
 
 
@@ -29,6 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NODE:]NAME:=VALUE",
         help="override a parameter",
     )
+    parser.add_argument("--separate", action="store_true", help="run each node in a process of its own")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NODE",
+        help="run this node of the file: /name",
+    )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=RESTARTS,
+        metavar="N",
+        help=f"restarts in a row of a process that dies (default {RESTARTS})",
+    )
     parser.add_argument(
         "--ros-args", nargs=argparse.REMAINDER, default=[], help="further ROS arguments, e.g. remappings"
     )
@@ -42,10 +66,32 @@ def run(args: argparse.Namespace) -> int:
     """
     graph = read_graph(args.params_file)
     parse_parameters(args.param)  # rcl would end in a traceback
-    from perception_rt.node.run import node_factory  # rclpy only when the file is sound
-    from perception_rt.node.run import run as run_nodes
-
+    if args.restarts < 0:
+        raise ConfigError(f"--restarts={args.restarts}: must be >= 0")
+    if unknown := set(args.only) - {node.path for node in graph}:
+        raise ConfigError(f"--only={min(unknown)}: not in {args.params_file}")
+    graph = [node for node in graph if not args.only or node.path in args.only]
     ros_args = ["--ros-args", "--params-file", str(args.params_file)]
     for override in args.param:
         ros_args += ["-p", override]
+    if args.restarts or args.separate:
+        groups = {node.path: [node] for node in graph} if args.separate else {"the graph": graph}
+        commands = {name: _command(args, nodes) for name, nodes in groups.items()}
+        # In one process the nodes end together.
+        return supervise(
+            commands, args.restarts, lambda name: not args.separate or name.rpartition("/")[2] in SOURCES
+        )
+    from perception_rt.node.run import node_factory  # rclpy only when the file is sound
+    from perception_rt.node.run import run as run_nodes
+
     return run_nodes([node_factory(spec) for spec in graph], [*ros_args, *args.ros_args])
+
+
+def _command(args: argparse.Namespace, nodes: Sequence[GraphNode]) -> list[str]:
+    """The command that runs these nodes in a process that is not watched."""
+    command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(args.params_file), "--restarts", "0"]
+    for node in nodes:
+        command += ["--only", node.path]
+    for override in args.param:
+        command += ["-p", override]
+    return [*command, *(["--ros-args", *args.ros_args] if args.ros_args else [])]

@@ -10,3 +10,6 @@ EXECUTABLES = (
     "bag_player",
     "video_player",
 )
+
+SOURCES = ("drive_simulator", "bag_player", "video_player")
+"""Those that publish what the others take. A run ends with them; a replay leaves them out."""

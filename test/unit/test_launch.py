@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perception_rt.cli.respawn import Backoff
 from perception_rt.component.graph import GraphNode, read_graph
 from perception_rt.node import transport
 from perception_rt.node.transport import transport_environment
@@ -20,6 +21,7 @@ from perception_rt.types import ConfigError
 from perception_rt.types.executables import EXECUTABLES
 
 ROOT = Path(__file__).parents[2]
+DEFAULTS = {"log_level": "info", "restarts": "10", "enclaves": ""}
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 
 
@@ -159,7 +161,7 @@ def launch_file(monkeypatch):
 def test_launch_arguments_are_described_and_both_ends_get_the_profile(launch_file):
     _, description, actions = launch_file("perception.launch.py")
     arguments = {argument.name: argument for argument in description.get_launch_arguments()}
-    assert set(arguments) == {"params_file", "use_sim_time", "namespace", "log_level"}
+    assert set(arguments) == {"params_file", "use_sim_time", "namespace", *DEFAULTS}
     assert all(len(argument.description) > 10 for argument in arguments.values())
     settings = [e for e in description.entities if isinstance(e, actions.SetEnvironmentVariable)]
     assert len(settings) == len(transport_environment()) > 0
@@ -170,9 +172,7 @@ def test_launch_starts_exactly_the_nodes_of_the_file(launch_file, path):
     module, _, _ = launch_file("perception.launch.py")
     launch = importlib.import_module("launch")
     context = launch.LaunchContext()
-    context.launch_configurations.update(
-        params_file=str(path), use_sim_time="", namespace="car1", log_level="info"
-    )
+    context.launch_configurations.update(params_file=str(path), use_sim_time="", namespace="car1", **DEFAULTS)
     nodes = module.make_nodes(context)
     assert [node.node_executable for node in nodes] == [node.name for node in read_graph(path)]
 
@@ -192,13 +192,52 @@ def test_namespaces_are_pushed_and_given(launch_file, write, pushed, argument, e
     context = launch.LaunchContext()
     path = write("/front/camera_detector: {ros__parameters: {rate_hz: 5.0}}")
     context.launch_configurations.update(
-        params_file=str(path), use_sim_time="", namespace=argument, log_level="info"
+        params_file=str(path), use_sim_time="", namespace=argument, **DEFAULTS
     )
     if pushed:
         context.launch_configurations["ros_namespace"] = pushed
     (node,) = module.make_nodes(context)
     node._perform_substitutions(context)
     assert node.node_name == f"{expected}/camera_detector"
+
+
+@pytest.mark.parametrize(("namespace", "levels"), [("", "/car/front"), ("b", "/car/b/front")])
+def test_every_node_has_an_enclave_of_its_own(launch_file, write, namespace, levels):
+    module, _, _ = launch_file("perception.launch.py")
+    context = importlib.import_module("launch").LaunchContext()
+    path = write("/front/camera_detector: {ros__parameters: {}}")
+    values = {**DEFAULTS, "enclaves": "/car", "namespace": namespace}
+    context.launch_configurations.update(params_file=str(path), use_sim_time="", **values)
+    (node,) = module.make_nodes(context)
+    constant = importlib.import_module("launch.substitutions").TextSubstitution
+    words = ["".join(part.text for part in word if isinstance(part, constant)) for word in node.cmd]
+    assert words[words.index("--enclave") + 1] == f"{levels}/camera_detector"
+
+
+def test_a_node_that_dies_is_started_again_and_one_that_ends_is_not(launch_file):
+    module, _, _ = launch_file("perception.launch.py")
+    launch = importlib.import_module("launch")
+    events = importlib.import_module("launch.events.process")
+    handlers = []
+
+    def make(on_exit):
+        handlers.append(on_exit)
+        return len(handlers)
+
+    context = launch.LaunchContext()
+
+    def after(code):
+        fields = {"action": None, "name": "n", "cmd": [], "cwd": None, "env": None, "pid": 1}
+        return handlers[-1](events.ProcessExited(returncode=code, **fields), context)
+
+    assert module.start(make, Backoff(2)) == 1
+    assert after(0) == after(2) == []
+    for count in (1, 2):
+        log, timer = after(-9)
+        assert f"exit code -9: restart {count} of 2" in log.msg[0].text
+        (again,) = timer.actions
+        assert again.execute(context) == [count + 1]
+    assert after(70) == []
 
 
 def test_demo_starts_the_demo_configuration(launch_file):
@@ -224,7 +263,7 @@ def test_wildcard_parameters_reach_nodes_below_a_namespace(launch_file, write, p
     )
     context = launch.LaunchContext()
     context.launch_configurations.update(
-        params_file=str(path), use_sim_time="", namespace=argument, log_level="info"
+        params_file=str(path), use_sim_time="", namespace=argument, **DEFAULTS
     )
     if pushed:
         ros.PushRosNamespace(pushed).execute(context)

@@ -89,7 +89,7 @@ def run_graph(plan: DemoPlan, console: Console) -> Collector:
         tasks = {stream.task for stream in plan.streams}
         topics |= {one.truth: (task, SIM_CLASSES) for task, one in SIMULATED.items() if task in tasks}
         odometry |= {TRUE_ODOMETRY} if odometry else set()
-    command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config)]
+    command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config), "--restarts", "0"]
     # What is published before the collector is known would be missing from the results.
     source = "drive_simulator" if plan.bag is None else "bag_player"
     listeners = f"{source}:listeners:={json.dumps([*topics, *sorted(odometry)])}"

@@ -8,9 +8,8 @@ from typing import Any
 from perception_rt.component.component import Component
 from perception_rt.component.graph import GraphNode, class_of
 from perception_rt.types import ConfigError
+from perception_rt.types.executables import SOURCES
 
-SOURCES = ("bag_player", "drive_simulator", "video_player")
-"""Data sources of a graph; in a replay, the recording takes their place."""
 OF_ROS = ("use_sim_time", "autostart")
 """Parameters that every ROS node accepts; a replay ignores them."""
 
