@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from zlib import crc32
 
 import lz4.frame
@@ -30,6 +31,8 @@ def write_mcap(
     checksums: bool = True,
     indexed: bool = True,
     summary: bool = True,
+    encoding: str = "cdr",
+    definitions: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Write a file of messages.
 
@@ -37,13 +40,20 @@ def write_mcap(
         compression: of chunks. in_chunk: messages in each; 0: without chunks.
         checksums: of chunks and of the summary. indexed: an index behind each chunk, and chunk indexes.
         summary: statistics, and the indexes if there are any.
+        encoding: of the messages. definitions: of their types.
     """
     logged = list(logged)
     ids = {topic: number for number, topic in enumerate(dict.fromkeys(m.topic for m in logged), 1)}
     types = {m.topic: m.message_type for m in logged}
     declared = b"".join(
-        _record(3, struct.pack("<H", n) + _text(types[t]) + _text("ros2msg") + _text("byte[] data"))
-        + _record(4, struct.pack("<HH", n, n) + _text(t) + _text("cdr") + struct.pack("<I", 0))
+        _record(
+            3,
+            struct.pack("<H", n)
+            + _text(types[t])
+            + _text("ros2msg")
+            + _text(definitions.get(types[t], "byte[] data")),
+        )
+        + _record(4, struct.pack("<HH", n, n) + _text(t) + _text(encoding) + struct.pack("<I", 0))
         for t, n in ids.items()
     )
     out = bytearray(MAGIC + _record(1, _text("ros2") + _text("test")))

@@ -20,6 +20,7 @@ from perception_rt.types import ConfigError
 if TYPE_CHECKING:
     from perception_rt.replay.session import ReplayResult, Session
 
+LONGEST_GAP_S = 1e9
 EXAMPLES = """\
   perception-rt replay drive1 --config config/kitti.yaml --out out/replay
   perception-rt replay drive1 --config my_car.yaml -p camera_detector:bundle:=mine.pt --out out/mine
@@ -56,6 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FROM:=TO",
         help="use another topic; repeatable",
+    )
+    parser.add_argument(
+        "--time",
+        default="auto",
+        metavar="HOW",
+        help="clock: log (log times), stamps (each topic by its stamps), or auto (log times, moved by one "
+        "offset where the stamps are of another clock; default)",
+    )
+    parser.add_argument(
+        "--max-gap",
+        type=float,
+        metavar="S",
+        help="longer times without a message are skipped, s (60)",
     )
     parser.add_argument("--no-report", action="store_true", help="do not write report.html and report.png")
     judging = parser.add_argument_group("scores, comparison, budgets")
@@ -119,10 +133,16 @@ def run(args: argparse.Namespace) -> int:
 def _session(args: argparse.Namespace, bag: Path) -> Session:
     from perception_rt.replay.budget import parse_budget
     from perception_rt.replay.compare import VOLATILE, Tolerance
+    from perception_rt.replay.lockstep.runner import MAX_GAP_S
     from perception_rt.replay.session import Session
+    from perception_rt.replay.time_base import TIMES
 
     if args.speed is not None and not args.speed > 0:
         raise ConfigError(f"--speed={args.speed}: must be above 0")
+    if args.time not in TIMES:
+        raise ConfigError(f"--time={args.time}: must be one of {', '.join(TIMES)}")
+    if args.max_gap is not None and not 0 < args.max_gap <= LONGEST_GAP_S:
+        raise ConfigError(f"--max-gap={args.max_gap}: must be above 0 and at most {LONGEST_GAP_S:g}")
     return Session(
         bag=bag,
         config=args.config,
@@ -131,6 +151,8 @@ def _session(args: argparse.Namespace, bag: Path) -> Session:
         overrides=parse_parameters(args.param),
         remaps=parse_remaps(args.remap),
         speed=args.speed if args.speed or not args.live else 1.0,
+        time=args.time,
+        max_gap_s=MAX_GAP_S if args.max_gap is None else args.max_gap,
         truths=args.truth,
         golden=args.compare,
         tolerance=None if args.tolerance is None else Tolerance(args.tolerance, args.tolerance),
@@ -143,7 +165,10 @@ def _session(args: argparse.Namespace, bag: Path) -> Session:
 
 def _arguments(args: argparse.Namespace) -> dict[str, object]:
     """Return the arguments that decide the outcome of a replay, for run.json."""
-    names = ("config", "inference", "param", "remap", "truth", "compare", "tolerance", "ignore", "budget")
+    names = (
+        *("config", "inference", "param", "remap", "time", "max_gap"),
+        *("truth", "compare", "tolerance", "ignore", "budget"),
+    )
     return {name: str(value) if isinstance(value := getattr(args, name), Path) else value for name in names}
 
 
@@ -191,14 +216,14 @@ def _replay_many(args: argparse.Namespace, bags: list[Path]) -> int:
 
 def _arguments_of_one(args: argparse.Namespace, name: str) -> list[str]:
     """Return the command line for one of many bags; its golden run has the bag's name."""
-    given = ["--config", str(args.config), "--inference", args.inference]
+    given = ["--config", str(args.config), "--inference", args.inference, "--time", args.time]
     for option in ("param", "remap", "truth", "ignore", "budget"):
         given += [word for value in getattr(args, option) for word in (f"--{option}", value)]
     if args.compare:
         given += ["--compare", str(args.compare / name)]
-    for option in ("tolerance", "speed"):
+    for option in ("tolerance", "speed", "max_gap"):
         if getattr(args, option) is not None:
-            given += [f"--{option}", str(getattr(args, option))]
+            given += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
     return given + ["--no-report"] * args.no_report
 
 
@@ -238,6 +263,7 @@ def _print_result(outcome: ReplayResult, args: argparse.Namespace) -> None:
     from perception_rt.replay.budget import budget_table
     from perception_rt.replay.compare import comparison_table
     from perception_rt.replay.summary import metrics_table
+    from perception_rt.replay.warnings import warnings_of
 
     console = Console()
     console.print(metrics_table(outcome.metrics))
@@ -249,11 +275,15 @@ def _print_result(outcome: ReplayResult, args: argparse.Namespace) -> None:
     there = {**bag["topics"], **outcome.metrics["outputs"]}
     for topic, nodes in bag["missing_topics"].items():
         fault = f"of another type, {there[topic]['type']}" if topic in there else "not in the recording"
+        if " encoded as " in fault:
+            fault += " (convert it: only CDR and ROS 1 messages are read)"
         console.print(f"{fault}: {topic}, wanted by {', '.join(nodes)}", markup=False)
     for reason, count in bag["unreadable"]["reasons"].items():
         console.print(f"could not be read: {count} x {reason}", markup=False)
     for reason in bag["faults"]:
         console.print(f"the recording: {reason} (no message is lost)", markup=False)
+    for warning in warnings_of(outcome.metrics):
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     run = outcome.run
     left = args.out if args.no_report else args.out / "report.html"
     line = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s; {left}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,6 +58,7 @@ class Bag:
         self._reported: set[Damage] = set()
         self.damage: list[Damage] = []
         self._files: list[StorageFile] = []
+        self._behind_ns: Mapping[str, int] = {}
         if not self._path.exists():
             raise BagError(f"{path}: no such bag")
         self._stack = ExitStack()
@@ -73,11 +76,27 @@ class Bag:
         self._stack.close()
 
     @property
+    def start_ns(self) -> int:
+        """The log time of the first message, ns; 0 if there is none."""
+        return min((file.start_ns for file in self._files if file.start_ns is not None), default=0)
+
+    @property
+    def end_ns(self) -> int:
+        """The log time of the last message, ns; 0 if there is none."""
+        return max((file.end_ns for file in self._files if file.end_ns is not None), default=0)
+
+    @property
     def duration_s(self) -> float:
         """The time from the first to the last message, s."""
-        starts = [file.start_ns for file in self._files if file.start_ns is not None]
-        ends = [file.end_ns for file in self._files if file.end_ns is not None]
-        return (max(ends) - min(starts)) / 1e9 if starts else 0.0
+        return (self.end_ns - self.start_ns) / 1e9
+
+    def retime(self, behind_ns: Mapping[str, int]) -> None:
+        """Move the log times that `messages` takes and yields; none goes below 0.
+
+        Args:
+            behind_ns: how far each topic goes back, ns; topics that are not named stay.
+        """
+        self._behind_ns = behind_ns
 
     def of_type(self, *message_types: str) -> list[str]:
         """Return the sorted topics that have one of some message types.
@@ -99,6 +118,33 @@ class Bag:
         Raises:
             BagError: a message cannot be read, and `salvage` is false.
         """
+        groups: dict[int, list[str]] = {}
+        for topic in self.topics if topics is None else topics:
+            groups.setdefault(self._behind_ns.get(topic, 0), []).append(topic)
+        if len(groups) == 1:
+            (behind_ns,) = groups
+            yield from self._moved(topics, start_ns, stop_ns, behind_ns)
+            return
+        parts = [self._moved(group, start_ns, stop_ns, behind_ns) for behind_ns, group in groups.items()]
+        yield from heapq.merge(*parts, key=attrgetter("log_ns"))
+
+    def _moved(
+        self, topics: Sequence[str] | None, start_ns: int | None, stop_ns: int | None, behind_ns: int
+    ) -> Iterator[BagMessage]:
+        """Yield messages of topics that all go back by one time."""
+        start_ns = None if start_ns is None else start_ns + behind_ns
+        stop_ns = None if stop_ns is None else stop_ns + behind_ns
+        messages = self._in_order(topics, start_ns, stop_ns)
+        if not behind_ns:
+            yield from messages
+            return
+        for message in messages:
+            yield replace(message, log_ns=max(message.log_ns - behind_ns, 0))
+
+    def _in_order(
+        self, topics: Sequence[str] | None, start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[BagMessage]:
+        """Yield messages in order of log time; report those that cannot be read."""
         begin = _EARLIEST_NS if start_ns is None else start_ns
         end = _LATEST_NS if stop_ns is None else stop_ns
         read: Counter[str] = Counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -30,6 +31,21 @@ def typestore() -> Typestore:
     for name, text in VISION_MSGS.items():
         store.register(get_types_from_msg(text, f"vision_msgs/msg/{name}"))
     return store
+
+
+def has_header(message_type: str, store: Typestore | None = None) -> bool:
+    """Return whether messages of a type begin with a std_msgs/Header."""
+    fields = (store or typestore()).fielddefs.get(message_type, (None, []))[1]
+    return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
+
+
+def header_stamp_ns(data: bytes) -> int | None:
+    """Return the stamp of a message that begins with a header; None if it is too short."""
+    if len(data) < 12:
+        return None
+    order: Literal["little", "big"] = "little" if data[1] else "big"
+    sec = int.from_bytes(data[4:8], order, signed=True)
+    return sec * 1_000_000_000 + int.from_bytes(data[8:12], order)
 
 
 @cache

@@ -19,10 +19,11 @@ from perception_rt.replay.bag import Bag
 from perception_rt.replay.budget import Budget, BudgetResult, check_budgets
 from perception_rt.replay.compare import Comparison, Tolerance, compare_runs
 from perception_rt.replay.environment import machine, versions
-from perception_rt.replay.lockstep.runner import Run, replay
+from perception_rt.replay.lockstep.runner import MAX_GAP_S, Run, replay
 from perception_rt.replay.lockstep.timing import parse_inference
 from perception_rt.replay.report import write_report
 from perception_rt.replay.score import Places, load_truth, score
+from perception_rt.replay.time_base import AUTO
 from perception_rt.types import ConfigError
 
 GOOD, FAILED, INCOMPLETE = 0, 1, 3
@@ -41,7 +42,7 @@ class Session:
     Attributes:
         bag: the rosbag2 recording. config: the parameter file. out: the output folder.
         inference: see `parse_inference`.
-        overrides, remaps, speed: see `Run`.
+        overrides, remaps, speed, time, max_gap_s: see `Run`.
         truths: sources of ground truth; see `load_truth`.
         golden: an earlier run to compare with. tolerance, volatile: see `compare_runs`.
         budgets: limits to check.
@@ -56,6 +57,8 @@ class Session:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remaps: Mapping[str, str] = field(default_factory=dict)
     speed: float | None = None
+    time: str = AUTO
+    max_gap_s: float = MAX_GAP_S
     truths: Sequence[str] = ()
     golden: Path | None = None
     tolerance: Tolerance | None = None
@@ -94,7 +97,15 @@ def run_session(
     """
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     inference = parse_inference(session.inference)
-    run = Run(read_graph(session.config), inference, session.overrides, session.remaps, session.speed)
+    run = Run(
+        read_graph(session.config),
+        inference,
+        session.overrides,
+        session.remaps,
+        session.speed,
+        session.time,
+        session.max_gap_s,
+    )
     out = session.out
     with Bag(session.bag, salvage=True) as bag:
         # Check all inputs before an earlier run is overwritten.
@@ -108,7 +119,7 @@ def run_session(
         began_s = time.monotonic()
         metrics = replay(run, bag, out, live, report_progress, begin=lambda: _begin(out))
         replayed_s = time.monotonic() - began_s
-        bag_s = bag.duration_s
+        bag_s = metrics["bag"]["duration_s"]
     metrics["scores"] = {} if places is None else score(out / BAG, truths, metrics, places)
     _write_json(out / METRICS, metrics)
     comparison, checks = _check_results(session, metrics)

@@ -110,7 +110,9 @@ def test_a_thousand_damaged_recordings_are_replayed_or_refused_and_nothing_is_lo
             assert stream["received"] == len(mine) == sum(stream["states"].values()), what
         got = metrics["bag"]["messages"]
         said = metrics["bag"]["unreadable"]
-        assert got >= whole or said["reasons"], f"{what}: {whole - got} lost in silence"
+        # A damaged name of a topic makes it another one, which no node uses.
+        told_of = said["reasons"] or metrics["bag"]["missing_topics"]
+        assert got >= whole or told_of, f"{what}: {whole - got} lost in silence"
         assert len([row for row in found if row["outcome"] == "unreadable"]) == sum(1 for _ in bag.damage), (
             what
         )

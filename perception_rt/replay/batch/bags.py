@@ -20,7 +20,7 @@ def find_bags(paths: Sequence[Path], skip: Path | None = None) -> list[Path]:
     """Return the bags at some paths without duplicates, in order; those of a folder sorted by name.
 
     A bag is a folder with a metadata.yaml, a folder of the split files of a recording that lost it
-    (`drive_0.mcap`, `drive_1.mcap`), or a bare .mcap or .db3 file, compressed or not. Other folders are
+    (`drive_0.mcap`, `drive_1.mcap`), or a bare .mcap, .db3 or .bag file, compressed or not. Other folders are
     searched, except for hidden folders and outputs of replays.
 
     Args:
@@ -38,7 +38,7 @@ def find_bags(paths: Sequence[Path], skip: Path | None = None) -> list[Path]:
         bags = [path] if _is_bag(path) or path.is_file() else list(_search(path, visited))
         if not bags:
             raise BagError(
-                f"{path}: no bag in it; a bag is a folder with metadata.yaml, or a .mcap or .db3 file"
+                f"{path}: no bag in it; a bag is a folder with metadata.yaml, or a .mcap, .db3 or .bag file"
             )
         for bag in bags:
             found.setdefault(bag.resolve(), bag)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.serde import SerdeError
@@ -15,9 +15,8 @@ from rosbags.typesys.store import Typestore
 from perception_rt.replay.bag import Bag, BagMessage
 from perception_rt.replay.compare.difference import Difference, Judge
 from perception_rt.replay.compare.in_step import Item, Numbering, matched
+from perception_rt.replay.message_types import has_header, header_stamp_ns
 from perception_rt.types import BagError
-
-_HEADER = "std_msgs/msg/Header"
 
 
 class _Stamped(NamedTuple):
@@ -70,11 +69,11 @@ def definitions(bag: Path) -> Typestore:
 
 def _items(bag: Bag, topics: list[str], store: Typestore) -> Iterator[Item]:
     stamped, unstamped = Numbering(), Counter[str]()
-    headed = {topic: _has_header(store, bag.topics[topic][0]) for topic in topics}
+    headed = {topic: has_header(bag.topics[topic][0], store) for topic in topics}
     for message in bag.messages(topics) if topics else ():
         topic, stamp_ns = message.topic, None
         if headed[topic]:
-            stamp_ns = _stamp_ns(message.data)
+            stamp_ns = header_stamp_ns(message.data)
         if stamp_ns is None:
             number = unstamped[topic]
             unstamped[topic] += 1
@@ -110,19 +109,3 @@ def _compare(
         return
     for leaf in judge.leaves(topic, values[0], values[1]):
         yield Difference("value", topic, leaf.path, leaf.new, leaf.golden, note=leaf.note, **at)
-
-
-def _has_header(store: Typestore, message_type: str) -> bool:
-    if message_type not in store.fielddefs:
-        return False
-    fields = store.fielddefs[message_type][1]
-    return bool(fields) and fields[0][1][1] == _HEADER
-
-
-def _stamp_ns(data: bytes) -> int | None:
-    """Return the stamp of a message that starts with a header; None if it is too short."""
-    if len(data) < 12:
-        return None
-    order: Literal["little", "big"] = "little" if data[1] else "big"
-    sec = int.from_bytes(data[4:8], order, signed=True)
-    return sec * 1_000_000_000 + int.from_bytes(data[8:12], order)

@@ -46,6 +46,12 @@ class EventLoop:
             self.step()
         self.clock.advance_to(max(time_ns, self.now_ns()))
 
+    def skip_to(self, time_ns: int) -> None:
+        """Set the clock forward without calls; those that are scheduled move with it."""
+        ahead_ns = time_ns - self.now_ns()
+        self._events = [(due_ns + ahead_ns, count, call) for due_ns, count, call in self._events]
+        self.clock.advance_to(time_ns)
+
     def step(self) -> None:
         """Make the next call."""
         time_ns, _, call = heapq.heappop(self._events)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from perception_rt.replay.bag import Bag, BagMessage, Damage
 
@@ -12,10 +12,10 @@ AHEAD_BYTES = 32_000_000
 AHEAD_MESSAGES = 1000
 
 
-def read(bag: Bag) -> Iterator[BagMessage | Damage]:
-    """Yield all messages in order, and each damage at the place where it was found."""
+def read(bag: Bag, topics: Sequence[str]) -> Iterator[BagMessage | Damage]:
+    """Yield the messages of some topics in order, and each damage at the place where it was found."""
     reported = 0
-    for message in bag.messages():
+    for message in bag.messages(topics):
         yield from bag.damage[reported:]
         reported = len(bag.damage)
         yield message
@@ -25,8 +25,8 @@ def read(bag: Bag) -> Iterator[BagMessage | Damage]:
 class ReadAhead:
     """A context manager that gives the items of `read`, prefetched on a thread."""
 
-    def __init__(self, bag: Bag) -> None:
-        self._source = read(bag)
+    def __init__(self, bag: Bag, topics: Sequence[str]) -> None:
+        self._source = read(bag, topics)
         self._items: deque[BagMessage | Damage] = deque()
         self._bytes = 0
         self._changed = threading.Condition()

@@ -149,7 +149,7 @@ class Router:
         if self.replaced(topic):
             return []
         kind = self._recorded.get(topic)
-        if topic in (TF, TF_STATIC) and kind == TF_TYPE:
+        if topic in self._tf and kind == TF_TYPE:
             return list(self.transform_users)
         return [one.node for one in self.subscriptions.get(topic, ()) if one.message_type == kind]
 

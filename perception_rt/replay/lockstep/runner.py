@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from perception_rt.component.component import Component
 from perception_rt.component.detector import DetectorComponent
@@ -24,12 +24,21 @@ from perception_rt.replay.lockstep.recorder import Recorder
 from perception_rt.replay.lockstep.router import VISUALIZATION_TYPES, Router
 from perception_rt.replay.lockstep.timing import Inference
 from perception_rt.replay.lockstep.worker import LockstepWorker
+from perception_rt.replay.time_base import AUTO, choose_time_base
 from perception_rt.types import BagError, BundleError, ConfigError
 
 AHEAD_NS, AHEAD_BYTES = 200_000_000, 32_000_000
 """How far ahead detectors may compute: by log time, ns, and by size of the messages, bytes."""
 VIEWER_S = 30.0  # how long to wait for a live viewer to connect before the start
 DRAIN_NS = 10**9  # time after the last message, as in `perception-rt up`
+MAX_GAP_S = 60.0
+
+
+class Gap(NamedTuple):
+    """A time without messages that was skipped: where it begins, and how much, ns."""
+
+    after_ns: int
+    skipped_ns: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class Run:
         overrides: parameters that take precedence over the graph's, by node name ("" for all nodes).
         remaps: new topic name by old name.
         speed: maximum replay speed, for a live viewer; None for as fast as possible.
+        time: the clock to follow; see `choose_time_base`.
+        max_gap_s: longer times without a message are skipped, and the nodes begin anew after them.
     """
 
     nodes: Sequence[GraphNode]
@@ -48,6 +59,8 @@ class Run:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remaps: Mapping[str, str] = field(default_factory=dict)
     speed: float | None = None
+    time: str = AUTO
+    max_gap_s: float = MAX_GAP_S
 
 
 def replay(
@@ -72,10 +85,7 @@ def replay(
     Raises:
         BagError: the recording has no readable message. ConfigError, BundleError: the graph is not valid.
     """
-    # Reading on another thread would distort measured times.
-    source = nullcontext(read(bag)) if run.inference.timing is None else ReadAhead(bag)
-    with source as items:
-        return _Replay(run, bag, folder, live).run(items, progress, begin)
+    return _Replay(run, bag, folder, live).run(progress, begin)
 
 
 class _Replay:
@@ -86,18 +96,26 @@ class _Replay:
         self._live = live
         self._recorder = Recorder(live)
         self._hosts: list[LockstepHost] = []
+        self._gaps: list[Gap] = []
 
-    def run(
-        self,
-        items: Iterator[BagMessage | Damage],
-        progress: Callable[[float], None],
-        begin: Callable[[], None],
-    ) -> dict[str, Any]:
-        missed, first = self._first(items)
-        with self._graph(first.log_ns):
-            begin()
-            with self._recorder.writing(self._folder):
-                self._play(first.log_ns, itertools.chain(missed, [first], items), progress)
+    def run(self, progress: Callable[[float], None], begin: Callable[[], None]) -> dict[str, Any]:
+        with self._graph():
+            # A viewer shows every topic; without one, the others cost no time.
+            self._topics = topics = [
+                topic for topic in self._bag.topics if self._live is not None or self._router.users(topic)
+            ]
+            self._time_base = choose_time_base(self._bag, topics, self._run.time)
+            self._bag.retime(self._time_base.behind_ns)
+            # Reading on another thread would distort measured times.
+            measured = self._run.inference.timing is None
+            source = nullcontext(read(self._bag, topics)) if measured else ReadAhead(self._bag, topics)
+            with source as items:
+                missed, first = self._first(items)
+                self._loop.skip_to(first.log_ns)
+                begin()
+                with self._recorder.writing(self._folder):
+                    self._start()
+                    self._play(first.log_ns, itertools.chain(missed, [first], items), progress)
         return self._metrics()
 
     def _first(self, items: Iterator[BagMessage | Damage]) -> tuple[list[Damage], BagMessage]:
@@ -111,12 +129,12 @@ class _Replay:
         raise BagError(f"no message of the recording can be read: {reasons}")
 
     @contextmanager
-    def _graph(self, start_ns: int) -> Iterator[None]:
-        """Create, configure and activate the components; stop them at the end."""
+    def _graph(self) -> Iterator[None]:
+        """Create and configure the components; stop them at the end."""
         run = self._run
-        self._loop = EventLoop(start_ns)
-        kinds = {topic: kind for topic, (kind, _) in self._bag.topics.items()}
-        self._router = Router(self._loop, kinds, run.remaps, self._recorder, self._live is not None)
+        self._loop = EventLoop(0)
+        self._kinds = {topic: kind for topic, (kind, _) in self._bag.topics.items()}
+        self._router = Router(self._loop, self._kinds, run.remaps, self._recorder, self._live is not None)
         try:
             check_overrides(run.nodes, run.overrides)
             for node, make in replayable_nodes(run.nodes):
@@ -125,11 +143,6 @@ class _Replay:
                 self._set_up(host)
             self._router.check_remaps()
             self._router.check_inputs()
-            if self._live is not None:
-                made = {topic: kind for topic, (_, kind) in self._router.announced.items()}
-                self._live.begin({**kinds, **made}, VIEWER_S)
-            for host in self._hosts:
-                host.activate()
             yield
         finally:
             self._bundles = {
@@ -159,22 +172,44 @@ class _Replay:
             raise type(error)(f"{host.path}: {error}") from error
         self._recorder.add_stream(host.path, host.component.stats, host.now_ns)
 
+    def _start(self) -> None:
+        """Wait for a live viewer and activate the components."""
+        if self._live is not None:
+            made = {topic: kind for topic, (_, kind) in self._router.announced.items()}
+            self._live.begin({**self._kinds, **made}, VIEWER_S)
+        for host in self._hosts:
+            host.activate()
+
     def _play(
         self, start_ns: int, items: Iterable[BagMessage | Damage], progress: Callable[[float], None]
     ) -> None:
-        began_s = time.monotonic()
+        began_s, skipped_ns = time.monotonic(), 0
         progress(0.0)
         for item in self._with_lookahead(items):
             if isinstance(item, Damage):
                 self._recorder.damaged(item)
                 continue
-            done_s = (item.log_ns - start_ns) / 1e9
+            skipped_ns += self._skip_gap(item.log_ns)
+            done_s = (item.log_ns - start_ns - skipped_ns) / 1e9
             if self._run.speed is not None:
                 time.sleep(max(0.0, began_s + done_s / self._run.speed - time.monotonic()))
             self._loop.run_until(item.log_ns)
             self._take(item)
             progress(done_s)
         self._end()
+
+    def _skip_gap(self, next_ns: int) -> int:
+        """Skip a long time without a message, after what the nodes have to do; return how much, ns."""
+        after_ns = self._loop.now_ns()
+        if next_ns - after_ns <= max(self._run.max_gap_s * 1e9, DRAIN_NS):
+            return 0
+        self._loop.run_until(after_ns + DRAIN_NS)
+        skipped_ns = next_ns - self._loop.now_ns()
+        self._loop.skip_to(next_ns)
+        for host in self._hosts:  # nothing of before can be continued
+            host.component.reset_clock()
+        self._gaps.append(Gap(after_ns, skipped_ns))
+        return skipped_ns
 
     def _with_lookahead(self, items: Iterable[BagMessage | Damage]) -> Iterator[BagMessage | Damage]:
         """Yield the same items; pass images and clouds to the detectors ahead of time."""
@@ -226,19 +261,22 @@ class _Replay:
 
     def _metrics(self) -> dict[str, Any]:
         recorder, router = self._recorder, self._router
+        skipped_ns = sum(gap.skipped_ns for gap in self._gaps)
         return {
             "format": 1,
             "streams": {name: stream.summary() for name, stream in recorder.streams.items()},
             "bag": {
-                "duration_s": round(self._bag.duration_s, 9),
+                "duration_s": (self._bag.end_ns - self._bag.start_ns - skipped_ns) / 1e9,
+                "clock": self._time_base.summary(),
+                "gaps": [gap._asdict() for gap in self._gaps],
                 "messages": sum(recorder.read.values()),
                 "topics": {
                     topic: {
                         "type": kind,
-                        "messages": recorder.read[topic],
+                        "messages": recorder.read[topic] if topic in self._topics else count,
                         "used_by": router.users(topic),
                     }
-                    for topic, (kind, _) in sorted(self._bag.topics.items())
+                    for topic, (kind, count) in sorted(self._bag.topics.items())
                 },
                 "missing_topics": router.missing(),
                 "unreadable": {"messages": recorder.unreadable, "reasons": dict(recorder.reasons)},

@@ -40,6 +40,7 @@ def picture_strips(
         return []
     with ExitStack() as stack:
         recording = stack.enter_context(Bag(bag, salvage=True))
+        recording.retime(metrics["bag"].get("clock", {}).get("behind_ns", {}))
         outputs = stack.enter_context(Bag(folder / "bag"))
         reader = SceneReader(recording, outputs, metrics)
         parts = max(1, min(2, _MOST_PICTURES // len(sensors) // 4))

@@ -19,11 +19,13 @@ from perception_rt.replay.storage.records import (
     SCHEMA,
     Channel,
     ChunkHead,
+    Schema,
     each_record,
     parse_channel,
     parse_chunk_head,
     parse_message_head,
     parse_message_index,
+    parse_message_index_entries,
     parse_schema,
 )
 from perception_rt.replay.storage.scan import Read, scan
@@ -79,7 +81,7 @@ class Content:
 
     raw: memoryview = field(default_factory=lambda: memoryview(b""))
     messages: list[InChunk] = field(default_factory=list)
-    schemas: dict[int, str] = field(default_factory=dict)
+    schemas: dict[int, Schema] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
 
@@ -108,6 +110,49 @@ def read_chunk(read: Read, chunk: Chunk) -> Content:
         return content
     content.messages = sorted(_agreed(content, found, promised, head, chunk), key=attrgetter("log_ns"))
     return content
+
+
+def read_indexed(read: Read, chunk: Chunk, wanted: Collection[int]) -> Content | None:
+    """Read the messages of some channels by the index behind a chunk; others are not looked at.
+
+    Return None where chunk or index is damaged or they disagree: `read_chunk` then finds out what is lost.
+    """
+    if chunk.counts is None or chunk.cut:
+        return None
+    content = Content()
+    data = read(chunk.start, chunk.length + chunk.index_length)
+    left = {channel: chunk.counts.get(channel, 0) for channel in wanted}
+    try:
+        head = parse_chunk_head(data[PREFIX : PREFIX + 64], chunk.length - PREFIX)
+        content.raw, fault = _unpacked(data, head, chunk)
+        if fault:
+            return None
+        for kind, body in each_record(data[chunk.length :]):
+            channel = int.from_bytes(body[:2], "little")
+            if kind == MESSAGE_INDEX and channel in left:
+                for log_ns, start in parse_message_index_entries(body):
+                    message = _indexed(content.raw, start)
+                    if message is None or (message.log_ns, message.channel) != (log_ns, channel):
+                        return None
+                    content.messages.append(message)
+                    left[channel] -= 1
+    except FormatError:
+        return None
+    content.messages.sort(key=attrgetter("log_ns", "start"))
+    same = len({message.start for message in content.messages}) < len(content.messages)
+    return None if same or any(left.values()) else content
+
+
+def _indexed(raw: memoryview, start: int) -> InChunk | None:
+    """Return the message at an offset of a chunk; None if there is none."""
+    head = bytes(raw[start : start + PREFIX + MESSAGE_HEAD])
+    if len(head) < PREFIX + MESSAGE_HEAD or head[0] != MESSAGE:
+        return None
+    stop = start + PREFIX + int.from_bytes(head[1:PREFIX], "little")
+    if not start + len(head) <= stop <= len(raw):
+        return None
+    channel, log_ns = parse_message_head(head[PREFIX:])
+    return InChunk(log_ns, channel, start + len(head), stop)
 
 
 def _promised(data: bytes, chunk: Chunk, content: Content) -> Promised | None:
@@ -167,8 +212,8 @@ def _found(content: Content, chunk: Chunk, report_gaps: bool) -> Iterator[InChun
             continue
         try:
             if kind == SCHEMA:
-                number, name = parse_schema(bytes(raw[body:stop]))
-                content.schemas[number] = name
+                schema = parse_schema(bytes(raw[body:stop]))
+                content.schemas[schema.id] = schema
             elif kind == CHANNEL:
                 defined = parse_channel(bytes(raw[body:stop]))
                 content.channels[defined.id] = defined

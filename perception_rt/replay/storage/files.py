@@ -9,13 +9,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-from perception_rt.replay.storage import records, sqlite
+from perception_rt.replay.storage import records, rosbag1, sqlite
 from perception_rt.replay.storage.mcap import McapFile
+from perception_rt.replay.storage.rosbag1 import Rosbag1File
 from perception_rt.replay.storage.sqlite import SqliteFile
 from perception_rt.replay.storage.unpack import MAGIC, unpack_file
 from perception_rt.replay.storage.values import BagMessage, Damage, FormatError, Report
 
-SUFFIXES = {".mcap": McapFile, ".db3": SqliteFile}
+SUFFIXES = {".mcap": McapFile, ".db3": SqliteFile, ".bag": Rosbag1File}
 COMPRESSED = (".zstd", ".lz4")
 UNPACKED_BYTES, UNPACKED_RATIO = 512 << 20, 500
 """Limits for decompressing a file: bytes and multiple of its size, whichever is more."""
@@ -73,6 +74,8 @@ def open_file(path: Path, unpacked: Path, report: Report) -> StorageFile:
         if head.startswith(sqlite.MAGIC):
             return SqliteFile(_whole_pages(path, head, unpacked, report), unpacked, report)
         kind = SUFFIXES.get(Path(bare(path.name)).suffix)
+        if head.startswith(rosbag1.MAGIC) or kind is Rosbag1File:
+            return Rosbag1File(path, report)
         if head.startswith(records.MAGIC) or kind is McapFile:
             return McapFile(path, report)
         if kind is None:

@@ -30,6 +30,7 @@ from perception_rt.replay.storage.records import (
     STATISTICS,
     Channel,
     ChunkIndex,
+    Schema,
     Statistics,
     each_record,
     parse_channel,
@@ -72,7 +73,7 @@ class Index:
         lost: messages that cannot be read.
     """
 
-    schemas: dict[int, str] = field(default_factory=dict)
+    schemas: dict[int, Schema] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
     chunks: list[Chunk] = field(default_factory=list)
     loose: Loose = field(default_factory=Loose)
@@ -231,8 +232,8 @@ def _take(index: Index, read: Read, piece: Piece, stop: int) -> None:
 
 def _take_small(index: Index, kind: int, body: bytes) -> None:
     if kind == SCHEMA:
-        number, name = parse_schema(body)
-        index.schemas.setdefault(number, name)
+        schema = parse_schema(body)
+        index.schemas.setdefault(schema.id, schema)
     elif kind == CHANNEL:
         channel = parse_channel(body)
         index.channels.setdefault(channel.id, channel)

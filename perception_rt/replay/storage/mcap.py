@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from perception_rt.replay.storage.chunk import Chunk, Content, Lost, read_chunk
+from perception_rt.replay.storage.chunk import Chunk, Content, Lost, read_chunk, read_indexed
 from perception_rt.replay.storage.index import index_of
 from perception_rt.replay.storage.merge import Source, merged
-from perception_rt.replay.storage.values import BagMessage, Damage, Report
+from perception_rt.replay.storage.records import Channel
+from perception_rt.replay.storage.ros1_types import ROS1, Convert, converter
+from perception_rt.replay.storage.values import BagMessage, Damage, FormatError, Report, type_name
 
 
 class McapFile:
@@ -40,8 +42,8 @@ class McapFile:
             os.close(self._file)
             raise
         self._loose = self._within_recording(self._index.loose.sorted())
-        schemas = self._index.schemas
-        self._types = {n: schemas.get(c.schema_id, "") for n, c in self._index.channels.items()}
+        self._converters: dict[int, Convert] = {}
+        self._types = {n: self._type(channel) for n, channel in self._index.channels.items()}
         self.topics = {c.topic: self._types[n] for n, c in self._index.channels.items()}
         self.promised: Counter[str] = Counter(dict.fromkeys(self.topics, 0))
         promise = self._index.statistics.counts if self._index.statistics else self._index.counts
@@ -52,6 +54,20 @@ class McapFile:
         ends = [chunk.end_ns for chunk in self._index.chunks] + self._loose[0][-1:].tolist()
         self.start_ns, self.end_ns = min(starts, default=None), max(ends, default=None)
         self._report_lost(self._index.lost)
+
+    def _type(self, channel: Channel) -> str:
+        """Return the message type of a channel; messages of ROS 1 are converted."""
+        schema = self._index.schemas.get(channel.schema_id)
+        if schema is None:
+            return ""
+        if channel.encoding != ROS1:
+            return type_name(schema.name, channel.encoding)
+        try:
+            kind, self._converters[channel.id] = converter(schema.name, schema.definition.decode())
+        except (FormatError, UnicodeDecodeError) as error:
+            self._report(Damage(channel.topic, None, 0, f"definition of {schema.name}: {error}"))
+            return type_name(schema.name, channel.encoding)
+        return kind
 
     def close(self) -> None:
         """Close the file."""
@@ -86,12 +102,16 @@ class McapFile:
     def _of_chunk(
         self, chunk: Chunk, wanted: Collection[int], start_ns: int, stop_ns: int
     ) -> Iterator[BagMessage]:
-        content = read_chunk(self._read, chunk)
+        content = None
+        if set(+Counter(chunk.counts)) - set(wanted):  # others are passed over, unless something is wrong
+            content = read_indexed(self._read, chunk, wanted)
+        if content is None:
+            content = read_chunk(self._read, chunk)
         self._report_lost(content.lost)
         self._report_lost(self._contradictions(content, chunk))
         for log_ns, number, start, stop in content.messages:
             if number in wanted and start_ns <= log_ns < stop_ns:
-                yield self._message(number, log_ns, bytes(content.raw[start:stop]))
+                yield from self._message(number, log_ns, bytes(content.raw[start:stop]))
             elif number not in self._types:
                 self._report_lost([self._undefined(number, log_ns)])
 
@@ -99,12 +119,18 @@ class McapFile:
         for row in range(first, last):
             log_ns, number, start, size = (int(column[row]) for column in self._loose)
             if number in wanted:
-                yield self._message(number, log_ns, self._read(start, size))
+                yield from self._message(number, log_ns, self._read(start, size))
             elif number not in self._types:
                 self._report_lost([self._undefined(number, log_ns)])
 
-    def _message(self, number: int, log_ns: int, data: bytes) -> BagMessage:
-        return BagMessage(self._topic(number), self._types[number], log_ns, data)
+    def _message(self, number: int, log_ns: int, data: bytes) -> Iterator[BagMessage]:
+        convert = self._converters.get(number)
+        try:
+            converted = data if convert is None else convert(data)
+        except FormatError as error:
+            self._report_lost([Lost(number, log_ns, 1, str(error))])
+        else:
+            yield BagMessage(self._topic(number), self._types[number], log_ns, converted)
 
     def _topic(self, number: int | None) -> str:
         channel = None if number is None else self._index.channels.get(number)

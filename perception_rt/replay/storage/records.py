@@ -30,12 +30,21 @@ _LEAST = {
 }
 
 
+class Schema(NamedTuple):
+    """A message type of a file, with its schema id and definition."""
+
+    id: int
+    name: str
+    definition: bytes
+
+
 class Channel(NamedTuple):
-    """A topic of a file, with its channel id and schema id."""
+    """A topic of a file, with its channel id, schema id and the encoding of its messages."""
 
     id: int
     schema_id: int
     topic: str
+    encoding: str
 
 
 class MessageHead(NamedTuple):
@@ -130,27 +139,26 @@ class Fields:
             raise FormatError("is longer than its content")
 
 
-def parse_schema(body: bytes) -> tuple[int, str]:
-    """Return id and name of a schema."""
+def parse_schema(body: bytes) -> Schema:
+    """A message type."""
     fields = Fields(body)
     (number,), name = fields.take("<H"), fields.text()
     fields.text()  # encoding
-    fields.block()
+    definition = fields.block()
     fields.end()
-    return number, name
+    return Schema(number, name, definition)
 
 
 def parse_channel(body: bytes) -> Channel:
     """A topic."""
     fields = Fields(body)
     number, schema = fields.take("<HH")
-    topic = fields.text()
-    fields.text()  # encoding of messages
+    topic, encoding = fields.text(), fields.text()
     fields.block()
     fields.end()
     if not topic.isprintable() or not topic:
         raise FormatError(f"topic={topic!r} is not a valid name")
-    return Channel(number, schema, topic)
+    return Channel(number, schema, topic, encoding)
 
 
 def parse_message_head(body: bytes) -> MessageHead:
@@ -174,12 +182,18 @@ def parse_chunk_head(body: bytes, length: int) -> ChunkHead:
 
 def parse_message_index(body: bytes) -> tuple[int, list[int]]:
     """Return channel id and log times, ns, of its messages in the chunk."""
+    return int.from_bytes(body[:2], "little"), [log_ns for log_ns, _ in parse_message_index_entries(body)]
+
+
+def parse_message_index_entries(body: bytes) -> Iterator[tuple[int, int]]:
+    """Return log time, ns, and offset in the chunk of the messages of a channel."""
     fields = Fields(body)
-    (channel,), entries = fields.take("<H"), fields.block()
+    fields.take("<H")
+    entries = fields.block()
     fields.end()
     if len(entries) % 16:
         raise FormatError("has a length that is not a multiple of its entries")
-    return channel, [log_ns for log_ns, _ in struct.iter_unpack("<QQ", entries)]
+    return struct.iter_unpack("<QQ", entries)
 
 
 def parse_chunk_index(body: bytes) -> ChunkIndex:

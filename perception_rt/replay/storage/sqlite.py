@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from perception_rt.replay.storage.values import BagMessage, Damage, FormatError, Report
+from perception_rt.replay.storage.values import BagMessage, Damage, FormatError, Report, type_name
 
 MAGIC = b"SQLite format 3\0"
 HEAD = 32
 _LAST_ROW = 1 << 40
+_STEPS_EVERY, _STEPS_PER_BYTE = 4096, 8
 _PROBES = 2000  # how often reading of a damaged table is restarted
 
 
@@ -82,21 +83,31 @@ class SqliteFile:
             raise FormatError(f"not a database of a recording: {error}") from error
         try:
             _check_tables(self._db)
-            for number, topic, kind in self._db.execute("SELECT id, name, type FROM topics"):
-                self._channels[number] = (str(topic), str(kind))
+            columns = {name for _, name, *_ in self._db.execute("PRAGMA table_info(topics)")}
+            encoding = "serialization_format" if "serialization_format" in columns else "''"
+            for number, topic, kind, how in self._db.execute(
+                f"SELECT id, name, type, {encoding} FROM topics"
+            ):
+                self._channels[number] = (str(topic), type_name(str(kind), str(how or "")))
         except (sqlite3.Error, FormatError) as error:
             self._db.close()
             raise FormatError(f"not a database of a recording: {error}") from error
-        columns = self._indexed()
-        order = np.argsort(columns[2], kind="stable")
-        self._rows, self._topic_ids, self._times = (column[order] for column in columns)
+        self._table: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # rows and log times, by topic
+        counts = self._counted(path.stat().st_size)
+        if counts is None:
+            self._take(self._indexed())
+            counts = [
+                (number, len(rows), int(times.min()), int(times.max()))
+                for number, (rows, times) in self._table.items()
+            ]
+        self._numbers = [number for number, *_ in counts]
         self.topics = dict(self._channels.values())
         self.promised: Counter[str] = Counter(dict.fromkeys(self.topics, 0))
-        for number, count in zip(*np.unique(self._topic_ids, return_counts=True), strict=True):
-            if int(number) in self._channels:
-                self.promised[self._channels[int(number)][0]] += int(count)
-        self.start_ns = int(self._times[0]) if len(self._times) else None
-        self.end_ns = int(self._times[-1]) if len(self._times) else None
+        for number, count, _, _ in counts:
+            if number in self._channels:
+                self.promised[self._channels[number][0]] += count
+        self.start_ns = min((first_ns for *_, first_ns, _ in counts), default=None)
+        self.end_ns = max((last_ns for *_, last_ns in counts), default=None)
 
     def close(self) -> None:
         """Close the database."""
@@ -105,17 +116,70 @@ class SqliteFile:
     def messages(self, topics: Collection[str] | None, start_ns: int, stop_ns: int) -> Iterator[BagMessage]:
         """Yield messages of `topics` (None: all), `start_ns` <= log time < `stop_ns`, in order."""
         wanted = {n: names for n, names in self._channels.items() if topics is None or names[0] in topics}
-        for at in range(*np.searchsorted(self._times, [start_ns, stop_ns]).tolist()):
-            number, log_ns = int(self._topic_ids[at]), int(self._times[at])
+        rows, numbers, times = self._listed(
+            [n for n in self._numbers if n in wanted or n not in self._channels]
+        )
+        for at in range(*np.searchsorted(times, [start_ns, stop_ns]).tolist()):
+            row, number, log_ns = int(rows[at]), int(numbers[at]), int(times[at])
             if number not in self._channels:
                 self._report(Damage("", log_ns, 1, f"topic_id={number} is not defined"))
-            elif number in wanted:
-                try:
-                    data = self._data(int(self._rows[at]))
-                except (sqlite3.Error, FormatError) as error:
-                    self._report(Damage(wanted[number][0], log_ns, 1, f"row {self._rows[at]}: {error}"))
-                else:
-                    yield BagMessage(*wanted[number], log_ns, data)
+                continue
+            try:
+                data = self._data(row)
+            except (sqlite3.Error, FormatError) as error:
+                self._report(Damage(wanted[number][0], log_ns, 1, f"row {row}: {error}"))
+            else:
+                yield BagMessage(*wanted[number], log_ns, data)
+
+    def _listed(self, numbers: list[int]) -> tuple[np.ndarray, ...]:
+        """Return row, topic and log time of all messages of some topics, in order of log time."""
+        missing = [number for number in numbers if number not in self._table]
+        if missing:
+            marks = ",".join("?" * len(missing))
+            query = f"SELECT rowid, topic_id, timestamp FROM messages NOT INDEXED WHERE topic_id IN ({marks})"
+            columns = (array("q"), array("q"), array("q"))
+            for values in self._db.execute(query, missing):
+                for column, value in zip(columns, values, strict=True):
+                    column.append(value)
+            self._take(tuple(np.frombuffer(column, np.int64) for column in columns))
+        found = [self._table[number] for number in numbers if number in self._table]
+        if not found:
+            return (np.zeros(0, np.int64),) * 3
+        rows, times = (np.concatenate(column) for column in zip(*found, strict=True))
+        ids = np.repeat(numbers, [len(part) for part, _ in found])
+        order = np.lexsort((rows, times))
+        return rows[order], ids[order], times[order]
+
+    def _take(self, columns: tuple[np.ndarray, ...]) -> None:
+        """Keep rows and log times of messages by topic."""
+        rows, numbers, times = columns
+        for number in np.unique(numbers).tolist():
+            self._table[number] = rows[numbers == number], times[numbers == number]
+
+    def _counted(self, size: int) -> list[tuple[int, int, int, int]] | None:
+        """Return number, first and last log time of the messages by topic, where table and index agree.
+
+        Return None where the database may be damaged. SQLite stops after as many steps as a sound file of its
+        size can need.
+        """
+        steps = iter(range(size // _STEPS_EVERY + 100))
+        self._db.set_progress_handler(lambda: next(steps, None) is None, _STEPS_EVERY * _STEPS_PER_BYTE)
+        check = "COUNT(*), SUM(rowid), SUM(timestamp & 4294967295)"
+        integers = "SUM(typeof(topic_id) != 'integer' OR typeof(timestamp) != 'integer')"
+        try:
+            rows = self._db.execute(
+                f"SELECT topic_id, MIN(timestamp), MAX(timestamp), {integers}, {check}"
+                " FROM messages NOT INDEXED GROUP BY topic_id"
+            ).fetchall()
+            index = self._db.execute(f"SELECT {check} FROM messages INDEXED BY timestamp_idx").fetchone()
+        except sqlite3.Error:
+            return None
+        finally:
+            self._db.set_progress_handler(None, 0)
+        sums = tuple(sum(column) for column in zip(*(row[4:] for row in rows), strict=True))
+        if any(row[3] for row in rows) or sums != (index if index[0] else ()):
+            return None
+        return [(number, count, first_ns, last_ns) for number, first_ns, last_ns, _, count, *_ in rows]
 
     def _data(self, row: int) -> bytes:
         found = self._db.execute("SELECT data FROM messages WHERE rowid = ?", (row,)).fetchone()

@@ -38,6 +38,14 @@ class Damage:
     reason: str
 
 
+CDR = "cdr"
+
+
+def type_name(message_type: str, encoding: str) -> str:
+    """Return the name of a type; one whose messages are not CDR gets a name that no node takes."""
+    return message_type if encoding in (CDR, "") else f"{message_type} encoded as {encoding}"
+
+
 Report = Callable[[Damage], None]
 
 
