@@ -23,6 +23,7 @@ MIN_VISIBLE = 0.4
 MIN_INSIDE = 0.2
 MIN_AREA = 0.01  # of the image: a thing this large is labelled however much of it lies outside
 
+_KEPT_BYTES = 16 << 20
 GRAVITY = 9.80665
 GYRO_SIGMA = 0.003
 ACCEL_SIGMA = 0.06
@@ -107,6 +108,9 @@ class Drive:
         self.world = World(self.seed)
         self.look = Look(self.camera, self.seed)
         self._lidar = Lidar(self.world, azimuth_steps)
+        # A large block that is freed lets glibc keep blocks of that size (mallopt(3), M_MMAP_THRESHOLD).
+        # Else those of every image and cloud go back to the kernel, which clears them again and again.
+        np.empty(_KEPT_BYTES, np.uint8)
 
     @cached_property
     def _grain(self) -> tuple[np.ndarray, np.ndarray]:

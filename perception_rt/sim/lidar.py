@@ -142,46 +142,41 @@ def _meet_solids(
     # 15 m: half of a building.
     solids = solids_of(ego, objects, LIDAR_POSITION, MAX_RANGE_M + 15)
     kerbs, kerb_normals = terrain.kerbs(ego, ego_s)
-    f, k = len(solids.normals), len(kerbs)
-    hits = [
-        cast_faces(grid, solids.corners, solids.normals),
-        cast_capsules(grid, solids.ends[0], solids.ends[1], solids.radius),
-        cast_faces(grid, kerbs - LIDAR_POSITION, kerb_normals),
-    ]
-    stopped = rng.random(len(hits[1][0])) < np.where(solids.foliage[f + hits[1][0]], FOLIAGE_STOP, 1)
-    solid, ray, distance = hits[1]
-    hits[1] = solid[stopped], ray[stopped], distance[stopped]
-    bias = [*np.split(solids.bias, [f]), np.zeros(k)]
-    part, rho = nearest(len(grid.cos) * len(grid.tan), hits, bias)
+    solids = solids.with_faces(kerbs - LIDAR_POSITION, kerb_normals, REFLECTIVITY["kerb"])
+    f = len(solids.normals)
+    faces = cast_faces(grid, solids.corners, solids.normals)
+    capsule, ray, distance = cast_capsules(grid, solids.ends[0], solids.ends[1], solids.radius)
+    stopped = rng.random(len(capsule)) < np.where(solids.foliage[f + capsule], FOLIAGE_STOP, 1)
+    capsules = capsule[stopped], ray[stopped], distance[stopped]
+    part, rho = nearest(len(grid.cos) * len(grid.tan), [faces, capsules], np.split(solids.bias, [f]))
     part[part < 0] = 0  # of rays that meet nothing, of which nothing is read
     return _Surface(
         rho,
-        np.append(solids.owner, np.full(k, -1))[part],
-        np.append(solids.reflectivity, np.full(k, REFLECTIVITY["kerb"]))[part],
-        _cosine(grid, solids, kerb_normals, part, rho),
-        np.append(solids.glass, np.zeros(k, bool))[part],
-        np.append(solids.foliage, np.zeros(k, bool))[part],
+        solids.owner[part],
+        solids.reflectivity[part],
+        _cosine(grid, solids, part, rho),
+        solids.glass[part],
+        solids.foliage[part],
     )
 
 
-def _cosine(
-    grid: RayGrid, solids: Solids, kerb_normals: np.ndarray, part: np.ndarray, rho: np.ndarray
-) -> np.ndarray:
+def _cosine(grid: RayGrid, solids: Solids, part: np.ndarray, rho: np.ndarray) -> np.ndarray:
     """(rays,) cosine of the angle of incidence on the parts that are met; 0 where none is."""
     f, c = len(solids.normals), len(solids.radius)
     met = np.flatnonzero(np.isfinite(rho))
     part = part[met]
     column, ring = np.divmod(met, len(grid.tan))
-    ray = np.stack([grid.cos[column], grid.sin[column], grid.tan[ring]], -1)
-    normals = np.concatenate([solids.normals, np.zeros((c, 3)), kerb_normals])[part]
-    round_ = np.flatnonzero((part >= f) & (part < f + c))
+    ray = np.stack([grid.cos[column], grid.sin[column], grid.tan[ring]])
+    # Component by component: (3, N) arrays, seen as (N, 3).
+    normals = np.concatenate([solids.normals.T, np.zeros((3, c))], 1)[:, part]
+    round_ = np.flatnonzero(part >= f)
     capsule = part[round_] - f
-    a, axis = solids.ends[0, capsule], solids.ends[1, capsule] - solids.ends[0, capsule]
-    away = ray[round_] * rho[met[round_], None] - a
-    along = np.clip(dot(away, axis) / np.maximum(dot(axis, axis), 1e-12), 0, 1)
-    normals[round_] = (away - along[:, None] * axis) / solids.radius[capsule, None]
+    a, b = solids.ends[0, capsule].T, solids.ends[1, capsule].T
+    axis, away = b - a, ray[:, round_] * rho[met[round_]] - a
+    along = np.clip(dot(away.T, axis.T) / np.maximum(dot(axis.T, axis.T), 1e-12), 0, 1)
+    normals[:, round_] = (away - along * axis) / solids.radius[capsule]
     cosine = np.zeros(len(rho))
-    cosine[met] = np.abs(dot(normals, ray)) / np.sqrt(1 + ray[:, 2] ** 2)
+    cosine[met] = np.abs(dot(normals.T, ray.T)) / np.sqrt(1 + grid.tan**2)[ring]
     return cosine
 
 
@@ -207,26 +202,28 @@ def _meet_ground(grid: RayGrid, surface: _Surface, terrain: Terrain, ego: Simula
 
 def _returns(grid: RayGrid, surface: _Surface, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     met = np.flatnonzero(np.isfinite(surface.rho))
-    column, ring = np.divmod(met, len(grid.tan))
-    stretch = np.sqrt(1 + grid.tan[ring] ** 2)
+    stretch = np.sqrt(1 + grid.tan**2)[met % len(grid.tan)]
     distance = surface.rho[met] * stretch
-    reflectivity, cosine = surface.reflectivity[met], surface.cosine[met]
-    chance = (1 - DROPOUT) * -np.expm1(-reflectivity * cosine * (FULL_POWER_M / distance) ** 2)
+    power = surface.reflectivity[met] * surface.cosine[met] * (FULL_POWER_M / distance) ** 2
+    chance = (1 - DROPOUT) * -np.expm1(-power)
     chance[surface.glass[met]] *= GLASS_RETURN
     chance[(distance < MIN_RANGE_M) | (distance > MAX_RANGE_M)] = 0
     back = np.flatnonzero(rng.random(len(met)) < chance)
-    distance, column, ring = distance[back], column[back], ring[back]
-    noise = rng.normal(0, RANGE_SIGMA_M, len(back))
-    noise += surface.foliage[met[back]] * rng.exponential(FOLIAGE_DEPTH_M, len(back))
-    rho = (distance + noise) / stretch[back]
+    distance, stretch, met = distance[back], stretch[back], met[back]
+    noise = rng.normal(0, RANGE_SIGMA_M, len(met))
+    noise += surface.foliage[met] * rng.exponential(FOLIAGE_DEPTH_M, len(met))
+    noise += distance
+    rho = noise / stretch
     # Real surfaces are rougher than Lambert's: what is seen at a grazing angle is not black.
-    intensity = reflectivity[back] * np.sqrt(cosine[back]) / (1 + (distance / FALLOFF_M) ** 2)
-    intensity = np.clip(intensity * rng.normal(1, 0.08, len(back)), 0, 1)
-    points = np.empty((len(back), 4), np.float32)
-    columns = rho * grid.cos[column], rho * grid.sin[column], rho * grid.tan[ring], intensity
-    for i, values in enumerate(columns):
-        points[:, i] = values
-    return points, surface.owner[met[back]]
+    intensity = surface.reflectivity[met] * np.sqrt(surface.cosine[met]) / (1 + (distance / FALLOFF_M) ** 2)
+    intensity *= rng.normal(1, 0.08, len(met))
+    column, ring = np.divmod(met, len(grid.tan))
+    points = np.empty((len(met), 4), np.float32)
+    points[:, 0] = rho * grid.cos[column]
+    points[:, 1] = rho * grid.sin[column]
+    points[:, 2] = rho * grid.tan[ring]
+    points[:, 3] = np.clip(intensity, 0, 1)
+    return points, surface.owner[met]
 
 
 def _truth(ego: SimulatedEgo, objects: WorldObjects) -> tuple[Detections3D, np.ndarray]:

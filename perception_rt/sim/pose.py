@@ -2,41 +2,84 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from perception_rt.sim.camera import NEAR_M, Camera
 from perception_rt.sim.path import SimulatedEgo
-from perception_rt.sim.scene import Look, to_base, to_fixed
-from perception_rt.sim.shapes import Figure, Mesh
+from perception_rt.sim.scene import SHIFT, Look, to_base, to_fixed
+from perception_rt.sim.shapes import MAX_CORNERS, Figure, Mesh
 from perception_rt.sim.world import WorldObjects
 
 _LOD_M = 70.0
+ID_SCALE = 0.5  # of the id image that render.py measures by
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Posed:
+class InView(NamedTuple):
+    """All objects in view, end to end.
+
+    Attributes:
+        points: (P, 3) in base_link, m. uv: (P, 2) px. depth: (P,) m. scale: (P,) px per m.
+        fixed: (P, 2) for OpenCV. small: the same in the id image.
+        faces: of the meshes. strokes: of the figures.
+    """
+
+    points: np.ndarray
+    uv: np.ndarray
+    depth: np.ndarray
+    scale: np.ndarray
+    fixed: np.ndarray
+    small: np.ndarray
+    faces: Faces
+    strokes: Strokes
+
+
+class Faces(NamedTuple):
+    """Faces of meshes that are turned to the camera.
+
+    Attributes:
+        corners: (F, MAX_CORNERS) into the points. counts: (F,) corners of each. colors: (F, 3) RGB.
+    """
+
+    corners: np.ndarray
+    counts: np.ndarray
+    colors: np.ndarray
+
+
+class Strokes(NamedTuple):
+    """Capsules of figures as OpenCV draws them, each figure's from far to near.
+
+    Attributes:
+        ends: (2, S) into the points. ball: (S,) whether they coincide.
+        size: (S,) fixed-point radius of a ball, or thickness. small_size: the same in the id image.
+        colors: (S, 3) RGB.
+    """
+
+    ends: np.ndarray
+    ball: np.ndarray
+    size: np.ndarray
+    small_size: np.ndarray
+    colors: np.ndarray
+
+
+class Posed(NamedTuple):
     """One object ready to paint.
 
     Attributes:
-        row: its row in `WorldObjects`. shape: Mesh or Figure. points: (P, 3) in base_link, m.
-        uv: (P, 2) px. fixed: the same for OpenCV. scale: (P,) px per m. depth: (P,) m.
-        extent: (4,) xyxy px of what will be painted, not clipped to the image.
-        colors: one [r, g, b] per kept face or per capsule. kept: indices of the faces turned to the camera.
+        row: its row in `WorldObjects`. shape: Mesh or Figure.
+        view: of all objects. points: its own ones. parts: its faces or strokes.
+        extent: xyxy px of what will be painted, not clipped to the image.
         cut: True when it reaches behind the near plane, so that its faces must be clipped.
     """
 
     row: int
     shape: Mesh | Figure
-    points: np.ndarray
-    uv: np.ndarray
-    fixed: np.ndarray
-    scale: np.ndarray
-    depth: np.ndarray
-    extent: np.ndarray
-    colors: list
-    kept: np.ndarray
+    view: InView
+    points: slice
+    parts: slice
+    extent: tuple[float, ...]
     cut: bool
 
 
@@ -46,40 +89,49 @@ def pose_objects(look: Look, ego: SimulatedEgo, objects: WorldObjects) -> list[P
     rows, bx, by = _in_view(camera, ego, objects)
     if not len(rows):
         return []
-    moving = np.hypot(*objects.velocity[rows].T) > 0.2
+    moving = (np.hypot(*objects.velocity[rows].T) > 0.2).tolist()
+    travelled = objects.travelled[rows].tolist()
     shapes = [
-        objects.entities[r].shape_at(float(objects.travelled[r]), bool(m))
-        for r, m in zip(rows, moving, strict=True)
+        objects.entities[r].shape_at(far, moves)
+        for r, far, moves in zip(rows.tolist(), travelled, moving, strict=True)
     ]
     counts = [len(shape.points) for shape in shapes]
     starts = np.concatenate([[0], np.cumsum(counts)])
     owner = np.repeat(np.arange(len(rows)), counts)
     turn = objects.yaw[rows] - ego.yaw
-    points = _turned(np.concatenate([shape.points for shape in shapes]), turn[owner])
+    points = _turned(np.concatenate([shape.points for shape in shapes]), turn, owner)
     points[:, 0] += bx[owner]
     points[:, 1] += by[owner]
     uv, depth = camera.project(points)
     scale = camera.focal / np.maximum(depth, NEAR_M)
-    nearest = np.minimum.reduceat(depth, starts[:-1])
-    faces = _lit(look, ego, shapes, starts, turn, points, bx - camera.position[0])
-    extents = _extents(uv, scale, shapes, faces, starts[:-1])
-    fixed = to_fixed(uv)
+    ahead = bx - camera.position[0]
+    meshes = [(i, shape) for i, shape in enumerate(shapes) if isinstance(shape, Mesh)]
+    figures = [(i, shape) for i, shape in enumerate(shapes) if isinstance(shape, Figure)]
+    faces, parts = _lit_faces(look, ego, meshes, starts, turn, points, ahead)
+    strokes, more = _strokes(look, figures, starts, ahead, depth, scale)
+    parts |= more
+    view = InView(points, uv, depth, scale, to_fixed(uv), to_fixed(uv * ID_SCALE), faces, strokes)
+    reach = np.concatenate([shape.reach for shape in shapes])
+    painted = np.concatenate([faces.corners.ravel(), strokes.ends.ravel(), *_rings(figures, starts)])
+    extents = _extents(uv, scale, reach, painted, starts[:-1])
+    nearest, farthest = (f.reduceat(depth, starts[:-1]).tolist() for f in (np.minimum, np.maximum))
     width, height = camera.size
     posed = []
-    for i, (row, shape) in enumerate(zip(rows.tolist(), shapes, strict=True)):
-        span, (colors, kept), extent = slice(starts[i], starts[i + 1]), faces[i], extents[i]
-        cut = bool(nearest[i] <= NEAR_M)
+    for i, (row, shape, span, extent) in enumerate(
+        zip(rows.tolist(), shapes, pairwise(starts.tolist()), extents.tolist(), strict=True)
+    ):
+        cut = nearest[i] <= NEAR_M
         if cut:
-            if isinstance(shape, Figure) or depth[span].max() <= NEAR_M:
+            if isinstance(shape, Figure) or farthest[i] <= NEAR_M:
                 continue
-            clipped = [clip_near(camera, points[span][shape.faces[f, : shape.counts[f]]]) for f in kept]
+            own = faces.corners[parts[i]], faces.counts[parts[i]]
+            clipped = [clip_near(camera, points[face[:n]]) for face, n in zip(*own, strict=True)]
             corners = np.concatenate([np.zeros((0, 2)), *clipped])
             if not len(corners):
                 continue
-            extent = np.concatenate([corners.min(0), corners.max(0)])
+            extent = [*corners.min(0).tolist(), *corners.max(0).tolist()]
         if extent[0] < width and extent[1] < height and extent[2] > 0 and extent[3] > 0:
-            part = points[span], uv[span], fixed[span], scale[span], depth[span]
-            posed.append(Posed(row, shape, *part, extent, colors, kept, cut))
+            posed.append(Posed(row, shape, view, slice(*span), parts[i], tuple(extent), cut))
     return posed
 
 
@@ -108,73 +160,95 @@ def _in_view(
     return rows, bx[rows], by[rows]
 
 
-def _extents(uv: np.ndarray, scale: np.ndarray, shapes: list, faces: list, starts: np.ndarray) -> np.ndarray:
+def _extents(
+    uv: np.ndarray, scale: np.ndarray, reach: np.ndarray, painted: np.ndarray, starts: np.ndarray
+) -> np.ndarray:
     """(N, 4) xyxy of each object's painted points with the paint around them."""
-    reach = np.concatenate([shape.reach for shape in shapes])
-    corners = [
-        (shape.faces[kept].ravel() if isinstance(shape, Mesh) else np.arange(len(shape.points))) + start
-        for shape, (_, kept), start in zip(shapes, faces, starts, strict=True)
-    ]
     beyond = np.full(len(uv), -np.inf)
-    painted = np.concatenate(corners)
     beyond[painted] = np.where(reach > 0, np.maximum(reach * scale, 0.5), 0.0)[painted]
     low, high = uv - beyond[:, None], uv + beyond[:, None]
     return np.concatenate([np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)], axis=1)
 
 
-def _turned(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    c, s = np.cos(angle), np.sin(angle)
-    return np.stack(
-        [c * points[:, 0] - s * points[:, 1], s * points[:, 0] + c * points[:, 1], points[:, 2]], -1
-    )
+def _turned(points: np.ndarray, angle: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """(P, 3) points or normals, turned about z by the angle of their owner."""
+    c, s = np.cos(angle)[owner], np.sin(angle)[owner]
+    turned = points.copy()
+    turned[:, 0] = c * points[:, 0] - s * points[:, 1]
+    turned[:, 1] = s * points[:, 0] + c * points[:, 1]
+    return turned
 
 
-def _lit(
+def _lit_faces(
     look: Look,
     ego: SimulatedEgo,
-    shapes: list,
+    meshes: list[tuple[int, Mesh]],
     starts: np.ndarray,
     turn: np.ndarray,
     points: np.ndarray,
-    depth: np.ndarray,
-) -> list[tuple[list, np.ndarray]]:
-    """Per shape: the colours to paint with, and for a mesh the faces that are turned to the camera."""
-    meshes = [i for i, shape in enumerate(shapes) if isinstance(shape, Mesh)]
-    used = [
-        (shape.far_faces if depth[i] > _LOD_M else len(shape.faces))
-        if isinstance(shape, Mesh)
-        else len(shape.ends)
-        for i, shape in enumerate(shapes)
-    ]
-    owner = np.repeat(np.arange(len(shapes)), used)
-    light = np.empty((len(owner), 3))
-    light[:] = look.ambient + 0.45 * look.diffuse
-    facing = np.ones(len(owner), bool)
-    if meshes:
-        of_mesh = np.repeat([isinstance(shape, Mesh) for shape in shapes], used)
-        light[of_mesh], facing[of_mesh] = _lit_meshes(
-            look, ego, [(i, shapes[i], used[i]) for i in meshes], starts, turn, points
-        )
-    colors = np.concatenate([shape.colors[:n] for shape, n in zip(shapes, used, strict=True)])
-    final = np.clip(look.fade(colors * light, depth[owner]), 0, 255)
-    ends = np.cumsum(used).tolist()
-    out = []
-    for end, n in zip(ends, used, strict=True):
-        kept = np.flatnonzero(facing[end - n : end])
-        out.append((final[end - n : end][kept].tolist(), kept))
-    return out
+    ahead: np.ndarray,
+) -> tuple[Faces, dict[int, slice]]:
+    """The faces that are turned to the camera, as seen in the light and from afar, and which are whose."""
+    if not meshes:
+        return Faces(np.zeros((0, MAX_CORNERS), np.int64), np.zeros(0, np.int64), np.zeros((0, 3))), {}
+    rows = [i for i, _ in meshes]
+    used = [mesh.far_faces if ahead[i] > _LOD_M else len(mesh.faces) for i, mesh in meshes]
 
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(mesh, name)[:n] for (_, mesh), n in zip(meshes, used, strict=True)])
 
-def _lit_meshes(
-    look: Look, ego: SimulatedEgo, meshes: list, starts: np.ndarray, turn: np.ndarray, points: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(F, 3) light on the faces of all meshes, and (F,) whether they are turned to the camera."""
-    owner = np.repeat([i for i, _, _ in meshes], [n for _, _, n in meshes])
-    normals = _turned(np.concatenate([shape.normals[:n] for _, shape, n in meshes]), turn[owner])
-    first = np.concatenate([shape.faces[:n, 0] + starts[i] for i, shape, n in meshes])
-    glow = np.concatenate([shape.glow[:n] for _, shape, n in meshes])
+    owner = np.repeat(rows, used)
+    normals = _turned(joined("normals"), turn, owner)
+    corners = joined("faces") + starts[owner, None]
+    away = (points[corners[:, 0]] - look.camera.position) * normals
+    kept = np.flatnonzero(away.sum(-1) < 0)
     c, s = np.cos(ego.yaw), np.sin(ego.yaw)
     sun = np.array([c * look.sun[0] + s * look.sun[1], c * look.sun[1] - s * look.sun[0], look.sun[2]])
     light = look.ambient + look.diffuse * np.maximum(normals @ sun, 0)[:, None]
-    light[glow] = 1.0
-    return light, ((points[first] - look.camera.position) * normals).sum(-1) < 0
+    light[joined("glow")] = 1.0
+    colors = np.clip(look.fade((joined("colors") * light)[kept], ahead[owner[kept]]), 0, 255)
+    begin = np.searchsorted(kept, np.concatenate([[0], np.cumsum(used)])).tolist()
+    faces = Faces(corners[kept], joined("counts")[kept], colors)
+    return faces, _slices(rows, begin)
+
+
+def _strokes(
+    look: Look,
+    figures: list[tuple[int, Figure]],
+    starts: np.ndarray,
+    ahead: np.ndarray,
+    depth: np.ndarray,
+    scale: np.ndarray,
+) -> tuple[Strokes, dict[int, slice]]:
+    """The capsules of all figures, and which are whose."""
+    if not figures:
+        none = np.zeros(0, int)
+        return Strokes(np.zeros((2, 0), np.int64), none, none, none, np.zeros((0, 3))), {}
+    rows = [i for i, _ in figures]
+    counts = [len(figure.ends) for _, figure in figures]
+    owner = np.repeat(rows, counts)
+    ends = np.concatenate([figure.ends for _, figure in figures]) + starts[owner, None]
+    order = np.lexsort((-depth[ends].sum(-1), owner))
+    light = look.ambient + 0.45 * look.diffuse
+    colors = np.concatenate([figure.colors for _, figure in figures]) * light
+    colors = np.clip(look.fade(colors, ahead[owner]), 0, 255)[order]
+    ends = ends[order].T
+    ball = ends[0] == ends[1]
+    radii = np.concatenate([figure.radii for _, figure in figures])[order]
+
+    def sizes(zoom: float) -> np.ndarray:
+        reach = radii * zoom * scale[ends[0]]
+        radius = np.maximum(8, np.rint(reach * (1 << SHIFT)))
+        return np.where(ball, radius, np.maximum(1, np.rint(2 * reach - 0.7))).astype(int)
+
+    strokes = Strokes(ends, ball, sizes(1.0), sizes(ID_SCALE), colors)
+    return strokes, _slices(rows, np.concatenate([[0], np.cumsum(counts)]).tolist())
+
+
+def _rings(figures: list[tuple[int, Figure]], starts: np.ndarray) -> list[np.ndarray]:
+    """The points of the figures' rings."""
+    return [wheel + starts[i] for i, figure in figures for wheel in figure.rings]
+
+
+def _slices(rows: list[int], starts: list[int]) -> dict[int, slice]:
+    return {row: slice(a, b) for row, (a, b) in zip(rows, pairwise(starts), strict=True)}

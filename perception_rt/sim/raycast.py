@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+FACING_M = 1e-6  # how far behind a face's plane its back begins
 Hits = tuple[np.ndarray, np.ndarray, np.ndarray]  # index of the face or capsule, of the ray, and rho in m
 
 
@@ -64,7 +65,7 @@ def cast_faces(grid: RayGrid, corners: np.ndarray, normals: np.ndarray) -> Hits:
         normals: (F, 3) unit, outward; a face turned away is not hit.
     """
     offset = dot(normals, corners[:, 0])
-    front = np.flatnonzero(offset < -1e-6)
+    front = np.flatnonzero(offset < -FACING_M)
     corners, normals, offset = corners[front], normals[front], offset[front]
     centre = corners.mean(1)
     middle = np.arctan2(centre[:, 1], centre[:, 0])
@@ -74,11 +75,12 @@ def cast_faces(grid: RayGrid, corners: np.ndarray, normals: np.ndarray) -> Hits:
     face, column = spread(first, counts)
     column %= len(grid.cos)
     low, high = _face_spans(grid, corners, centre, face, column)
+    nx, ny, nz = normals.T
+    level = nx[face] * grid.cos[column] + ny[face] * grid.sin[column]
     pair, ring = spread(*grid.rings_between(low, high))
-    face, column = face[pair], column[pair]
-    n = normals[face]
-    rho = offset[face] / (n[:, 0] * grid.cos[column] + n[:, 1] * grid.sin[column] + n[:, 2] * grid.tan[ring])
-    return front[face], column * len(grid.tan) + ring, rho
+    face = face[pair]
+    rho = offset[face] / (level[pair] + nz[face] * grid.tan[ring])
+    return front[face], (column * len(grid.tan))[pair] + ring, rho
 
 
 def _face_spans(
@@ -93,13 +95,13 @@ def _face_spans(
         slope = np.where(upright[..., None], np.nan, -edges[..., :2] / edges[..., 2:])
     cos, sin = grid.cos[column], grid.sin[column]
     low, high = np.full(len(face), -np.inf), np.full(len(face), np.inf)
+    below, above = ~upright & (edges[..., 2] > 0), ~upright & (edges[..., 2] <= 0)
     for k in range(corners.shape[1]):  # edge by edge: most faces have four of the padded ten
-        pairs = np.flatnonzero(~upright[face, k])
-        f = face[pairs]
-        bound = slope[f, k, 0] * cos[pairs] + slope[f, k, 1] * sin[pairs]
-        below = edges[f, k, 2] > 0
-        low[pairs[below]] = np.maximum(low[pairs[below]], bound[below])
-        high[pairs[~below]] = np.minimum(high[pairs[~below]], bound[~below])
+        for side, span, tighter in ((below, low, np.maximum), (above, high, np.minimum)):
+            pairs = np.flatnonzero(side[:, k][face])
+            f = face[pairs]
+            bound = slope[..., 0][f, k] * cos[pairs] + slope[..., 1][f, k] * sin[pairs]
+            span[pairs] = tighter(span[pairs], bound)
     return low, high
 
 
@@ -110,8 +112,9 @@ def cast_capsules(grid: RayGrid, a: np.ndarray, b: np.ndarray, radius: np.ndarra
         grid: the rays. a, b: (K, 3) ends, m. radius: (K,) m.
     """
     capsule, column, ring = _capsule_windows(grid, a, b, radius)
-    d = np.stack([grid.cos[column], grid.sin[column], grid.tan[ring]], -1)
-    a, axis, squared = a[capsule], (b - a)[capsule], (radius**2)[capsule]
+    # Component by component: (3, N) arrays, seen as (N, 3).
+    d = np.stack([grid.cos[column], grid.sin[column], grid.tan[ring]]).T
+    a, axis, squared = a.T[:, capsule].T, (b - a).T[:, capsule].T, (radius**2)[capsule]
     axis_axis, axis_d, axis_a = dot(axis, axis), dot(axis, d), dot(axis, a)
     d_d, d_a = 1 + d[:, 2] ** 2, dot(d, a)
     # The side: |rho d - a|^2 less its part along the axis is radius^2.
@@ -194,7 +197,8 @@ def nearest(rays: int, hits: list[Hits], bias: list[np.ndarray]) -> tuple[np.nda
     key = rho - np.concatenate(bias)[part]
     least = np.full(rays, np.inf)
     np.minimum.at(least, ray, key)
-    won = key == least[ray]
+    won = np.flatnonzero(key == least[ray])
+    ray = ray[won]
     owner, distance = np.full(rays, -1), np.full(rays, np.inf)
-    owner[ray[won]], distance[ray[won]] = part[won], rho[won]
+    owner[ray], distance[ray] = part[won], rho[won]
     return owner, distance

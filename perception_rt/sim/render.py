@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,15 +11,17 @@ import numpy as np
 
 from perception_rt.sim.camera import NEAR_M, Camera
 from perception_rt.sim.path import SimulatedEgo
-from perception_rt.sim.pose import Posed, clip_near, pose_objects
+from perception_rt.sim.pose import ID_SCALE, Posed, clip_near, pose_objects
 from perception_rt.sim.scene import SHIFT, Look, to_base, to_fixed
 from perception_rt.sim.shapes import Figure
 from perception_rt.sim.world import WorldObjects
 
-_ID_SCALE = 0.5
 _SCENERY_ID = 255
+_TYRE: cv2.typing.Scalar = (30, 30, 32)
 _MARGIN_PX = 8.0  # more than the rounding to the id image's pixels moves an outline
 _THIN_PX = 4.0  # scenery that is no wider hides nothing worth counting
+
+_Box = tuple[float, ...]  # xyxy, px
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,28 +53,29 @@ def draw_objects(
     n = len(objects)
     xyxy, area, visible = np.zeros((n, 4), np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32)
     width, height = look.camera.size
-    bounds = np.array([width, height, width, height], float)
-    ids = np.zeros((round(height * _ID_SCALE), round(width * _ID_SCALE)), np.uint8)
+    ids = np.zeros((round(height * ID_SCALE), round(width * ID_SCALE)), np.uint8)
+    labelled = (objects.labels >= 0).tolist()
     seen: list[_Seen] = []
     for item in posed:
         paint(image, look.camera, item)
-        row = item.row
-        if objects.labels[row] < 0:
-            if item.extent[2] - item.extent[0] > _THIN_PX and any(_meet(item.extent, s.box) for s in seen):
+        row, extent = item.row, item.extent
+        if not labelled[row]:
+            if extent[2] - extent[0] > _THIN_PX and any(_meet(extent, s.box) for s in seen):
                 _paint_id(ids, look.camera, item, _SCENERY_ID)
             continue
-        clipped = np.minimum(np.maximum(item.extent, 0), bounds)
-        area[row] = np.prod(item.extent[2:] - item.extent[:2])
-        if clipped[3] - clipped[1] >= min_height and len(seen) < _SCENERY_ID - 1:
+        x0, y0, x1, y1 = extent
+        box = min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(x1, width), min(y1, height)
+        area[row] = (x1 - x0) * (y1 - y0)
+        xyxy[row] = box
+        if box[3] - box[1] >= min_height and len(seen) < _SCENERY_ID - 1:
             mark = len(seen) + 1
-            truncated = bool((clipped != item.extent).any())
+            truncated = box != extent
             _paint_id(ids, look.camera, item, mark, exact=truncated)
-            roi = _roi(clipped)
+            roi = _roi(box)
             own = ids[roi] == mark
-            seen.append(_Seen(row, mark, roi, int(np.count_nonzero(own)), clipped))
+            seen.append(_Seen(row, mark, roi, int(np.count_nonzero(own)), box))
             if truncated:
-                clipped = _tight(own, roi, clipped)
-        xyxy[row] = clipped
+                xyxy[row] = _tight(own, roi, np.array(box))
     for s in seen:
         visible[s.row] = np.count_nonzero(ids[s.roi] == s.mark) / max(s.total, 1)
     return RenderedFrame(xyxy, area, visible)
@@ -84,13 +88,13 @@ class _Seen(NamedTuple):
     mark: int
     roi: tuple[slice, slice]
     total: int
-    box: np.ndarray
+    box: _Box
 
 
-def _meet(extent: np.ndarray, box: np.ndarray) -> bool:
+def _meet(extent: _Box, box: _Box) -> bool:
     """Whether two xyxy boxes may share pixels of the id image."""
-    a0, b0, a1, b1 = extent.tolist()
-    c0, d0, c1, d1 = box.tolist()
+    a0, b0, a1, b1 = extent
+    c0, d0, c1, d1 = box
     return a0 < c1 + _MARGIN_PX and c0 < a1 + _MARGIN_PX and b0 < d1 + _MARGIN_PX and d0 < b1 + _MARGIN_PX
 
 
@@ -100,78 +104,78 @@ def _tight(own: np.ndarray, roi: tuple[slice, slice], box: np.ndarray) -> np.nda
     if not len(columns):
         return np.zeros(4)
     x0, y0 = roi[1].start, roi[0].start
-    held = np.array([columns[0] + x0, rows[0] + y0, columns[-1] + x0 + 1, rows[-1] + y0 + 1]) / _ID_SCALE
+    held = np.array([columns[0] + x0, rows[0] + y0, columns[-1] + x0 + 1, rows[-1] + y0 + 1]) / ID_SCALE
     return np.concatenate([np.maximum(box[:2], held[:2]), np.minimum(box[2:], held[2:])])
 
 
-def _roi(box: np.ndarray) -> tuple[slice, slice]:
-    x0, y0 = (max(0, int(v * _ID_SCALE) - 2) for v in box[:2])
-    x1, y1 = (int(v * _ID_SCALE) + 3 for v in box[2:])
+def _roi(box: _Box) -> tuple[slice, slice]:
+    x0, y0 = (max(0, int(v * ID_SCALE) - 2) for v in box[:2])
+    x1, y1 = (int(v * ID_SCALE) + 3 for v in box[2:])
     return slice(y0, y1), slice(x0, x1)
 
 
 def paint(image: np.ndarray, camera: Camera, item: Posed) -> None:
     """Paint one object onto the image, in place."""
-    shape = item.shape
-    if isinstance(shape, Figure):
-        _paint_figure(image, item, 1.0, None)
+    if isinstance(item.shape, Figure):
+        _paint_figure(image, item, None)
         return
-    faces, counts = shape.faces[item.kept], shape.counts[item.kept].tolist()
+    colors = item.view.faces.colors[item.parts].tolist()
+    for polygon, color in zip(_polygons(camera, item, 1.0), colors, strict=True):
+        if len(polygon) > 2:
+            cv2.fillConvexPoly(image, polygon, color, cv2.LINE_AA, SHIFT)
+
+
+def _polygons(camera: Camera, item: Posed, zoom: float) -> Iterator[np.ndarray]:
+    """(K, 2) fixed-point corners of each face of a mesh, in the image or at ID_SCALE in the id image."""
+    view, corners = item.view, item.view.faces.corners[item.parts]
+    counts = view.faces.counts[item.parts].tolist()
     if item.cut:
-        for face, count, color in zip(item.points[faces], counts, item.colors, strict=True):
-            corners = clip_near(camera, face[:count])
-            if len(corners) > 2:
-                cv2.fillConvexPoly(image, to_fixed(corners), color, cv2.LINE_AA, SHIFT)
-        return
-    for corners, count, color in zip(item.fixed[faces], counts, item.colors, strict=True):
-        cv2.fillConvexPoly(image, corners[:count], color, cv2.LINE_AA, SHIFT)
+        for face, count in zip(view.points[corners], counts, strict=True):
+            yield to_fixed(clip_near(camera, face[:count]) * zoom)
+    else:
+        for face, count in zip((view.fixed if zoom == 1 else view.small)[corners], counts, strict=True):
+            yield face[:count]
 
 
-def _paint_figure(image: np.ndarray, item: Posed, zoom: float, flat: int | None) -> None:
-    """Paint capsules and rings, at a zoom of the image; with `flat`, all of them in that value."""
+def _paint_figure(image: np.ndarray, item: Posed, mark: int | None) -> None:
+    """Paint capsules and rings; with a mark, all of them in that value and at the id image's scale."""
     shape = item.shape
     assert isinstance(shape, Figure)
-    line = cv2.LINE_AA if flat is None else cv2.LINE_8
-    fixed = item.fixed if zoom == 1.0 else to_fixed(item.uv * zoom)
+    view, strokes, own = item.view, item.view.strokes, item.parts
+    if mark is None:
+        line, zoom, pixels, tyre = cv2.LINE_AA, 1.0, view.fixed, _TYRE
+        sizes, colors = strokes.size[own].tolist(), strokes.colors[own].tolist()
+    else:
+        line, zoom, pixels, tyre = cv2.LINE_8, ID_SCALE, view.small, mark
+        sizes = strokes.small_size[own].tolist()
+        colors = [mark] * len(sizes)
+    first = item.points.start
     for wheel in shape.rings:
-        thick = max(1, round(2 * shape.ring_radius * zoom * item.scale[wheel[0]]))
-        cv2.polylines(image, [fixed[wheel]], True, (30, 30, 32) if flat is None else flat, thick, line, SHIFT)
-    order = np.argsort(-item.depth[shape.ends].sum(-1), kind="stable")
-    a, b = shape.ends[order].T
-    reach = shape.radii[order] * zoom * item.scale[a]
-    ball = a == b
-    size = np.where(
-        ball, np.maximum(8, np.rint(reach * (1 << SHIFT))), np.maximum(1, np.rint(2 * reach - 0.7))
-    )
-    colors = [item.colors[k] for k in order.tolist()] if flat is None else [flat] * len(order)
-    rows = fixed[a].tolist(), fixed[b].tolist(), ball.tolist(), size.astype(int).tolist(), colors
-    for start, end, is_ball, thick, color in zip(*rows, strict=True):
-        if is_ball:
-            cv2.circle(image, start, thick, color, -1, line, SHIFT)
+        thick = max(1, round(2 * shape.ring_radius * zoom * view.scale[first + wheel[0]]))
+        cv2.polylines(image, [pixels[first + wheel]], True, tyre, thick, line, SHIFT)
+    starts, ends = pixels[strokes.ends[:, own]].tolist()
+    for start, end, ball, size, color in zip(
+        starts, ends, strokes.ball[own].tolist(), sizes, colors, strict=True
+    ):
+        if ball:
+            cv2.circle(image, start, size, color, -1, line, SHIFT)
         else:
-            cv2.line(image, start, end, color, thick, line, SHIFT)
+            cv2.line(image, start, end, color, size, line, SHIFT)
 
 
 def _paint_id(ids: np.ndarray, camera: Camera, item: Posed, mark: int, exact: bool = False) -> None:
     """Paint the silhouette into the id image; a mesh by its convex hull, or with `exact` face by face."""
     if isinstance(item.shape, Figure):
-        _paint_figure(ids, item, _ID_SCALE, mark)
+        _paint_figure(ids, item, mark)
         return
     if not (item.cut or exact):
-        hull = cv2.convexHull((item.uv * _ID_SCALE).astype(np.float32))
-        cv2.fillConvexPoly(ids, to_fixed(hull), mark, cv2.LINE_8, SHIFT)
+        uv = (item.view.uv[item.points] * ID_SCALE).astype(np.float32)
+        hull = cv2.convexHull(uv, returnPoints=False)[:, 0]
+        cv2.fillConvexPoly(ids, item.view.small[item.points][hull], mark, cv2.LINE_8, SHIFT)
         return
-    faces, counts = item.shape.faces[item.kept], item.shape.counts[item.kept].tolist()
-    if item.cut:
-        polygons = [
-            to_fixed(clip_near(camera, f[:n]) * _ID_SCALE)
-            for f, n in zip(item.points[faces], counts, strict=True)
-        ]
-    else:
-        polygons = [f[:n] for f, n in zip(to_fixed(item.uv * _ID_SCALE)[faces], counts, strict=True)]
-    for corners in polygons:
-        if len(corners) > 2:
-            cv2.fillConvexPoly(ids, corners, mark, cv2.LINE_8, SHIFT)
+    for polygon in _polygons(camera, item, ID_SCALE):
+        if len(polygon) > 2:
+            cv2.fillConvexPoly(ids, polygon, mark, cv2.LINE_8, SHIFT)
 
 
 def _draw_shadows(image: np.ndarray, look: Look, ego: SimulatedEgo, objects: WorldObjects) -> None:

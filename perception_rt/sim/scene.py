@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import cv2
@@ -15,6 +15,7 @@ from perception_rt.sim.world import World
 
 SHIFT = 4  # cv2's sub-pixel bits
 _DASH_M = 9.0
+_ROWS_M = np.concatenate([np.linspace(0, 12, 7), np.geomspace(15, 235, 22)])  # where strips are cut
 
 
 def to_fixed(uv: np.ndarray) -> np.ndarray:
@@ -127,7 +128,7 @@ def background(look: Look, ego: SimulatedEgo) -> np.ndarray:
 def draw_road(image: np.ndarray, look: Look, world: World, ego: SimulatedEgo, ego_s: float) -> None:
     """Draw sidewalks, kerbs, road, markings, crossings and patches onto the ground."""
     near = ego_s + look.camera.position[0] + 1.2
-    s = near + np.concatenate([np.linspace(0, 12, 7), np.geomspace(15, 235, 22)])
+    s = near + _ROWS_M
     right, left = world.right_edge - PARKING_M, world.left_edge + PARKING_M
     strips = [(right - SIDEWALK_M, right, "walk"), (left, left + SIDEWALK_M, "walk")]
     strips += [
@@ -166,9 +167,7 @@ def _marks(world: World, near: float) -> list[tuple[float, float, float, float, 
     marks = []
     lanes = [i for i in range(world.same_lanes + world.oncoming_lanes - 1) if i != world.same_lanes - 1]
     for n in range(int(near // 25), int((near + 70) // 25) + 1):
-        rng = np.random.default_rng([world.seed, 4, n + 1000])
-        s0, d0 = n * 25 + rng.uniform(0, 18), rng.uniform(world.right_edge, world.left_edge - 2)
-        marks.append((s0, s0 + rng.uniform(1, 7), d0, d0 + rng.uniform(0.6, 1.8), "patch"))
+        marks.append(_patch(world, n))
     for n in range(int(near // _DASH_M), int((near + 110) // _DASH_M) + 1):
         marks += [
             (n * _DASH_M, n * _DASH_M + 3, (i + 0.5) * LANE_M - 0.07, (i + 0.5) * LANE_M + 0.07, "paint")
@@ -178,6 +177,14 @@ def _marks(world: World, near: float) -> list[tuple[float, float, float, float, 
         bars = np.arange(world.right_edge - PARKING_M + 0.4, world.left_edge + PARKING_M - 0.4, 1.0)
         marks += [(s - 1.6, s + 1.6, float(d), float(d) + 0.5, "paint") for d in bars]
     return [(max(m[0], near), *m[1:]) for m in marks if m[1] > near]
+
+
+@lru_cache(maxsize=256)
+def _patch(world: World, n: int) -> tuple[float, float, float, float, str]:
+    """The n-th patch of the asphalt."""
+    rng = np.random.default_rng([world.seed, 4, n + 1000])
+    s0, d0 = n * 25 + rng.uniform(0, 18), rng.uniform(world.right_edge, world.left_edge - 2)
+    return s0, s0 + rng.uniform(1, 7), d0, d0 + rng.uniform(0.6, 1.8), "patch"
 
 
 def _draw_quads(image: np.ndarray, look: Look, world: World, ego: SimulatedEgo, marks: list) -> None:
@@ -195,7 +202,6 @@ def _ground_pixels(
     look: Look, world: World, ego: SimulatedEgo, s: np.ndarray, d: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fixed-point pixels and depth of road coordinates."""
-    s, d = np.broadcast_arrays(s, d)
     wx, wy, _ = world.path.position(s, d)
     x, y = to_base(ego, wx, wy)
     x = np.maximum(x, look.camera.position[0] + NEAR_M)

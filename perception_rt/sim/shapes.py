@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 
 MAX_CORNERS = 10
 DARK = (28, 28, 32)
+_ANGLES = np.arange(MAX_CORNERS) * 2 * np.pi / MAX_CORNERS + 0.3
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +74,6 @@ class Figure:
 class _MeshMaker:
     """Collects faces; `close` freezes them."""
 
-    points: list = field(default_factory=list)
     faces: list = field(default_factory=list)
     far_faces: int | None = None
 
@@ -80,17 +81,7 @@ class _MeshMaker:
         self, corners: ArrayLike, color: tuple, outward: np.ndarray, glow: bool = False, glass: bool = False
     ) -> None:
         """Add a convex face; `outward` is any vector on its outer side."""
-        corners = np.asarray(corners, float)
-        (ax, ay, az), (bx, by, bz) = (corners[1:3] - corners[0]).tolist()
-        normal = np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
-        normal /= np.sqrt(normal @ normal)
-        if normal @ outward < 0:
-            normal = -normal
-        first = len(self.points)
-        self.points.extend(corners)
-        index = list(range(first, first + len(corners)))
-        index += [index[-1]] * (MAX_CORNERS - len(corners))
-        self.faces.append((index, len(corners), normal, color, glow, glass))
+        self.faces.append((np.asarray(corners, float), color, outward, glow, glass))
 
     def hull(self, low: np.ndarray, high: np.ndarray, color: tuple, top: tuple | None = None) -> None:
         """A frustum: the (4, 3) ring `low`, the (4, 3) ring `high`, its four sides and its lid."""
@@ -103,12 +94,17 @@ class _MeshMaker:
 
     def close(self) -> Mesh:
         """The finished mesh."""
-        index, counts, normals, colors, glow, glass = zip(*self.faces, strict=True)
+        corners, colors, outward, glow, glass = zip(*self.faces, strict=True)
+        counts = np.array([len(face) for face in corners])
+        points, first = np.concatenate(corners), np.cumsum(counts) - counts
+        normals = np.cross(points[first + 1] - points[first], points[first + 2] - points[first])
+        normals /= np.sqrt((normals**2).sum(1))[:, None]
+        normals[(normals * np.array(outward)).sum(1) < 0] *= -1
         return Mesh(
-            np.array(self.points),
-            np.array(index),
-            np.array(counts),
-            np.array(normals),
+            points,
+            first[:, None] + np.minimum(np.arange(MAX_CORNERS), counts[:, None] - 1),
+            counts,
+            normals,
             np.array(colors, float),
             np.array(glow),
             np.array(glass),
@@ -177,9 +173,9 @@ def car(style: CarStyle, length: float, width: float, height: float, color: tupl
 
 
 def _disc(maker: _MeshMaker, x: float, y: float, radius: float, side: int, color: tuple, z: float) -> None:
-    angle = np.arange(MAX_CORNERS) * 2 * np.pi / MAX_CORNERS + 0.3
-    points = np.stack([x + radius * np.cos(angle), np.full(MAX_CORNERS, y), z + radius * np.sin(angle)], -1)
-    points[:, 2] = np.maximum(points[:, 2], 0.0)
+    points = np.empty((MAX_CORNERS, 3))
+    points[:, 0], points[:, 1] = x + radius * _CIRCLE[0], y
+    points[:, 2] = np.maximum(z + radius * _CIRCLE[1], 0.0)
     maker.face(points, color, np.array([0, side, 0.0]))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from perception_rt.sim.path import SimulatedEgo
+from perception_rt.sim.raycast import FACING_M, dot
 from perception_rt.sim.scene import to_base
 from perception_rt.sim.shapes import MAX_CORNERS, Figure, Mesh
 from perception_rt.sim.world import WorldObjects
@@ -38,11 +40,74 @@ class Solids:
     foliage: np.ndarray
     bias: np.ndarray
 
+    def with_faces(self, corners: np.ndarray, normals: np.ndarray, reflectivity: float) -> Solids:
+        """The same with G quads more, (G, 4, 3) corners and (G, 3) normals, which no object owns."""
+        f, g = len(self.normals), len(corners)
+        corners = np.concatenate([corners, np.repeat(corners[:, -1:], MAX_CORNERS - 4, axis=1)], 1)
+        more = {"owner": -1, "reflectivity": reflectivity, "glass": False, "foliage": False, "bias": 0.0}
+        parts = {name: np.insert(getattr(self, name), f, np.full(g, value)) for name, value in more.items()}
+        return replace(
+            self,
+            corners=np.concatenate([self.corners, corners]),
+            normals=np.concatenate([self.normals, normals]),
+            **parts,
+        )
+
+
+class _Parts(NamedTuple):
+    """The faces (of a Mesh) or capsules (of a Figure) of a shape in its own frame, and what they are of.
+
+    Attributes:
+        points: (3, V) m. indices: (parts, MAX_CORNERS) of faces or (parts, 2) of capsules, into the points.
+        normals: (3, parts) of faces. radius: (parts,) of capsules, m.
+        reflectivity, see_through, bias: (parts,); glass of faces, foliage of capsules (see Solids).
+    """
+
+    points: np.ndarray
+    indices: np.ndarray
+    normals: np.ndarray
+    radius: np.ndarray
+    reflectivity: np.ndarray
+    see_through: np.ndarray
+    bias: np.ndarray
+
+
+@lru_cache(maxsize=4096)
+def _parts(shape: Mesh | Figure) -> _Parts:
+    if isinstance(shape, Mesh):
+        n = shape.far_faces
+        return _Parts(
+            shape.points.T.copy(),
+            shape.faces[:n],
+            shape.normals[:n].T.copy(),
+            np.zeros(0),
+            _reflectivity(shape.colors[:n]),
+            shape.glass[:n],
+            np.arange(n) * _LAYER_M,
+        )
+    tyres = [np.stack([ring, np.roll(ring, -1)], -1) for ring in shape.rings]
+    index = np.concatenate([shape.ends, *tyres])
+    rims = len(index) - len(shape.ends)
+    balls = shape.ends[:, 0] == shape.ends[:, 1]
+    return _Parts(
+        shape.points.T.copy(),
+        index,
+        np.zeros((3, 0)),
+        np.append(shape.radii, np.full(rims, shape.ring_radius)),
+        np.append(_reflectivity(shape.colors), np.full(rims, _reflectivity(np.full(3, _TYRE)))),
+        np.append(balls & shape.foliage, np.zeros(rims, bool)),
+        np.zeros(len(index)),
+    )
+
+
+def _reflectivity(colors: np.ndarray) -> np.ndarray:
+    return 0.06 + 0.64 * colors @ _LUMA
+
 
 def solids_of(
     ego: SimulatedEgo, objects: WorldObjects, origin: tuple[float, float, float], range_m: float
 ) -> Solids:
-    """What stands within range of a sensor.
+    """What stands within range of a sensor, without the faces that are turned away from it.
 
     Args:
         ego: the vehicle. objects: everything around. origin: the sensor's place in base_link, m; what is
@@ -50,77 +115,74 @@ def solids_of(
         range_m: horizontal, to the centres.
     """
     x, y = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
-    place = np.column_stack([x, y, np.zeros(len(x))]) - origin
+    place = np.stack([x, y, np.zeros(len(x))]) - np.array(origin)[:, None]
     moving = np.hypot(*objects.velocity.T) > 0.2
-    meshes: list[tuple[int, Any]] = []
-    figures: list[tuple[int, Any]] = []
-    for row in np.flatnonzero(np.hypot(*place[:, :2].T) < range_m).tolist():
+    meshes: list[tuple[int, _Parts]] = []
+    figures: list[tuple[int, _Parts]] = []
+    for row in np.flatnonzero(np.hypot(*place[:2]) < range_m).tolist():
         shape = objects.entities[row].shape_at(float(objects.travelled[row]), bool(moving[row]))
-        (meshes if isinstance(shape, Mesh) else figures).append((row, shape))
-    yaw = objects.yaw - ego.yaw
-    return Solids(*_faces(meshes, place, yaw), *_capsules(figures, place, yaw), *_materials(meshes, figures))
-
-
-def _materials(
-    meshes: list[tuple[int, Mesh]], figures: list[tuple[int, Figure]]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Owner, reflectivity, glass, foliage and bias of the parts (see Solids)."""
-    owner, colors = [np.zeros(0, np.int64)], [np.zeros((0, 3))]
-    glass, foliage, bias = ([np.zeros(0, kind)] for kind in (bool, bool, float))
-    for row, mesh in meshes:
-        n = mesh.far_faces
-        owner.append(np.full(n, row))
-        colors.append(mesh.colors[:n])
-        glass.append(mesh.glass[:n])
-        foliage.append(np.zeros(n, bool))
-        bias.append(np.arange(n) * _LAYER_M)
-    for row, figure in figures:
-        tyres = sum(map(len, figure.rings))
-        n = len(figure.radii) + tyres
-        owner.append(np.full(n, row))
-        colors += [figure.colors, np.full((tyres, 3), _TYRE)]
-        glass.append(np.zeros(n, bool))
-        balls = figure.ends[:, 0] == figure.ends[:, 1]
-        foliage += [balls & figure.foliage, np.zeros(tyres, bool)]
-        bias.append(np.zeros(n))
-    reflectivity = 0.06 + 0.64 * np.concatenate(colors) @ _LUMA
-    return (
-        np.concatenate(owner),
-        reflectivity,
-        np.concatenate(glass),
-        np.concatenate(foliage),
-        np.concatenate(bias),
+        (meshes if isinstance(shape, Mesh) else figures).append((row, _parts(shape)))
+    turn = _Turn(objects.yaw - ego.yaw, place)
+    faces, capsules = _Group.of(meshes, MAX_CORNERS), _Group.of(figures, 2)
+    normals = turn(np.concatenate([np.zeros((3, 0)), *(p.normals for _, p in meshes)], 1), faces.owner, False)
+    corners = turn(faces.points, faces.point_owner)
+    front = np.flatnonzero(dot(normals.T, corners[:, faces.indices[:, 0]].T) < -FACING_M)
+    ends = turn(capsules.points, capsules.point_owner)
+    kept = np.concatenate([front, len(faces.owner) + np.arange(len(capsules.owner))])
+    see_through = np.append(faces.see_through[front], capsules.see_through)
+    of_face = np.arange(len(kept)) < len(front)
+    return Solids(
+        np.moveaxis(corners[:, faces.indices[front]], 0, -1),
+        normals[:, front].T,
+        np.moveaxis(ends[:, capsules.indices.T], 0, -1),
+        np.concatenate([np.zeros(0), *(p.radius for _, p in figures)]),
+        np.append(faces.owner, capsules.owner)[kept],
+        np.append(faces.reflectivity, capsules.reflectivity)[kept],
+        see_through & of_face,
+        see_through & ~of_face,
+        np.append(faces.bias, capsules.bias)[kept],
     )
 
 
-def _placed(points: list, rows: list, place: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-    """Points of several shapes, turned and moved to where the shapes stand."""
-    owner = np.repeat(np.array(rows, np.int64), [len(p) for p in points])
-    x, y, z = np.concatenate([np.zeros((0, 3)), *points]).T
-    c, s = np.cos(yaw)[owner], np.sin(yaw)[owner]
-    return np.stack([c * x - s * y, s * x + c * y, z], -1) + place[owner]
+class _Turn(NamedTuple):
+    """Takes points (3, N) of the objects' own frames to where the objects stand."""
+
+    yaw: np.ndarray
+    place: np.ndarray
+
+    def __call__(self, points: np.ndarray, owner: np.ndarray, move: bool = True) -> np.ndarray:
+        x, y, z = points
+        c, s = np.cos(self.yaw)[owner], np.sin(self.yaw)[owner]
+        turned = np.stack([c * x - s * y, s * x + c * y, z])
+        if move:
+            turned += self.place[:, owner]
+        return turned
 
 
-def _faces(
-    meshes: list[tuple[int, Mesh]], place: np.ndarray, yaw: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    rows = [r for r, _ in meshes]
-    points = _placed([s.points for _, s in meshes], rows, place, yaw)
-    normals = _placed([s.normals[: s.far_faces] for _, s in meshes], rows, np.zeros_like(place), yaw)
-    starts = np.cumsum([0, *(len(s.points) for _, s in meshes)])
-    index = [s.faces[: s.far_faces] + start for (_, s), start in zip(meshes, starts, strict=False)]
-    return points[np.concatenate([np.zeros((0, MAX_CORNERS), np.int64), *index])], normals
+class _Group(NamedTuple):
+    """The parts of several shapes, end to end (see _Parts), with the row in WorldObjects that owns each."""
 
+    points: np.ndarray
+    point_owner: np.ndarray
+    indices: np.ndarray
+    owner: np.ndarray
+    reflectivity: np.ndarray
+    see_through: np.ndarray
+    bias: np.ndarray
 
-def _capsules(
-    figures: list[tuple[int, Figure]], place: np.ndarray, yaw: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    points = _placed([s.points for _, s in figures], [r for r, _ in figures], place, yaw)
-    starts = np.cumsum([0, *(len(s.points) for _, s in figures)])
-    index, radii = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
-    for (_, s), start in zip(figures, starts, strict=False):
-        tyres = [np.stack([ring, np.roll(ring, -1)], -1) for ring in s.rings]
-        index += [part + start for part in (s.ends, *tyres)]
-        radii += [s.radii, np.full(sum(map(len, s.rings)), s.ring_radius)]
-    pairs = np.concatenate(index)
-    return np.stack([points[pairs[:, 0]], points[pairs[:, 1]]]), np.concatenate(radii)
+    @classmethod
+    def of(cls, shapes: list[tuple[int, _Parts]], corners: int) -> _Group:
+        """Join shapes whose parts have so many corners."""
+        rows = np.array([row for row, _ in shapes], np.int64)
+        sizes = np.array([parts.points.shape[1] for _, parts in shapes], np.int64)
+        counts = np.array([len(parts.indices) for _, parts in shapes], np.int64)
+        index = np.concatenate([np.zeros((0, corners), np.int64), *(parts.indices for _, parts in shapes)])
+        return cls(
+            np.concatenate([np.zeros((3, 0)), *(parts.points for _, parts in shapes)], 1),
+            np.repeat(rows, sizes),
+            index + np.repeat(np.cumsum(sizes) - sizes, counts)[:, None],
+            np.repeat(rows, counts),
+            np.concatenate([np.zeros(0), *(parts.reflectivity for _, parts in shapes)]),
+            np.concatenate([np.zeros(0, bool), *(parts.see_through for _, parts in shapes)]),
+            np.concatenate([np.zeros(0), *(parts.bias for _, parts in shapes)]),
+        )

@@ -91,24 +91,19 @@ class Terrain:
         ):
             for place in places:
                 s, middle = (v[np.abs(middle - place) > half + _KERB_STEP_M / 2] for v in (s, middle))
+        left, right = self.world.left_edge + PARKING_M, self.world.right_edge - PARKING_M
+        lateral = np.array([right, right - 0.15, left, left + 0.15])
+        ends = np.stack([s, s + _KERB_STEP_M])
+        x, y, _ = self.world.path.position(ends, lateral[:, None, None])
+        edges = np.stack(to_base(ego, x, y), -1)
         faces, normals = [], []
-        for sign, edge in (
-            (-1, self.world.right_edge - PARKING_M),
-            (1, self.world.left_edge + PARKING_M),
-        ):
-            inner, outer = (self._edge(ego, s, d) for d in (edge, edge + sign * 0.15))
+        for sign, (inner, outer) in ((-1, edges[:2]), (1, edges[2:])):
             along = inner[1] - inner[0]
             out = sign * np.stack([along[:, 1], -along[:, 0]], -1)  # towards the road
             out /= np.hypot(*out.T)[:, None]
             faces += [_quads(inner, inner, (-KERB_M, KERB_M)), _quads(inner, outer, (KERB_M, KERB_M))]
             normals += [np.column_stack([out, np.zeros(len(s))]), np.tile([0.0, 0.0, 1.0], (len(s), 1))]
         return np.concatenate(faces), np.concatenate(normals)
-
-    def _edge(self, ego: SimulatedEgo, s: np.ndarray, d: float) -> np.ndarray:
-        """(2, N, 2) both ends, in base_link, of the pieces that begin at s."""
-        ends = np.stack([s, s + _KERB_STEP_M])
-        x, y, _ = self.world.path.position(ends, d)
-        return np.stack(to_base(ego, x, y), -1)
 
     def road_coordinates(
         self, ego: SimulatedEgo, ego_s: float, x: np.ndarray, y: np.ndarray
@@ -123,10 +118,16 @@ class Terrain:
         i = table[np.clip(np.rint(x + REACH_M).astype(np.int64), 0, len(table) - 1)].astype(np.int64)
         for _ in range(3):
             dx, dy = x - line_x[i], y - line_y[i]
-            along = dx * c[i] + dy * sin[i]
-            i = np.clip(i + np.rint(along / _STEP_M).astype(np.int64), 0, len(line_s) - 1)
-        dx, dy = x - line_x[i], y - line_y[i]
-        return line_s[i] + dx * c[i] + dy * sin[i], dy * c[i] - dx * sin[i]
+            ci, si = c[i], sin[i]
+            along = dx * ci + dy * si
+            nearer = np.clip(i + np.rint(along / _STEP_M).astype(np.int64), 0, len(line_s) - 1)
+            if np.array_equal(nearer, i):
+                break
+            i = nearer
+        else:
+            dx, dy = x - line_x[i], y - line_y[i]
+            ci, si = c[i], sin[i]
+        return line_s[i] + dx * ci + dy * si, dy * ci - dx * si
 
 
 def _quads(a: np.ndarray, b: np.ndarray, z: tuple[float, float]) -> np.ndarray:

@@ -248,11 +248,12 @@ def test_intensity_falls_with_range_and_incidence():
 
 
 def test_what_is_painted_onto_a_face_lies_before_it():
-    objects = placed(("car", 10.0, 0.0, 0.0), ("pedestrian", 14.0, 0.0, 0.0), ("building", 30.0, 0.0, 0.0))
+    # Turned, so that windows on two sides face the sensor.
+    objects = placed(("car", 10.0, 0.0, 0.5), ("pedestrian", 14.0, 0.0, 0.0), ("building", 30.0, 0.0, 0.5))
     solids = solids_of(SimulatedEgo(0, 0, 0, 0, 0, 0), objects, LIDAR_POSITION, 100.0)
     for row in (0, 2):
         assert (np.diff(solids.bias[solids.owner == row]) > 0).all()
-        assert solids.glass[solids.owner == row].sum() >= 4
+        assert solids.glass[solids.owner == row].sum() >= 2
         assert solids.bias[solids.owner == row].max() < RANGE_SIGMA_M
     assert not solids.glass[solids.owner == 1].any()
 
