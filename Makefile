@@ -52,6 +52,9 @@ docs: .venv-docs/installed ## write the node reference and the figures of docs/ 
 
 bench: setup ## measure speed; prints a table, writes out/bench/*.json
 	@$(VENV)/python -m bench.run
+	@$(VENV)/python -m bench.phase
+	@$(VENV)/python -m bench.peer
+	@$(VENV)/python -m bench.peer --load
 
 gpu: ## CUDA tests and speed on a GPU, by this machine's own python3 (torch, torchvision); writes out/bench/gpu.json
 	@PYTHONPATH=. $(PYTHON) -m bench.gpu

