@@ -25,6 +25,7 @@ BEV_CLUSTER_OPTIONS = {
     "car_length": "of a usual car, m",
     "car_width": "of a usual car, m",
 }
+RESIZES = ("stretch", "letterbox", "letterbox_top_left", "letterbox_32", "letterbox_64")
 PRESET_OPTIONS = ("resize", "filter", "order", "scale", "mean", "std", "pad")
 MAX_PICTURE = 64 << 20  # bytes of a check picture's file
 STREET_SEED, STREET_SIZE, STREET_TIME_S = 7, (1280, 720), 12.0  # of the rendered check picture
@@ -87,7 +88,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-size", type=int, nargs=2, metavar=("H", "W"), help="px, where the file leaves it open"
     )
-    parser.add_argument("--resize", choices=("stretch", "letterbox", "letterbox_top_left"))
+    parser.add_argument("--resize", choices=RESIZES)
     parser.add_argument("--filter", choices=("area", "bilinear", "antialias"))
     parser.add_argument("--order", choices=("rgb", "bgr"), help="channel order that the network wants")
     parser.add_argument("--pad", type=float, help="grey level of the letterbox's bars")

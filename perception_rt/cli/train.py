@@ -24,6 +24,7 @@ EXAMPLES = """\
   perception-rt train camera                               the shipped camera bundle, by its own recipe
   perception-rt train pillars --out mine.pt --seed 1       lidar; other drives and initial weights
   perception-rt train camera --out quick.pt --frames 400 --steps 150
+  perception-rt train camera --weights sim_camera          quantize and score the same weights anew
   perception-rt train --evaluate sim_camera --frames 500   score the shipped camera bundle
   perception-rt train --evaluate pillars --frames 300      score the lidar one, by class and distance
 """
@@ -37,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluate",
         metavar="BUNDLE",
         help="score this bundle (a file or a shipped name) instead of training",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="BUNDLE",
+        help="do not train: write the programs of this bundle anew from its weights, and score them",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of drives, initial weights and order (0)")
     parser.add_argument("--frames", type=int, help="frames to train or score on (default: the recipe's)")
@@ -66,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> None:
     from perception_rt.model.runtime import resolve_device
     from perception_rt.model.task import load_object
-    from perception_rt.train.task import train_bundle
+    from perception_rt.train.task import rebuild_bundle, train_bundle
 
     task = load_object(RECIPES[args.recipe])
     chosen = {"seed": args.seed, "frames": args.frames, "steps": args.steps}
@@ -74,10 +80,16 @@ def _train(args: argparse.Namespace) -> None:
     out = args.out or Path("out", f"{task.bundle}.pt")
     out.parent.mkdir(parents=True, exist_ok=True)
     with _progress() as report:
-        manifest = train_bundle(task, out, recipe, resolve_device(args.device), report=report)
-    _print_score(manifest.provenance["score"])
-    seconds = manifest.provenance["training"]["seconds"]
-    Console().print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, trained in {seconds / 60:.1f} min")
+        if args.weights:
+            manifest = rebuild_bundle(task, args.weights, out, args.frames, report)
+        else:
+            manifest = train_bundle(task, out, recipe, resolve_device(args.device), report=report)
+    score, seconds = manifest.provenance["score"], manifest.provenance["training"]["seconds"]
+    _print_score(score)
+    Console().print(
+        f"{out}: {out.stat().st_size / 1e6:.2f} MB, trained in {seconds / 60:.1f} min, scored by "
+        f"{score['program']}"
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -69,7 +69,7 @@ def onnx_program(
 
 
 def int8_program(
-    source: ProgramSource, feeds: Sequence[Mapping[str, np.ndarray]], average: bool = False
+    source: ProgramSource, feeds: Sequence[Mapping[str, np.ndarray]], first_in_float: bool = False
 ) -> ProgramSource:
     """Quantize an ONNX program: 8-bit weights for each channel, activations as `feeds` have them.
 
@@ -79,7 +79,8 @@ def int8_program(
     Args:
         source: fp32.
         feeds: inputs by name, a few dozen of what the network will see.
-        average: ranges are the average of the feeds' extremes, not the widest.
+        first_in_float: keep the first convolution in float too: for an input whose few large values leave the
+            others no steps.
 
     Raises:
         BundleError: onnxruntime cannot quantize it.
@@ -94,6 +95,10 @@ def int8_program(
         plain.write_bytes(source.data)
         try:
             quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+            graph = onnx.load(str(ready)).graph
+            excluded = last_convolutions(graph)
+            if first_in_float:
+                excluded.append(next(node.name for node in graph.node if node.op_type == "Conv"))
             quantization.quantize_static(
                 str(ready),
                 str(done),
@@ -104,8 +109,7 @@ def int8_program(
                 reduce_range=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
-                extra_options={"CalibMovingAverage": average},
-                nodes_to_exclude=last_convolutions(onnx.load(str(ready)).graph),
+                nodes_to_exclude=excluded,
             )
         except Exception as error:
             raise BundleError(f"cannot be quantized: {first_line(error)}") from error

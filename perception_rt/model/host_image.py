@@ -71,7 +71,9 @@ def place(spec: ImageSpec, native: tuple[int, int]) -> Placement:
     if spec.resize == "fit":
         new_h, new_w = max(MIN_SIDE, new_h), max(MIN_SIDE, new_w)
         return Placement((new_h, new_w), native, 0, 0, new_h, new_w)
-    centred = spec.resize == "letterbox"
+    if spec.step is not None:
+        rows, columns = new_h + (rows - new_h) % spec.step, new_w + (columns - new_w) % spec.step
+    centred = spec.resize != "letterbox_top_left"
     top, left = ((rows - new_h) // 2, (columns - new_w) // 2) if centred else (0, 0)
     return Placement((rows, columns), native, top, left, new_h, new_w)
 

@@ -8,7 +8,7 @@ from typing import Any
 from perception_rt.model import fields
 from perception_rt.types.errors import BundleError
 
-RESIZES = ("stretch", "letterbox", "letterbox_top_left", "fit", "model")
+RESIZES = ("stretch", "letterbox", "letterbox_top_left", "letterbox_32", "letterbox_64", "fit", "model")
 FILTERS = ("bilinear", "area", "antialias", "model")
 ORDERS = ("rgb", "bgr")
 LAYOUTS = ("NCHW", "NHWC")
@@ -35,8 +35,9 @@ class ImageSpec:
     Attributes:
         size: (height, width) of the network's input in px, or None where the network takes any size.
         resize: ``stretch`` (fills the input), ``letterbox`` (keeps the aspect, centred, padded with `pad`),
-            ``letterbox_top_left`` (the same, padded at the right and the bottom), ``fit`` (keeps the aspect
-            within `size`, not padded), or ``model``: the program takes the sensor's own images.
+            ``letterbox_top_left`` (the same, padded at the right and the bottom), ``letterbox_32`` and
+            ``letterbox_64`` (centred within `size`, padded to a multiple of 32 or 64 px only), ``fit`` (keeps
+            the aspect within `size`, not padded), or ``model``: the program takes the sensor's own images.
         filter: ``bilinear`` (as `cv2.INTER_LINEAR`), ``area`` (as `cv2.INTER_AREA`), ``antialias`` (as
             torch's antialiased bilinear), or ``model``.
         order: channel order that the network was trained on, ``rgb`` or ``bgr``.
@@ -60,6 +61,12 @@ class ImageSpec:
     dtype: str = "float32"
     layout: str = "NCHW"
     extra_inputs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int | None:
+        """Of which the sides of the input are multiples; None where it always has `size`."""
+        last = self.resize.rpartition("_")[2]
+        return int(last) if last.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def fused(network: Network) -> Network:
     """A copy of the network for use: every batch normalisation is folded into its layer, nothing learns."""
     network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
     for module in network.modules():
-        if isinstance(module, (ConvBnRelu, LinearBnRelu)):
+        if isinstance(module, (ConvBnRelu, LinearBnRelu)) and not isinstance(module[1], nn.Identity):
             fuse: Any = fuse_conv_bn_eval if isinstance(module, ConvBnRelu) else fuse_linear_bn_eval
             module[0] = fuse(module[0], module[1])
             module[1] = nn.Identity()

@@ -13,10 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from perception_rt.model.bundle import load
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
+from perception_rt.model.torchscript import first_line
+from perception_rt.train.blocks import fused
 from perception_rt.train.drives import EVALUATION_DRIVES, evaluation_seeds, training_seeds
 from perception_rt.train.loop import Recipe, fit, quick_bfloat16
+from perception_rt.types import BundleError
 
 Report = Callable[[str, int, int, str], None]
 Step = Callable[[], None]
@@ -112,12 +116,57 @@ def train_bundle(
         },
         "torch": torch.__version__,
     }
+    return _save_scored(task, out, network, provenance, evaluation_frames, report)
+
+
+def rebuild_bundle(
+    task: TrainingTask,
+    source: Path | str,
+    out: Path,
+    evaluation_frames: int | None = None,
+    report: Report = lambda phase, done, total, note: None,
+) -> Manifest:
+    """Write the programs of a trained bundle anew, from its weights, and score the result.
+
+    Args:
+        task: which detector.
+        source: a bundle that `train_bundle` wrote.
+        out: the bundle to write.
+        evaluation_frames: as of `train_bundle`.
+        report: as of `train_bundle`.
+
+    Raises:
+        BundleError: `source` is no such bundle, or `out` cannot be written.
+    """
+    module, manifest = load(source)
+    network = fused(task.make_network())
+    # Of pillars the bundle holds the network in one more module.
+    weights = {name.removeprefix("network."): value for name, value in module.state_dict().items()}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise BundleError(f"{source}: not trained by this recipe: {first_line(error)}") from error
+    derived = ("score", "left_out")
+    provenance = {name: value for name, value in manifest.provenance.items() if name not in derived}
+    return _save_scored(task, out, network, provenance, evaluation_frames, report)
+
+
+def _save_scored(
+    task: TrainingTask,
+    out: Path,
+    network: nn.Module,
+    provenance: dict[str, Any],
+    evaluation_frames: int | None,
+    report: Report,
+) -> Manifest:
+    """Save, with the score of the program that `auto` takes here."""
     with tempfile.TemporaryDirectory() as folder:  # scored as it will run: from a file, through the runtime
         unscored = Path(folder) / out.name
         task.save(unscored, network, provenance)
         runtime = Runtime.open(unscored, device="cpu")
         score = evaluate(task, runtime, evaluation_frames, report)
-    return task.save(out, network, {**provenance, "score": score})
+    program = f"{runtime.choice.engine} {runtime.choice.program.precision}"
+    return task.save(out, network, {**provenance, "score": {**score, "program": program}})
 
 
 def evaluate(

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from perception_rt.cli.main import main
 from perception_rt.codec.detections import DetectionEncoder, decode_detections
+from perception_rt.model.export import onnx_program
 from perception_rt.model.importers.common import COCO80, read_class_names
 from perception_rt.model.importers.export import save_checked
 from perception_rt.model.importers.onnx import import_onnx
@@ -457,6 +458,43 @@ def test_pose_and_oriented_exports_come_with_their_extras(tmp_path, kind):
     _, _, back = decode_detections(DetectionEncoder(["thing"]).encode(found, 0, "camera"), ["thing"])
     np.testing.assert_allclose(back.theta, [0.5])
     np.testing.assert_allclose(back.xyxy, boxes, atol=1e-3)
+
+
+class BrightCells(torch.nn.Module):
+    """A box of 20 by 10 px in the middle of each cell of 32 px, its score the cell's brightness."""
+
+    def forward(self, x):
+        score = torch.nn.functional.avg_pool2d(x, 32).mean(1, keepdim=True)
+        one = torch.ones_like(score)
+        x0 = (one.cumsum(3) - 0.5) * 32
+        y0 = (one.cumsum(2) - 0.5) * 32
+        return torch.cat([x0, y0, one * 20, one * 10, score], 1).flatten(2)
+
+
+def test_a_file_of_any_size_follows_the_pictures_aspect_as_its_tool_does(tmp_path):
+    axes = {"images": {2: "height", 3: "width"}, "output0": {2: "cells"}}
+    made = onnx_program(BrightCells(), torch.zeros(1, 3, 64, 64), ["images"], ["output0"], axes)
+    path = tmp_path / "any.onnx"
+    path.write_bytes(made.data)
+    own = {"task": "detect", "stride": "32", "names": "{0: 'thing'}", "imgsz": "[128, 128]"}
+    imported = import_onnx(with_metadata(path, path, **own))
+    assert imported.input_spec.resize == "letterbox_32"
+    assert any("follows the picture's aspect within 128 x 128" in note for note in imported.notes)
+    image = np.zeros((100, 256, 3), np.uint8)  # becomes 50 x 128, in 64 x 128: 7 rows of grey above and below
+    image[64:, 192:] = 255
+    save_checked(tmp_path / "any.pt", imported, image, name="any")
+    for size, threshold in (((100, 256), 0.5), ((256, 100), 0.5)):
+        turned = image if size == (100, 256) else image.transpose(1, 0, 2)
+        runtime = Runtime.open(tmp_path / "any.pt", "cpu", engine="onnxruntime")
+        boxes, _, _, _ = runtime(np.ascontiguousarray(turned)[None], score_threshold=threshold)
+        # Cell (1, 3) of 2 x 4: its middle is (112, 48) in the input, (224, 82) in the picture.
+        expected = [204, 72, 244, 92] if size == (100, 256) else [62, 214, 100, 234]  # cut off at its edge
+        np.testing.assert_allclose(boxes, [expected], atol=1e-3)
+    fixed = import_onnx(path, input_size=(128, 128))
+    assert fixed.input_spec.resize == "letterbox"
+    constant = constant_network(tmp_path / "k.onnx", [IMAGE], {"output0": np.zeros((1, 5, 84), np.float32)})
+    with pytest.raises(BundleError, match=r"resize='letterbox_32': .* takes images of \(64, 64\) only"):
+        import_onnx(constant, "yolov8", ["thing"], resize="letterbox_32")
 
 
 def test_nanodets_pairs_of_outputs(tmp_path):

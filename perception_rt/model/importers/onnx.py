@@ -14,8 +14,8 @@ from perception_rt.model.bundle import ProgramSource
 from perception_rt.model.decoders.common import Match, Preset, Signature
 from perception_rt.model.importers.auto import choose_decoder, find_decoder
 from perception_rt.model.importers.common import Imported, class_names, sha256_of
-from perception_rt.model.importers.onnx_batch import Run, single_images
-from perception_rt.model.importers.onnx_file import OnnxNetwork, read_onnx
+from perception_rt.model.importers.onnx_batch import Run, session, single_images
+from perception_rt.model.importers.onnx_file import OnnxNetwork, open_size, read_onnx
 from perception_rt.model.importers.onnx_torch import torchscript_program
 from perception_rt.model.importers.reference import reference_answer
 from perception_rt.model.manifest import DecoderSpec
@@ -50,7 +50,7 @@ def import_onnx(
         find_decoder(decoder)
     network = read_onnx(path, input_size)
     _check_task(network)
-    open_size = input_size is None and network.size_is_open
+    is_open = input_size is None and network.size_is_open
     network, run, any_batch, notes = single_images(network)
     own = network.names()
     known = classes if classes is not None else own
@@ -64,18 +64,29 @@ def import_onnx(
         classes=None if known is None else len(known),
     )
     name, match = choose_decoder(signature, decoder)
-    preset = changed(match.preset or find_decoder(name)[1].preset, changes)
+    preset = match.preset or find_decoder(name)[1].preset
+    if is_open and preset.resize == "letterbox" and "task" in network.metadata:
+        # As the tool's own predict: the picture is padded to a multiple of the stride, not to a square.
+        preset = replace(preset, resize=f"letterbox_{64 if network.metadata.get('stride') == '64' else 32}")
+    preset = changed(preset, changes)
     spec = image_spec(network, preset)
+    if spec.step is not None:
+        if not network.size_is_open:
+            raise BundleError(f"resize={preset.resize!r}: {path} takes images of {network.size} only")
+        network = open_size(network)
+        run = session(network)
     decode = make_decoder(name, match, spec, [signature.of(output) for output in match.outputs])
     count = decode.class_count([signature.of(output) for output in match.outputs])
     names = class_names(classes, own, count, notes)
     notes.insert(0, f"decoder: {name} ({match.why})")
-    if open_size:
+    if is_open and spec.step is None:
+        notes.append(f"size: the file leaves it open; {network.size[0]} x {network.size[1]} is taken")
+    elif is_open:
         notes.append(
-            f"size: the file leaves it open, its metadata says {network.size[0]} x {network.size[1]}; the "
-            "tool itself follows the picture's aspect: --input-size H W does too, for a camera's own"
+            f"size: follows the picture's aspect within {network.size[0]} x {network.size[1]}, as the tool's "
+            "own predict; --input-size H W fixes it"
         )
-    programs, more = _programs(network, match, answer, any_batch)
+    programs, more = _programs(network, match, answer, any_batch, spec.step is not None)
     chosen = _only(run, network, match)
 
     def reference(image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
@@ -161,7 +172,7 @@ def _only(run: Run, network: OnnxNetwork, match: Match) -> Run:
 
 
 def _programs(
-    network: OnnxNetwork, match: Match, answer: list[np.ndarray], any_batch: bool
+    network: OnnxNetwork, match: Match, answer: list[np.ndarray], any_batch: bool, any_size: bool
 ) -> tuple[list[ProgramSource], list[str]]:
     """The ONNX itself; TorchScript as well where it answers alike."""
     precision = _precision(network)
@@ -170,6 +181,8 @@ def _programs(
     expected = [answer[network.outputs.index(output)] for output in match.outputs]
     if precision != "fp32":
         return [source], [f"runs as ONNX: its weights are {precision}"]
+    if any_size:
+        return [source], ["runs as ONNX: a trace would be of one size"]
     scripted, why = torchscript_program(network, match.outputs, expected, any_batch)
     if scripted is None:
         return [source], [f"runs as ONNX: {why}"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,16 @@ def _size(
     except (ValueError, SyntaxError, TypeError):
         pass
     raise BundleError(f"{path}: leaves its size open: give --input-size H W")
+
+
+def open_size(network: OnnxNetwork) -> OnnxNetwork:
+    """The same network with the size of its image left open again."""
+    model = copy.deepcopy(network.model)
+    image = next(value for value in model.graph.input if value.name == network.image)
+    first = 2 if network.layout == "NCHW" else 1
+    for axis, name in ((first, "height"), (first + 1, "width")):
+        image.type.tensor_type.shape.dim[axis].dim_param = name
+    return replace(network, model=model)
 
 
 def _fix_size(image: Any, layout: str, size: tuple[int, int]) -> None:

@@ -45,7 +45,7 @@ def reference_answer(
     """
     x, ratio, shift = prepare(image, spec)
     outputs = [torch.from_numpy(np.ascontiguousarray(array)) for array in run(x)]
-    height, width = spec.size or image.shape[:2]
+    height, width = x.shape[2:] if spec.layout == "NCHW" else x.shape[1:3]
     found = decode(outputs, (height, width), score_threshold)
     boxes, scores, labels = (tensor.numpy() for tensor in found[:3])
     theta = found.extras["theta"].numpy() if "theta" in found.extras else None
@@ -75,7 +75,9 @@ def prepare(
     if spec.resize.startswith("letterbox"):
         scale = min(rows / height, columns / width)
         h, w = max(1, round(height * scale)), max(1, round(width * scale))
-        if spec.resize == "letterbox":
+        if spec.step is not None:
+            rows, columns = h + (rows - h) % spec.step, w + (columns - w) % spec.step
+        if spec.resize != "letterbox_top_left":
             top, left = (rows - h) // 2, (columns - w) // 2
     small = _resized(image, w, h, spec.filter)
     canvas = np.full((rows, columns, 3), spec.pad, np.float64 if spec.dtype != "uint8" else np.uint8)

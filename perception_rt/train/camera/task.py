@@ -57,12 +57,13 @@ def save_bundle(path: Path, network: CameraNetwork, provenance: dict) -> Manifes
     onnx = onnx_program(network, example, *names, dynamic)
     prepare = ImagePreparer(spec, ("images",), torch.device("cpu"))
     feeds = []
-    for seed in training_seeds(CAMERA.recipe.seed, CALIBRATION_FRAMES):
+    seeds = training_seeds(CAMERA.recipe.seed, CALIBRATION_FRAMES)
+    for seed in seeds:
         inputs, _ = prepare(torch.from_numpy(drive_samples(seed, 1)[0].image)[None], False)
         feeds.append({name: tensor.numpy().copy() for name, tensor in inputs.items()})
     return save_network(
         path,
-        [torchscript_program(network, example, *names), onnx, int8_program(onnx, feeds, average=True)],
+        [torchscript_program(network, example, *names), onnx, int8_program(onnx, feeds)],
         decoder=CameraDecoder(network.classes),
         name="sim_camera",
         classes=SIM_CLASSES,
@@ -71,7 +72,7 @@ def save_bundle(path: Path, network: CameraNetwork, provenance: dict) -> Manifes
         score_threshold=SCORE_THRESHOLD,
         nms_threshold=NMS_THRESHOLD,
         golden=drive_samples(GOLDEN_DRIVE, 1)[0].image[None],
-        provenance=provenance,
+        provenance={**provenance, "int8": f"ranges of one frame each of drives {seeds[0]} to {seeds[-1]}"},
     )
 
 
