@@ -1,7 +1,7 @@
 """Measure bundles on each engine, number of threads and precision.
 
 They run on a recording, a folder of pictures, or the golden input. Prints p50, p99, calls a second and memory
-of each combination; writes table, JSON and plot.
+of each combination, and the mean average precision at IoU 0.5 where labels are; writes table, JSON and plot.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perception_rt.cli.bench_labels import LabelledFrames, average_precision, of_pictures, of_recording
 from perception_rt.types import BundleError, CameraFrame, ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   perception-rt bench sim_camera
   perception-rt bench sim_camera mine.pt --engine onnxruntime --engine openvino --threads 1 --threads 2
-  perception-rt bench pillars --on drive.mcap --out out/bench-pillars"""
+  perception-rt bench pillars --on drive.mcap --out out/bench-pillars
+  perception-rt bench yolo11n.pt --on coco/images/val2017 --labels instances_val2017.json --frames 500
+  perception-rt bench sim_camera --on drive.mcap --labels /camera/ground_truth"""
 
 IMAGE = "sensor_msgs/msg/Image"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -46,6 +49,7 @@ class Measured:
         p50_ms, p99_ms: of a call, image or cloud to boxes; None where it did not run.
         per_s: calls a second, one after the other.
         memory_mib: by which the process grew when the engine was loaded.
+        ap50: mean average precision at IoU 0.5 on the labelled frames, in [0, 1]; None without labels.
         note: why it did not run.
     """
 
@@ -57,6 +61,7 @@ class Measured:
     p99_ms: float | None = None
     per_s: float | None = None
     memory_mib: float | None = None
+    ap50: float | None = None
     note: str = ""
 
 
@@ -70,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on", type=Path, metavar="PATH", help="a recording or a folder of pictures (default: golden input)"
     )
+    parser.add_argument(
+        "--labels",
+        metavar="LABELS",
+        help="of pictures a folder of NAME.txt (YOLO, KITTI) or COCO's .json (default: those beside them); "
+        "of a recording what `replay --truth` takes",
+    )
+    parser.add_argument("--frames", type=int, default=500, help="labelled frames to score on at most (500)")
     parser.add_argument("--calls", type=int, default=CALLS, help=f"timed calls of each ({CALLS})")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.json, .txt and .png")
 
@@ -82,28 +94,76 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: an option is out of its bounds, or there is nothing to run on.
     """
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from perception_rt.model.task import TASKS
 
     threads = args.threads or [1]
-    if not 1 <= args.calls <= MOST_CALLS:
-        raise ConfigError(f"--calls={args.calls}: must be from 1 to {MOST_CALLS}")
+    for name in ("calls", "frames"):
+        if not 1 <= getattr(args, name) <= MOST_CALLS:
+            raise ConfigError(f"--{name}={getattr(args, name)}: must be from 1 to {MOST_CALLS}")
     if min(threads) < 1 or max(threads) > 256:
         raise ConfigError(f"--threads={threads}: must be from 1 to 256")
+    if args.labels and args.on is None:
+        raise ConfigError(f"--labels={args.labels}: needs --on, what they label")
     console, found = Console(), []
-    with Progress(console=console, transient=True) as bar:
+    text, count = TextColumn("{task.description}"), MofNCompleteColumn()
+    with Progress(text, BarColumn(), count, TimeRemainingColumn(), console=console, transient=True) as bar:
         for name in args.bundles:
             combinations = list(combinations_of(name, args.engine, threads, args.precision, args.device))
-            task = bar.add_task(name, total=len(combinations))
-            for archive, choice in combinations:
-                data = frames_of(archive, args.on)
-                found.append(measure(name, archive, choice, data, args.calls))
+            archive = combinations[0][0] if combinations else None
+            data = frames_of(archive, args.on) if archive else []
+            labelled = labelled_of(archive, args.on, args.labels, args.frames) if archive else None
+            scored = {score_key(choice) for _, choice in combinations} if labelled else set()
+            total = len(combinations) * args.calls + len(scored) * (labelled.count if labelled else 0)
+            task = bar.add_task(name, total=total)
+            precision: dict[tuple[str, str], float | None] = {}
+
+            def on_frame(task: Any = task) -> None:
                 bar.advance(task)
+
+            for archive, choice in combinations:
+                row, runtime = measure(name, archive, choice, data, args.calls, on_frame)
+                key = score_key(choice)
+                if labelled and runtime is not None and key not in precision:
+                    sensor_data = TASKS[archive.manifest.task].sensor_data
+                    precision[key] = average_precision(runtime, labelled, sensor_data, on_frame)
+                value = precision.get(key)
+                found.append(replace(row, ap50=None if value is None else round(value, 4)))
     table = table_of(found)
     console.print(table)
     if args.out is not None:
         write(args.out, found, table)
         console.print(f"written: {args.out}")
     return 0
+
+
+def score_key(choice: Any) -> tuple[str, str]:
+    """What decides the boxes: engine and program, not threads."""
+    return choice.engine, choice.program.file
+
+
+def labelled_of(archive: Any, source: Path | None, labels: str | None, most: int) -> LabelledFrames | None:
+    """The frames of `source` with labels; None where there are none.
+
+    Raises:
+        ConfigError, BagError: labels that were asked for are not there, or cannot be read.
+    """
+    from perception_rt.model.task import TASKS
+
+    if source is None:
+        return None
+    task, manifest = TASKS[archive.manifest.task], archive.manifest
+    pictures = picture_files(source) if IMAGE in task.sensor_types else []
+    if pictures:
+        return of_pictures(pictures, Path(labels) if labels else None, manifest.classes, most)
+    if labels is None:
+        return None
+    from perception_rt.replay.bag import Bag
+
+    with Bag(source) as bag:
+        topics = bag.of_type(*task.sensor_types)
+    return of_recording(source, labels, topics, IMAGE in task.sensor_types, most)
 
 
 def combinations_of(
@@ -125,8 +185,15 @@ def combinations_of(
     return list(made.values())
 
 
-def measure(name: str, archive: Any, choice: Any, data: Sequence[np.ndarray], calls: int) -> Measured:
-    """Load one combination, verify its golden answer, time it."""
+def measure(
+    name: str,
+    archive: Any,
+    choice: Any,
+    data: Sequence[np.ndarray],
+    calls: int,
+    on_call: Callable[[], None] = lambda: None,
+) -> tuple[Measured, Any]:
+    """Load one combination, verify its golden answer, time it; also the runtime, None where it fails."""
     import torch
 
     from perception_rt.model.runtime import open_archive
@@ -139,19 +206,22 @@ def measure(name: str, archive: Any, choice: Any, data: Sequence[np.ndarray], ca
         device = torch.device(options.device)
         runtime = open_archive(archive, device, options.half, options.threads, choice.program, choice.engine)
         runtime.check_golden(archive.path)
-        times = timed(runtime, data, calls)
+        times = timed(runtime, data, calls, on_call)
     except (BundleError, ModelError) as error:
-        return replace(what, note=str(error))
-    return replace(
+        return replace(what, note=str(error)), None
+    row = replace(
         what,
         p50_ms=round(float(np.percentile(times, 50)), 3),
         p99_ms=round(float(np.percentile(times, 99)), 3),
         per_s=round(1e3 / float(np.mean(times)), 2),
         memory_mib=round(max(0.0, resident_mib() - before), 1),
     )
+    return row, runtime
 
 
-def timed(runtime: Any, data: Sequence[np.ndarray], calls: int) -> list[float]:
+def timed(
+    runtime: Any, data: Sequence[np.ndarray], calls: int, on_call: Callable[[], None] = lambda: None
+) -> list[float]:
     """ms of each call, after one call of each frame."""
     for frame in data[:3]:
         runtime(frame)
@@ -160,6 +230,7 @@ def timed(runtime: Any, data: Sequence[np.ndarray], calls: int) -> list[float]:
         started = time.perf_counter()
         runtime(data[index % len(data)])
         times.append((time.perf_counter() - started) * 1e3)
+        on_call()
     return times
 
 
@@ -182,12 +253,17 @@ def frames_of(archive: Any, source: Path | None) -> list[np.ndarray]:
     if source is None:
         return [read_golden(archive.manifest.golden, archive.members)]
     task = TASKS[archive.manifest.task]
-    files = sorted(source.glob("*")) if source.is_dir() else []
-    files = [path for path in files if path.suffix.lower() in SUFFIXES]
+    files = picture_files(source)
     found = _pictures(files, task) if files and IMAGE in task.sensor_types else _recorded(source, task)
     if not found:
         raise ConfigError(f"--on={source}: holds no {task.golden_origin}s")
     return found
+
+
+def picture_files(source: Path) -> list[Path]:
+    """The pictures of a folder, by name; none where it is no folder."""
+    files = sorted(source.glob("*")) if source.is_dir() else []
+    return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
 def _pictures(files: Sequence[Path], task: Task) -> list[np.ndarray]:
@@ -213,12 +289,13 @@ def table_of(found: Sequence[Measured]) -> Any:
     table = Table(pad_edge=False)
     for heading in ("bundle", "engine", "weights", "threads"):
         table.add_column(heading, overflow="fold")
-    for heading in ("p50 ms", "p99 ms", "per s", "MiB"):
+    for heading in ("p50 ms", "p99 ms", "per s", "MiB", "AP50"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     for row in sorted(found, key=lambda row: (row.bundle, row.p50_ms is None, row.p50_ms or 0.0)):
         values = (row.p50_ms, row.p99_ms, row.per_s, row.memory_mib)
-        shown = ("-" if value is None else f"{value:.1f}" for value in values)
+        shown = ["-" if value is None else f"{value:.1f}" for value in values]
+        shown.append("-" if row.ap50 is None else f"{row.ap50:.3f}")
         table.add_row(row.bundle, row.engine, row.precision, str(row.threads), *shown, row.note)
     return table
 
@@ -238,7 +315,11 @@ def write(folder: Path, found: Sequence[Measured], table: Any) -> None:
     ran = [row for row in found if row.p50_ms is not None]
     figure = Figure(figsize=(9, 1.5 + 0.4 * len(ran)), layout="constrained")
     axes = figure.subplots()
-    labels = [f"{row.bundle}, {row.engine}, {row.precision}, {row.threads}" for row in ran]
+    labels = [
+        f"{row.bundle}, {row.engine}, {row.precision}, {row.threads}"
+        + ("" if row.ap50 is None else f", AP50 {row.ap50:.3f}")
+        for row in ran
+    ]
     p50, p99 = np.array([(row.p50_ms, row.p99_ms) for row in ran], np.float64).reshape(-1, 2).T
     axes.barh(labels, p99, color="C0", alpha=0.3, label="p99")
     axes.barh(labels, p50, color="C0", label="p50")

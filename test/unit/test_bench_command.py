@@ -6,6 +6,10 @@ import cv2
 import numpy as np
 
 from perception_rt.cli.main import main
+from perception_rt.model import bundle
+from perception_rt.model.manifest import ImageSpec
+
+from ..detectors import BrightBox  # noqa: TID252
 
 
 def test_every_engine_of_a_bundle_is_measured(tmp_path, capsys):
@@ -36,3 +40,55 @@ def test_what_cannot_be_measured_is_named(tmp_path, capsys):
     ):
         assert main(["bench", "sim_camera", *options]) == 2
         assert text in capsys.readouterr().err
+
+
+def test_accuracy_is_told_where_labels_are(tmp_path, capsys):
+    """`BrightBox` finds exactly what is bright: all of the labels are right, then some are not."""
+    bundle_file, folder = tmp_path / "bright.pt", tmp_path / "images"
+    spec = ImageSpec(size=None, resize="model", filter="model", order="rgb")
+    bundle.save(bundle_file, BrightBox(), name="b", classes=["Car"], input_spec=spec, licence="Apache-2.0")
+    folder.mkdir()
+    images, annotations = [], []
+    for k in range(3):
+        image = np.zeros((100, 200, 3), np.uint8)
+        x, y = 20 + 30 * k, 30
+        image[y : y + 40, x : x + 50] = 255
+        cv2.imwrite(str(folder / f"{k}.png"), image)
+        images.append({"id": k, "file_name": f"{k}.png"})
+        annotations.append({"id": k, "image_id": k, "category_id": 7, "bbox": [x, y, 50, 40]})
+
+    def ap50(*options) -> float | None:
+        out = tmp_path / "out"
+        fixed = ["--engine", "torchscript", "--calls", "1", "--on", str(folder), "--out", str(out)]
+        assert main(["bench", str(bundle_file), *fixed, *map(str, options)]) == 0
+        (row,) = json.loads((out / "bench.json").read_text())["rows"]
+        return row["ap50"]
+
+    def texts(line) -> None:
+        for k, entry in enumerate(annotations):
+            (folder / f"{k}.txt").write_text(line(*entry["bbox"]) + "\n")
+
+    assert ap50() is None
+    coco = tmp_path / "coco.json"
+    categories = [{"id": 7, "name": "car"}]
+    coco.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    assert ap50("--labels", coco) == 1
+    annotations[0]["bbox"] = [120, 0, 20, 20]  # one of three is elsewhere: a miss and a false positive
+    coco.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    assert 0.3 < ap50("--labels", coco) < 0.7
+    annotations[0]["bbox"] = [20, 30, 50, 40]
+    texts(lambda x, y, w, h: f"0 {(x + w / 2) / 200} {(y + h / 2) / 100} {w / 200} {h / 100}")
+    assert ap50() == 1
+    texts(lambda x, y, w, h: f"Car 0 0 0 {x} {y} {x + w} {y + h} 1.5 1.6 4 1 1 20 0")
+    assert ap50("--frames", 2) == 1
+    texts(lambda x, y, w, h: f"Cyclist 0 0 0 {x} {y} {x + w} {y + h} 1.5 1.6 4 1 1 20 0")
+    assert ap50() is None  # no class in common
+    for line, reason in (("3 .5 .5 .1 .1", "0.txt:1: class 3"), ("0 .5 .5", "0.txt:1: 2 values")):
+        texts(lambda *_, line=line: line)
+        assert main(["bench", str(bundle_file), "--on", str(folder)]) == 2
+        assert reason in capsys.readouterr().err
+    assert main(["bench", str(bundle_file), "--on", str(folder), "--labels", str(tmp_path)]) == 2
+    assert "labels none of the pictures" in capsys.readouterr().err
+    coco.write_text('{"images": [{}], "annotations": [], "categories": []}')
+    assert main(["bench", str(bundle_file), "--on", str(folder), "--labels", str(coco)]) == 2
+    assert "not COCO's labels" in capsys.readouterr().err

@@ -143,6 +143,13 @@ def _kitti(
     )
 
 
+def image_labels(found: Labels) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Names, (N, 4) float64 xyxy in px and (N,) bool "need not be found" of the objects, (R, 4) DontCare."""
+    objects, regions = found[found.types != DONT_CARE], found[found.types == DONT_CARE]
+    ignored = _need_not_be_found(objects, MOST_TRUNCATED, flat=True)
+    return objects.types.tolist(), objects.xyxy.astype(np.float64), ignored, regions.xyxy.astype(np.float64)
+
+
 def _need_not_be_found(objects: Labels, most_truncated: float, flat: bool) -> np.ndarray:
     hidden = (objects.occluded > MOST_OCCLUDED) | (objects.truncated > most_truncated)
     sitting = objects.types == "Person_sitting"

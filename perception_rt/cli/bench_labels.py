@@ -1,0 +1,301 @@
+"""Labels of what `perception-rt bench` runs on, and how well a bundle finds them.
+
+Pictures have labels of YOLO (`NAME.txt`: class, centre and size as fractions; or a polygon), of KITTI's
+object benchmark, or of COCO (a `.json` of the folder). A recording has those that `perception-rt replay
+--truth` takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perception_rt.types import BagError, CameraFrame, ConfigError, LidarFrame
+
+LOWEST_SCORE = 0.01  # average precision wants the weak boxes too
+MAX_LABELS = 256 << 20  # bytes of a file of labels
+FOLDERS = ("labels", "label_2")  # beside the folder of the pictures
+NAME_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
+
+Frame = CameraFrame | LidarFrame
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFrames:
+    """What a bundle is scored on.
+
+    Attributes:
+        frames: reads them anew, each with the stamp of its truth.
+        count: how many.
+        truth: a `BoxTruth`.
+        places: the transforms between the frame of the truth and that of the sensor.
+    """
+
+    frames: Callable[[], Iterator[Frame]]
+    count: int
+    truth: Any
+    places: Any
+
+
+def average_precision(
+    runtime: Any, labelled: LabelledFrames, data_of: Callable[[Any], np.ndarray], on_frame: Callable[[], None]
+) -> float | None:
+    """Mean over the classes of the average precision at IoU 0.5; None without an object of its classes.
+
+    In space IoU is that of footprints. Classes are compared by their canonical names, and only those count
+    that both the labels and the bundle have.
+    """
+    from perception_rt.replay.score.counting import precision_of
+    from perception_rt.replay.score.detection import as_seen, scenes_of
+    from perception_rt.replay.score.outputs import Outputs, RecordedOutput
+    from perception_rt.replay.score.scene import SceneBuilder
+    from perception_rt.stage.road_users import canonical
+
+    index: dict[str, int] = {}
+    own = np.array([index.setdefault(canonical(name), len(index)) for name in runtime.manifest.classes])
+    outputs = []
+    for frame in labelled.frames():
+        boxes, scores, labels = runtime(data_of(frame), score_threshold=LOWEST_SCORE)[:3]
+        ids, stamp = [""] * len(scores), frame.stamp_ns
+        outputs.append(
+            RecordedOutput(
+                stamp, stamp, frame.frame_id, boxes.astype(np.float64), scores, own[labels], ids, None
+            )
+        )
+        on_frame()
+    found = Outputs("bench", tuple(index), outputs)
+    builder = SceneBuilder(labelled.truth, found, runtime.manifest.classes, labelled.places)
+    scenes, _ = scenes_of(as_seen(labelled.truth, found), builder)
+    return precision_of(scenes, builder.classes, labelled.truth.flat).figures["ap50"]
+
+
+# --- recordings ----------------------------------------------------------------------------------------
+
+
+def of_recording(
+    source: Path, labels: str, topics: Sequence[str], flat: bool, most: int
+) -> LabelledFrames | None:
+    """The first topic of a recording, where `labels` tell of boxes of its kind; None else.
+
+    Args:
+        source: the recording.
+        labels: as of `perception_rt.replay.score.load_truth`.
+        topics: of the sensor; the first is scored.
+        flat: whether it is a camera.
+        most: labelled frames, the first ones.
+
+    Raises:
+        ConfigError, BagError: as `perception_rt.replay.score.load_truth`.
+    """
+    from perception_rt.replay.bag import Bag, frame_of
+    from perception_rt.replay.score import BoxTruth, Places, load_truth
+
+    with Bag(source) as bag:
+        truths = [t for t in load_truth(labels, bag) if isinstance(t, BoxTruth) and t.flat == flat]
+        if not truths or not topics:
+            return None
+        places = Places.of(bag)
+    truth = replace(truths[0], moments=truths[0].moments[:most])
+
+    def frames() -> Iterator[Frame]:
+        with Bag(source) as bag:
+            for message in bag.messages(topics[:1]):
+                frame: Any = frame_of(message)
+                if truth.nearest(frame.stamp_ns, 1_000_000) is not None:
+                    yield frame
+
+    return LabelledFrames(frames, len(truth.moments), truth, places)
+
+
+# --- folders of pictures -------------------------------------------------------------------------------
+
+
+def of_pictures(
+    pictures: Sequence[Path], labels: Path | None, classes: Sequence[str], most: int
+) -> LabelledFrames | None:
+    """Pictures with labels; those without a file of labels are left out. None where no one has any.
+
+    Args:
+        pictures: of one folder.
+        labels: a folder of `.txt`, or COCO's `.json`; None looks for them beside the pictures.
+        classes: of the bundle: what the numbers of YOLO's labels mean where no file of names is there.
+
+        most: labelled pictures, the first ones by name.
+
+    Raises:
+        ConfigError: `labels` label none of these pictures.
+        BagError: labels that cannot be read, with file, line and value.
+    """
+    from perception_rt.replay.score import BoxTruth, Places
+
+    found = _coco(pictures, labels) if labels is None or labels.suffix == ".json" else None
+    if found is None:
+        found = _texts(pictures, labels, classes, most)
+    if not found:
+        if labels is not None:
+            raise ConfigError(f"--labels={labels}: labels none of the pictures in {pictures[0].parent}")
+        return None
+    names: dict[str, int] = {}
+    chosen = list(found)[:most]
+    least = max(boxes.least_height for boxes in found.values())
+    moments = [found[path].moment(stamp, names) for stamp, path in enumerate(chosen)]
+    truth = BoxTruth("labels", "", tuple(names), moments, flat=True, least_height=least)
+
+    def frames() -> Iterator[Frame]:
+        for stamp, path in enumerate(chosen):
+            yield CameraFrame(_pixels(path), True, stamp, "")
+
+    return LabelledFrames(frames, len(chosen), truth, Places())
+
+
+def _pixels(path: Path) -> np.ndarray:
+    import cv2
+
+    image = cv2.imread(str(path))
+    if image is None:
+        raise BagError(f"{path}: not a picture")
+    return np.asarray(image)
+
+
+@dataclass(slots=True)
+class _Boxes:
+    """The labels of one picture: class names, boxes xyxy in px, which of them need not be found."""
+
+    names: list[str]
+    xyxy: np.ndarray
+    ignored: np.ndarray
+    regions: np.ndarray
+    least_height: float = 0.0
+
+    def moment(self, stamp_ns: int, classes: dict[str, int]) -> Any:
+        from perception_rt.replay.score.truth import Moment
+        from perception_rt.stage.road_users import canonical
+
+        labels = [classes.setdefault(canonical(name), len(classes)) for name in self.names]
+        ids = np.full(len(labels), -1, np.int64)
+        boxes = self.xyxy.reshape(-1, 4).astype(np.float64)
+        return Moment(stamp_ns, boxes, np.array(labels, np.int64), ids, self.ignored, self.regions)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_LABELS:
+            raise BagError(f"{path}: over {MAX_LABELS} bytes")
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BagError(f"{path}: cannot be read: {error}") from error
+
+
+def _coco(pictures: Sequence[Path], labels: Path | None) -> dict[Path, _Boxes] | None:
+    """By picture, the labels of COCO's `.json`; None where there is none."""
+    files = [labels] if labels is not None else sorted(pictures[0].parent.glob("*.json"))
+    for file in files:
+        try:
+            data = json.loads(_text_of(file))
+        except (ValueError, RecursionError) as error:
+            raise BagError(f"{file}: not JSON: {error}") from error
+        if isinstance(data, dict) and {"images", "annotations", "categories"} <= data.keys():
+            try:
+                return _of_coco(data, {path.name: path for path in pictures})
+            except (TypeError, KeyError, ValueError, AttributeError) as error:
+                raise BagError(f"{file}: not COCO's labels: {type(error).__name__} {error}") from error
+        if labels is not None:
+            raise BagError(f"{file}: has no images, annotations and categories, as COCO's labels have")
+    return None
+
+
+def _of_coco(data: dict[str, Any], pictures: dict[str, Path]) -> dict[Path, _Boxes]:
+    names = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
+    files = {entry["id"]: Path(str(entry["file_name"])).name for entry in data["images"]}
+    rows: dict[Path, list[tuple[str, list[float], bool]]] = {
+        pictures[name]: [] for name in files.values() if name in pictures
+    }
+    for entry in data["annotations"]:
+        path = pictures.get(files[entry["image_id"]])
+        if path is None:
+            continue
+        x, y, width, height = (float(value) for value in entry["bbox"])
+        box = [x, y, x + width, y + height]
+        if not np.isfinite(box).all() or width < 0 or height < 0:
+            raise ValueError(f"annotation {entry.get('id')}: bbox={entry['bbox']}")
+        rows[path].append((names[entry["category_id"]], box, bool(entry.get("iscrowd"))))
+    found = {}
+    for path, entries in rows.items():
+        crowd = np.array([many for _, _, many in entries], bool)
+        boxes = np.array([box for _, box, _ in entries], np.float64).reshape(-1, 4)
+        found[path] = _Boxes([name for name, _, _ in entries], boxes, crowd, boxes[crowd])
+    return found
+
+
+def _texts(
+    pictures: Sequence[Path], labels: Path | None, classes: Sequence[str], most: int
+) -> dict[Path, _Boxes]:
+    """By picture, the labels of its `.txt`, of YOLO or KITTI."""
+    folder = pictures[0].parent
+    asked = [labels] if labels is not None else [folder, *(folder.parent / name for name in FOLDERS)]
+    if labels is None and "images" in folder.parts:  # images/train and labels/train
+        parts = list(folder.parts)
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+        asked.append(Path(*parts))
+    for place in asked:
+        files = {path: place / f"{path.stem}.txt" for path in pictures}
+        files = {path: file for path, file in files.items() if file.is_file()}
+        if files:
+            names = _names(place) or list(classes)
+            return {path: _of_text(file, path, names) for path, file in islice(files.items(), most)}
+    return {}
+
+
+def _names(place: Path) -> list[str] | None:
+    from perception_rt.model.importers.common import read_class_names
+
+    for folder in (place, place.parent, place.parent.parent):
+        for name in NAME_FILES:
+            if (folder / name).is_file():
+                return read_class_names(folder / name)
+    return None
+
+
+def _of_text(file: Path, picture: Path, names: Sequence[str]) -> _Boxes:
+    lines = _text_of(file).splitlines()
+    first = next((line.split() for line in lines if line.strip()), [])
+    if first and not first[0].replace(".", "").isdecimal():
+        return _of_kitti(file)
+    height, width = _pixels(picture).shape[:2]
+    found, boxes = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            label, *values = (float(value) for value in line.split())
+        except ValueError as error:
+            raise BagError(f"{file}:{number}: {line[:60]!r}: must be numbers") from error
+        if not (label.is_integer() and 0 <= label < len(names)):
+            raise BagError(f"{file}:{number}: class {label:g}: must be one of {len(names)}")
+        if len(values) not in (4, 5) and (len(values) < 6 or len(values) % 2):
+            raise BagError(f"{file}:{number}: {len(values)} values: must be 4 of a box, or a polygon")
+        if not np.isfinite(values).all():
+            raise BagError(f"{file}:{number}: {line[:60]!r}: must be finite")
+        found.append(names[int(label)])
+        if len(values) in (4, 5):  # the fifth is a score
+            x, y, w, h = values[:4]
+            boxes.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+        else:
+            points = np.reshape(values, (-1, 2))
+            boxes.append([*points.min(0), *points.max(0)])
+    xyxy = np.array(boxes, np.float64).reshape(-1, 4) * [width, height, width, height]
+    return _Boxes(found, xyxy, np.zeros(len(found), bool), np.zeros((0, 4)))
+
+
+def _of_kitti(file: Path) -> _Boxes:
+    from perception_rt.replay.kitti import read_object_labels
+    from perception_rt.replay.score.labels import LEAST_HEIGHT, image_labels
+
+    names, boxes, ignored, regions = image_labels(read_object_labels(file))
+    return _Boxes(names, boxes, ignored, regions, LEAST_HEIGHT)
