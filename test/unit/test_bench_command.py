@@ -8,8 +8,8 @@ import numpy as np
 from perception_rt.cli.main import main
 from perception_rt.model import bundle
 from perception_rt.model.manifest import ImageSpec
-
-from ..detectors import BrightBox  # noqa: TID252
+from test.detectors import BrightBox
+from test.drives import TRUTH, TRUTH_3D, write_drive
 
 
 def test_every_engine_of_a_bundle_is_measured(tmp_path, capsys):
@@ -92,3 +92,24 @@ def test_accuracy_is_told_where_labels_are(tmp_path, capsys):
     coco.write_text('{"images": [{}], "annotations": [], "categories": []}')
     assert main(["bench", str(bundle_file), "--on", str(folder), "--labels", str(coco)]) == 2
     assert "not COCO's labels" in capsys.readouterr().err
+
+
+def test_a_recording_is_scored_by_its_own_truth(tmp_path, capsys):
+    bag = write_drive(tmp_path / "bag", seconds=0.3)
+    for name, topic in (("sim_camera", TRUTH), ("pillars", TRUTH_3D)):
+        options = [
+            "--engine",
+            "onnxruntime",
+            "--precision",
+            "fp32",
+            "--calls",
+            "1",
+            "--out",
+            tmp_path / "out",
+        ]
+        assert main(["bench", name, "--on", str(bag), "--labels", topic, *map(str, options)]) == 0
+        (row,) = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
+        assert 0.2 < row["ap50"] <= 1, row
+    assert "AP50" in (tmp_path / "out" / "bench.txt").read_text()
+    assert main(["bench", "sim_camera", "--on", str(bag), "--labels", "/nothing"]) == 2
+    assert "neither a path nor a topic" in capsys.readouterr().err
