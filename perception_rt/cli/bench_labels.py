@@ -81,7 +81,7 @@ def average_precision(
 def of_recording(
     source: Path, labels: str, topics: Sequence[str], flat: bool, most: int
 ) -> LabelledFrames | None:
-    """The first topic of a recording, where `labels` tell of boxes of its kind; None else.
+    """The first topic of a recording, where `labels` hold boxes of its kind; None else.
 
     Args:
         source: the recording.
