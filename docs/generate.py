@@ -21,7 +21,7 @@ from perception_rt.realtime.ledger import Outcome
 from perception_rt.realtime.worker import Worker
 from perception_rt.types import TransformError
 
-NODES = ("camera_detector", "lidar_detector", "fusion", "object_tracker", "vehicle_state")
+NODES = ("camera_detector", "lidar_detector", "fusion", "object_tracker", "vehicle_state", "sensor_health")
 # Defaults leave these inputs out; the pages show them.
 SHOWN: dict[str, dict[str, Any]] = {
     "fusion": {"image_topic": "camera/image_raw"},
@@ -204,6 +204,7 @@ def arrow(x0: int, y0: int, x1: int, y1: int, text: str = "") -> str:
 
 def graph_figure(pages: list[Page]) -> str:
     """Return the figure of nodes and topics: an edge for each input that another node publishes."""
+    pages = [page for page in pages if page.name in GRAPH]  # sensor_health watches the same topics
     publisher = {}
     for page in pages:
         for topic in page.outputs:

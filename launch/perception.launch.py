@@ -26,7 +26,7 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from perception_rt.cli.respawn import RESTARTS, Backoff
-from perception_rt.component.graph import GraphNode, read_graph
+from perception_rt.component.graph import GraphNode, read_graph, with_sensor_health
 from perception_rt.node.transport import transport_environment
 
 CONFIG = Path(get_package_share_directory("perception_rt"), "config")
@@ -45,6 +45,12 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="",
                 choices=["", "true", "false"],
                 description="take time from /clock; empty: as the parameter file says",
+            ),
+            DeclareLaunchArgument(
+                "sensor_health",
+                default_value="false",
+                choices=["true", "false"],
+                description="watch the detectors' sensors with a sensor_health node",
             ),
             DeclareLaunchArgument(
                 "namespace", default_value="", description="put before all nodes' namespaces"
@@ -74,11 +80,11 @@ def make_nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         for name in ("params_file", "use_sim_time", "namespace", "log_level", "enclaves")
     }
     pushed = context.launch_configurations.get("ros_namespace", "")  # by PushRosNamespace
+    nodes = read_graph(arguments["params_file"])
+    if context.launch_configurations.get("sensor_health") == "true":
+        nodes = with_sensor_health(nodes)
     most = int(LaunchConfiguration("restarts").perform(context))
-    return [
-        start(partial(make_node, node, pushed=pushed, **arguments), Backoff(most))
-        for node in read_graph(arguments["params_file"])
-    ]
+    return [start(partial(make_node, node, pushed=pushed, **arguments), Backoff(most)) for node in nodes]
 
 
 def start(make: Callable[..., Node], backoff: Backoff) -> Node:
@@ -111,7 +117,8 @@ def make_node(
     whole = [*(level for level in pushed.split("/") if level), *own]
     parameters: list = [params_file]
     values = {**node.inherited, **node.parameters}  # wildcards, too, match other names below a namespace
-    if (namespace or pushed) and values:
+    # Those of an added sensor_health are in no file.
+    if values and (namespace or pushed or node.name == "sensor_health"):
         parameters.append(write_parameters("/" + "/".join([*whole, node.name]), values))
     if use_sim_time:
         parameters.append({"use_sim_time": use_sim_time == "true"})

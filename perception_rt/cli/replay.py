@@ -284,6 +284,9 @@ def _print_result(outcome: ReplayResult, args: argparse.Namespace) -> None:
         console.print(f"the recording: {reason} (no message is lost)", markup=False)
     for warning in warnings_of(outcome.metrics):
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    for one in outcome.metrics["health"]["findings"]:
+        line = f"{one['level']}: {one['sensor']}: {one['what']}, {one['begin_s']:.1f} s into the recording"
+        console.print(line, markup=False, soft_wrap=True)
     run = outcome.run
     left = args.out if args.no_report else args.out / "report.html"
     line = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s; {left}"

@@ -9,13 +9,14 @@ then after twice as long each time, up to 30 s.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from perception_rt.cli.overrides import parse_parameters
 from perception_rt.cli.respawn import RESTARTS, supervise
-from perception_rt.component.graph import GraphNode, read_graph
+from perception_rt.component.graph import GraphNode, read_graph, with_sensor_health
 from perception_rt.types import ConfigError
 from perception_rt.types.executables import SOURCES
 
@@ -24,6 +25,7 @@ EXAMPLES = """\
   perception-rt up config/demo.yaml -p rate_hz:=15.0
   perception-rt up my_car.yaml --separate
   perception-rt up my_car.yaml --only /front/camera_detector --restarts 0
+  perception-rt up my_car.yaml --sensor-health
   perception-rt up my_car.yaml --ros-args -r image_raw:=/front/image_raw"""
 
 
@@ -54,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"restarts in a row of a process that dies (default {RESTARTS})",
     )
     parser.add_argument(
+        "--sensor-health", action="store_true", help="watch the detectors' sensors with a sensor_health node"
+    )
+    parser.add_argument(
         "--ros-args", nargs=argparse.REMAINDER, default=[], help="further ROS arguments, e.g. remappings"
     )
 
@@ -65,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: the file or an override cannot be used.
     """
     graph = read_graph(args.params_file)
+    if args.sensor_health:
+        graph = with_sensor_health(graph)
     parse_parameters(args.param)  # rcl would end in a traceback
     if args.restarts < 0:
         raise ConfigError(f"--restarts={args.restarts}: must be >= 0")
@@ -72,7 +79,10 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--only={min(unknown)}: not in {args.params_file}")
     graph = [node for node in graph if not args.only or node.path in args.only]
     ros_args = ["--ros-args", "--params-file", str(args.params_file)]
-    for override in args.param:
+    added = [node for node in graph if args.sensor_health and node.name == "sensor_health"]
+    values = [(node.name, *value) for node in added for value in node.parameters.items()]
+    given = [f"{name}:{key}:={json.dumps(value)}" for name, key, value in values]
+    for override in (*given, *args.param):
         ros_args += ["-p", override]
     if args.restarts or args.separate:
         groups = {node.path: [node] for node in graph} if args.separate else {"the graph": graph}
@@ -92,6 +102,7 @@ def _command(args: argparse.Namespace, nodes: Sequence[GraphNode]) -> list[str]:
     command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(args.params_file), "--restarts", "0"]
     for node in nodes:
         command += ["--only", node.path]
+    command += ["--sensor-health"] * args.sensor_health
     for override in args.param:
         command += ["-p", override]
     return [*command, *(["--ros-args", *args.ros_args] if args.ros_args else [])]

@@ -101,6 +101,10 @@ class Host(Protocol):
         """Create what runs a pipeline."""
         ...
 
+    def publish_diagnostics(self) -> None:
+        """Publish the statuses now: a level has changed."""
+        ...
+
     def info(self, text: str) -> None:
         """Log at INFO."""
         ...

@@ -22,6 +22,8 @@ from perception_rt.types.bounded_yaml import load_yaml
 from perception_rt.types.executables import EXECUTABLES
 
 PARAMETERS = "ros__parameters"
+SENSORS = {"camera_detector": ("image_topics", "image_raw"), "lidar_detector": ("points_topics", "points")}
+"""By detector, the parameter that names its sensors, and their name by default."""
 
 
 class GraphNode(NamedTuple):
@@ -83,6 +85,28 @@ def read_graph(params_file: str | os.PathLike) -> list[GraphNode]:
     if twice:
         raise ConfigError(f"params_file={params_file}: named twice: {', '.join(twice)}")
     return nodes
+
+
+def with_sensor_health(nodes: Sequence[GraphNode]) -> list[GraphNode]:
+    """Return the nodes, and a sensor_health for the sensors of their detectors unless they have one.
+
+    Raises:
+        ConfigError: none of the nodes is a detector.
+    """
+    if any(node.name == "sensor_health" for node in nodes):
+        return list(nodes)
+    topics: dict[str, list[str]] = {parameter: [] for parameter, _ in SENSORS.values()}
+    for node in nodes:
+        if node.name in SENSORS:
+            parameter, default = SENSORS[node.name]
+            given = {**node.inherited, **node.parameters}.get(parameter, [default])
+            # Relative to the graph's namespace, which a launch file may put before all of them.
+            prefix = f"{node.namespace.strip('/')}/".lstrip("/")
+            topics[parameter] += [topic if topic.startswith("/") else prefix + topic for topic in given]
+    if not any(topics.values()):
+        raise ConfigError(f"sensor_health: no detector among {', '.join(node.path for node in nodes)}")
+    values = {name: list(dict.fromkeys(found)) or [""] for name, found in topics.items()}
+    return [*nodes, GraphNode("sensor_health", "/", values)]
 
 
 def _matches(pattern: str, path: str) -> bool:

@@ -124,6 +124,10 @@ class NodeHost:
         node = self._node
         return Worker(pipeline.process, scheduler, mailbox, node, node.steady(), node.count_error)
 
+    def publish_diagnostics(self) -> None:
+        """Publish the node's diagnostics now."""
+        self._node.publish_diagnostics()
+
     def info(self, text: str) -> None:
         """Log at INFO."""
         self._node.get_logger().info(text)

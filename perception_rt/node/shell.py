@@ -140,7 +140,7 @@ class PerceptionNode(LifecycleNode):
         """Deactivate and clean up from any state, and publish the diagnostics a last time."""
         if self.active:
             self.trigger_deactivate()
-        self._publish_diagnostics()
+        self.publish_diagnostics()
         self._diagnostics_publisher.wait_for_all_acked(Duration(seconds=FINAL_DIAGNOSTICS_S))
         if self._configured:
             self.trigger_cleanup()
@@ -238,9 +238,10 @@ class PerceptionNode(LifecycleNode):
     def _on_second(self) -> None:
         if self.active:
             self.every_second()
-        self._publish_diagnostics()
+        self.publish_diagnostics()
 
-    def _publish_diagnostics(self) -> None:
+    def publish_diagnostics(self) -> None:
+        """Publish the diagnostics now."""
         statuses = self._with_errors(self.diagnostics())
         if statuses:
             self._diagnostics_publisher.publish(encode_diagnostics(statuses, self.now_ns()))

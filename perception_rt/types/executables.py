@@ -6,6 +6,7 @@ EXECUTABLES = (
     "fusion",
     "object_tracker",
     "vehicle_state",
+    "sensor_health",
     "drive_simulator",
     "bag_player",
     "video_player",

@@ -21,7 +21,7 @@ from perception_rt.types import ConfigError
 from perception_rt.types.executables import EXECUTABLES
 
 ROOT = Path(__file__).parents[2]
-DEFAULTS = {"log_level": "info", "restarts": "10", "enclaves": ""}
+DEFAULTS = {"log_level": "info", "restarts": "10", "enclaves": "", "sensor_health": "false"}
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 
 

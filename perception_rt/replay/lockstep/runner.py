@@ -17,6 +17,7 @@ from perception_rt.component.graph import GraphNode
 from perception_rt.replay.bag import Bag, BagMessage, Damage
 from perception_rt.replay.live import Live
 from perception_rt.replay.lockstep.graph import check_overrides, overrides_of, replayable_nodes
+from perception_rt.replay.lockstep.health import SensorWatch
 from perception_rt.replay.lockstep.host import LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.reading import ReadAhead, read
@@ -111,6 +112,7 @@ class _Replay:
             source = nullcontext(read(self._bag, topics)) if measured else ReadAhead(self._bag, topics)
             with source as items:
                 missed, first = self._first(items)
+                self._start_ns = first.log_ns
                 self._loop.skip_to(first.log_ns)
                 begin()
                 with self._recorder.writing(self._folder):
@@ -143,6 +145,7 @@ class _Replay:
                 self._set_up(host)
             self._router.check_remaps()
             self._router.check_inputs()
+            self._watch = SensorWatch(self._router, self._kinds, [host.component for host in self._hosts])
             yield
         finally:
             self._bundles = {
@@ -247,6 +250,7 @@ class _Replay:
     def _take(self, message: BagMessage) -> None:
         if not self._router.replaced(message.topic):
             self._router.deliver(message)
+            self._watch.take(message)
 
     def _end(self) -> None:
         """Let the nodes finish their work, then deactivate them."""
@@ -282,6 +286,7 @@ class _Replay:
                 "unreadable": {"messages": recorder.unreadable, "reasons": dict(recorder.reasons)},
                 "faults": dict(recorder.faults),  # without loss of a message
             },
+            "health": self._watch.metrics(self._start_ns),
             "bundles": {
                 path: {
                     "name": runtime.manifest.name,

@@ -64,15 +64,30 @@ def write_report(
         "rule": RULE,
         "reading": _READING,
         "charts": streams,
+        "health": health_table(metrics),
         **_tables(metrics, run, view),
     }
     anchors = (("Checks", "checks"), ("Scores", "scores"), ("Pictures", "strips"))
     sections = [(name, name.lower()) for name, key in anchors if values[key]]
+    sections += [("Sensors", "sensors")] if values["health"] is not None else []
     sections += [("Over time", "streams"), ("What was lost", "lost"), ("The run", "run")]
     write_page(folder / "report.html", "report.html.j2", {**values, "sections": sections})
     drawn = [(f"{part['node']}: {part['topic']}", part["charts"]) for part in streams]
     drawn += [(part["topic"], part["charts"]) for part in scores if part["charts"]]
     write_figure(folder / "report.png", values["title"], verdict.text, drawn)
+
+
+def health_table(metrics: Mapping) -> list[tuple[object, ...]] | None:
+    """The faults of the sensors as rows of a table; None where none was watched."""
+    health = metrics.get("health")
+    if not health or not health["sensors"]:
+        return None
+    rows: list[tuple[object, ...]] = []
+    for one in health["findings"]:
+        end = "the end" if one["end_s"] is None else f"{one['end_s']:.1f}"
+        figures = svg.number(one["value"]), svg.number(one["limit"])
+        rows.append((one["sensor"], one["level"], one["what"], f"{one['begin_s']:.1f} to {end}", *figures))
+    return rows
 
 
 def _heading(folder: Path, metrics: Mapping, run: Mapping, verdict: Verdict) -> dict[str, object]:

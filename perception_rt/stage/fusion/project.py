@@ -92,6 +92,20 @@ def unproject(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
     return rays[:, 0]
 
 
+def undistortion(
+    model: CameraModel, k: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Maps for `cv2.remap` that take the distortion from a picture of (width, height) with intrinsics `k`.
+
+    None where there is none; raises as `project`.
+    """
+    if not model.d.any():
+        return None
+    if _lens(model) == "fisheye":
+        return cv2.fisheye.initUndistortRectifyMap(k, model.d[:4], np.eye(3), k, size, cv2.CV_32FC1)
+    return cv2.initUndistortRectifyMap(k, model.d, np.eye(3), k, size, cv2.CV_32FC1)
+
+
 def field_of_view(model: CameraModel) -> np.ndarray:
     """(4,) least x / z and y / z, greatest x / z and y / z that the image shows; raises as `project`."""
     along = np.linspace(0, 1, _BORDER_STEPS + 1)

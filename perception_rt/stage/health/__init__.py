@@ -1,0 +1,1 @@
+"""Health of the sensors, judged from the messages that pass anyway."""

@@ -1,0 +1,185 @@
+"""Whether the clouds of a lidar fit the pictures of a camera: a wrong extrinsic calibration.
+
+Edges in depth are edges in the picture (Levinson and Thrun, Automatic Online Calibration of Cameras and
+Lasers, RSS 2013). Small rotations about the camera are tried; where one of them fits clearly better than the
+calibration, and does so in most pictures of the last seconds, the calibration is off by it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+
+import cv2
+import numpy as np
+
+from perception_rt.codec.camera_info import CameraModel
+from perception_rt.stage.fusion.project import undistortion
+from perception_rt.stage.health.checks import NEVER, Check, Finding, Limits
+from perception_rt.stage.transforms import transform
+
+TRIED_DEG = np.arange(-5.0, 5.1, 1.0)  # pitch and yaw
+TRIED_ROLL_DEG = np.array([-3.0, 0.0, 3.0])
+LOOKS, LEAST_LOOKS = 6, 4
+LEAST_EDGES, MOST_EDGES = 60, 300
+PICTURE_PX = 480  # width of the small picture that is compared
+BLUR_PX = 2.0
+AZIMUTH_BIN, ELEVATION_BIN = np.radians(0.4), np.radians(0.5)
+NEAR_M, FAR_M = 3.0, 40.0
+STEP_M, STEP_SHARE = 0.6, 0.06  # of depth, that makes an edge
+GAIN, AGREE = 0.7, 0.7
+"""How much better a rotation must fit, in deviations of all tried ones, and in which share of the looks."""
+MOVED = 2.0
+"""Mean change of the small picture, grey values, that makes a new look: a still scene tells nothing new."""
+
+LIMITS = {"rotation_deg": Limits(1.9, NEVER, "camera and lidar are not aligned", raise_s=0.5)}
+
+
+def tried_rotations() -> tuple[np.ndarray, np.ndarray]:
+    """(R, 3) degrees about x (pitch), y (yaw), z (roll) of the optical frame, and (R, 3, 3) matrices."""
+    degrees = np.array(list(itertools.product(TRIED_DEG, TRIED_DEG, TRIED_ROLL_DEG)))
+    return degrees, np.stack([cv2.Rodrigues(np.radians(row))[0] for row in degrees]).astype(np.float32)
+
+
+def depth_edges(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points before a step in depth, of (N, 3) in the optical frame: (M, 3) beside and (K, 3) below one."""
+    points = points[(points[:, 2] > 1.0) & (np.abs(points[:, 0]) < 2 * points[:, 2])]
+    if not len(points):
+        return points, points
+    x, y, z = points.T
+    level = np.hypot(x, z)
+    column = np.round(np.arctan2(x, z) / AZIMUTH_BIN).astype(np.int32)
+    row = np.round(np.arctan2(y, level) / ELEVATION_BIN).astype(np.int32)
+    column -= column.min() - 2
+    row -= row.min() - 2
+    shape = row.max() + 3, column.max() + 3
+    order = np.argsort(-level)  # the nearest is written last
+    depth = np.full(shape, np.inf, np.float32)
+    index = np.full(shape, -1, np.int64)
+    depth[row[order], column[order]] = level[order]
+    index[row[order], column[order]] = order
+    here = (depth > NEAR_M) & (depth < FAR_M)
+    edge = depth + np.maximum(STEP_M, STEP_SHARE * depth)
+    # Two bins on, as one may lack a return; at least one must have been measured.
+    beside = np.zeros(shape, bool)
+    for side in (1, -1):
+        behind = np.minimum(np.roll(depth, side, 1), np.roll(depth, 2 * side, 1))
+        beside |= here & (behind < np.inf) & (behind > edge)
+    above = np.minimum(np.roll(depth, 1, 0), np.roll(depth, 2, 0))
+    below = here & (above < np.inf) & (above > edge + 2 * STEP_M)
+    return points[_spread(index[beside])], points[_spread(index[below & ~beside])]
+
+
+def _spread(chosen: np.ndarray) -> np.ndarray:
+    """At most `MOST_EDGES` of these, from everywhere."""
+    if len(chosen) > MOST_EDGES:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, MOST_EDGES).astype(int)]
+    return chosen
+
+
+def edge_pictures(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Upright and level edges of an (h, w) uint8 picture, (h, w) float32 each, mean 0 and deviation 1."""
+    found = []
+    for direction in ((1, 0), (0, 1)):
+        # The root: a few strong edges must not decide.
+        edges = np.sqrt(np.abs(cv2.Sobel(grey, cv2.CV_32F, *direction)))
+        edges -= cv2.blur(edges, (61, 61))
+        edges = cv2.GaussianBlur(edges, (0, 0), BLUR_PX)
+        found.append(edges / max(float(edges.std()), 1e-6))
+    return found[0], found[1]
+
+
+class AlignmentHealth:
+    """Judges the calibration between one camera and one lidar.
+
+    Args:
+        sensor: topic of the camera. findings: list that faults are added to.
+    """
+
+    def __init__(self, sensor: str, findings: list[Finding]) -> None:
+        self.checks = {name: Check(sensor, name, limits, findings) for name, limits in LIMITS.items()}
+        self.degrees, self._matrices = tried_rotations()
+        self._zero = int(np.abs(self.degrees).sum(1).argmin())
+        self._looks: deque[np.ndarray] = deque(maxlen=LOOKS)
+        self._maps: tuple[bytes, tuple[np.ndarray, np.ndarray] | None] = b"", None
+        self._last: np.ndarray | None = None  # small picture
+        self.best_deg: np.ndarray | None = None
+
+    def reset(self) -> None:
+        """Forget the latest looks: the clock was set back."""
+        self._looks.clear()
+        for check in self.checks.values():
+            check.clear(0)
+
+    def look(
+        self,
+        now_ns: int,
+        pixels: np.ndarray,
+        points: np.ndarray,
+        model: CameraModel,
+        camera_from_lidar: np.ndarray,
+    ) -> None:
+        """Take a picture and a cloud of one time.
+
+        Args:
+            pixels: (H, W) or (H, W, 3) uint8. points: (N, 3) or more columns, in the lidar's frame, m.
+            model: the camera. camera_from_lidar: (4, 4).
+
+        Raises:
+            CodecError: the camera's distortion model is not known.
+        """
+        scores = self.scores(pixels, points, model, camera_from_lidar)
+        if scores is not None:
+            self._looks.append(scores)
+        if len(self._looks) >= LEAST_LOOKS:
+            self.checks["rotation_deg"].update(now_ns, self._rotation_deg())
+
+    def scores(
+        self, pixels: np.ndarray, points: np.ndarray, model: CameraModel, camera_from_lidar: np.ndarray
+    ) -> np.ndarray | None:
+        """(R,) how well edges meet under each rotation, in deviations; None with few edges or old ones."""
+        beside, below = depth_edges(transform(camera_from_lidar, points[:, :3].astype(np.float64)))
+        if len(beside) + len(below) < LEAST_EDGES:
+            return None
+        grey, k = self._small(pixels, model)
+        last, self._last = self._last, grey
+        if last is not None and last.shape == grey.shape and cv2.absdiff(grey, last).mean() < MOVED:
+            self._last = last
+            return None
+        total = np.zeros(len(self._matrices), np.float32)
+        for edges, picture in zip((beside, below), edge_pictures(grey), strict=True):
+            total += self._sampled(edges.astype(np.float32), picture, k)
+        return total / max(float(total.std()), 1e-9)
+
+    def _small(self, pixels: np.ndarray, model: CameraModel) -> tuple[np.ndarray, np.ndarray]:
+        """A small grey picture without distortion, and its (3, 3) intrinsics."""
+        grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels[::2, ::2].copy(), cv2.COLOR_RGB2GRAY)
+        size = PICTURE_PX, max(1, round(pixels.shape[0] * PICTURE_PX / pixels.shape[1]))
+        small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        k = np.diag((size[0] / model.width, size[1] / model.height, 1.0)) @ model.k
+        key = k.tobytes() + model.d.tobytes()
+        if self._maps[0] != key:
+            self._maps = key, undistortion(model, k, size)
+        if self._maps[1] is not None:
+            small = cv2.remap(small, *self._maps[1], cv2.INTER_LINEAR)
+        return small, k.astype(np.float32)
+
+    def _sampled(self, edges: np.ndarray, picture: np.ndarray, k: np.ndarray) -> np.ndarray:
+        """(R,) sums of a picture at (N, 3) edges under each rotation; beyond its border it is 0, its mean."""
+        h, w = picture.shape
+        padded = np.zeros((h + 2, w + 2), np.float32)
+        padded[1:-1, 1:-1] = picture
+        turned = (self._matrices.reshape(-1, 3) @ edges.T).reshape(-1, 3, len(edges))
+        inverse = 1 / np.maximum(turned[:, 2], np.float32(0.1))
+        u = np.clip(turned[:, 0] * inverse * k[0, 0] + (k[0, 2] + 1), 0, w + 1).astype(np.int32)
+        v = np.clip(turned[:, 1] * inverse * k[1, 1] + (k[1, 2] + 1), 0, h + 1).astype(np.int32)
+        return padded.ravel().take(v * (w + 2) + u).sum(1)
+
+    def _rotation_deg(self) -> float:
+        """The rotation that fits clearly better than none, degrees; 0 where none does."""
+        looks = np.array(self._looks)
+        best = int(looks.mean(0).argmax())
+        gains = looks[:, best] - looks[:, self._zero]
+        self.best_deg = self.degrees[best]
+        clear = gains.mean() > GAIN and (gains > GAIN / 2).mean() >= AGREE
+        return float(np.linalg.norm(self.best_deg)) if clear else 0.0

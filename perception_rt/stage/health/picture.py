@@ -1,0 +1,208 @@
+"""The picture of one camera: repeated, dark, overexposed, blurred, covered in part.
+
+Some bands of rows at full resolution stand for the picture: they show the sharpness that a smaller picture
+would not, and cost little.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from perception_rt.stage.health.checks import NEVER, Check, Finding, Limits
+
+BANDS, BAND_ROWS, COLUMNS = 8, 24, 12
+"""Bands of rows, their height, px, and tiles that each is divided into."""
+SATURATED = 250
+NEAR_PX, FAR_PX = 1, 8
+QUANTIZATION = 2 / 12
+"""Variance of the difference of two rounded values."""
+LEAST_CONTRAST = 5.0
+"""Mean square difference over `FAR_PX`, below which a picture shows too little to judge its sharpness."""
+FLAT, BLACK = 3.0, 16.0
+"""Standard deviation and mean of a tile, grey values, below which it is flat, and black."""
+BRIGHT_REST = 50.0
+"""Mean of the other tiles above which a black part is no night."""
+STILL, MOVING = 1.2, 3.0
+"""Mean change of a tile between two looks, below which it is still, and above which the scene moves."""
+LUMINOUS = 0.8
+"""A flat part brighter than this share of the brightest tiles may be sky."""
+UNIFORM = 4.0
+"""Standard deviation of the tiles' means below which a part has one colour."""
+LAST = 4
+"""Pictures that a new one is compared with: a stuck buffer may repeat more than one."""
+FINGERPRINT_BYTES = 1 << 16
+
+LIMITS = {
+    "repeated": Limits(0.8, 0.8, "the picture repeats", below=False),
+    "mean_grey": Limits(10.0, 3.0, "the picture is dark", below=True),
+    "saturated": Limits(0.5, 0.5, "the picture is overexposed"),
+    "sharpness": Limits(0.03, NEVER, "the picture is blurred", below=True),
+    "covered": Limits(0.2, 0.25, "a part of the lens is covered"),
+}
+
+
+class PictureFigures(NamedTuple):
+    """What a look at a picture tells.
+
+    Attributes:
+        mean_grey: 0 to 255. saturated: share of channel values at their end.
+        sharpness: mean square difference of neighbours over that of pixels `FAR_PX` apart, the greater of
+            both directions: above .04 in sharp pictures, at most .025 under a Gaussian blur of sigma 5 px;
+            None where the picture shows too little.
+        means, deviations: (BANDS, COLUMNS) of the tiles.
+        bands: (BANDS, rows, width) uint8 grey.
+    """
+
+    mean_grey: float
+    saturated: float
+    sharpness: float | None
+    means: np.ndarray
+    deviations: np.ndarray
+    bands: np.ndarray
+
+
+def fingerprint(data: np.ndarray) -> int:
+    """A checksum of at most `FINGERPRINT_BYTES` of (N,) uint8, spread over all of it."""
+    step = max(1, len(data) // FINGERPRINT_BYTES) | 1  # odd: hits every channel
+    return zlib.crc32(data[::step].tobytes())
+
+
+def measure_picture(pixels: np.ndarray) -> PictureFigures:
+    """Measure (H, W) or (H, W, 3) uint8 pixels."""
+    height, width = pixels.shape[:2]
+    rows = max(1, min(BAND_ROWS, height // BANDS))
+    tops = [
+        min(height - rows, (height * band) // BANDS + max(0, height // BANDS - rows) // 2)
+        for band in range(BANDS)
+    ]
+    bands = np.stack([pixels[top : top + rows] for top in tops])
+    saturated = float((bands[:, ::4, ::4] >= SATURATED).mean())
+    if bands.ndim == 4:
+        bands = cv2.cvtColor(bands.reshape(BANDS * rows, width, 3), cv2.COLOR_RGB2GRAY).reshape(
+            BANDS, rows, width
+        )
+    columns = min(COLUMNS, width)
+    used = width // columns * columns
+    tiles = bands[:, :, :used].reshape(BANDS, rows, columns, -1).transpose(0, 2, 1, 3)
+    tiles = tiles[:, :, ::2, ::2].astype(np.float32)
+    means, deviations = tiles.mean((2, 3)), tiles.std((2, 3))
+    ratios = [ratio for axis in (1, 2) if (ratio := _sharpness(bands, axis)) is not None]
+    return PictureFigures(float(means.mean()), saturated, max(ratios, default=None), means, deviations, bands)
+
+
+def _sharpness(bands: np.ndarray, axis: int) -> float | None:
+    """The ratio of differences along an axis; None without contrast."""
+    length = bands.shape[axis]
+    if length <= FAR_PX:
+        return None
+    # Every second row or column shows the same.
+    bands = bands[:, :, ::2] if axis == 1 else bands[:, ::2]
+    squares = []
+    for lag in (NEAR_PX, FAR_PX):
+        first = bands[:, :-lag] if axis == 1 else bands[:, :, :-lag]
+        second = bands[:, lag:] if axis == 1 else bands[:, :, lag:]
+        difference = cv2.absdiff(np.ascontiguousarray(first), np.ascontiguousarray(second)).ravel()
+        squares.append(cv2.norm(difference, cv2.NORM_L2SQR) / len(difference) - QUANTIZATION)
+    near, far = squares
+    return max(near, 0.0) / far if far > LEAST_CONTRAST else None
+
+
+class PictureHealth:
+    """Judges the pictures of one camera.
+
+    Args:
+        sensor: topic. findings: list that faults are added to.
+    """
+
+    def __init__(self, sensor: str, findings: list[Finding]) -> None:
+        self.checks = {name: Check(sensor, name, limits, findings) for name, limits in LIMITS.items()}
+        self._prints: deque[int] = deque(maxlen=LAST)
+        self._repeats: deque[bool] = deque(maxlen=LAST)
+        self._last: PictureFigures | None = None
+        self._flat: np.ndarray | None = None  # tiles at the last look
+        self._covered: np.ndarray | None = None  # tiles of a cover that came
+
+    def update(self, now_ns: int, mark: int) -> None:
+        """Take the fingerprint of every picture."""
+        if self._prints:
+            self._repeats.append(mark in self._prints)
+            share = sum(self._repeats) / len(self._repeats)
+            self.checks["repeated"].update(now_ns, share if len(self._repeats) >= 3 else None)
+        self._prints.append(mark)
+
+    def look(self, now_ns: int, figures: PictureFigures) -> None:
+        """Take the figures of a picture, some times a second."""
+        checks = self.checks
+        checks["mean_grey"].update(now_ns, figures.mean_grey)
+        checks["saturated"].update(now_ns, figures.saturated)
+        checks["sharpness"].update(now_ns, figures.sharpness)
+        covered = self._covered_share(figures)
+        checks["covered"].update(now_ns, None if figures.mean_grey < LIMITS["mean_grey"].warn else covered)
+        self._last = figures
+
+    def reset(self) -> None:
+        """Forget the latest pictures: the clock was set back."""
+        self._prints.clear()
+        self._repeats.clear()
+        self._last = self._flat = self._covered = None
+        for check in self.checks.values():
+            check.clear(0)
+
+    def _covered_share(self, figures: PictureFigures) -> float:
+        """The largest part of the picture that shows a cover, share of the tiles."""
+        means, flat = figures.means, figures.deviations < FLAT
+        parts = [self._black(means, flat), self._dead(figures, flat), self._lost(means, flat)]
+        return max(parts)
+
+    def _black(self, means: np.ndarray, flat: np.ndarray) -> float:
+        """A black part of a picture that is bright otherwise."""
+        black = flat & (means < BLACK)
+        if black.all() or not black.any() or means[~black].mean() < BRIGHT_REST:
+            return 0.0
+        return _largest(black).mean()
+
+    def _dead(self, figures: PictureFigures, flat: np.ndarray) -> float:
+        """A flat part that is neither bright nor changes while the scene does."""
+        last = self._last
+        if last is None or last.bands.shape != figures.bands.shape or not flat.any():
+            return 0.0
+        change = _tile_means(cv2.absdiff(figures.bands[:, ::4, ::4].copy(), last.bands[:, ::4, ::4].copy()))
+        if flat.all() or np.median(change[~flat]) < MOVING:
+            return 0.0
+        dim = figures.means < LUMINOUS * np.percentile(figures.means, 95)
+        return _largest(flat & dim & (change < STILL)).mean()
+
+    def _lost(self, means: np.ndarray, flat: np.ndarray) -> float:
+        """A part that turned flat and of one colour at once, for as long as it stays flat."""
+        if self._covered is not None:
+            self._covered &= flat
+            if self._covered.mean() < LIMITS["covered"].warn / 2:
+                self._covered = None
+        if self._covered is None and self._flat is not None:
+            part = _largest(flat & ~self._flat)
+            # What a passing truck leaves behind, or a scene that opens, has shades.
+            if part.mean() >= LIMITS["covered"].warn and means[part].std() < UNIFORM and not flat.all():
+                dim = means[part].mean() < LUMINOUS * np.percentile(means, 95)
+                self._covered = part if dim else None
+        self._flat = flat
+        return 0.0 if self._covered is None else float(self._covered.mean())
+
+
+def _tile_means(bands: np.ndarray) -> np.ndarray:
+    """(BANDS, COLUMNS) means of bands."""
+    columns = min(COLUMNS, bands.shape[2])
+    used = bands.shape[2] // columns * columns
+    return bands[:, :, :used].reshape(BANDS, bands.shape[1], columns, -1).mean((1, 3), dtype=np.float32)
+
+
+def _largest(tiles: np.ndarray) -> np.ndarray:
+    """The largest connected part of (R, C) bool tiles."""
+    if not tiles.any():
+        return tiles
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(tiles.astype(np.uint8), connectivity=4)
+    return labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))

@@ -1,0 +1,139 @@
+"""Stamps and arrivals of one sensor: clock offset, rate, jitter, order, silence."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from perception_rt.stage.health.checks import NEVER, Check, Finding, Limits
+
+LEARN_S, LEARN_INTERVALS = 2.0, 5  # of messages that give the usual rate and offset
+WINDOW_S, WINDOW_PERIODS = 1.0, 3.0  # over which the rate is measured, whichever is longer
+SILENCE_S, SILENCE_PERIODS = 1.5, 4.0  # of silence, whichever is longer
+FIRST_S = 5.0  # for the first message
+SHIFT_S = 0.25
+JITTER_INTERVALS = 12
+ORDER_STAMPS = 10
+KEPT = 2048  # arrivals, above any rate times the window
+
+LIMITS = {
+    "stamps_ahead_s": Limits(0.1, 0.3, "stamps are ahead of the clock"),
+    "stamps_behind_s": Limits(0.4, NEVER, "stamps are behind the clock"),
+    "stamps_shift_s": Limits(SHIFT_S, NEVER, "stamps moved against the clock"),
+    "stamps_stuck": Limits(0.5, 0.8, "stamps stand still or run backwards"),
+    "rate": Limits(0.65, 0.3, "the rate fell", below=True),
+    "jitter": Limits(0.2, NEVER, "the times between stamps scatter"),
+    "silence_s": Limits(SILENCE_S, SILENCE_S, "no messages", raise_s=0.0),
+}
+
+
+class TimingHealth:
+    """Judges when messages come and what their stamps say.
+
+    Args:
+        sensor: topic. findings: list that faults are added to.
+        expected_hz: the sensor's rate; 0 to learn it from the first seconds.
+    """
+
+    def __init__(self, sensor: str, findings: list[Finding], expected_hz: float = 0.0) -> None:
+        self.checks = {name: Check(sensor, name, limits, findings) for name, limits in LIMITS.items()}
+        self._expected_ns = 1e9 / expected_hz if expected_hz else 0.0
+        self._period_ns = self._expected_ns  # 0 until it is known
+        self._offset_s: float | None = None  # usual arrival minus stamp
+        self._start_ns: int | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the latest messages: the clock was set back. The usual rate stays."""
+        self._arrivals: deque[int] = deque(maxlen=KEPT)
+        self._stamps: deque[int] = deque(maxlen=KEPT)
+        self._offset_s = None
+        for check in self.checks.values():
+            check.clear(0)
+
+    @property
+    def rate_hz(self) -> float | None:
+        """The usual rate, Hz; None until it is known."""
+        return 1e9 / self._period_ns if self._period_ns else None
+
+    def update(self, now_ns: int, stamp_ns: int) -> None:
+        """Take a message: its time of arrival and its stamp, ns."""
+        if self._arrivals and now_ns < self._arrivals[-1]:
+            self.reset()
+        self._arrivals.append(now_ns)
+        self._stamps.append(stamp_ns)
+        arrivals = np.array(self._arrivals, np.int64)
+        stamps = np.array(self._stamps, np.int64)
+        window_ns = max(
+            WINDOW_S * 1e9, WINDOW_PERIODS * self._period_ns, (LEARN_S * 1e9) * (not self._period_ns)
+        )
+        recent = arrivals >= now_ns - window_ns - 1_000_000
+        self._check_offset(now_ns, (arrivals - stamps)[recent] / 1e9)
+        self._check_stamps(now_ns, stamps)
+        self._check_rate(now_ns, arrivals, recent)
+        self.checks["silence_s"].update(now_ns, 0.0)
+        while len(self._arrivals) > 64 and now_ns - self._arrivals[0] > 2 * window_ns:
+            self._arrivals.popleft()
+            self._stamps.popleft()
+
+    def poll(self, now_ns: int) -> None:
+        """Check for silence."""
+        if self._start_ns is None or now_ns < self._start_ns:
+            self._start_ns = now_ns
+        if self._arrivals:
+            quiet_s, allowed_s = (now_ns - self._arrivals[-1]) / 1e9, SILENCE_PERIODS * self._period_ns / 1e9
+            # Of a slow sensor, a longer silence counts as `SILENCE_S` of a fast one.
+            self.checks["silence_s"].update(now_ns, quiet_s * min(1.0, SILENCE_S / max(allowed_s, 1e-9)))
+        elif now_ns - self._start_ns > FIRST_S * 1e9:
+            self.checks["silence_s"].update(now_ns, (now_ns - self._start_ns) / 1e9)
+
+    def _check_offset(self, now_ns: int, behind_s: np.ndarray) -> None:
+        median = float(np.median(behind_s))
+        self.checks["stamps_ahead_s"].update(now_ns, max(-median, 0.0))
+        self.checks["stamps_behind_s"].update(now_ns, max(median, 0.0))
+        absolute = self.checks["stamps_ahead_s"].level or self.checks["stamps_behind_s"].level
+        shift = None if self._offset_s is None or absolute else abs(median - self._offset_s)
+        self.checks["stamps_shift_s"].update(now_ns, shift)
+
+    def _check_stamps(self, now_ns: int, stamps: np.ndarray) -> None:
+        steps = np.diff(stamps)[-ORDER_STAMPS:]
+        if len(steps) >= 3:
+            self.checks["stamps_stuck"].update(now_ns, float((steps <= 0).mean()))
+        steps = np.diff(stamps)[-JITTER_INTERVALS:]
+        steps = steps[steps > 0]
+        if len(steps) == JITTER_INTERVALS:
+            # A low quantile: lost messages, and a rate that fell, are no jitter.
+            period = float(np.quantile(steps, 0.25, method="higher"))
+            rest = steps - np.round(steps / period) * period
+            self.checks["jitter"].update(now_ns, float(np.sqrt(np.mean(rest**2))) / period)
+
+    def _check_rate(self, now_ns: int, arrivals: np.ndarray, recent: np.ndarray) -> None:
+        if not self._period_ns:
+            if len(arrivals) > LEARN_INTERVALS and arrivals[-1] - arrivals[0] >= LEARN_S * 1e9:
+                # What waited somewhere arrives in a burst; its stamps tell the rate then.
+                spans = [
+                    float(times[-1] - times[0]) for times in (arrivals, np.array(self._stamps, np.int64))
+                ]
+                self._period_ns = max(spans) / (len(arrivals) - 1)
+                self._learn_offset()
+            return
+        if self._offset_s is None and arrivals[-1] - arrivals[0] >= LEARN_S * 1e9:
+            self._learn_offset()
+        used = arrivals[recent]
+        if len(used) < 2:
+            used = arrivals[-2:]
+        if len(used) == 2 and len(arrivals) < 4:
+            return
+        period = max(float(used[-1] - used[0]) / (len(used) - 1), 1.0)
+        self.checks["rate"].update(now_ns, self._period_ns / period)
+        if not self._expected_ns and self._period_ns > 1.3 * period and len(used) > LEARN_INTERVALS:
+            # Faster than it began, for a whole window: that is its rate.
+            self._period_ns += 0.1 * (period - self._period_ns)
+
+    def _learn_offset(self) -> None:
+        behind = (np.array(self._arrivals, np.int64) - np.array(self._stamps, np.int64)) / 1e9
+        median = float(np.median(behind))
+        # An offset beyond the absolute limits is a fault, not the usual.
+        if -LIMITS["stamps_ahead_s"].warn < median < LIMITS["stamps_behind_s"].warn:
+            self._offset_s = median

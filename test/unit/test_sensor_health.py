@@ -1,0 +1,235 @@
+"""Rules of the health of sensors: each fault that is made is found in time, and nothing else is."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.health import standing
+from bench.health_faults import (
+    CAMERA,
+    FAULTS,
+    FROM_START,
+    LIDAR,
+    START_NS,
+    SensorDrive,
+    found_s,
+    play,
+    simulated,
+)
+from perception_rt.codec import encode_compressed, encode_image, encode_points
+from perception_rt.stage.health.checks import CLEAR_S, Check, Limits
+from perception_rt.stage.health.cloud import CloudHealth, measure_cloud
+from perception_rt.stage.health.monitor import COMPRESSED, IMAGE, POINTS, HealthMonitor
+from perception_rt.stage.health.picture import measure_picture
+from perception_rt.stage.health.timing import TimingHealth
+from perception_rt.types import CodecError, TransformError
+from perception_rt.types.status import Level
+
+SECOND = 10**9
+
+
+@pytest.fixture(scope="module")
+def drive() -> SensorDrive:
+    """One second of the simulator, small, in a loop."""
+    return simulated(21, 1.0, (480, 270))
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if not name.startswith("extrinsics")])
+def test_a_fault_is_found_in_time_and_not_before(drive, name):
+    fault = FAULTS[name]
+    monitor = play(drive, fault, 3.0, 5.2)
+    assert found_s(monitor, fault, 3.0) <= fault.allowed_s
+    assert all(finding.found_ns >= START_NS + 3 * SECOND for finding in monitor.findings)
+    assert {finding.sensor for finding in monitor.findings} == {fault.sensor}
+
+
+@pytest.mark.parametrize(
+    "name", ["camera/dark", "camera/covered_left_60", "lidar/empty", "camera/stamps_ahead"]
+)
+def test_a_fault_that_is_there_from_the_start_is_not_learnt(drive, name):
+    assert any(part in name for part in FROM_START)
+    fault = FAULTS[name]
+    assert found_s(play(drive, fault, 0.0, 2.2), fault, 0.0) <= fault.allowed_s
+
+
+def test_a_wrong_calibration_is_found_and_a_right_one_is_none():
+    drive, fault = simulated(21, 7.0, (480, 270)), FAULTS["extrinsics/yaw_+3"]
+    assert play(drive, None, 0.0, 7.0).findings == []
+    assert found_s(play(drive, fault, 0.0, 7.0), fault, 0.0) <= 10
+
+
+def test_a_fault_ends_and_its_span_is_known(drive):
+    monitor = play(drive, FAULTS["camera/dark"], 3.0, 4.5)
+    now = START_NS + round(4.5 * SECOND)
+    for number in range(40):
+        ns = now + number * SECOND // 10
+        monitor.take(CAMERA, encode_image(drive.pictures[number % 10], "bgr8", ns, "camera"), ns)
+    (finding,) = (one for one in monitor.findings if one.check == "mean_grey")
+    assert finding.begin_ns <= finding.found_ns < finding.end_ns <= now + (CLEAR_S + 1) * SECOND
+    assert monitor.sensors[CAMERA].report().level == Level.OK
+
+
+# What is no fault.
+
+
+@pytest.mark.parametrize("rate_hz", [1.0, 2.0, 5.0, 12.5, 60.0])
+def test_the_rate_is_the_sensors_own(rate_hz):
+    findings: list = []
+    timing = TimingHealth("/x", findings)
+    for number in range(round(20 * rate_hz)):
+        now = round(number / rate_hz * SECOND)
+        timing.poll(now)
+        timing.update(now + 5_000_000, now)
+    assert findings == []
+    assert timing.rate_hz == pytest.approx(rate_hz, rel=0.01)
+
+
+@pytest.mark.parametrize("lost", [7, 13])
+def test_single_lost_messages_are_no_fault(lost):
+    findings: list = []
+    timing = TimingHealth("/x", findings)
+    for number in range(200):
+        if number % lost:
+            timing.update(number * SECOND // 10, number * SECOND // 10)
+    assert findings == []
+
+
+def still_findings(pixels: np.ndarray) -> list:
+    monitor = HealthMonitor({CAMERA: IMAGE}, no_transforms)
+    for number, picture in enumerate(standing(pixels)):
+        ns = START_NS + number * SECOND // 10
+        monitor.take(CAMERA, encode_image(picture, "bgr8", ns, "camera"), ns)
+    return [finding.check for finding in monitor.findings]
+
+
+def no_transforms(target: str, source: str, stamp_ns: int) -> np.ndarray:
+    raise TransformError(target, source, "none")
+
+
+def test_a_night_a_fisheye_and_bars_are_no_fault(drive):
+    day = drive.pictures[0]
+    night = (day * 0.35).astype(np.uint8)
+    night[: len(night) // 2] = 3
+    bars = day.copy()
+    bars[:34] = bars[-34:] = 0
+    fisheye, (y, x) = day.copy(), np.indices(day.shape[:2])
+    fisheye[(y - 135) ** 2 + ((x - 240) / 480 * 270) ** 2 > 135**2] = 0
+    assert [still_findings(picture) for picture in (night, bars, fisheye)] == [[], [], []]
+
+
+def test_a_dark_tunnel_is_told_and_its_end_is_no_cover(drive):
+    pictures = [drive.pictures[k % 10] for k in range(90)]
+    shades = [1.0] * 30 + [0.03] * 30 + [1.0] * 30
+    monitor = HealthMonitor({CAMERA: IMAGE}, no_transforms)
+    for number, (picture, shade) in enumerate(zip(pictures, shades, strict=True)):
+        ns = START_NS + number * SECOND // 10
+        monitor.take(CAMERA, encode_image((picture * shade).astype(np.uint8), "bgr8", ns, "c"), ns)
+    assert [finding.check for finding in monitor.findings] == ["mean_grey"]
+
+
+@pytest.mark.parametrize("rings", [1, 2, 4])
+@pytest.mark.parametrize("front", [False, True])
+def test_lidars_of_fewer_rings_and_of_a_part_of_the_circle_are_well(drive, rings, front):
+    findings: list = []
+    health = CloudHealth("/points", findings)
+    for number in range(30):
+        points = drive.clouds[number % 10]
+        elevation = np.degrees(np.arcsin(points[:, 2] / np.linalg.norm(points[:, :3], axis=1)))
+        points = points[np.floor(elevation * 2) % rings == 0]
+        if front:
+            points = points[np.abs(np.arctan2(points[:, 1], points[:, 0])) < 0.9]
+        health.update(number * SECOND // 10, measure_cloud(points))
+    assert findings == []
+
+
+def test_rain_that_takes_a_quarter_of_the_points_is_no_fault(drive):
+    findings, rng = [], np.random.default_rng(1)
+    health = CloudHealth("/points", findings)
+    for number in range(60):
+        points = drive.clouds[number % 10]
+        if number > 20:
+            points = points[rng.random(len(points)) > 0.25]
+            drops = rng.normal(0, 2.0, (300, 4)).astype(np.float32)
+            points = np.concatenate((points, drops))
+        health.update(number * SECOND // 10, measure_cloud(points))
+    assert findings == []
+
+
+# Bounds.
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    channels=st.sampled_from([0, 3]),
+    fill=st.integers(0, 255),
+)
+def test_a_picture_of_any_size_is_measured(shape, channels, fill):
+    pixels = np.full(shape + (channels,) * bool(channels), fill, np.uint8)
+    figures = measure_picture(pixels)
+    assert figures.mean_grey == pytest.approx(fill, abs=1)
+    assert figures.sharpness is None  # a single colour shows nothing
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(0, 40),
+    scale=st.sampled_from([0.0, 1e-30, 1.0, 1e19, 3e38]),
+    seed=st.integers(0, 9),
+)
+def test_any_finite_cloud_is_measured(count, scale, seed):
+    points = (np.random.default_rng(seed).uniform(-1, 1, (count, 4)) * scale).astype(np.float32)
+    figures = measure_cloud(points)
+    assert 0 <= figures.returns <= count
+    assert np.isfinite([figures.down, figures.near, *figures.sectors]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2**62), st.integers(-(2**62), 2**62)), max_size=40))
+def test_any_times_are_taken(times):
+    timing = TimingHealth("/x", [])
+    for now, stamp in times:
+        timing.poll(now)
+        timing.update(now, stamp)
+
+
+@settings(max_examples=100, deadline=None)
+@given(values=st.lists(st.floats(0, 2), min_size=1, max_size=60), below=st.booleans())
+def test_a_level_rises_only_after_two_values_beyond_the_limit(values, below):
+    limits = Limits(1.0, 0.5 if below else 1.5, "", below, raise_s=0.1)
+    findings: list = []
+    check = Check("/x", "x", limits, findings)
+    for number, value in enumerate(values):
+        check.update(number * SECOND // 10, value)
+        if check.level:
+            assert findings
+            assert findings[-1].end_ns is None
+    beyond = [value < 1.0 if below else value > 1.0 for value in values]
+    if not any(a and b for a, b in itertools.pairwise(beyond)):
+        assert findings == []
+    if len(values) > 1 and all(beyond):
+        assert check.level >= Level.WARN
+
+
+def test_findings_are_bounded():
+    findings: list = []
+    check = Check("/x", "x", Limits(1.0, 1.0, "", raise_s=0.0), findings)
+    for number in range(3000):
+        check.update(number * 10 * SECOND, float(number % 4 < 1) * 2)
+        check.clear(number * 10 * SECOND)
+    assert len(findings) <= 1000
+
+
+def test_messages_that_cannot_be_read_are_a_fault_of_their_sensor(drive):
+    monitor = HealthMonitor({CAMERA: COMPRESSED, LIDAR: POINTS}, no_transforms)
+    for number in range(20):
+        ns = START_NS + number * SECOND // 10
+        monitor.take(LIDAR, encode_points(drive.clouds[0], ns, "lidar"), ns)
+        with pytest.raises(CodecError):
+            monitor.take(CAMERA, encode_compressed(b"\xff\xd8\xff garbage", "jpeg", ns, "camera"), ns)
+    assert [(finding.sensor, finding.check) for finding in monitor.findings] == [(CAMERA, "broken")]
