@@ -1,6 +1,7 @@
 # Everything that is done with this checkout; `make help` lists it.
 PYTHON ?= python3
 VENV := .venv/bin
+TORCH ?=
 BAG ?=
 BUNDLE ?=
 
@@ -12,9 +13,9 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
 
-setup: ## make .venv ready: ROS 2, torch, message interfaces, this package (done by the others as needed)
+setup: ## make .venv ready; TORCH=cpu for torch without CUDA, TORCH=auto to look for a GPU (done by the others)
 	@command -v $(PYTHON) >/dev/null || { echo "setup: missing $(PYTHON); install with: sudo apt install python3"; exit 1; }
-	@$(PYTHON) tools/setup.py
+	@TORCH=$(TORCH) $(PYTHON) tools/setup.py
 
 extras: setup ## install what `replay --ray` and `--live` need too (ray, foxglove-sdk, rerun-sdk)
 	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps --require-hashes -r requirements/extras.txt

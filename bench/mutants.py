@@ -1,15 +1,16 @@
 """A seeded sample of one-line mutations, and how many of them the unit tests kill.
 
-    python -m bench.mutants                                # the whole sample, about half an hour on one core
+    python -m bench.mutants                                # the whole sample, some minutes on one core
     python -m bench.mutants --only perception_rt/realtime  # the part of the same sample that lies in a folder
     python -m bench.mutants --only perception_rt/codec --list
 
 Each mutant changes one expression or statement: a comparison, an arithmetic or boolean operator, a
 constant, `min` and `max`, a returned value, a call or assignment that is left out. The sample takes the
-mutants with the lowest hash of seed, file and change, so an edit elsewhere does not move it. A mutant runs in
-a forked process against the files of `test/unit` that import its module, then those that import its folder,
-until one fails; a run of more than five times the usual time counts as killed. Leave the source files alone
-while it runs, or run it in a second checkout.
+mutants with the lowest hash of seed, file and change, so an edit elsewhere does not move it. First the tests
+of `test/unit` that import the folders run once, and the lines that each test executes are recorded. A mutant
+then runs in a forked process against the tests that execute its lines, the fastest first, until one fails; a
+run of more than five times the usual time counts as killed. Leave the source files alone while it runs, or
+run it in a second checkout.
 
 Prints the survivors with their change and writes `{"killed": int, "total": int, "survivors": [...]}` to
 `out/mutants.json`. `bench/equivalent_mutants.json` gives the reason of survivors that change nothing
@@ -25,8 +26,10 @@ import importlib.abc
 import importlib.util
 import json
 import os
+import pickle
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,7 +40,7 @@ FOLDERS = ("perception_rt/realtime", "perception_rt/stage/tracking", "perception
 COUNT, SEED = 300, 1
 OUT = ROOT / "out/mutants.json"
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
-SLOWER, GRACE_S = 5.0, 10.0  # how much longer than usual a mutant's tests may run
+SLOWER, GRACE_S = 5.0, 30.0  # how much longer than usual a mutant's tests may run
 
 COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -70,6 +73,7 @@ class Mutant(NamedTuple):
 
     path: str
     line: int
+    end: int
     before: str
     after: str
     source: str
@@ -131,7 +135,9 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             before, after = source[first:last], changed[first : last + len(changed) - len(source)]
             if ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source)):
                 shown = (" ".join(part.decode().split()) for part in (before, after))
-                yield Mutant(str(path.relative_to(ROOT)), node.lineno, *shown, changed.decode())
+                yield Mutant(
+                    str(path.relative_to(ROOT)), node.lineno, node.end_lineno, *shown, changed.decode()
+                )
 
 
 def sample(count: int, seed: int) -> list[Mutant]:
@@ -149,13 +155,81 @@ def module_of(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def tests_of(path: str) -> list[str]:
-    """The unit tests of a module: those that import it first, then those that import its folder."""
-    texts = {str(file): file.read_text() for file in sorted((ROOT / "test/unit").glob("test_*.py"))}
-    module = module_of(path)
-    folder = next(module_of(folder) for folder in FOLDERS if path.startswith(folder))
-    own = [file for file, text in texts.items() if f"{module} import" in text]
-    return own + [file for file, text in texts.items() if f"{folder}." in text and file not in own]
+def test_files() -> list[str]:
+    """Return the files of unit tests that import one of the folders."""
+    names = [f"{module_of(folder)}." for folder in FOLDERS]
+    files = sorted((ROOT / "test/unit").glob("test_*.py"))
+    return [str(file) for file in files if any(name in file.read_text() for name in names)]
+
+
+class Coverage:
+    """A pytest plugin that records the duration of each test and the lines that it executes.
+
+    Attributes:
+        lines: for each test, the lines by file.
+        took_s: duration of each test.
+    """
+
+    def __init__(self) -> None:
+        self.lines: dict[str, dict[str, set[int]]] = {}
+        self.took_s: dict[str, float] = {}
+        self._prefixes = tuple(str(ROOT / folder) for folder in FOLDERS)
+        self._now: dict[str, set[int]] = {}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Start to trace."""
+        self._now = self.lines[nodeid] = {}
+        self.took_s[nodeid] = time.monotonic()
+        threading.settrace(self._trace)
+        sys.settrace(self._trace)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Stop to trace."""
+        sys.settrace(None)
+        threading.settrace(None)
+        self.took_s[nodeid] = time.monotonic() - self.took_s[nodeid]
+
+    def _trace(self, frame: Any, event: str, _: Any) -> Any:
+        file = frame.f_code.co_filename
+        if not file.startswith(self._prefixes):
+            return None
+        seen = self._now.setdefault(str(Path(file).relative_to(ROOT)), set())
+        seen.add(frame.f_lineno)
+
+        def lines(frame: Any, event: str, _: Any) -> Any:
+            seen.add(frame.f_lineno)
+            return lines
+
+        return lines
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """Return the tests that execute a mutant's lines, else those that execute its file; fastest first."""
+        wanted = set(range(mutant.line, mutant.end + 1))
+        touching = {test: files[mutant.path] for test, files in self.lines.items() if mutant.path in files}
+        own = [test for test, lines in touching.items() if lines & wanted] or list(touching)
+        return sorted(own, key=self.took_s.__getitem__)
+
+
+def record_coverage() -> Coverage:
+    """Run all tests once in a forked process and return what they execute."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        coverage = Coverage()
+        code = _run_pytest(None, test_files(), [coverage])
+        with os.fdopen(writer, "wb") as pipe:
+            pickle.dump((code, coverage.lines, coverage.took_s), pipe)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        code, lines, took_s = pickle.load(pipe)
+    os.waitpid(child, 0)
+    if code:
+        raise SystemExit(f"the tests do not pass without a mutation (pytest's exit code {code})")
+    coverage = Coverage()
+    coverage.lines, coverage.took_s = lines, took_s
+    return coverage
 
 
 class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -196,16 +270,20 @@ def _run_child(mutant: Mutant | None, tests: Sequence[str]) -> None:
     code = 1
     try:
         os.setpgid(0, 0)
-        import pytest
-
-        for number in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-        if mutant is not None:
-            sys.meta_path.insert(0, MutantFinder(module_of(mutant.path), ROOT / mutant.path, mutant.source))
-        plugins = ["-p", "no:cacheprovider", "-p", "no:launch_testing", "-p", "no:xdist"]
-        code = int(pytest.main(["-x", "-q", *plugins, "--hypothesis-profile=mutants", *tests]))
+        code = _run_pytest(mutant, tests, [])
     finally:
         os._exit(code)
+
+
+def _run_pytest(mutant: Mutant | None, tests: Sequence[str], plugins: Sequence[object]) -> int:
+    import pytest
+
+    for number in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    if mutant is not None:
+        sys.meta_path.insert(0, MutantFinder(module_of(mutant.path), ROOT / mutant.path, mutant.source))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:launch_testing", "-p", "no:xdist"]
+    return int(pytest.main([*options, "--hypothesis-profile=mutants", *tests], plugins=list(plugins)))
 
 
 def prepare() -> None:
@@ -220,19 +298,17 @@ def prepare() -> None:
     settings.register_profile("mutants", derandomize=True, database=None, deadline=None)
 
 
-def judge(mutants: Sequence[Mutant]) -> list[Mutant]:
+def judge(mutants: Sequence[Mutant], coverage: Coverage) -> list[Mutant]:
     """Run the tests on every mutant; returns the survivors."""
-    usual_s: dict[str, float] = {}
     survivors = []
     for number, mutant in enumerate(mutants, 1):
-        tests = tests_of(mutant.path)
-        if mutant.path not in usual_s:
-            outcome, usual_s[mutant.path] = run_tests(None, tests, 600.0)
-            if outcome != "passed":
-                raise SystemExit(f"{mutant.path}: its tests do not pass without a mutation: {tests}")
-        outcome, took_s = run_tests(mutant, tests, usual_s[mutant.path] * SLOWER + GRACE_S)
+        tests = coverage.tests_of(mutant)
+        usual_s = sum(coverage.took_s[test] for test in tests)
+        outcome, took_s = run_tests(mutant, tests, usual_s * SLOWER + GRACE_S) if tests else ("passed", 0.0)
         print(
-            f"{number:4}/{len(mutants)} {outcome:6} {took_s:5.1f} s  {mutant.path}:{mutant.line}", flush=True
+            f"{number:4}/{len(mutants)} {outcome:6} {took_s:5.1f} s, {len(tests)} tests  "
+            f"{mutant.path}:{mutant.line}",
+            flush=True,
         )
         if outcome == "passed":
             survivors.append(mutant)
@@ -258,7 +334,9 @@ def main() -> int:
         return 0
     prepare()
     reasons = json.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
-    survivors = judge(mutants)
+    print(f"tests without a mutation, traced: {len(test_files())} files", flush=True)
+    coverage = record_coverage()
+    survivors = judge(mutants, coverage)
     told = [{**s._asdict(), "reason": reasons.get(f"{s.path}: {s.after}", "")} for s in survivors]
     for one in told:
         del one["source"]

@@ -49,6 +49,19 @@ def sourced_distro(env: dict) -> str | None:
     return distro
 
 
+def torch_backend(env: dict, installed: str) -> str:
+    """Return which build of torch to install: `cuda` (it runs on a CPU too) or `cpu`.
+
+    TORCH=auto takes `cuda` where an NVIDIA driver is loaded; without TORCH the installed one stays.
+    """
+    wanted = env.get("TORCH") or installed
+    if wanted not in ("cpu", "cuda", "auto"):
+        raise SetupError(f"TORCH={wanted}: must be cpu, cuda or auto")
+    if wanted == "auto":
+        return "cuda" if os.path.exists("/proc/driver/nvidia") or os.path.exists("/dev/nvidiactl") else "cpu"
+    return wanted
+
+
 def cmake_is_new_enough() -> bool:
     """Return whether there is a cmake of at least 3.20."""
     if not shutil.which("cmake"):

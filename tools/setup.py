@@ -26,7 +26,8 @@ import sys
 from pathlib import Path
 
 from command import child_environment, run_logged
-from machine import SetupError, check_machine, sourced_distro
+from machine import SetupError, check_machine, sourced_distro, torch_backend
+from torch_build import requirement_lines, without_cuda
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -69,11 +70,16 @@ def step_keys(distro: str | None) -> dict:
     venv = fingerprint(sys.version_info[:2], str(VENV), distro)
     keys = {
         "venv": venv,
-        "requirements": fingerprint(venv, lock),
+        "requirements": fingerprint(venv, lock, *(["cpu"] if wanted_torch() == "cpu" else [])),
         "interfaces": fingerprint(venv, generators, distro or ROOT / "interfaces"),
         "package": fingerprint(venv, *(ROOT / name for name in sources)),
     }
     return {**keys, "check": fingerprint(*keys.values())}
+
+
+def wanted_torch() -> str:
+    """Return the build of torch that is asked for, else the one that is installed."""
+    return torch_backend(dict(os.environ), read_stamps().get("torch", "cuda"))
 
 
 def read_stamps() -> dict:
@@ -129,7 +135,18 @@ def make_venv(title: str, distro: str | None) -> None:
 def install_requirements(title: str, distro: str | None) -> None:
     """Install the locked requirements; the lock is complete, so pip need not resolve anything."""
     lock = ROOT / "requirements" / ("distro.txt" if distro else "wheels.txt")
-    run(title, [PYTHON, "-m", "pip", "install", "--no-deps", "--require-hashes", "-r", lock])
+    locked = [PYTHON, "-m", "pip", "install", "--no-deps", "--require-hashes", "-r"]
+    if wanted_torch() != "cpu":
+        run(title, [*locked, lock])
+        return
+    # The lock has the hashes of PyPI's torch, which needs CUDA; PyTorch's own index has the one for a CPU.
+    text = lock.read_text()
+    rest, torch = VENV / "requirements.txt", VENV / "torch.txt"
+    rest.write_text(without_cuda(text))
+    torch.write_text("\n".join(requirement_lines(text, ("torch", "torchvision"))) + "\n")
+    run(title, [*locked, rest])
+    uv = [VENV / "bin" / "uv", "pip", "install", "--python", PYTHON, "--no-deps"]
+    run(f"{title}: torch for a CPU", [*uv, "--torch-backend", "cpu", "-r", torch])
 
 
 def wrong_type_hashes() -> list:
@@ -229,7 +246,7 @@ TITLES = {
 def set_up() -> None:
     """Do the steps that are not yet done."""
     distro = sourced_distro(dict(os.environ))
-    keys, stamps = step_keys(distro), read_stamps()
+    keys, stamps, torch = step_keys(distro), read_stamps(), wanted_torch()
     todo = stale_steps(keys, stamps, distro)
     if not todo:
         return
@@ -239,6 +256,8 @@ def set_up() -> None:
         if name in todo:
             STEPS[name](f"[{number}/{len(STEPS)}] {TITLES[name]}", distro)
             stamps[name] = keys[name]
+            if name == "requirements":
+                stamps["torch"] = torch
             write_stamps(stamps)
 
 

@@ -59,6 +59,52 @@ def run_setup(checkout: Path, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env={**clean, **env}, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.parametrize("lock", [WHEELS, DISTRO])
+def test_torch_for_a_cpu_comes_without_cuda_and_in_the_locked_version(lock):
+    torch_build = importlib.import_module("torch_build")
+    text = lock.read_text()
+    lines = torch_build.requirement_lines(text, ("torch", "torchvision"))
+    assert {Requirement(line).name for line in lines} == {"torch", "torchvision"}
+    assert all("==" in line and "--hash" not in line for line in lines)
+    rest = torch_build.requirements(torch_build.without_cuda(text))
+    names = {entry.partition("==")[0] for entry in rest}
+    assert not [name for name in names if re.match("nvidia|cuda|triton|torch$|torchvision", name)]
+    dropped = {entry.partition("==")[0] for entry in torch_build.requirements(text)} - names
+    assert all(re.match("nvidia|cuda|triton|torch$|torchvision", name) for name in dropped)
+    assert all("--hash=sha256:" in entry for entry in rest)
+    assert len(rest) > 60
+
+
+def test_a_cpu_torch_is_asked_for_by_name(checkout, monkeypatch, tmp_path):
+    """The commands that TORCH=cpu runs: the lock without CUDA by hash, then torch from PyTorch's index."""
+    setup, commands = load_setup(checkout), []
+    monkeypatch.setenv("TORCH", "cpu")
+    monkeypatch.setattr(setup, "run", lambda title, words, env=None: commands.append([str(w) for w in words]))
+    setup.VENV.mkdir()
+    setup.install_requirements("requirements", None)
+    assert [command[command.index("--no-deps") :][:1] for command in commands] == [["--no-deps"]] * 2
+    assert commands[0][-2:] == ["-r", str(setup.VENV / "requirements.txt")]
+    assert commands[1][-4:] == ["--torch-backend", "cpu", "-r", str(setup.VENV / "torch.txt")]
+    with_cpu = setup.step_keys(None)
+    monkeypatch.setenv("TORCH", "cuda")
+    assert setup.step_keys(None)["requirements"] != with_cpu["requirements"]
+    monkeypatch.delenv("TORCH")
+    cuda = setup.step_keys(None)["requirements"]
+    monkeypatch.setenv("TORCH", "cuda")
+    assert setup.step_keys(None)["requirements"] == cuda
+    monkeypatch.delenv("TORCH")
+    setup.write_stamps({"torch": "cpu"})
+    setup.PYTHON.parent.mkdir(parents=True)
+    setup.PYTHON.touch()
+    assert setup.step_keys(None) == with_cpu  # `make demo` after `make setup TORCH=cpu` changes nothing
+
+
+def test_an_unknown_torch_build_is_refused(checkout):
+    done = run_setup(checkout, TORCH="rocm")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "setup: TORCH=rocm: must be cpu, cuda or auto"
+
+
 def test_missing_tools_are_one_line_with_the_command(checkout, tmp_path):
     done = run_setup(checkout, PATH=str(tmp_path / "nothing"), CC="", CXX="")
     assert done.returncode == 1
