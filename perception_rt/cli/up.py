@@ -91,8 +91,10 @@ def run(args: argparse.Namespace) -> int:
         return supervise(
             commands, args.restarts, lambda name: not args.separate or name.rpartition("/")[2] in SOURCES
         )
-    from perception_rt.node.run import node_factory  # rclpy only when the file is sound
+    from perception_rt.node.run import check_names_of, node_factory  # rclpy only when the file is sound
     from perception_rt.node.run import run as run_nodes
+
+    check_names_of(read_graph(args.params_file), parse_parameters(args.param))
 
     return run_nodes([node_factory(spec) for spec in graph], [*ros_args, *args.ros_args])
 

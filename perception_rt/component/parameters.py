@@ -63,10 +63,30 @@ def check_names(table: Sequence[Parameter], names: Iterable[str]) -> None:
     Raises:
         ConfigError: lists the names, each with the nearest ones that exist.
     """
-    known = [parameter.name for parameter in table]
+    known = list(dict.fromkeys(parameter.name for parameter in table))
     unknown = [name for name in map(str, names) if name not in known and not name.startswith(ROS_NAMES)]
     if unknown:
         raise ConfigError("; ".join(_hint(name, known) for name in unknown))
+
+
+def check_inherited(nodes: Iterable[tuple[Sequence[Parameter], Iterable[str]]]) -> None:
+    """Refuse names of wildcard entries (`/**`) that none of the nodes declares.
+
+    Args:
+        nodes: of each, its table and the names that wildcard entries give it.
+
+    Raises:
+        ConfigError: lists the names, each with the nearest ones that exist.
+    """
+    tables: list[Parameter] = []
+    given: dict[str, None] = {}
+    for table, names in nodes:
+        tables += table
+        given |= dict.fromkeys(names)
+    try:
+        check_names(tables, given)
+    except ConfigError as error:
+        raise ConfigError(f"/**: {error}") from error
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -14,6 +15,8 @@ from perception_rt.node.messages import message_class
 from perception_rt.node.run import run
 from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
 from perception_rt.replay.bag import Bag, BagMessage
+from perception_rt.replay.time_base import AUTO, TIMES, choose_time_base
+from perception_rt.replay.warnings import clock_warnings
 from perception_rt.types import ConfigError
 
 HEAD_START_S = 0.02  # of /clock: under simulated time nodes take nothing before it has begun
@@ -26,6 +29,7 @@ class BagPlayerNode(SourceNode):
     PARAMETERS = (
         Parameter("bag", "", "The rosbag2 folder (mcap or sqlite3)."),
         Parameter("topics", [""], "Topics to play; one empty name plays all."),
+        Parameter("time", AUTO, "Clock to play by: log times, stamps, or what suits them.", choices=TIMES),
         *SOURCE_PARAMETERS,
     )
 
@@ -46,13 +50,16 @@ class BagPlayerNode(SourceNode):
         for topic in wanted:
             if topic == "/clock":  # this node is the clock
                 continue
-            message_type = message_class(self._bag.topics[topic][0])
+            kind = self._bag.topics[topic][0]
+            message_type = message_class(kind) if re.fullmatch(r"\w+/\w+/\w+", kind) else None
             if message_type is None:
-                self.get_logger().warning(
-                    f"{topic}: {self._bag.topics[topic][0]} is not installed: not played"
-                )
+                self.get_logger().warning(f"{topic}: {kind}: not installed, or not read: not played")
                 continue
             self._outputs[topic] = self.create_publisher(message_type, topic, qos_of(topic))
+        base = choose_time_base(self._bag, list(self._outputs), self.values["time"])
+        self._bag.retime(base.behind_ns)
+        for line in clock_warnings(base.summary()):
+            self.get_logger().warning(line)
 
     def teardown(self) -> None:
         """Close the bag."""

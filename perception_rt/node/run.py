@@ -9,10 +9,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import rclpy
 from rclpy.context import Context
@@ -21,7 +21,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from perception_rt.component.graph import GraphNode, class_of
-from perception_rt.component.parameters import check_names
+from perception_rt.component.parameters import check_inherited, check_names
 from perception_rt.node.shared_memory import clean_shared_memory
 from perception_rt.node.shell import PerceptionNode
 from perception_rt.node.transport import transport_environment
@@ -162,6 +162,30 @@ class Graph:
             executor.remove_node(node)
             executor.shutdown()
             node.destroy_node()
+
+
+def check_names_of(graph: Sequence[GraphNode], overrides: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse names in wildcard entries (`/**`) and overrides that no node of a graph declares.
+
+    Args:
+        graph: all nodes of a parameter file. overrides: values by node name ("" for all) and name.
+
+    Raises:
+        ConfigError: lists the names, each with the nearest ones that exist.
+    """
+    classes: dict[str, type[PerceptionNode]] = {
+        node.path: class_of("perception_rt.node", node.name, "Node") for node in graph
+    }
+    tables = {path: node_class.PARAMETERS for path, node_class in classes.items()}
+    check_inherited([(tables[node.path], node.inherited) for node in graph])
+    for name, values in overrides.items():
+        named = [tables[node.path] for node in graph if name in ("", node.name, node.path)]
+        if not named:
+            raise ConfigError(f"-p {name}:...: no such node; the nodes are {', '.join(tables)}")
+        try:
+            check_names([one for table in named for one in table], values)
+        except ConfigError as error:
+            raise ConfigError(f"-p: {error}") from error
 
 
 def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:

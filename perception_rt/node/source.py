@@ -16,6 +16,7 @@ from perception_rt.component.parameters import Parameter
 from perception_rt.node.shell import PerceptionNode
 
 CLOCK_PERIOD_NS = 4_000_000  # simulated time steps at 250 Hz, finer than any age that matters
+MAX_GAP_NS = 60 * 10**9  # longer times without a message are skipped
 GRACE_S = 1.0  # between the first listener and the start: discovery is not the same for all
 
 SOURCE_PARAMETERS = (
@@ -105,6 +106,9 @@ class SourceNode(PerceptionNode):
         for time_ns, emit in self.events():
             if began_ns < 0:
                 began_ns, first_ns, clock_ns = time.monotonic_ns(), time_ns, time_ns
+            if time_ns - clock_ns > MAX_GAP_NS:
+                self.get_logger().warning(f"{(time_ns - clock_ns) / 1e9:.1f} s without a message: skipped")
+                first_ns, clock_ns = first_ns + time_ns - clock_ns, time_ns
             while clock_ns <= time_ns:
                 if self._sleep_until(began_ns, clock_ns - first_ns):
                     return

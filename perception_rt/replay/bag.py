@@ -41,6 +41,7 @@ class Bag:
 
     Attributes:
         topics: message type and count by topic; the count is the one of index and metadata.
+        offers: QoS of the publishers in words, by topic, where metadata.yaml has it.
         damage: the unreadable parts found so far; grows while reading.
 
     Args:
@@ -201,6 +202,7 @@ class Bag:
 
     def _open(self) -> None:
         metadata = self._metadata()
+        self.offers = metadata.offers
         folder = self._path if self._path.is_dir() else self._path.parent
         for name in metadata.files:
             self._open_file(folder / name)

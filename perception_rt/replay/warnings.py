@@ -27,7 +27,7 @@ def warnings_of(metrics: Mapping[str, Any]) -> Iterator[str]:
         metrics: content of metrics.json.
     """
     bag = metrics["bag"]
-    yield from _clock(bag["clock"])
+    yield from clock_warnings(bag["clock"])
     for gap in bag["gaps"]:
         told = (
             f"{gap['skipped_ns'] / 1e9:.1f} s without a message skipped, after {gap['after_ns'] / 1e9:.3f} s"
@@ -48,7 +48,8 @@ def warnings_of(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"{topic}: no message, though {output['node']} received some: see its lines of /diagnostics"
 
 
-def _clock(clock: Mapping[str, Any]) -> Iterator[str]:
+def clock_warnings(clock: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the topics whose stamps are of another clock than the log times; `clock` as in metrics.json."""
     for topic, offset_s in clock["offsets_s"].items():
         if abs(offset_s) * 1e9 <= ANOTHER_CLOCK_NS:
             continue
@@ -56,11 +57,11 @@ def _clock(clock: Mapping[str, Any]) -> Iterator[str]:
         line = f"{topic}: stamps are {abs(offset_s):.1f} s {side} the log times"
         left_s = offset_s + clock["behind_ns"].get(topic, 0) / 1e9
         if abs(left_s) * 1e9 <= ANOTHER_CLOCK_NS:
-            yield f"{line}: the replay follows the stamps"
+            yield f"{line}: the clock follows the stamps"
         elif clock["follows"] == "log":
-            yield f"{line}: `--time stamps` follows them; mend the sensor's clock"
+            yield f"{line}: time `stamps` follows them; mend the sensor's clock"
         else:
-            yield f"{line}, those of other topics are not: `--time stamps` follows each topic's own"
+            yield f"{line}, those of other topics are not: time `stamps` follows each topic's own"
     for topic, behind_ns in clock["behind_ns"].items():
         offset_s = clock["offsets_s"].get(topic)
         if offset_s is not None and abs(offset_s) * 1e9 <= ANOTHER_CLOCK_NS < abs(behind_ns):

@@ -354,7 +354,7 @@ def test_an_override_that_names_the_node_more_exactly_wins():
         ({"/camera_detector": {"half": True}}, "no such node"),
         (
             {"camera_detector": {"rate_hs": 1.0}},
-            "rate_hs: not a parameter of camera_detector; known parameters: batch_wait",
+            "rate_hs: not a parameter of camera_detector; did you mean rate_hz",
         ),
         (
             {"fusion": {"rate_hz": 1.0}},

@@ -142,7 +142,7 @@ def test_a_replay_follows_the_stamps_and_says_so(tmp_path, capsys, behind_s):
     assert metrics["streams"]["/vehicle_state: /odom"]["age_ms"]["max"] < 50
     told = "".join(capsys.readouterr().out.split("\n"))
     assert f"warning: /odom: stamps are {abs(behind_s)}.0 s" in told
-    assert "the replay follows the stamps" in told
+    assert "the clock follows the stamps" in told
 
 
 def test_a_gap_in_log_time_is_skipped_and_told(tmp_path, capsys):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from perception_rt.component.component import Component
 from perception_rt.component.graph import GraphNode, class_of
+from perception_rt.component.parameters import check_inherited
 from perception_rt.types import ConfigError
 from perception_rt.types.executables import SOURCES
 
@@ -31,6 +33,8 @@ def replayable_nodes(nodes: Sequence[GraphNode]) -> list[tuple[GraphNode, type[C
     found = [(node, component_class(node.name)) for node in nodes if node.name not in SOURCES]
     if not found:
         raise ConfigError("the parameter file names no node that processes messages")
+    if len(found) == len(nodes):  # the parameters of sources are not known here
+        check_inherited([(make.PARAMETERS, node.inherited) for node, make in found])
     return found
 
 
@@ -58,7 +62,7 @@ def check_overrides(nodes: Sequence[GraphNode], overrides: Overrides) -> None:
         known = {one.name for node in named for one in component_class(node.name).PARAMETERS}
         for parameter in values:
             if parameter not in known and parameter not in OF_ROS:
-                of = name or "any node"
-                raise ConfigError(
-                    f"-p {parameter}: not a parameter of {of}; known parameters: {', '.join(sorted(known))}"
-                )
+                close = get_close_matches(parameter, known, 2)
+                valid = f"known parameters: {', '.join(sorted(known))}"
+                hint = f"did you mean {' or '.join(close)}?" if close else valid
+                raise ConfigError(f"-p {parameter}: not a parameter of {name or 'any node'}; {hint}")

@@ -13,6 +13,10 @@ from perception_rt.replay.storage.values import FormatError
 from perception_rt.types.bounded_yaml import load_yaml
 
 NAME = "metadata.yaml"
+_POLICIES: dict[str, dict[int | str, str]] = {
+    "reliability": {1: "reliable", 2: "best effort", 0: "", "system_default": ""},
+    "durability": {1: "transient local", 2: "", 0: "", "volatile": "", "system_default": ""},
+}
 
 
 @dataclass(slots=True)
@@ -23,12 +27,14 @@ class Metadata:
         files: names of the storage files, in order.
         topics: message type and count by topic.
         compression: of files or messages; empty for none.
+        offers: QoS of the publishers, in words, by topic.
         faults: unusable fields, with the reason.
     """
 
     files: list[str] = field(default_factory=list)
     topics: dict[str, tuple[str, int]] = field(default_factory=dict)
     compression: str = ""
+    offers: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
 
@@ -60,11 +66,28 @@ def read_metadata(folder: Path) -> Metadata:
         if not (isinstance(name, str) and isinstance(kind, str) and type(count) is int and count >= 0):
             metadata.faults.append(f"topics_with_message_count: {name!r}, {kind!r}, {count!r} is not valid")
             continue
+        metadata.offers[name] = _offered(topic.get("offered_qos_profiles"))
         metadata.topics[name] = (kind, metadata.topics.get(name, (kind, 0))[1] + count)
     if about.get("compression_mode"):
         metadata.compression = str(about.get("compression_format") or "")
     metadata.faults += _contradictions(about, metadata)
     return metadata
+
+
+def _offered(profiles: object) -> str:
+    """Return reliability and durability of the publishers; Humble writes YAML in a text, and numbers."""
+    if isinstance(profiles, str):
+        try:
+            profiles = load_yaml(profiles)
+        except (yaml.YAMLError, ValueError):
+            return ""
+    words = []
+    for profile in profiles if isinstance(profiles, list) else []:
+        for key, names in _POLICIES.items():
+            value = profile.get(key) if isinstance(profile, dict) else None
+            word = names.get(value, value) if isinstance(value, int | str) else None
+            words += [str(word).replace("_", " ")] if word else []
+    return ", ".join(dict.fromkeys(words))
 
 
 def _list(about: dict, key: str, kind: type, metadata: Metadata) -> list[Any]:

@@ -1,0 +1,338 @@
+"""Write the parameter file for what a survey found; what cannot be decided stands as a comment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from perception_rt.codec.camera_info import parse_camera_info
+from perception_rt.codec.cdr import CdrReader
+from perception_rt.codec.compressed import parse_compressed
+from perception_rt.codec.image import parse_image
+from perception_rt.codec.points import parse_points
+from perception_rt.component.graph import output_prefixes
+from perception_rt.replay.survey import TF_TYPE, Survey, SurveyedTopic
+from perception_rt.types import PerceptionError
+
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO, CLOUD = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/PointCloud2"
+ODOMETRY, IMU, FIX = "nav_msgs/msg/Odometry", "sensor_msgs/msg/Imu", "sensor_msgs/msg/NavSatFix"
+TWIST = "geometry_msgs/msg/TwistWithCovarianceStamped"
+USED = (IMAGE, COMPRESSED, CAMERA_INFO, CLOUD, ODOMETRY, IMU, FIX, TWIST, TF_TYPE)
+BASE_FRAMES = ("base_link", "base_footprint", "ego_vehicle", "vehicle", "body")
+OURS = ("camera_detector", "lidar_detector", "fusion", "object_tracker", "vehicle_state", "drive_simulator")
+"""Nodes whose topics are results, not sensors; so are names with one of the next words."""
+DERIVED = (
+    "annotated",
+    "ground_truth",
+    "depth",
+    "disparity",
+    "mask",
+    "thermal",
+    "obstacle",
+    "cluster",
+    "costmap",
+)
+NOT_COLOUR = ("16UC1", "32FC1")
+
+
+@dataclass
+class _Section:
+    """The parameters of a node, and its comments."""
+
+    parameters: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def parameter_file(survey: Survey, source: str, use_sim_time: bool, player: Mapping[str, Any]) -> str:
+    """Return the text of a ROS parameter file.
+
+    Args:
+        survey: of the source. source: its name, for the first line.
+        use_sim_time: whether the nodes run on /clock. player: parameters of `bag_player`; empty for none.
+    """
+    cameras, camera_notes = _chosen(survey, (IMAGE, COMPRESSED), _image_size, _camera_rank)
+    lidars, lidar_notes = _chosen(survey, (CLOUD,), _cloud_size, lambda topic: 0)
+    base, base_note = _base_frame(survey)
+    sections: dict[str, _Section] = {}
+    if cameras:
+        sections["camera_detector"] = _cameras(cameras, camera_notes)
+    if lidars:
+        sections["lidar_detector"] = _lidars(lidars, lidar_notes, survey, base)
+    if cameras and lidars:
+        fusion = _fusion(survey, cameras, lidars, base)
+        if fusion is not None:
+            sections["fusion"] = fusion
+    if cameras or lidars:
+        fixed = _fixed_frame(survey, lidars[0].frame_id if lidars else "")
+        sections["object_tracker"] = _tracker(sections, cameras, lidars, fixed)
+    ego = _vehicle_state(survey, base)
+    if ego is not None:
+        sections["vehicle_state"] = ego
+    head = [f"Parameters for {source}, by `perception-rt init`. Check the lines with a comment.", base_note]
+    head += [] if cameras else camera_notes or ["no camera: no topic of type Image or CompressedImage"]
+    head += [] if lidars else lidar_notes or ["no lidar: no topic of type PointCloud2"]
+    head += survey.faults[:8] + _unused(survey)
+    if player and sections:
+        sections["bag_player"] = _Section({"use_sim_time": False, **player})
+    return _text(head, sections, use_sim_time)
+
+
+# Choice of topics.
+
+
+def _chosen(
+    survey: Survey,
+    types: Sequence[str],
+    size: Callable[[SurveyedTopic], str],
+    rank: Callable[[SurveyedTopic], int],
+) -> tuple[list[SurveyedTopic], list[str]]:
+    """Return the sensors' topics, one for each output name, and notes on those left out."""
+    chosen: dict[str, SurveyedTopic] = {}
+    notes = []
+    for topic in sorted(survey.of_type(*types), key=lambda topic: (rank(topic), topic.name)):
+        reason = _derived(topic.name)
+        if not reason and topic.sample is not None:
+            try:
+                size(topic)
+            except PerceptionError as error:
+                reason = str(error)
+        elif not reason:
+            reason = "no message came"
+        prefix = topic.name.removesuffix("/compressed").rpartition("/")[0]
+        if not reason and prefix in chosen:
+            reason = f"{chosen[prefix].name} is used"
+        if reason:
+            notes.append(f"not used: {topic.name}: {reason}")
+        else:
+            chosen[prefix] = topic
+    return sorted(chosen.values(), key=lambda topic: topic.name), notes
+
+
+def _derived(name: str) -> str:
+    words = [word for word in (*OURS, *DERIVED) if word in name]
+    return f"its name says {words[0]}" if words else ""
+
+
+def _camera_rank(topic: SurveyedTopic) -> int:
+    """Return the place of a topic among those of one camera: raw and in colour first."""
+    name = topic.name.removesuffix("/compressed").rpartition("/")[2]
+    order = ("image_raw", "image_color", "image", "image_rect_color", "image_rect")
+    return 2 * (order.index(name) if name in order else len(order)) + (topic.message_type == COMPRESSED)
+
+
+def _image_size(topic: SurveyedTopic) -> str:
+    assert topic.sample is not None
+    if topic.message_type == COMPRESSED:
+        height, width = parse_compressed(topic.sample).decode().pixels.shape[:2]
+        return f"{width}x{height}"
+    image = parse_image(topic.sample)
+    if image.encoding in NOT_COLOUR:
+        raise PerceptionError(f"encoding={image.encoding!r}: no colours, perhaps depth")
+    return f"{image.width}x{image.height}"
+
+
+def _cloud_size(topic: SurveyedTopic) -> str:
+    assert topic.sample is not None
+    cloud = parse_points(topic.sample)
+    return f"{cloud.width * cloud.height} points"
+
+
+# Sections.
+
+
+def _about(topic: SurveyedTopic, size: str = "") -> str:
+    told = [size, f"{topic.rate_hz:.1f} Hz" if topic.rate_hz else "", f"frame {topic.frame_id!r}", topic.qos]
+    return f"{topic.name}: {', '.join(word for word in told if word)}"
+
+
+def _cameras(cameras: Sequence[SurveyedTopic], notes: list[str]) -> _Section:
+    sizes = [_image_size(camera) for camera in cameras]
+    section = _Section({"image_topics": [camera.name for camera in cameras]})
+    section.parameters["warmup_sizes"] = list(dict.fromkeys(sizes))
+    section.notes = [_about(*pair) for pair in zip(cameras, sizes, strict=True)] + notes
+    section.notes.append("bundle: your own detector (`perception-rt bundle export`); default: sim_camera")
+    return section
+
+
+def _lidars(lidars: Sequence[SurveyedTopic], notes: list[str], survey: Survey, base: str) -> _Section:
+    section = _Section({"points_topics": [lidar.name for lidar in lidars]})
+    section.notes = [_about(lidar, _cloud_size(lidar)) for lidar in lidars]
+    section.notes += [_mounting(survey, base, lidar.frame_id) for lidar in lidars] + notes
+    return section
+
+
+def _fusion(
+    survey: Survey, cameras: Sequence[SurveyedTopic], lidars: Sequence[SurveyedTopic], base: str
+) -> _Section | None:
+    """Return the section for the camera that looks most ahead and the first lidar."""
+    infos = {camera.name: info for camera in cameras if (info := _info_of(survey, camera)) is not None}
+    lidar, section = lidars[0], _Section()
+    usable = []
+    for camera in cameras:
+        if camera.name not in infos:
+            section.notes.append(f"not fused: {camera.name}: no CameraInfo")
+        elif not survey.connected(camera.frame_id, lidar.frame_id):
+            frames = f"{camera.frame_id!r} and {lidar.frame_id!r}"
+            section.notes.append(f"not fused: {camera.name}: no transform between {frames} on /tf")
+        else:
+            usable.append(camera)
+    if not usable:
+        return None
+    camera = max(usable, key=lambda camera: _ahead(survey, base or lidar.frame_id, camera.frame_id))
+    names = [topic.name for topic in (cameras)]
+    section.parameters = {
+        "detections_2d_topic": f"camera_detector{output_prefixes(names)[camera.name]}/detections",
+        "detections_3d_topic": "lidar_detector"
+        + output_prefixes([one.name for one in lidars])[lidar.name]
+        + "/detections",
+        "camera_info_topic": infos[camera.name].name,
+    }
+    others = [one.name for one in usable if one is not camera]
+    if others:
+        section.notes.append(f"the camera that looks most ahead is fused; others: {', '.join(others)}")
+    if _fixed_frame(survey, lidar.frame_id):
+        section.parameters["fixed_frame"] = _fixed_frame(survey, lidar.frame_id)
+    return section
+
+
+def _info_of(survey: Survey, camera: SurveyedTopic) -> SurveyedTopic | None:
+    """Return the CameraInfo beside a camera, or else the one of its frame."""
+    beside = camera.name.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+    usable = []
+    for info in survey.of_type(CAMERA_INFO):
+        try:
+            parse_camera_info(info.sample or b"")
+        except PerceptionError as error:
+            survey.faults.append(f"{info.name}: {error}")
+        else:
+            usable.append(info)
+    same = [info for info in usable if info.name == beside or info.frame_id == camera.frame_id != ""]
+    return min(same, key=lambda info: (info.name != beside, info.name), default=None)
+
+
+def _ahead(survey: Survey, base: str, frame: str) -> float:
+    """Return how far the optical axis (z) points ahead (x), -1 to 1."""
+    try:
+        return float(survey.transforms.lookup(base, frame, 0)[0, 2])
+    except PerceptionError:
+        return -1.0
+
+
+def _mounting(survey: Survey, base: str, frame: str) -> str:
+    if not base:
+        return f"frame {frame!r}: its mounting is not known: boxes stay in the lidar's frame"
+    try:
+        matrix = survey.transforms.lookup(base, frame, 0)
+    except PerceptionError:
+        return f"no transform from {frame!r} to {base!r}: boxes stay in the lidar's frame"
+    x, y, z = matrix[:3, 3].tolist()
+    tilt = float(np.degrees(np.arccos(np.clip(matrix[2, 2], -1.0, 1.0))))
+    return f"mounted in {base} at x {x:.2f} y {y:.2f} z {z:.2f} m, tilted by {tilt:.1f} degrees"
+
+
+def _tracker(
+    sections: Mapping[str, _Section],
+    cameras: Sequence[SurveyedTopic],
+    lidars: Sequence[SurveyedTopic],
+    fixed: str,
+) -> _Section:
+    section = _Section()
+    if not lidars:
+        prefix = output_prefixes([camera.name for camera in cameras])[cameras[0].name]
+        section.parameters = {"dimensions": "2d", "detections_topic": f"camera_detector{prefix}/detections"}
+        return section
+    prefix = output_prefixes([lidar.name for lidar in lidars])[lidars[0].name]
+    source = "fusion/detections" if "fusion" in sections else f"lidar_detector{prefix}/detections"
+    section.parameters = {"detections_topic": source, "fixed_frame": fixed}
+    if not fixed:
+        section.notes.append("no moving transform to an odom or map frame: tracks live in the sensor's frame")
+    return section
+
+
+def _vehicle_state(survey: Survey, base: str) -> _Section | None:
+    section = _Section()
+    odometry = _best(survey, ODOMETRY, section)
+    imu, fix, twist = (_best(survey, kind, section) for kind in (IMU, FIX, TWIST))
+    frame = base or (imu.frame_id if imu else "") or "base_link"
+    if imu is not None and not survey.connected(imu.frame_id, frame):
+        section.notes.append(
+            f"imu_topic: {imu.name}: no transform from {imu.frame_id!r} to {frame!r}; where the axes are "
+            f"the same: set it, and base_frame: {imu.frame_id}"
+        )
+        imu = None
+    sensors = {"odometry": odometry, "imu": imu, "fix": fix, "twist": twist}
+    if not any(sensors.values()):
+        return None
+    section.parameters = {f"{name}_topic": topic.name if topic else "" for name, topic in sensors.items()}
+    section.parameters["frame_id"] = "map" if fix else "odom"
+    section.parameters["base_frame"] = frame
+    section.notes = [_about(topic) for topic in sensors.values() if topic] + section.notes
+    section.notes.append("turns_in_place: true for skid or differential steering")
+    return section
+
+
+def _best(survey: Survey, kind: str, section: _Section) -> SurveyedTopic | None:
+    """Return the sensor's own topic of a type: not filtered, of the highest rate."""
+    found = [topic for topic in survey.of_type(kind) if topic.sample is not None and not _derived(topic.name)]
+    filtered = ("filtered", "fused", "gps", "global", "slam", "amcl")
+    found.sort(key=lambda topic: (any(word in topic.name for word in filtered), -topic.rate_hz, topic.name))
+    section.notes += [f"not used: {topic.name}" for topic in found[1:]]
+    return found[0] if found else None
+
+
+# Frames.
+
+
+def _base_frame(survey: Survey) -> tuple[str, str]:
+    """Return the vehicle's frame, and a note on how it was found; empty if it is not known."""
+    frames = {*survey.parents, *(parent for parent, _ in survey.parents.values())}
+    for name in BASE_FRAMES:
+        if name in frames:
+            return name, ""
+    for topic in survey.of_type(ODOMETRY):
+        try:
+            reader = CdrReader(topic.sample or b"")
+            reader.header()
+            child = reader.string("child_frame_id").removeprefix("/")
+        except PerceptionError:
+            continue
+        if child and not _derived(topic.name):
+            return child, f"base_frame: {child!r}, the child frame of {topic.name}"
+    if frames:
+        return "", f"no frame of the vehicle (as base_link) among {', '.join(sorted(frames))}"
+    return "", "no transforms on /tf or /tf_static"
+
+
+def _fixed_frame(survey: Survey, frame: str) -> str:
+    """Return the frame nearest above `frame` in which it moves; empty if there is none."""
+    for child in survey.way_up(frame):
+        if child in survey.parents and not survey.parents[child][1]:
+            return survey.parents[child][0]
+    return ""
+
+
+def _unused(survey: Survey) -> list[str]:
+    kinds = sorted({f"{topic.message_type}" for topic in survey.topics if topic.message_type not in USED})
+    return [f"types that no node takes: {', '.join(kinds)}"] if kinds else []
+
+
+def _text(head: Sequence[str], sections: Mapping[str, _Section], use_sim_time: bool) -> str:
+    lines = [f"# {_line(note)}" for note in head if note]
+    if use_sim_time and sections:
+        lines += ["/**:", "  ros__parameters:", "    use_sim_time: true"]
+    for name, section in sections.items():
+        lines += [f"{name}:", *(f"  # {_line(note)}" for note in section.notes), "  ros__parameters:"]
+        # JSON is YAML; names of topics and frames may need its quotes.
+        lines += [f"    {key}: {json.dumps(value)}" for key, value in section.parameters.items()]
+    if not sections:
+        lines.append("# nothing here that a node takes")
+    return "\n".join(lines) + "\n"
+
+
+def _line(note: str) -> str:
+    return " ".join(note.split())
