@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,10 @@ from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.drive import Drive, DriveSample
 from perception_rt.sim.lidar import LIDAR_FRAME, MIN_POINTS, LidarSample
+from perception_rt.sim.recording import Course, RecordedImage, Recording
 from perception_rt.types import ConfigError
 
+_COURSE = Course()
 IMU_PERIOD_NS = 10_000_000  # 100 Hz; every second tick carries odometry and /tf
 
 # Time since the start, ns, and what publishes it with the stamp that it is given.
@@ -43,13 +46,14 @@ class DriveSimulatorNode(SourceNode):
     """Publishes what the sensors of a vehicle on a seeded drive see, and the truth about it."""
 
     PARAMETERS = (
-        Parameter("seed", 1, "Which world.", (0, 2**31 - 1)),
-        Parameter("width", 960, "Image width, px.", (64, 8192)),
-        Parameter("height", 540, "Image height, px.", (64, 8192)),
-        Parameter("camera_hz", 30.0, "Camera rate; 0: no camera.", (0.0, 240.0)),
-        Parameter("lidar_hz", 10.0, "Lidar rate; 0: no lidar.", (0.0, 100.0)),
-        Parameter("duration_s", 0.0, "Length of the drive; 0: without end.", (0.0, 1e6)),
+        Parameter("seed", _COURSE.seed, "Which world.", (0, 2**31 - 1)),
+        Parameter("width", _COURSE.width, "Image width, px.", (64, 8192)),
+        Parameter("height", _COURSE.height, "Image height, px.", (64, 8192)),
+        Parameter("camera_hz", _COURSE.camera_hz, "Camera rate; 0: no camera.", (0.0, 240.0)),
+        Parameter("lidar_hz", _COURSE.lidar_hz, "Lidar rate; 0: no lidar.", (0.0, 100.0)),
+        Parameter("duration_s", _COURSE.duration_s, "Length of the drive; 0: without end.", (0.0, 1e6)),
         Parameter("ahead_s", 0.0, "How much is made before the start, and kept in memory.", (0.0, 60.0)),
+        Parameter("recording", "", "This drive, rendered before (a folder); empty: it is rendered now."),
         *SOURCE_PARAMETERS,
     )
 
@@ -61,6 +65,7 @@ class DriveSimulatorNode(SourceNode):
     def setup(self) -> None:
         """Build the world and the publishers."""
         self._drive = Drive(self.values["seed"], (self.values["width"], self.values["height"]))
+        sensors = self._open_recording() or self._drive
         camera_hz, lidar_hz = self.values["camera_hz"], self.values["lidar_hz"]
         if not camera_hz and not lidar_hz:
             raise ConfigError("camera_hz=0.0, lidar_hz=0.0: give one of them a rate")
@@ -70,7 +75,7 @@ class DriveSimulatorNode(SourceNode):
             self._points = self._advertise(PointCloud2, "lidar/points", 5)
             self._truth_3d = self._advertise(Detection3DArray, "~/ground_truth_3d", 50)
             self._encoder_3d = Detection3DEncoder(SIM_CLASSES)
-            self._sensors.append(SimulatedSensor("lidar", lidar_hz, self._drive.lidar, self._emit_lidar))
+            self._sensors.append(SimulatedSensor("lidar", lidar_hz, sensors.lidar, self._emit_lidar))
             self._listened.append(self._points)
             mounts.append(messages.lidar_mount(stamp_ns))
         if camera_hz:
@@ -78,7 +83,7 @@ class DriveSimulatorNode(SourceNode):
             self._info = self._advertise(CameraInfo, "camera/camera_info", 5)
             self._truth = self._advertise(Detection2DArray, "~/ground_truth", 50)
             self._encoder = DetectionEncoder(SIM_CLASSES)
-            self._sensors.append(SimulatedSensor("camera", camera_hz, self._drive.sample, self._emit_camera))
+            self._sensors.append(SimulatedSensor("camera", camera_hz, sensors.sample, self._emit_camera))
             self._listened.append(self._image)
             mounts.append(messages.camera_mount(self._drive.camera, stamp_ns))
         self._odometry = self._advertise(Odometry, "odom", 10)
@@ -87,6 +92,15 @@ class DriveSimulatorNode(SourceNode):
         self._tf = self._advertise(TFMessage, "/tf", 100)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._advertise(TFMessage, "/tf_static", latched).publish(TFMessage(transforms=mounts))
+
+    def _open_recording(self) -> Recording | None:
+        if not self.values["recording"]:
+            return None
+        recording = Recording(Path(self.values["recording"]))
+        for name, recorded in recording.course._asdict().items():
+            if self.values[name] != recorded:
+                raise ConfigError(f"{name}={self.values[name]}: the recording is of a drive with {recorded}")
+        return recording
 
     def _advertise(self, message_type: type, topic: str, qos: int | QoSProfile) -> Publisher:
         self._advertised.append(self.create_publisher(message_type, topic, qos))
@@ -106,6 +120,8 @@ class DriveSimulatorNode(SourceNode):
     def prepare(self) -> None:
         """Make what is to be there before the start."""
         ahead_s, duration_s = self.values["ahead_s"], self.values["duration_s"] or math.inf
+        if self.values["recording"]:
+            ahead_s = 0.0  # it is there
         if ahead_s:
             self.get_logger().info(f"making the first {min(ahead_s, duration_s):g} s of the drive")
         for sensor in self._sensors:
@@ -126,7 +142,7 @@ class DriveSimulatorNode(SourceNode):
                 return
             yield epoch_ns + t_ns, partial(emit, epoch_ns + t_ns)
 
-    def _emit_camera(self, sample: DriveSample, stamp_ns: int) -> None:
+    def _emit_camera(self, sample: DriveSample | RecordedImage, stamp_ns: int) -> None:
         # The image last: who answers it at once finds the rest there.
         self._truth.publish(self._encoder.encode(sample.truth, stamp_ns, OPTICAL_FRAME))
         self._info.publish(messages.camera_info(sample.camera, stamp_ns))

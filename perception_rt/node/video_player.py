@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import struct
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from rclpy.publisher import Publisher
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray
 
 from perception_rt.codec.encode import encode_image
 from perception_rt.codec.video import VideoFrame, read_video
@@ -17,6 +21,8 @@ from perception_rt.component.parameters import Parameter
 from perception_rt.node.run import run
 from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
 from perception_rt.types import ConfigError
+
+ANSWER_S = 10.0
 
 
 class VideoPlayerNode(SourceNode):
@@ -31,6 +37,10 @@ class VideoPlayerNode(SourceNode):
         Parameter(
             "frame_rate_hz", 0.0, "Instead of the file's stamps; 0: those (folder: 10 Hz).", (0.0, 1e3)
         ),
+        Parameter("epoch_s", 0.0, "Stamp of the first frame, s since 1970; 0: the time when it is played."),
+        Parameter(
+            "answers", "", "Each frame waits until this topic has answered the one before; empty: none does."
+        ),
         *SOURCE_PARAMETERS,
     )
 
@@ -38,6 +48,9 @@ class VideoPlayerNode(SourceNode):
         super().__init__(node_name, **kwargs)
         self._frames: Iterator[VideoFrame] = iter(())
         self._images: Publisher | None = None
+        self._answers: Subscription | None = None
+        self._answered = threading.Event()
+        self._last_ns = 0
 
     def setup(self) -> None:
         """Open the source, read its first frame, and create the publisher."""
@@ -47,6 +60,10 @@ class VideoPlayerNode(SourceNode):
         # The first frame shows that the source can be read, before the node is configured.
         self._frames = itertools.chain([next(frames)], frames)
         self._images = self.create_publisher(Image, self.values["topic"], 5)
+        if self.values["answers"]:
+            self._answers = self.create_subscription(
+                Detection2DArray, self.values["answers"], self._on_answer, 5, raw=True
+            )
 
     def teardown(self) -> None:
         """Close the source."""
@@ -54,6 +71,9 @@ class VideoPlayerNode(SourceNode):
         if self._images is not None:
             self.destroy_publisher(self._images)
             self._images = None
+        if self._answers is not None:
+            self.destroy_subscription(self._answers)
+            self._answers = None
 
     def listened(self) -> list[Publisher]:
         """Return the publisher of the images."""
@@ -61,14 +81,26 @@ class VideoPlayerNode(SourceNode):
 
     def events(self) -> Iterator[Event]:
         """Yield every frame at its time."""
-        epoch_ns = time.time_ns()
+        epoch_ns = round(self.values["epoch_s"] * 1e9) or time.time_ns()
         for frame in self._frames:
             stamp_ns = epoch_ns + frame.time_ns
             yield stamp_ns, partial(self._emit, frame, stamp_ns)
+            self._await_answer()
+
+    def _await_answer(self) -> None:
+        if self._answers is not None and not self._answered.wait(ANSWER_S):
+            self.get_logger().warning(f"no answer within {ANSWER_S:g} s; going on")
 
     def _emit(self, frame: VideoFrame, stamp_ns: int) -> None:
         if self._images is not None:
+            self._last_ns = stamp_ns
+            self._answered.clear()
             self._images.publish(encode_image(frame.pixels, "bgr8", stamp_ns, self.values["frame_id"]))
+
+    def _on_answer(self, data: bytes) -> None:
+        sec, nanosec = struct.unpack_from("<iI", data, 4)  # the header comes first
+        if sec * 10**9 + nanosec >= self._last_ns:
+            self._answered.set()
 
 
 def main(args: list[str] | None = None) -> int:

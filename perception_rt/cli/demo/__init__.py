@@ -2,6 +2,7 @@
 
 Without --bag: ten seconds of the simulated drive with the shipped detectors, scored against ground truth.
 With --bag: any rosbag2 with camera or lidar topics, played with its own spacing.
+With --video: a video file or a folder of images through the camera's detector.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ EXAMPLES = """\
   perception-rt demo
   perception-rt demo --bag drive/ --bundle detector.pt --out out/drive
   perception-rt demo --bag drive/ --bundle detector.pt --lidar-bundle lidar.pt
-  perception-rt demo --bag drive/ --topic /lidar/points"""
+  perception-rt demo --bag drive/ --topic /lidar/points
+  perception-rt demo --video street.mp4 --bundle detector.pt"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, help="parameter file of the simulated graph (config/demo.yaml)"
     )
-    parser.add_argument("--bag", type=Path, help="a rosbag2 to play instead of the simulator")
+    played = parser.add_mutually_exclusive_group()
+    played.add_argument("--bag", type=Path, help="a rosbag2 to play instead of the simulator")
+    played.add_argument("--video", help="a video file or a folder of images to play")
+    parser.add_argument(
+        "--realtime",
+        action="store_true",
+        help="play the video at its own speed (default: each frame waits for the answer to the one before)",
+    )
     parser.add_argument("--bundle", help="the cameras' detector; needed for a bag with cameras")
     parser.add_argument("--lidar-bundle", help="the lidars' detector (for a bag: bev_cluster)")
     parser.add_argument(
@@ -38,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo and return its exit status."""
-    from perception_rt.cli.demo.session import run_demo  # torch: not for --help
+    from perception_rt.cli.demo.check import check
+
+    check(args)
+    from perception_rt.cli.demo.session import run_demo  # torch: not for --help, nor for what is refused
 
     return run_demo(args)

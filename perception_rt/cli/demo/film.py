@@ -43,6 +43,8 @@ class Film:
         picture = np.ascontiguousarray(picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2])
         if self._writer is None:
             film, size = str(self._folder / f"{self._name}.mp4"), picture.shape[1::-1]
-            self._writer = imageio_ffmpeg.write_frames(film, size, fps=self._rate_hz, macro_block_size=2)
+            self._writer = imageio_ffmpeg.write_frames(
+                film, size, fps=self._rate_hz, macro_block_size=2, ffmpeg_log_level="error"
+            )
             self._writer.send(None)
         self._writer.send(picture)

@@ -12,13 +12,14 @@ from perception_rt.cli.demo.plan import DemoPlan
 from perception_rt.cli.demo.sensors import DETECTORS, SIMULATED, Frame
 from perception_rt.codec.camera_info import CameraModel, parse_camera_info
 from perception_rt.codec.transforms import parse_transforms
-from perception_rt.model.task import TASKS
+from perception_rt.codec.video import read_video
+from perception_rt.model.task import DETECT2D, TASKS
 from perception_rt.node.collector import Collector
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.sim.drive import Drive
 from perception_rt.sim.lidar import LIDAR_POSITION
 from perception_rt.stage.transforms import TransformBuffer, inverse
-from perception_rt.types import CodecError
+from perception_rt.types import CameraFrame, CodecError
 
 
 class Rig(NamedTuple):
@@ -33,7 +34,12 @@ def frames(plan: DemoPlan, collector: Collector) -> Iterator[tuple[str, Frame]]:
     if plan.bag:
         yield from _bag_frames(plan, plan.bag)
         return
-    drive = _drive(plan)
+    if plan.video:
+        (stream,) = plan.of(DETECT2D.node)
+        for video in read_video(plan.video):
+            yield stream.topic, CameraFrame(video.pixels, True, plan.epoch_ns + video.time_ns, "camera")
+        return
+    drive = plan.recording or _drive(plan)
     times = []
     for task, sensor in SIMULATED.items():
         for stream in plan.of(TASKS[task].node):
@@ -46,8 +52,8 @@ def frames(plan: DemoPlan, collector: Collector) -> Iterator[tuple[str, Frame]]:
 
 
 def _drive(plan: DemoPlan) -> Drive:
-    size = plan.simulator.get("width", 960), plan.simulator.get("height", 540)
-    return Drive(plan.simulator.get("seed", 1), size)
+    course = plan.course
+    return Drive(course.seed, (course.width, course.height))
 
 
 def _bag_frames(plan: DemoPlan, path: Path) -> Iterator[tuple[str, Frame]]:

@@ -148,7 +148,7 @@ def tracked_picture(
     paths = moved(ahead.xyzlwh_yaw, here)[:, :2].reshape(len(found), -1, 2) if len(found) else None
     boxes = Detections3D(moved(found.xyzlwh_yaw, here), found.scores, found.labels)
     notes = [f"#{number}" for number in ids]
-    own = None if plan.bag else own_path(collector, lidar, stamp)
+    own = own_path(collector, lidar, stamp) if plan.simulated else None
     return draw_bev(lidar.points, boxes, stream.classes, notes=notes, paths=paths, ego_path=own)
 
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from perception_rt.cli.demo.check import bag_topics, is_device, simulated_graph
 from perception_rt.cli.demo.rates import Load
 from perception_rt.cli.demo.sensors import DETECTORS, SIMULATED
-from perception_rt.component.graph import output_prefixes, read_graph
+from perception_rt.codec.video import read_video
+from perception_rt.component.graph import output_prefixes
 from perception_rt.model.archive import read_manifest
 from perception_rt.model.runtime import resolve_bundle
 from perception_rt.model.task import DETECT2D, DETECT3D, TASKS
 from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.sim.recording import Course, Recording
 from perception_rt.stage.road_users import ROAD_USERS, canonical
-from perception_rt.types import BagError, CameraFrame, ConfigError
+from perception_rt.types import CameraFrame, ConfigError
 
-SHARE = Path(sys.prefix, "share", "perception_rt", "config")
 TRUE_ODOMETRY = "/drive_simulator/ground_truth_odometry"
 
 
@@ -64,21 +66,38 @@ class DemoPlan:
     """What to run and how to look at it afterwards.
 
     Attributes:
-        config: the parameter file. streams: what flows. bag: what is played, None for the simulator.
-        simulator: its parameters. ahead: the topic of the tracks' predictions, if any. camera_info: the topic
-        of the camera that fusion looks through, in the bag. overrides: of parameters, ``node:name:=value``.
+        config: the parameter file. streams: what flows. source: the node that plays.
+        bag, video: what is played, if not the simulator. simulator: its parameters.
+        ahead: the topic of the tracks' predictions, if any. camera_info: the topic of the camera that fusion
+        looks through, in the bag. overrides: of parameters, ``node:name:=value``.
         asked: rates of the simulated sensors by detector, Hz. loads: the detectors, to be timed.
+        recording: the simulated drive, where it was rendered beforehand. epoch_ns: of the video's stamps.
     """
 
     config: Path
     streams: tuple[DemoStream, ...]
-    bag: Path | None
-    simulator: dict[str, Any]
+    source: str
+    bag: Path | None = None
+    video: str = ""
+    simulator: dict[str, Any] = field(default_factory=dict)
     ahead: str = ""
     camera_info: str = ""
     overrides: tuple[str, ...] = ()
     asked: dict[str, float] = field(default_factory=dict)
     loads: dict[str, Load] = field(default_factory=dict)
+    recording: Recording | None = None
+    epoch_ns: int = 0
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the simulator plays; only it knows the truth."""
+        return self.source == "drive_simulator"
+
+    @property
+    def course(self) -> Course:
+        """What the simulator renders."""
+        given = {name: self.simulator[name] for name in Course._fields if name in self.simulator}
+        return Course(**given)
 
     def of(self, node: str) -> list[DemoStream]:
         """The streams into a node."""
@@ -87,18 +106,9 @@ class DemoPlan:
 
 def plan_simulation(args: argparse.Namespace) -> DemoPlan:
     """The simulated drive of a parameter file."""
-    config = args.config or next(
-        (folder / "demo.yaml" for folder in (Path("config"), SHARE) if (folder / "demo.yaml").is_file()), None
-    )
-    if config is None:
-        raise ConfigError("--config: no config/demo.yaml here, nor an installed one: name a parameter file")
-    nodes = {node.name: node.parameters for node in read_graph(config)}
-    if "drive_simulator" not in nodes or not nodes.keys() & DETECTORS.keys():
-        raise ConfigError(f"--config={config}: must name drive_simulator and a detector")
+    config, nodes = simulated_graph(args.config)
     simulator = nodes["drive_simulator"]
-    seconds = float(simulator.get("duration_s", 0.0))
-    if not seconds:
-        raise ConfigError(f"--config={config}: drive_simulator needs a duration_s above 0 here")
+    seconds = float(simulator["duration_s"])
     overrides = []
     for name, bundle in ((DETECT2D.node, args.bundle), (DETECT3D.node, args.lidar_bundle)):
         if bundle and name in nodes:
@@ -114,7 +124,14 @@ def plan_simulation(args: argparse.Namespace) -> DemoPlan:
     asked = {name: rates[name] for name in loads if rates[name]}
     loads = {name: loads[name] for name in asked}
     return DemoPlan(
-        config, streams, None, simulator, ahead, overrides=tuple(overrides), asked=asked, loads=loads
+        config,
+        streams,
+        "drive_simulator",
+        simulator=simulator,
+        ahead=ahead,
+        overrides=tuple(overrides),
+        asked=asked,
+        loads=loads,
     )
 
 
@@ -131,7 +148,8 @@ def at_rates(plan: DemoPlan, used: dict[str, float]) -> DemoPlan:
         streams.append(replace(stream, frames=round(stream.frames * factor), rate_hz=stream.rate_hz * factor))
     sensors = {name: SIMULATED[DETECTORS[name].TASK.name] for name in used}
     overrides = [f"drive_simulator:{sensors[name].rate}:={rate}" for name, rate in used.items()]
-    return replace(plan, streams=tuple(streams), overrides=(*plan.overrides, *overrides))
+    simulator = plan.simulator | {sensors[name].rate: rate for name, rate in used.items()}
+    return replace(plan, streams=tuple(streams), simulator=simulator, overrides=(*plan.overrides, *overrides))
 
 
 def make_streams(
@@ -237,15 +255,7 @@ def vehicle_streams(parameters: dict[str, Any]) -> list[DemoStream]:
 def plan_bag(args: argparse.Namespace) -> DemoPlan:
     """A recording: its graph is written to the results, to be run again with `perception-rt up`."""
     with Bag(args.bag) as bag:
-        chosen = args.topic or bag.of_type(*DETECT2D.sensor_types, *DETECT3D.sensor_types)
-        missing = [topic for topic in chosen if topic not in bag.topics]
-        if missing or not chosen:
-            raise BagError(
-                f"{args.bag}: no camera or lidar topic {missing or ''}; it has {sorted(bag.topics)}"
-            )
-        empty = [topic for topic in chosen if not bag.topics[topic][1]]
-        if empty:
-            raise BagError(f"{args.bag}: no messages on {empty[0]}")
+        chosen = bag_topics(bag, args)
         graph = bag_graph(bag, chosen, args)
         counts, rates = {}, {}
         for name, component in DETECTORS.items():
@@ -253,12 +263,58 @@ def plan_bag(args: argparse.Namespace) -> DemoPlan:
                 counts[name] = max(bag.topics[topic][1] for topic in graph[name][component.TOPICS])
                 seconds = max(bag.duration_s, 1e-3)
                 rates[name] = (counts[name] - 1) / seconds if counts[name] > 1 else 1.0
-    config = args.out / "graph.yaml"
-    file = {name: {"ros__parameters": parameters} for name, parameters in graph.items()}
-    config.write_text(yaml.safe_dump(file, sort_keys=False))
+    config = write_graph(args.out, graph)
     info = graph.get("fusion", {}).get("camera_info_topic", "")
     streams = make_streams(graph, counts, rates)
-    return DemoPlan(config, streams, args.bag, {}, _ahead(graph), camera_info=info)
+    return DemoPlan(config, streams, "bag_player", bag=args.bag, ahead=_ahead(graph), camera_info=info)
+
+
+def plan_video(args: argparse.Namespace) -> DemoPlan:
+    """A video through the camera's detector; its graph is written as that of a recording is.
+
+    Stepwise, the player waits for the answer to each frame before it goes on.
+    """
+    if is_device(args.video):
+        raise ConfigError(
+            f"--video={args.video}: a webcam's frames cannot be read twice, as films need it; run the nodes "
+            f"video_player and camera_detector by `perception-rt up`"
+        )
+    count, seconds, (width, height) = measure_video(args.video)
+    epoch_s = int(time.time())
+    graph: dict[str, dict[str, Any]] = {
+        DETECT2D.node: {
+            "use_sim_time": True,
+            "bundle": str(args.bundle or _default(DETECT2D.node, "bundle")),
+            "image_topics": ["camera/image_raw"],
+            "warmup_sizes": [f"{width}x{height}"],
+        },
+        "video_player": {"video": args.video, "topic": "camera/image_raw", "epoch_s": float(epoch_s)},
+    }
+    rate = (count - 1) / seconds if seconds else 1.0
+    streams = make_streams(graph, {DETECT2D.node: count}, {DETECT2D.node: rate})
+    if not args.realtime:
+        graph["video_player"] |= {"answers": streams[0].output, "speed": 100.0}
+    config = write_graph(args.out, graph)
+    return DemoPlan(config, streams, "video_player", video=args.video, epoch_ns=epoch_s * 10**9)
+
+
+def measure_video(source: str) -> tuple[int, float, tuple[int, int]]:
+    """Decode a video once: how many frames, from the first to the last in s, and its (width, height).
+
+    What a container says about itself is often wrong.
+    """
+    count, last_ns, size = 0, 0, (0, 0)
+    for frame in read_video(source):
+        count, last_ns, size = count + 1, frame.time_ns, frame.pixels.shape[1::-1]
+    return count, last_ns / 1e9, size
+
+
+def write_graph(out: Path, graph: dict[str, dict[str, Any]]) -> Path:
+    """Write the parameter file of a graph into the folder of results."""
+    config = out / "graph.yaml"
+    file = {name: {"ros__parameters": parameters} for name, parameters in graph.items()}
+    config.write_text(yaml.safe_dump(file, sort_keys=False))
+    return config
 
 
 def _default(node: str, parameter: str) -> Any:
@@ -275,10 +331,6 @@ def bag_graph(bag: Bag, chosen: list[str], args: argparse.Namespace) -> dict[str
     lidars = [topic for topic in chosen if bag.topics[topic][0] in DETECT3D.sensor_types]
     graph: dict[str, dict[str, Any]] = {}
     if cameras:
-        if not args.bundle:
-            raise ConfigError(
-                "--bundle: name the detector for this bag's cameras (`perception-rt bundle export` makes one)"
-            )
         frame = frame_of(next(bag.messages(cameras[:1])))
         assert isinstance(frame, CameraFrame)
         height, width, _ = frame.pixels.shape

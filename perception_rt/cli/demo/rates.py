@@ -26,6 +26,8 @@ TRIAL_S = 2.0
 LOAD_TIMEOUT_S = 180.0
 # Of the time between two frames; the rest is for receiving, tracking, fusion and what else the machine does.
 SHARE = 0.6
+# Hz: few, so that a drive that was rendered for one is found again.
+STEPS = (60, 50, 40, 30, 25, 20, 15, 12, 10, 8, 6, 5, 4, 3, 2, 1)
 
 
 class Load(NamedTuple):
@@ -102,8 +104,8 @@ def sustained(asked: Mapping[str, float], seconds: Mapping[str, float]) -> dict[
     used = {}
     for name, rate in asked.items():
         limit = SHARE / seconds[name] if seconds.get(name, 0.0) > 0 else np.inf
-        # Whole numbers of Hz; below that, tenths.
-        used[name] = rate if limit >= rate else float(np.floor(limit)) or max(0.1, np.floor(limit * 10) / 10)
+        step = next((step for step in STEPS if step <= limit), None)
+        used[name] = rate if limit >= rate else step or max(0.1, np.floor(limit * 10) / 10)
     camera, lidar = (used.get(task.node, 0.0) for task in (DETECT2D, DETECT3D))
     if camera and lidar and camera < asked[DETECT2D.node]:
         used[DETECT2D.node] = lidar * np.floor(camera / lidar) if camera >= lidar else camera

@@ -10,6 +10,7 @@ from perception_rt.component.graph import class_of
 from perception_rt.model.task import DETECT2D, DETECT3D, TASKS
 from perception_rt.sim.drive import Drive
 from perception_rt.sim.lidar import LIDAR_FRAME
+from perception_rt.sim.recording import Recording
 from perception_rt.types import CameraFrame, LidarFrame
 
 Frame = CameraFrame | LidarFrame
@@ -23,13 +24,13 @@ class SimulatedStream(NamedTuple):
 
     Attributes:
         rate: the parameter for its rate. default_hz: of that parameter. truth: the topic of the ground truth.
-        frame: the drive, the time in s and the stamp in ns to what the sensor takes.
+        frame: the drive or its recording, the time in s and the stamp in ns to what the sensor takes.
     """
 
     rate: str
     default_hz: float
     truth: str
-    frame: Callable[[Drive, float, int], Frame]
+    frame: Callable[[Drive | Recording, float, int], Frame]
 
 
 SIMULATED = {  # by task

@@ -10,12 +10,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
+from perception_rt.cli.demo.cache import recorded
 from perception_rt.cli.demo.folder import clear_results
 from perception_rt.cli.demo.plan import (
     TRUE_ODOMETRY,
@@ -24,9 +33,11 @@ from perception_rt.cli.demo.plan import (
     at_rates,
     plan_bag,
     plan_simulation,
+    plan_video,
 )
 from perception_rt.cli.demo.rates import measure, sustained
 from perception_rt.cli.demo.sensors import SIMULATED
+from perception_rt.model.engine.cache import cache_folder
 from perception_rt.model.task import DETECT3D
 from perception_rt.node.transport import transport_environment
 from perception_rt.replay.summary import summarise, summary_table
@@ -35,6 +46,8 @@ from perception_rt.types import ConfigError, Detections2D, Detections3D, Percept
 
 if TYPE_CHECKING:
     from perception_rt.node.collector import Collector
+
+BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
 
 
 def run_demo(args: argparse.Namespace) -> int:
@@ -46,12 +59,18 @@ def run_demo(args: argparse.Namespace) -> int:
     from perception_rt.cli.demo.pictures import draw  # rclpy: only when all else is sound
 
     console = Console()
-    if args.bag and not args.bag.exists():
-        raise ConfigError(f"--bag={args.bag}: no such file or folder")
     clear_results(args.out)
-    plan = plan_bag(args) if args.bag else plan_simulation(args)
-    if plan.bag is None and args.rates == "sustained":
-        plan = sustain(plan, console)
+    if args.video is not None:
+        if not args.bundle:
+            console.print("sim_camera knows the simulated world only; --bundle takes a detector of your own")
+        plan = plan_video(args)
+    elif args.bag:
+        plan = plan_bag(args)
+    else:
+        plan = plan_simulation(args)
+        if args.rates == "sustained":
+            plan = sustain(plan, console)
+        plan = rendered(plan, console)
     os.environ.update(transport_environment())
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     collector = run_graph(plan, console)
@@ -76,6 +95,27 @@ def sustain(plan: DemoPlan, console: Console) -> DemoPlan:
     return at_rates(plan, used)
 
 
+def rendered(plan: DemoPlan, console: Console) -> DemoPlan:
+    """Render the drive beforehand, unless an earlier demo did; return the plan that plays it.
+
+    While the graph runs, the simulator then takes next to nothing of the cores that the detectors need.
+    """
+    columns = (*BAR, TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            bar = progress.add_task("rendering the drive", total=None, visible=False)
+            folder, recording = recorded(
+                cache_folder() / "drives",
+                plan.course,
+                lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
+            )
+    except (ConfigError, OSError) as error:
+        console.print(f"the drive is rendered while it runs: {error}", highlight=False, soft_wrap=True)
+        return plan
+    override = f"drive_simulator:recording:={json.dumps(str(folder))}"
+    return replace(plan, recording=recording, overrides=(*plan.overrides, override))
+
+
 def run_graph(plan: DemoPlan, console: Console) -> Collector:
     """Run `perception-rt up` as a process of its own and record what it publishes."""
     from perception_rt.node.collector import Collector
@@ -85,14 +125,13 @@ def run_graph(plan: DemoPlan, console: Console) -> Collector:
     if plan.ahead:
         topics[plan.ahead] = (DETECT3D.name, plan.of("object_tracker")[0].classes)
     odometry = {stream.output for stream in plan.streams if stream.task == "odometry"}
-    if plan.bag is None:
+    if plan.simulated:
         tasks = {stream.task for stream in plan.streams}
         topics |= {one.truth: (task, SIM_CLASSES) for task, one in SIMULATED.items() if task in tasks}
         odometry |= {TRUE_ODOMETRY} if odometry else set()
     command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config), "--restarts", "0"]
     # What is published before the collector is known would be missing from the results.
-    source = "drive_simulator" if plan.bag is None else "bag_player"
-    listeners = f"{source}:listeners:={json.dumps([*topics, *sorted(odometry)])}"
+    listeners = f"{plan.source}:listeners:={json.dumps([*topics, *sorted(odometry)])}"
     for override in (*plan.overrides, listeners):
         command += ["-p", override]
     with Collector(topics, sorted(odometry)) as collector, progress_bar(console) as progress:
@@ -128,7 +167,7 @@ def summaries(plan: DemoPlan, collector: Collector) -> dict[str, dict[str, Any]]
         if account is None:
             raise PerceptionError(f"{stream.topic}: no diagnostics came from {stream.node}; its log is above")
         truths = None
-        if plan.bag is None and stream.scored:
+        if plan.simulated and stream.scored:
             truths = common_truth(collector.detections[SIMULATED[stream.task].truth], stream)
         found[stream.name] = summarise(
             account, answers_of(stream, collector), truths, stream.classes, stream.task
@@ -172,10 +211,4 @@ def common_truth(
 
 def progress_bar(console: Console) -> Progress:
     """A bar with counts and time."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
+    return Progress(*BAR, TimeElapsedColumn(), console=console)

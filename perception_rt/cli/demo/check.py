@@ -1,0 +1,134 @@
+"""What can be said about the arguments of a demo without torch: in a fraction of a second."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perception_rt.types.errors import BagError, ConfigError
+
+if TYPE_CHECKING:
+    from perception_rt.replay.bag import Bag
+
+SHARE = Path(sys.prefix, "share", "perception_rt", "config")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be used, before anything is removed or computed.
+
+    Raises:
+        PerceptionError: one line says why.
+    """
+    _check_bundles(args)
+    _check_folder(args.out)
+    if args.realtime and args.video is None:
+        raise ConfigError("--realtime: is for --video; a bag and the simulator always play in real time")
+    if args.topic and args.bag is None:
+        raise ConfigError("--topic: is for --bag")
+    if args.config and (args.bag or args.video is not None):
+        raise ConfigError("--config: is for the simulator; a bag or a video makes a graph of its own")
+    if args.video is not None:
+        _check_video(args.video)
+    elif args.bag is None:
+        simulated_graph(args.config)
+    elif not args.bag.exists():
+        raise ConfigError(f"--bag={args.bag}: no such file or folder")
+    else:
+        from perception_rt.replay.bag import Bag  # OpenCV: not for what was refused above
+
+        with Bag(args.bag) as bag:
+            chosen = bag_topics(bag, args)
+            cameras = [topic for topic in chosen if bag.topics[topic][0] in _sensor_types(0)]
+        if cameras and not args.bundle:
+            raise ConfigError(
+                "--bundle: name the detector for this bag's cameras (`perception-rt bundle export` makes one)"
+            )
+
+
+def _check_bundles(args: argparse.Namespace) -> None:
+    for option, bundle in (("--bundle", args.bundle), ("--lidar-bundle", args.lidar_bundle)):
+        path = Path(bundle or "")  # a bare name may be a shipped or downloaded one
+        if bundle is not None and (not bundle or path.suffix or len(path.parts) > 1) and not path.is_file():
+            raise ConfigError(f"{option}={bundle}: no such file")
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder for results that cannot be made or written."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise ConfigError(f"--out={folder}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out={folder}: {there} cannot be written")
+
+
+def _check_video(source: str) -> None:
+    if is_device(source):
+        device = f"/dev/video{source}" if source.isdecimal() else source
+        if not Path(device).exists():
+            raise ConfigError(f"--video={source}: no such device")
+    elif not source or not Path(source).exists():
+        raise ConfigError(f"--video={source}: no such file, folder or device")
+
+
+def is_device(source: str) -> bool:
+    """Whether a source of --video is a webcam."""
+    return (source.isdecimal() and not Path(source).exists()) or source.startswith("/dev/video")
+
+
+def simulated_graph(config: Path | None) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The parameter file of the simulated graph, and its nodes' parameters by name.
+
+    Raises:
+        ConfigError: none is found, or it does not name what a demo needs.
+    """
+    from perception_rt.component.graph import read_graph
+
+    names = (folder / "demo.yaml" for folder in (Path("config"), SHARE))
+    config = config or next((file for file in names if file.is_file()), None)
+    if config is None:
+        raise ConfigError("--config: no config/demo.yaml here, nor an installed one: name a parameter file")
+    nodes = {node.name: dict(node.parameters) for node in read_graph(config)}
+    if "drive_simulator" not in nodes or not nodes.keys() & _detectors():
+        raise ConfigError(f"--config={config}: must name drive_simulator and a detector")
+    seconds = nodes["drive_simulator"].get("duration_s", 0.0)
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
+        raise ConfigError(f"--config={config}: drive_simulator: duration_s={seconds!r}: must be above 0 here")
+    return config, nodes
+
+
+def bag_topics(bag: Bag, args: argparse.Namespace) -> list[str]:
+    """The camera and lidar topics of `--bag` to play, or those that were named.
+
+    Raises:
+        BagError: it has no such topic, or no messages on one.
+    """
+    kinds = _sensor_types(0) + _sensor_types(1)
+    chosen = args.topic or bag.of_type(*kinds)
+    missing = [topic for topic in chosen if topic not in bag.topics]
+    if missing or not chosen:
+        raise BagError(f"{args.bag}: no camera or lidar topic {missing or ''}; it has {sorted(bag.topics)}")
+    for topic in chosen:
+        kind, count = bag.topics[topic]
+        if kind not in kinds:
+            raise BagError(f"{args.bag}: {topic} is of type {kind}: neither camera nor lidar")
+        if not count:
+            raise BagError(f"{args.bag}: no messages on {topic}")
+    return chosen
+
+
+def _detectors() -> set[str]:
+    from perception_rt.model.task import TASKS
+
+    return {task.node for task in TASKS.values() if task.node}
+
+
+def _sensor_types(number: int) -> tuple[str, ...]:
+    """Message types of cameras (0) or lidars (1)."""
+    from perception_rt.model.task import DETECT2D, DETECT3D
+
+    return tuple((DETECT2D, DETECT3D)[number].sensor_types)

@@ -1,0 +1,218 @@
+"""A drive that was rendered beforehand: images, clouds and their truth in files, mapped into memory.
+
+Images are kept as raw pixels: to decode a JPEG costs more than a tenth of a detector's time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from perception_rt.sim.camera import Camera
+from perception_rt.sim.drive import Drive
+from perception_rt.sim.lidar import AZIMUTH_STEPS, ELEVATIONS, LidarSample
+from perception_rt.types import ConfigError, Detections2D, Detections3D
+
+IMAGES, POINTS, TRUTH, INDEX = "images.npy", "points.npy", "truth.npz", "index.json"
+CLOUD_BYTES = AZIMUTH_STEPS * len(ELEVATIONS) * 16
+_BLOCK = 1 << 22
+
+
+class Course(NamedTuple):
+    """What is rendered of a drive: its seed, the image's size in px, rates in Hz, and its length in s."""
+
+    seed: int = 1
+    width: int = 960
+    height: int = 540
+    camera_hz: float = 30.0
+    lidar_hz: float = 10.0
+    duration_s: float = 0.0
+
+    def times(self, rate_hz: float) -> list[float]:
+        """Times of a sensor's samples, s, whole ns apart as stamps are."""
+        count = math.ceil(self.duration_s * rate_hz)
+        return [round(number * 1e9 / rate_hz) / 1e9 for number in range(count)]
+
+    def bytes(self) -> int:
+        """How much a recording takes at most."""
+        images = len(self.times(self.camera_hz)) if self.camera_hz else 0
+        clouds = len(self.times(self.lidar_hz)) if self.lidar_hz else 0
+        return images * self.width * self.height * 3 + clouds * CLOUD_BYTES
+
+    @property
+    def key(self) -> str:
+        """Names this course as this version of the simulator draws it."""
+        return hashlib.sha256(json.dumps([_version(), *self]).encode()).hexdigest()[:20]
+
+
+class RecordedImage(NamedTuple):
+    """What the camera has of a moment, as in DriveSample."""
+
+    image: np.ndarray
+    truth: Detections2D
+    camera: Camera
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    """Changes with the simulator, and with the libraries that draw for it."""
+    digest = hashlib.sha256(f"numpy {np.__version__} cv2 {cv2.__version__}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _drive(seed: int, size: tuple[int, int]) -> Drive:
+    return Drive(seed, size)
+
+
+class Part(NamedTuple):
+    """Some samples of one sensor, to be rendered by any process: `first` to before `last`."""
+
+    folder: Path
+    course: Course
+    camera: bool
+    first: int
+    last: int
+
+
+def create(folder: Path, course: Course, size: int = 5) -> list[Part]:
+    """Make room in an existing folder, and return the parts to `render`, of `size` samples each."""
+    images = len(course.times(course.camera_hz)) if course.camera_hz else 0
+    clouds = len(course.times(course.lidar_hz)) if course.lidar_hz else 0
+    shape = images, course.height, course.width, 3
+    np.lib.format.open_memmap(folder / IMAGES, "w+", np.uint8, shape).flush()
+    return [
+        Part(folder, course, camera, first, min(first + size, count))
+        for camera, count in ((True, images), (False, clouds))
+        for first in range(0, count, size)
+    ]
+
+
+def render(part: Part) -> list[Any]:
+    """Render a part: images go to the file; returned are their truths, or the clouds (LidarSample)."""
+    course = part.course
+    drive = _drive(course.seed, (course.width, course.height))
+    times = course.times(course.camera_hz if part.camera else course.lidar_hz)[part.first : part.last]
+    if not part.camera:
+        return [drive.lidar(t_s) for t_s in times]
+    images = np.lib.format.open_memmap(part.folder / IMAGES, "r+")
+    truths = []
+    for number, t_s in enumerate(times, part.first):
+        sample = drive.sample(t_s)
+        images[number] = sample.image
+        truths.append(sample.truth)
+    return truths
+
+
+def finish(
+    folder: Path, course: Course, truths: Sequence[Detections2D], clouds: Sequence[LidarSample]
+) -> None:
+    """Write what `render` returned, in order of time, and the index, last."""
+    np.save(folder / POINTS, np.concatenate([np.zeros((0, 4), np.float32), *(c.points for c in clouds)]))
+    arrays = {
+        "counts2d": [len(truth) for truth in truths],
+        "xyxy": _joined([truth.xyxy for truth in truths], np.zeros((0, 4), np.float32)),
+        "labels2d": _joined([truth.labels for truth in truths], np.zeros(0, np.int64)),
+        "points": [len(cloud.points) for cloud in clouds],
+        "stamps": [cloud.stamp_ns for cloud in clouds],
+        "counts3d": [len(cloud.truth) for cloud in clouds],
+        "boxes": _joined([cloud.truth.xyzlwh_yaw for cloud in clouds], np.zeros((0, 7), np.float32)),
+        "labels3d": _joined([cloud.truth.labels for cloud in clouds], np.zeros(0, np.int64)),
+        "truth_points": _joined([cloud.truth_points for cloud in clouds], np.zeros(0, np.int64)),
+        "ids": _joined([cloud.truth_ids for cloud in clouds], np.zeros(0, np.int64)),
+        "velocity": _joined([cloud.truth_velocity for cloud in clouds], np.zeros((0, 2))),
+    }
+    stored: dict[str, Any] = {name: np.asarray(values) for name, values in arrays.items()}
+    np.savez(folder / TRUTH, **stored)
+    sums = {name: _checksum(folder / name) for name in (IMAGES, POINTS, TRUTH)}
+    (folder / INDEX).write_text(json.dumps({"key": course.key, "course": course._asdict(), "crc32": sums}))
+
+
+def _joined(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:
+    return np.concatenate([empty, *parts])
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file; reading it whole also brings it into the machine's page cache."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            value = zlib.crc32(block, value)
+    return value
+
+
+class Recording:
+    """A rendered course; samples are those of `Drive`, at its own times only.
+
+    Args:
+        folder: what `create`, `render` and `finish` left.
+
+    Attributes:
+        course: what is in it.
+
+    Raises:
+        ConfigError: it is not whole, damaged, or of another version of the simulator.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            index = json.loads((folder / INDEX).read_text())
+            self.course = Course(**index["course"])
+            if index["key"] != self.course.key:
+                raise ValueError("of another version of the simulator")
+            for name in (IMAGES, POINTS, TRUTH):
+                if index["crc32"][name] != _checksum(folder / name):
+                    raise ValueError(f"{name} is damaged")
+            # An empty array cannot be mapped.
+            self._images = np.load(folder / IMAGES, mmap_mode="r" if self.course.camera_hz else None)
+            points = np.load(folder / POINTS, mmap_mode="r" if self.course.lidar_hz else None)
+            with np.load(folder / TRUTH) as truth:
+                self._truths, self._clouds = list(_truths(truth)), list(_clouds(truth, points))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"recording={folder}: {error}") from error
+        self.camera = Camera.of_size((self.course.width, self.course.height))
+
+    def sample(self, t_s: float) -> RecordedImage:
+        """The image at t_s [s] and its truth."""
+        number = _number(t_s, self.course.camera_hz, len(self._truths))
+        return RecordedImage(self._images[number], self._truths[number], self.camera)
+
+    def lidar(self, t_s: float) -> LidarSample:
+        """The cloud at t_s [s] and its truth."""
+        return self._clouds[_number(t_s, self.course.lidar_hz, len(self._clouds))]
+
+
+def _number(t_s: float, rate_hz: float, count: int) -> int:
+    number = round(t_s * rate_hz)
+    if not (0 <= number < count and abs(number / rate_hz - t_s) < 1e-6):
+        raise ConfigError(f"t_s={t_s!r}: is no time of this recording ({count} at {rate_hz:g} Hz)")
+    return number
+
+
+def _truths(stored: Any) -> Iterator[Detections2D]:
+    cuts = np.cumsum(stored["counts2d"].astype(np.int64))[:-1]
+    boxes, labels = (np.split(stored[name], cuts) for name in ("xyxy", "labels2d"))
+    for xyxy, label in zip(boxes, labels, strict=True):
+        yield Detections2D(xyxy, np.ones(len(xyxy), np.float32), label)
+
+
+def _clouds(stored: Any, points: np.ndarray) -> Iterator[LidarSample]:
+    if not len(stored["points"]):
+        return
+    clouds = np.split(points, np.cumsum(stored["points"])[:-1])
+    cuts = np.cumsum(stored["counts3d"])[:-1]
+    names = "boxes", "labels3d", "truth_points", "ids", "velocity"
+    columns = [np.split(stored[name], cuts) for name in names]
+    for stamp, cloud, boxes, labels, *rest in zip(stored["stamps"].tolist(), clouds, *columns, strict=True):
+        yield LidarSample(stamp, cloud, Detections3D(boxes, np.ones(len(boxes), np.float32), labels), *rest)
