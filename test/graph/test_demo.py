@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import cv2
+import numpy as np
 import pytest
 import yaml
 
 from perception_rt.cli.main import main
+from perception_rt.sim.drive import Drive
 from test.domains import claim_domain
 
 CONFIG = {
@@ -32,6 +34,12 @@ CONFIG = {
 def write(path, nodes) -> None:
     """A parameter file of some of the nodes of CONFIG."""
     path.write_text(yaml.safe_dump({name: {"ros__parameters": CONFIG[name]} for name in nodes}))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Recordings of the tests do not push out those of the user."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_a_short_drive_leaves_what_it_promises(tmp_path, make_bundle, tall, monkeypatch):
@@ -67,6 +75,46 @@ def test_a_short_drive_leaves_what_it_promises(tmp_path, make_bundle, tall, monk
         assert int(film.get(cv2.CAP_PROP_FRAME_COUNT)) == count, name
         assert len(list(out.glob(f"{name}_*.png"))) == 6
     assert cv2.imread(str(out / "vehicle_state.png")).std() > 5  # curves, not a blank page
+    assert (
+        len(list((tmp_path / "cache/perception_rt/drives").iterdir())) == 1
+    )  # the drive was played from there
+
+
+@pytest.mark.parametrize("args", [[], ["--realtime"]])
+def test_every_frame_of_a_video_is_accounted_for(tmp_path, make_bundle, monkeypatch, args):
+    domain, _lock = claim_domain()
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    drive, film, out = Drive(3, (320, 180)), tmp_path / "film.mp4", tmp_path / "out"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (320, 180))
+    for number in range(15):
+        writer.write(drive.sample(number / 10).image[:, :, ::-1])
+    writer.release()
+    bundle = ["--bundle", str(make_bundle())]
+    assert main(["demo", "--video", str(film), *bundle, *args, "--out", str(out)]) == 0
+    (row,) = json.loads((out / "summary.json").read_text()).values()
+    assert sum(row["states"].values()) == row["received"] <= 15
+    if not args:  # step by step, none is lost
+        assert row["received"] == row["states"]["published"] == 15
+    made = cv2.VideoCapture(str(out / "camera.mp4"))
+    assert int(made.get(cv2.CAP_PROP_FRAME_COUNT)) == 15
+    assert len(list(out.glob("camera_*.png"))) == 6
+
+
+@pytest.mark.parametrize("content", ["nothing", "no picture", "two sizes"])
+def test_a_video_that_cannot_be_played_is_one_line(tmp_path, capsys, content):
+    source = tmp_path / "source"
+    source.mkdir()
+    if content == "no picture":
+        (source / "a.png").write_text(content)
+    if content == "two sizes":
+        for name, width in (("a", 64), ("b", 80)):
+            cv2.imwrite(str(source / f"{name}.png"), np.zeros((48, width, 3), np.uint8))
+    assert (
+        main(["demo", "--video", str(source), "--bundle", "sim_camera", "--out", str(tmp_path / "out")]) == 2
+    )
+    error = capsys.readouterr().err
+    assert "video=" in error
+    assert len(error.splitlines()) == 1
 
 
 def test_a_graph_that_fails_says_so(tmp_path, capsys):

@@ -24,6 +24,7 @@ from perception_rt.node.drive_simulator import DriveSimulatorNode
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.drive import Drive
 from perception_rt.sim.lidar import LIDAR_FRAME, LIDAR_POSITION, MIN_POINTS
+from perception_rt.sim.recording import Course, create, finish, render
 
 from .conftest import stamp_of, wait_for
 
@@ -99,6 +100,35 @@ def test_images_and_truth_are_the_drive_of_the_seed(drive):
         np.testing.assert_array_equal(parse_image(images[k]).decode().pixels, sample.image)
         assert len(truths[k].detections) == len(sample.truth)
     assert images[0].header.frame_id == OPTICAL_FRAME
+
+
+def test_a_recording_is_played_as_it_was_drawn(bench, tmp_path):
+    course = Course(SEED, *SIZE, HZ, LIDAR_HZ, SECONDS)
+    (tmp_path / "one").mkdir()
+    parts = create(tmp_path / "one", course)
+    made = {camera: [s for p in parts if p.camera is camera for s in render(p)] for camera in (True, False)}
+    finish(tmp_path / "one", course, made[True], made[False])
+    images, clouds = [], []
+    bench.node.create_subscription(Image, "/camera/image_raw", images.append, 1000)
+    bench.node.create_subscription(PointCloud2, "/lidar/points", clouds.append, 1000)
+    given = dict(course._asdict(), recording=str(tmp_path / "one"))
+    node = bench.start(DriveSimulatorNode, **given, listeners=["/camera/image_raw", "/lidar/points"])
+    assert bench.up
+    assert wait_for(node.finished.is_set, 30)
+    assert wait_for(lambda: len(images) == FRAMES)
+    assert wait_for(lambda: len(clouds) == CLOUDS)
+    expected = Drive(SEED, SIZE)
+    np.testing.assert_array_equal(parse_image(images[3]).decode().pixels, expected.sample(3 / HZ).image)
+    points = parse_points(clouds[2]).decode().points
+    np.testing.assert_array_equal(points, expected.lidar(2 / LIDAR_HZ).points)
+
+
+def test_a_recording_of_another_drive_is_refused(bench, tmp_path):
+    course = Course(SEED, *SIZE, 1.0, 0.0, 1.0)
+    finish(tmp_path, course, [s for part in create(tmp_path, course) for s in render(part)], [])
+    bench.start(DriveSimulatorNode, **dict(course._asdict(), seed=SEED + 1, recording=str(tmp_path)))
+    assert not bench.up
+    assert bench.said("seed=", "recording")
 
 
 def test_camera_info_is_the_camera(drive):

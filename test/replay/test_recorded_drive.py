@@ -11,6 +11,7 @@ from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
 from perception_rt.cli.demo import session
+from perception_rt.cli.demo.check import check
 from perception_rt.cli.demo.plan import plan_bag
 from perception_rt.cli.main import main
 from perception_rt.model.runtime import Runtime
@@ -37,7 +38,7 @@ def drive(shared_data):
 
 
 def arguments(**changes) -> argparse.Namespace:
-    names = ("config", "bag", "bundle", "lidar_bundle", "topic", "out")
+    names = ("config", "bag", "bundle", "lidar_bundle", "topic", "out", "video", "realtime")
     return argparse.Namespace(**dict.fromkeys(names) | changes)
 
 
@@ -149,7 +150,7 @@ def test_what_cannot_be_played_is_said_in_one_line(drive, tmp_path, capsys):
     with pytest.raises(BagError, match="not a readable rosbag2"):
         Bag(tmp_path)
     with pytest.raises(ConfigError, match="--bundle"):
-        plan_bag(arguments(bag=drive, out=tmp_path))
+        check(arguments(bag=drive, out=tmp_path))
     assert (
         main(["demo", "--bag", str(drive), "--bundle", "x.pt", "--topic", "/none", "--out", str(tmp_path)])
         == 2
@@ -166,4 +167,4 @@ def test_a_camera_topic_without_messages_is_said(tmp_path):
             "/image_raw", "sensor_msgs/msg/Image", typestore=get_typestore(Stores.ROS2_KILTED)
         )
     with pytest.raises(BagError, match="no messages on /image_raw"):
-        plan_bag(arguments(bag=tmp_path / "empty", bundle="x.pt", out=tmp_path))
+        check(arguments(bag=tmp_path / "empty", bundle="x.pt", out=tmp_path))

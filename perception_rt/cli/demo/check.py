@@ -22,7 +22,6 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         PerceptionError: one line says why.
     """
-    _check_bundles(args)
     _check_folder(args.out)
     if args.realtime and args.video is None:
         raise ConfigError("--realtime: is for --video; a bag and the simulator always play in real time")
@@ -30,6 +29,15 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("--topic: is for --bag")
     if args.config and (args.bag or args.video is not None):
         raise ConfigError("--config: is for the simulator; a bag or a video makes a graph of its own")
+    _check_source(args)
+    for option, bundle in (("--bundle", args.bundle), ("--lidar-bundle", args.lidar_bundle)):
+        path = Path(bundle or "")  # a bare name may be a shipped or downloaded one
+        if bundle is not None and (not bundle or path.suffix or len(path.parts) > 1) and not path.is_file():
+            raise ConfigError(f"{option}={bundle}: no such file")
+
+
+def _check_source(args: argparse.Namespace) -> None:
+    """Refuse what cannot be played."""
     if args.video is not None:
         _check_video(args.video)
     elif args.bag is None:
@@ -46,13 +54,6 @@ def check(args: argparse.Namespace) -> None:
             raise ConfigError(
                 "--bundle: name the detector for this bag's cameras (`perception-rt bundle export` makes one)"
             )
-
-
-def _check_bundles(args: argparse.Namespace) -> None:
-    for option, bundle in (("--bundle", args.bundle), ("--lidar-bundle", args.lidar_bundle)):
-        path = Path(bundle or "")  # a bare name may be a shipped or downloaded one
-        if bundle is not None and (not bundle or path.suffix or len(path.parts) > 1) and not path.is_file():
-            raise ConfigError(f"{option}={bundle}: no such file")
 
 
 def _check_folder(folder: Path) -> None:

@@ -302,10 +302,18 @@ def measure_video(source: str) -> tuple[int, float, tuple[int, int]]:
     """Decode a video once: how many frames, from the first to the last in s, and its (width, height).
 
     What a container says about itself is often wrong.
+
+    Raises:
+        ConfigError: it cannot be read, or its frames differ in size.
     """
     count, last_ns, size = 0, 0, (0, 0)
     for frame in read_video(source):
-        count, last_ns, size = count + 1, frame.time_ns, frame.pixels.shape[1::-1]
+        height, width, _ = frame.pixels.shape
+        if count and (width, height) != size:
+            raise ConfigError(
+                f"video={source!r}: frame {count} is {width}x{height}, those before are {size[0]}x{size[1]}"
+            )
+        count, last_ns, size = count + 1, frame.time_ns, (width, height)
     return count, last_ns / 1e9, size
 
 
