@@ -62,9 +62,9 @@ def tracks_at(xy, ids=None, label=CAR, yaw=0.0, detection=None, velocity=None, s
     )
 
 
-def follow(path, seconds: float, label=CAR, noise=0.0, yaw=None, config=CONFIG) -> Predictions:
+def follow(path, seconds: float, label=CAR, noise=0.0, yaw=None, config=CONFIG, seed=0) -> Predictions:
     """What is predicted of one object that was at `path(t)` every 0.1 s until `seconds`, seen with noise."""
-    predictor, rng = ObjectPredictor(config), np.random.default_rng(0)
+    predictor, rng = ObjectPredictor(config), np.random.default_rng(seed)
     for step in range(round(seconds * 10) + 1):
         t = step / 10
         xy = np.array([path(t)]) + rng.normal(0, 1, (1, 2)) * noise
@@ -230,16 +230,17 @@ def test_one_mode_is_a_kalman_filter():
 
 
 def test_car_that_stands_is_known_to_stand():
-    found = follow(lambda t: (10.0, 5.0), 3.0, noise=0.15)
-    assert found.mode_probabilities[0, STOP] > 0.7
-    np.testing.assert_allclose(found.xy[0], np.tile([10.0, 5.0], (6, 1)), atol=0.4)
+    found = [follow(lambda t: (10.0, 5.0), 3.0, noise=0.15, seed=seed) for seed in range(9)]
+    assert np.median([one.mode_probabilities[0, STOP] for one in found]) > 0.7
+    for one in found:
+        np.testing.assert_allclose(one.xy[0], np.tile([10.0, 5.0], (6, 1)), atol=0.6)
 
 
 def test_car_that_drives_straight_on():
-    found = follow(lambda t: (8.0 * t, 2.0), 3.0, noise=0.15)
-    assert found.mode_probabilities[0, STOP] < 0.03
     expected = np.stack([24 + 8 * CONFIG.times_s, np.full(6, 2.0)], 1)
-    assert np.linalg.norm(found.xy[0] - expected, axis=1).max() < 1.5
+    found = [follow(lambda t: (8.0 * t, 2.0), 3.0, noise=0.15, seed=seed) for seed in range(9)]
+    assert max(one.mode_probabilities[0, STOP] for one in found) < 0.03
+    assert np.median([np.linalg.norm(one.xy[0] - expected, axis=1).max() for one in found]) < 1.0
 
 
 def test_car_in_a_bend_is_followed_round_it():
@@ -327,7 +328,8 @@ def test_time_that_jumps_begins_anew(stamp_ns):
     jumped = predictor.update(stamp_ns, tracks_at([[100, 0]]), np.array([[100.0, 0.0]]))
     fresh = ObjectPredictor(CONFIG).update(stamp_ns, tracks_at([[100, 0]]), np.array([[100.0, 0.0]]))
     np.testing.assert_array_equal(jumped.xy, fresh.xy)
-    np.testing.assert_array_equal(jumped.covariance, fresh.covariance)
+    # What was learned of the noise of positions stays.
+    np.testing.assert_allclose(jumped.covariance, fresh.covariance, rtol=0.01)
 
 
 def test_forgotten_track_begins_anew_and_the_same_stamp_twice_is_no_step():

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-PRIOR_SCALE, PRIOR_WEIGHT = 1.0, 60.0  # before anything is known, what is stated holds
+PRIOR_SCALE = 1.0  # before anything is known, what is stated holds
+PRIOR_WEIGHT = 1.0  # of it, in samples: positions without noise, like those of a map, show within a second
+SIZE_WEIGHT = 20.0  # few samples may cancel out by chance: their mean size counts as so many
 MEMORY = 400.0  # samples after which old ones fade
-LEAST_SCALE, MOST_SCALE = 0.01, 4.0
+LEAST_SCALE, MOST_SCALE = 1e-5, 4.0
 MOST_RATIO = 9.0  # of one sample: a change of identity is no noise
 _PAST = 3
 
@@ -25,8 +27,8 @@ class NoiseScale:
     """
 
     def __init__(self, classes: int) -> None:
-        self._weight = np.full(classes, PRIOR_WEIGHT)
-        self._mean = np.full(classes, PRIOR_SCALE)
+        self._weight = np.zeros(classes)
+        self._mean, self._size = np.zeros(classes), np.zeros(classes)
         self.forget()
 
     def forget(self) -> None:
@@ -41,7 +43,10 @@ class NoiseScale:
 
     def of(self, labels: np.ndarray) -> np.ndarray:
         """(N,) factors for objects of these classes."""
-        return self._mean[labels].clip(LEAST_SCALE, MOST_SCALE)
+        weight = self._weight[labels]
+        size = (self._size[labels] * weight + PRIOR_SCALE * PRIOR_WEIGHT) / (weight + PRIOR_WEIGHT)
+        mean = (self._mean[labels] * weight + size * SIZE_WEIGHT) / (weight + SIZE_WEIGHT)
+        return mean.clip(LEAST_SCALE, MOST_SCALE)
 
     def observe(
         self, rows: np.ndarray, time_s: float, xy: np.ndarray, variance: np.ndarray, labels: np.ndarray
@@ -65,9 +70,11 @@ class NoiseScale:
         ratio = -(first * second).sum(1) / 2 / expected
         good = np.isfinite(ratio)
         count = np.bincount(labels[good], minlength=len(self._mean))
-        total = np.bincount(labels[good], ratio[good].clip(-MOST_RATIO, MOST_RATIO), len(self._mean))
+        ratio, classes = ratio[good].clip(-MOST_RATIO, MOST_RATIO), labels[good]
         kept = np.minimum(self._weight, MEMORY)
-        self._mean = (self._mean * kept + total) / (kept + count)
+        weight = np.maximum(kept + count, 1)
+        self._mean = (self._mean * kept + np.bincount(classes, ratio, len(kept))) / weight
+        self._size = (self._size * kept + np.bincount(classes, np.abs(ratio), len(kept))) / weight
         self._weight = kept + count
         self._xy[rows] = places[:, 1:]
         self._times_s[rows] = np.concatenate((self._times_s[rows, 1:], now), 1)

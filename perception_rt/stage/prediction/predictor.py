@@ -11,6 +11,7 @@ from perception_rt.stage.prediction import imm
 from perception_rt.stage.prediction.motion import CYCLIST, PEDESTRIAN, TURN, VEHICLE, Motion, columns
 from perception_rt.stage.prediction.noise import NoiseScale
 from perception_rt.stage.prediction.paths import positions_ahead
+from perception_rt.stage.prediction.spread import GAUSSIAN, Errors
 from perception_rt.stage.road_users import canonical, group
 from perception_rt.types import ConfigError, TrackingError, Tracks
 from perception_rt.types.predictions import Predictions
@@ -77,6 +78,7 @@ class ObjectPredictor:
         self.config = config
         self._table = columns(config.motions)
         self._noise = NoiseScale(len(config.motions))
+        self._errors = Errors([motion.spread for motion in config.motions])
         self._stamp_ns = 0
         self._ids = np.zeros(0, np.int64)
         self._bank = imm.empty()
@@ -104,14 +106,16 @@ class ObjectPredictor:
                 or a label without a class; nothing was changed.
         """
         seen, xy, covariance = self._measured(tracks, detected_xy, detected_covariance)
-        self._advance(stamp_ns)
+        dt = self._advance(stamp_ns)
+        stated, covariance = covariance, covariance * self._noise.of(tracks.labels)[:, None, None]
         known = self._align(tracks, xy, covariance)
         rows = np.flatnonzero(seen)
-        stated = np.trace(covariance[rows], axis1=1, axis2=2) / 2
-        self._noise.observe(rows, self._stamp_ns * 1e-9, xy[rows], stated, tracks.labels[rows])
+        variance = np.trace(stated[rows], axis1=1, axis2=2) / 2
+        self._noise.observe(rows, self._stamp_ns * 1e-9, xy[rows], variance, tracks.labels[rows])
         again = np.flatnonzero(seen & known)
-        scale = self._noise.of(tracks.labels[again])[:, None, None]
-        imm.correct(self._bank, again, xy[again], covariance[again] * scale)
+        imm.correct(self._bank, again, xy[again], covariance[again])
+        velocity = (self._bank.weights[again, None] @ self._bank.mean[again, :, 2:4])[:, 0]
+        self._errors.observe(again, dt, xy[again], velocity, tracks.labels)
         return self._predict(tracks)
 
     def _measured(
@@ -144,15 +148,19 @@ class ObjectPredictor:
         _check_each("covariance", speeds, _is_definite(speeds), "must be positive definite")
         return seen, positions, spread
 
-    def _advance(self, stamp_ns: int) -> None:
+    def _advance(self, stamp_ns: int) -> float:
+        """Move on to the stamp; the time that went by, s."""
         dt = (stamp_ns - self._stamp_ns) * 1e-9
         self._stamp_ns = stamp_ns
         if not 0 <= dt <= LONGEST_GAP_S:
             self._ids, self._bank = np.zeros(0, np.int64), imm.empty()
             self._noise.forget()
+            self._errors.forget()
         steps = int(np.ceil(dt / LONGEST_STEP_S)) if len(self._ids) else 0
         for _ in range(steps):
             imm.advance(self._bank, dt / steps)
+        self._errors.advance(dt)
+        return dt
 
     def _align(self, tracks: Tracks, xy: np.ndarray, covariance: np.ndarray) -> np.ndarray:
         """Order the bank as the tracks, the new ones begun; (N,) bool: which were known."""
@@ -167,6 +175,7 @@ class ObjectPredictor:
             self._table[tracks.labels[new]],
         )
         self._noise.align(rows, known)
+        self._errors.align(rows, known)
         rows[new] = len(self._bank) + np.arange(len(new))
         self._bank = self._bank.joined(begun)[rows]
         self._ids = tracks.ids.copy()
@@ -177,6 +186,12 @@ class ObjectPredictor:
         paths, spreads, turned = positions_ahead(self._bank, times)
         weights = self._bank.weights
         xy, covariance = imm.mixture(weights, paths, spreads)
+        half, most = self._errors.radii(tracks.labels, times)
+        learned, half_distance = np.isfinite(most), np.full(most.shape, GAUSSIAN[0])
+        half_distance[learned] = GAUSSIAN[1] * half[learned] / most[learned]
+        # As large as the circle of 95 %, in the shape of the filter's ellipse.
+        area = np.sqrt(np.linalg.det(covariance[learned]))
+        covariance[learned] *= ((most[learned] / GAUSSIAN[1]) ** 2 / area)[:, None, None]
         yaw = tracks.xyzlwh_yaw[:, 6:].astype(np.float64) + weights[:, TURN, None] * turned
         return Predictions(
             self._stamp_ns + np.round(times * 1e9).astype(np.int64),
@@ -184,6 +199,7 @@ class ObjectPredictor:
             xy,
             (yaw + np.pi) % (2 * np.pi) - np.pi,
             covariance,
+            half_distance,
             weights.copy(),
             paths,
         )

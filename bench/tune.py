@@ -1,0 +1,33 @@
+"""Choose parameters by leaving one recording out, and score them on it.
+
+A figure counts only where the recording had no part in the choice. Argoverse 2 is never chosen on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+
+from bench.command import command
+from bench.inputs import DATA
+from bench.tune_pedestrians import tune_pedestrians
+
+PARTS: dict[str, Callable[[Console], None]] = {
+    "pedestrians": lambda console: tune_pedestrians(DATA, console),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Choose, print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tune", description=__doc__)
+    parser.add_argument("--part", action="append", choices=list(PARTS), help="choose for this (default: all)")
+    args = parser.parse_args(argv)
+    console = Console()
+    return command(lambda: [PARTS[part](console) for part in args.part or PARTS])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
