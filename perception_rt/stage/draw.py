@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from perception_rt.codec.camera_info import CameraModel
-from perception_rt.stage.fusion.project import FRONT, along_edges, box_corners, project, visible_edges
+from perception_rt.stage.fusion.project import (
+    FRONT,
+    along_edges,
+    box_corners,
+    in_field,
+    project,
+    visible_edges,
+)
 from perception_rt.stage.transforms import transform
 from perception_rt.types import Detections2D, Detections3D
 from perception_rt.types.palette import class_colour
@@ -126,20 +133,23 @@ def draw_boxes3d(
     corners = transform(camera_from_lidar, box_corners(detections.xyzlwh_yaw))
     segments, valid = visible_edges(corners)
     lines = along_edges(segments, model)
+    seen = in_field(lines, model)
     lines = project(lines.reshape(-1, 3), model).reshape(*lines.shape[:3], 2)
+    lines[~seen] = np.nan
     texts = _texts(detections, classes, notes)
     scale = _text_scale(picture)
     tags = []
     for row in np.argsort(-corners[..., 2].mean(1), kind="stable"):  # the nearest on top
         drawn = lines[row, valid[row]]
-        if not len(drawn) or not _touches(drawn, picture):
+        shown = drawn[~np.isnan(drawn).any(-1)]  # the rest is beyond the lens
+        if not len(shown) or not _touches(shown, picture):
             continue
         colour = _colour(classes[detections.labels[row]], bgr)
-        if valid[row].all():
+        if valid[row].all() and not np.isnan(drawn).any():
             _tint(picture, project(corners[row, list(FRONT)], model), colour)
         for line in drawn:
             _polyline(picture, line, colour)
-        flat = np.clip(drawn.reshape(-1, 2), 0, picture.shape[1::-1])
+        flat = np.clip(shown, 0, picture.shape[1::-1])
         box = *flat.min(0).round().astype(int).tolist(), *flat.max(0).round().astype(int).tolist()
         tags.append((texts[row], box, colour, scale))
     for tag in tags:
@@ -292,6 +302,8 @@ def _polyline(picture: np.ndarray, line: np.ndarray, colour: tuple) -> None:
     frame = (-wide, -height, 3 * wide, 3 * height)
     pieces = []
     for a, b in pairwise(line):
+        if np.isnan((a, b)).any():
+            continue
         ends = np.clip((a, b), -1e8, 1e8).round().astype(int)
         inside, *clipped = cv2.clipLine(frame, tuple(ends[0].tolist()), tuple(ends[1].tolist()))
         if inside:

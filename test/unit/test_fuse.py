@@ -16,11 +16,14 @@ from perception_rt.stage.fusion.monocular import place
 from perception_rt.stage.fusion.named import FusionStage
 from perception_rt.stage.fusion.project import (
     NEAR_M,
+    _to_pixels,
     box_corners,
     field_of_view,
+    in_field,
     project,
     project_boxes,
     unproject,
+    valid_radius,
 )
 from perception_rt.stage.road_users import canonical, compatible
 from perception_rt.stage.transforms import to_matrix
@@ -112,6 +115,80 @@ def test_points_far_outside_of_a_lens_do_not_fold_back_into_the_image():
     assert project(aside, camera(FOLDED))[0, 0] > 1270
     hidden = project_boxes(np.array([box(10, -20)]), camera(FOLDED), CAMERA_FROM_LIDAR)
     assert not hidden.visible[0]
+
+
+LENSES = {
+    "plumb_bob of 4": (PLUMB_BOB[:4], "plumb_bob"),
+    "plumb_bob": (FOLDED, "plumb_bob"),
+    "rational": (RATIONAL, "rational_polynomial"),
+    "rational with prism": ((*RATIONAL, 0.001, 0, 0.001, 0), "rational_polynomial"),
+    "rational, tilted": ((*RATIONAL, 0.001, 0, 0.001, 0, 0.01, -0.01), "rational_polynomial"),
+    "fisheye": (FISHEYE, "equidistant"),
+    "folded fisheye": ((-0.2, 0.0, 0.0, 0.0), "equidistant"),
+}
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_beyond_its_valid_radius_a_lens_shows_nothing(name):
+    """Up to there the picture grows with the angle; a little farther it does not, or 90 degrees are near."""
+    model = camera(*LENSES[name])
+    radius = valid_radius(model)
+    angles = np.arange(0.1, np.rad2deg(np.arctan(radius)), 0.1)
+    points = np.stack((np.tan(np.deg2rad(angles)), 0 * angles, 0 * angles + 1), 1)
+    across = project(points, model)[:, 0]
+    assert (np.diff(across) > -0.2).all()  # a tilted sensor moves the fold a little
+    assert in_field(points, model).all()
+    widest = np.rad2deg(np.arctan(radius))
+    further = np.array([[np.tan(np.deg2rad(widest + 0.05)), 0, 1.0]])
+    assert not in_field(further, model)[0]
+    if widest < 89.8:
+        straight = CameraModel(0, "camera", 720, 1280, LENSES[name][1], model.d, K)
+        assert np.diff(_to_pixels(np.array([[radius, 0.0], [radius * 1.02, 0]]), straight)[:, 0])[0] < 0.05
+
+
+def test_a_fisheye_is_right_to_90_degrees():
+    """An equidistant lens of 185 degrees: a post aside of the camera is drawn where the angle says."""
+    focal = 640 / np.deg2rad(92.5)
+    model = CameraModel(
+        0, "camera", 720, 1280, "equidistant", np.array([0.001, 0, 0, 0]), np.diag((focal, focal, 1))
+    )
+    model.k[:2, 2] = 640, 360
+    for degrees in (10, 48, 70, 84, 87, 89):
+        x, y = 10 * np.cos(np.deg2rad(degrees)), -10 * np.sin(np.deg2rad(degrees))
+        found = project_boxes(np.array([[x, y, 0, 0.05, 0.05, 0.05, 0]]), model, CAMERA_FROM_LIDAR)
+        assert found.visible[0], degrees
+        angle = np.deg2rad(degrees)
+        expected = 640 + focal * angle * (1 + 0.001 * angle**2)
+        assert found.xyxy[0, [0, 2]].mean() == pytest.approx(expected, abs=3), degrees
+        rays = unproject(np.array([[expected, 360.0]]), model)
+        assert np.rad2deg(np.arctan(rays[0, 0])) == pytest.approx(degrees, abs=0.01)
+    assert np.isnan(unproject(np.array([[1275.0, 360]]), model)).all()  # 91.8 degrees: behind
+    assert not project_boxes(np.array([[-3.0, -10, 0, 1, 1, 1, 0]]), model, CAMERA_FROM_LIDAR).visible[0]
+
+
+@pytest.mark.parametrize("degrees", [0, 48, 65, 78])
+@pytest.mark.parametrize("lens", ["fisheye", "wide"])
+def test_rectangles_of_a_fisheye_are_those_of_the_surface(lens, degrees):
+    focal = 640 / np.deg2rad(92.5) if lens == "fisheye" else 600
+    model = CameraModel(0, "camera", 720, 1280, "equidistant", np.array([0.01, -0.002, 0, 0]), K.copy())
+    model.k[0, 0] = model.k[1, 1] = focal
+    x, y = 8 * np.cos(np.deg2rad(degrees)), -8 * np.sin(np.deg2rad(degrees))
+    numbers = np.array([x, y, -0.8, 4.2, 1.8, 1.55, 0.4])
+    found = project_boxes(numbers[None], model, CAMERA_FROM_LIDAR)
+    along = np.linspace(-0.5, 0.5, 61)
+    u, v = (axis.ravel() for axis in np.meshgrid(along, along))
+    faces = [np.insert(np.stack((u, v), 1), axis, side, 1) for axis in range(3) for side in (-0.5, 0.5)]
+    points = (np.concatenate(faces) * numbers[3:6]) @ Rotation.from_euler("z", 0.4).as_matrix().T + numbers[
+        :3
+    ]
+    points = points @ CAMERA_FROM_LIDAR[:3, :3].T
+    points = points[points[:, 2] > NEAR_M]
+    pixels = cv2.fisheye.projectPoints(points[:, None], np.zeros(3), np.zeros(3), model.k, model.d)[0][:, 0]
+    pixels = pixels[((pixels >= 0) & (pixels <= (1280, 720))).all(1)]
+    assert found.visible[0] == bool(len(pixels))
+    if len(pixels):
+        exact = np.concatenate((pixels.min(0), pixels.max(0)))[None].astype(np.float32)
+        assert iou_2d(found.xyxy, exact)[0, 0] > 0.95
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def place(
 
     Returns:
         (N, 7) float32 xyzlwh_yaw in the lidar's frame; (N, 6, 6) float64 covariance of x y z and the turns
-        about x y z, large along the ray; (N,) bool, false where the class has no usual size or the box no
-        height (the rest of such a row is zero).
+        about x y z, large along the ray; (N,) bool, false where the class has no usual size, the box no
+        height, or the lens no ray (the rest of such a row is zero).
     """
     count = len(names)
     boxes, covariance, known = (
@@ -53,18 +53,24 @@ def place(
     for row, (box, name) in enumerate(zip(np.asarray(xyxy, np.float64), names, strict=True)):
         if name not in ROAD_USERS or box[3] - box[1] < 1.0:
             continue
-        boxes[row], covariance[row] = _place(box, name, model, lidar_from_camera, ground_z)
-        known[row] = True
+        x, y = (box[0] + box[2]) / 2, np.array((box[1], (box[1] + box[3]) / 2, box[3]))
+        rays = unproject(np.stack((np.full(3, x), y), 1), model)
+        known[row] = np.isfinite(rays).all()
+        if known[row]:
+            boxes[row], covariance[row] = _place(box, rays, name, model, lidar_from_camera, ground_z)
     return boxes, covariance, known
 
 
 def _place(
-    box: np.ndarray, name: str, model: CameraModel, lidar_from_camera: np.ndarray, ground_z: float | None
+    box: np.ndarray,
+    rays: np.ndarray,
+    name: str,
+    model: CameraModel,
+    lidar_from_camera: np.ndarray,
+    ground_z: float | None,
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Box and covariance by the (3, 2) rays through the middles of upper edge, box and lower edge."""
     user = ROAD_USERS[name]
-    x1, y1, x2, y2 = box
-    column = (x1 + x2) / 2
-    rays = unproject(np.array([[column, y1], [column, (y1 + y2) / 2], [column, y2]]), model)
     points = transform(lidar_from_camera, np.concatenate((rays, np.ones((3, 1))), 1))
     origin = lidar_from_camera[:3, 3]
     directions = points - origin  # for a depth of 1 m
@@ -74,7 +80,8 @@ def _place(
     along = np.array([np.cos(forward), np.sin(forward)])
     centre[:2] += along * (user.length + user.width) / 4  # what is seen is the near side
     turn = np.array([[along[0], -along[1]], [along[1], along[0]]])
-    across = np.hypot(user.width / 4, depth * EDGE_SIGMA_PX / model.k[0, 0])
+    cut_aside = box[0] < CUT_PX or box[2] > model.width - CUT_PX  # its middle may lie beyond the border
+    across = np.hypot(user.length / 2 if cut_aside else user.width / 4, depth * EDGE_SIGMA_PX / model.k[0, 0])
     covariance = np.zeros((6, 6))
     covariance[:2, :2] = turn @ np.diag([sigma**2 + (user.length / 4) ** 2, across**2]) @ turn.T
     slope = directions[1, 2] / np.linalg.norm(directions[1, :2])

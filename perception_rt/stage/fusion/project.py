@@ -22,8 +22,9 @@ FRONT = (0, 1, 5, 4)
 _PINHOLE = ("plumb_bob", "rational_polynomial")
 _FISHEYE = ("equidistant", "fisheye")
 _BORDER_STEPS = 16
-_BENT_STEPS = 8  # pieces of an edge that a lens bends
+_BENT_STEPS = 16  # pieces of an edge that a lens bends
 _CONVERGED_PX = 1.0
+_WIDEST = np.tan(np.deg2rad(89.9))  # x / z has no value at 90 degrees
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,40 +57,95 @@ def box_corners(boxes: np.ndarray) -> np.ndarray:
 def project(points: np.ndarray, model: CameraModel) -> np.ndarray:
     """Points in front of the camera to the image.
 
-    What lies outside of the lens's field is moved to its border first: a distortion polynomial says nothing
-    there, and would fold such points back into the image.
+    What lies outside of the lens's field (`in_field`) is moved to its border first: a distortion polynomial
+    says nothing there, and would fold such points back into the image.
 
     Args:
-        points: (N, 3) m in the optical frame (REP 103: z forward), z > 0.
+        points: (N, 3) m in the frame of `model.k` (REP 103: z forward), z > 0.
         model: the camera; plumb_bob, rational_polynomial or equidistant.
 
     Returns:
         (N, 2) float64 px.
 
     Raises:
-        CodecError: another distortion model, or one that has no inverse inside the image.
+        CodecError: another distortion model.
     """
     rays = points[:, :2] / points[:, 2:]
     if model.d.any():
-        x0, y0, x1, y1 = field_of_view(model)
-        rays = np.clip(rays, (x0, y0), (x1, y1))
+        rays = rays * np.minimum(1, valid_radius(model) / np.maximum(np.hypot(*rays.T), 1e-9))[:, None]
     return _to_pixels(rays, model)
 
 
-def unproject(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
-    """(N, 2) px to (N, 2) x / z and y / z of their rays; raises as `project`."""
-    pixels = np.asarray(pixels, np.float64).reshape(-1, 1, 2)
+def in_field(points: np.ndarray, model: CameraModel) -> np.ndarray:
+    """(...,) bool: which of (..., 3) points, z > 0, the lens can show; raises as `project`."""
     if not model.d.any():
-        rays = np.linalg.solve(model.k, np.concatenate((pixels[:, 0], np.ones((len(pixels), 1))), 1).T).T
-        return rays[:, :2] / rays[:, 2:]
-    if not len(pixels):
-        return np.zeros((0, 2))
+        return np.ones(points.shape[:-1], bool)
+    return np.hypot(points[..., 0], points[..., 1]) <= valid_radius(model) * points[..., 2]
+
+
+def valid_radius(model: CameraModel) -> float:
+    """Greatest hypot(x / z, y / z) up to which the lens draws farther out what is farther aside.
+
+    At most that of 89.9 degrees. Tangential and prism terms, which are small, are left out.
+
+    Raises:
+        CodecError: as `project`.
+    """
+    lens, d = _lens(model), model.d
+    if lens == "fisheye":  # of the angle t: t (1 + k1 t^2 + k2 t^4 + k3 t^6 + k4 t^8)
+        slope = np.polynomial.Polynomial((1, *(d[:4] * (3, 5, 7, 9))))
+        return float(np.tan(min(np.sqrt(_first_root(slope)), np.arctan(_WIDEST))))
+    # Of s = r^2: r N / D, N = 1 + k1 s + k2 s^2 + k3 s^3, D = 1 + k4 s + k5 s^2 + k6 s^3
+    k1, k2, _, _, k3, k4, k5, k6 = np.pad(d, (0, max(0, 8 - len(d))))[:8]
+    above, below = np.polynomial.Polynomial((1, k1, k2, k3)), np.polynomial.Polynomial((1, k4, k5, k6))
+    s = np.polynomial.Polynomial((0, 2))
+    slope = above * below + s * (above.deriv() * below - above * below.deriv())
+    return float(min(np.sqrt(min(_first_root(slope), _first_root(below))), _WIDEST))
+
+
+def _first_root(polynomial: np.polynomial.Polynomial) -> float:
+    """Least positive real root; inf where there is none."""
+    roots = polynomial.trim().roots()
+    real = roots[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)].real
+    return float(real.min(initial=np.inf))
+
+
+def unproject(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
+    """(N, 2) px to (N, 2) x / z and y / z of their rays, NaN where the lens has none; raises as `project`."""
+    pixels = np.asarray(pixels, np.float64).reshape(-1, 2)
+    straight = np.linalg.solve(model.k, np.concatenate((pixels, np.ones((len(pixels), 1))), 1).T).T[:, :2]
+    if not model.d.any() or not len(pixels):
+        return straight
+    widest = valid_radius(model)
     if _lens(model) == "fisheye":
-        return cv2.fisheye.undistortPoints(pixels, model.k, model.d[:4])[:, 0]
+        return _undo_fisheye(straight, model, widest)
     criteria = (cv2.TERM_CRITERIA_MAX_ITER | cv2.TERM_CRITERIA_EPS, 60, 1e-9)
     # OpenCV takes None for "no rotation" and "no new camera matrix"; its stub does not say so.
-    rays = cv2.undistortPointsIter(pixels, model.k, model.d, None, None, criteria)  # type: ignore[call-overload]
-    return rays[:, 0]
+    rays = cv2.undistortPointsIter(
+        pixels[:, None],
+        model.k,
+        model.d,
+        None,
+        None,
+        criteria,  # type: ignore[call-overload]
+    )[:, 0]
+    found = np.abs(_distort(rays, model) - pixels).max(1) < _CONVERGED_PX  # false for NaN too
+    rays[~found | (np.hypot(*rays.T) > widest)] = np.nan
+    return rays
+
+
+def _undo_fisheye(distorted: np.ndarray, model: CameraModel, widest: float) -> np.ndarray:
+    """Rays of (N, 2) points at focal length 1; bisection finds the angle for any coefficients."""
+    radius = np.hypot(*distorted.T)
+    low, high = np.zeros(len(radius)), np.full(len(radius), np.arctan(widest))
+    grown = np.polynomial.Polynomial((0, 1, 0, *np.insert(model.d[:4], (1, 2, 3), 0)))
+    outside = radius > grown(high)
+    for _ in range(50):
+        middle = (low + high) / 2
+        less = grown(middle) < radius
+        low, high = np.where(less, middle, low), np.where(less, high, middle)
+    stretched = np.tan(low) / np.maximum(radius, 1e-12)
+    return np.where(outside[:, None], np.nan, distorted * stretched[:, None])
 
 
 def undistortion(
@@ -107,17 +163,19 @@ def undistortion(
 
 
 def field_of_view(model: CameraModel) -> np.ndarray:
-    """(4,) least x / z and y / z, greatest x / z and y / z that the image shows; raises as `project`."""
+    """(4,) least x / z and y / z, greatest x / z and y / z that the image shows; raises as `project`.
+
+    Where the border of the image has no ray in front of the camera, up to the lens's valid radius.
+    """
     along = np.linspace(0, 1, _BORDER_STEPS + 1)
     ends = np.zeros_like(along)
     border = np.concatenate([np.stack(side, 1) for side in ((along, ends), (along, ends + 1))])
     pixels = np.concatenate((border, border[:, ::-1])) * (model.width, model.height)
     rays = unproject(pixels, model)
-    if model.d.any():
-        error = np.abs(_distort(rays, model) - pixels).max(1)
-        rays = rays[error < _CONVERGED_PX]  # false for NaN too
-        if not len(rays):
-            raise CodecError("d", model.d.tolist(), "the lens has no inverse at the border of the image")
+    none = np.isnan(rays).any(1)
+    if none.any():
+        aside = pixels[none] - model.k[:2, 2]
+        rays[none] = valid_radius(model) * aside / np.maximum(np.hypot(*aside.T), 1e-9)[:, None]
     return np.concatenate((rays.min(0), rays.max(0)))
 
 
@@ -146,18 +204,17 @@ def project_boxes(boxes: np.ndarray, model: CameraModel, camera_from_lidar: np.n
     in_front = (corners[..., 2] >= NEAR_M).all(1)
     share = np.where(visible & in_front, np.prod(inner_high - inner_low, axis=1) / whole, 0.0)
     xyxy = np.zeros((len(corners), 4))
+    image = np.array((0.0, 0.0, model.width, model.height))
     for row in np.flatnonzero(visible):
-        outline = _outline(rays[row][valid[row]], field, _BENT_STEPS if model.d.any() else 1)
+        outline = _clip(_to_pixels(_outline(rays[row][valid[row]], field, model), model), image)
         if len(outline):
-            pixels = _to_pixels(outline, model)
-            xyxy[row] = *pixels.min(0), *pixels.max(0)
+            xyxy[row] = *outline.min(0), *outline.max(0)
         else:
             visible[row], share[row] = False, 0.0
-    xyxy = np.clip(xyxy, 0, (model.width, model.height) * 2)
-    return ProjectedBoxes(xyxy.astype(np.float32), visible, share, depth)
+    return ProjectedBoxes(np.clip(xyxy, 0, (*image[2:],) * 2).astype(np.float32), visible, share, depth)
 
 
-def _outline(rays: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray:
+def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel) -> np.ndarray:
     """Points along the border of what the field of view shows of a box.
 
     A lens maps the border of a region to the border of its picture, so that these points bound the picture.
@@ -166,25 +223,47 @@ def _outline(rays: np.ndarray, field: np.ndarray, steps: int) -> np.ndarray:
     Args:
         rays: (P, 2) x / z and y / z of the ends of the box's visible edges; their convex hull is the box.
         field: (4,) as `field_of_view`.
-        steps: points on each side of the outline.
+        model: the camera.
 
     Returns:
         (Q, 2) rays; none where the box is out of view.
     """
     corners = cv2.convexHull(rays.astype(np.float32), returnPoints=False)[:, 0]
-    polygon = rays[corners]
-    for axis, sign, limit in ((0, 1, field[0]), (1, 1, field[1]), (0, -1, field[2]), (1, -1, field[3])):
+    polygon = _clip(rays[corners], field)
+    if not model.d.any() or not len(polygon):
+        return polygon
+    # Even steps of angle, not of x / z.
+    units = np.concatenate((polygon, np.ones((len(polygon), 1))), 1)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    along = np.linspace(0, 1, _BENT_STEPS, endpoint=False)[:, None, None]
+    points = (units + along * (np.roll(units, -1, 0) - units)).reshape(-1, 3)
+    outline = points[:, :2] / points[:, 2:]
+    radius, widest = np.hypot(*outline.T), valid_radius(model)
+    pulled = outline * np.minimum(1, widest / np.maximum(radius, 1e-9))[:, None]
+    return pulled[(radius <= widest) | _is_inside(pulled, polygon)]
+
+
+def _clip(polygon: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """The part of a (P, 2) polygon within (4,) least and greatest x y (Sutherland and Hodgman, 1974)."""
+    for axis, sign, limit in ((0, 1, limits[0]), (1, 1, limits[1]), (0, -1, limits[2]), (1, -1, limits[3])):
         inside = sign * (polygon[:, axis] - limit)
         if (inside >= 0).all():
             continue
         following, inside_following = np.roll(polygon, -1, 0), np.roll(inside, -1)
         crosses = inside * inside_following < 0
         share = np.where(crosses, inside / np.where(crosses, inside - inside_following, 1), 0)[:, None]
-        # Sutherland and Hodgman, 1974: each corner that is inside, then the crossing of the side after it.
+        # Each corner that is inside, then the crossing of the side after it.
         both = np.stack((polygon, polygon + share * (following - polygon)), 1)
         polygon = both[np.stack((inside >= 0, crosses), 1)]
-    along = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
-    return (polygon + along * (np.roll(polygon, -1, 0) - polygon)).reshape(-1, 2)
+    return polygon
+
+
+def _is_inside(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
+    """(Q,) bool: which of (Q, 2) points lie in a convex (P, 2) polygon of either turn."""
+    sides = np.roll(polygon, -1, 0) - polygon
+    away = points[:, None] - polygon
+    turn = sides[:, 0] * away[..., 1] - sides[:, 1] * away[..., 0]
+    return (turn >= -1e-9).all(1) | (turn <= 1e-9).all(1)
 
 
 def visible_edges(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
