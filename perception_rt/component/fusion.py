@@ -1,21 +1,25 @@
-"""fusion: pairs the detections of a camera and a lidar by stamp and fuses them into one list of objects."""
+"""fusion: groups the detections of cameras and lidars by stamp and fuses them into one list of objects."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from perception_rt.codec.camera_info import parse_camera_info
 from perception_rt.codec.compressed import parse_compressed
+from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.codec.detections import decode_named_detections
 from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
 from perception_rt.codec.encode import encode_image
 from perception_rt.codec.image import parse_image
 from perception_rt.codec.markers import box_markers, encode_markers
-from perception_rt.component.component import Component, Host
+from perception_rt.component.component import Component, Host, Publisher
+from perception_rt.component.graph import output_prefixes
 from perception_rt.component.parameters import TRANSFORM_WAIT, Parameter
+from perception_rt.realtime.grouping import Group, StampGrouping
 from perception_rt.realtime.ledger import Entry, Outcome
-from perception_rt.realtime.pairing import Pair, StampPairing
 from perception_rt.realtime.pipeline import Parsed, StreamStats
 from perception_rt.realtime.ready_queue import ReadyQueue
 from perception_rt.stage.draw import draw_boxes3d, draw_outlines
@@ -24,12 +28,22 @@ from perception_rt.types import ConfigError, PerceptionError
 from perception_rt.types.status import Level, Status
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-POLL_S = 0.01  # resolution of the waits for a partner and for a transform
+POLL_S = 0.01  # resolution of the waits for partners and for a transform
 KEPT_IMAGES = 15
 
 
+class CameraStream:
+    """One camera of the node: its topics, its stream and its images."""
+
+    def __init__(self, detections: str, info: str, image: str) -> None:
+        self.detections_topic, self.info_topic, self.image_topic = detections, info, image
+        self.stats = StreamStats()
+        self.images: OrderedDict[int, Parsed] = OrderedDict()
+        self.annotated: Publisher | None = None
+
+
 class Fusion(Component):
-    """Fuses the detections of one camera and one lidar; light work, on the executor's thread."""
+    """Fuses the detections of cameras and lidars; light work, on the executor's thread."""
 
     NAME = "fusion"
     PARAMETERS = (
@@ -39,13 +53,19 @@ class Fusion(Component):
             "camera_info_topic", "camera/camera_info", "CameraInfo of the camera of detections_2d_topic."
         ),
         Parameter("image_topic", "", "The camera's image, for ~/image_annotated; empty for none."),
+        Parameter("detections_2d_topics", [""], "Several cameras: those of each, instead of the one above."),
+        Parameter("detections_3d_topics", [""], "Several lidars: the first sets rate and stamps."),
+        Parameter("camera_info_topics", [""], "Several cameras: in the order of detections_2d_topics."),
+        Parameter("image_topics", [""], "Several cameras: in the order of detections_2d_topics, or none."),
+        Parameter("image_is_rectified", False, "The detectors see rectified images: P of CameraInfo holds."),
+        Parameter("base_frame", "", "Frame of the published objects, like base_link; empty: the lidar's."),
         Parameter(
             "slop_ms", 50.0, "Largest difference between the stamps of a pair, ms.", (0.0, 1000.0), live=True
         ),
         Parameter(
             "max_wait_ms",
             100.0,
-            "How long a lidar message waits for the camera's, ms.",
+            "How long a lidar message waits for the others', ms.",
             (0.0, 1e3),
             live=True,
         ),
@@ -54,7 +74,7 @@ class Fusion(Component):
         Parameter(
             "camera_recall",
             0.5,
-            "Share of the objects in plain view that the camera's detector finds; 0 lowers no score.",
+            "Share of the objects in plain view that a camera's detector finds; 0 lowers no score.",
             (0.0, 0.99),
             live=True,
         ),
@@ -68,49 +88,83 @@ class Fusion(Component):
         Parameter(
             "fixed_frame",
             "",
-            "Frame, like odom, through which motion between the two stamps is compensated; empty: none.",
+            "Frame, like odom, through which motion between the stamps is compensated; empty: none.",
         ),
     )
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
         # None before `setup` and after `teardown`.
-        self._pairing: StampPairing = None  # type: ignore[assignment]
-        self._queue: ReadyQueue[Pair] = None  # type: ignore[assignment]
+        self._grouping: StampGrouping = None  # type: ignore[assignment]
+        self._queue: ReadyQueue[Group] = None  # type: ignore[assignment]
 
     # Lifecycle.
 
     def setup(self) -> None:
         """Create publishers and subscriptions."""
-        topics = {
-            name: self.values[f"{name}_topic"] for name in ("detections_2d", "detections_3d", "camera_info")
-        }
-        for name, topic in topics.items():
-            if not topic:
-                raise ConfigError(f"{name}_topic={topic!r}: must name a topic")
-        self._camera, self._lidar = StreamStats(), StreamStats()
-        self._stage = FusionStage(self.host.transforms().lookup)
-        self._stage.no_model = f"no CameraInfo on {self.host.resolve_topic_name(topics['camera_info'])} yet"
-        self._pairing = StampPairing(self._lidar, self._camera, 0, 0)
+        lidars = self._topics("detections_3d")
+        self._cameras = [
+            CameraStream(*topics)
+            for topics in zip(
+                *(self._topics(name) for name in ("detections_2d", "camera_info", "image")), strict=True
+            )
+        ]
+        self._lidars = [StreamStats() for _ in lidars]
+        self._stage = FusionStage(self.host.transforms().lookup, len(self._cameras))
+        partners = [*self._lidars[1:], *(camera.stats for camera in self._cameras)]
+        self._grouping = StampGrouping(self._lidars[0], partners, 0, 0)
         self._queue = ReadyQueue(self._is_ready, 0)
         self.on_parameters()
-        self._images: OrderedDict[int, Parsed] = OrderedDict()
         self._unplaced = 0
         self._rejected = 0  # detections that make no box
         self._detections = self.host.create_publisher("vision_msgs/msg/Detection3DArray", "~/detections", 5)
         self._markers = self.host.create_publisher("visualization_msgs/msg/MarkerArray", "~/markers", 1)
-        self._annotated = self.host.create_publisher(IMAGE, "~/image_annotated", 1)
-        self.host.create_subscription(
-            "sensor_msgs/msg/CameraInfo", topics["camera_info"], self._on_camera_info, "best_effort"
-        )
-        self.listen(
-            "vision_msgs/msg/Detection2DArray", topics["detections_2d"], self._camera, self._on_camera
-        )
-        self.listen("vision_msgs/msg/Detection3DArray", topics["detections_3d"], self._lidar, self._on_lidar)
-        if self.values["image_topic"]:
-            kind = COMPRESSED if self.values["image_topic"].endswith("/compressed") else IMAGE
-            self.host.create_subscription(kind, self.values["image_topic"], self._on_image, "best_effort")
+        for index, (topic, stats) in enumerate(zip(lidars, self._lidars, strict=True)):
+            receive = partial(self._on_detections, decode_named_detections3d, index - 1)
+            self.listen("vision_msgs/msg/Detection3DArray", topic, stats, receive)
+        for index, camera in enumerate(self._cameras):
+            receive = partial(self._on_detections, decode_named_detections, len(lidars) - 1 + index)
+            self.listen("vision_msgs/msg/Detection2DArray", camera.detections_topic, camera.stats, receive)
+            info = self.host.resolve_topic_name(camera.info_topic)
+            self._stage.cameras[index].no_model = f"no CameraInfo on {info} yet"
+            self.host.create_subscription(
+                "sensor_msgs/msg/CameraInfo",
+                camera.info_topic,
+                partial(self._on_camera_info, index),
+                "best_effort",
+            )
+        self._open_images()
         self.host.create_timer(POLL_S, self._on_wait)
+
+    def _topics(self, name: str) -> list[str]:
+        """The topics that `<name>_topics` lists, or the one of `<name>_topic`."""
+        topics = [topic for topic in self.values[f"{name}_topics"] if topic]
+        several = f"{name}_topics" if topics else f"{name}_topic"
+        topics = topics or [self.values[several]]
+        if name == "image" and topics == [""]:
+            return topics * len(self._topics("detections_2d"))
+        if not all(topics) or len(set(topics)) != len(topics):
+            raise ConfigError(f"{several}={self.values[several]!r}: must name a topic, each once")
+        cameras = name in ("camera_info", "image") and len(self._topics("detections_2d"))
+        if cameras and len(topics) != cameras:
+            raise ConfigError(
+                f"{several}={self.values[several]!r}: must name one for each of {cameras} cameras"
+            )
+        return topics
+
+    def _open_images(self) -> None:
+        """Subscribe to the images, and advertise `~/image_annotated`, or `~/<camera>/image_annotated`."""
+        named = [self.host.resolve_topic_name(one.image_topic) for one in self._cameras if one.image_topic]
+        prefixes = output_prefixes(named) if named else {}
+        for index, camera in enumerate(self._cameras):
+            topic = camera.image_topic
+            prefix = prefixes[self.host.resolve_topic_name(topic)] if topic else ""
+            if topic or len(self._cameras) == 1:
+                camera.annotated = self.host.create_publisher(IMAGE, f"~{prefix}/image_annotated", 1)
+            if topic:
+                kind = COMPRESSED if topic.endswith("/compressed") else IMAGE
+                receive = partial(self._on_image, index)
+                self.host.create_subscription(kind, topic, receive, "best_effort")
 
     def stop(self) -> None:
         """End the messages that wait."""
@@ -119,150 +173,178 @@ class Fusion(Component):
 
     def teardown(self) -> None:
         """Release what `setup` created."""
-        self._pairing = self._queue = None  # type: ignore[assignment]
+        self._grouping = self._queue = None  # type: ignore[assignment]
 
     def on_clock_reset(self) -> None:
-        """End the messages that wait for their partner or for a transform."""
+        """End the messages that wait for their partners or for a transform."""
         self._cancel("the clock was set back")
 
     def _cancel(self, reason: str) -> None:
-        if self._pairing is None or self._queue is None:
+        if self._grouping is None or self._queue is None:
             return
-        for pair in self._queue.clear():
-            self._finish_entry(pair, Outcome.SUPERSEDED, reason)
-        self._pairing.clear(reason)
+        for group in self._queue.clear():
+            self._finish(group, Outcome.SUPERSEDED, reason)
+        self._grouping.clear(reason)
 
     def on_parameters(self) -> None:
         """Apply changed limits."""
-        self._pairing.window_ns = round(self.values["slop_ms"] * 1e6)
-        self._pairing.max_wait_ns = round(self.values["max_wait_ms"] * 1e6)
+        self._grouping.set_limits(
+            round(self.values["slop_ms"] * 1e6), round(self.values["max_wait_ms"] * 1e6)
+        )
         self._queue.max_wait_ns = round(self.values["transform_wait_ms"] * 1e6)
-        self._stage.iou_threshold = self.values["iou_threshold"]
-        self._stage.camera_recall = self.values["camera_recall"]
-        self._stage.ground_z = -self.values["lidar_height_m"] or None
-        self._stage.fixed_frame = self.values["fixed_frame"]
+        for name in ("iou_threshold", "camera_recall", "lidar_height_m", "fixed_frame", "base_frame"):
+            setattr(self._stage, name, self.values[name])
 
     # Messages.
 
-    def _on_camera(self, data: bytes, entry: Entry) -> None:
-        message = decode_named_detections(data)
+    def _on_detections(
+        self, decode: Callable[[bytes], NamedDetections], partner: int, data: bytes, entry: Entry
+    ) -> None:
+        """Take a message of the first lidar (`partner` -1) or of another stream."""
+        message = decode(data)
         self._rejected += len(message.rejected)
-        self._answer_all(self._pairing.put_partner(entry, message.stamp_ns, message, self.host.now_ns()))
-
-    def _on_lidar(self, data: bytes, entry: Entry) -> None:
-        message = decode_named_detections3d(data)
-        self._rejected += len(message.rejected)
-        self._answer_all(self._pairing.put_anchor(entry, message.stamp_ns, message, self.host.now_ns()))
+        now = self.host.now_ns()
+        if partner < 0:
+            self._answer_all(self._grouping.put_anchor(entry, message.stamp_ns, message, now))
+        else:
+            self._answer_all(self._grouping.put_partner(partner, entry, message.stamp_ns, message, now))
 
     def _on_wait(self) -> None:
         with self.gate:
             if self.active:
-                self._answer_all(self._pairing.poll(self.host.now_ns()))
+                self._answer_all(self._grouping.poll(self.host.now_ns()))
 
-    def _is_ready(self, pair: Pair) -> bool:
-        """Return whether a pair lacks no transform that may still come."""
-        if pair.partner is None:
-            return True
-        return not self._stage.lacks_transform(pair.partner.item, pair.anchor.item)
+    def _split(self, group: Group) -> tuple[list[Any], list[Any]]:
+        """The messages of the cameras and of the further lidars; None for one without."""
+        items = [None if held is None else held.item for held in group.partners]
+        further = len(self._lidars) - 1
+        return items[further:], items[:further]
 
-    def _on_camera_info(self, data: bytes) -> None:
+    def _is_ready(self, group: Group) -> bool:
+        """Return whether a group lacks no transform that may still come."""
+        return not self._stage.lacks_transform(group.anchor.item, *self._split(group))
+
+    def _on_camera_info(self, index: int, data: bytes) -> None:
+        known = self._stage.cameras[index]
         try:
-            self._stage.model = parse_camera_info(data)
+            known.model = parse_camera_info(data, self.values["image_is_rectified"])
         except PerceptionError as error:
-            self._stage.model, self._stage.no_model = None, f"CameraInfo: {error}"
-            self.host.warn(self.host.resolve_topic_name(self.values["camera_info_topic"]), error)
+            known.model, known.no_model = None, f"CameraInfo: {error}"
+            self.host.warn(self.host.resolve_topic_name(self._cameras[index].info_topic), error)
 
-    def _on_image(self, data: bytes) -> None:
-        """Keep the latest images while ~/image_annotated has subscribers."""
-        if not self._annotated.get_subscription_count():
-            self._images.clear()
-            return
-        topic = self.values["image_topic"]
+    def _on_image(self, index: int, data: bytes) -> None:
+        """Note the size; keep the latest images while ~/image_annotated has subscribers."""
+        camera = self._cameras[index]
         try:
-            compressed = topic.endswith("/compressed")
-            image: Parsed = parse_compressed(data) if compressed else parse_image(data)
+            compressed = camera.image_topic.endswith("/compressed")
+            image: Any = parse_compressed(data) if compressed else parse_image(data)
         except PerceptionError as error:
-            self.host.warn(self.host.resolve_topic_name(topic), error)
+            self.host.warn(self.host.resolve_topic_name(camera.image_topic), error)
             return
-        self._images[image.stamp_ns] = image
-        if len(self._images) > KEPT_IMAGES:
-            self._images.popitem(last=False)
+        self._stage.cameras[index].image_size = image.height, image.width
+        if camera.annotated is None or not camera.annotated.get_subscription_count():
+            camera.images.clear()
+            return
+        camera.images[image.stamp_ns] = image
+        if len(camera.images) > KEPT_IMAGES:
+            camera.images.popitem(last=False)
 
-    def _answer_all(self, pairs: list[Pair]) -> None:
-        """Fuse these pairs, and those that waited for a transform, once they are ready; in order."""
+    def _answer_all(self, groups: list[Group]) -> None:
+        """Fuse these groups, and those that waited for a transform, once they are ready; in order."""
         now = self.host.now_ns()
-        for pair in pairs:
-            for ready in self._queue.put(pair, now):
+        for group in groups:
+            for ready in self._queue.put(group, now):
                 self._answer(ready)
         for ready in self._queue.poll(now):
             self._answer(ready)
 
-    def _answer(self, pair: Pair) -> None:
-        """Fuse and publish; both messages of the pair end here."""
+    def _answer(self, group: Group) -> None:
+        """Fuse and publish; all messages of the group end here."""
         began = self.host.now_ns()
         try:
-            if pair.partner is None:
-                answer = self._stage.alone(pair.anchor.item, pair.reason)
-            else:
-                answer = self._stage.pair(pair.partner.item, pair.anchor.item)
+            answer = self._stage.fuse(group.anchor.item, *self._split(group))
             done = self.host.now_ns()
-            self._publish(pair, answer)
+            self._publish(group, answer)
         except Exception as error:  # noqa: BLE001 - after any failure the next message is processed
-            self._finish_entry(pair, Outcome.MODEL_ERROR, str(error))
+            self._finish(group, Outcome.MODEL_ERROR, str(error))
             self.host.warn(self.host.get_name(), error)
             return
-        self._measure(pair, began, done)
-        self._finish_entry(pair, Outcome.UNSYNCED if answer.reason else Outcome.PUBLISHED, answer.reason)
+        self._measure(group, began, done)
+        self._end(group, answer)
         self._unplaced += len(answer.fused.unplaced)
-        self.visualize(self._publish_extras, pair, answer)
+        self.visualize(self._publish_extras, group, answer)
 
-    def _publish(self, pair: Pair, answer: Answer) -> None:
-        """Publish the objects with the header of the lidar's message; ids say which sensors found them."""
-        lidar, fused = pair.anchor.item, answer.fused
+    def _publish(self, group: Group, answer: Answer) -> None:
+        """Publish the objects with the stamp of the lidar's message; ids say which sensors found them."""
+        fused = answer.fused
         data = Detection3DEncoder(fused.classes).encode(
             fused.detections,
-            lidar.stamp_ns,
-            lidar.frame_id,
+            group.anchor.stamp_ns,
+            answer.frame_id,
             ids=fused.sources,
             covariances=fused.covariance.reshape(-1, 36),
         )
         self._detections.publish(data)
 
-    def _finish_entry(self, pair: Pair, outcome: Outcome, reason: str) -> None:
-        self._lidar.ledger.finish(pair.anchor.entry, outcome, reason)
-        if pair.partner is not None:
-            self._camera.ledger.finish(pair.partner.entry, outcome, reason)
+    def _streams(self) -> list[StreamStats]:
+        """Of a group's partners, in their order."""
+        return [*self._lidars[1:], *(camera.stats for camera in self._cameras)]
 
-    def _measure(self, pair: Pair, began_ns: int, done_ns: int) -> None:
+    def _finish(self, group: Group, outcome: Outcome, reason: str) -> None:
+        """End every message of a group alike."""
+        self._lidars[0].ledger.finish(group.anchor.entry, outcome, reason)
+        for stats, held in zip(self._streams(), group.partners, strict=True):
+            if held is not None:
+                stats.ledger.finish(held.entry, outcome, reason)
+
+    def _end(self, group: Group, answer: Answer) -> None:
+        """End each message of an answered group: one that had no say is unsynced."""
+        reasons = (*answer.lidar_reasons, *answer.reasons)
+        for stats, held, reason in zip(self._streams(), group.partners, reasons, strict=True):
+            if held is not None:
+                stats.ledger.finish(held.entry, Outcome.UNSYNCED if reason else Outcome.PUBLISHED, reason)
+        cameras = group.reasons[len(self._lidars) - 1 :]
+        alone = "" if any(answer.views) else answer.reason or "; ".join(dict.fromkeys(filter(None, cameras)))
+        self._lidars[0].ledger.finish(
+            group.anchor.entry, Outcome.UNSYNCED if alone else Outcome.PUBLISHED, alone
+        )
+
+    def _measure(self, group: Group, began_ns: int, done_ns: int) -> None:
         now = self.host.now_ns()
-        for stats, held in ((self._lidar, pair.anchor), (self._camera, pair.partner)):
+        streams = zip((self._lidars[0], *self._streams()), (group.anchor, *group.partners), strict=True)
+        for stats, held in streams:
             if held is not None:
                 stats.measure(held.entry, "wait", began_ns - held.arrival_ns)
                 stats.measure(held.entry, "infer", done_ns - began_ns)
                 stats.measure(held.entry, "publish", now - done_ns)
                 stats.answered(held.entry, now)
 
-    def _publish_extras(self, pair: Pair, answer: Answer) -> None:
-        """Publish markers and the annotated image where they have subscribers."""
-        lidar, fused = pair.anchor.item, answer.fused
+    def _publish_extras(self, group: Group, answer: Answer) -> None:
+        """Publish markers and the annotated images where they have subscribers."""
+        fused = answer.fused
         if self._markers.get_subscription_count():
             markers = box_markers(fused.detections, fused.classes, fused.sources)
-            self._markers.publish(encode_markers(markers, lidar.stamp_ns, lidar.frame_id))
-        partner, model, camera_from_lidar = pair.partner, answer.model, answer.camera_from_lidar
-        if partner is None or model is None or camera_from_lidar is None:
-            return
-        if not self._annotated.get_subscription_count():
-            return
-        image = self._images.get(partner.stamp_ns)
-        if image is None:
-            return
-        frame = image.decode()
-        picture = draw_outlines(frame.pixels, partner.item.detections.xyxy)
-        picture = draw_boxes3d(
-            picture, fused.detections, fused.classes, model, camera_from_lidar, frame.bgr, fused.sources
-        )
-        encoding = "bgr8" if frame.bgr else "rgb8"
-        self._annotated.publish(encode_image(picture, encoding, frame.stamp_ns, frame.frame_id))
+            self._markers.publish(encode_markers(markers, group.anchor.stamp_ns, answer.frame_id))
+        partners = group.partners[len(self._lidars) - 1 :]
+        for camera, held, view in zip(self._cameras, partners, answer.views, strict=True):
+            if held is None or view is None or camera.annotated is None:
+                continue
+            image = camera.images.get(held.stamp_ns) if camera.annotated.get_subscription_count() else None
+            if image is None:
+                continue
+            frame = image.decode()
+            picture = draw_outlines(frame.pixels, view.detections.xyxy)
+            picture = draw_boxes3d(
+                picture,
+                fused.detections,
+                fused.classes,
+                view.model,
+                view.camera_from_lidar,
+                frame.bgr,
+                fused.sources,
+            )
+            encoding = "bgr8" if frame.bgr else "rgb8"
+            camera.annotated.publish(encode_image(picture, encoding, frame.stamp_ns, frame.frame_id))
 
     # Diagnostics.
 
@@ -270,7 +352,9 @@ class Fusion(Component):
         """Return one status for the node and one for each stream."""
         stage = self._stage
         values = {
-            "camera_info": stage.model.frame_id if stage.model else stage.no_model,
+            "camera_info": "; ".join(
+                camera.model.frame_id if camera.model else camera.no_model for camera in stage.cameras
+            ),
             "missing": stage.missing,
             "camera_objects_unplaced": self._unplaced,
             "rejected_boxes": self._rejected,

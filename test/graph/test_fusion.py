@@ -68,7 +68,7 @@ class Rig:
             )
             message.header.frame_id = frame
             self.info.publish(message)
-            assert wait_for(lambda: self.node.component._stage.model is not None)
+            assert wait_for(lambda: self.node.component._stage.cameras[0].model is not None)
         if transform:
             stamped = TransformStamped(child_frame_id="camera")
             stamped.header.frame_id = "lidar"
@@ -110,8 +110,8 @@ class Rig:
     def states(self) -> dict[str, dict[str, int]]:
         """By stream, the states that are not zero."""
         books = {
-            "camera": self.node.component._camera.ledger.snapshot(),
-            "lidar": self.node.component._lidar.ledger.snapshot(),
+            "camera": self.node.component.stats[CAMERA].ledger.snapshot(),
+            "lidar": self.node.component.stats[LIDAR].ledger.snapshot(),
         }
         return {
             name: {state: n for state, n in {**book["states"], "pending": book["pending"]}.items() if n}
@@ -119,8 +119,9 @@ class Rig:
         }
 
     def reason(self, stream: str, state: str) -> str:
-        account = self.node.component._camera if stream == "camera" else self.node.component._lidar
-        return account.ledger.snapshot()["reasons"][state]
+        return self.node.component.stats[CAMERA if stream == "camera" else LIDAR].ledger.snapshot()[
+            "reasons"
+        ][state]
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_an_uncalibrated_camera_is_named(rig):
     rig = rig()
     rig.calibrate()
     rig.info.publish(CameraInfo(height=360, width=640))
-    assert wait_for(lambda: rig.node.component._stage.model is None)
+    assert wait_for(lambda: rig.node.component._stage.cameras[0].model is None)
     rig.see(0, CAR)
     rig.answer(rig.sweep(0, CAR))
     assert wait_for(lambda: "not calibrated" in rig.bench.message("fusion"))
@@ -291,12 +292,12 @@ def test_markers_and_the_annotated_image_are_made_for_who_watches(rig, bgr):
     publisher = node.create_publisher(
         Image, "/camera/image_raw", QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
     )
-    outputs = rig.node.component._markers, rig.node.component._annotated
+    outputs = rig.node.component._markers, rig.node.component._cameras[0].annotated
     assert wait_for(lambda: all(out.get_subscription_count() for out in outputs))
     assert wait_for(publisher.get_subscription_count)
     pixels = np.full((360, 640, 3), 80, np.uint8)
     publisher.publish(encode_image(pixels, "bgr8" if bgr else "rgb8", rig.start_ns, "camera"))
-    assert wait_for(lambda: rig.node.component._images)
+    assert wait_for(lambda: rig.node.component._cameras[0].images)
     rig.see(0, CAR)
     rig.answer(rig.sweep(0, CAR))
     assert wait_for(lambda: markers and images)
@@ -337,7 +338,7 @@ def test_deactivation_ends_what_waits_and_a_restart_goes_on(rig):
 def test_limits_change_live_and_wrong_ones_are_refused(rig):
     rig = rig()
     assert rig.bench.set_parameter("slop_ms", 5.0, "fusion").successful
-    assert rig.node.component._pairing.window_ns == 5 * MS
+    assert rig.node.component._grouping._pairings[0].window_ns == 5 * MS
     refused = rig.bench.set_parameter("slop_ms", -1.0, "fusion")
     assert not refused.successful
     assert not rig.bench.set_parameter("image_topic", "x", "fusion").successful

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from perception_rt.codec import CameraModel
 from perception_rt.codec.detection_array import NamedDetections
-from perception_rt.stage.fusion.fuse import BOTH, CAMERA, LIDAR, fuse, iou_2d, lidar_alone
+from perception_rt.stage.fusion.fuse import BOTH, CAMERA, LIDAR, View, fuse, fuse_views, iou_2d, lidar_alone
 from perception_rt.stage.fusion.monocular import place
 from perception_rt.stage.fusion.named import FusionStage
 from perception_rt.stage.fusion.project import (
@@ -528,7 +530,7 @@ def named(found, frame, classes, stamp_ns=0) -> NamedDetections:
 
 def stage_of(lookup=lambda target, source, stamp_ns: CAMERA_FROM_LIDAR) -> FusionStage:
     stage = FusionStage(lookup)
-    stage.model = camera()
+    stage.cameras[0].model = camera()
     return stage
 
 
@@ -536,9 +538,9 @@ def test_what_the_camera_found_before_it_can_find_now():
     """An empty message names no class; that a car was missed is known from the messages before."""
     stage, there = stage_of(), lidar(box(15, 0))
     clouds, nothing = named(there, "lidar", ("car",)), named(Detections2D.empty(), "camera", ())
-    assert stage.pair(nothing, clouds).fused.detections.scores[0] == pytest.approx(0.6)
-    stage.pair(named(seen(there), "camera", ("car",)), clouds)
-    assert stage.pair(nothing, clouds).fused.detections.scores[0] == pytest.approx(0.3 / 0.7)
+    assert stage.fuse(clouds, [nothing]).fused.detections.scores[0] == pytest.approx(0.6)
+    stage.fuse(clouds, [named(seen(there), "camera", ("car",))])
+    assert stage.fuse(clouds, [nothing]).fused.detections.scores[0] == pytest.approx(0.3 / 0.7)
 
 
 def test_what_is_not_known_is_told_and_the_lidar_goes_on_alone():
@@ -546,21 +548,21 @@ def test_what_is_not_known_is_told_and_the_lidar_goes_on_alone():
         raise TransformError(target, source, "no frame")
 
     there = lidar(box(15, 0))
-    message = named(seen(there), "camera", ("car",)), named(there, "lidar", ("car",))
+    message = named(there, "lidar", ("car",)), [named(seen(there), "camera", ("car",))]
     for model, lookup, reason in (
         (None, unknown, "no CameraInfo yet"),
         (camera((0.1,) * 3), stage_of()._lookup, "distortion_model"),
         (camera(), unknown, "transform camera <- lidar: no frame"),
     ):
         stage = stage_of(lookup)
-        stage.model = model
-        answer = stage.pair(*message)
+        stage.cameras[0].model = model
+        answer = stage.fuse(*message)
         assert reason in answer.reason
         assert answer.reason == stage.missing
         assert answer.fused.sources == (LIDAR,)
-        assert answer.model is None
+        assert answer.views == (None,)
     good = stage_of()
-    assert good.pair(*message).reason == good.missing == ""
+    assert good.fuse(*message).reason == good.missing == ""
 
 
 def test_transforms_are_looked_up_at_each_sensors_time():
@@ -571,9 +573,166 @@ def test_transforms_are_looked_up_at_each_sensors_time():
         return CAMERA_FROM_LIDAR if target == "camera" else np.eye(4)
 
     stage, there = stage_of(lookup), lidar(box(15, 0))
-    message = named(seen(there), "camera", ("car",), 10), named(there, "lidar", ("car",), 20)
-    stage.pair(*message)
+    message = named(there, "lidar", ("car",), 20), [named(seen(there), "camera", ("car",), 10)]
+    stage.fuse(*message)
     stage.fixed_frame = "odom"
-    answer = stage.pair(*message)
+    answer = stage.fuse(*message)
     assert asked == [("camera", "lidar", 20), ("camera", "odom", 10), ("odom", "lidar", 20)]
-    np.testing.assert_array_equal(answer.camera_from_lidar, CAMERA_FROM_LIDAR)
+    np.testing.assert_array_equal(answer.views[0].camera_from_lidar, CAMERA_FROM_LIDAR)
+
+
+@pytest.mark.parametrize(
+    ("info", "detections", "reason"),
+    [
+        ("camera", "/camera", ""),
+        ("", "camera", ""),
+        ("camera", "", ""),
+        ("camera", "rear", "not the same camera"),
+    ],
+)
+def test_frames_with_a_slash_or_without_a_name_are_taken(info, detections, reason):
+    stage, there = stage_of(), lidar(box(15, 0))
+    stage.cameras[0].model = replace(camera(), frame_id=info)
+    answer = stage.fuse(named(there, "lidar", ("car",)), [named(seen(there), detections, ("car",))])
+    assert reason in answer.reason
+    assert bool(answer.reason) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [((1280, 720), ""), ((640, 360), "reach to 9"), ((720, 1280), "the image is 1280 x 720, turned")],
+)
+def test_the_camera_info_of_an_image_of_another_size_is_refused(size, reason):
+    stage, there = stage_of(), lidar(box(15, -5))
+    stage.cameras[0].model = camera(size=size)
+    if "image is" in reason:
+        stage.cameras[0].image_size = 720, 1280
+    nothing = named(Detections2D.empty(), "camera", ())
+    for message in (named(seen(there), "camera", ("car",)), nothing):  # it stays so
+        answer = stage.fuse(named(there, "lidar", ("car",)), [message])
+        assert reason in answer.reason
+        assert bool(answer.reason) == bool(reason)
+
+
+# Several cameras and lidars.
+
+
+def turned(degrees):
+    """(4, 4) to a camera that looks to this side, 0.5 m ahead of the lidar's axis."""
+    turn = Rotation.from_euler("z", -degrees, degrees=True)
+    return (
+        CAMERA_FROM_LIDAR
+        @ to_matrix(np.array([-0.5, 0, 0]), np.array([0, 0, 0, 1.0]))
+        @ to_matrix(np.zeros(3), turn.as_quat())
+    )
+
+
+def view(boxes, degrees, score=0.5, label=0, classes=("car", "person")):
+    found = project_boxes(boxes.xyzlwh_yaw, camera(), turned(degrees))
+    rows = np.flatnonzero(found.visible & (found.share > 0.3))
+    labels = np.full(len(rows), label, np.int64)
+    detections = Detections2D(found.xyxy[rows], np.full(len(rows), score, np.float32), labels)
+    return View(detections, classes, camera(), turned(degrees))
+
+
+def ring(distance=16):
+    """A car every 30 degrees around the lidar, across the line of sight."""
+    angles = np.deg2rad(np.arange(0, 360, 30))
+    return [box(distance * np.cos(a), distance * np.sin(a), yaw=a + np.pi / 2) for a in angles]
+
+
+SIDES = (0, 60, 120, 180, -120, -60)  # each sees 85 degrees: neighbours share 25
+
+
+def test_six_cameras_match_each_box_wherever_it_is_seen():
+    there = lidar(*ring())
+    fused = fuse_views([view(there, side) for side in SIDES], there, ("car",))
+    assert fused.sources == (BOTH,) * 12
+    assert fused.partners.shape == (12, 7)
+    seen_by = (fused.partners[:, 1:] >= 0).sum(1)
+    assert seen_by.min() >= 1
+    assert seen_by.max() == 2
+    np.testing.assert_allclose(fused.detections.scores, 0.8, atol=1e-6)  # two cameras count once
+
+
+def test_what_only_cameras_see_is_one_object_where_their_images_overlap():
+    there = lidar(*ring())
+    views = [view(there, side, 0.5 + index / 100) for index, side in enumerate(SIDES)]
+    fused = fuse_views(views, lidar(), (), ground_z=GROUND_Z)
+    assert sum(len(one.detections) for one in views) > 12
+    assert fused.sources == (CAMERA,) * 12
+    found = fused.detections.xyzlwh_yaw[:, :2]
+    away = np.linalg.norm(found[:, None] - there.xyzlwh_yaw[None, :, :2], axis=2)
+    assert sorted(away.argmin(1).tolist()) == list(range(12))
+    assert away.min(1).max() < 2.5
+
+
+def test_neighbours_of_one_camera_stay_two_where_another_sees_both():
+    there = lidar(box(16 * np.cos(0.52), 16 * np.sin(0.52), 0.6, 0.6, 1.7), box(16, 8.0, 0.6, 0.6, 1.7))
+    views = [view(there, side, label=1) for side in (0, 60)]
+    assert [len(one.detections) for one in views] == [2, 2]
+    assert len(fuse_views(views, lidar(), (), ground_z=GROUND_Z)) == 2
+
+
+def test_an_object_that_one_camera_matches_is_no_miss_of_another():
+    there = lidar(box(14, 7.5))
+    empty = View(Detections2D.empty(), ("car",), camera(), turned(0))
+    fused = fuse_views([empty, view(there, 60)], there, ("car",))
+    assert fused.detections.scores[0] == pytest.approx(0.8)
+    missed = fuse_views([empty, View(Detections2D.empty(), ("car",), camera(), turned(60))], there, ("car",))
+    assert missed.detections.scores[0] == pytest.approx(0.3 / 0.7)
+
+
+def test_unplaced_rows_count_through_all_cameras():
+    lamp = Detections2D(
+        np.array([[600.0, 100, 620, 150]], np.float32), np.ones(1, np.float32), np.zeros(1, int)
+    )
+    views = [View(lamp, ("traffic light",), camera(), turned(side)) for side in (0, 180)]
+    fused = fuse_views(views, lidar(), ())
+    assert (len(fused), fused.unplaced.tolist()) == (0, [0, 1])
+
+
+def test_the_boxes_of_two_lidars_become_one_list_in_the_base_frame():
+    """The rear lidar is turned by 180 degrees and 4 m behind."""
+    places = {"lidar": to_matrix(np.array([1.0, 0, 2]), np.array([0, 0, 0, 1.0])),
+              "rear": to_matrix(np.array([-3.0, 0, 2]), np.array([0, 0, 1.0, 0]))}  # fmt: skip
+
+    def lookup(target, source, stamp_ns):
+        if target == "camera":
+            return CAMERA_FROM_LIDAR @ np.linalg.inv(places["lidar"])
+        assert target == "base_link"
+        if source not in places:
+            raise TransformError(target, source, "no frame")
+        return places[source]
+
+    stage = stage_of(lookup)
+    stage.base_frame = "base_link"
+    ahead, left = box(15, 0), box(2, 6, yaw=0.3)
+    front = named(lidar(ahead, left, scores=[0.5, 0.6]), "lidar", ("car",))
+    again = [-4 - left[0], -left[1], *left[2:6], left[6] + np.pi]  # the left one as the rear lidar sees it
+    behind = box(10, 0)
+    rear = named(lidar(again, behind, scores=[0.4, 0.7]), "rear", ("Car",))
+    image = named(seen(lidar(ahead)), "camera", ("car",))
+    answer = stage.fuse(front, [image], [rear])
+    assert (answer.frame_id, answer.reason, answer.lidar_reasons) == ("base_link", "", ("",))
+    assert sorted(answer.fused.sources) == [BOTH, LIDAR, LIDAR]
+    expected = {(16.0, 0.0), (3.0, 6.0), (-13.0, 0.0)}
+    found = {tuple(xy) for xy in answer.fused.detections.xyzlwh_yaw[:, :2].round(3).tolist()}
+    assert found == expected
+    row = answer.fused.detections.xyzlwh_yaw[:, 1].argmax()
+    assert answer.fused.detections.xyzlwh_yaw[row, 6] == pytest.approx(0.3, abs=1e-5)
+    lost = stage.fuse(front, [image], [named(rear.detections, "roof", ("car",))])
+    assert "no frame" in lost.lidar_reasons[0]
+    assert len(lost.fused) == 2
+
+
+def test_objects_stay_in_the_lidars_frame_while_the_base_frame_is_unknown():
+    def unknown(target, source, stamp_ns):
+        raise TransformError(target, source, "no frame")
+
+    stage, there = stage_of(unknown), lidar(box(15, 0))
+    stage.base_frame = "base_link"
+    answer = stage.fuse(named(there, "lidar", ("car",)), [named(seen(there), "camera", ("car",))])
+    assert (answer.frame_id, answer.fused.sources) == ("lidar", (LIDAR,))
+    assert "base_link <- lidar" in answer.reason
+    assert "base_link <- lidar" in stage.missing

@@ -1,9 +1,10 @@
-"""Late fusion: 3D boxes of a lidar and 2D boxes of a camera become one list of objects."""
+"""Late fusion: 3D boxes of a lidar and 2D boxes of one or several cameras become one list of objects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -23,6 +24,10 @@ LIDAR_SIGMA = np.array([0.2, 0.2, 0.2, 0.05, 0.05, 0.1])
 SEEN_PX = 40.0
 SEEN_SHARE = 0.9
 COVERED = 0.3
+# Objects that two cameras placed are one: 99 % of a Gaussian in the plane is within these squared deviations.
+SAME_PLACE = 9.21
+# What a camera shows of an object that another one has matched: this much of the smaller rectangle.
+SHOWN_ELSEWHERE = 0.5
 # A camera's box is a part of a cyclist: this much inside of it, and as far within so many deviations.
 PART_SHARE, PART_SIGMAS = 0.7, 3.0
 
@@ -37,9 +42,10 @@ class Fused:
         sources: N of `camera+lidar`, `lidar`, `camera`.
         covariance: (N, 6, 6) float64 of x y z (m) and the turns about x y z (rad), as in
             geometry_msgs/PoseWithCovariance.
-        partners: (N, 2) int64, row of the lidar's and of the camera's detections; -1 where it has none.
-        unplaced: rows of the camera's detections that nothing is known of in space: without a lidar box, and
-            of a class without a usual size.
+        partners: (N, 1 + cameras) int64, row of the lidar's and of each camera's detections; -1 where it has
+            none.
+        unplaced: rows of the cameras' detections, one camera's after the other's, that nothing is known of in
+            space: without a lidar box, and of a class without a usual size.
     """
 
     detections: Detections3D
@@ -53,6 +59,22 @@ class Fused:
         return len(self.sources)
 
 
+class View(NamedTuple):
+    """What one camera has to say.
+
+    Attributes:
+        detections: boxes in px of the image that `model` describes.
+        classes: all that the camera's detector can find, by label.
+        model: the camera.
+        camera_from_lidar: (4, 4) takes points of the lidar's frame to where the model holds.
+    """
+
+    detections: Detections2D
+    classes: Sequence[str]
+    model: CameraModel
+    camera_from_lidar: np.ndarray
+
+
 def fuse(
     camera: Detections2D,
     camera_classes: Sequence[str],
@@ -64,64 +86,189 @@ def fuse(
     camera_recall: float = 0.5,
     ground_z: float | None = None,
 ) -> Fused:
-    """One list of objects from the detections of both sensors at one time.
+    """`fuse_views` for one camera, given by its parts."""
+    view = View(camera, camera_classes, model, camera_from_lidar)
+    return fuse_views([view], lidar, lidar_classes, iou_threshold, camera_recall, ground_z)
 
-    * The lidar's boxes are projected and matched to the camera's of a compatible class, so that the sum of
-      IoUs is greatest (Hungarian assignment). A camera that names one object twice keeps the surer name.
-    * A match is wrong only if both sensors are: its score is 1 - (1 - a)(1 - b). The surer one names the
-      class, the camera where they are level; the place and the size are the lidar's.
-    * The lidar's other objects stay. Where the camera should have seen one (large enough, whole, uncovered,
-      of a group that it knows) and has nothing there, the odds of its score are multiplied by the share of
-      such objects that it misses, 1 - `camera_recall` (Bayes' rule).
-    * The camera's other objects stay where their class has a usual size, placed by `monocular.place`; not the
-      rider and the bicycle of a cyclist that the lidar found as one.
+
+def fuse_views(
+    views: Sequence[View],
+    lidar: Detections3D,
+    lidar_classes: Sequence[str],
+    iou_threshold: float = 0.3,
+    camera_recall: float = 0.5,
+    ground_z: float | None = None,
+) -> Fused:
+    """One list of objects from the detections of all sensors at one time.
+
+    * The lidar's boxes are projected into each image and matched to the camera's of a compatible class, so
+      that the sum of IoUs is greatest (Hungarian assignment). A camera that names one object twice keeps the
+      surer name.
+    * A match is wrong only if both sensors are: its score is 1 - (1 - a)(1 - b), b the surest camera's: two
+      cameras that see one object err alike. The surer sensor names the class, the camera where they are
+      level; the place and the size are the lidar's.
+    * The lidar's other objects stay. Where a camera should have seen one (large enough, whole, uncovered, of
+      a group that it knows) and none matches it, the odds of its score are multiplied by the share of such
+      objects that a camera misses, 1 - `camera_recall` (Bayes' rule).
+    * The cameras' other objects stay where their class has a usual size, placed by `monocular.place`; not the
+      rider and the bicycle of a cyclist that the lidar found as one. Those of several cameras are one where
+      their places agree.
 
     Args:
-        camera: boxes in px of the image that `model` describes.
-        camera_classes: all that the camera's detector can find, by label.
+        views: the cameras.
         lidar: boxes in the lidar's frame.
         lidar_classes: names by label.
-        model: the camera.
-        camera_from_lidar: (4, 4) takes points of the lidar's frame to the optical frame.
         iou_threshold: least IoU of a match.
-        camera_recall: of the objects that the camera should see, how many it finds; 0 to lower no score.
+        camera_recall: of the objects that a camera should see, how many it finds; 0 to lower no score.
         ground_z: height of the ground in the lidar's frame, m; None to take it from the boxes' lower faces.
 
     Raises:
-        CodecError: the camera's lens cannot be used (see `project`).
+        CodecError: a camera's lens cannot be used (see `project`).
     """
     lidar_names = [canonical(lidar_classes[label]) for label in lidar.labels]
-    camera_names = [canonical(camera_classes[label]) for label in camera.labels]
-    projected = project_boxes(lidar.xyzlwh_yaw, model, camera_from_lidar)
-    distinct = _distinct(camera, camera_names)
-    rows, columns = _match(projected, lidar_names, camera, camera_names, distinct, iou_threshold)
+    seen = [_see(view, lidar, lidar_names, iou_threshold) for view in views]
+    partners = np.full((len(lidar), 1 + len(views)), -1)
+    partners[:, 0] = np.arange(len(lidar))
+    missed = np.zeros(len(lidar), bool)
+    for index, one in enumerate(seen):
+        partners[one.rows, 1 + index] = one.columns
+        missed |= one.missed
+    matched = (partners[:, 1:] >= 0).any(1)
     scores = lidar.scores.astype(np.float64)
-    missed = _missed(projected, lidar_names, camera, {group(canonical(name)) for name in camera_classes})
-    missed[rows] = False
-    scores[missed] = _lowered(scores[missed], camera_recall)
+    scores[missed & ~matched] = _lowered(scores[missed & ~matched], camera_recall)
     names, sources = list(lidar_names), [LIDAR] * len(lidar)
-    partners = np.stack((np.arange(len(lidar)), np.full(len(lidar), -1)), 1)
-    for row, column in zip(rows, columns, strict=True):
-        seen = float(camera.scores[column])
-        names[row] = _named(names[row], scores[row], camera_names[column], seen)
-        scores[row] = 1 - (1 - scores[row]) * (1 - seen)
-        sources[row], partners[row, 1] = BOTH, column
-    alone = np.setdiff1d(np.flatnonzero(distinct), columns)
+    for row in np.flatnonzero(matched):
+        score, name = max(
+            (float(view.detections.scores[column]), one.names[column])
+            for view, one, column in zip(views, seen, partners[row, 1:], strict=True)
+            if column >= 0
+        )
+        names[row] = _named(names[row], scores[row], name, score)
+        scores[row] = 1 - (1 - scores[row]) * (1 - score)
+        sources[row] = BOTH
     ground_z = _ground(lidar) if ground_z is None else ground_z
-    alone_names = [camera_names[column] for column in alone]
-    boxes, covariance, known = place(camera.xyxy[alone], alone_names, model, camera_from_lidar, ground_z)
-    kept = known & ~_is_part(
-        camera.xyxy[alone], alone_names, boxes, covariance, projected, lidar, lidar_names
-    )
-    placed = alone[kept]
+    placed, unplaced = _Placed.none(len(views)), []
+    begin = 0
+    for index, (view, one) in enumerate(zip(views, seen, strict=True)):
+        alone = np.setdiff1d(np.flatnonzero(one.distinct), one.columns)
+        elsewhere = matched & (partners[:, 1 + index] < 0)
+        alone = alone[~_is_shown_elsewhere(view, one, alone, elsewhere, lidar_names)]
+        alone_names = [one.names[column] for column in alone]
+        xyxy = view.detections.xyxy[alone]
+        boxes, covariance, known = place(xyxy, alone_names, view.model, view.camera_from_lidar, ground_z)
+        kept = known & ~_is_part(xyxy, alone_names, boxes, covariance, one.projected, lidar, lidar_names)
+        rows = np.full((int(kept.sum()), len(views)), -1)
+        rows[:, index] = alone[kept]
+        found = _Placed(
+            boxes[kept],
+            covariance[kept],
+            [name for name, keep in zip(alone_names, kept, strict=True) if keep],
+            view.detections.scores[alone[kept]].astype(np.float64),
+            rows,
+        )
+        placed = _merged(placed, found, views)
+        unplaced.append(begin + alone[~known])
+        begin += len(view.detections)
+    count = len(placed.names)
     return _joined(
-        np.concatenate((lidar.xyzlwh_yaw, boxes[kept])),
-        np.concatenate((scores, camera.scores[placed])),
-        names + [camera_names[column] for column in placed],
-        sources + [CAMERA] * len(placed),
-        np.concatenate((_lidar_covariance(len(lidar)), covariance[kept])),
-        np.concatenate((partners, np.stack((np.full(len(placed), -1), placed), 1))),
-        alone[~known],
+        np.concatenate((lidar.xyzlwh_yaw, placed.boxes)),
+        np.concatenate((scores, placed.scores)),
+        names + placed.names,
+        sources + [CAMERA] * count,
+        np.concatenate((_lidar_covariance(len(lidar)), placed.covariance)),
+        np.concatenate((partners, np.concatenate((np.full((count, 1), -1), placed.rows), 1))),
+        np.concatenate([np.zeros(0, np.int64), *unplaced]),
+    )
+
+
+class _Seen(NamedTuple):
+    """One camera's detections against the lidar's boxes.
+
+    Attributes:
+        names: canonical, of the camera's detections.
+        distinct: (M,) bool, as of `_distinct`.
+        projected: the lidar's boxes in the image.
+        rows, columns: which belong together.
+        missed: (N,) bool, as of `_missed`.
+    """
+
+    names: list[str]
+    distinct: np.ndarray
+    projected: ProjectedBoxes
+    rows: np.ndarray
+    columns: np.ndarray
+    missed: np.ndarray
+
+
+def _see(view: View, lidar: Detections3D, lidar_names: Sequence[str], iou_threshold: float) -> _Seen:
+    names = [canonical(view.classes[label]) for label in view.detections.labels]
+    projected = project_boxes(lidar.xyzlwh_yaw, view.model, view.camera_from_lidar)
+    distinct = _distinct(view.detections, names)
+    rows, columns = _match(projected, lidar_names, view.detections, names, distinct, iou_threshold)
+    known = {group(canonical(name)) for name in view.classes}
+    return _Seen(
+        names, distinct, projected, rows, columns, _missed(projected, lidar_names, view.detections, known)
+    )
+
+
+def _is_shown_elsewhere(
+    view: View, one: _Seen, alone: np.ndarray, elsewhere: np.ndarray, lidar_names: Sequence[str]
+) -> np.ndarray:
+    """(M,) bool: the detection shows a part of a lidar's object that another camera has matched."""
+    xyxy, others = view.detections.xyxy[alone], one.projected.xyxy[elsewhere]
+    least = np.minimum(_area(xyxy)[:, None], _area(others)[None])
+    names = [lidar_names[row] for row in np.flatnonzero(elsewhere).tolist()]
+    same = compatible([one.names[column] for column in alone], names)
+    return (same & (_intersection(xyxy, others) >= SHOWN_ELSEWHERE * np.maximum(least, 1e-9))).any(1)
+
+
+class _Placed(NamedTuple):
+    """K objects that cameras placed; `rows` is (K, cameras), -1 where a camera does not show one."""
+
+    boxes: np.ndarray
+    covariance: np.ndarray
+    names: list[str]
+    scores: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def none(cls, cameras: int) -> _Placed:
+        """Return no object."""
+        return cls(np.zeros((0, 7)), np.zeros((0, 6, 6)), [], np.zeros(0), np.zeros((0, cameras), np.int64))
+
+
+def _merged(known: _Placed, found: _Placed, views: Sequence[View]) -> _Placed:
+    """The objects of some cameras and of one more; those of one place and group that both see are one."""
+    away = found.boxes[None, :, :2].astype(np.float64) - known.boxes[:, None, :2]
+    both = known.covariance[:, None, :2, :2] + found.covariance[None, :, :2, :2]
+    square = np.einsum("kfi,kfij,kfj->kf", away, np.linalg.inv(both), away)
+    allowed = (square <= SAME_PLACE) & compatible(known.names, found.names)
+    if allowed.any():  # beside a border, where the images have no part in common, they are two
+        for index, view in enumerate(views):
+            shown = [
+                project_boxes(one.boxes, view.model, view.camera_from_lidar).visible for one in (known, found)
+            ]
+            allowed &= (known.rows[:, index] < 0)[:, None] | shown[1][None]
+            allowed &= (found.rows[:, index] < 0)[None] | shown[0][:, None]
+    first, second = linear_sum_assignment(np.where(allowed, SAME_PLACE - square, -1.0), maximize=True)
+    chosen = allowed[first, second]
+    boxes, covariance, names = known.boxes.copy(), known.covariance.copy(), list(known.names)
+    scores, rows = known.scores.copy(), known.rows.copy()
+    for k, f in zip(first[chosen], second[chosen], strict=True):
+        if found.scores[f] > scores[k]:
+            names[k], scores[k] = found.names[f], found.scores[f]
+            boxes[k, 3:] = found.boxes[f, 3:]
+        gain = covariance[k, :3, :3] @ np.linalg.inv(covariance[k, :3, :3] + found.covariance[f, :3, :3])
+        boxes[k, :3] += gain @ (found.boxes[f, :3] - boxes[k, :3])
+        covariance[k, :3, :3] -= gain @ covariance[k, :3, :3]
+        rows[k] = np.maximum(rows[k], found.rows[f])
+    new = np.setdiff1d(np.arange(len(found.names)), second[chosen])
+    return _Placed(
+        np.concatenate((boxes, found.boxes[new])),
+        np.concatenate((covariance, found.covariance[new])),
+        names + [found.names[f] for f in new],
+        np.concatenate((scores, found.scores[new])),
+        np.concatenate((rows, found.rows[new])),
     )
 
 

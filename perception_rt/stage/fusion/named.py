@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from perception_rt.codec.camera_info import CameraModel
 from perception_rt.codec.detection_array import NamedDetections
-from perception_rt.stage.fusion.fuse import Fused, fuse, lidar_alone
+from perception_rt.stage.fusion.fuse import Fused, View, fuse_views, lidar_alone
+from perception_rt.stage.fusion.lidars import merge_lidars
+from perception_rt.stage.fusion.project import valid_radius
 from perception_rt.types import Detections2D, Detections3D, PerceptionError, TransformError
 
 CameraDetections = NamedDetections[Detections2D]
@@ -17,100 +20,225 @@ LidarDetections = NamedDetections[Detections3D]
 Lookup = Callable[[str, str, int], np.ndarray]
 """Target frame, source frame, stamp in ns to (4, 4); raises TransformError."""
 
+REACH_MESSAGES = 50  # for which a box beyond the image is remembered
+REACH_SLACK = 1.1  # detectors round, and some do not clip
+
+
+class FusionCamera:
+    """What is known of one camera besides its detections.
+
+    Attributes:
+        model: None before its first CameraInfo.
+        no_model: why there is none.
+        image_size: (height, width) of its images where they are received, px.
+        missing: what its last message lacked; "" after one that was fused.
+    """
+
+    def __init__(self) -> None:
+        self.model: CameraModel | None = None
+        self.no_model = "no CameraInfo yet"
+        self.image_size: tuple[int, int] | None = None
+        self.missing = ""
+        self.names: dict[str, None] = {}  # all classes that it ever saw
+        self._reach: deque[tuple[float, float]] = deque(maxlen=REACH_MESSAGES)
+
+    def take(self, message: CameraDetections) -> None:
+        """Note the classes and the extent of a message."""
+        self.names |= dict.fromkeys(message.classes)
+        corner = message.detections.xyxy[:, 2:].max(0, initial=0)
+        self._reach.append((float(corner[0]), float(corner[1])))
+
+    def checked_model(self, frame_id: str) -> CameraModel:
+        """The camera of detections in this frame.
+
+        Raises:
+            PerceptionError: none, or that of another camera or of an image of another size.
+        """
+        if self.model is None:
+            raise PerceptionError(self.no_model)
+        model = self.model
+        if model.frame_id and frame_id.removeprefix("/") not in ("", model.frame_id):
+            frames = f"CameraInfo is of {model.frame_id!r}, the detections are of {frame_id!r}"
+            raise PerceptionError(f"{frames}: not the same camera")
+        size = (model.height, model.width)
+        if self.image_size is not None:
+            if self.image_size != size:
+                raise PerceptionError(_other_size(model, "the image is", self.image_size[::-1]))
+            return model
+        x, y = (max(one) for one in zip(*self._reach, strict=True)) if self._reach else (0, 0)
+        if x > model.width * REACH_SLACK or y > model.height * REACH_SLACK:
+            raise PerceptionError(_other_size(model, "the detections reach to", (round(x), round(y))))
+        return model
+
+
+def _other_size(model: CameraModel, what: str, size: tuple[int, int]) -> str:
+    turned = ", turned" if size[::-1] == (model.width, model.height) else ""
+    return f"CameraInfo is of {model.width} x {model.height} px, {what} {size[0]} x {size[1]}{turned}"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
     """What became of one message of the lidar.
 
     Attributes:
-        fused: the objects.
-        reason: why they are the lidar's alone; empty where the camera has its say.
-        model: the camera, where it has.
-        camera_from_lidar: (4, 4), where it has.
+        fused: the objects; `partners` has a column for each view that is not None.
+        frame_id: what their places are in.
+        reasons: by camera, why it has no say; empty where it has.
+        views: by camera, what it said; None where it has no say.
+        lidar_reasons: by further lidar, why it has none.
     """
 
     fused: Fused
-    reason: str
-    model: CameraModel | None = None
-    camera_from_lidar: np.ndarray | None = None
+    frame_id: str
+    reasons: tuple[str, ...]
+    views: tuple[View | None, ...]
+    lidar_reasons: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why no camera has its say; empty where one has."""
+        return "" if any(self.views) else _joined(self.reasons)
 
 
 class FusionStage:
-    """Fuses pairs of messages, and knows what it needs besides them.
+    """Fuses groups of messages, and knows what it needs besides them.
 
     Args:
         lookup: of a `TransformBuffer`, or of what stands for it.
+        cameras: how many.
 
     Attributes:
-        model: the camera; None before its first CameraInfo.
-        no_model: why there is none.
-        iou_threshold: as of `fuse`.
-        camera_recall: as of `fuse`.
-        ground_z: as of `fuse`.
-        fixed_frame: frame through which the motion between the two stamps is undone (as odom); "" for none.
-        missing: what the last pair lacked; "" after one that was fused.
+        cameras: what is known of each.
+        iou_threshold: as of `fuse_views`.
+        camera_recall: as of `fuse_views`.
+        lidar_height_m: of the first lidar above the ground; 0 where unknown.
+        fixed_frame: frame through which the motion between the stamps is undone (as odom); "" for none.
+        base_frame: frame of the answers; "" for the first lidar's.
     """
 
-    def __init__(self, lookup: Lookup) -> None:
-        self.model: CameraModel | None = None
-        self.no_model = "no CameraInfo yet"
+    def __init__(self, lookup: Lookup, cameras: int = 1) -> None:
+        self.cameras = [FusionCamera() for _ in range(cameras)]
         self.iou_threshold = 0.3
         self.camera_recall = 0.5
-        self.ground_z: float | None = None
+        self.lidar_height_m = 0.0
         self.fixed_frame = ""
-        self.missing = ""
+        self.base_frame = ""
         self._lookup = lookup
-        self._names: dict[str, None] = {}  # all classes that the camera ever saw
 
-    def pair(self, camera: CameraDetections, lidar: LidarDetections) -> Answer:
-        """The objects of both sensors; the lidar's alone where camera or transform are not known."""
-        self._names |= dict.fromkeys(camera.classes)
-        unseen = self._names.keys() - set(camera.classes)
-        try:
-            model, camera_from_lidar = self._way(camera, lidar)
-            fused = fuse(
-                camera.detections,
-                (*camera.classes, *sorted(unseen)),
-                lidar.detections,
-                lidar.classes,
-                model,
-                camera_from_lidar,
-                self.iou_threshold,
-                self.camera_recall,
-                self.ground_z,
-            )
-        except PerceptionError as error:
-            self.missing = str(error)
-            return self.alone(lidar, self.missing)
-        self.missing = ""
-        return Answer(fused, "", model, camera_from_lidar)
+    @property
+    def missing(self) -> str:
+        """What the cameras' last messages lacked; "" where nothing."""
+        return _joined([camera.missing for camera in self.cameras])
 
-    def lacks_transform(self, camera: CameraDetections, lidar: LidarDetections) -> bool:
-        """Return whether a transform is all that a pair lacks: it may still come."""
+    def fuse(
+        self,
+        lidar: LidarDetections,
+        seen: Sequence[CameraDetections | None],
+        others: Sequence[LidarDetections | None] = (),
+    ) -> Answer:
+        """The objects of all sensors; one without model or transform has no say.
+
+        Args:
+            lidar: the first lidar's message, whose stamp the answer has.
+            seen: by camera, its message; None where it has none.
+            others: by further lidar, its message; None where it has none.
+        """
+        frame = self._frame(lidar)
+        why, lidar_why = [""] * len(seen), [""] * len(others)
+        views: list[View | None] = [None] * len(seen)
         try:
-            self._way(camera, lidar)
+            lidars = [(lidar.detections, lidar.classes, self._way(frame, lidar.stamp_ns, lidar))]
+        except TransformError as error:  # the objects are published where they are known
+            frame, lidars = lidar.frame_id, [(lidar.detections, lidar.classes, np.eye(4))]
+            why, lidar_why, seen, others = [str(error)] * len(why), [str(error)] * len(lidar_why), (), ()
+            for camera in self.cameras:
+                camera.missing = str(error)
+        for index, other in enumerate(others):
+            try:
+                if other is not None:
+                    way = self._way(frame, lidar.stamp_ns, other)
+                    lidars.append((other.detections, other.classes, way))
+            except TransformError as error:
+                lidar_why[index] = str(error)
+        for index, (camera, message) in enumerate(zip(self.cameras, seen, strict=False)):
+            if message is None:
+                continue
+            camera.take(message)
+            try:
+                views[index] = self._view(camera, message, frame, lidar.stamp_ns)
+                camera.missing = ""
+            except PerceptionError as error:
+                why[index] = camera.missing = str(error)
+        detections, classes = merge_lidars(lidars)
+        present = [view for view in views if view is not None]
+        if present:
+            height = self.lidar_height_m
+            ground_z = lidars[0][2][2, 3] - height if height else None
+            fused = fuse_views(present, detections, classes, self.iou_threshold, self.camera_recall, ground_z)
+        else:
+            fused = lidar_alone(detections, classes)
+        return Answer(fused, frame, tuple(why), tuple(views), tuple(lidar_why))
+
+    def lacks_transform(
+        self,
+        lidar: LidarDetections,
+        seen: Sequence[CameraDetections | None],
+        others: Sequence[LidarDetections | None] = (),
+    ) -> bool:
+        """Return whether a transform is all that a message lacks: it may still come."""
+        frame = self._frame(lidar)
+        try:
+            for one in (lidar, *others):
+                if one is not None:
+                    self._way(frame, lidar.stamp_ns, one)
         except TransformError:
             return True
-        except PerceptionError:
-            pass
+        for camera, message in zip(self.cameras, seen, strict=True):
+            if message is None:
+                continue
+            try:
+                self._view(camera, message, frame, lidar.stamp_ns)
+            except TransformError:
+                return True
+            except PerceptionError:
+                continue
         return False
 
-    def alone(self, lidar: LidarDetections, reason: str) -> Answer:
-        """The lidar's objects."""
-        return Answer(lidar_alone(lidar.detections, lidar.classes), reason)
+    def _frame(self, lidar: LidarDetections) -> str:
+        return self.base_frame.removeprefix("/") or lidar.frame_id
 
-    def _way(self, camera: CameraDetections, lidar: LidarDetections) -> tuple[CameraModel, np.ndarray]:
-        """The camera, and what takes the lidar's points to it.
+    def _view(self, camera: FusionCamera, message: CameraDetections, frame: str, stamp_ns: int) -> View:
+        """What a camera says, its place in `frame` at a time.
 
         Raises:
-            PerceptionError: one of them is not known.
+            PerceptionError: model or transform are not known, or the lens cannot be used.
         """
-        if self.model is None:
-            raise PerceptionError(self.no_model)
-        if self.model.frame_id != camera.frame_id:
-            frames = f"CameraInfo is of {self.model.frame_id!r}, the detections are of {camera.frame_id!r}"
-            raise PerceptionError(f"{frames}: not the same camera")
+        model = camera.checked_model(message.frame_id)
+        if model.d.any():
+            valid_radius(model)
+        way = self._camera_way(model, message, frame, stamp_ns)
+        unseen = camera.names.keys() - set(message.classes)
+        return View(message.detections, (*message.classes, *sorted(unseen)), model, way)
+
+    def _camera_way(
+        self, model: CameraModel, message: CameraDetections, frame: str, stamp_ns: int
+    ) -> np.ndarray:
+        """(4, 4) from points of `frame` at a time to where the model holds."""
+        optical = message.frame_id.removeprefix("/") or model.frame_id
         if not self.fixed_frame:
-            return self.model, self._lookup(camera.frame_id, lidar.frame_id, lidar.stamp_ns)
-        camera_from_fixed = self._lookup(camera.frame_id, self.fixed_frame, camera.stamp_ns)
-        return self.model, camera_from_fixed @ self._lookup(self.fixed_frame, lidar.frame_id, lidar.stamp_ns)
+            return model.camera_from_frame @ self._lookup(optical, frame, stamp_ns)
+        camera_from_fixed = self._lookup(optical, self.fixed_frame, message.stamp_ns)
+        return model.camera_from_frame @ camera_from_fixed @ self._lookup(self.fixed_frame, frame, stamp_ns)
+
+    def _way(self, frame: str, stamp_ns: int, lidar: LidarDetections) -> np.ndarray:
+        """(4, 4) from points of a lidar's message to `frame` at a time."""
+        if frame == lidar.frame_id and lidar.stamp_ns == stamp_ns:
+            return np.eye(4)
+        if not self.fixed_frame or lidar.stamp_ns == stamp_ns:
+            return self._lookup(frame, lidar.frame_id, stamp_ns)
+        frame_from_fixed = self._lookup(frame, self.fixed_frame, stamp_ns)
+        return frame_from_fixed @ self._lookup(self.fixed_frame, lidar.frame_id, lidar.stamp_ns)
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, reasons)))
