@@ -13,7 +13,16 @@ from scipy.spatial.transform import Rotation
 
 from perception_rt.codec import CameraModel
 from perception_rt.codec.detection_array import NamedDetections
-from perception_rt.stage.fusion.fuse import BOTH, CAMERA, LIDAR, View, fuse, fuse_views, iou_2d, lidar_alone
+from perception_rt.stage.fusion.fuse import (
+    BOTH,
+    CAMERA,
+    LIDAR,
+    CameraView,
+    fuse,
+    fuse_views,
+    iou_2d,
+    lidar_alone,
+)
 from perception_rt.stage.fusion.monocular import place
 from perception_rt.stage.fusion.named import FusionStage
 from perception_rt.stage.fusion.project import (
@@ -632,7 +641,7 @@ def view(boxes, degrees, score=0.5, label=0, classes=("car", "person")):
     rows = np.flatnonzero(found.visible & (found.share > 0.3))
     labels = np.full(len(rows), label, np.int64)
     detections = Detections2D(found.xyxy[rows], np.full(len(rows), score, np.float32), labels)
-    return View(detections, classes, camera(), turned(degrees))
+    return CameraView(detections, classes, camera(), turned(degrees))
 
 
 def ring(distance=16):
@@ -676,10 +685,12 @@ def test_neighbours_of_one_camera_stay_two_where_another_sees_both():
 
 def test_an_object_that_one_camera_matches_is_no_miss_of_another():
     there = lidar(box(14, 7.5))
-    empty = View(Detections2D.empty(), ("car",), camera(), turned(0))
+    empty = CameraView(Detections2D.empty(), ("car",), camera(), turned(0))
     fused = fuse_views([empty, view(there, 60)], there, ("car",))
     assert fused.detections.scores[0] == pytest.approx(0.8)
-    missed = fuse_views([empty, View(Detections2D.empty(), ("car",), camera(), turned(60))], there, ("car",))
+    missed = fuse_views(
+        [empty, CameraView(Detections2D.empty(), ("car",), camera(), turned(60))], there, ("car",)
+    )
     assert missed.detections.scores[0] == pytest.approx(0.3 / 0.7)
 
 
@@ -687,7 +698,7 @@ def test_unplaced_rows_count_through_all_cameras():
     lamp = Detections2D(
         np.array([[600.0, 100, 620, 150]], np.float32), np.ones(1, np.float32), np.zeros(1, int)
     )
-    views = [View(lamp, ("traffic light",), camera(), turned(side)) for side in (0, 180)]
+    views = [CameraView(lamp, ("traffic light",), camera(), turned(side)) for side in (0, 180)]
     fused = fuse_views(views, lidar(), ())
     assert (len(fused), fused.unplaced.tolist()) == (0, [0, 1])
 

@@ -59,7 +59,7 @@ class Fused:
         return len(self.sources)
 
 
-class View(NamedTuple):
+class CameraView(NamedTuple):
     """What one camera has to say.
 
     Attributes:
@@ -87,12 +87,12 @@ def fuse(
     ground_z: float | None = None,
 ) -> Fused:
     """`fuse_views` for one camera, given by its parts."""
-    view = View(camera, camera_classes, model, camera_from_lidar)
+    view = CameraView(camera, camera_classes, model, camera_from_lidar)
     return fuse_views([view], lidar, lidar_classes, iou_threshold, camera_recall, ground_z)
 
 
 def fuse_views(
-    views: Sequence[View],
+    views: Sequence[CameraView],
     lidar: Detections3D,
     lidar_classes: Sequence[str],
     iou_threshold: float = 0.3,
@@ -200,7 +200,7 @@ class _Seen(NamedTuple):
     missed: np.ndarray
 
 
-def _see(view: View, lidar: Detections3D, lidar_names: Sequence[str], iou_threshold: float) -> _Seen:
+def _see(view: CameraView, lidar: Detections3D, lidar_names: Sequence[str], iou_threshold: float) -> _Seen:
     names = [canonical(view.classes[label]) for label in view.detections.labels]
     projected = project_boxes(lidar.xyzlwh_yaw, view.model, view.camera_from_lidar)
     distinct = _distinct(view.detections, names)
@@ -212,7 +212,7 @@ def _see(view: View, lidar: Detections3D, lidar_names: Sequence[str], iou_thresh
 
 
 def _is_shown_elsewhere(
-    view: View, one: _Seen, alone: np.ndarray, elsewhere: np.ndarray, lidar_names: Sequence[str]
+    view: CameraView, one: _Seen, alone: np.ndarray, elsewhere: np.ndarray, lidar_names: Sequence[str]
 ) -> np.ndarray:
     """(M,) bool: the detection shows a part of a lidar's object that another camera has matched."""
     xyxy, others = view.detections.xyxy[alone], one.projected.xyxy[elsewhere]
@@ -237,7 +237,7 @@ class _Placed(NamedTuple):
         return cls(np.zeros((0, 7)), np.zeros((0, 6, 6)), [], np.zeros(0), np.zeros((0, cameras), np.int64))
 
 
-def _merged(known: _Placed, found: _Placed, views: Sequence[View]) -> _Placed:
+def _merged(known: _Placed, found: _Placed, views: Sequence[CameraView]) -> _Placed:
     """The objects of some cameras and of one more; those of one place and group that both see are one."""
     away = found.boxes[None, :, :2].astype(np.float64) - known.boxes[:, None, :2]
     both = known.covariance[:, None, :2, :2] + found.covariance[None, :, :2, :2]

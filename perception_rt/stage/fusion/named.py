@@ -10,7 +10,7 @@ import numpy as np
 
 from perception_rt.codec.camera_info import CameraModel
 from perception_rt.codec.detection_array import NamedDetections
-from perception_rt.stage.fusion.fuse import Fused, View, fuse_views, lidar_alone
+from perception_rt.stage.fusion.fuse import CameraView, Fused, fuse_views, lidar_alone
 from perception_rt.stage.fusion.lidars import merge_lidars
 from perception_rt.stage.fusion.project import valid_radius
 from perception_rt.types import Detections2D, Detections3D, PerceptionError, TransformError
@@ -91,7 +91,7 @@ class Answer:
     fused: Fused
     frame_id: str
     reasons: tuple[str, ...]
-    views: tuple[View | None, ...]
+    views: tuple[CameraView | None, ...]
     lidar_reasons: tuple[str, ...] = ()
 
     @property
@@ -145,7 +145,7 @@ class FusionStage:
         """
         frame = self._frame(lidar)
         why, lidar_why = [""] * len(seen), [""] * len(others)
-        views: list[View | None] = [None] * len(seen)
+        views: list[CameraView | None] = [None] * len(seen)
         try:
             lidars = [(lidar.detections, lidar.classes, self._way(frame, lidar.stamp_ns, lidar))]
         except TransformError as error:  # the objects are published where they are known
@@ -207,7 +207,7 @@ class FusionStage:
     def _frame(self, lidar: LidarDetections) -> str:
         return self.base_frame.removeprefix("/") or lidar.frame_id
 
-    def _view(self, camera: FusionCamera, message: CameraDetections, frame: str, stamp_ns: int) -> View:
+    def _view(self, camera: FusionCamera, message: CameraDetections, frame: str, stamp_ns: int) -> CameraView:
         """What a camera says, its place in `frame` at a time.
 
         Raises:
@@ -218,7 +218,7 @@ class FusionStage:
             valid_radius(model)
         way = self._camera_way(model, message, frame, stamp_ns)
         unseen = camera.names.keys() - set(message.classes)
-        return View(message.detections, (*message.classes, *sorted(unseen)), model, way)
+        return CameraView(message.detections, (*message.classes, *sorted(unseen)), model, way)
 
     def _camera_way(
         self, model: CameraModel, message: CameraDetections, frame: str, stamp_ns: int
