@@ -14,7 +14,7 @@ MS = 1_000_000
 WINDOW, WAIT = 50 * MS, 100 * MS
 
 
-def settle(groups, anchors, partners, found):
+def finish(groups, anchors, partners, found):
     for group in groups:
         found.append(
             (group.anchor.stamp_ns, tuple(held.stamp_ns if held else None for held in group.partners))
@@ -51,7 +51,7 @@ def test_any_messages_give_what_each_pair_of_streams_gives(sent, reset_at):
         else:
             entry = partners[stream].receive(now)
             groups = grouping.put_partner(stream, entry, stamp * 10 * MS, "partner", now)
-        settle(groups + grouping.poll(now), anchors, partners, found)
+        finish(groups + grouping.poll(now), anchors, partners, found)
         for index, (pairing, both) in enumerate(zip(pairings, alone, strict=True)):
             pairs = []
             if stream < 0:
@@ -63,7 +63,7 @@ def test_any_messages_give_what_each_pair_of_streams_gives(sent, reset_at):
     if reset_at >= len(sent):  # a reset ends what only some pairings had decided
         for index, rows in enumerate(expected):
             assert [(stamp, held[index]) for stamp, held in found] == rows[: len(found)]
-    settle(grouping.poll(now + 10 * WAIT), anchors, partners, found)
+    finish(grouping.poll(now + 10 * WAIT), anchors, partners, found)
     grouping.clear("the end")
     for stats in (anchors, *partners):
         book = stats.ledger.snapshot()
@@ -75,10 +75,10 @@ def test_an_anchor_waits_for_the_slowest_camera_and_no_longer_than_the_limit():
     anchors, partners = StreamStats(), [StreamStats(), StreamStats()]
     grouping = StampGrouping(anchors, partners, WINDOW, WAIT)
     found: list = []
-    settle(grouping.put_anchor(anchors.receive(0), 0, "a", 0), anchors, partners, found)
-    settle(grouping.put_partner(0, partners[0].receive(0), 5 * MS, "c", 10 * MS), anchors, partners, found)
+    finish(grouping.put_anchor(anchors.receive(0), 0, "a", 0), anchors, partners, found)
+    finish(grouping.put_partner(0, partners[0].receive(0), 5 * MS, "c", 10 * MS), anchors, partners, found)
     assert found == []
-    settle(grouping.poll(99 * MS), anchors, partners, found)
+    finish(grouping.poll(99 * MS), anchors, partners, found)
     assert found == []
-    settle(grouping.poll(100 * MS), anchors, partners, found)
+    finish(grouping.poll(100 * MS), anchors, partners, found)
     assert found == [(0, (5 * MS, None))]
