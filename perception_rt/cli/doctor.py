@@ -14,13 +14,12 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from perception_rt.node.shared_memory import clean_shared_memory
-from perception_rt.node.transport import PROFILE, PROFILE_VARIABLES
+from perception_rt.node.shared_memory import SEGMENT_BYTES, clean_shared_memory, shortage
+from perception_rt.node.transport import PROFILE, PROFILE_VARIABLES, check_rmw
 from perception_rt.types import ConfigError
 
 EXAMPLES = """\
@@ -31,7 +30,6 @@ OK, WARN, FAIL = "ok", "warn", "FAIL"
 LONGEST_S = 3600.0
 TOPIC = re.compile(r"(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 """A topic name that ROS accepts (https://design.ros2.org/articles/topic_and_service_names.html)."""
-SEGMENT_BYTES = 64 << 20
 SHM = Path("/dev/shm")
 
 Finding = tuple[str, str]
@@ -58,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"topic {topic!r}: not a name that ROS accepts")
     if not 0 < args.seconds <= LONGEST_S:
         raise ConfigError(f"--seconds={args.seconds}: must be above 0 and at most {LONGEST_S:g}")
-    findings = [*packages(), *device(), *transport()]
+    findings = [*transport(), *device()]
+    if not any(level == FAIL and "RMW" in text for level, text in findings):  # importing rclpy would end here
+        findings = [*packages(), *findings]
     if args.topics and not any(level == FAIL for level, _ in findings):
         from perception_rt.node.probe import probe_topics  # rclpy is known to be importable here
 
@@ -112,19 +112,13 @@ def cuda_device() -> str | None:
     return name.value.decode(errors="replace")
 
 
-def library_exists(name: str) -> bool:
-    """Return whether the library of an RMW implementation is in a ROS prefix or on the loader's path."""
-    folders = [Path(prefix, "lib") for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if prefix]
-    folders += [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
-    folders.append(Path(sys.prefix, "lib"))
-    return any((folder / f"lib{name}.so").is_file() for folder in folders)
-
-
 def transport() -> Iterator[Finding]:
     """Check the room for images in shared memory."""
     rmw = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
-    if not library_exists(rmw):
-        yield FAIL, f"RMW_IMPLEMENTATION={rmw}: not installed; install it, or unset RMW_IMPLEMENTATION"
+    try:
+        check_rmw()
+    except ConfigError as error:
+        yield FAIL, str(error)
         return
     if rmw != "rmw_fastrtps_cpp":
         yield OK, f"RMW_IMPLEMENTATION={rmw}: the Fast DDS profile does not apply"
@@ -145,8 +139,11 @@ def transport() -> Iterator[Finding]:
             else (FAIL, f"Fast DDS profile {profile}: no such file")
         )
     if SHM.is_dir():
-        free = shutil.disk_usage(SHM).free
-        level = OK if free > 8 * SEGMENT_BYTES else WARN
-        yield level, f"{SHM}: {free >> 20} MB free; every node takes {SEGMENT_BYTES >> 20} MB"
+        free = shutil.disk_usage(SHM).free >> 20
+        little = shortage(SHM)
+        yield (
+            WARN if little else OK,
+            little or f"{SHM}: {free} MB free; a process of nodes takes {SEGMENT_BYTES >> 20} MB",
+        )
         removed = clean_shared_memory(SHM)
         yield OK, f"{SHM}: {len(removed)} Fast DDS segments of killed nodes removed"

@@ -17,6 +17,7 @@ from pathlib import Path
 from perception_rt.cli.overrides import parse_parameters
 from perception_rt.cli.respawn import RESTARTS, supervise
 from perception_rt.component.graph import GraphNode, read_graph, with_sensor_health
+from perception_rt.node.transport import check_rmw
 from perception_rt.types import ConfigError
 from perception_rt.types.executables import SOURCES
 
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--restarts={args.restarts}: must be >= 0")
     if unknown := set(args.only) - {node.path for node in graph}:
         raise ConfigError(f"--only={min(unknown)}: not in {args.params_file}")
+    check_rmw()
     graph = [node for node in graph if not args.only or node.path in args.only]
     ros_args = ["--ros-args", "--params-file", str(args.params_file)]
     added = [node for node in graph if args.sensor_health and node.name == "sensor_health"]

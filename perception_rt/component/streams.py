@@ -72,7 +72,8 @@ class StreamReport:
         arrival = self.stats.last_arrival_ns
         if arrival is None or now_ns - arrival > STALE_NS:
             topic, publishers = self._subscription.topic, self._subscription.publisher_count()
-            return Level.WARN, f"no messages; publishers on {topic}: {publishers}"
+            lost = f"; {self._subscription.lost} were lost on the way" if self._subscription.lost else ""
+            return Level.WARN, f"no messages; publishers on {topic}: {publishers}{lost}"
         for outcome in (Outcome.MODEL_ERROR, Outcome.DECODE_ERROR):
             if book["states"][outcome.value] > last.get(outcome.value, 0):
                 return Level.WARN, f"{outcome.value}: {book['reasons'].get(outcome.value)}"

@@ -11,11 +11,19 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from perception_rt.component.streams import DEPTH
+from perception_rt.node.transport import PROFILE
 
 STARVED_S = 3  # seconds of more messages lost than received, after which the other reliability is tried
 SILENT_S = 8  # the same where a publisher exists and no message ever came
 ALONE_S = 5  # seconds without a publisher after which that is logged
 TRIAL_S = 5  # after which a change that brought no message is undone
+# What an image topic may be instead, and what makes an image of it.
+REPUBLISH = {
+    "FFMPEGPacket": ": run `ros2 run image_transport republish --ros-args -p in_transport:=ffmpeg "
+    "-p out_transport:=raw`",
+    "CompressedVideo": ": decode it to images first",
+    "CompressedImage": ": its name must end in /compressed",
+}
 LARGE = ("Image", "CompressedImage", "PointCloud2")  # types whose messages a transport may lose
 
 BEST_EFFORT, RELIABLE = ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE
@@ -81,10 +89,17 @@ class AdaptiveSubscription:
 
     def _check_publishers(self) -> None:
         """Warn once where a topic has no publisher for a while, with the nearest names that have one."""
-        self._alone_s = 0 if self._publishers() else self._alone_s + 1
+        name = self._type.__module__.split(".")[0] + "/msg/" + self._type.__name__
+        types = {info.topic_type for info in self._publishers()}
+        self._alone_s = 0 if name in types else self._alone_s + 1
         if self._alone_s != ALONE_S:
             return
-        name = self._type.__module__.split(".")[0] + "/msg/" + self._type.__name__
+        if types:
+            hint = next((text for kind, text in REPUBLISH.items() if any(kind in one for one in types)), "")
+            self._node.get_logger().warning(
+                f"{self.topic} is published as {', '.join(sorted(types))}, not as {name}{hint}"
+            )
+            return
         offered = [
             topic
             for topic, types in self._node.get_topic_names_and_types()
@@ -102,6 +117,8 @@ class AdaptiveSubscription:
         # Silence counts until the first message; later it is the publisher's.
         silent = self._received == 0 and self.lost == 0 and self._type.__name__ in LARGE
         self._starved_s = self._starved_s + 1 if lost > received or silent else 0
+        if lost > received and self._starved_s == STARVED_S and BEST_EFFORT in offers:
+            self._warn_of_losses(lost, received)
         if self._adapted or offers != {RELIABLE} or self._starved_s < (SILENT_S if silent else STARVED_S):
             return
         if silent:
@@ -113,6 +130,15 @@ class AdaptiveSubscription:
             RELIABLE,
             f"{what}; if the publisher sends large messages, give it the shared-memory profile "
             "(FASTDDS_DEFAULT_PROFILES_FILE, see README) for lower latency",
+        )
+
+    def _warn_of_losses(self, lost: int, received: int) -> None:
+        """Name the remedy where the publisher offers nothing better than best effort."""
+        names = ", ".join(sorted({info.node_name for info in self._publishers()}))
+        self._node.get_logger().warning(
+            f"{self.topic}: {lost} of {lost + received} messages of one second were lost on the way from "
+            f"{names}: start it with FASTDDS_DEFAULT_PROFILES_FILE={PROFILE}, which gives large messages "
+            "shared memory, or let it offer reliable"
         )
 
     def _check_change(self, received: int, offers: set[ReliabilityPolicy]) -> None:

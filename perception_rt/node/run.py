@@ -22,7 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from perception_rt.component.graph import GraphNode, class_of
 from perception_rt.component.parameters import check_inherited, check_names
-from perception_rt.node.shared_memory import clean_shared_memory
+from perception_rt.node.shared_memory import clean_shared_memory, shortage
 from perception_rt.node.shell import PerceptionNode
 from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
@@ -219,6 +219,8 @@ def run(
     keep_large_blocks()
     os.environ.update(transport_environment())  # before rclpy.init: DDS reads it once
     clean_shared_memory()
+    if little := shortage():
+        print(little, file=sys.stderr)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     # Events and locks may deadlock in a signal handler; this queue is made for it.
     exit_codes: queue.SimpleQueue[int] = queue.SimpleQueue()

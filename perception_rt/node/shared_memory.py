@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import re
+import shutil
 import time
 from pathlib import Path
 
 FOLDER = Path("/dev/shm")
 SEGMENT = re.compile(r"fastdds_[0-9a-f]{16}")
+SEGMENT_BYTES = 64 << 20
+"""Of each process with nodes, as fastdds.xml says."""
 SETTLED_S = 60.0  # younger files may belong to a process that is just starting
 
 
@@ -29,6 +32,21 @@ def clean_shared_memory(folder: Path = FOLDER) -> list[str]:
             lock.unlink(missing_ok=True)
             removed.append(segment.name)
     return removed
+
+
+def shortage(folder: Path = FOLDER) -> str:
+    """Return what to do where there is no room for two processes' segments; empty where there is.
+
+    Fast DDS goes on over UDP then, which loses large messages.
+    """
+    usage = shutil.disk_usage(folder) if folder.is_dir() else None
+    if usage is None or usage.free >= 2 * SEGMENT_BYTES:
+        return ""
+    return (
+        f"{folder}: {usage.free >> 20} of {usage.total >> 20} MB free, and every process of nodes takes "
+        f"{SEGMENT_BYTES >> 20} MB: images and clouds will be lost or late. Start the container with "
+        "--shm-size=1g (or --ipc=host), or free the folder"
+    )
 
 
 def _is_abandoned(lock: Path) -> bool:

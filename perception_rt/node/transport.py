@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
+
+from perception_rt.types import ConfigError
 
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # new name, old name
 OLD_NAME_DISTROS = ("humble", "iron", "jazzy")  # later ones warn about the old name
 PROFILE = Path(__file__).with_name("fastdds.xml")
+RMW_LIBRARY = re.compile(
+    r"lib(rmw_(?:(?:fastrtps|fastrtps_dynamic|cyclonedds|zenoh|gurumdds)_cpp|connextdds\w*))\.so"
+)
 
 
 def transport_environment() -> dict[str, str]:
@@ -16,3 +23,27 @@ def transport_environment() -> dict[str, str]:
         return {}
     old = os.environ.get("ROS_DISTRO") in OLD_NAME_DISTROS
     return {PROFILE_VARIABLES[old]: str(PROFILE)}
+
+
+def installed_rmw() -> list[str]:
+    """Return the RMW implementations in a ROS prefix or on the loader's path, sorted."""
+    folders = [Path(prefix, "lib") for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if prefix]
+    folders += [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
+    folders.append(Path(sys.prefix, "lib"))
+    found = (RMW_LIBRARY.fullmatch(path.name) for folder in folders for path in folder.glob("librmw_*.so"))
+    return sorted({match[1] for match in found if match})
+
+
+def check_rmw() -> None:
+    """Refuse an RMW_IMPLEMENTATION that is not installed: importing rclpy would end the process.
+
+    Raises:
+        ConfigError: says what is installed and what to set.
+    """
+    wanted, installed = os.environ.get("RMW_IMPLEMENTATION"), installed_rmw()
+    if wanted and installed and wanted not in installed:
+        package = "ros-$ROS_DISTRO-" + wanted.replace("_", "-")
+        raise ConfigError(
+            f"RMW_IMPLEMENTATION={wanted}: not installed; installed: {', '.join(installed)}. "
+            f"Set one of them (export RMW_IMPLEMENTATION={installed[0]}), or install {package}"
+        )

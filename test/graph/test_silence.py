@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from sensor_msgs.msg import CameraInfo, Image, Imu
 
@@ -87,3 +89,33 @@ def test_a_topic_without_a_publisher_is_named_once_with_the_nearest_that_has_one
     seconds(one, 60)
     (line,) = [line for line in bench.logs if "no publisher of /sensor " in line]
     assert "did you mean /sensors/image?" in line
+
+
+def test_losses_from_a_publisher_that_offers_no_better_are_said_once_with_the_remedy(bench):
+    """As with 4K at 10 Hz without the shared-memory profile: the transport reports what it lost."""
+    one = subscription(bench, Image)
+    bench.publisher("/sensor", "best_effort")
+    assert wait_for(one.publisher_count)
+    for _ in range(10):
+        one.lost += 8
+        seconds(one, 1)
+    assert one.reliability == "best_effort"
+    said = [line for line in bench.logs if "8 of 8 messages of one second were lost" in line]
+    assert len(said) == 1
+    assert "/sensor" in said[0]
+    assert "from bench: start it with FASTDDS_DEFAULT_PROFILES_FILE=" in said[0]
+
+
+def test_a_topic_of_another_type_is_named_with_what_makes_an_image_of_it(bench, monkeypatch):
+    for kind, remedy in (
+        ("sensor_msgs/msg/CompressedImage", "its name must end in /compressed"),
+        ("ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "image_transport republish"),
+    ):
+        one = subscription(bench, Image)
+        # One participant has one type a topic; the discovered publishers are all that is asked for here.
+        monkeypatch.setattr(one, "_publishers", lambda kind=kind: [SimpleNamespace(topic_type=kind)])
+        for _ in range(2 * qos.ALONE_S):
+            one._check_publishers()
+        said = [line for line in bench.logs if f"/sensor is published as {kind}, not as" in line]
+        assert len(said) == 1
+        assert remedy in said[0]

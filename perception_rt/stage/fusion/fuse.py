@@ -86,7 +86,22 @@ def fuse(
     camera_recall: float = 0.5,
     ground_z: float | None = None,
 ) -> Fused:
-    """`fuse_views` for one camera, given by its parts."""
+    """`fuse_views` for one camera, given by its parts.
+
+    Args:
+        camera: boxes in px of the image that `model` describes.
+        camera_classes: all that the camera's detector can find, by label.
+        lidar: boxes in the lidar's frame.
+        lidar_classes: names by label.
+        model: the camera.
+        camera_from_lidar: (4, 4) takes points of the lidar's frame to where the model holds.
+        iou_threshold: as of `fuse_views`.
+        camera_recall: as of `fuse_views`.
+        ground_z: as of `fuse_views`.
+
+    Raises:
+        CodecError: the camera's lens cannot be used (see `project`).
+    """
     view = CameraView(camera, camera_classes, model, camera_from_lidar)
     return fuse_views([view], lidar, lidar_classes, iou_threshold, camera_recall, ground_z)
 
