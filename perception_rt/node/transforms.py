@@ -54,12 +54,34 @@ def _import_tf2(node: Node) -> ModuleType | None:
     return None
 
 
+class _VolatileHint:
+    """Says once that /tf_static comes from a volatile publisher, which later nodes miss."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._said = False
+
+    def check(self) -> None:
+        """Look at the publishers; call it with each message of /tf_static."""
+        if self._said:
+            return
+        infos = self._node.get_publishers_info_by_topic("/tf_static")
+        names = {one.node_name for one in infos if one.qos_profile.durability == DurabilityPolicy.VOLATILE}
+        if names:
+            self._said = True
+            self._node.get_logger().warning(
+                f"/tf_static is volatile from {', '.join(sorted(names))}: a node that starts later lacks the "
+                "mounting; publish it transient local (a bag: ros2 bag play --qos-profile-overrides-path)"
+            )
+
+
 class TransformListener:
     """Fills a `TransformBuffer`; logs a malformed transform at WARN, at most once a second."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._buffer = TransformBuffer()
+        self._hint = _VolatileHint(node)
         # Static transforms stay for late subscribers where the publisher is transient local; a bag that was
         # recorded without QoS profiles is played volatile.
         self._subscriptions = [
@@ -84,6 +106,8 @@ class TransformListener:
         self._subscriptions = []
 
     def _add(self, data: bytes, topic: str) -> None:
+        if topic == "/tf_static":
+            self._hint.check()
         try:
             transforms = parse_transforms(data)
         except PerceptionError as error:
@@ -109,6 +133,7 @@ class Tf2Listener:
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
         # tf2's own subscription matches only transient local publishers of /tf_static.
         self._node = node
+        self._hint = _VolatileHint(node)
         self._volatile = node.create_subscription(TFMessage, "/tf_static", self._add_static, MOVING)
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
@@ -132,5 +157,6 @@ class Tf2Listener:
         self._node.destroy_subscription(self._volatile)
 
     def _add_static(self, message: TFMessage) -> None:
+        self._hint.check()
         for one in message.transforms:
             self._buffer.set_transform_static(one, "default_authority")
