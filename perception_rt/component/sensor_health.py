@@ -131,9 +131,9 @@ class SensorHealth(Component):
             Status(name, level, message if self.active else "inactive", "", values),
             *(
                 Status(
-                    f"{name}: {report.topic}",
-                    report.level,
-                    "; ".join(report.faults) or "well",
+                    f"{name}: {report.topic.lstrip('/')}",
+                    report.level if self.active else Level.OK,
+                    ("; ".join(report.faults) or "well") if self.active else "inactive",
                     report.frame_id or report.topic,
                     report.values,
                 )
