@@ -7,6 +7,7 @@ EXECUTABLES = (
     "object_tracker",
     "vehicle_state",
     "sensor_health",
+    "event_recorder",
     "drive_simulator",
     "bag_player",
     "video_player",
@@ -14,3 +15,4 @@ EXECUTABLES = (
 
 SOURCES = ("drive_simulator", "bag_player", "video_player")
 """Those that publish what the others take. A run ends with them; a replay leaves them out."""
+NOT_REPLAYED = (*SOURCES, "event_recorder")

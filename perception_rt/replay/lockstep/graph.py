@@ -10,7 +10,7 @@ from perception_rt.component.component import Component
 from perception_rt.component.graph import GraphNode, class_of
 from perception_rt.component.parameters import check_inherited
 from perception_rt.types import ConfigError
-from perception_rt.types.executables import SOURCES
+from perception_rt.types.executables import NOT_REPLAYED
 
 OF_ROS = ("use_sim_time", "autostart")
 """Parameters that every ROS node accepts; a replay ignores them."""
@@ -30,7 +30,7 @@ def replayable_nodes(nodes: Sequence[GraphNode]) -> list[tuple[GraphNode, type[C
     Raises:
         ConfigError: there are no such nodes.
     """
-    found = [(node, component_class(node.name)) for node in nodes if node.name not in SOURCES]
+    found = [(node, component_class(node.name)) for node in nodes if node.name not in NOT_REPLAYED]
     if not found:
         raise ConfigError("the parameter file names no node that processes messages")
     if len(found) == len(nodes):  # the parameters of sources are not known here
@@ -57,7 +57,7 @@ def check_overrides(nodes: Sequence[GraphNode], overrides: Overrides) -> None:
             raise ConfigError(
                 f"-p {name}:...: no such node; the nodes of the graph are {', '.join(n.path for n in nodes)}"
             )
-        if any(node.name in SOURCES for node in named):
+        if any(node.name in NOT_REPLAYED for node in named):
             continue  # their parameters are not known here
         known = {one.name for node in named for one in component_class(node.name).PARAMETERS}
         for parameter in values:
