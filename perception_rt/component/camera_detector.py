@@ -64,6 +64,11 @@ class CameraDetector(DetectorComponent):
                 "sensor_msgs/msg/Image", f"~{prefix}/image_annotated", 1
             )
 
+    def subscribers(self, stream: str) -> int:
+        """Subscriptions of the detections and of the annotated image."""
+        outputs = self._detections[stream], self._annotated[stream]
+        return sum(output.get_subscription_count() for output in outputs)
+
     def warm_up(self, runtime: Any) -> None:
         """Infer at every size of `warmup_sizes`, one image and a batch of all cameras."""
         sizes = [parse_size(text) for text in self.values["warmup_sizes"]]

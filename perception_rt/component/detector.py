@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from perception_rt.component.component import Component, Host, InferenceWorker
 from perception_rt.component.parameters import Parameter
+from perception_rt.component.watchdog import POLL_S, WATCHDOG_PARAMETERS, DetectorWatchdog
 from perception_rt.model.class_thresholds import parse_score_threshold
 from perception_rt.model.runtime import Runtime
 from perception_rt.model.task import Task
 from perception_rt.realtime.cores import available_cores
-from perception_rt.realtime.ledger import Entry
+from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FixedRateScheduler
@@ -48,6 +49,7 @@ DETECTOR_PARAMETERS = (
         "QoS asked of publishers; adapts to what they offer.",
         choices=("best_effort", "reliable"),
     ),
+    *WATCHDOG_PARAMETERS,
 )
 
 
@@ -69,6 +71,7 @@ class DetectorComponent(Component):
         self.worker: InferenceWorker = None  # type: ignore[assignment]
         self.pipeline: FramePipeline = None  # type: ignore[assignment]
         self.scheduler = FixedRateScheduler(values["rate_hz"])
+        self.watchdog = DetectorWatchdog(self)
 
     # What a sensor's detector fills in.
 
@@ -94,6 +97,10 @@ class DetectorComponent(Component):
 
     def publish_extras(self, stream: str, frame: Any, result: Any) -> None:
         """Publish visualizations, after the result is published."""
+
+    def subscribers(self, stream: str) -> int:
+        """How many subscriptions the outputs of a stream have."""
+        raise NotImplementedError
 
     def stream_values(self, stream: str) -> Mapping[str, object]:
         """What else the diagnostics of a stream tell."""
@@ -134,6 +141,7 @@ class DetectorComponent(Component):
             stream = names[topic]
             receive = partial(self._receive, stream)
             self.listen(message_type, topic, self.pipeline.stats[stream], receive, self.values["reliability"])
+        self.host.create_timer(POLL_S, self.watchdog.poll)
         self.host.info(
             f"{self.runtime.manifest.name} on {self.runtime.device}, {self.scheduler.rate_hz:g} Hz, "
             f"{self.runtime.choice}: " + ", ".join(inputs)
@@ -169,6 +177,7 @@ class DetectorComponent(Component):
     def on_parameters(self) -> None:
         """Rate, thresholds and limits change between two frames."""
         self.scheduler.rate_hz = self.values["rate_hz"]
+        self.watchdog.rate_changed()
         self.pipeline.max_age_ms = self.values["max_age_ms"]
         if self.values["bundle"] == self.runtime.source:
             self._set_class_thresholds(self.runtime)
@@ -185,19 +194,23 @@ class DetectorComponent(Component):
         runtime.class_thresholds = thresholds
 
     def _receive(self, stream: str, data: bytes, entry: Entry) -> None:
+        if reason := self.watchdog.refuses(stream):
+            self.pipeline.stats[stream].ledger.finish(entry, Outcome.SUPERSEDED, reason)
+            return
         self.pipeline.receive(stream, data, entry, self.worker.put)
 
     # Bundle.
 
-    def open(self) -> Runtime:
-        """Load, verify and warm up the bundle that the parameters name."""
-        name = self.values["bundle"]
+    def open(self, changes: Mapping[str, Any] | None = None) -> Runtime:
+        """Load, verify and warm up the bundle that the parameters, or `changes` of them, name."""
+        values = {**self.values, **(changes or {})}
+        name = values["bundle"]
         runtime = Runtime.open(
             name,
-            device=self.values["device"],
-            half=self.values["half"],
-            engine=self.values["engine"],
-            threads=self.values["threads"] or max(1, available_cores() - 1),
+            device=values["device"],
+            half=values["half"],
+            engine=values["engine"],
+            threads=values["threads"] or max(1, available_cores() - 1),
         )
         if runtime.manifest.task != self.TASK.name:
             raise BundleError(f"{name}: task is {runtime.manifest.task}, this node needs {self.TASK.name}")
@@ -222,9 +235,11 @@ class DetectorComponent(Component):
             "deadline_misses": scheduler.deadline_misses,
         }
         device = str(runtime.device)
-        state = "running" if self.active else "inactive"
+        level, state = Level.OK, "inactive"
+        if self.active:
+            level, state = self.watchdog.verdict(self.host.now_ns())
         return [
-            Status(self.host.get_name(), Level.OK, state, device, whole),
+            Status(self.host.get_name(), level, state, device, whole),
             *self.stream_statuses(device, self.stream_values),
         ]
 

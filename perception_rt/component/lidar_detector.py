@@ -62,6 +62,11 @@ class LidarDetector(DetectorComponent):
                 "visualization_msgs/msg/MarkerArray", f"~{prefix}/markers", 1
             )
 
+    def subscribers(self, stream: str) -> int:
+        """Subscriptions of the detections and of the markers."""
+        outputs = self._detections[stream], self._markers[stream]
+        return sum(output.get_subscription_count() for output in outputs)
+
     def warm_up(self, runtime: Any) -> None:
         """Infer a cloud a few times."""
         runtime.warmup()

@@ -10,7 +10,7 @@ from typing import Any
 
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from perception_rt.component.component import InferenceWorker
 from perception_rt.component.detector import DetectorComponent
@@ -33,6 +33,18 @@ class DetectorNode(ComponentNode):
         self._pacing = False
         qos = QoSProfile(depth=SWAP_DEPTH)
         self.create_service(Trigger, "~/swap_bundle", self._on_swap, qos_profile=qos)
+        self.create_service(SetBool, "~/pause", self._on_pause)
+
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """Take no frame until the next call with False; the pause ends with the configuration, too."""
+        component = self.component
+        if component is None or not self._configured:
+            response.message = "the node is not configured: there is nothing to pause"
+            return response
+        component.watchdog.paused = request.data
+        response.success, response.message = True, "paused" if request.data else "running"
+        self.publish_diagnostics()
+        return response
 
     async def _on_swap(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Load and verify the bundle of `bundle` beside the running one, which stays where that fails."""

@@ -129,6 +129,8 @@ class FramePipeline:
     Attributes:
         stats: by stream.
         max_age_ms: frames older than this at their turn are late; 0 for no limit.
+        running_since_ns: when the batch in hand was taken, ns; None without one.
+        stage: of the batch in hand under `process`; empty without one.
     """
 
     def __init__(
@@ -151,6 +153,8 @@ class FramePipeline:
         self._warn = warn
         self._lock = threading.Lock()  # a message ends by `process` or by `cancel_running`, not by both
         self._running: dict[str, Entry] = {}
+        self.running_since_ns: int | None = None
+        self.stage = ""
 
     def receive(
         self, stream: str, message: Any, entry: Entry, put: Callable[[str, PendingFrame], PendingFrame | None]
@@ -197,11 +201,15 @@ class FramePipeline:
         Raises:
             Exception: only what `on_end` of a ledger raised, after all streams are done.
         """
-        self.finish(self.compute(self.take(batch)))
+        self.stage = "decode"
+        try:
+            self.finish(self.compute(self.take(batch)))
+        finally:
+            self.stage = ""
 
     def take(self, batch: Batch) -> dict[str, Parsed]:
         """Begin a batch: frames that are too old end here, the others are returned."""
-        now = self._clock.now_ns()
+        self.running_since_ns = now = self._clock.now_ns()
         with self._lock:
             self._running = {stream: frame.entry for stream, (frame, _) in batch.items()}
         parsed = {}
@@ -230,6 +238,7 @@ class FramePipeline:
                 computed.decode_errors[stream] = error
             computed.decode_ns[stream] = self._clock.now_ns() - began
         began = self._clock.now_ns()
+        self.stage = "infer" if self.stage else ""
         for stream, result in self._infer_each(frames).items():
             if isinstance(result, Exception):
                 computed.model_errors[stream] = result
@@ -254,6 +263,8 @@ class FramePipeline:
     def finish(self, computed: Computed) -> None:
         """Publish; every running message ends here. Raises what `on_end` raised, after all streams."""
         published: list[str] = []
+        self.running_since_ns = None
+        self.stage = "publish" if self.stage else ""
 
         def publish(stream: str) -> None:
             if self._publish_result(stream, computed):
