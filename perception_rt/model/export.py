@@ -19,7 +19,7 @@ from perception_rt.model.torchscript import first_line, module_bytes, trace_modu
 from perception_rt.types.errors import BundleError
 
 OPSET = 17
-QUANTIZED = ("Conv", "Add", "Concat", "Resize", "MaxPool")
+QUANTIZED = ("Conv", "Relu", "Add", "Concat", "Resize", "MaxPool")  # Relu: its range is the convolution's
 
 
 def torchscript_program(
