@@ -6,7 +6,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,7 @@ def onnx_program(
     return ProgramSource("onnx", buffer.getvalue(), tuple(inputs), tuple(outputs))
 
 
-def int8_program(
-    source: ProgramSource, feeds: Sequence[Mapping[str, np.ndarray]], first_in_float: bool = False
-) -> ProgramSource:
+def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]]) -> ProgramSource:
     """Quantize an ONNX program: 8-bit weights for each channel, activations as `feeds` have them.
 
     The convolutions that make the outputs stay in float: their values are coordinates. Weights keep to 7
@@ -79,8 +77,6 @@ def int8_program(
     Args:
         source: fp32.
         feeds: inputs by name, a few dozen of what the network will see.
-        first_in_float: keep the first convolution in float too: for an input whose few large values leave the
-            others no steps.
 
     Raises:
         BundleError: onnxruntime cannot quantize it.
@@ -95,10 +91,6 @@ def int8_program(
         plain.write_bytes(source.data)
         try:
             quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
-            graph = onnx.load(str(ready)).graph
-            excluded = last_convolutions(graph)
-            if first_in_float:
-                excluded.append(next(node.name for node in graph.node if node.op_type == "Conv"))
             quantization.quantize_static(
                 str(ready),
                 str(done),
@@ -109,7 +101,8 @@ def int8_program(
                 reduce_range=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=excluded,
+                nodes_to_exclude=last_convolutions(onnx.load(str(ready)).graph),
+                extra_options={"CalibMovingAverage": True},  # of the feeds' extremes: the widest waste steps
             )
         except Exception as error:
             raise BundleError(f"cannot be quantized: {first_line(error)}") from error
@@ -133,7 +126,7 @@ def last_convolutions(graph: Any) -> list[str]:
 class _Feeds:
     """What `quantize_static` reads its inputs from."""
 
-    def __init__(self, feeds: Sequence[Mapping[str, np.ndarray]]) -> None:
+    def __init__(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> None:
         self._feeds = iter(feeds)
 
     def get_next(self) -> Mapping[str, np.ndarray] | None:

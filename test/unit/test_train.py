@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception_rt.cli.main import main
-from perception_rt.model.bundle import save_network
+from perception_rt.model.bundle import load, save_network
+from perception_rt.model.engine import engine_names
 from perception_rt.model.export import torchscript_program
 from perception_rt.model.manifest import ImageSpec
 from perception_rt.model.runtime import Runtime
@@ -22,7 +23,8 @@ from perception_rt.train.camera.score import evaluate
 from perception_rt.train.camera.task import CAMERA
 from perception_rt.train.drives import evaluation_seeds, moments, shares, training_seeds
 from perception_rt.train.loop import Recipe
-from perception_rt.train.task import train, train_bundle
+from perception_rt.train.task import rebuild_bundle, train, train_bundle
+from perception_rt.types import BundleError
 
 CPU = torch.device("cpu")
 
@@ -74,7 +76,8 @@ def test_one_recipe_gives_one_network(frames):
         torch.testing.assert_close(second[name], value, msg=name)
 
 
-def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path):
+def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path, monkeypatch):
+    monkeypatch.setattr("perception_rt.train.camera.task.CALIBRATION_FRAMES", 2)
     phases = set()
     recipe = replace(CAMERA.recipe, seed=5, frames=2, steps=2, batch=2)
     written = train_bundle(
@@ -89,6 +92,16 @@ def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path):
     assert 0.0 <= manifest.provenance["score"]["ap50"] <= 1.0
     assert phases == {"simulate", "train", "evaluate"}
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt"]
+    again = rebuild_bundle(CAMERA, tmp_path / "tiny.pt", tmp_path / "again.pt", 2)
+    first, second = (load(tmp_path / name)[0].state_dict() for name in ("tiny.pt", "again.pt"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [p.precision for p in again.programs] == [p.precision for p in written.programs]
+    assert again.provenance["recipe"] == written.provenance["recipe"]
+    engine, precision = again.provenance["score"]["program"].split()
+    assert engine in engine_names()
+    assert precision in {program.precision for program in again.programs}
+    with pytest.raises(BundleError, match="pillars: not trained by this recipe"):
+        rebuild_bundle(CAMERA, "pillars", tmp_path / "other.pt", 2)
 
 
 def test_the_shipped_bundle_finds_what_is_on_unseen_drives():

@@ -75,7 +75,7 @@ class Pillars(nn.Module):
         best = best.scatter_reduce(0, number[:, None].expand(-1, self.channels), seen, "amax")
         total = frames * self.rows * self.columns
         grid = torch.zeros((self.channels, total), device=points.device, dtype=seen.dtype)
-        grid = grid.scatter(1, taken[None].expand(self.channels, -1), best.t())
+        grid.scatter_(1, taken[None].expand(self.channels, -1), best.t())  # in place: the map has 12 MB
         return grid.view(self.channels, frames, self.rows, self.columns).transpose(0, 1)
 
 
