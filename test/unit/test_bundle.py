@@ -12,57 +12,58 @@ from torch import nn
 
 from perception_rt.model import bundle
 from perception_rt.model.archive import read_archive, read_manifest, write_archive
-from perception_rt.model.detector import BundleDetector
 from perception_rt.model.golden import golden_difference, golden_input
 from perception_rt.model.manifest import SCHEMA_VERSION, ImageSpec, bundle_sha256, parse_manifest
-from perception_rt.model.preprocess import Preprocess
 from perception_rt.model.runtime import SHIPPED, Runtime
 from perception_rt.types import BundleError
 
+SPEC = ImageSpec(size=None, resize="model", filter="model", order="rgb")
 
-class Cells(nn.Module):
-    """A scripted decoder of cells (N, 7, h, w) in [0, 1]: objectness, box, scores of two classes."""
 
-    suppress = True
+class Toy(nn.Module):
+    """A tiny detector of two classes that takes images; each cell of 8 px of 64 x 96 predicts a box."""
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.height, self.width = size
+        self.score_threshold: float = 0.25
+        self.nms_threshold: float = 0.45
+        self.most = 300
+        self.network = nn.Sequential(nn.Conv2d(3, 7, 8, stride=8), nn.Sigmoid())
 
-    def forward(self, raw: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Boxes (N, A, 4), scores (N, A), labels (N, A)."""
-        out = raw[0]
-        rows, columns = out.shape[2], out.shape[3]
+    def forward(
+        self,
+        images: torch.Tensor,
+        bgr: bool = False,
+        score_threshold: float = -1.0,
+        nms_threshold: float = -1.0,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        x = images.permute(0, 3, 1, 2).float() / 255
+        x = x.flip(1) if bgr else x
+        out = self.network(nn.functional.interpolate(x, [64, 96], mode="bilinear", align_corners=False))
         scores, labels = out[:, 5:].max(1)
-        x = (torch.arange(columns) + out[:, 1]) * (self.width / columns)
-        y = (torch.arange(rows).unsqueeze(1) + out[:, 2]) * (self.height / rows)
-        w, h = out[:, 3] * self.width / 4, out[:, 4] * self.height / 4
-        boxes = torch.stack([x - w, y - h, x + w, y + h], -1)
-        return boxes.flatten(1, 2), (scores * out[:, 0]).sqrt().flatten(1), labels.flatten(1)
+        scores = (scores * out[:, 0]).sqrt()
+        centre = torch.stack([torch.arange(12) + out[:, 1], torch.arange(8)[:, None] + out[:, 2]], -1) * 8
+        half = out[:, 3:5].permute(0, 2, 3, 1) * 16
+        boxes = torch.cat([centre - half, centre + half], -1)
+        scale = torch.tensor([images.shape[2] / 96, images.shape[1] / 64]).repeat(2)
+        index = torch.nonzero(scores >= (self.score_threshold if score_threshold < 0 else score_threshold))
+        image, row, column = index[: self.most].unbind(1)
+        chosen = scores[image, row, column]
+        order = chosen.argsort(descending=True, stable=True)
+        order = order[image[order].argsort(stable=True)]
+        image, row, column = image[order], row[order], column[order]
+        return boxes[image, row, column] * scale, chosen[order], labels[image, row, column], image
 
 
-class SingleOutput(nn.Module):
-    """A network of one output tensor, as `BundleDetector` wants it: a list."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """[network(x)]."""
-        return [self.network(x)]
-
-
-def toy_detector(seed: int = 0) -> BundleDetector:
-    """A tiny detector of two classes; a cell of 8 px predicts one box."""
+def toy_detector(seed: int = 0) -> Toy:
+    """A `Toy` with weights from a seed."""
     torch.manual_seed(seed)
-    network = SingleOutput(nn.Sequential(nn.Conv2d(3, 7, 8, stride=8), nn.Sigmoid()))
-    return BundleDetector(Preprocess((64, 96)), network, Cells((64, 96)), score_threshold=0.25)
+    return Toy()
 
 
 def save_toy(path, **changes):
     fields = {"name": "toy", "classes": ("a", "b"), "licence": "Apache-2.0", "version": "7"}
-    fields |= {"input_spec": toy_detector().preprocess.spec(), "provenance": {"recipe": "none", "map50": 0.5}}
+    fields |= {"input_spec": SPEC, "provenance": {"recipe": "none", "map50": 0.5}}
     return bundle.save(path, toy_detector(), **{**fields, **changes})
 
 
@@ -99,17 +100,15 @@ def test_round_trip_keeps_the_manifest_and_the_answers(tmp_path):
 
 def test_saving_leaves_the_module_as_it_was(tmp_path):
     module = toy_detector().train()
-    spec = module.preprocess.spec()
-    bundle.save(tmp_path / "x.pt", module, name="x", classes=("a", "b"), input_spec=spec, licence="MIT")
+    bundle.save(tmp_path / "x.pt", module, name="x", classes=("a", "b"), input_spec=SPEC, licence="MIT")
     assert module.training
 
 
 def test_the_hash_tells_weights_apart_and_survives_saving(tmp_path):
     first, again = save_toy(tmp_path / "1.pt"), save_toy(tmp_path / "2.pt")
     assert first.sha256 == again.sha256
-    spec = toy_detector().preprocess.spec()
     other = bundle.save(
-        tmp_path / "3.pt", toy_detector(1), name="toy", classes="ab", input_spec=spec, licence="MIT"
+        tmp_path / "3.pt", toy_detector(1), name="toy", classes="ab", input_spec=SPEC, licence="MIT"
     )
     assert other.sha256 != first.sha256
 
@@ -126,8 +125,8 @@ def test_saving_is_whole_or_not_at_all(toy):
 
 def test_a_module_that_finds_nothing_or_lacks_thresholds_is_not_saved(tmp_path):
     nothing = toy_detector()
-    nothing.max_detections = 0
-    fields = {"name": "x", "classes": "ab", "input_spec": nothing.preprocess.spec(), "licence": "MIT"}
+    nothing.most = 0
+    fields = {"name": "x", "classes": "ab", "input_spec": SPEC, "licence": "MIT"}
     with pytest.raises(BundleError, match="finds nothing in the golden input"):
         bundle.save(tmp_path / "x.pt", nothing, **fields)
     with pytest.raises(BundleError, match="score_threshold=None"):

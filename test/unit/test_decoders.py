@@ -7,16 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perception_rt.model.decoder import Candidates
 from perception_rt.model.decoders import DECODERS
-from perception_rt.model.detector import select_detections
+from perception_rt.model.host_image import ImagePreparer, place
+from perception_rt.model.manifest import ImageSpec
+from perception_rt.model.network import best_candidates
 from perception_rt.model.oriented import oriented_nms, probabilistic_iou
-from perception_rt.model.preprocess import (
-    Preprocess,
-    banded_tables,
-    dense_tables,
-    resize_banded,
-    resize_dense,
-)
+from perception_rt.model.preprocess import dense_tables, resize_dense
 from perception_rt.model.torchscript import load_operators
 
 load_operators()
@@ -289,92 +286,60 @@ def test_the_overlap_of_gaussians_is_one_for_equals_and_falls_with_distance():
 # --- selection -----------------------------------------------------------------------------------------
 
 
-def select(boxes, scores, labels, score=0.0, nms=0.5, suppress=True, top_k=1000, most=300):
-    out = select_detections(
-        torch.as_tensor(boxes, dtype=torch.float32),
-        torch.as_tensor(scores, dtype=torch.float32),
-        torch.as_tensor(labels),
-        score,
-        nms,
-        suppress,
-        top_k,
-        most,
-    )
-    return tuple(tensor.numpy() for tensor in out)
+def select(boxes, scores, labels, score=0.0, nms=0.5, suppress=True, most=300):
+    columns = (np.float32(boxes), np.float32(scores), np.asarray(labels, np.int64))
+    found = best_candidates(Candidates(*map(torch.from_numpy, columns), {}), score, nms, suppress, most)
+    return tuple(column.numpy() for column in found[:3])
 
 
-@given(seed=st.integers(0, 2**31), n=st.integers(1, 4), nms=st.floats(0.1, 0.9), score=st.floats(0, 1))
-@settings(max_examples=30, deadline=None)
-def test_selection_equals_a_greedy_nms_of_each_class_and_image(seed, n, nms, score):
+@given(seed=st.integers(0, 2**31), nms=st.floats(0.1, 0.9), score=st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_selection_equals_a_greedy_nms_of_each_class(seed, nms, score):
     rng = np.random.default_rng(seed)
-    corner = rng.uniform(-20, 60, (n, 40, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(1, 40, (n, 40, 2))], 2).astype(np.float32)
-    scores, labels = rng.random((n, 40)).astype(np.float32), rng.integers(0, 3, (n, 40))
-    out = select(boxes, scores, labels, score, nms)
-    for i in range(n):
-        usable = np.flatnonzero(scores[i] >= np.float32(score))
-        kept = usable[nms_reference(boxes[i][usable], scores[i][usable], labels[i][usable], nms)]
-        mine = out[3] == i
-        np.testing.assert_array_equal(out[0][mine], boxes[i][kept])
-        np.testing.assert_array_equal(out[1][mine], scores[i][kept])
-        np.testing.assert_array_equal(out[2][mine], labels[i][kept])
-    assert (np.diff(out[3]) >= 0).all()
+    corner = rng.uniform(-20, 60, (40, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(1, 40, (40, 2))], 1).astype(np.float32)
+    scores, labels = rng.random(40).astype(np.float32), rng.integers(0, 3, 40)
+    usable = np.flatnonzero(scores >= np.float32(score))
+    kept = usable[nms_reference(boxes[usable], scores[usable], labels[usable], nms)]
+    expected = (boxes[kept], scores[kept], labels[kept])
+    for mine, theirs in zip(select(boxes, scores, labels, score, nms), expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_overlapping_boxes_of_two_classes_are_both_kept():
-    boxes = [[[10, 10, 50, 50], [11, 11, 51, 51], [10, 10, 50, 51]]]
-    _, scores, labels, _ = select(boxes, [[0.9, 0.8, 0.7]], [[0, 1, 0]])
+    boxes = [[10, 10, 50, 50], [11, 11, 51, 51], [10, 10, 50, 51]]
+    _, scores, labels = select(boxes, [0.9, 0.8, 0.7], [0, 1, 0])
     assert labels.tolist() == [0, 1]
     np.testing.assert_allclose(scores, [0.9, 0.8])
 
 
-def test_equal_boxes_in_two_images_are_both_kept():
-    box = [10, 10, 50, 50]
-    assert select([[box], [box]], [[0.9], [0.8]], [[0], [0]])[3].tolist() == [0, 1]
-
-
 def test_without_suppression_only_the_score_counts():
-    out = select([[[0, 0, 9, 9]] * 3], [[0.2, 0.9, 0.5]], [[0, 0, 0]], score=0.4, suppress=False)
+    out = select([[0, 0, 9, 9]] * 3, [0.2, 0.9, 0.5], [0, 0, 0], score=0.4, suppress=False)
     np.testing.assert_allclose(out[1], [0.9, 0.5])
 
 
-def test_top_k_and_most_are_per_image_and_keep_the_best():
-    boxes = np.zeros((2, 9, 4), np.float32)
-    boxes[..., 0] = np.arange(9) * 10
-    boxes[..., 2:] = boxes[..., :2] + 5
-    scores = np.linspace(0.1, 0.9, 9)[None].repeat(2, 0)
-    for options in ({"top_k": 3}, {"most": 3}):
-        out = select(boxes, scores, np.zeros((2, 9), np.int64), **options)
-        assert out[3].tolist() == [0, 0, 0, 1, 1, 1]
-        np.testing.assert_allclose(out[1], [0.9, 0.8, 0.7] * 2, atol=1e-6)
+def test_the_most_that_are_kept_are_the_best():
+    boxes = np.arange(9)[:, None] * 10 + np.float32([0, 0, 5, 5])
+    out = select(boxes, np.linspace(0.1, 0.9, 9), np.zeros(9), most=3)
+    np.testing.assert_allclose(out[1], [0.9, 0.8, 0.7], atol=1e-6)
 
 
 def test_nothing_above_the_threshold_is_an_empty_answer():
-    out = select(np.zeros((2, 5, 4)), np.full((2, 5), 0.1), np.zeros((2, 5), np.int64), score=0.5)
-    assert [len(part) for part in out] == [0, 0, 0, 0]
-    assert out[0].shape == (0, 4)
+    out = select(np.zeros((5, 4)), np.full(5, 0.1), np.zeros(5), score=0.5)
+    assert [part.shape for part in out] == [(0, 4), (0,), (0,)]
 
 
-def test_small_boxes_far_into_a_batch_lose_no_precision():
-    """80 classes x 8 images move boxes far apart; their overlap must not change by it."""
+def test_small_boxes_of_a_late_class_lose_no_precision():
+    """80 classes move boxes far apart; their overlap must not change by it."""
     rng = np.random.default_rng(0)
-    corner = rng.uniform(0, 1900, (40, 2))
-    boxes = np.repeat(corner, 5, 0) + rng.uniform(0, 2, (200, 2))
-    boxes = np.concatenate([boxes, boxes + rng.uniform(3, 6, (200, 2))], 1).astype(np.float32)[None]
-    boxes, scores = boxes.repeat(8, 0), rng.random((1, 200)).astype(np.float32).repeat(8, 0)
-    labels = np.full((8, 200), 79)
-    out = select(boxes, scores, labels)
-    alone = select(boxes[:1], scores[:1], labels[:1])
-    for i in range(8):
-        np.testing.assert_array_equal(out[0][out[3] == i], alone[0])
+    boxes = np.repeat(rng.uniform(0, 1900, (40, 2)), 5, 0) + rng.uniform(0, 2, (200, 2))
+    boxes = np.concatenate([boxes, boxes + rng.uniform(3, 6, (200, 2))], 1).astype(np.float32)
+    scores = rng.random(200).astype(np.float32)
+    late, first = (select(boxes, scores, np.full(200, label)) for label in (79, 0))
+    np.testing.assert_array_equal(late[0], first[0])
 
 
 # --- preprocessing -------------------------------------------------------------------------------------
-
-
-def grey(preprocess, images, bgr=False):
-    """The network's input as grey levels (N, h, w, 3)."""
-    return torch.jit.script(preprocess)(torch.from_numpy(images), bgr).permute(0, 2, 3, 1).numpy() * 255
 
 
 def photo(height, width, seed=0):
@@ -385,107 +350,86 @@ def photo(height, width, seed=0):
     return np.clip(smooth + noise, 0, 255).astype(np.uint8)
 
 
+def dense(image, height, width, area):
+    """As a GPU resizes, here on the CPU."""
+    tables = dense_tables(*image.shape[:2], height, width, area, False)
+    return resize_dense(torch.from_numpy(image[None]), tables).round()[0].numpy()
+
+
 @pytest.mark.parametrize(("filter_name", "flag"), [("area", cv2.INTER_AREA), ("bilinear", cv2.INTER_LINEAR)])
 @pytest.mark.parametrize("size", [(720, 1280), (375, 1242), (352, 352), (353, 355), (1080, 810)])
 def test_resize_is_opencvs_within_one_grey_level(filter_name, flag, size):
     image = photo(*size)
-    mine = grey(Preprocess((352, 352), "stretch", filter_name), image[None])[0]
+    mine = dense(image, 352, 352, filter_name == "area")
     theirs = cv2.resize(image, (352, 352), interpolation=flag)
     assert np.abs(mine - theirs).max() <= 1.01
     if filter_name == "area":  # OpenCV's bilinear has 11-bit weights; area is exact up to ties
         assert (np.abs(mine - theirs) > 0.5).mean() < 1e-3
 
 
-@given(h=st.integers(1, 150), w=st.integers(1, 150), out_h=st.integers(1, 70), out_w=st.integers(1, 70))
-@settings(max_examples=40, deadline=None)
-def test_area_resize_is_opencvs_at_any_shrinking_size(h, w, out_h, out_w):
-    h, w = max(h, out_h), max(w, out_w)
+@given(
+    h=st.integers(1, 150),
+    w=st.integers(1, 150),
+    out_h=st.integers(1, 70),
+    out_w=st.integers(1, 70),
+    area=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_resize_is_opencvs_at_any_size(h, w, out_h, out_w, area):
+    if area:  # shrinking; OpenCV has its own rule where an axis grows
+        h, w = max(h, out_h), max(w, out_w)
     image = np.random.default_rng(h * w).integers(0, 256, (h, w, 3), np.uint8)
-    preprocess = Preprocess((out_h, out_w), "stretch", "area")
-    mine = preprocess(torch.from_numpy(image[None]), False)[0].permute(1, 2, 0).numpy() * 255
-    theirs = cv2.resize(image, (out_w, out_h), interpolation=cv2.INTER_AREA)
-    assert np.abs(mine - theirs).max() <= 1.01
+    flag = cv2.INTER_AREA if area else cv2.INTER_LINEAR
+    theirs = cv2.resize(image, (out_w, out_h), interpolation=flag)
+    assert np.abs(dense(image, out_h, out_w, area) - theirs).max() <= 1.01
 
 
-@given(h=st.integers(1, 150), w=st.integers(1, 150), out_h=st.integers(1, 70), out_w=st.integers(1, 70))
-@settings(max_examples=40, deadline=None)
-def test_bilinear_resize_is_opencvs_at_any_size(h, w, out_h, out_w):
-    image = np.random.default_rng(h * w).integers(0, 256, (h, w, 3), np.uint8)
-    preprocess = Preprocess((out_h, out_w), "stretch", "bilinear")
-    mine = preprocess(torch.from_numpy(image[None]), False)[0].permute(1, 2, 0).numpy() * 255
-    theirs = cv2.resize(image, (out_w, out_h), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(mine - theirs).max() <= 1.01
+def prepared(spec, image, bgr=False):
+    """The network's input (3, h, w), and where the image lies in it."""
+    inputs, where = ImagePreparer(spec, ("x",), torch.device("cpu"))(torch.from_numpy(image[None]), bgr)
+    return inputs["x"][0].numpy().copy(), where
 
 
 @pytest.mark.parametrize("size", [(50, 200), (200, 50), (64, 96), (31, 17)])
 def test_letterbox_keeps_the_aspect_and_fills_with_grey(size):
     image = photo(*size)
-    preprocess = Preprocess(SIZE, "letterbox", "bilinear")
-    mine = grey(preprocess, image[None])[0]
-    top, left, h, w = preprocess.placement(*size)
+    mine, where = prepared(ImageSpec(SIZE, "letterbox", "bilinear", "rgb", scale=1.0), image)
+    h, w = where.height, where.width
     assert abs(h / w - size[0] / size[1]) <= max(1 / w, 1 / h) * max(1.0, size[0] / size[1])
-    assert (h, w)[0] == SIZE[0] or (h, w)[1] == SIZE[1]
+    assert h == SIZE[0] or w == SIZE[1]
     inside = np.zeros(SIZE, bool)
-    inside[top : top + h, left : left + w] = True
-    np.testing.assert_allclose(mine[~inside], 114, atol=0.01)
+    inside[where.window] = True
+    np.testing.assert_allclose(mine[:, ~inside], 114)
     theirs = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(mine[top : top + h, left : left + w] - theirs).max() <= 1.01
+    np.testing.assert_array_equal(mine.transpose(1, 2, 0)[where.window], theirs)
 
 
-@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "letterbox_top_left", "letterbox_32", "fit"])
 @given(h=st.integers(2, 3000), w=st.integers(2, 3000), seed=st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
 def test_boxes_come_back_to_native_pixels(resize, h, w, seed):
-    preprocess = Preprocess(SIZE, resize)
-    top, left, new_h, new_w = preprocess.placement(h, w)
+    where = place(ImageSpec(SIZE, resize, "bilinear", "rgb"), (h, w))
     points = np.sort(np.random.default_rng(seed).uniform(0, 1, (7, 2, 2)), 1)
-    native = (points * [w, h]).reshape(7, 4)
-    network = (points * [new_w, new_h] + [left, top]).reshape(7, 4)
-    mine = preprocess.to_native(torch.from_numpy(network).float(), h, w).numpy()
-    np.testing.assert_allclose(mine, native, atol=1e-3 * max(h, w))
-    beyond = preprocess.to_native(torch.tensor([[-9e3, -9e3, 9e3, 9e3]]), h, w).numpy()
-    np.testing.assert_allclose(beyond, [[0, 0, w, h]])
+    inner = (points * [where.width, where.height] + [where.left, where.top]).reshape(7, 4)
+    boxes = torch.from_numpy(np.vstack([inner, [-9e3, -9e3, 9e3, 9e3]])).float()
+    found = where.to_native(Candidates(boxes, torch.ones(8), torch.zeros(8, dtype=torch.int64), {}))
+    np.testing.assert_allclose(found.boxes[:7], (points * [w, h]).reshape(7, 4), atol=1e-3 * max(h, w))
+    np.testing.assert_allclose(found.boxes[7], [0, 0, w, h])
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_either_channel_order_gives_the_same_input(order):
-    image = photo(100, 130)
-    preprocess = Preprocess(SIZE, "letterbox", "area", order)
-    as_rgb, as_bgr = grey(preprocess, image[None]), grey(preprocess, image[None, ..., ::-1].copy(), bgr=True)
+    image, spec = photo(100, 130), ImageSpec(SIZE, "letterbox", "area", order, scale=1.0)
+    as_rgb, where = prepared(spec, image)
+    as_bgr, _ = prepared(spec, image[..., ::-1].copy(), bgr=True)
     np.testing.assert_array_equal(as_rgb, as_bgr)
-    top, left, h, w = preprocess.placement(100, 130)
-    theirs = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+    theirs = cv2.resize(image, (where.width, where.height), interpolation=cv2.INTER_AREA)
     theirs = theirs[..., ::-1] if order == "bgr" else theirs
-    assert np.abs(as_rgb[0, top : top + h, left : left + w] - theirs).max() <= 1.01
+    np.testing.assert_array_equal(as_rgb.transpose(1, 2, 0)[where.window], theirs)
 
 
 def test_scale_mean_and_std_are_applied_to_each_channel_of_the_network():
-    image = np.full((1, 20, 30, 3), (10, 20, 30), np.uint8)
-    preprocess = Preprocess(
-        (8, 8), "stretch", "area", "bgr", scale=0.5, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 5.0)
-    )
-    out = preprocess(torch.from_numpy(image), False)[0, :, 0, 0].numpy()
-    np.testing.assert_allclose(out, [(15 - 1) / 2, (10 - 2) / 4, (5 - 3) / 5], rtol=1e-6)
-
-
-def test_a_batch_is_its_images_one_by_one_and_sizes_may_alternate():
-    preprocess = torch.jit.script(Preprocess(SIZE, "letterbox", "area"))
-    for size in ((40, 60), (300, 200), (40, 60)):
-        images = torch.from_numpy(np.stack([photo(*size, seed) for seed in range(3)]))
-        together = preprocess(images, False)
-        for i in range(3):
-            assert torch.equal(together[i : i + 1], preprocess(images[i : i + 1], False))
-
-
-def test_the_gpu_way_of_resizing_equals_the_cpu_way():
-    """The same weights as dense products, run here on the CPU."""
-    images = torch.from_numpy(np.stack([photo(130, 170, seed) for seed in range(2)]))
-    banded = resize_banded(images, banded_tables(2, 130, 170, *SIZE, True, True), SIZE[1])
-    dense = resize_dense(images, dense_tables(130, 170, *SIZE, True, True))
-    np.testing.assert_allclose(banded.numpy(), dense.numpy(), atol=1e-3)
-
-
-@pytest.mark.parametrize("wrong", [{"resize": "crop"}, {"filter": "cubic"}, {"order": "gbr"}])
-def test_an_unknown_choice_is_named(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Preprocess(SIZE, **wrong)
+    image = np.full((20, 30, 3), (10, 20, 30), np.uint8)
+    spec = ImageSpec((8, 8), "stretch", "area", "bgr", 0.5, (1.0, 2.0, 3.0), (2.0, 4.0, 5.0))
+    expected = [(15 - 1) / 2, (10 - 2) / 4, (5 - 3) / 5]
+    np.testing.assert_allclose(prepared(spec, image)[0][:, 0, 0], expected, rtol=1e-6)

@@ -19,7 +19,6 @@ from perception_rt.model.engine import EngineOptions, engine_names, find_engine
 from perception_rt.model.export import onnx_program, torchscript_program
 from perception_rt.model.host_image import ImagePreparer
 from perception_rt.model.manifest import ImageSpec, bundle_sha256
-from perception_rt.model.preprocess import Preprocess
 from perception_rt.model.runtime import SHIPPED, Runtime
 from perception_rt.model.staged import StagedNetwork
 from perception_rt.types import BundleError, ConfigError
@@ -162,31 +161,16 @@ def test_a_program_that_takes_any_batch_answers_several_images_in_one_run(tmp_pa
     assert sizes == [3]
 
 
-@pytest.mark.parametrize("method", ["bilinear", "area"])
-@pytest.mark.parametrize("mode", ["stretch", "letterbox"])
-@pytest.mark.parametrize("native", [(90, 130), (300, 200), (61, 97), SIZE])
-@pytest.mark.parametrize("bgr", [False, True])
-def test_the_host_prepares_images_as_torch_does(method, mode, native, bgr):
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
-    spec = ImageSpec(SIZE, mode, method, "rgb", 1 / 255, mean, std)
-    image = np.random.default_rng(0).integers(0, 256, (1, *native, 3), dtype=np.uint8)
-    inputs, _ = ImagePreparer(spec, ("images",), torch.device("cpu"))(torch.from_numpy(image), bgr)
-    reference = Preprocess(SIZE, mode, method, "rgb", 1 / 255, mean, std)(torch.from_numpy(image), bgr)
-    step = 1 / 255 / min(std)  # OpenCV sums in fixed point: a grey level, seldom two
-    difference = (inputs["images"] - reference).abs()
-    assert float(difference.max()) <= 2.01 * step
-    assert float((difference > 0.01 * step).float().mean()) < 0.35
-
-
 @pytest.mark.parametrize("mode", ["stretch", "letterbox", "letterbox_top_left", "fit"])
 @pytest.mark.parametrize("method", ["bilinear", "area", "antialias"])
-@pytest.mark.parametrize("native", [(90, 130), (61, 97), SIZE])
-def test_a_device_prepares_images_as_the_host_does(mode, method, native):
+@pytest.mark.parametrize("native", [(90, 130), (300, 200), (61, 97), SIZE])
+@pytest.mark.parametrize("bgr", [False, True])
+def test_a_device_prepares_images_as_the_host_does(mode, method, native, bgr):
     spec = ImageSpec(SIZE, mode, method, "bgr", 1 / 255, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, *native, 3), dtype=np.uint8))
     cpu = torch.device("cpu")
-    inputs, where = ImagePreparer(spec, ("images",), cpu)(images, False)
-    found = DevicePreparer(spec, cpu)(images, False, where)
+    inputs, where = ImagePreparer(spec, ("images",), cpu)(images, bgr)
+    found = DevicePreparer(spec, cpu)(images, bgr, where)
     assert found.shape == inputs["images"].shape
     assert float((found - inputs["images"]).abs().max()) <= 2.01 / 255 / 0.2
 
