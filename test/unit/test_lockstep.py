@@ -358,7 +358,7 @@ def test_an_override_that_names_the_node_more_exactly_wins():
         ),
         (
             {"fusion": {"rate_hz": 1.0}},
-            "not a parameter of fusion; known parameters: camera_info_topic",
+            "not a parameter of fusion; known parameters: base_frame, camera_info_topic",
         ),
         ({"": {"bag": "drive"}}, "bag: not a parameter of any node"),
     ],

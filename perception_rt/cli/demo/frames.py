@@ -80,7 +80,8 @@ def rig(plan: DemoPlan) -> Rig | None:
         camera = parse_camera_info(next(bag.messages([plan.camera_info])).data)
         (lidar,) = plan.of("lidar_detector")
         cloud = frame_of(next(bag.messages([lidar.topic])))
-    return Rig(camera, buffer.lookup(camera.frame_id, cloud.frame_id, cloud.stamp_ns))
+    way = buffer.lookup(camera.frame_id, cloud.frame_id, cloud.stamp_ns)
+    return Rig(camera, camera.camera_from_frame @ way)
 
 
 def _simulated_rig(drive: Drive) -> Rig:

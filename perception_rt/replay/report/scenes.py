@@ -241,7 +241,8 @@ class SceneReader:
         """Return the image and camera nearest to a cloud; None if they do not match."""
         for model, image in inputs.cameras():
             try:
-                camera_from_lidar = transforms.lookup(model.frame_id, fused.frame_id, cloud.stamp_ns)
+                way = transforms.lookup(model.frame_id, fused.frame_id, cloud.stamp_ns)
+                camera_from_lidar = model.camera_from_frame @ way
             except TransformError:
                 continue
             objects = SceneObjects(source, fused.detections, fused.classes, fused.ids)
