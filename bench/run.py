@@ -23,7 +23,7 @@ from bench.rows import Row, table_of, write_rows
 from perception_rt.node.transport import transport_environment
 
 OUT = Path("out/bench")
-PARTS = ("camera", "lidar", "state", "replay", "models")
+PARTS = ("camera", "lidar", "state", "replay", "models", "demo")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,9 +52,14 @@ def measure_all(args: argparse.Namespace, console: Console) -> None:
 
     keep_large_blocks()
     for part in args.part or PARTS:
-        rows = {"camera": camera, "lidar": lidar, "state": state, "replay": replay, "models": models}[part](
-            args, console
-        )
+        rows = {
+            "camera": camera,
+            "lidar": lidar,
+            "state": state,
+            "replay": replay,
+            "models": models,
+            "demo": demo,
+        }[part](args, console)
         rows = sorted(rows, key=lambda entry: entry.name.rpartition("/")[0])
         path = OUT / f"{part}.json"
         write_rows(path, rows)
@@ -124,6 +129,13 @@ def models(args: argparse.Namespace, console: Console) -> list[Row]:
     console.print("models: about a minute")
     with tempfile.TemporaryDirectory() as folder:
         return models_part(Path(folder), args.quick)
+
+
+def demo(args: argparse.Namespace, console: Console) -> list[Row]:
+    """The part demo."""
+    from bench.demo import RUNS, demo_part
+
+    return with_bar(console, len(RUNS) * 60.0, lambda folder, step: demo_part(folder, args.quick, step))
 
 
 def with_bar(

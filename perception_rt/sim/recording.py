@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -92,6 +93,8 @@ def create(folder: Path, course: Course, size: int = 5) -> list[Part]:
     clouds = len(course.times(course.lidar_hz)) if course.lidar_hz else 0
     shape = images, course.height, course.width, 3
     np.lib.format.open_memmap(folder / IMAGES, "w+", np.uint8, shape).flush()
+    with (folder / IMAGES).open("r+b") as file:  # a disk that is full would else end what writes to the map
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     return [
         Part(folder, course, camera, first, min(first + size, count))
         for camera, count in ((True, images), (False, clouds))
