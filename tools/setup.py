@@ -203,7 +203,7 @@ def link_for_ros2() -> None:
         "share/ament_index/resource_index/packages/perception_rt": ROOT / "resource" / "perception_rt",
         **{f"share/perception_rt/{name}": ROOT / name for name in ("package.xml", "config")},
         # one by one: ros2 launch does not look into a linked folder
-        **{f"share/perception_rt/launch/{file.name}": file for file in (ROOT / "launch").glob("*.launch.py")},
+        **{f"share/perception_rt/launch/{file.name}": file for file in (ROOT / "launch").glob("*.launch.*")},
         **{
             f"lib/perception_rt/{name}": ROOT / "tools" / "ros_executable"
             for name, function in scripts

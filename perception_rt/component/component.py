@@ -213,7 +213,7 @@ class Component:
             self.host.warn(self.host.get_name(), error)
 
     def stream_statuses(
-        self, hardware_id: str = "", more: Callable[[str], Mapping[str, object]] = lambda stream: {}
+        self, hardware_id: str = "cpu", more: Callable[[str], Mapping[str, object]] = lambda stream: {}
     ) -> list[Status]:
         """Return one status for each stream, with `more` values of it."""
         now = self.host.now_ns()

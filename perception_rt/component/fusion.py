@@ -362,4 +362,4 @@ class Fusion(Component):
         level, message = Level.OK, "running" if self.active else "inactive"
         if self.active and stage.missing:
             level, message = Level.WARN, f"not fused: {stage.missing}"
-        return [Status(self.host.get_name(), level, message, "", values), *self.stream_statuses()]
+        return [Status(self.host.get_name(), level, message, "cpu", values), *self.stream_statuses()]

@@ -228,7 +228,7 @@ class ObjectTracker(Component):
         level, message = Level.OK, "running" if self.active else "inactive"
         if self.active and self._missing:
             level, message = Level.WARN, f"not tracked: {self._missing}"
-        return [Status(self.host.get_name(), level, message, "", values), *self.stream_statuses()]
+        return [Status(self.host.get_name(), level, message, "cpu", values), *self.stream_statuses()]
 
 
 def _texts(ids: np.ndarray) -> list[str]:

@@ -128,7 +128,7 @@ class SensorHealth(Component):
         message = f"faults: {', '.join(faulty)}" if faulty else "all sensors are well"
         values = {"sensors": len(reports), "unreadable": self._errors, "faults": len(self.monitor.findings)}
         return [
-            Status(name, level, message if self.active else "inactive", "", values),
+            Status(name, level, message if self.active else "inactive", "cpu", values),
             *(
                 Status(
                     f"{name}: {report.topic.lstrip('/')}",

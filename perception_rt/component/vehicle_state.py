@@ -282,7 +282,7 @@ class VehicleState(Component):
             level, message = Level.WARN, f"imu not used: {self._missing}"
         elif self.active and not placed:
             level, message = Level.WARN, "position and yaw are not known yet"
-        return [Status(self.host.get_name(), level, message, "", values), *self.stream_statuses()]
+        return [Status(self.host.get_name(), level, message, "cpu", values), *self.stream_statuses()]
 
 
 def _boxes(path: state.EgoPath) -> Detections3D:

@@ -167,6 +167,39 @@ def test_launch_arguments_are_described_and_both_ends_get_the_profile(launch_fil
     assert len(settings) == len(transport_environment()) > 0
 
 
+def frontend_arguments() -> list[dict[str, tuple[str, str]]]:
+    """Default and description of each argument of the XML and the YAML launch file, and what they pass on."""
+    root = ElementTree.parse(ROOT / "launch/perception.launch.xml").getroot()
+    actions = yaml.safe_load((ROOT / "launch/perception.launch.yaml").read_text())["launch"]
+    include = actions[-1]["include"]
+    in_xml = {arg.get("name"): (arg.get("default"), arg.get("description")) for arg in root.findall("arg")}
+    in_yaml = {
+        action["arg"]["name"]: (action["arg"]["default"], action["arg"]["description"])
+        for action in actions[:-1]
+    }
+    passed_xml = {arg.get("name"): arg.get("value") for arg in root.findall("include/arg")}
+    passed_yaml = {arg["name"]: arg["value"] for arg in include["arg"]}
+    assert passed_xml == passed_yaml == {name: f"$(var {name})" for name in in_xml}
+    return [in_xml, in_yaml]
+
+
+def test_the_xml_and_the_yaml_launch_file_have_the_same_arguments():
+    in_xml, in_yaml = frontend_arguments()
+    assert in_xml == in_yaml
+    assert len(in_xml) == 3 + len(DEFAULTS)
+
+
+def test_the_xml_and_the_yaml_launch_file_have_the_arguments_of_the_python_one(launch_file):
+    _, description, _ = launch_file("perception.launch.py")
+    ours = {
+        a.name: "".join(part.text for part in a.default_value) for a in description.get_launch_arguments()
+    }
+    for found in frontend_arguments():
+        defaults = {name: default for name, (default, _) in found.items()}
+        assert defaults.pop("params_file") == "$(find-pkg-share perception_rt)/config/camera.yaml"
+        assert defaults == {name: default for name, default in ours.items() if name != "params_file"}
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_launch_starts_exactly_the_nodes_of_the_file(launch_file, path):
     module, _, _ = launch_file("perception.launch.py")
