@@ -30,6 +30,7 @@ SUBCOMMANDS = {
     "param": Subcommand("perception_rt.cli.param", "list, get, describe and set parameters of running nodes"),
     "lifecycle": Subcommand("perception_rt.cli.lifecycle", "show and change the states of running nodes"),
     "record": Subcommand("perception_rt.cli.record", "record topics of a running graph"),
+    "export": Subcommand("perception_rt.cli.export", "write results as COCO, KITTI, MOT, YOLO or CSV"),
     "doctor": Subcommand("perception_rt.cli.doctor", "check this machine, its transport and topics"),
     "completion": Subcommand("perception_rt.cli.completion", "print shell completion for bash, zsh or fish"),
 }

@@ -100,6 +100,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[STREAM:]METRIC=LIMIT",
         help="a limit that must hold, as age_p99=60 (ms); repeatable",
     )
+    judging.add_argument(
+        "--mine",
+        type=int,
+        metavar="N",
+        help="write the N moments of most disagreement between sensors, or of faults, to OUT/mined",
+    )
     live = parser.add_argument_group("live view")
     live.add_argument("--live", metavar="VIEWER", help="foxglove[:[HOST:]PORT] or rerun[:FILE.rrd|HOST:PORT]")
     live.add_argument(
@@ -173,8 +179,10 @@ def _arguments(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _replay_one(args: argparse.Namespace, bag: Path) -> int:
+    from perception_rt.replay.mine import check_count, mine
     from perception_rt.replay.session import run_session
 
+    check_count(args.mine)
     session = _session(args, bag)
     viewer = None
     with ExitStack() as stack:
@@ -185,10 +193,13 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
             print(viewer.where, flush=True)
         try:
             outcome = run_session(session, viewer, stack.enter_context(_progress(args.progress, bag.name)))
+            moments = mine(args.out, bag, outcome.metrics, args.mine) if args.mine else []
         except OSError as error:  # a full disk, as a rule
             raise ConfigError(f"--out={args.out}: {error}") from error
     if args.progress != "json":
         _print_result(outcome, args)
+        if args.mine:
+            print(f"{len(moments)} moments in {args.out / 'mined'}")
     return outcome.code
 
 
@@ -221,7 +232,7 @@ def _arguments_of_one(args: argparse.Namespace, name: str) -> list[str]:
         given += [word for value in getattr(args, option) for word in (f"--{option}", value)]
     if args.compare:
         given += ["--compare", str(args.compare / name)]
-    for option in ("tolerance", "speed", "max_gap"):
+    for option in ("tolerance", "speed", "max_gap", "mine"):
         if getattr(args, option) is not None:
             given += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
     return given + ["--no-report"] * args.no_report

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from perception_rt.cli.overrides import parse_parameters
@@ -27,6 +28,7 @@ EXAMPLES = """\
   perception-rt up my_car.yaml --separate
   perception-rt up my_car.yaml --only /front/camera_detector --restarts 0
   perception-rt up my_car.yaml --sensor-health
+  perception-rt up my_car.yaml --live foxglove
   perception-rt up my_car.yaml --ros-args -r image_raw:=/front/image_raw"""
 
 
@@ -60,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sensor-health", action="store_true", help="watch the detectors' sensors with a sensor_health node"
     )
     parser.add_argument(
+        "--live",
+        metavar="VIEWER",
+        help="foxglove[:[HOST:]PORT] or rerun[:FILE.rrd|HOST:PORT]",
+    )
+    parser.add_argument(
         "--ros-args", nargs=argparse.REMAINDER, default=[], help="further ROS arguments, e.g. remappings"
     )
 
@@ -90,15 +97,26 @@ def run(args: argparse.Namespace) -> int:
         groups = {node.path: [node] for node in graph} if args.separate else {"the graph": graph}
         commands = {name: _command(args, nodes) for name, nodes in groups.items()}
         # In one process the nodes end together.
-        return supervise(
-            commands, args.restarts, lambda name: not args.separate or name.rpartition("/")[2] in SOURCES
-        )
+        with _live(args.live):
+            return supervise(
+                commands, args.restarts, lambda name: not args.separate or name.rpartition("/")[2] in SOURCES
+            )
     from perception_rt.node.run import check_names_of, node_factory  # rclpy only when the file is sound
     from perception_rt.node.run import run as run_nodes
 
-    check_names_of(read_graph(args.params_file), parse_parameters(args.param))
+    whole = read_graph(args.params_file)
+    whole = with_sensor_health(whole) if args.sensor_health else whole
+    check_names_of(whole, parse_parameters(args.param))
+    with _live(args.live):
+        return run_nodes([node_factory(spec) for spec in graph], [*ros_args, *args.ros_args])
 
-    return run_nodes([node_factory(spec) for spec in graph], [*ros_args, *args.ros_args])
+
+def _live(viewer: str | None) -> AbstractContextManager[None]:
+    if viewer is None:
+        return nullcontext()
+    from perception_rt.node.live_view import live_view
+
+    return live_view(viewer)
 
 
 def _command(args: argparse.Namespace, nodes: Sequence[GraphNode]) -> list[str]:

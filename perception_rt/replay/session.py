@@ -30,7 +30,7 @@ GOOD, FAILED, INCOMPLETE = 0, 1, 3
 """Exit codes: success; a comparison or budget failed; part of the recording could not be used."""
 RUN, METRICS, LEDGER = "run.json", "metrics.json", "ledger.csv"
 BAG = "bag"
-WRITTEN = (RUN, METRICS, "differences.json", "report.html", "report.png", BAG, LEDGER)
+WRITTEN = (RUN, METRICS, "differences.json", "report.html", "report.png", BAG, LEDGER, "mined")
 PARTS = (*(f"{name}.part" for name in WRITTEN), ".differences.json.partial")
 """Incomplete files that an interrupted replay may leave behind."""
 
