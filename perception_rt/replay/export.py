@@ -35,7 +35,7 @@ UNKNOWN_3D = "-1 -1 -1 -1000 -1000 -1000 -10"  # what KITTI writes for "not know
 
 
 @dataclass(frozen=True)
-class CameraView:
+class ExportCamera:
     """A camera, and its pose: (4, 4) takes points of the boxes' frame to the optical frame."""
 
     model: CameraModel
@@ -66,7 +66,7 @@ class ExportTopic:
     picture: str = ""
     pictures: dict[int, int] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
-    view: CameraView | None = None
+    view: ExportCamera | None = None
 
     @property
     def file_name(self) -> str:
@@ -207,7 +207,7 @@ def find_view(topic: ExportTopic, survey: Survey, frame: str = "") -> str:
             )
         except (PerceptionError, StopIteration):
             continue
-        topic.view = CameraView(model, pose)
+        topic.view = ExportCamera(model, pose)
         return cameras.get(info.frame_id, "")
     return ""
 

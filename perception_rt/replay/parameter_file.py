@@ -169,34 +169,35 @@ def _lidars(lidars: Sequence[SurveyedTopic], notes: list[str], survey: Survey, b
 def _fusion(
     survey: Survey, cameras: Sequence[SurveyedTopic], lidars: Sequence[SurveyedTopic], base: str
 ) -> _Section | None:
-    """Return the section for the camera that looks most ahead and the first lidar."""
-    infos = {camera.name: info for camera in cameras if (info := _info_of(survey, camera)) is not None}
+    """Return the section for all cameras and lidars that CameraInfo and transforms connect."""
     lidar, section = lidars[0], _Section()
-    usable = []
+    usable: list[tuple[SurveyedTopic, SurveyedTopic]] = []
     for camera in cameras:
-        if camera.name not in infos:
+        info = _info_of(survey, camera)
+        if info is None:
             section.notes.append(f"not fused: {camera.name}: no CameraInfo")
         elif not survey.connected(camera.frame_id, lidar.frame_id):
             frames = f"{camera.frame_id!r} and {lidar.frame_id!r}"
             section.notes.append(f"not fused: {camera.name}: no transform between {frames} on /tf")
         else:
-            usable.append(camera)
+            usable.append((camera, info))
     if not usable:
         return None
-    camera = max(usable, key=lambda camera: _ahead(survey, base or lidar.frame_id, camera.frame_id))
-    names = [topic.name for topic in (cameras)]
-    section.parameters = {
-        "detections_2d_topic": f"camera_detector{output_prefixes(names)[camera.name]}/detections",
-        "detections_3d_topic": "lidar_detector"
-        + output_prefixes([one.name for one in lidars])[lidar.name]
-        + "/detections",
-        "camera_info_topic": infos[camera.name].name,
+    in_2d = output_prefixes([camera.name for camera in cameras])
+    in_3d = output_prefixes([one.name for one in lidars])
+    found = {
+        "detections_2d_topic": [f"camera_detector{in_2d[camera.name]}/detections" for camera, _ in usable],
+        "detections_3d_topic": [f"lidar_detector{in_3d[one.name]}/detections" for one in lidars],
+        "camera_info_topic": [info.name for _, info in usable],
     }
-    others = [one.name for one in usable if one is not camera]
-    if others:
-        section.notes.append(f"the camera that looks most ahead is fused; others: {', '.join(others)}")
-    if _fixed_frame(survey, lidar.frame_id):
-        section.parameters["fixed_frame"] = _fixed_frame(survey, lidar.frame_id)
+    for name, topics in found.items():
+        # A camera's CameraInfo goes the way of its detections: one name, or a list.
+        several = len(found["detections_2d_topic" if name != "detections_3d_topic" else name]) > 1
+        section.parameters[f"{name}s" if several else name] = topics if several else topics[0]
+    if base:
+        section.notes.append(f"base_frame: {base} publishes objects in the vehicle's frame, not the lidar's")
+    if fixed := _fixed_frame(survey, lidar.frame_id):
+        section.parameters["fixed_frame"] = fixed
     return section
 
 
@@ -213,14 +214,6 @@ def _info_of(survey: Survey, camera: SurveyedTopic) -> SurveyedTopic | None:
             usable.append(info)
     same = [info for info in usable if info.name == beside or info.frame_id == camera.frame_id != ""]
     return min(same, key=lambda info: (info.name != beside, info.name), default=None)
-
-
-def _ahead(survey: Survey, base: str, frame: str) -> float:
-    """Return how far the optical axis (z) points ahead (x), -1 to 1."""
-    try:
-        return float(survey.transforms.lookup(base, frame, 0)[0, 2])
-    except PerceptionError:
-        return -1.0
 
 
 def _mounting(survey: Survey, base: str, frame: str) -> str:

@@ -71,8 +71,14 @@ def test_real_recordings(shared_data, tmp_path, name):
         assert "/imu/data: no transform from 'imu_link' to 'base_link'" in text
     else:
         assert len(nodes["camera_detector"]["image_topics"]) == (6 if "nuscenes" in name else 1)
-        front = "/cam_front/camera_info" if "nuscenes" in name else "/camera/front/camera_info"
-        assert nodes["fusion"]["camera_info_topic"] == front
+        fusion = nodes["fusion"]
+        if "nuscenes" in name:
+            assert len(fusion["detections_2d_topics"]) == len(fusion["camera_info_topics"]) == 6
+            at = fusion["camera_info_topics"].index("/cam_front/camera_info")
+            assert fusion["detections_2d_topics"][at] == "camera_detector/cam_front/detections"
+        else:
+            assert fusion["camera_info_topic"] == "/camera/front/camera_info"
+            assert fusion["detections_2d_topic"] == "camera_detector/detections"
 
 
 def image(frame: str, encoding: str = "rgb8", size: int = 8) -> bytes:
