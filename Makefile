@@ -4,11 +4,12 @@ VENV := .venv/bin
 TORCH ?=
 BAG ?=
 BUNDLE ?=
+MINUTES ?= 30
 
 # A Python of another virtual environment with ROS wheels leaves this set, and ours would then skip its own set-up.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup extras demo demo-real test fuzz lint docs bench gpu accuracy train lock clean
+.PHONY: help setup extras demo demo-real test fuzz soak lint docs bench gpu accuracy train lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -30,8 +31,12 @@ demo-real: setup ## replay a rosbag2 through the graph: make demo-real BAG=folde
 test: setup ## every test, a file at a time on each of two cores
 	@$(VENV)/python -m pytest -n 2 --dist loadfile
 
-fuzz: setup ## the property tests of test/unit with new random examples every time
+fuzz: setup ## a million mutated inputs for the readers, and the property tests with new examples; out/bench/fuzz.json
+	@$(VENV)/python -m test.fuzz
 	@HYPOTHESIS_PROFILE=fuzz $(VENV)/python -m pytest -n 2 --dist loadfile test/unit
+
+soak: setup ## the demo's graph under faults for MINUTES (30): crashes, ledgers, memory; writes out/bench/soak.json
+	@$(VENV)/python -m bench.soak --minutes $(MINUTES)
 
 lint: setup ## ruff, mypy, and words that the field has better ones for
 	@$(VENV)/ruff check

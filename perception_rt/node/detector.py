@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any
 
 from rclpy.qos import QoSProfile
@@ -15,6 +16,7 @@ from std_srvs.srv import SetBool, Trigger
 from perception_rt.component.component import InferenceWorker
 from perception_rt.component.detector import DetectorComponent
 from perception_rt.node.host import ComponentNode
+from perception_rt.node.run import release_memory
 
 SWAP_DEPTH = 1000  # calls that wait: with the default of 10, DDS drops the others without an answer
 REFUSAL_PERIOD_S = 0.005  # between two refusals: a client keeps 10 answers that it has not read, by default
@@ -86,7 +88,7 @@ class DetectorNode(ComponentNode):
         outcome = (False, "the swap ended without a result (the running bundle stays)")
         try:
             runtime = detector.open()
-            worker.call(lambda: detector.use(runtime)).result()
+            worker.call(partial(detector.use, runtime)).result()
             outcome = (True, f"{name} {runtime.sha256[:12]} runs")
         except CancelledError:
             outcome = (
@@ -97,5 +99,6 @@ class DetectorNode(ComponentNode):
             self.get_logger().error(f"swap to {name} failed, the running bundle stays: {error}")
             outcome = (False, f"{error} (the running bundle stays)")
         finally:
+            release_memory()
             self._swapping.release()
             done.set_result(outcome)

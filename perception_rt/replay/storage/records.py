@@ -163,6 +163,8 @@ def parse_channel(body: bytes) -> Channel:
 
 def parse_message_head(body: bytes) -> MessageHead:
     """Return the header of a message: channel and log time."""
+    if len(body) < 22:
+        raise FormatError(f"a message has {len(body)} bytes")
     channel, _sequence, log_ns, _publish_ns = struct.unpack_from("<HIQQ", body)
     return MessageHead(channel, log_ns)
 

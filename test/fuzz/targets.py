@@ -1,0 +1,368 @@
+"""The readers, each with whole inputs to begin from; a reader may raise what `ALLOWED` has, no more."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from perception_rt import codec
+from perception_rt.codec import camera_info, transforms, vehicle
+from perception_rt.codec.cdr import CdrReader
+from perception_rt.codec.detections import DetectionEncoder, decode_named_detections
+from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
+from perception_rt.codec.encode import encode_compressed, encode_image, encode_points
+from perception_rt.component.graph import read_graph
+from perception_rt.model.archive import read_archive
+from perception_rt.model.importers.onnx_file import read_onnx
+from perception_rt.model.manifest import parse_manifest
+from perception_rt.model.runtime import resolve_bundle
+from perception_rt.replay import kitti, kitti_tracking, mot
+from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.replay.storage import metadata, records, unpack
+from perception_rt.replay.storage.values import FormatError
+from perception_rt.types import Detections2D, Detections3D, PerceptionError
+from perception_rt.types.bounded_yaml import load_yaml
+from test.drives import write_drive
+
+ALLOWED = (PerceptionError, FormatError, yaml.YAMLError)
+MOST_PIXELS = 1 << 22  # bytes of an image or cloud
+STAMP = 1_700_000_000 * 10**9
+RNG = np.random.default_rng(0)
+FOLDER = Path(tempfile.mkdtemp(prefix="fuzz_"))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader under test.
+
+    Attributes:
+        read: reads one input.
+        seeds: whole inputs.
+        runs: how many a full run makes.
+        most: longest input, bytes.
+    """
+
+    read: Callable[[bytes], object]
+    seeds: Callable[[], list[bytes]]
+    runs: int = 10_000
+    most: int = 1 << 16
+
+
+def _file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+    """A reader of files as one of bytes."""
+    path = FOLDER / name
+
+    def run(data: bytes) -> object:
+        path.write_bytes(data)
+        return read(path)
+
+    return run
+
+
+# Messages.
+
+
+def _cdr(data: bytes) -> None:
+    reader = CdrReader(data)
+    reader.header()
+    reader.octets("octets")
+    reader.doubles("doubles")
+    reader.string("text")
+    reader.scalars("pair", "H", 2)
+
+
+def _cdr_seeds() -> list[bytes]:
+    return [encode_compressed(b"data", "jpeg", STAMP, "camera"), *_array_seeds(), *_vehicle_seeds()]
+
+
+def _image(data: bytes) -> None:
+    codec.parse_image(data, MOST_PIXELS).decode()
+
+
+def _image_seeds() -> list[bytes]:
+    grey = RNG.integers(0, 256, (12, 16), np.uint8)
+    rgb = np.dstack([grey] * 3)
+    seeds = [encode_image(rgb, "rgb8", STAMP, "camera")]
+    for name in codec.ENCODINGS:
+        if len(name) == 4:
+            seeds.append(seeds[0].replace(b"rgb8", name.encode()))
+    return seeds
+
+
+def _compressed(data: bytes) -> None:
+    codec.parse_compressed(data, MOST_PIXELS).decode()
+
+
+def _compressed_seeds() -> list[bytes]:
+    picture = cv2.GaussianBlur(RNG.integers(0, 256, (24, 32, 3), np.uint8), (0, 0), 2)
+    forms = [(".jpg", ()), (".jpg", (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)), (".png", ()), (".webp", ())]
+    forms += [(".jpg", (cv2.IMWRITE_JPEG_RST_INTERVAL, 1)), (".webp", (cv2.IMWRITE_WEBP_QUALITY, 101))]
+    pictures = [cv2.imencode(form, picture, flags)[1].tobytes() for form, flags in forms]
+    pictures.append(cv2.imencode(".png", picture.astype(np.uint16) * 257)[1].tobytes())
+    return [encode_compressed(stream, "x", STAMP, "camera") for stream in pictures]
+
+
+def _cloud(data: bytes) -> None:
+    codec.parse_points(data, MOST_PIXELS).decode()
+
+
+def _cloud_seeds() -> list[bytes]:
+    return [
+        encode_points(RNG.uniform(-9, 9, (count, 4)).astype(np.float32), STAMP, "lidar")
+        for count in (0, 1, 50)
+    ]
+
+
+def _detections(data: bytes) -> None:
+    for decode in (decode_named_detections, decode_named_detections3d):
+        try:
+            decode(data)
+        except ALLOWED:
+            continue
+
+
+def _array_seeds() -> list[bytes]:
+    boxes = Detections2D(
+        np.array([[1, 2, 3, 4], [5, 6, 9, 9]], np.float32), np.array([0.5, 0.9], np.float32), np.array([0, 1])
+    )
+    solid = np.array([[1, 2, 3, 4, 2, 1, 0.5], [9, 2, 3, 4, 2, 1, -0.5]], np.float32)
+    boxes3d = Detections3D(solid, np.array([0.5, 0.9], np.float32), np.array([0, 1]))
+    classes = ("car", "person")
+    return [
+        bytes(DetectionEncoder(classes).encode(boxes, STAMP, "camera")),
+        bytes(Detection3DEncoder(classes).encode(boxes3d, STAMP, "lidar")),
+    ]
+
+
+def _vehicle(data: bytes) -> None:
+    for parse in (vehicle.parse_odometry, vehicle.parse_imu, vehicle.parse_fix, vehicle.parse_twist):
+        try:
+            parse(data)
+        except ALLOWED:
+            continue
+
+
+def _of_drive(*topics: str) -> list[bytes]:
+    with Bag(_drive()) as bag:
+        return list({message.topic: bytes(message.data) for message in bag.messages(topics)}.values())
+
+
+def _vehicle_seeds() -> list[bytes]:
+    return _of_drive("/odom", "/imu")
+
+
+# Recordings.
+
+
+@cache
+def _drive() -> Path:
+    folder = FOLDER / "drive"
+    write_drive(folder, 0.3, size=(64, 64), azimuth_steps=30)
+    return folder
+
+
+def _bag(path: Path) -> None:
+    with Bag(path, salvage=True) as bag:
+        for message in bag.messages():
+            try:
+                frame_of(message)
+            except (KeyError, *ALLOWED):  # of another type than a sensor's
+                continue
+
+
+def _mcap_seeds() -> list[bytes]:
+    return [path.read_bytes() for path in _drive().glob("*.mcap")]
+
+
+def _sqlite_seeds() -> list[bytes]:
+    path = FOLDER / "seed.db3"
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA page_size = 512")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS topics (id INTEGER PRIMARY KEY, name, type, serialization_format)"
+        )
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, topic_id, timestamp, data)"
+        )
+        database.execute("INSERT OR REPLACE INTO topics VALUES (1, '/a', 'sensor_msgs/msg/Image', 'cdr')")
+        for number, data in enumerate(_image_seeds()[:3]):
+            database.execute("INSERT OR REPLACE INTO messages VALUES (?, 1, ?, ?)", (number, number, data))
+    database.close()
+    return [path.read_bytes()]
+
+
+def _chunk(data: bytes) -> None:
+    kind = ("", "zstd", "lz4", "other")[data[0] % 4] if data else ""
+    found = unpack.unpack(data[1:], kind, 1 << 20).data
+    readers = (
+        records.parse_schema,
+        records.parse_channel,
+        records.parse_message_head,
+        records.parse_message_index,
+        records.parse_chunk_index,
+        records.parse_statistics,
+        lambda body: records.parse_chunk_head(body, len(body)),
+    )
+    for read in readers:
+        try:
+            read(found)
+        except FormatError:
+            continue
+    list(records.each_record(found))
+
+
+def _chunk_seeds() -> list[bytes]:
+    import lz4.frame
+
+    data, at = _mcap_seeds()[0][8:], 0
+    while at < 100:  # whole records
+        at += 9 + int.from_bytes(data[at + 1 : at + 9], "little")
+    whole = data[:at]
+    return [b"\0" + whole, b"\1" + unpack.zstd.compress(whole), b"\2" + lz4.frame.compress(whole)]
+
+
+def _metadata(path: Path) -> None:
+    metadata.read_metadata(path.parent)
+
+
+def _metadata_seeds() -> list[bytes]:
+    return [(_drive() / "metadata.yaml").read_bytes()]
+
+
+def _kitti(path: Path) -> None:
+    readers = (
+        kitti.read_calibration, kitti.read_object_labels, kitti.read_tracking_labels, kitti.read_velodyne,
+        lambda file: kitti_tracking.read_detections(file, 1),
+    )  # fmt: skip
+    for read in readers:
+        try:
+            read(path)
+        except ALLOWED:
+            continue
+
+
+def _kitti_seeds() -> list[bytes]:
+    numbers = " ".join(["1.5"] * 12)
+    calibration = "".join(
+        f"{name}: {numbers}\n" for name in ("P0", "P1", "P2", "P3", "Tr_velo_to_cam", "Tr_imu_to_velo")
+    )
+    calibration += "R0_rect: 1 0 0 0 1 0 0 0 1\n"
+    label = "Car 0 0 -1.5 100 100 200 200 1.5 1.6 4 1 1 10 0"
+    detection = "0,2,296.0,160.7,455.2,292.4,7.1,1.5,1.6,3.7,-1.8,1.7,8.1,-1.5,-1.2\n"
+    return [
+        calibration.encode(),
+        label.encode(),
+        f"0 7 {label}\n1 7 {label}".encode(),
+        detection.encode(),
+        bytes(64),
+    ]
+
+
+def _mot_seeds() -> list[bytes]:
+    return [b"1,1,10,10,20,20,1,-1,-1,-1\n2,1,12,10,20,20,1,-1,-1,-1\n", b"1,-1,1,2,3,4,0.9,1,1\n"]
+
+
+def _npz_seeds() -> list[bytes]:
+    columns = {name: np.arange(5, dtype=np.int16) for name in ("x_mm", "y_mm", "z_mm", "intensity_pct")}
+    seeds = []
+    for save in (np.savez, np.savez_compressed):
+        file = io.BytesIO()
+        save(file, **columns, counts=np.array([2, 3]))
+        seeds.append(file.getvalue())
+    return seeds
+
+
+# Bundles and models.
+
+
+def _manifest(data: bytes) -> None:
+    parse_manifest(data.decode(errors="surrogateescape"))
+
+
+def _manifest_seeds() -> list[bytes]:
+    seeds = []
+    for name in ("sim_camera", "bev_cluster", "pillars"):
+        with zipfile.ZipFile(resolve_bundle(name)) as archive:
+            (path,) = [path for path in archive.namelist() if path.endswith("extra/manifest.json")]
+            seeds.append(archive.read(path))
+    return seeds
+
+
+def _archive_seeds() -> list[bytes]:
+    seeds = []
+    for text in _manifest_seeds():
+        manifest = json.loads(text)
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("extra/manifest.json", text)
+            for program in manifest.get("programs", []):
+                archive.writestr(program["file"], b"program")
+        seeds.append(file.getvalue())
+    return seeds
+
+
+def _yaml(data: bytes) -> None:
+    load_yaml(data.decode(errors="replace"))
+
+
+def _yaml_seeds() -> list[bytes]:
+    graph = "/**: {ros__parameters: {use_sim_time: true}}\n"
+    graph += "front:\n  camera_detector:\n    ros__parameters: {rate_hz: 5.0}\n"
+    return [
+        graph.encode(),
+        b"a: &a [1, 2]\nb: *a\nc: !!binary aGk=\nd: 2020-01-02\n",
+        b"- |\n  text\n- 'x'\n- 0x1f\n",
+    ]
+
+
+def _onnx(path: Path) -> None:
+    read_onnx(path, (32, 32))
+
+
+def _onnx_seeds() -> list[bytes]:
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w")
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 32, 32])
+    found = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    node = helper.make_node("Conv", ["images", "w"], ["out"])
+    graph = helper.make_graph([node], "g", [image], [found], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    return [model.SerializeToString()]
+
+
+TARGETS = {
+    "cdr": Target(_cdr, _cdr_seeds, 200_000, 4096),
+    "image": Target(_image, _image_seeds, 150_000, 4096),
+    "compressed": Target(_compressed, _compressed_seeds, 50_000),
+    "cloud": Target(_cloud, _cloud_seeds, 100_000, 4096),
+    "detections": Target(_detections, _array_seeds, 100_000, 4096),
+    "tf": Target(transforms.parse_transforms, lambda: _of_drive("/tf", "/tf_static"), 100_000, 4096),
+    "vehicle": Target(_vehicle, _vehicle_seeds, 100_000, 4096),
+    "camera_info": Target(
+        camera_info.parse_camera_info, lambda: _of_drive("/camera/camera_info"), 50_000, 4096
+    ),
+    "mcap": Target(_file("drive.mcap", _bag), _mcap_seeds, 10_000),
+    "sqlite": Target(_file("drive.db3", _bag), _sqlite_seeds, 10_000),
+    "chunk": Target(_chunk, _chunk_seeds, 50_000),
+    "metadata": Target(_file("metadata.yaml", _metadata), _metadata_seeds, 10_000),
+    "kitti": Target(_file("kitti.txt", _kitti), _kitti_seeds, 30_000, 4096),
+    "mot": Target(_file("mot.txt", mot.read_mot), _mot_seeds, 30_000, 4096),
+    "sequence": Target(_file("clouds.npz", kitti.read_velodyne_sequence), _npz_seeds, 10_000),
+    "manifest": Target(_manifest, _manifest_seeds, 50_000),
+    "archive": Target(_file("bundle.pt", read_archive), _archive_seeds, 2_000),
+    "yaml": Target(_yaml, _yaml_seeds, 30_000, 4096),
+    "graph": Target(_file("graph.yaml", read_graph), _yaml_seeds, 10_000, 4096),
+    "onnx": Target(_file("model.onnx", _onnx), _onnx_seeds, 2_000),
+}
