@@ -1,7 +1,7 @@
 """Run readers on mutated inputs, each target in a process of its own with a limit on time and memory.
 
 `python -m test.fuzz` runs all, `python -m test.fuzz image -n 100000` one; `--atheris` lets atheris choose the
-inputs by coverage, where it is installed (`pip install atheris`). An input that fails is kept in out/fuzz; put
+inputs by coverage, where it is installed (`pip install atheris`). What fails is kept in out/fuzz; put
 it, small, into test/fuzz/corpus/TARGET, where it is tried from then on.
 """
 
