@@ -15,8 +15,10 @@ from perception_rt.model.archive import read_archive, read_manifest, write_archi
 from perception_rt.model.golden import golden_difference, golden_input
 from perception_rt.model.manifest import SCHEMA_VERSION, ImageSpec, bundle_sha256, parse_manifest
 from perception_rt.model.runtime import SHIPPED, Runtime
+from perception_rt.model.torchscript import load_operators
 from perception_rt.types import BundleError
 
+load_operators()
 SPEC = ImageSpec(size=None, resize="model", filter="model", order="rgb")
 
 
@@ -27,7 +29,7 @@ class Toy(nn.Module):
         super().__init__()
         self.score_threshold: float = 0.25
         self.nms_threshold: float = 0.45
-        self.most = 300
+        self.most = 10_000
         self.network = nn.Sequential(nn.Conv2d(3, 7, 8, stride=8), nn.Sigmoid())
 
     def forward(
@@ -43,16 +45,21 @@ class Toy(nn.Module):
         scores, labels = out[:, 5:].max(1)
         scores = (scores * out[:, 0]).sqrt()
         centre = torch.stack([torch.arange(12) + out[:, 1], torch.arange(8)[:, None] + out[:, 2]], -1) * 8
-        half = out[:, 3:5].permute(0, 2, 3, 1) * 16
+        half = out[:, 3:5].permute(0, 2, 3, 1) * 32
         boxes = torch.cat([centre - half, centre + half], -1)
         scale = torch.tensor([images.shape[2] / 96, images.shape[1] / 64]).repeat(2)
         index = torch.nonzero(scores >= (self.score_threshold if score_threshold < 0 else score_threshold))
         image, row, column = index[: self.most].unbind(1)
-        chosen = scores[image, row, column]
-        order = chosen.argsort(descending=True, stable=True)
-        order = order[image[order].argsort(stable=True)]
-        image, row, column = image[order], row[order], column[order]
-        return boxes[image, row, column] * scale, chosen[order], labels[image, row, column], image
+        found, chosen, kind = (
+            boxes[image, row, column],
+            scores[image, row, column],
+            labels[image, row, column],
+        )
+        apart = found + ((image * 2 + kind) * 1000).unsqueeze(1)
+        nms = self.nms_threshold if nms_threshold < 0 else nms_threshold
+        kept = torch.ops.torchvision.nms(apart, chosen, nms)  # best first
+        kept = kept[image[kept].argsort(stable=True)]
+        return found[kept] * scale, chosen[kept], kind[kept], image[kept]
 
 
 def toy_detector(seed: int = 0) -> Toy:

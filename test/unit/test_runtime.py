@@ -9,7 +9,7 @@ from perception_rt.model.runtime import Runtime, resolve_device
 from perception_rt.types import ConfigError, ModelError
 from test.detectors import BrightBox
 
-from .test_bundle import save_toy, toy_detector
+from .test_bundle import SPEC, save_toy, toy_detector
 from .test_decoders import photo
 
 
@@ -137,8 +137,7 @@ def test_auto_takes_what_is_there():
 
 def test_modules_of_others_run_too(tmp_path):
     """Any module with the call and the two thresholds makes a bundle."""
-    spec = toy_detector().preprocess.spec()
-    bundle.save(tmp_path / "b.pt", BrightBox(), name="b", classes=["bright"], input_spec=spec, licence="MIT")
+    bundle.save(tmp_path / "b.pt", BrightBox(), name="b", classes=["bright"], input_spec=SPEC, licence="MIT")
     image = np.zeros((1, 40, 50, 3), np.uint8)
     image[0, 10:20, 5:25] = 255
     boxes, _, labels, index = Runtime.open(tmp_path / "b.pt", "cpu")(image)
