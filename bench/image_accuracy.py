@@ -11,6 +11,7 @@ from bench.image_sequences import ImageSequence, image_sequences, pooled, score_
 from bench.rows import Row, row
 from bench.sort import Sort
 from perception_rt.replay.score.hota import TrackFrame
+from perception_rt.stage.tracking.config import TrackerConfig2D
 from perception_rt.stage.tracking.presets import config_2d
 from perception_rt.stage.tracking.tracker import Tracker2D
 
@@ -38,7 +39,12 @@ def image_rows(data: Path) -> list[Row]:
 
 def track_with_defaults(sequence: ImageSequence) -> list[TrackFrame]:
     """Return what the node's settings make of a sequence."""
-    tracker, found = Tracker2D(config_2d((sequence.class_name,))), []
+    return track_with(sequence, config_2d((sequence.class_name,)))
+
+
+def track_with(sequence: ImageSequence, config: TrackerConfig2D) -> list[TrackFrame]:
+    """Return what a tracker makes of a sequence."""
+    tracker, found = Tracker2D(config), []
     for number, frame in enumerate(sequence.frames):
         tracks = tracker.update(number * 10**9 // sequence.hz, frame.detections)
         found.append(frame.followed(tracks.ids, tracks.xyxy))

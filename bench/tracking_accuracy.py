@@ -7,7 +7,6 @@ other halves were scored along with them in most trials, so they are held out, b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import motmetrics
@@ -21,18 +20,14 @@ from perception_rt.replay.clear_mot import Trajectories, score_tracks
 from perception_rt.replay.kitti import Labels, read_tracking_labels
 from perception_rt.replay.kitti_tracking import ignored_in_image, read_detections, truth
 from perception_rt.replay.mot import MotFrame, read_mot
-from perception_rt.stage.tracking.config import (
-    PEDESTRIAN,
-    VEHICLE,
-    Life,
-    TrackerConfig3D,
-)
-from perception_rt.stage.tracking.presets import config_2d
+from perception_rt.stage.tracking.config import TrackerConfig3D
+from perception_rt.stage.tracking.presets import config_2d, config_3d
 from perception_rt.stage.tracking.tracker import Tracker2D, Tracker3D
 from perception_rt.types import Detections2D, Detections3D, Tracks
 
 CLASSES = ("Car", "Pedestrian")
 TUNED, HELD_OUT = ("0001", "0006", "0013"), ("0008", "0012", "0016")
+KITTI_NAMES = (*TUNED, *HELD_OUT)
 KITTI_HZ, TUD_HZ = 10, 25
 # sAMOTA and MOTA, %, of AB3DMOT's tracks of the same detections (tuned half, held-out half, all), counted by
 # `score_tracks`. Its own evaluation has the same MOTA, but 91.25 and 68.37 as sAMOTA of all: it averages
@@ -43,14 +38,7 @@ AB3DMOT = {
 }
 TUD_SPLIT = 36  # last frame of the first half
 
-# PointRCNN scores by log odds: a half is undecided. Without odometry the ego vehicle's motion is theirs too.
-POINT_RCNN = Life(
-    least_score=0.3, high_score=0.5, birth_score=0.5, sure_score=0.95, hits_to_confirm=2, coast_s=0.15
-)
-KITTI = TrackerConfig3D(
-    lives=(POINT_RCNN, replace(POINT_RCNN, hits_to_confirm=3, memory_s=0.5)),
-    motions=(replace(VEHICLE, acceleration=10.0), replace(PEDESTRIAN, speed=5.0)),
-)
+KITTI = config_3d(CLASSES, odometry=False)
 TUD = config_2d(("pedestrian",))
 
 
@@ -65,7 +53,7 @@ def tracking_rows(data: Path) -> list[Row]:
 
 def kitti_rows(folder: Path) -> list[Row]:
     """sAMOTA and CLEAR MOT at the best threshold of each class: both halves, then all six."""
-    results = {name: _kitti_sequence(folder, name) for name in (*TUNED, *HELD_OUT)}
+    results = {name: kitti_sequence(folder, name, KITTI) for name in KITTI_NAMES}
     rows = []
     parts = {"tuned_half": TUNED, "held_out_half": HELD_OUT, "all": (*TUNED, *HELD_OUT)}
     for label, kind in enumerate(CLASSES):
@@ -83,11 +71,13 @@ def kitti_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def _kitti_sequence(folder: Path, name: str) -> list[tuple[Trajectories, Trajectories]]:
+def kitti_sequence(
+    folder: Path, name: str, config: TrackerConfig3D
+) -> list[tuple[Trajectories, Trajectories]]:
     """Truth and tracks of each class."""
     labels = read_tracking_labels(folder / "label" / f"{name}.txt")
     frames = kitti_detections(folder, name, max(labels))
-    tracker = Tracker3D(KITTI)
+    tracker = Tracker3D(config)
     tracked = [tracker.update(index * 10**9 // KITTI_HZ, found) for index, (found, _) in enumerate(frames)]
     tracks = _kitti_tracks(tracked, [xyxy for _, xyxy in frames], labels)
     return [(truth(labels, kind), tracks[label]) for label, kind in enumerate(CLASSES)]

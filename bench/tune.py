@@ -14,9 +14,12 @@ from rich.console import Console
 from bench.command import command
 from bench.inputs import DATA
 from bench.tune_pedestrians import tune_pedestrians
+from bench.tune_tracks import tune_tracks2d, tune_tracks3d
 
 PARTS: dict[str, Callable[[Console], None]] = {
     "pedestrians": lambda console: tune_pedestrians(DATA, console),
+    "tracks2d": lambda console: tune_tracks2d(DATA, console),
+    "tracks3d": lambda console: tune_tracks3d(DATA, console),
 }
 
 

@@ -26,6 +26,8 @@ POSE_AT = 1
 """Where the hypothesis' pose starts, counted in float64s from its score."""
 COVARIANCE_AT = POSE_AT + 7
 BOX_AT = COVARIANCE_AT + 36
+_UNSTATED = (0.0,) * 36
+_PLANE = (0, 1, 5)  # of a pose: x y and the turn about z
 
 
 Boxes = TypeVar("Boxes", Detections2D, Detections3D)
@@ -42,6 +44,8 @@ class NamedDetections(Generic[Boxes]):
         ids: one per detection, empty where none was given.
         classes: the names that occur, in their order of first appearance.
         rejected: why detections of the message were left out, one reason for each.
+        covariance: (N, 3, 3) float64 of x y yaw, as the best hypothesis' pose states it; zeros where it does
+            not. None: not read.
     """
 
     stamp_ns: int
@@ -50,6 +54,7 @@ class NamedDetections(Generic[Boxes]):
     ids: list[str]
     classes: tuple[str, ...]
     rejected: tuple[str, ...] = ()
+    covariance: np.ndarray | None = None
 
 
 class Header(NamedTuple):
@@ -189,6 +194,7 @@ class Rows(NamedTuple):
         scores: (N,) float64, its score; NaN where there is no hypothesis.
         boxes: (N, B) float64, the box's numbers as in the message.
         ids: one per detection.
+        covariances: (N, 3, 3) float64 of x y yaw.
     """
 
     stamp_ns: int
@@ -197,12 +203,14 @@ class Rows(NamedTuple):
     scores: np.ndarray
     boxes: np.ndarray
     ids: list[str]
+    covariances: np.ndarray
 
     def at(self, index: Sequence[int]) -> Rows:
         """Return the detections at these places."""
         names, ids = ([values[k] for k in index] for values in (self.names, self.ids))
         places = list(index)
-        return Rows(self.stamp_ns, self.frame_id, names, self.scores[places], self.boxes[places], ids)
+        chosen = self.scores[places], self.boxes[places], ids, self.covariances[places]
+        return Rows(self.stamp_ns, self.frame_id, names, *chosen)
 
     def labels(self, classes: Sequence[str]) -> np.ndarray:
         """(N,) int64, each name's index in `classes`.
@@ -221,8 +229,8 @@ class Rows(NamedTuple):
         return tuple(dict.fromkeys(self.names))
 
 
-_Row = tuple[list[tuple[str, float]], tuple[float, ...], str]
-"""One detection: its hypotheses (class name, score), the box's numbers, the id."""
+_Row = tuple[list[tuple[str, float, Sequence[float]]], tuple[float, ...], str]
+"""One detection: its hypotheses (class name, score, covariance of the pose), the box's numbers, the id."""
 
 
 def read_array(
@@ -253,16 +261,20 @@ def read_array(
 def _rows_of_bytes(reader: CdrReader, box_size: int) -> Iterator[_Row]:
     for _ in range(reader.scalars("detections", "I")[0]):
         reader.header()
-        hypotheses = []
+        hypotheses: list[tuple[str, float, Sequence[float]]] = []
         for _ in range(reader.scalars("results", "I")[0]):
             name = reader.string("class_id")
-            hypotheses.append((name, reader.scalars("score, pose", "d", BOX_AT)[0]))
+            numbers = reader.scalars("score, pose", "d", BOX_AT)
+            hypotheses.append((name, numbers[0], numbers[COVARIANCE_AT:]))
         yield hypotheses, reader.scalars("bbox", "d", box_size), reader.string("id")
 
 
 def _rows_of_message(message: Any, box_of: Callable[[Any], tuple[float, ...]]) -> Iterator[_Row]:
     for detection in message.detections:
-        hypotheses = [(result.hypothesis.class_id, result.hypothesis.score) for result in detection.results]
+        hypotheses = [
+            (result.hypothesis.class_id, result.hypothesis.score, result.pose.covariance)
+            for result in detection.results
+        ]
         yield hypotheses, box_of(detection.bbox), detection.id
 
 
@@ -271,15 +283,18 @@ def _rows(stamp_ns: int, frame_id: str, rows: Iterable[_Row], box_size: int) -> 
     found: list[float] = []
     boxes: list[tuple[float, ...]] = []
     ids: list[str] = []
+    covariances: list[Sequence[float]] = []
     for hypotheses, box, id_ in rows:
         # A detection without a hypothesis has no class and a score of NaN, which `checked_scores` refuses.
-        name, score = max(hypotheses, key=lambda hypothesis: hypothesis[1], default=("", np.nan))
+        name, score, covariance = max(hypotheses, key=lambda one: one[1], default=("", np.nan, _UNSTATED))
         names.append(name)
         found.append(score)
         boxes.append(box)
         ids.append(id_)
+        covariances.append(covariance)
     table = np.array(boxes, np.float64).reshape(-1, box_size)
-    return Rows(stamp_ns, frame_id, names, np.array(found, np.float64), table, ids)
+    plane = np.array(covariances, np.float64).reshape(-1, 6, 6)[:, _PLANE][:, :, _PLANE]
+    return Rows(stamp_ns, frame_id, names, np.array(found, np.float64), table, ids, plane)
 
 
 def checked_scores(rows: Rows) -> np.ndarray:
@@ -302,7 +317,10 @@ def named_detections(rows: Rows, convert: Callable[[Rows, Sequence[str]], Boxes]
     """
     try:
         classes = rows.classes()
-        return NamedDetections(rows.stamp_ns, rows.frame_id, convert(rows, classes), rows.ids, classes)
+        found = convert(rows, classes)
+        return NamedDetections(
+            rows.stamp_ns, rows.frame_id, found, rows.ids, classes, covariance=rows.covariances
+        )
     except CodecError as error:
         first = error
     good, reasons = [], []
@@ -318,7 +336,9 @@ def named_detections(rows: Rows, convert: Callable[[Rows, Sequence[str]], Boxes]
     kept = rows.at(good)
     classes = kept.classes()
     found = convert(kept, classes)
-    return NamedDetections(kept.stamp_ns, kept.frame_id, found, kept.ids, classes, tuple(reasons))
+    return NamedDetections(
+        kept.stamp_ns, kept.frame_id, found, kept.ids, classes, tuple(reasons), kept.covariances
+    )
 
 
 def finite_float32(field: str, values: np.ndarray) -> np.ndarray:

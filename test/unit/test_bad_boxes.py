@@ -10,11 +10,15 @@ from perception_rt.codec.detections3d import decode_named_detections3d
 from perception_rt.types import CodecError
 
 
+def hypothesis(score):
+    return Struct(hypothesis=Struct(class_id="car", score=score), pose=Struct(covariance=[0.0] * 36))
+
+
 def array(boxes, results=None):
     header = Struct(stamp=Struct(sec=1, nanosec=0), frame_id="lidar")
     rows = []
     for k, box in enumerate(boxes):
-        hypotheses = [Struct(hypothesis=Struct(class_id="car", score=0.5))] if results is None else results[k]
+        hypotheses = [hypothesis(0.5)] if results is None else results[k]
         rows.append(Struct(bbox=box, results=hypotheses, id=str(k)))
     return Struct(header=header, detections=rows)
 
@@ -32,7 +36,7 @@ def box2(x=5.0, theta=0.0, width=3.0):
 
 
 def score(value):
-    return [Struct(hypothesis=Struct(class_id="car", score=value))]
+    return [hypothesis(value)]
 
 
 @pytest.mark.parametrize(

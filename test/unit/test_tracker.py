@@ -19,6 +19,7 @@ from perception_rt.stage.tracking.config import (
     TrackerConfig2D,
     TrackerConfig3D,
 )
+from perception_rt.stage.tracking.presets import config_3d
 from perception_rt.stage.tracking.tracker import Tracker2D, Tracker3D
 from perception_rt.types import ConfigError, Detections2D, Detections3D, TrackingError, Tracks
 
@@ -359,3 +360,108 @@ def test_boxes_side_by_side_keep_their_ids_when_one_is_hidden():
 def test_a_box_without_area_is_refused():
     with pytest.raises(TrackingError, match=r"xyxy\[1\]"):
         image_tracker().update(0, image((0, 0, 5, 5), (9, 0, 9, 5)))
+
+
+# Classes that detectors take for each other, stated covariances, and detectors that fire twice.
+
+NAMES = ("car", "truck", "pedestrian", "cyclist", "sofa")
+CAR_, TRUCK, PERSON_, CYCLIST, SOFA = range(5)
+
+
+def by_names() -> Tracker3D:
+    return Tracker3D(config_3d(NAMES, odometry=True))
+
+
+def one(label, xyz=(20.0, 2.0, 0.8), size=(4.2, 1.8, 1.55), score=0.9) -> Detections3D:
+    box = np.array([[*xyz, *size, 0.0]], np.float32)
+    return Detections3D(box, np.array([score], np.float32), np.array([label]))
+
+
+@pytest.mark.parametrize("sizes_follow", [False, True])
+def test_a_car_that_is_now_and_then_called_a_truck_stays_one_track(sizes_follow):
+    track, ids, labels = by_names(), set(), []
+    for step in range(40):
+        label = TRUCK if step % 3 == 2 else CAR_
+        size = (8.0, 2.5, 1.6) if sizes_follow and label == TRUCK else (4.2, 1.8, 1.55)
+        tracks = track.update(step * STEP, one(label, size=size))
+        ids |= set(tracks.ids.tolist())
+        labels += tracks.labels.tolist()
+    assert ids == {0}
+    assert set(labels[3:]) == {CAR_}
+    assert tracks.xyzlwh_yaw[0, 3] == pytest.approx(4.2, abs=0.2)  # a truck's size is none of a car's
+
+
+def test_a_track_takes_the_class_that_it_is_mostly_called():
+    track = by_names()
+    for step in range(40):
+        tracks = track.update(step * STEP, one(CAR_ if step < 3 else TRUCK))
+    assert tracks.ids.tolist() == [0]
+    assert tracks.labels.tolist() == [TRUCK]
+
+
+@pytest.mark.parametrize("other", [PERSON_, CYCLIST, SOFA])
+def test_classes_of_other_groups_do_not_match(other):
+    track = by_names()
+    for step in range(6):
+        track.update(step * STEP, one(CAR_))
+    for step in range(6, 12):
+        tracks = track.update(step * STEP, one(other))
+    assert 0 not in tracks.ids.tolist()
+
+
+def test_the_stated_covariance_widens_gate_and_gain():
+    """A far car that a camera places with 3 m along the ray: one id with the covariance, many without."""
+    rng = np.random.default_rng(0)
+    places = 40 + rng.normal(0, 3.0, 60), 1 + rng.normal(0, 0.2, 60)
+    stated = np.diag([9.0, 0.04, np.pi**2 / 3])[None]
+    counts = []
+    for covariance in (stated, np.zeros((1, 3, 3)), None):
+        track, ids = by_names(), set()
+        for step, (x, y) in enumerate(zip(*places, strict=True)):
+            tracks = track.update(step * STEP, one(CAR_, (x, y, 0.8)), np.eye(4), covariance)
+            ids |= set(tracks.ids.tolist())
+        counts.append(len(ids))
+        if covariance is stated:
+            assert abs(tracks.xyzlwh_yaw[0, 0] - 40) < 2.0
+            assert tracks.covariance[0, 0, 0] > 0.2
+    assert counts[0] == 1
+    assert counts[1] == counts[2] > 3
+
+
+def test_the_stated_covariance_turns_with_the_sensor():
+    track, turned = by_names(), np.eye(4)
+    turned[:2, :2] = [[0, -1], [1, 0]]
+    track.update(0, one(CAR_), turned, np.diag([9.0, 0.1, 0.1])[None])
+    np.testing.assert_allclose(track.stated[0], np.diag([0.1, 9.0, 0.1]), atol=1e-9)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_a_covariance_that_is_none_counts_as_not_stated(bad):
+    track = by_names()
+    track.update(0, one(CAR_), np.eye(4), np.full((1, 3, 3), bad))
+    assert (track.stated == 0).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.0, 0.15))
+def test_a_detector_that_fires_twice_makes_one_track(seed, sd):
+    rng, track, ids = np.random.default_rng(seed), by_names(), set()
+    for step in range(40):
+        here = np.array([20 + 0.8 * step, 3.0]) + rng.normal(0, sd, (2, 2))
+        found = [one(CAR_, (*xy, 0.8), score=score) for xy, score in zip(here, (0.7, 0.6), strict=True)]
+        both = Detections3D(
+            *(np.concatenate([getattr(each, name) for each in found]) for name in Detections3D.__slots__)
+        )
+        ids |= set(track.update(step * STEP, both).ids.tolist())
+    assert len(ids) == 1
+
+
+def test_people_who_walk_side_by_side_are_two():
+    track = by_names()
+    for step in range(10):
+        pair = [one(PERSON_, (5 + 0.1 * step, y, 0.9), (0.6, 0.6, 1.7)) for y in (0.0, 0.55)]
+        both = Detections3D(
+            *(np.concatenate([getattr(each, name) for each in pair]) for name in Detections3D.__slots__)
+        )
+        tracks = track.update(step * STEP, both)
+    assert tracks.ids.tolist() == [0, 1]

@@ -22,12 +22,12 @@ DT = 0.1
 
 def test_the_assignment_is_optimal_where_greed_is_not():
     distance = np.array([[1.0, 2.0], [1.5, 9.0]])  # the least first leaves 9 for the other
-    tracks, found = assign(distance, np.zeros(2), np.full(2, 20.0))
+    tracks, found = assign(distance, np.zeros((2, 1)), np.full(2, 20.0))
     assert list(zip(tracks, found, strict=True)) == [(0, 1), (1, 0)]
 
 
 def test_a_wide_new_track_does_not_take_an_old_ones_detection():
-    tracks, found = assign(np.array([[2.0], [0.5]]), np.array([0.0, 5.0]), np.full(2, 9.0))
+    tracks, found = assign(np.array([[2.0], [0.5]]), np.array([[0.0], [5.0]]), np.full(2, 9.0))
     assert (tracks.tolist(), found.tolist()) == ([0], [0])
 
 
@@ -35,7 +35,7 @@ def test_a_wide_new_track_does_not_take_an_old_ones_detection():
 @given(arrays(float, (3, 3), elements=st.floats(0, 20)), arrays(float, 3, elements=st.floats(-5, 5)))
 def test_no_other_assignment_is_better(distance, spread):
     gate = np.full(3, 9.0)
-    tracks, found = assign(distance, spread, gate)
+    tracks, found = assign(distance, np.tile(spread[:, None], 3), gate)
     assert (distance[tracks, found] <= 9.0).all()
 
     def worth(pairs) -> tuple[int, float]:

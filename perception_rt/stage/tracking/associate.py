@@ -15,7 +15,7 @@ def assign(distance: np.ndarray, spread: np.ndarray, gate: np.ndarray) -> tuple[
 
     Args:
         distance: (T, D) squared Mahalanobis distances; infinite where a pair is impossible.
-        spread: (T,) log determinants of the innovation covariances.
+        spread: (T, D) log determinants of the innovation covariances.
         gate: (T,) largest distance of a pair.
 
     Returns:
@@ -24,7 +24,7 @@ def assign(distance: np.ndarray, spread: np.ndarray, gate: np.ndarray) -> tuple[
     inside = distance <= gate[:, None]
     if not inside.any():
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    cost = distance + spread[:, None]
+    cost = distance + spread
     lowest, highest = cost[inside].min(), cost[inside].max()
     beyond = lowest + (highest - lowest + 1.0) * (min(cost.shape) + 1)
     tracks, detections = linear_sum_assignment(np.where(inside, cost, beyond))

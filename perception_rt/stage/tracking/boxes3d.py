@@ -77,29 +77,48 @@ class BoxFilters3D:
         self.covariance = move @ self.covariance @ move.transpose(0, 2, 1) + noise[labels]
         self._slow_variance = self._slow_variance + self._slow_drift[labels] * dt
 
-    def distances(self, measured: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def distances(
+        self, measured: np.ndarray, labels: np.ndarray, stated: np.ndarray, alike: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Squared Mahalanobis distances of (D, 7) boxes: position and size, not yaw, which may be reversed.
 
+        Args:
+            measured: the boxes. labels: (T,) of the tracks.
+            stated: (D, 3, 3) covariance of x y yaw that comes on top of the class's.
+            alike: (T, D) bool, of one class; the sizes of others are not compared.
+
         Returns:
-            (T, D) distances and (T,) log determinants of the innovation covariances.
+            (T, D) distances and (T, D) log determinants of the innovation covariances.
         """
         noise = self._noise[labels]
-        sxx = self.covariance[:, 0, 0] + noise[:, 0, 0]
-        syy = self.covariance[:, 1, 1] + noise[:, 1, 1]
-        sxy = self.covariance[:, 0, 1]
+        sxx = (self.covariance[:, 0, 0] + noise[:, 0, 0])[:, None] + stated[:, 0, 0]
+        syy = (self.covariance[:, 1, 1] + noise[:, 1, 1])[:, None] + stated[:, 1, 1]
+        sxy = self.covariance[:, 0, 1][:, None] + stated[:, 0, 1]
         determinant = sxx * syy - sxy * sxy
         dx = measured[None, :, 0] - self.mean[:, 0:1]
         dy = measured[None, :, 1] - self.mean[:, 1:2]
-        ground = syy[:, None] * dx * dx - (2 * sxy)[:, None] * dx * dy + sxx[:, None] * dy * dy
+        ground = syy * dx * dx - 2 * sxy * dx * dy + sxx * dy * dy
         variance = self._slow_variance + self._slow_noise[labels]
         slow = measured[None, :, 2:6] - self.slow[:, None]
-        distance = ground / determinant[:, None] + (slow * slow / variance[:, None]).sum(2)
-        return distance, np.log(determinant) + np.log(variance).sum(1)
+        terms = slow * slow / variance[:, None]
+        distance = ground / determinant + terms[..., 0] + alike * terms[..., 1:].sum(2)
+        return distance, np.log(determinant) + np.log(variance).sum(1)[:, None]
 
-    def update(self, rows: np.ndarray, measured: np.ndarray, labels: np.ndarray) -> None:
-        """Correct the tracks `rows` (P,), whose labels are given, by (P, 7) boxes, one each."""
+    def update(
+        self,
+        rows: np.ndarray,
+        measured: np.ndarray,
+        labels: np.ndarray,
+        stated: np.ndarray | float = 0.0,
+        alike: np.ndarray | bool = True,
+    ) -> None:
+        """Correct the tracks `rows` (P,), whose labels are given, by (P, 7) boxes, one each.
+
+        `stated` (P, 3, 3) comes on top of the class's noise; boxes of another class, where `alike` (P,) is
+        false, say nothing of the size.
+        """
         mean, covariance = self.mean[rows], self.covariance[rows]
-        noise = self._noise[labels]
+        noise = self._noise[labels] + stated
         innovation = measured[:, (0, 1, 6)] - mean[:, :MEASURED]
         innovation[:, 2], reverse = self._without_reversal(rows, innovation[:, 2])
         mean[:, 2] += np.pi * reverse
@@ -113,6 +132,7 @@ class BoxFilters3D:
         self.covariance[rows] = corrected
         variance = self._slow_variance[rows]
         weight = variance / (variance + self._slow_noise[labels])
+        weight[:, 1:] *= np.reshape(alike, (-1, 1))
         self.slow[rows] += weight * (measured[:, 2:6] - self.slow[rows])
         self._slow_variance[rows] = variance * (1 - weight)
 
@@ -128,12 +148,14 @@ class BoxFilters3D:
         self._votes[rows] = np.abs(votes)
         return dyaw - turn, votes < 0
 
-    def append(self, measured: np.ndarray, labels: np.ndarray) -> None:
-        """Begin a track at each of (M, 7) boxes, at rest."""
+    def append(self, measured: np.ndarray, labels: np.ndarray, stated: np.ndarray | float = 0.0) -> None:
+        """Begin a track at each of (M, 7) boxes, at rest; `stated` (M, 3, 3) as of `update`."""
         mean = np.zeros((len(measured), STATE))
         mean[:, :MEASURED] = measured[:, (0, 1, 6)]
         self.mean = np.concatenate((self.mean, mean))
-        self.covariance = np.concatenate((self.covariance, self._start[labels]))
+        start = self._start[labels]
+        start[:, :MEASURED, :MEASURED] += stated
+        self.covariance = np.concatenate((self.covariance, start))
         self.slow = np.concatenate((self.slow, measured[:, 2:6]))
         self._slow_variance = np.concatenate((self._slow_variance, self._slow_noise[labels]))
         self._votes = np.concatenate((self._votes, np.ones(len(labels))))

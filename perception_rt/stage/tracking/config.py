@@ -119,13 +119,16 @@ class TrackerConfig3D:
     Attributes:
         lives: of each class.
         motions: of each class.
+        groups: name of each class's group: detectors take classes of one group for each other, so that their
+            tracks and detections match. Empty: each class is a group of its own.
     """
 
     lives: tuple[Life, ...]
     motions: tuple[Motion3D, ...]
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_classes(self.lives, self.motions)
+        _check_classes(self.lives, self.motions, self.groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +138,22 @@ class TrackerConfig2D:
     Attributes:
         lives: of each class.
         motions: of each class.
+        groups: as of `TrackerConfig3D`.
     """
 
     lives: tuple[Life, ...]
     motions: tuple[Motion2D, ...]
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_classes(self.lives, self.motions)
+        _check_classes(self.lives, self.motions, self.groups)
 
 
-def _check_classes(lives: tuple[object, ...], motions: tuple[object, ...]) -> None:
+def _check_classes(lives: tuple[object, ...], motions: tuple[object, ...], groups: tuple[str, ...]) -> None:
     if not lives or len(lives) != len(motions):
         raise ConfigError(f"{len(lives)} lives and {len(motions)} motions: must be one of each per class")
+    if groups and len(groups) != len(lives):
+        raise ConfigError(f"{len(groups)} groups of {len(lives)} classes: must be one per class, or none")
 
 
 def _check(name: str, value: float, least: float, most: float) -> None:

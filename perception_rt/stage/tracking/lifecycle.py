@@ -8,7 +8,9 @@ import numpy as np
 
 from perception_rt.stage.tracking.config import Life
 
-COLUMNS = ("ids", "labels", "hits", "scores", "age_s", "missed_s", "confirmed", "detection")
+COLUMNS = ("ids", "labels", "hits", "scores", "age_s", "missed_s", "confirmed", "detection", "belief")
+FADING = 0.95  # of what is believed of a class, a detection
+MARGIN = 1.2  # by which another class must be believed more, so that a track's class does not flicker
 
 
 class LifeCycle:
@@ -23,6 +25,7 @@ class LifeCycle:
         missed_s: since the last detection, s.
         confirmed: whether it was sure enough, or seen often enough, to be reported.
         detection: row of this update's detection; -1 for none.
+        belief: (T, C), sums of the scores of detections of each class, old ones fading.
     """
 
     def __init__(self, lives: Sequence[Life]) -> None:
@@ -40,6 +43,7 @@ class LifeCycle:
         self.ids, self.labels, self.hits, self.detection = (np.zeros(0, np.int64) for _ in range(4))
         self.scores, self.age_s, self.missed_s = (np.zeros(0) for _ in range(3))
         self.confirmed = np.zeros(0, bool)
+        self.belief = np.zeros((0, len(self._sure)))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,8 +58,13 @@ class LifeCycle:
         """(T,) bool: had a detection within the memory of its class."""
         return self.missed_s <= self._memory[self.labels]
 
-    def hit(self, rows: np.ndarray, detections: np.ndarray, scores: np.ndarray) -> None:
-        """The tracks `rows` (P,) have the `detections` (P,) with these scores."""
+    def hit(self, rows: np.ndarray, detections: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
+        """The tracks `rows` (P,) have the `detections` (P,) with these scores and labels."""
+        self.belief[rows] *= FADING
+        self.belief[rows, labels] += scores
+        best = self.belief[rows].argmax(1)
+        surer = self.belief[rows, best] > MARGIN * self.belief[rows, self.labels[rows]]
+        self.labels[rows] = np.where(surer, best, self.labels[rows])
         self.hits[rows] += 1
         self.missed_s[rows] = 0.0
         self.scores[rows] = scores
@@ -81,7 +90,9 @@ class LifeCycle:
         ids = np.arange(self._next_id, self._next_id + count)
         self._next_id += count
         confirmed = self._confirm(labels, hits, scores)
-        new = (ids, labels, hits, scores, zeros, zeros, confirmed, detections)
+        belief = np.zeros((count, self.belief.shape[1]))
+        belief[np.arange(count), labels] = scores
+        new = (ids, labels, hits, scores, zeros, zeros, confirmed, detections, belief)
         for name, values in zip(COLUMNS, new, strict=True):
             setattr(self, name, np.concatenate((getattr(self, name), values)))
 

@@ -67,7 +67,9 @@ class ObjectTracking3D:
         self.classes = ClassNames()
         slots = self.classes.slots
         self._tracker = Tracker3D(config_3d(slots, odometry))
-        self._predictor = ObjectPredictor(PredictorConfig(motions_of(slots), horizon_s, step_s))
+        motions = motions_of(slots)
+        self._position = np.array([motion.position for motion in motions])
+        self._predictor = ObjectPredictor(PredictorConfig(motions, horizon_s, step_s))
 
     @property
     def resets(self) -> int:
@@ -79,11 +81,12 @@ class ObjectTracking3D:
         found = message.detections
         labels = self.classes.labels(found.labels, message.classes)
         found = Detections3D(found.xyzlwh_yaw, found.scores, labels)
-        tracks = self._tracker.update(message.stamp_ns, found, odom_from_sensor)
+        tracks = self._tracker.update(message.stamp_ns, found, odom_from_sensor, message.covariance)
         places = found.xyzlwh_yaw[:, :3].astype(np.float64)
         if odom_from_sensor is not None:
             places = transform(odom_from_sensor, places)
-        return Tracked(tracks, self._predictor.update(message.stamp_ns, tracks, places[:, :2]))
+        spread = self._position[labels, None, None] ** 2 * np.eye(2) + self._tracker.stated[:, :2, :2]
+        return Tracked(tracks, self._predictor.update(message.stamp_ns, tracks, places[:, :2], spread))
 
 
 class ObjectTracking2D:

@@ -25,11 +25,22 @@ from perception_rt.types.tracks import Tracks, Tracks2D
 Filters = TypeVar("Filters", BoxFilters2D, BoxFilters3D)
 
 
+TWIN_WIDTHS = 0.5  # boxes nearer than so many of their widths are of one object
+TWIN_IOU = 0.7  # and so are those in the image that overlap by more
+
+
+class Sighting(NamedTuple):
+    """Detections as the filters want them: (D, ...) boxes, and what `_stated` makes of their covariances."""
+
+    boxes: np.ndarray
+    stated: np.ndarray
+
+
 class Distances(NamedTuple):
     """How far tracks and detections are apart.
 
     Attributes:
-        distance: (T, D). spread: (T,), as of `assign`.
+        distance, spread: (T, D), as of `assign`.
         gates: (T,) of the first association and (T,) of the second.
     """
 
@@ -41,8 +52,9 @@ class Distances(NamedTuple):
 class _Tracker(Generic[Filters]):
     """What is the same in space and in the image."""
 
-    def __init__(self, lives: Sequence[Life], filters: Filters) -> None:
+    def __init__(self, lives: Sequence[Life], filters: Filters, groups: Sequence[str]) -> None:
         self._life = LifeCycle(lives)
+        self._group = np.unique(groups, return_inverse=True)[1] if groups else np.arange(len(lives))
         self._filters: Filters = filters
         self._least = np.array([life.least_score for life in lives])
         self._high = np.array([life.high_score for life in lives])
@@ -72,38 +84,78 @@ class _Tracker(Generic[Filters]):
                 self._filters.predict(dt, self._life.labels)
         self._stamp_ns = stamp_ns
 
-    def _update(self, measured: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Detections of the time that the tracks were brought to: (D, ...) boxes as the filters want them."""
+    def _update(self, measured: Sighting, scores: np.ndarray, labels: np.ndarray) -> None:
+        """Detections of the time that the tracks were brought to."""
         life, high = self._life, scores >= self._high[labels]
         free = np.ones(len(scores), bool)
         if len(life) and len(scores):
-            distance, spread, gates = self._distances(measured)
-            distance[life.labels[:, None] != labels] = np.inf
+            distance, spread, gates = self._distances(measured, life.labels[:, None] == labels)
+            distance[self._group[life.labels][:, None] != self._group[labels]] = np.inf
             low = (scores >= self._least[labels]) & ~high
             stages = (high, np.ones(len(life), bool), gates[0]), (low, life.confirmed, gates[1])
             for part, among, gate in stages:
                 rows, columns = np.flatnonzero(among & (life.detection < 0)), np.flatnonzero(part)
                 if len(rows) and len(columns):
-                    i, j = assign(distance[rows[:, None], columns], spread[rows], gate[rows])
-                    self._correct(rows[i], columns[j], measured, scores)
+                    pairs = rows[:, None], columns
+                    i, j = assign(distance[pairs], spread[pairs], gate[rows])
+                    self._correct(rows[i], columns[j], measured, scores, labels)
                     free[columns[j]] = False
         self._keep(life.passed())
-        born = np.flatnonzero(free & (scores >= self._birth[labels]))
+        born = self._without_twins(
+            np.flatnonzero(free & (scores >= self._birth[labels])), measured, scores, labels
+        )
         if len(born):
             life.append(born, scores[born], labels[born])
-            self._filters.append(measured[born], labels[born])
+            self._append(born, measured, labels)
 
-    def _distances(self, measured: np.ndarray) -> Distances:
-        """Compare the tracks with (D, ...) boxes."""
+    def _without_twins(
+        self, born: np.ndarray, measured: Sighting, scores: np.ndarray, labels: np.ndarray
+    ) -> np.ndarray:
+        """Leave out those of the detections `born` that a track or a surer one of them has found already."""
+        if not len(born):
+            return born
+        born = born[np.argsort(-scores[born], kind="stable")]
+        taken = self._life.detection[self._life.detection >= 0]
+        others = np.concatenate((taken, born))
+        twins = self._twins(measured, born, others)
+        twins &= self._group[labels[born]][:, None] == self._group[labels[others]]
+        kept: list[int] = []
+        for row in range(len(born)):
+            earlier = np.append(np.arange(len(taken)), len(taken) + np.array(kept, np.int64)).astype(np.int64)
+            if not twins[row, earlier].any():
+                kept.append(row)
+        return np.sort(born[kept])
+
+    def _distances(self, measured: Sighting, alike: np.ndarray) -> Distances:
+        """Compare the tracks with the boxes; `alike` (T, D): of one class."""
+        raise NotImplementedError
+
+    def _twins(self, measured: Sighting, some: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(N, M) bool: which of the detections `some` and `others` are of one object."""
+        raise NotImplementedError
+
+    def _append(self, born: np.ndarray, measured: Sighting, labels: np.ndarray) -> None:
+        """Begin filters at the detections `born`."""
         raise NotImplementedError
 
     def _correct(
-        self, rows: np.ndarray, detections: np.ndarray, measured: np.ndarray, scores: np.ndarray
+        self,
+        rows: np.ndarray,
+        detections: np.ndarray,
+        measured: Sighting,
+        scores: np.ndarray,
+        labels: np.ndarray,
     ) -> None:
         """The tracks `rows` (P,) have these `detections` (P,)."""
         if len(rows):
-            self._filters.update(rows, measured[detections], self._life.labels[rows])
-            self._life.hit(rows, detections, scores[detections])
+            self._filter(rows, detections, measured, labels)
+            self._life.hit(rows, detections, scores[detections], labels[detections])
+
+    def _filter(
+        self, rows: np.ndarray, detections: np.ndarray, measured: Sighting, labels: np.ndarray
+    ) -> None:
+        """Correct the filters of the tracks `rows` by these `detections`."""
+        raise NotImplementedError
 
     def _checked(self, name: str, detections: Detections3D | Detections2D) -> tuple[np.ndarray, np.ndarray]:
         """Boxes, which the field `name` holds, and scores, in float64.
@@ -133,15 +185,23 @@ class Tracker3D(_Tracker[BoxFilters3D]):
 
     Attributes:
         resets: how often all tracks were dropped: time ran backwards, or the frame of tracking changed.
+        stated: (D, 3, 3) covariance of x y yaw that the latest detections stated on top of their classes', in
+            the frame of tracking.
     """
 
     def __init__(self, config: TrackerConfig3D) -> None:
-        super().__init__(config.lives, BoxFilters3D(config.motions))
+        super().__init__(config.lives, BoxFilters3D(config.motions), config.groups)
+        self._own = np.array([2 * motion.position_sd**2 for motion in config.motions])
         self._gate = chi2.ppf([life.gate for life in config.lives], BoxFilters3D.distance_degrees)
         self._in_odom: bool | None = None
+        self.stated = np.zeros((0, 3, 3))
 
     def update(
-        self, stamp_ns: int, detections: Detections3D, odom_from_sensor: np.ndarray | None = None
+        self,
+        stamp_ns: int,
+        detections: Detections3D,
+        odom_from_sensor: np.ndarray | None = None,
+        covariance: np.ndarray | None = None,
     ) -> Tracks:
         """Take the detections of one moment; a frame without any counts too: it ages the tracks.
 
@@ -151,6 +211,8 @@ class Tracker3D(_Tracker[BoxFilters3D]):
             odom_from_sensor: (4, 4) where the sensor is in a frame that stands still (REP 105 odom). Tracks
                 then live in that frame, so that the ego vehicle's own motion is no motion of theirs. None:
                 they live in the sensor's frame. A change between the two drops all tracks.
+            covariance: (D, 3, 3) of x y yaw as stated with the detections, m and rad; where it is none, or
+                less than the class is known for, that of the class counts.
 
         Returns:
             The confirmed tracks with a recent detection, in the frame of tracking.
@@ -159,20 +221,52 @@ class Tracker3D(_Tracker[BoxFilters3D]):
             TrackingError: detections or a transform that cannot be used; nothing was changed.
         """
         boxes, scores = self._checked("xyzlwh_yaw", detections)
+        stated = self._stated(covariance, detections.labels)
         if odom_from_sensor is not None:
-            boxes = _moved(boxes, _checked_pose(odom_from_sensor))
+            pose = _checked_pose(odom_from_sensor)
+            turn = np.eye(3)
+            turn[:2, :2] = pose[:2, :2]
+            boxes, stated = _moved(boxes, pose), turn @ stated @ turn.T
         in_odom = odom_from_sensor is not None
         if self._in_odom is not None and in_odom != self._in_odom:
             self._reset()
         self._in_odom = in_odom
         self._advance(stamp_ns)
-        self._update(boxes, scores, detections.labels)
+        self.stated = stated
+        self._update(Sighting(boxes, stated), scores, detections.labels)
         return self._tracks()
 
-    def _distances(self, measured: np.ndarray) -> Distances:
+    def _stated(self, covariance: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
+        """(D, 3, 3) what comes on top of the noise of the classes."""
+        if covariance is None:
+            return np.zeros((len(labels), 3, 3))
+        if covariance.shape != (len(labels), 3, 3):
+            raise TrackingError("covariance", covariance.shape, f"must be {(len(labels), 3, 3)}")
+        finite = np.isfinite(covariance).all((1, 2))
+        stated = np.where(finite[:, None, None], (covariance + covariance.swapaxes(1, 2)) / 2, 0)
+        more = stated[:, 0, 0] + stated[:, 1, 1] > self._own[labels]
+        more &= (np.linalg.eigvalsh(stated) >= 0).all(1)
+        return np.where(more[:, None, None], stated, 0)
+
+    def _distances(self, measured: Sighting, alike: np.ndarray) -> Distances:
         labels = self._life.labels
-        distance, spread = self._filters.distances(measured, labels)
+        distance, spread = self._filters.distances(measured.boxes, labels, measured.stated, alike)
         return Distances(distance, spread, (self._gate[labels], self._gate[labels]))
+
+    def _twins(self, measured: Sighting, some: np.ndarray, others: np.ndarray) -> np.ndarray:
+        a, b = measured.boxes[some], measured.boxes[others]
+        apart = np.linalg.norm(a[:, None, :2] - b[None, :, :2], axis=-1)
+        return apart < TWIN_WIDTHS * np.minimum(a[:, None, 4], b[None, :, 4])
+
+    def _append(self, born: np.ndarray, measured: Sighting, labels: np.ndarray) -> None:
+        self._filters.append(measured.boxes[born], labels[born], measured.stated[born])
+
+    def _filter(
+        self, rows: np.ndarray, detections: np.ndarray, measured: Sighting, labels: np.ndarray
+    ) -> None:
+        mine = self._life.labels[rows]
+        boxes, stated = measured.boxes[detections], measured.stated[detections]
+        self._filters.update(rows, boxes, mine, stated, mine == labels[detections])
 
     def _tracks(self) -> Tracks:
         life, filters, rows = self._life, self._filters, self._life.reported()
@@ -203,17 +297,29 @@ class Tracker2D(_Tracker[BoxFilters2D]):
     """
 
     def __init__(self, config: TrackerConfig2D) -> None:
-        super().__init__(config.lives, BoxFilters2D(config.motions))
+        super().__init__(config.lives, BoxFilters2D(config.motions), config.groups)
         self._buffer = np.array([motion.buffer for motion in config.motions])
         least = np.array([[motion.min_iou, motion.min_iou_low] for motion in config.motions])
         self._gates = 1 - least
 
-    def _distances(self, measured: np.ndarray) -> Distances:
+    def _distances(self, measured: Sighting, alike: np.ndarray) -> Distances:
         """Compare boxes that are widened, so that fast ones still meet (Yang et al., C-BIoU, WACV 2023)."""
         labels = self._life.labels
-        overlap = _widened_iou(self._filters.value, measured, self._buffer[labels][:, None])
+        overlap = _widened_iou(self._filters.value, measured.boxes, self._buffer[labels][:, None])
         first, second = self._gates[labels].T
-        return Distances(1 - overlap, np.zeros(len(labels)), (first, second))
+        return Distances(1 - overlap, np.zeros(overlap.shape), (first, second))
+
+    def _twins(self, measured: Sighting, some: np.ndarray, others: np.ndarray) -> np.ndarray:
+        a, b = measured.boxes[some], measured.boxes[others]
+        return _widened_iou(a, b, np.zeros((len(a), 1))) > TWIN_IOU
+
+    def _append(self, born: np.ndarray, measured: Sighting, labels: np.ndarray) -> None:
+        self._filters.append(measured.boxes[born], labels[born])
+
+    def _filter(
+        self, rows: np.ndarray, detections: np.ndarray, measured: Sighting, labels: np.ndarray
+    ) -> None:
+        self._filters.update(rows, measured.boxes[detections], self._life.labels[rows])
 
     def update(self, stamp_ns: int, detections: Detections2D) -> Tracks2D:
         """Take the detections of one moment; a frame without any counts too: it ages the tracks.
@@ -235,7 +341,8 @@ class Tracker2D(_Tracker[BoxFilters2D]):
             reason = "right and bottom must be beyond left and top"
             raise TrackingError(f"xyxy[{flat.argmax()}]", xyxy[flat.argmax()].tolist(), reason)
         self._advance(stamp_ns)
-        self._update(np.hstack((xyxy[:, :2] + size / 2, size)), scores, detections.labels)
+        boxes = np.hstack((xyxy[:, :2] + size / 2, size))
+        self._update(Sighting(boxes, np.zeros((len(boxes), 0))), scores, detections.labels)
         return self._tracks()
 
     def _tracks(self) -> Tracks2D:
