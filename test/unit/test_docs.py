@@ -5,14 +5,20 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 import perception_rt
+from perception_rt.cli.main import build_parser
+from perception_rt.component.graph import class_of
+from perception_rt.component.parameters import resolve
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
@@ -48,6 +54,38 @@ def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if "://" not in link:
             assert (page.parent / link).exists(), link
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_on_the_pages_are_understood(page):
+    for block in blocks(page, ""):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("perception-rt ") and "..." not in line:
+                words = shlex.split(line, comments=True)[1:]
+                build_parser(words[0]).parse_args(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_parameters_on_the_pages_exist_and_are_in_range(page):
+    for block in blocks(page, "yaml"):
+        graph = yaml.safe_load(block)
+        if isinstance(graph, dict):
+            for node, entry in graph.items():
+                parameters = {one.name: one for one in class_of("perception_rt.component", node).PARAMETERS}
+                resolve(class_of("perception_rt.component", node).PARAMETERS, entry["ros__parameters"])
+                assert set(entry["ros__parameters"]) <= set(parameters)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_on_the_pages_runs(page):
+    for block in blocks(page, "python"):
+        code = block.replace('"mine.pt"', '"sim_camera"')
+        exec(compile(code, str(page), "exec"), {"image": np.zeros((540, 960, 3), np.uint8)})
 
 
 def test_the_api_page_names_each_public_name_once():
