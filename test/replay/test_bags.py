@@ -8,10 +8,13 @@ import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
@@ -276,3 +279,49 @@ def test_another_thread_may_read(storage, tmp_path):
     logged = messages()
     with Bag(write(tmp_path / "drive", logged, storage)) as bag, ThreadPoolExecutor(1) as pool:
         assert in_any_order(pool.submit(list, bag.messages()).result()) == in_any_order(logged)
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_messages_of_unread_topics_cost_nothing_but_their_bytes_in_the_file(storage, tmp_path, monkeypatch):
+    logged = messages(300)
+    path = write(tmp_path / "bag", logged, storage)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("looked at every message of a chunk")
+
+    monkeypatch.setattr("perception_rt.replay.storage.mcap.read_chunk", refuse)
+    with Bag(path) as bag:
+        assert list(bag.messages(["/image"])) == [m for m in logged if m.topic == "/image"]
+        assert bag.topics["/point"][1] == sum(m.topic == "/point" for m in logged)
+        if storage is SQLITE:
+            (file,) = bag._files
+            assert len(file._table) == 1
+        else:
+            with pytest.raises(AssertionError, match="every message"):
+                list(bag.messages())
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from(["", "lz4", "zstd"]), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_one_topic_is_what_all_topics_have_of_it(seed, in_chunk, compression, checksums):
+    logged = messages(40, seed, 60)
+    with TemporaryDirectory() as folder:
+        options = {"in_chunk": in_chunk, "compression": compression, "checksums": checksums}
+        with Bag(write_mcap(Path(folder, "bag.mcap"), logged, **options)) as bag:
+            everything = list(bag.messages())
+            for topic in TYPES:
+                assert list(bag.messages([topic])) == [m for m in everything if m.topic == topic]
+
+
+def test_where_index_and_chunk_disagree_everything_is_looked_at(tmp_path):
+    logged = messages(60)
+    path = write_mcap(tmp_path / "bag.mcap", logged, in_chunk=20, checksums=False)
+    data = bytearray(path.read_bytes())
+    image = next(m for m in logged if m.topic == "/image")
+    at = data.index(image.data) - 22 - 9  # its record
+    data[at + 9 : at + 11] = (99).to_bytes(2, "little")  # of another channel now
+    path.write_bytes(bytes(data))
+    with Bag(path, salvage=True) as bag:
+        found = list(bag.messages(["/image"]))
+        assert len(found) == sum(m.topic == "/image" for m in logged) - 1
+        assert any("differs from the index" in damage.reason for damage in bag.damage)

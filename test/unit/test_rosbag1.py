@@ -11,6 +11,7 @@ from rosbags.rosbag1 import Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from perception_rt.codec.transforms import parse_transforms
+from perception_rt.codec.vehicle import parse_odometry
 from perception_rt.replay.bag import Bag, BagMessage, frame_of
 from perception_rt.replay.batch import find_bags
 from perception_rt.replay.message_types import typestore
@@ -194,3 +195,25 @@ def test_the_serialization_format_of_a_database_is_named(tmp_path):
     database.close()
     with Bag(path) as bag:
         assert bag.topics == {"/image": ("sensor_msgs/msg/Image encoded as json", 1)}
+
+
+def test_a_real_drive_is_that_of_rosbags(shared_data):
+    path = shared_data / "bags" / "husky_test1.bag"
+    with Bag(path) as bag, AnyReader([path]) as reader:
+        assert {topic: count for topic, (_, count) in bag.topics.items()} == {
+            "/imu/data": 11865,
+            "/husky_velocity_controller/odom": 3952,
+            "/fix": 989,
+        }
+        start_ns = bag.start_ns
+        mine = list(bag.messages(None, start_ns, start_ns + 3 * S))
+        theirs = list(reader.messages(start=start_ns, stop=start_ns + 3 * S))
+        assert [(m.topic, m.log_ns) for m in mine] == [(c.topic, t) for c, t, _ in theirs]
+        for message, (connection, _, raw) in zip(mine, theirs, strict=True):
+            if message.topic != "/husky_velocity_controller/odom":
+                continue
+            reading, expected = parse_odometry(message.data), reader.deserialize(raw, connection.msgtype)
+            stamp = expected.header.stamp
+            assert reading.stamp_ns == stamp.sec * S + stamp.nanosec
+            assert reading.speed == expected.twist.twist.linear.x
+            assert reading.yaw_rate == expected.twist.twist.angular.z
