@@ -66,7 +66,7 @@ def check_names(table: Sequence[Parameter], names: Iterable[str]) -> None:
     known = list(dict.fromkeys(parameter.name for parameter in table))
     unknown = [name for name in map(str, names) if name not in known and not name.startswith(ROS_NAMES)]
     if unknown:
-        raise ConfigError("; ".join(_hint(name, known) for name in unknown))
+        raise ConfigError("; ".join(_hint(name, [*known, *ROS_NAMES]) for name in unknown))
 
 
 def check_inherited(nodes: Iterable[tuple[Sequence[Parameter], Iterable[str]]]) -> None:

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from perception_rt.cli.main import main
 from perception_rt.codec.vehicle import encode_odometry
-from perception_rt.replay.bag import Bag
+from perception_rt.replay.bag import Bag, BagMessage
 from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.time_base import choose_time_base
 from perception_rt.replay.warnings import warnings_of
 from perception_rt.types import ConfigError
 from perception_rt.types.state import EgoState
+from test.mcap_forms import write_mcap
 
 S, MS = 10**9, 10**6
 START_NS = 1_700_000_000 * S
@@ -181,3 +182,13 @@ def test_mostly_lost_streams_are_named_with_reason_and_remedy(tmp_path, capsys):
     assert line.startswith("/vehicle_state: /odom: 15 of 20 messages are lost (decode_error: ")
     assert "the messages are malformed" in line
     assert line in "".join(capsys.readouterr().out.split("\n"))
+
+
+def test_a_topic_of_another_encoding_is_named_with_the_remedy(tmp_path, capsys):
+    logged = [BagMessage("/odom", "nav_msgs/msg/Odometry", START_NS, b"{}")]
+    bag = write_mcap(tmp_path / "bag.mcap", logged, encoding="json")
+    assert replayed(bag, tmp_path / "out")[0] == 2
+    said = capsys.readouterr().err
+    assert "/odom (nav_msgs/msg/Odometry encoded as json)" in said
+    assert "only CDR and ROS 1 messages are read" in said
+    assert "did you mean" not in said

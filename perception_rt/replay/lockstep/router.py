@@ -103,9 +103,12 @@ class Router:
         if any(self.users(topic) for topic in self._recorded):
             return
         wanted = sorted(set(self.subscriptions) - set(self.announced))
-        near = [found for topic in wanted for found in get_close_matches(topic, self._recorded, 1)]
+        others = [topic for topic in self._recorded if topic not in wanted]
+        near = [found for topic in wanted for found in get_close_matches(topic, others, 1)]
         guess = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
         recorded = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(self._recorded.items()))
+        if " encoded as " in recorded:
+            guess += "; only CDR and ROS 1 messages are read: convert the recording"
         raise ConfigError(
             f"no node uses a recorded topic: wanted are {', '.join(wanted)}{guess}; recorded: {recorded}"
         )

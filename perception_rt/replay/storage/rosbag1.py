@@ -44,7 +44,8 @@ class Rosbag1File:
             self._reader.open()
         except _ERRORS as error:
             hint = ": run `rosbag reindex`" if "index" in str(error) else ""
-            raise FormatError(f"ROS 1 bag: {str(error) or type(error).__name__}{hint}") from error
+            reason = str(error).translate({ord(c): None for c in "(),'"}) or type(error).__name__
+            raise FormatError(f"ROS 1 bag: {reason}{hint}") from error
         self._converters = {c.id: self._converter(c) for c in self._reader.connections}
         self.topics: dict[str, str] = {}
         self.promised: Counter[str] = Counter()
