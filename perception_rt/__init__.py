@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from perception_rt.codec.camera_info import CameraModel
     from perception_rt.replay.bag import Bag
     from perception_rt.replay.session import ReplayResult
-    from perception_rt.stage.fusion.fuse import Fused, fuse
+    from perception_rt.stage.fusion.fuse import CameraView, Fused, fuse, fuse_views
     from perception_rt.stage.prediction.ego import predict_path
     from perception_rt.stage.prediction.predictor import ObjectPredictor, PredictorConfig, motions_of
     from perception_rt.stage.tracking.config import TrackerConfig2D, TrackerConfig3D
@@ -68,6 +68,8 @@ _SOURCES = {
     "VehicleStateConfig": "perception_rt.stage.vehicle_state",
     "predict_path": "perception_rt.stage.prediction.ego",
     "fuse": "perception_rt.stage.fusion.fuse",
+    "fuse_views": "perception_rt.stage.fusion.fuse",
+    "CameraView": "perception_rt.stage.fusion.fuse",
     "Fused": "perception_rt.stage.fusion.fuse",
     "CameraModel": "perception_rt.codec.camera_info",
     "CameraFrame": _TYPES,
@@ -115,6 +117,8 @@ __all__ = [  # noqa: RUF022 - in the order of the documentation
     "VehicleStateConfig",
     "predict_path",
     "fuse",
+    "fuse_views",
+    "CameraView",
     "Fused",
     "CameraModel",
     "CameraFrame",

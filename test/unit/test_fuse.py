@@ -210,16 +210,35 @@ def test_an_unknown_lens_is_named(d, name):
         project(np.ones((1, 3)), camera(d, name))
 
 
-def test_field_of_view_is_that_of_the_border():
-    np.testing.assert_allclose(field_of_view(camera()), [-640 / 700, -360 / 700, 640 / 700, 360 / 700])
-    wide = field_of_view(camera(PLUMB_BOB))
-    assert wide[2] > 640 / 700  # a barrel shows more
-
-
 boxes_anywhere = st.tuples(
     st.floats(-20, 60), st.floats(-30, 30), st.floats(-3, 3), st.floats(0.3, 12), st.floats(0.3, 3),
     st.floats(0.3, 4), st.floats(-4, 4),
 )  # fmt: skip
+coefficient = st.one_of(st.floats(-2, 2), st.floats(allow_nan=False, allow_infinity=False), st.just(0.0))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([4, 5, 8, 12, 14]).flatmap(lambda n: st.lists(coefficient, min_size=n, max_size=n)),
+    st.sampled_from(["plumb_bob", "rational_polynomial", "equidistant"]),
+    st.lists(boxes_anywhere, max_size=4),
+)
+def test_any_lens_gives_rectangles_or_says_why_not(d, name, boxes):
+    model = camera(d, name)
+    try:
+        found = project_boxes(np.array(boxes).reshape(-1, 7), model, CAMERA_FROM_LIDAR)
+    except CodecError:
+        return
+    placed = place(found.xyxy, ["car"] * len(boxes), model, CAMERA_FROM_LIDAR, GROUND_Z)
+    assert ((found.xyxy >= 0) & (found.xyxy <= (1280, 720, 1280, 720))).all()  # false for NaN too
+    assert (found.xyxy[:, :2] <= found.xyxy[:, 2:]).all()
+    assert np.isfinite(placed[0]).all()
+
+
+def test_field_of_view_is_that_of_the_border():
+    np.testing.assert_allclose(field_of_view(camera()), [-640 / 700, -360 / 700, 640 / 700, 360 / 700])
+    wide = field_of_view(camera(PLUMB_BOB))
+    assert wide[2] > 640 / 700  # a barrel shows more
 
 
 @settings(max_examples=100, deadline=None)

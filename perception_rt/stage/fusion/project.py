@@ -24,6 +24,8 @@ _FISHEYE = ("equidistant", "fisheye")
 _BORDER_STEPS = 16
 _BENT_STEPS = 16  # pieces of an edge that a lens bends
 _CONVERGED_PX = 1.0
+_NOUGHT = 1e-12  # a coefficient as small bends nothing, and as a divisor overflows
+_LARGEST_D = 1e6  # real ones stay below some thousands
 _WIDEST = np.tan(np.deg2rad(89.9))  # x / z has no value at 90 degrees
 
 
@@ -105,7 +107,7 @@ def valid_radius(model: CameraModel) -> float:
 
 def _first_root(polynomial: np.polynomial.Polynomial) -> float:
     """Least positive real root; inf where there is none."""
-    roots = polynomial.trim().roots()
+    roots = polynomial.trim(_NOUGHT).roots()
     real = roots[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)].real
     return float(real.min(initial=np.inf))
 
@@ -205,8 +207,13 @@ def project_boxes(boxes: np.ndarray, model: CameraModel, camera_from_lidar: np.n
     share = np.where(visible & in_front, np.prod(inner_high - inner_low, axis=1) / whole, 0.0)
     xyxy = np.zeros((len(corners), 4))
     image = np.array((0.0, 0.0, model.width, model.height))
-    for row in np.flatnonzero(visible):
-        outline = _clip(_to_pixels(_outline(rays[row][valid[row]], field, model), model), image)
+    widest = valid_radius(model) if model.d.any() else _WIDEST
+    rows = np.flatnonzero(visible)
+    outlines = [_outline(rays[row][valid[row]], field, model, widest) for row in rows]
+    # In one call: OpenCV takes longer to begin than for the points of a box.
+    pixels = _to_pixels(np.concatenate([np.zeros((0, 2)), *outlines]), model)
+    for row, part in zip(rows, np.split(pixels, np.cumsum([len(one) for one in outlines])), strict=False):
+        outline = _clip(part, image)
         if len(outline):
             xyxy[row] = *outline.min(0), *outline.max(0)
         else:
@@ -214,7 +221,7 @@ def project_boxes(boxes: np.ndarray, model: CameraModel, camera_from_lidar: np.n
     return ProjectedBoxes(np.clip(xyxy, 0, (*image[2:],) * 2).astype(np.float32), visible, share, depth)
 
 
-def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel) -> np.ndarray:
+def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel, widest: float) -> np.ndarray:
     """Points along the border of what the field of view shows of a box.
 
     A lens maps the border of a region to the border of its picture, so that these points bound the picture.
@@ -224,6 +231,7 @@ def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel) -> np.ndar
         rays: (P, 2) x / z and y / z of the ends of the box's visible edges; their convex hull is the box.
         field: (4,) as `field_of_view`.
         model: the camera.
+        widest: as `valid_radius`.
 
     Returns:
         (Q, 2) rays; none where the box is out of view.
@@ -238,7 +246,7 @@ def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel) -> np.ndar
     along = np.linspace(0, 1, _BENT_STEPS, endpoint=False)[:, None, None]
     points = (units + along * (np.roll(units, -1, 0) - units)).reshape(-1, 3)
     outline = points[:, :2] / points[:, 2:]
-    radius, widest = np.hypot(*outline.T), valid_radius(model)
+    radius = np.hypot(*outline.T)
     pulled = outline * np.minimum(1, widest / np.maximum(radius, 1e-9))[:, None]
     return pulled[(radius <= widest) | _is_inside(pulled, polygon)]
 
@@ -325,6 +333,8 @@ def _distort(rays: np.ndarray, model: CameraModel) -> np.ndarray:
 
 def _lens(model: CameraModel) -> str:
     count = len(model.d)
+    if not np.abs(model.d).max(initial=0) <= _LARGEST_D:
+        raise CodecError("d", model.d.tolist(), f"no lens has a coefficient above {_LARGEST_D:g}")
     if model.distortion_model in _FISHEYE and count >= 4:
         return "fisheye"
     if model.distortion_model in _PINHOLE and count in (4, 5, 8, 12, 14):
