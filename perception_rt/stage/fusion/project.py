@@ -22,7 +22,8 @@ FRONT = (0, 1, 5, 4)
 _PINHOLE = ("plumb_bob", "rational_polynomial")
 _FISHEYE = ("equidistant", "fisheye")
 _BORDER_STEPS = 16
-_BENT_STEPS = 16  # pieces of an edge that a lens bends
+_BENT_STEPS = 8  # pieces of an edge that a lens bends
+_FISHEYE_STEPS = 16  # which bends it more
 _CONVERGED_PX = 1.0
 _NOUGHT = 1e-12  # a coefficient as small bends nothing, and as a divisor overflows
 _LARGEST_D = 1e6  # real ones stay below some thousands
@@ -243,10 +244,13 @@ def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel, widest: fl
     # Even steps of angle, not of x / z.
     units = np.concatenate((polygon, np.ones((len(polygon), 1))), 1)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
-    along = np.linspace(0, 1, _BENT_STEPS, endpoint=False)[:, None, None]
+    steps = _FISHEYE_STEPS if model.distortion_model in _FISHEYE else _BENT_STEPS
+    along = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
     points = (units + along * (np.roll(units, -1, 0) - units)).reshape(-1, 3)
     outline = points[:, :2] / points[:, 2:]
     radius = np.hypot(*outline.T)
+    if (radius <= widest).all():
+        return outline
     pulled = outline * np.minimum(1, widest / np.maximum(radius, 1e-9))[:, None]
     return pulled[(radius <= widest) | _is_inside(pulled, polygon)]
 
