@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from perception_rt.component.camera_detector import CameraDetector
+from perception_rt.component.graph import class_of, output_prefixes, read_graph
 from perception_rt.component.parameters import Parameter, check_names, resolve
 from perception_rt.types import ConfigError
+from perception_rt.types.executables import SOURCES
+
+CONFIGS = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_the_shipped_files_name_parameters_that_exist(path):
+    for node in read_graph(path):
+        if node.name not in SOURCES:
+            table = class_of("perception_rt.component", node.name).PARAMETERS
+            check_names(table, node.parameters)
+            resolve(table, node.parameters)
+
+
+def test_the_lists_of_the_rig_of_six_cameras_fit_each_other():
+    graph = {node.name: node.parameters for node in read_graph(CONFIGS[0].with_name("six_cameras.yaml"))}
+    images, fusion = graph["camera_detector"]["image_topics"], graph["fusion"]
+    prefixes = [output_prefixes(images)[image] for image in images]
+    assert fusion["detections_2d_topics"] == [f"camera_detector{prefix}/detections" for prefix in prefixes]
+    assert fusion["camera_info_topics"] == [f"{prefix}/camera_info" for prefix in prefixes]
+    assert fusion["image_topics"] == images
+    assert len(images) == 6
 
 
 def test_what_is_not_given_is_the_default_and_what_is_not_declared_is_left():
