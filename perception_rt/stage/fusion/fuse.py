@@ -59,7 +59,8 @@ class Fused:
         return len(self.sources)
 
 
-class CameraView(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class CameraView:
     """What one camera has to say.
 
     Attributes:
