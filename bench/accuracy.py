@@ -33,13 +33,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
+    """Measure, print, write; 1 where a figure loses to its baseline."""
     args = build_parser().parse_args(argv)
-    return command(lambda: measure_all(args, Console()))
+    lost: list[str] = []
+    return command(lambda: lost.extend(measure_all(args, Console()))) or bool(lost)
 
 
-def measure_all(args: argparse.Namespace, console: Console) -> None:
-    """Every part that was asked for."""
+def measure_all(args: argparse.Namespace, console: Console) -> list[str]:
+    """Every part that was asked for; the names of the rows that lose to their baseline."""
+    lost = []
     if not DATA.is_dir():
         console.print("no recordings (../shared/data): only simulated drives are scored")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -49,8 +51,12 @@ def measure_all(args: argparse.Namespace, console: Console) -> None:
         write_rows(OUT / f"{part}.json", rows)
         console.print(table_of(rows))
         console.print(f"written: {OUT / part}.json")
+        lost += [entry.name for entry in rows if entry.baseline is not None and not entry.holds]
     if args.record:
         console.print(f"written: {record.write()}")
+    if lost:
+        console.print(f"[red]worse than the baseline:[/] {', '.join(lost)}")
+    return lost
 
 
 def camera(frames: int, bar: Progress) -> list[Row]:
@@ -99,6 +105,13 @@ def prediction(frames: int, bar: Progress) -> list[Row]:
     return rows + (prediction_rows(DATA) if DATA.is_dir() else [])
 
 
+def trust(frames: int, bar: Progress) -> list[Row]:
+    """Figures on recordings that were left out, each beside its baseline."""
+    from bench.trust_accuracy import trust_rows
+
+    return trust_rows(DATA) if DATA.is_dir() else []
+
+
 def replay(frames: int, bar: Progress) -> list[Row]:
     """Whole replays, lateness included."""
     from bench.replay_accuracy import RUNS, replay_rows
@@ -114,6 +127,7 @@ PARTS: dict[str, Callable[[int, Progress], list[Row]]] = {
     "ego": ego,
     "tracking": tracking,
     "prediction": prediction,
+    "trust": trust,
     "replay": replay,
 }
 

@@ -48,8 +48,8 @@ def section(kind: str, path: Path) -> str:
         "",
         ", ".join(f"{key} {value}" for key, value in machine.items()),
         "",
-        "| figure | value | unit | target | holds |",
-        "|---|---:|---|---|---|",
+        "| figure | value | tuned | baseline | unit | target | holds |",
+        "|---|---:|---:|---:|---|---|---|",
         *(line(row) for row in rows),
         "",
     ]
@@ -59,7 +59,8 @@ def section(kind: str, path: Path) -> str:
 def line(row: Row) -> str:
     """One row as Markdown."""
     holds = {None: "", True: "yes", False: "**no**"}[row.holds]
-    return f"| {row.name} | {show(row.value)} | {row.unit} | {row.target} | {holds} |"
+    tuned, baseline = ("" if value is None else show(value) for value in (row.tuned_value, row.baseline))
+    return f"| {row.name} | {show(row.value)} | {tuned} | {baseline} | {row.unit} | {row.target} | {holds} |"
 
 
 if __name__ == "__main__":

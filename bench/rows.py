@@ -30,6 +30,10 @@ class Row:
         unit: of the value.
         target: a comparison and a number, then words if any (``<= 6 ms at 720p``); "" where none is asked.
         holds: whether the value meets the target; None without one.
+        tuned_value: the same figure with parameters that were chosen on these data too; None where `value` is
+            not one of data left out.
+        baseline: the figure of the naive way, by the same protocol.
+        tuned_on: what the parameters come from.
     """
 
     name: str
@@ -37,6 +41,9 @@ class Row:
     unit: str
     target: str
     holds: bool | None
+    tuned_value: float | None = None
+    baseline: float | None = None
+    tuned_on: str = ""
 
 
 def row(name: str, value: float | None, unit: str, target: str = "") -> Row:
@@ -45,10 +52,32 @@ def row(name: str, value: float | None, unit: str, target: str = "") -> Row:
     Raises:
         ValueError: the target does not start with a comparison and a number.
     """
-    if value is not None and not math.isfinite(value):
-        value = None
-    shown = value if value is None or isinstance(value, int) else float(f"{value:.5g}")
-    return Row(name, shown, unit, target, meets(value, target))
+    return Row(name, _rounded(value), unit, target, meets(value, target))
+
+
+def against(
+    name: str,
+    value: float | None,
+    unit: str,
+    baseline: float,
+    *,
+    most: bool = False,
+    tuned_value: float | None = None,
+    tuned_on: str = "",
+) -> Row:
+    """A row that must be at least as good as its baseline: not above it if `most`, else not below."""
+    target = f"{'<=' if most else '>='} {baseline:.5g} of the baseline"
+    holds = meets(value, target)
+    return Row(
+        name, _rounded(value), unit, target, holds, _rounded(tuned_value), _rounded(baseline), tuned_on
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    """Five significant digits; None for what is not finite."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else float(f"{value:.5g}")
 
 
 def meets(value: float | None, target: str) -> bool | None:
@@ -58,7 +87,7 @@ def meets(value: float | None, target: str) -> bool | None:
     match = TARGET.match(target)
     if match is None:
         raise ValueError(f"target={target!r}: must start like '>= 0.90', '<= 6 ms' or '0'")
-    return value is not None and bool(COMPARE[match[1]](value, float(match[2])))
+    return value is not None and math.isfinite(value) and bool(COMPARE[match[1]](value, float(match[2])))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -67,10 +96,16 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     if len(set(names)) != len(names):
         raise ValueError(f"rows: twice {sorted({name for name in names if names.count(name) > 1})}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "rows": [asdict(entry) for entry in rows]}
+    content = {"machine": machine(), "rows": [_fields(entry) for entry in rows]}
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     os.replace(temporary, path)
+
+
+def _fields(entry: Row) -> dict[str, object]:
+    """A row as JSON; what only figures beside a baseline have is left out of others."""
+    values = asdict(entry)
+    return values if entry.baseline is not None else dict(list(values.items())[:5])
 
 
 def read_rows(path: Path) -> tuple[dict, list[Row]]:
@@ -86,14 +121,17 @@ def show(value: float | None) -> str:
 
 def table_of(rows: Sequence[Row]) -> Table:
     """The rows as a table, a section for each stem of the names; narrow enough for any terminal."""
+    compared = any(entry.baseline is not None for entry in rows)
+    headings = ("figure", "value", *(("tuned", "baseline") if compared else ()), "unit", "target", "")
     table = Table(pad_edge=False)
-    for heading in ("figure", "value", "unit", "target", ""):
-        table.add_column(heading, justify="right" if heading == "value" else "left")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in ("value", "tuned", "baseline") else "left")
     marks = {None: "", True: "[green]holds[/]", False: "[red]fails[/]"}
     for stem, section in groupby(rows, key=lambda entry: entry.name.rpartition("/")[0]):
         table.add_section()
         table.add_row(f"[bold]{stem}[/]")
         for entry in section:
             name = "  " + entry.name.rpartition("/")[2]
-            table.add_row(name, show(entry.value), entry.unit, entry.target, marks[entry.holds])
+            more = (show(entry.tuned_value), show(entry.baseline)) if compared else ()
+            table.add_row(name, show(entry.value), *more, entry.unit, entry.target, marks[entry.holds])
     return table

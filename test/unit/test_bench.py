@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from bench import accuracy
 from bench.record import write
-from bench.rows import meets, read_rows, row, table_of, write_rows
+from bench.rows import against, meets, read_rows, row, table_of, write_rows
 
 
 @pytest.mark.parametrize(
@@ -74,9 +75,32 @@ def test_table_and_record_show_every_row(tmp_path):
     assert table_of(rows).row_count == 3  # and the stem of their names
     write_rows(tmp_path / "out" / "bench" / "camera.json", rows)
     text = write(tmp_path / "out", tmp_path / "RESULTS.md").read_text()
-    assert "| camera/a | 12,345 | frames | 0 | **no** |" in text
-    assert "| camera/b | 0.5 | ms | <= 1 ms | yes |" in text
+    assert "| camera/a | 12,345 |  |  | frames | 0 | **no** |" in text
+    assert "| camera/b | 0.5 |  |  | ms | <= 1 ms | yes |" in text
     assert "make bench" in text
+
+
+def test_a_figure_beside_its_baseline(tmp_path):
+    rows = [
+        against("trust/ade", 0.56, "m", 0.58, most=True, tuned_value=0.55, tuned_on="other scenes"),
+        against("trust/mota", 49.0, "%", 50.0),
+        against("trust/nothing", float("nan"), "%", 50.0),
+    ]
+    assert [entry.holds for entry in rows] == [True, False, False]
+    assert rows[2].value is None
+    write_rows(tmp_path / "out" / "accuracy" / "trust.json", rows)
+    assert read_rows(tmp_path / "out" / "accuracy" / "trust.json")[1] == rows
+    text = write(tmp_path / "out", tmp_path / "RESULTS.md").read_text()
+    assert "| trust/ade | 0.56 | 0.55 | 0.58 | m | <= 0.58 of the baseline | yes |" in text
+    assert "| trust/mota | 49 |  | 50 | % | >= 50 of the baseline | **no** |" in text
+    assert len(table_of(rows).columns) == 7
+
+
+@pytest.mark.parametrize(("value", "status"), [(2.0, 0), (0.5, 1)])
+def test_a_figure_below_its_baseline_fails_the_command(monkeypatch, tmp_path, value, status):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(accuracy.PARTS, "trust", lambda frames, bar: [against("trust/a", value, "", 1.0)])
+    assert accuracy.main(["--part", "trust"]) == status
 
 
 def test_the_record_keeps_what_was_not_measured_anew(tmp_path):
