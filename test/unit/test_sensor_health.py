@@ -99,6 +99,27 @@ def test_single_lost_messages_are_no_fault(lost):
     assert findings == []
 
 
+def test_a_stall_of_the_machine_says_nothing_of_the_sensors_rate():
+    findings: list = []
+    timing, rng = TimingHealth("/x", findings), np.random.default_rng(1)
+    arrival = 0
+    for number in range(600):
+        stamp = number * SECOND // 30
+        late_s = rng.exponential(0.02) + (1.0 if number % 150 == 100 else 0.0)
+        arrival = max(arrival, stamp + round(late_s * SECOND))
+        timing.update(arrival, stamp)
+    assert findings == []
+    assert timing.rate_hz == pytest.approx(30, rel=0.01)
+
+
+def test_a_driver_that_starts_late_is_told_after_a_while_and_is_no_silence():
+    findings: list = []
+    timing = TimingHealth("/x", findings)
+    for number in range(200):
+        timing.poll(number * SECOND // 10)
+    assert [finding.check for finding in findings] == ["first_s"]
+
+
 def still_findings(pixels: np.ndarray) -> list:
     monitor = HealthMonitor({CAMERA: IMAGE}, no_transforms)
     for number, picture in enumerate(standing(pixels)):

@@ -11,7 +11,7 @@ from perception_rt.stage.health.checks import NEVER, Check, Finding, Limits
 LEARN_S, LEARN_INTERVALS = 2.0, 5  # of messages that give the usual rate and offset
 WINDOW_S, WINDOW_PERIODS = 1.0, 3.0  # over which the rate is measured, whichever is longer
 SILENCE_S, SILENCE_PERIODS = 1.5, 4.0  # of silence, whichever is longer
-FIRST_S = 5.0  # for the first message
+FIRST_S = 15.0  # for the first message: drivers take their time
 SHIFT_S = 0.25
 JITTER_INTERVALS = 12
 ORDER_STAMPS = 10
@@ -19,11 +19,12 @@ KEPT = 2048  # arrivals, above any rate times the window
 
 LIMITS = {
     "stamps_ahead_s": Limits(0.1, 0.3, "stamps are ahead of the clock"),
-    "stamps_behind_s": Limits(0.4, NEVER, "stamps are behind the clock"),
+    "stamps_behind_s": Limits(0.4, NEVER, "stamps are behind the clock, or all messages come late"),
     "stamps_shift_s": Limits(SHIFT_S, NEVER, "stamps moved against the clock"),
     "stamps_stuck": Limits(0.5, 0.8, "stamps stand still or run backwards"),
     "rate": Limits(0.65, 0.3, "the rate fell", below=True),
     "jitter": Limits(0.2, NEVER, "the times between stamps scatter"),
+    "first_s": Limits(FIRST_S, NEVER, "no message has come yet", raise_s=0.0),
     "silence_s": Limits(SILENCE_S, SILENCE_S, "no messages", raise_s=0.0),
 }
 
@@ -71,8 +72,9 @@ class TimingHealth:
         recent = arrivals >= now_ns - window_ns - 1_000_000
         self._check_offset(now_ns, (arrivals - stamps)[recent] / 1e9)
         self._check_stamps(now_ns, stamps)
-        self._check_rate(now_ns, arrivals, recent)
+        self._check_rate(now_ns, arrivals, stamps, window_ns + 1_000_000)
         self.checks["silence_s"].update(now_ns, 0.0)
+        self.checks["first_s"].update(now_ns, 0.0)
         while len(self._arrivals) > 64 and now_ns - self._arrivals[0] > 2 * window_ns:
             self._arrivals.popleft()
             self._stamps.popleft()
@@ -85,15 +87,16 @@ class TimingHealth:
             quiet_s, allowed_s = (now_ns - self._arrivals[-1]) / 1e9, SILENCE_PERIODS * self._period_ns / 1e9
             # Of a slow sensor, a longer silence counts as `SILENCE_S` of a fast one.
             self.checks["silence_s"].update(now_ns, quiet_s * min(1.0, SILENCE_S / max(allowed_s, 1e-9)))
-        elif now_ns - self._start_ns > FIRST_S * 1e9:
-            self.checks["silence_s"].update(now_ns, (now_ns - self._start_ns) / 1e9)
+        else:
+            self.checks["first_s"].update(now_ns, (now_ns - self._start_ns) / 1e9)
 
     def _check_offset(self, now_ns: int, behind_s: np.ndarray) -> None:
-        median = float(np.median(behind_s))
+        # The least: what is late on its way is not behind.
+        median, least = float(np.median(behind_s)), float(behind_s.min())
         self.checks["stamps_ahead_s"].update(now_ns, max(-median, 0.0))
-        self.checks["stamps_behind_s"].update(now_ns, max(median, 0.0))
+        self.checks["stamps_behind_s"].update(now_ns, max(least, 0.0))
         absolute = self.checks["stamps_ahead_s"].level or self.checks["stamps_behind_s"].level
-        shift = None if self._offset_s is None or absolute else abs(median - self._offset_s)
+        shift = None if self._offset_s is None or absolute else abs(least - self._offset_s)
         self.checks["stamps_shift_s"].update(now_ns, shift)
 
     def _check_stamps(self, now_ns: int, stamps: np.ndarray) -> None:
@@ -108,32 +111,30 @@ class TimingHealth:
             rest = steps - np.round(steps / period) * period
             self.checks["jitter"].update(now_ns, float(np.sqrt(np.mean(rest**2))) / period)
 
-    def _check_rate(self, now_ns: int, arrivals: np.ndarray, recent: np.ndarray) -> None:
+    def _check_rate(self, now_ns: int, arrivals: np.ndarray, stamps: np.ndarray, window_ns: float) -> None:
+        # By the stamps: on a busy machine messages come late and in bursts, which says nothing of the sensor.
+        recent = stamps[stamps >= stamps[-1] - window_ns]
+        if len(recent) < 2 or (np.diff(recent) <= 0).any():
+            recent = arrivals[arrivals >= now_ns - window_ns]
+        if len(recent) < 2:
+            recent = arrivals[-2:]
+        if len(recent) < 2:
+            return
+        period = max(float(recent[-1] - recent[0]) / (len(recent) - 1), 1.0)
+        learnt = arrivals[-1] - arrivals[0] >= LEARN_S * 1e9
+        if learnt and self._offset_s is None:
+            self._learn_offset(arrivals, stamps)
         if not self._period_ns:
-            if len(arrivals) > LEARN_INTERVALS and arrivals[-1] - arrivals[0] >= LEARN_S * 1e9:
-                # What waited somewhere arrives in a burst; its stamps tell the rate then.
-                spans = [
-                    float(times[-1] - times[0]) for times in (arrivals, np.array(self._stamps, np.int64))
-                ]
-                self._period_ns = max(spans) / (len(arrivals) - 1)
-                self._learn_offset()
-            return
-        if self._offset_s is None and arrivals[-1] - arrivals[0] >= LEARN_S * 1e9:
-            self._learn_offset()
-        used = arrivals[recent]
-        if len(used) < 2:
-            used = arrivals[-2:]
-        if len(used) == 2 and len(arrivals) < 4:
-            return
-        period = max(float(used[-1] - used[0]) / (len(used) - 1), 1.0)
-        self.checks["rate"].update(now_ns, self._period_ns / period)
-        if not self._expected_ns and self._period_ns > 1.3 * period and len(used) > LEARN_INTERVALS:
-            # Faster than it began, for a whole window: that is its rate.
-            self._period_ns += 0.1 * (period - self._period_ns)
+            if learnt and len(arrivals) > LEARN_INTERVALS:
+                self._period_ns = period
+        elif len(arrivals) > 3:
+            self.checks["rate"].update(now_ns, self._period_ns / period)
+            if not self._expected_ns and self._period_ns > 1.3 * period and len(recent) > LEARN_INTERVALS:
+                # Faster than it began, for a whole window: that is its rate.
+                self._period_ns += 0.1 * (period - self._period_ns)
 
-    def _learn_offset(self) -> None:
-        behind = (np.array(self._arrivals, np.int64) - np.array(self._stamps, np.int64)) / 1e9
-        median = float(np.median(behind))
+    def _learn_offset(self, arrivals: np.ndarray, stamps: np.ndarray) -> None:
+        least = float((arrivals - stamps).min()) / 1e9
         # An offset beyond the absolute limits is a fault, not the usual.
-        if -LIMITS["stamps_ahead_s"].warn < median < LIMITS["stamps_behind_s"].warn:
-            self._offset_s = median
+        if -LIMITS["stamps_ahead_s"].warn < least < LIMITS["stamps_behind_s"].warn:
+            self._offset_s = least
