@@ -105,7 +105,10 @@ def with_sensor_health(nodes: Sequence[GraphNode]) -> list[GraphNode]:
             topics[parameter] += [topic if topic.startswith("/") else prefix + topic for topic in given]
     if not any(topics.values()):
         raise ConfigError(f"sensor_health: no detector among {', '.join(node.path for node in nodes)}")
-    values = {name: list(dict.fromkeys(found)) or [""] for name, found in topics.items()}
+    values: dict[str, Any] = {name: list(dict.fromkeys(found)) or [""] for name, found in topics.items()}
+    fusions = [node.path.lstrip("/") for node in nodes if node.name == "fusion"]
+    if len(fusions) == 1:
+        values["fusion_topic"] = f"{fusions[0]}/detections"
     return [*nodes, GraphNode("sensor_health", "/", values)]
 
 

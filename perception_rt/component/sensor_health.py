@@ -10,6 +10,7 @@ from perception_rt.component.parameters import Parameter
 from perception_rt.stage.health.monitor import (
     CAMERA_INFO,
     COMPRESSED,
+    FUSED,
     IMAGE,
     POINTS,
     POLL_S,
@@ -36,6 +37,7 @@ class SensorHealth(Component):
             [""],
             "Other sensors, of which stamps and rate are checked: TOPIC TYPE, like /imu sensor_msgs/msg/Imu.",
         ),
+        Parameter("fusion_topic", "", "Objects of fusion, whose sources must agree; empty for none."),
         Parameter(
             "expected_hz",
             [0.0],
@@ -158,6 +160,7 @@ def sensor_topics(values: dict[str, Any]) -> dict[str, str]:
         if entry and kind.count("/") != 2:
             raise ConfigError(f"timing_topics={entry!r}: must be TOPIC TYPE, like /imu sensor_msgs/msg/Imu")
         pairs.append((topic, kind))
+    pairs.append((values["fusion_topic"], FUSED))
     for topic, kind in pairs:
         if topic in topics:
             raise ConfigError(f"topics: {topic!r} is named twice")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_rt.cli.respawn import Backoff
-from perception_rt.component.graph import GraphNode, read_graph
+from perception_rt.component.graph import SENSORS, GraphNode, class_of, read_graph, with_sensor_health
 from perception_rt.node import transport
 from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
@@ -90,6 +90,30 @@ def test_what_is_no_graph_is_refused_with_its_reason(write, text, says):
 def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.yaml: No such file"):
         read_graph(tmp_path / "absent.yaml")
+
+
+def test_sensor_health_watches_the_sensors_of_the_detectors(write):
+    path = write(
+        """
+        /front/camera_detector: {ros__parameters: {image_topics: [image_raw, /rear/image_raw]}}
+        lidar_detector: {ros__parameters: {}}
+        fusion: {ros__parameters: {}}
+        """
+    )
+    added = with_sensor_health(read_graph(path))[-1]
+    values = {"image_topics": ["front/image_raw", "/rear/image_raw"], "points_topics": ["points"]}
+    assert added == GraphNode("sensor_health", "/", {**values, "fusion_topic": "fusion/detections"})
+    own = read_graph(ROOT / "config" / "sensor_health.yaml")
+    assert with_sensor_health(own) == own
+    with pytest.raises(ConfigError, match="sensor_health: no detector among /object_tracker"):
+        with_sensor_health([GraphNode("object_tracker", "/", {})])
+
+
+@pytest.mark.parametrize("name", SENSORS)
+def test_the_sensors_of_a_detector_are_known_by_its_own_parameter(name):
+    parameter, default = SENSORS[name]
+    table = {one.name: one.default for one in class_of("perception_rt.component", name).PARAMETERS}
+    assert table[parameter] == [default]
 
 
 names = st.text("abcdefgh_", min_size=1, max_size=8)

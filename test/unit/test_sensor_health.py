@@ -22,6 +22,7 @@ from bench.health_faults import (
     simulated,
 )
 from perception_rt.codec import encode_compressed, encode_image, encode_points
+from perception_rt.stage.health.agreement import AgreementHealth
 from perception_rt.stage.health.checks import CLEAR_S, Check, Limits
 from perception_rt.stage.health.cloud import CloudHealth, measure_cloud
 from perception_rt.stage.health.monitor import COMPRESSED, IMAGE, POINTS, HealthMonitor
@@ -118,6 +119,17 @@ def test_a_driver_that_starts_late_is_told_after_a_while_and_is_no_silence():
     for number in range(200):
         timing.poll(number * SECOND // 10)
     assert [finding.check for finding in findings] == ["first_s"]
+
+
+@pytest.mark.parametrize(("usual", "later", "found"), [(3, 0, True), (3, 2, False), (0, 0, False)])
+def test_sensors_that_no_longer_agree_are_a_fault(usual, later, found):
+    findings: list = []
+    health = AgreementHealth("/fusion/detections", findings)
+    for number in range(200):
+        both = usual if number < 120 else later
+        sources = ["camera+lidar"] * both + ["camera"] * (4 - both) + ["lidar"] * 5
+        health.update(number * SECOND // 10, sources)
+    assert [finding.check for finding in findings] == ["agreement"] * found
 
 
 def still_findings(pixels: np.ndarray) -> list:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,8 +12,10 @@ import numpy as np
 from perception_rt.codec.camera_info import CameraModel, parse_camera_info
 from perception_rt.codec.cdr import CdrReader
 from perception_rt.codec.compressed import EncodedImage, parse_compressed
+from perception_rt.codec.detections3d import decode_named_detections3d
 from perception_rt.codec.image import RawImage, parse_image
 from perception_rt.codec.points import parse_points
+from perception_rt.stage.health.agreement import AgreementHealth
 from perception_rt.stage.health.alignment import AlignmentHealth
 from perception_rt.stage.health.checks import Check, Finding, Limits
 from perception_rt.stage.health.cloud import CloudHealth, measure_cloud
@@ -24,6 +26,7 @@ from perception_rt.types.status import Level
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 POINTS, CAMERA_INFO = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/CameraInfo"
+FUSED = "vision_msgs/msg/Detection3DArray"
 POLL_S = 0.1
 PICTURE_HZ = 3.0
 ALIGNMENT_S = 1.25  # between two looks
@@ -73,6 +76,7 @@ class Sensor:
         self.picture = PictureHealth(topic, findings) if message_type in (IMAGE, COMPRESSED) else None
         self.cloud = CloudHealth(topic, findings) if message_type == POINTS else None
         self.alignment = AlignmentHealth(topic, findings) if self.picture else None
+        self.agreement = AgreementHealth(topic, findings) if message_type == FUSED else None
         self._broken = Check(topic, "broken", BROKEN, findings)
         self._failures: deque[bool] = deque(maxlen=LAST_MESSAGES)
         self._look_ns, self._look_every_ns = -(10**18), 1e9 / picture_hz
@@ -83,14 +87,16 @@ class Sensor:
 
     def checks(self) -> list[Check]:
         """All checks of the sensor."""
-        parts = [part for part in (self.timing, self.picture, self.cloud, self.alignment) if part is not None]
-        return [self._broken, *(check for part in parts for check in part.checks.values())]
+        return [self._broken, *(check for part in self._parts() for check in part.checks.values())]
+
+    def _parts(self) -> list[Any]:
+        parts = (self.timing, self.picture, self.cloud, self.alignment, self.agreement)
+        return [part for part in parts if part is not None]
 
     def reset(self) -> None:
         """Forget the latest messages: the clock was set back."""
-        for part in (self.timing, self.picture, self.cloud, self.alignment):
-            if part is not None:
-                part.reset()
+        for part in self._parts():
+            part.reset()
         self._look_ns = self.aligned_ns = -(10**18)
         self.pictures.clear()
         self.points = None
@@ -103,6 +109,10 @@ class Sensor:
                 self._take_picture(self.picture, data, now_ns)
             elif self.cloud is not None:
                 self._take_cloud(self.cloud, data, now_ns)
+            elif self.agreement is not None:
+                fused = decode_named_detections3d(data)
+                self.frame_id = fused.frame_id
+                self.agreement.update(now_ns, fused.ids)
             else:
                 stamp_ns, self.frame_id = CdrReader(data).header()
                 self.timing.update(now_ns, stamp_ns)
@@ -213,7 +223,8 @@ class HealthMonitor:
     def poll(self, now_ns: int) -> None:
         """Check for silence; call it every `POLL_S`."""
         for sensor in self.sensors.values():
-            sensor.timing.poll(now_ns)
+            if sensor.agreement is None:  # when fused objects come is the detectors' affair
+                sensor.timing.poll(now_ns)
 
     def reset(self) -> None:
         """Forget the latest messages: the clock was set back."""

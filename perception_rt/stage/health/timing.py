@@ -106,10 +106,10 @@ class TimingHealth:
         steps = np.diff(stamps)[-JITTER_INTERVALS:]
         steps = steps[steps > 0]
         if len(steps) == JITTER_INTERVALS:
-            # A low quantile: lost messages, and a rate that fell, are no jitter.
-            period = float(np.quantile(steps, 0.25, method="higher"))
-            rest = steps - np.round(steps / period) * period
-            self.checks["jitter"].update(now_ns, float(np.sqrt(np.mean(rest**2))) / period)
+            # Lost messages, and a rate that changed, are no jitter: then all are multiples of one period.
+            periods = np.quantile(steps, [0.0, 0.25], method="higher")[:, None]
+            rest = steps / periods - np.round(steps / periods)
+            self.checks["jitter"].update(now_ns, float(np.sqrt((rest**2).mean(1)).min()))
 
     def _check_rate(self, now_ns: int, arrivals: np.ndarray, stamps: np.ndarray, window_ns: float) -> None:
         # By the stamps: on a busy machine messages come late and in bursts, which says nothing of the sensor.
