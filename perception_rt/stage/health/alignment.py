@@ -20,15 +20,16 @@ from perception_rt.stage.transforms import transform
 
 TRIED_DEG = np.arange(-5.0, 5.1, 1.0)  # pitch and yaw
 TRIED_ROLL_DEG = np.array([-3.0, 0.0, 3.0])
-LOOKS, LEAST_LOOKS = 6, 4
+LOOKS, LEAST_LOOKS = 6, 5
 LEAST_EDGES, MOST_EDGES = 60, 300
 PICTURE_PX = 480  # width of the small picture that is compared
 BLUR_PX = 2.0
 AZIMUTH_BIN, ELEVATION_BIN = np.radians(0.4), np.radians(0.5)
 NEAR_M, FAR_M = 3.0, 40.0
 STEP_M, STEP_SHARE = 0.6, 0.06  # of depth, that makes an edge
-GAIN, AGREE = 0.7, 0.7
-"""How much better a rotation must fit, in deviations of all tried ones, and in which share of the looks."""
+GAIN, ROLL_GAIN, AGREE = 0.7, 0.9, 0.7
+"""How much better a rotation must fit, in deviations of all tried ones; the same of one that is roll alone,
+which moves edges least; and in which share of the looks."""
 MOVED = 2.0
 """Mean change of the small picture, grey values, that makes a new look: a still scene tells nothing new."""
 
@@ -181,5 +182,6 @@ class AlignmentHealth:
         best = int(looks.mean(0).argmax())
         gains = looks[:, best] - looks[:, self._zero]
         self.best_deg = self.degrees[best]
-        clear = gains.mean() > GAIN and (gains > GAIN / 2).mean() >= AGREE
+        roll_alone = np.linalg.norm(self.best_deg[:2]) < LIMITS["rotation_deg"].warn
+        clear = gains.mean() > (ROLL_GAIN if roll_alone else GAIN) and (gains > GAIN / 2).mean() >= AGREE
         return float(np.linalg.norm(self.best_deg)) if clear else 0.0
