@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from perception_rt.model.boxes3d import nms_bev
 from perception_rt.model.components import components, neighbours, occupied_cells
 from perception_rt.model.ground import height_above_ground
-from perception_rt.model.lshape import Shapes, best_angle, chosen, extremes, joined, shapes_of, total
+from perception_rt.model.lshape import Shapes, best_angle, chosen, extremes, shapes_of, total
 from perception_rt.model.shape_classes import (
     explained,
+    like_inside,
     like_person,
     like_vehicle,
     middles,
+    spacing_at,
     upright_box,
     whole_vehicles,
 )
-from perception_rt.model.visibility import returns_by_direction
+from perception_rt.model.visibility import ray_spacing, returns_by_direction
 from perception_rt.types.errors import ConfigError
 
 CLASSES = ("car", "pedestrian", "cyclist")
@@ -38,7 +40,10 @@ class Obstacles(NamedTuple):
         height: (N,) above the ground, m.
         cell_of: (N,) int64, cell of each point.
         cells: (M, 2) int64, row and column.
+        top: (M,) height of each cell's highest point above the ground, m.
         overhead: (M,) float, 1 where something is above the cell's points.
+        tall: (M,) float, 1 where the cell's points go on without a gap to above a vehicle.
+        rays: (elevations, 2) as `ray_spacing` gives them.
         body: (sectors, rings) the points as `returns_by_direction` gives them.
         ground: (sectors, rings) the same for the points on the ground.
     """
@@ -47,7 +52,10 @@ class Obstacles(NamedTuple):
     height: Tensor
     cell_of: Tensor
     cells: Tensor
+    top: Tensor
     overhead: Tensor
+    tall: Tensor
+    rays: Tensor
     body: Tensor
     ground: Tensor
 
@@ -77,7 +85,7 @@ class BevCluster(nn.Module):
 
     def __init__(
         self,
-        score_threshold: float = 0.4,
+        score_threshold: float = 0.5,
         nms_threshold: float = 0.15,
         min_range: float = 2.0,
         max_range: float = 60.0,
@@ -109,10 +117,14 @@ class BevCluster(nn.Module):
         self.ground_cell = 1.0  # m; a car hides two cells across, and the ground at both sides shows
         self.cell = 0.2  # m
         self.body = (0.25, 2.8)  # m above the ground: over kerbs and what the model misses, up to tall vans
+        self.standing = 2.0  # m above the ground; a person is not taller
+        self.lowest, self.longest = 0.9, 12.0  # m: what is lower or longer is no road user that is looked for
+        self.fewest = 3  # points of a cluster
+        self.upper = 0.9  # m above the ground; a person is a torso there, a bicycle its rider
         self.overhead = 4.0  # m above the ground; what hangs higher is of no concern
         self.angles = 30  # tried in a quarter turn
         self.sectors, self.step = 720, 0.25  # directions, and m between distances, of what was seen through
-        self.tight = 0.7  # of the gap: keeps neighbours apart
+        self.narrow = (0.5, 0.7)  # of the gap: keep neighbours apart
         self.loose = 1.5  # of the gap: keeps whole what was seen in pieces
         # There are no weights: these are what the bundle's hash tells apart, on /diagnostics too.
         numbers = (min_range, max_range, ground_slope, gap, gap_per_m, car_length, car_width)
@@ -137,80 +149,159 @@ class BevCluster(nn.Module):
         least = self.score_threshold if score_threshold < 0 else score_threshold
         overlap = self.nms_threshold if nms_threshold < 0 else nms_threshold
         obstacles = self.obstacles(points)
-        boxes, scores, labels = self.classify(self.clusters(obstacles), obstacles, least)
-        kept = nms_bev(boxes, scores, labels, overlap, True)
-        return boxes[kept], scores[kept], labels[kept]
+        return self.classify(self.clusters(obstacles), obstacles, least, overlap)
 
     def obstacles(self, points: Tensor) -> Obstacles:
         """Part the ground from what stands on it, and leave out what hangs over it."""
-        points = points[:, :3]
-        distance = torch.hypot(points[:, 0], points[:, 1])
-        inside = (
-            (distance > self.min_range) & (distance < self.max_range) & (points[:, 2].abs() < self.max_range)
-        )
-        points = points[inside]
+        squared = points[:, 0].square() + points[:, 1].square()
+        inside = (squared > self.min_range**2) & (squared < self.max_range**2)
+        inside = inside & (points[:, 2].abs() < self.max_range)
+        points = points[:, :3].index_select(0, inside.nonzero()[:, 0])
         height = height_above_ground(points, self.max_range, self.ground_cell, self.ground_slope)
+        rays = ray_spacing(points, 90)
         low, high = self.body
-        on_ground = points[height.abs() < low - 0.05]
-        raised = (height > low) & (height < self.overhead)
-        points, height = points[raised], height[raised]
+        on_ground = points.index_select(0, (height.abs() < low - 0.05).nonzero()[:, 0])
+        raised = ((height > low) & (height < self.overhead)).nonzero()[:, 0]
+        points, height = points.index_select(0, raised), height.index_select(0, raised)
         cells, cell_of = occupied_cells(points[:, :2], self.max_range, self.cell)
-        bottom, top = extremes(height, cell_of, len(cells))
-        used = bottom < high
+        count = len(cells)
+        # What begins higher than a person hangs over the place, unless it goes on from below.
+        inf = torch.full_like(height, float("inf"))
+        below = height < self.standing
+        bottom, top = extremes(height, cell_of, count)
+        lower_top = extremes(torch.where(below, height, -inf), cell_of, count)[1]
+        upper_bottom = extremes(torch.where(below, inf, height), cell_of, count)[0]
+        away = (cells * self.cell - self.max_range).float()
+        gap = (1.5 * rays[45, 0] * torch.hypot(away[:, 0], away[:, 1])).clamp(0.5, 1.0)
+        goes_on = upper_bottom - lower_top < gap
+        used = bottom < self.standing
         number = used.long().cumsum(0) - 1
-        is_body = height < high
-        points, height, cell_of = points[is_body], height[is_body], number[cell_of[is_body]]
+        limit = torch.where(goes_on, torch.full_like(top, high), torch.full_like(top, self.standing))
+        limit = torch.where(used, limit, torch.zeros_like(limit))
+        body = (height < limit.index_select(0, cell_of)).nonzero()[:, 0]
+        points, height, cell_of = (
+            points.index_select(0, body),
+            height.index_select(0, body),
+            cell_of.index_select(0, body),
+        )
+        cell_of = number.index_select(0, cell_of)
         return Obstacles(
             points=points,
             height=height,
             cell_of=cell_of,
             cells=cells[used],
+            top=extremes(height, cell_of, int(used.sum()))[1],
             overhead=(top[used] > high).float(),
+            tall=(goes_on & (top > high))[used].float(),
+            rays=rays,
             body=returns_by_direction(points[:, :2], self.max_range, self.sectors, self.step),
             ground=returns_by_direction(on_ground[:, :2], self.max_range, self.sectors, self.step),
         )
 
     def clusters(self, obstacles: Obstacles) -> Shapes:
-        """The shapes of the clusters at both gaps."""
-        count = len(obstacles.cells)
-        number = torch.bincount(obstacles.cell_of, minlength=count)
-        middle = total(obstacles.points[:, :2], obstacles.cell_of, count) / number[:, None]
-        gap = self.gap + self.gap_per_m * torch.hypot(middle[:, 0], middle[:, 1]).clamp(max=30)
-        first, second = neighbours(obstacles.cells, self.reach)
-        away = middle[first] - middle[second]
-        ray = middle[first] / torch.hypot(middle[first, 0], middle[first, 1])[:, None]
-        radial = (away * ray).sum(1)
-        tangential = away[:, 0] * ray[:, 1] - away[:, 1] * ray[:, 0]
-        gap = gap[first]
-        tight = torch.hypot(radial, tangential) < self.tight * gap
-        # Along the ray roofs and hoods are grazed, if met at all: what lies behind may belong to the thing.
-        loose = torch.hypot(self.grazed * radial, tangential) < self.loose * gap
-        return joined(
-            self.shapes(obstacles, middle, first[tight], second[tight]),
-            self.shapes(obstacles, middle, first[loose], second[loose]),
+        """The shapes of the clusters at the narrowest gap, and at each wider one of those that are others."""
+        cells, cell_of, height = obstacles.cells, obstacles.cell_of, obstacles.height
+        count = len(cells)
+        number = torch.bincount(cell_of, minlength=count)
+        middle = total(obstacles.points[:, :2], cell_of, count) / number[:, None]
+        alone = torch.arange(count, device=cells.device)
+        labels = self.labels(cells, middle)
+        cell, root = alone, labels[0]
+        piece = torch.zeros(len(labels) * count, dtype=torch.bool, device=cells.device)
+        for level in range(1, len(labels)):
+            inner, outer = labels[level - 1], labels[level]
+            # A cluster of one cluster of the narrower gap is the same.
+            parts = torch.bincount(outer[inner == alone], minlength=count)
+            joined = (parts.index_select(0, outer) > 1).nonzero()[:, 0]
+            if level == 1:
+                piece[:count] = parts.index_select(0, outer) > 1
+            cell = torch.cat((cell, joined))
+            root = torch.cat((root, outer.index_select(0, joined) + level * count))
+        roots = len(labels) * count
+        size = torch.zeros(roots, dtype=torch.long, device=root.device).index_add(0, root, number[cell])
+        low, high = extremes(middle[cell], root, roots)
+        highest = extremes(obstacles.top[cell], root, roots)[1]
+        extent = high - low
+        possible = (
+            (size >= self.fewest)
+            & (torch.hypot(extent[:, 0], extent[:, 1]) < self.longest)
+            & (highest > self.lowest)
+        )
+        index = torch.where(possible, possible.long().cumsum(0) - 1, torch.full_like(size, -1))
+        clusters, of_cell = int(possible.sum()), index.index_select(0, root)
+        kept = (of_cell >= 0).nonzero()[:, 0]
+        cell, cluster = cell.index_select(0, kept), of_cell.index_select(0, kept)
+        angle = best_angle(middle.index_select(0, cell), cluster, clusters, self.angles)
+        share = torch.stack((obstacles.overhead, obstacles.tall), 1)[cell]
+        share = total(share, cluster, clusters) / torch.bincount(cluster, minlength=clusters)[:, None]
+        # The points of each cell, once for every cluster that has the cell.
+        order = cell_of.argsort()
+        start = number.cumsum(0) - number
+        repeats = number.index_select(0, cell)
+        member = torch.repeat_interleave(cluster, repeats)
+        first = torch.repeat_interleave(start.index_select(0, cell) - (repeats.cumsum(0) - repeats), repeats)
+        point = order.index_select(0, first + torch.arange(len(first), device=first.device))
+        return shapes_of(
+            obstacles.points.index_select(0, point),
+            height.index_select(0, point),
+            member,
+            angle,
+            share[:, 0],
+            share[:, 1],
+            piece[possible],
+            self.upper,
         )
 
-    def shapes(self, obstacles: Obstacles, middle: Tensor, first: Tensor, second: Tensor) -> Shapes:
-        """The shapes of the clusters that these links make of the cells."""
-        cluster, count = components(first, second, len(middle))
-        angle = best_angle(middle, cluster, count, self.angles)
-        overhead = total(obstacles.overhead, cluster, count) / torch.bincount(cluster, minlength=count)
-        return shapes_of(obstacles.points, obstacles.height, cluster[obstacles.cell_of], angle, overhead)
+    def labels(self, cells: Tensor, middle: Tensor) -> list[Tensor]:
+        """(M,) component of each cell, as `components` labels, at each of the gaps from narrow to wide."""
+        first, second = neighbours(cells, self.reach)
+        x, y = middle[:, 0].contiguous(), middle[:, 1].contiguous()
+        distance = torch.hypot(x, y)
+        gap = (self.gap + self.gap_per_m * distance.clamp(max=30)).square()
+        dx = x.index_select(0, first) - x.index_select(0, second)
+        dy = y.index_select(0, first) - y.index_select(0, second)
+        radial = dx * (x / distance).index_select(0, first) + dy * (y / distance).index_select(0, first)
+        squared = dx.square() + dy.square()
+        gap = gap.index_select(0, first)
+        label = torch.arange(len(cells), device=cells.device)
+        labels: list[Tensor] = []
+        for share in self.narrow:
+            near = (squared < share**2 * gap).nonzero()[:, 0]
+            label = components(first.index_select(0, near), second.index_select(0, near), label)
+            labels.append(label)
+        # Along the ray roofs and hoods are grazed, if met at all: what lies behind may belong to the thing.
+        squared = squared - (1 - self.grazed**2) * radial.square()
+        near = (squared < self.loose**2 * gap).nonzero()[:, 0]
+        labels.append(components(first.index_select(0, near), second.index_select(0, near), label))
+        return labels
 
-    def classify(self, s: Shapes, obstacles: Obstacles, least: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of what clusters may be, where the score is not below `least`."""
-        vehicle = like_vehicle(s)
+    def classify(
+        self, s: Shapes, obstacles: Obstacles, least: float, overlap: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of what clusters are, as `forward` gives them."""
+        spacing = spacing_at(s, obstacles.rays)
+        vehicle = like_vehicle(s, spacing)
         could = torch.where(vehicle >= least)[0]
         car, fits = whole_vehicles(
             chosen(s, could), self.car_length, self.car_width, obstacles.body, obstacles.ground, self.step
         )
-        pedestrian, cyclist = like_person(s)
-        boxes = torch.cat((car, upright_box(s, 0.7, 0.6), upright_box(s, 1.7, 0.6)))
-        scores = torch.cat((vehicle[could] * fits, pedestrian, cyclist))
-        labels = torch.cat((torch.zeros_like(could), torch.ones_like(s.points), torch.full_like(s.points, 2)))
-        good = scores >= max(least, 1e-3)
-        middle = middles(s)
-        seen = torch.cat((middle[could], middle, middle))[good]
-        boxes, scores, labels = boxes[good], scores[good], labels[good]
-        kept = ~explained(seen, boxes, scores, labels)
+        side = int(2 * self.max_range / self.cell) + 1
+        tops = torch.zeros([side, side], device=s.top.device)
+        tops[obstacles.cells[:, 0], obstacles.cells[:, 1]] = obstacles.top
+        fits = fits * like_inside(car, tops, self.max_range, self.cell, spacing[could, 0])
+        scores = vehicle[could] * fits
+        good = torch.where(scores >= max(least, 1e-3))[0]
+        car, cars = car[good], scores[good]
+        good = nms_bev(car, cars, torch.zeros_like(good), overlap, True)
+        car, cars = car[good], cars[good]
+        pedestrian, cyclist = like_person(s, spacing)
+        boxes = torch.cat((upright_box(s, 0.7, 0.6), upright_box(s, 1.7, 0.6)))
+        scores = torch.cat((pedestrian, cyclist))
+        labels = torch.cat((torch.ones_like(s.points), torch.full_like(s.points, 2)))
+        seen = middles(s).repeat(2, 1)
+        good = torch.where(scores >= max(least, 1e-3))[0]
+        good = good[~explained(seen[good], scores[good], car, cars)]
+        boxes, scores = torch.cat((car, boxes[good])), torch.cat((cars, scores[good]))
+        labels = torch.cat((torch.zeros(len(car), dtype=labels.dtype, device=labels.device), labels[good]))
+        kept = nms_bev(boxes, scores, labels, overlap, True)
         return boxes[kept], scores[kept], labels[kept]

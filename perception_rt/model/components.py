@@ -29,7 +29,7 @@ def occupied_cells(xy: Tensor, reach_m: float, cell_m: float) -> tuple[Tensor, T
 
 
 def neighbours(cells: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Pairs of occupied cells at most `radius` rows and columns apart, each pair once.
+    """Pairs of occupied cells whose centres are at most `radius` cells apart, each pair once.
 
     Args:
         cells: (M, 2) row and column, ordered by row, then column.
@@ -40,44 +40,46 @@ def neighbours(cells: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     """
     width = int(cells[:, 1].max()) + 2 * radius + 1 if len(cells) else 1
     height = int(cells[:, 0].max()) + radius + 1 if len(cells) else 1
-    table = torch.full([width * height], -1, device=cells.device)
     key = cells[:, 0] * width + cells[:, 1] + radius
-    count = torch.arange(len(cells), device=cells.device)
-    table[key] = count
-    steps = torch.arange(-radius, radius + 1, device=cells.device)
-    offset = (torch.arange(radius + 1, device=cells.device)[:, None] * width + steps[None]).flatten()
-    offset = offset[offset > 0]
-    other = table[key[:, None] + offset[None]]
-    at, column = torch.where(other >= 0)
-    return at, other[at, column]
+    taken = torch.zeros([width * height], dtype=torch.bool, device=cells.device)
+    taken[key] = True
+    number = torch.zeros([width * height], dtype=torch.long, device=cells.device)
+    number[key] = torch.arange(len(cells), device=cells.device)
+    rows = torch.arange(radius + 1, device=cells.device)[:, None]
+    columns = torch.arange(-radius, radius + 1, device=cells.device)[None]
+    near = (rows * rows + columns * columns <= radius * radius) & ((rows > 0) | (columns > 0))
+    offset = (rows * width + columns)[near]
+    other = (key[:, None] + offset[None]).flatten()
+    hit = taken.index_select(0, other).nonzero()[:, 0]
+    return hit.div(len(offset), rounding_mode="floor"), number.index_select(0, other.index_select(0, hit))
 
 
-def components(first: Tensor, second: Tensor, count: int) -> tuple[Tensor, int]:
-    """Number the connected components of a graph.
+def components(first: Tensor, second: Tensor, label: Tensor) -> Tensor:
+    """Label the connected components of a graph by the least of their nodes.
 
     Every node takes the least label around it and hands it to its label's node, then labels are followed to
-    their ends (as FastSV by Zhang, Azad and Hu, 2020): the number of rounds grows with the logarithm of the
-    longest path.
+    their ends (as FastSV by Zhang, Azad and Hu, 2020); links inside of a component are dropped on the way. The
+    number of rounds grows with the logarithm of the longest path.
 
     Args:
-        first: (E,) int64 one end of each edge.
+        first: (E,) int64 one end of each link.
         second: (E,) int64 the other.
-        count: of nodes.
+        label: (nodes,) int64 components known before, so labelled; `arange` for none.
 
     Returns:
-        (count,) int64 component of each node, from 0 on in order of their first nodes; how many there are.
+        (nodes,) int64.
     """
-    label = torch.arange(count, device=first.device)
     while True:
-        least = torch.minimum(label[first], label[second])
-        before = label
-        label = label.scatter_reduce(0, before[first], least, "amin")
-        label = label.scatter_reduce(0, before[second], least, "amin")
-        label = torch.minimum(label, label[label])
-        while not bool((label == label[label]).all()):
-            label = label[label]
-        if bool((label == before).all()):
+        first, second = label.index_select(0, first), label.index_select(0, second)
+        apart = (first != second).nonzero()[:, 0]
+        if len(apart) == 0:
             break
-    is_root = label == torch.arange(count, device=first.device)
-    number = is_root.long().cumsum(0) - 1
-    return number[label], int(is_root.sum())
+        first, second = first.index_select(0, apart), second.index_select(0, apart)
+        least = torch.minimum(first, second)
+        label = label.scatter_reduce(0, first, least, "amin")
+        label = label.scatter_reduce(0, second, least, "amin")
+        after = label.index_select(0, label)
+        while not bool((label == after).all()):
+            label = after
+            after = label.index_select(0, label)
+    return label

@@ -13,22 +13,54 @@ def lowest(cells: Tensor, z: Tensor, count: int) -> Tensor:
     return empty.scatter_reduce(0, cells, z, "amin")
 
 
-def without_echoes(height: Tensor, distance: Tensor, slope: float, depth: float) -> Tensor:
-    """Empty the cells that hold echoes by way of a reflecting surface: they appear below the road.
+def plane(height: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The plane on which most of the lowest points near the sensor lie.
 
-    Those deeper than ground of slope `slope` can be, from the height of the ground near the sensor on, and
-    those deeper than `depth` below the third lowest cell of the ring of 5 x 5 about them: echoes are few.
+    Iteratively reweighted least squares with Cauchy's weights (Holland and Welsch, 1977); what stands on the
+    ground counts less than what lies below it.
+
+    Args:
+        height: (N,) of the lowest points, m.
+        x: (N,) m.
+        y: (N,) m.
+
+    Returns:
+        (3,) float64: height at the sensor, m, and slopes along x and y; zeros where there are no points.
+    """
+    if len(height) == 0:
+        return torch.zeros(3, dtype=torch.float64, device=height.device)
+    design = torch.stack((torch.ones_like(x), x, y), 1).double()
+    near = torch.hypot(x, y).double() / 15
+    weight = 1 / (1 + near * near)  # the ground bends
+    height = height.double()
+    ridge = torch.diag(torch.tensor([1e-6, 10.0, 10.0], dtype=torch.float64)).to(height.device)
+    found = torch.zeros(3, dtype=torch.float64, device=height.device)
+    found[0] = height[near <= torch.clamp(near.min() * 2, min=1.3)].quantile(0.3)
+    for scale in (2.0, 1.0, 0.5, 0.3, 0.3):
+        off = (height - design @ found) / scale
+        robust = weight / (1 + torch.where(off > 0, 2 * off, off).square())
+        weighted = design * robust[:, None]
+        found = torch.linalg.solve(weighted.t() @ design + ridge, weighted.t() @ height)
+    return found
+
+
+def without_echoes(height: Tensor, expected: Tensor, distance: Tensor, slope: float, depth: float) -> Tensor:
+    """Empty the cells that hold no ground: echoes by way of a reflecting surface, and what hangs.
+
+    Echoes appear below the road: those deeper than ground of slope `slope` can be, and those deeper than
+    `depth` below the third lowest cell of the ring of 5 x 5 about them, as they are few. What is higher than
+    half that slope allows belongs to a front or a crown below which no ground was seen.
 
     Args:
         height: (1, 1, H, W) m, inf where empty.
+        expected: (1, 1, H, W) of the plane of the ground, m.
         distance: (1, 1, H, W) of the cells from the sensor, m.
         slope: m per m.
         depth: m.
     """
-    measured = torch.isfinite(height)
-    near = measured & (distance < 20)
-    at_sensor = height[near if bool(near.any()) else measured].median()
-    height = height.masked_fill(height < at_sensor - depth - slope * distance, float("inf"))
+    off = height - expected
+    outside = (off < -depth - slope * distance) | (off > depth + slope / 2 * distance)
+    height = height.masked_fill(outside, float("inf"))
     around = functional.pad(height, [2, 2, 2, 2], value=float("inf"))
     rows, columns = height.shape[2], height.shape[3]
     first = torch.full_like(height, float("inf"))
@@ -70,30 +102,31 @@ def filled(height: Tensor, valid: Tensor) -> Tensor:
         valid: (1, 1, H, W) bool.
     """
     weight = valid.to(height.dtype)
-    value = torch.where(valid, height, torch.zeros_like(height))
-    total, mass, share, radius = torch.zeros_like(value), torch.zeros_like(value), 1.0, 1
+    both = torch.cat((torch.where(valid, height, torch.zeros_like(height)), weight), 1)
+    sums, share, radius = torch.zeros_like(both), 1.0, 1
     while radius < 2 * max(height.shape[2], height.shape[3]):
-        value, weight = _box(value, radius), _box(weight, radius)
-        total, mass = total + share * value, mass + share * weight
+        both = _box(both, radius)
+        sums = sums + share * both
         share, radius = share * 1e-3, 2 * radius
-    return total / mass.clamp(min=1e-30)
+    return sums[:, :1] / sums[:, 1:].clamp(min=1e-30)
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
     """Mean over a square of 3 x 3 samples that lie `radius` apart; zeros outside."""
-    rows = functional.pad(x, [0, 0, radius, radius])
-    height, width = x.shape[2], x.shape[3]
-    x = (
-        rows[:, :, :height]
-        + rows[:, :, radius : radius + height]
-        + rows[:, :, 2 * radius : 2 * radius + height]
-    ) / 3
-    columns = functional.pad(x, [radius, radius])
-    return (
-        columns[..., :width]
-        + columns[..., radius : radius + width]
-        + columns[..., 2 * radius : 2 * radius + width]
-    ) / 3
+    rows, columns = x.shape[2], x.shape[3]
+    if radius < rows:
+        y = x.clone()
+        y[:, :, radius:].add_(x[:, :, :-radius])
+        y[:, :, :-radius].add_(x[:, :, radius:])
+        x = y / 3
+    else:
+        x = x / 3
+    if radius < columns:
+        y = x.clone()
+        y[..., radius:].add_(x[..., :-radius])
+        y[..., :-radius].add_(x[..., radius:])
+        return y / 3
+    return x / 3
 
 
 def height_above_ground(points: Tensor, reach_m: float, cell_m: float, slope: float) -> Tensor:
@@ -112,8 +145,11 @@ def height_above_ground(points: Tensor, reach_m: float, cell_m: float, slope: fl
     grid = ((points[:, :2] + reach_m) / cell_m).long().clamp(0, side - 1)
     height = lowest(grid[:, 0] * side + grid[:, 1], points[:, 2], side * side).view(1, 1, side, side)
     axis = torch.arange(side, device=points.device) * cell_m + (cell_m / 2 - reach_m)
-    distance = torch.hypot(axis[:, None], axis[None])[None, None]
-    height = without_echoes(height, distance, slope, 0.5)
+    x, y = axis[:, None].expand(side, side), axis[None].expand(side, side)
+    measured = torch.isfinite(height[0, 0])
+    found = plane(height[0, 0][measured], x[measured], y[measured]).to(height.dtype)
+    expected = (found[0] + found[1] * x + found[2] * y)[None, None]
+    height = without_echoes(height, expected, torch.hypot(x, y)[None, None], slope, 0.5)
     # A lorry, 12 m long, shows the ground at its ends.
     envelope = lower_envelope(height, slope * cell_m, int(6.0 / cell_m))
     surface = filled(envelope, height - envelope < 0.1)

@@ -27,6 +27,9 @@ class Shapes(NamedTuple):
         hollow: (C,) mean distance of the points from the nearest edge as a share of the rectangle's shorter
             side: about 0.1 for an L, 0.17 to 0.25 for a filled rectangle.
         overhead: (C,) share of the cells that have something above them.
+        tall: (C,) share of the cells in which it reaches without a gap from what a vehicle may be as high as.
+        piece: (C,) bool, whether it is a part of a cluster at the next wider gap, and small for a vehicle.
+        upper: (C,) longer side of the part of it that shows torsos and riders, m.
     """
 
     angle: Tensor
@@ -38,21 +41,9 @@ class Shapes(NamedTuple):
     points: Tensor
     hollow: Tensor
     overhead: Tensor
-
-
-def joined(a: Shapes, b: Shapes) -> Shapes:
-    """The clusters of both."""
-    return Shapes(
-        torch.cat((a.angle, b.angle)),
-        torch.cat((a.along, b.along)),
-        torch.cat((a.across, b.across)),
-        torch.cat((a.ground, b.ground)),
-        torch.cat((a.bottom, b.bottom)),
-        torch.cat((a.top, b.top)),
-        torch.cat((a.points, b.points)),
-        torch.cat((a.hollow, b.hollow)),
-        torch.cat((a.overhead, b.overhead)),
-    )
+    tall: Tensor
+    piece: Tensor
+    upper: Tensor
 
 
 def chosen(s: Shapes, rows: Tensor) -> Shapes:
@@ -67,6 +58,9 @@ def chosen(s: Shapes, rows: Tensor) -> Shapes:
         s.points[rows],
         s.hollow[rows],
         s.overhead[rows],
+        s.tall[rows],
+        s.piece[rows],
+        s.upper[rows],
     )
 
 
@@ -114,7 +108,16 @@ def _to_edge(value: Tensor, cluster: Tensor, count: int) -> Tensor:
     return torch.minimum(value - low[cluster], high[cluster] - value)
 
 
-def shapes_of(points: Tensor, height: Tensor, cluster: Tensor, angle: Tensor, overhead: Tensor) -> Shapes:
+def shapes_of(
+    points: Tensor,
+    height: Tensor,
+    cluster: Tensor,
+    angle: Tensor,
+    overhead: Tensor,
+    tall: Tensor,
+    piece: Tensor,
+    upper_m: float,
+) -> Shapes:
     """Measure clusters whose rectangles have these angles.
 
     Args:
@@ -123,6 +126,9 @@ def shapes_of(points: Tensor, height: Tensor, cluster: Tensor, angle: Tensor, ov
         cluster: (N,) int64.
         angle: (C,) rad; every cluster has at least one point.
         overhead: (C,) as `Shapes` has it.
+        tall: (C,) likewise.
+        piece: (C,) likewise.
+        upper_m: height above the ground of what counts for `upper`, m.
     """
     count = len(angle)
     cos, sin = angle.cos()[cluster], angle.sin()[cluster]
@@ -133,6 +139,9 @@ def shapes_of(points: Tensor, height: Tensor, cluster: Tensor, angle: Tensor, ov
         torch.minimum(along - low[:, 0][cluster], high[:, 0][cluster] - along),
         torch.minimum(across - low[:, 1][cluster], high[:, 1][cluster] - across),
     )
+    above = (height > upper_m).nonzero()[:, 0]
+    places = torch.stack((along, across), 1).index_select(0, above)
+    left, right = extremes(places, cluster.index_select(0, above), count)
     mean = total(torch.stack((points[:, 2] - height, edge), 1), cluster, count) / number[:, None]
     shorter = torch.minimum(high[:, 0] - low[:, 0], high[:, 1] - low[:, 1])
     return Shapes(
@@ -145,4 +154,7 @@ def shapes_of(points: Tensor, height: Tensor, cluster: Tensor, angle: Tensor, ov
         points=number,
         hollow=mean[:, 1] / shorter.clamp(min=0.5),
         overhead=overhead,
+        tall=tall,
+        piece=piece,
+        upper=(right - left).amax(1).clamp(min=0),
     )

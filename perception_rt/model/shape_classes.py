@@ -16,32 +16,86 @@ def ramp(value: Tensor, zero: float, one: float) -> Tensor:
     return ((value - zero) / (one - zero)).clamp(0, 1)
 
 
+def ramp_between(value: Tensor, zero: Tensor, one: Tensor) -> Tensor:
+    """`ramp` with ends of each value's own."""
+    return ((value - zero) / (one - zero)).clamp(0, 1)
+
+
 def sides(s: Shapes) -> tuple[Tensor, Tensor]:
     """(C,) and (C,) the longer and the shorter side of each rectangle, m."""
     along, across = s.along[:, 1] - s.along[:, 0], s.across[:, 1] - s.across[:, 0]
     return torch.maximum(along, across), torch.minimum(along, across)
 
 
-def like_vehicle(s: Shapes) -> Tensor:
-    """(C,) in [0, 1], how much a shape is like the seen part of a car or van, completion apart."""
+def like_vehicle(s: Shapes, spacing: Tensor) -> Tensor:
+    """(C,) in [0, 1], how much a shape is like the seen part of a car or van, completion apart.
+
+    Args:
+        s: (C,) shapes.
+        spacing: (C, 2) as of `spacing_at`: where rings lie far apart less of a car shows.
+    """
     longer, shorter = sides(s)
-    enough = ramp(s.points.float(), 0.0, 30.0) * ramp(longer, 0.6, 1.3)
+    unseen = (0.7 * spacing[:, 0]).clamp(max=0.5)  # of the height
+    rows = (1.3 / spacing[:, 0] / 4).clamp(0.25, 1)  # of four, which show a hood and a roof
+    enough = (s.points / (0.4 * returns(1.5, spacing)).clamp(4, 30)).clamp(max=1)
+    enough = enough * ramp(longer + 2 * spacing[:, 1], 1.0, 1.6)
     # Cars stay below 2 m; what shows the length of a van may be as high as one.
     high = ramp(s.top - 0.6 * ramp(longer, 2.5, 4.5), 2.5, 2.0)
-    stands = ramp(s.top, 0.7, 1.2) * ramp(s.bottom, 1.0, 0.5) * high * (1 - s.overhead)
-    # A long side without any depth is a wall: a car's roof and hood lie behind its side.
-    deep = torch.where(longer > 2.2, ramp(shorter, 0.05, 0.35), torch.ones_like(shorter))
-    return enough * stands * deep * ramp(s.hollow, 0.24, 0.17)
+    stands = ramp(s.top + unseen, 1.1, 1.4) * ramp(s.bottom - unseen, 0.8, 0.4) * high * (1 - s.overhead)
+    # A side without any depth is a wall: a car's roof and hood lie behind its side.
+    deep = ramp(longer, 2.0, 3.0)
+    deep = ramp_between(shorter, rows * (0.15 + 0.1 * deep), rows * (0.5 + 0.2 * deep))
+    # What is small and close to other things is a piece of them.
+    alone = torch.where(s.piece, ramp(longer, 3.0, 4.0) * ramp(shorter, 0.8, 1.3), torch.ones_like(longer))
+    return enough * stands * deep * alone * ramp(s.hollow, 0.24, 0.17)
 
 
-def like_person(s: Shapes) -> tuple[Tensor, Tensor]:
-    """(C,) and (C,) in [0, 1], how much a shape is like a pedestrian, and like a cyclist."""
+def like_person(s: Shapes, spacing: Tensor) -> tuple[Tensor, Tensor]:
+    """(C,) and (C,) in [0, 1], how much a shape is like a pedestrian, and like a cyclist.
+
+    Args:
+        s: (C,) shapes.
+        spacing: (C, 2) as of `spacing_at`.
+    """
     longer, shorter = sides(s)
-    upright = ramp(s.top, 1.0, 1.4) * ramp(s.top, 2.2, 1.9) * ramp(s.bottom, 0.7, 0.45)
-    upright = upright * ramp(s.points.float(), 0.0, 50.0) * (s.overhead == 0).float()
-    pedestrian = ramp(longer, 1.3, 0.9) * ramp(longer, 0.15, 0.4)
-    cyclist = ramp(longer, 0.9, 1.3) * ramp(longer, 2.3, 1.9) * ramp(shorter, 1.1, 0.8)
-    return 0.7 * upright * pedestrian, 0.7 * upright * cyclist
+    unseen, unseen_aside = (0.5 * spacing[:, 0]).clamp(max=0.4), (2 * spacing[:, 1]).clamp(max=0.4)
+    upright = ramp(s.top + unseen, 1.3, 1.55) * ramp(s.top, 2.2, 1.95) * ramp(s.bottom - unseen, 0.7, 0.4)
+    points, expected = s.points.float(), returns(0.65, spacing)
+    upright = upright * ramp_between(points, 0.1 * expected, 0.5 * expected) * ramp(points, 2.0, 5.0)
+    upright = upright * (1 - s.tall) * ramp(away(s), 50.0, 25.0)  # farther away a post looks the same
+    # As thick as a person, and not much longer than thick, but for a stride.
+    compact = ramp(longer - 0.5 * shorter, 0.9, 0.65) * ramp(longer, 1.2, 0.9)
+    compact = compact * ramp(s.upper + unseen_aside, 0.25, 0.4)  # a post is thinner
+    pedestrian = (
+        compact * ramp(longer + unseen_aside, 0.25, 0.4) * ramp(shorter + unseen_aside / 2, 0.15, 0.3)
+    )
+    # A rider is in the middle, not along two sides.
+    cyclist = ramp(longer, 1.0, 1.4) * ramp(longer, 2.3, 1.9) * ramp(shorter, 1.1, 0.8)
+    cyclist = cyclist * ramp(s.hollow, 0.08, 0.13) * ramp(s.upper / longer.clamp(min=1e-3), 0.85, 0.65)
+    return 0.8 * upright * pedestrian, 0.8 * upright * cyclist
+
+
+def away(s: Shapes) -> Tensor:
+    """(C,) distance of the middles from the sensor, m."""
+    return torch.hypot(s.along.mean(1), s.across.mean(1))
+
+
+def returns(area: float, spacing: Tensor) -> Tensor:
+    """(C,) how many points a surface of so many m^2 would show there."""
+    return area / (spacing[:, 0] * spacing[:, 1]).clamp(min=1e-6)
+
+
+def spacing_at(s: Shapes, rays: Tensor) -> Tensor:
+    """(C, 2) m between the rings near the top of each shape, and between the points of a ring.
+
+    Args:
+        s: (C,) shapes.
+        rays: as of `ray_spacing`.
+    """
+    distance = away(s)
+    elevation = torch.atan2(s.ground + s.top, distance)
+    row = ((elevation / math.pi + 0.5) * len(rays)).long().clamp(0, len(rays) - 1)
+    return rays[row] * distance[:, None]
 
 
 def grown(interval: Tensor, size: float, growth: int) -> tuple[Tensor, Tensor]:
@@ -103,7 +157,7 @@ def whole_vehicles(
         across = s.across if quarter == 0 else -s.along.flip(1)
         yaw = s.angle + quarter * (math.pi / 2)
         # Up to long vans, with mirrors.
-        size = ramp(along[:, 1] - along[:, 0], 8.0, 6.0) * ramp(across[:, 1] - across[:, 0], 3.0, 2.4)
+        size = ramp(along[:, 1] - along[:, 0], 8.0, 6.0) * ramp(across[:, 1] - across[:, 0], 2.9, 2.4)
         for i in range(3):
             whole_length, by_length = grown(along, length, i)
             for j in range(3):
@@ -115,6 +169,51 @@ def whole_vehicles(
     clear = ramp(seen / (seen + through).clamp(min=1e-6), 0.5, 1.0)
     fits, way = (torch.stack(plausible) * clear.view(ways, count)).max(0)
     return torch.stack(boxes)[way, torch.arange(count, device=way.device)], fits
+
+
+def like_inside(boxes: Tensor, tops: Tensor, reach_m: float, cell_m: float, spacing: Tensor) -> Tensor:
+    """(B,) in [0, 1], how much what stands in and beside each footprint is like a vehicle.
+
+    A vehicle shows its whole width, from behind or by its roof, about as high everywhere, and has nothing
+    half a metre beside it; what is made up of a post, a wall and a bush does not.
+
+    Args:
+        boxes: (B, 7) xyzlwh_yaw.
+        tops: (side, side) heights above the ground of the highest point of each cell by x and y, m.
+        reach_m: half of the grid's side, m.
+        cell_m: side of a cell, m.
+        spacing: (B,) between the rings there, m: where they lie far apart a roof may go unseen.
+    """
+    along = (torch.arange(24, device=boxes.device) + 0.5) / 24 - 0.5
+    across = (torch.arange(8, device=boxes.device) + 0.5) / 8 - 0.5
+    a = boxes[:, 3:4] * along.repeat_interleave(8)
+    b = boxes[:, 4:5] * across.repeat(24)
+    inside = _looked_up(boxes, a, b, tops, reach_m, cell_m).view(-1, 24, 4, 2)
+    profile = inside.amax(3).amax(1)
+    low, high = profile.amin(1), profile.amax(1)
+    aside = (boxes[:, 6] - torch.atan2(boxes[:, 1], boxes[:, 0])).sin().abs()
+    # Between rings far apart, or from its side, a roof and so the width may go unseen.
+    unseen = torch.maximum(0.75 * ramp(spacing, 0.3, 0.6), ramp(aside, 0.7, 0.95))
+    whole = ramp(low, 0.4, 0.8) * ramp(high - low, 1.6, 1.1)
+    step = torch.arange(-4, 4, device=boxes.device) / 4
+    one = torch.ones_like(step)
+    a = torch.cat((step, one, -step, -one)) * (boxes[:, 3:4] / 2 + 0.5)
+    b = torch.cat((-one, step, one, -step)) * (boxes[:, 4:5] / 2 + 0.5)
+    beside = (_looked_up(boxes, a, b, tops, reach_m, cell_m) > 0).float().mean(1)
+    return torch.maximum(whole, unseen) * ramp(beside, 0.4, 0.08)
+
+
+def _looked_up(
+    boxes: Tensor, along: Tensor, across: Tensor, grid: Tensor, reach_m: float, cell_m: float
+) -> Tensor:
+    """What a grid holds at places given in the axes of boxes: (B, K) for (B, K) along and across, m."""
+    cos, sin = boxes[:, 6:7].cos(), boxes[:, 6:7].sin()
+    x = boxes[:, 0:1] + along * cos - across * sin
+    y = boxes[:, 1:2] + along * sin + across * cos
+    side = len(grid)
+    row = ((x + reach_m) / cell_m).long().clamp(0, side - 1)
+    column = ((y + reach_m) / cell_m).long().clamp(0, side - 1)
+    return grid.flatten().index_select(0, (row * side + column).flatten()).view(along.shape)
 
 
 def upright_box(s: Shapes, length: float, width: float) -> Tensor:
@@ -133,21 +232,20 @@ def middles(s: Shapes) -> Tensor:
     return torch.stack((a * cos - b * sin, a * sin + b * cos), 1)
 
 
-def explained(seen: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-    """Whether what was seen of a box lies in a car (label 0) with a better score, and so is a part of it.
+def explained(seen: Tensor, scores: Tensor, cars: Tensor, car_scores: Tensor) -> Tensor:
+    """Whether what was seen of a thing lies in a car with a better score, and so is a part of it.
 
     Args:
         seen: (N, 2) x y of the middle of what was seen, m.
-        boxes: (N, 7).
         scores: (N,).
-        labels: (N,).
+        cars: (C, 7) boxes.
+        car_scores: (C,).
 
     Returns:
         (N,) bool.
     """
-    away = seen[:, None] - boxes[None, :, :2]
-    cos, sin = boxes[:, 6].cos(), boxes[:, 6].sin()
+    away = seen[:, None] - cars[None, :, :2]
+    cos, sin = cars[:, 6].cos(), cars[:, 6].sin()
     along, across = away[..., 0] * cos + away[..., 1] * sin, away[..., 1] * cos - away[..., 0] * sin
-    inside = (along.abs() < boxes[:, 3] / 2) & (across.abs() < boxes[:, 4] / 2)
-    better = (labels == 0)[None] & (scores[None] > scores[:, None])
-    return (inside & better).any(1)
+    inside = (along.abs() < cars[:, 3] / 2) & (across.abs() < cars[:, 4] / 2)
+    return (inside & (car_scores[None] > scores[:, None])).any(1)

@@ -35,6 +35,35 @@ def _sector(azimuth: Tensor, sectors: int) -> Tensor:
     return torch.remainder((azimuth * (sectors / (2 * math.pi))).floor().long(), sectors)
 
 
+def ray_spacing(points: Tensor, elevations: int) -> Tensor:
+    """How far apart the rays of a lidar are, by elevation, from where they return.
+
+    A sector of one degree of azimuth crosses each ring once: the share of the bins of 0.2 degrees of
+    elevation that hold points there tells how far apart the rings are, and the number of points how far apart
+    those in a ring.
+
+    Args:
+        points: (N, 3) m, the sensor at 0.
+        elevations: rows from -pi / 2 to pi / 2; 90 for those of 2 degrees that the widths above belong to.
+
+    Returns:
+        (elevations, 2) angles between rings, and between the points of a ring, rad, in windows of three rows.
+    """
+    sector = _sector(torch.atan2(points[:, 1], points[:, 0]), 360)
+    elevation = torch.atan2(points[:, 2], torch.hypot(points[:, 0], points[:, 1]))
+    fine = ((elevation / math.pi + 0.5) * (10 * elevations)).long().clamp(0, 10 * elevations - 1)
+    count = torch.bincount(fine * 360 + sector, minlength=10 * elevations * 360).view(elevations, 10, 360)
+    both = torch.stack((count.sum(1), (count > 0).sum(1))).float()
+    window = both.clone()
+    window[:, 1:].add_(both[:, :-1])
+    window[:, :-1].add_(both[:, 1:])
+    sectors = (window[0] > 0).sum(1).float()
+    mean = (window.sum(2) / sectors.clamp(min=1)).clamp(min=1)
+    rings = (3 * math.pi / elevations / mean[1]).clamp(max=0.1)
+    in_ring = 3 * math.pi / elevations * (math.pi / 180) / (mean[0] * rings)
+    return torch.stack((rings, in_ring), 1)
+
+
 def crossed(boxes: Tensor, azimuth: Tensor) -> tuple[Tensor, Tensor]:
     """Where rays from the sensor at 0 enter and leave footprints, by the slab method.
 
