@@ -7,7 +7,7 @@ receives; `RawCloud.decode` looks at the numbers. Where the points already are x
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
@@ -56,7 +56,8 @@ class RawCloud:
         fields: what lies in a point.
         is_bigendian: byte order of the points.
         point_step: bytes from one point to the next.
-        row_step: bytes from one row to the next, padding included.
+        row_step: bytes from one row to the next, padding included; what the data's length shows where the
+            message is wrong about it.
         data: (N,) uint8, read-only view into the message.
     """
 
@@ -102,6 +103,7 @@ def parse_points(source: object, max_bytes: int = MAX_BYTES) -> RawCloud:
             be, steps that are too small, short data, or a cloud over the limit.
     """
     cloud = _from_bytes(source) if isinstance(source, BYTES_LIKE) else _from_message(source)
+    cloud = _with_row_step(cloud)
     _check(cloud, max_bytes)
     return cloud
 
@@ -151,6 +153,16 @@ def _check_field_count(count: int) -> None:
         raise CodecError("fields", count, f"fields, over the limit of {_MAX_FIELDS}")
 
 
+def _with_row_step(cloud: RawCloud) -> RawCloud:
+    """The cloud with the `row_step` that it must have, where the data are as long as rows without padding.
+
+    Drivers leave it at 0, give points or pixels for bytes, or keep that of an organised cloud.
+    """
+    row = cloud.width * cloud.point_step
+    whole = len(cloud.data) == row * cloud.height
+    return replace(cloud, row_step=row) if row and whole and cloud.row_step != row else cloud
+
+
 def _check(cloud: RawCloud, max_bytes: int) -> None:
     height, width, row = cloud.height, cloud.width, cloud.width * cloud.point_step
     if not height * width:
@@ -159,8 +171,9 @@ def _check(cloud: RawCloud, max_bytes: int) -> None:
         raise CodecError("point_step", 0, "points of no bytes")
     _columns(cloud)
     if cloud.row_step < row:
+        reason = f"{width} points of {cloud.point_step} bytes take {row} bytes"
         raise CodecError(
-            "row_step", cloud.row_step, f"{width} points of {cloud.point_step} bytes take {row} bytes"
+            "row_step", cloud.row_step, f"{reason}, and {len(cloud.data)} bytes are not {height} rows"
         )
     received = cloud.row_step * (height - 1) + row
     if max(received, height * width * _POINT_BYTES) > max_bytes:

@@ -58,8 +58,8 @@ def components(first: Tensor, second: Tensor, label: Tensor) -> Tensor:
     """Label the connected components of a graph by the least of their nodes.
 
     Every node takes the least label around it and hands it to its label's node, then labels are followed to
-    their ends (as FastSV by Zhang, Azad and Hu, 2020); links inside of a component are dropped on the way. The
-    number of rounds grows with the logarithm of the longest path.
+    their ends (as FastSV by Zhang, Azad and Hu, 2020); links inside of a component are dropped on the way.
+    The number of rounds grows with the logarithm of the longest path.
 
     Args:
         first: (E,) int64 one end of each link.

@@ -265,11 +265,12 @@ def spoiled(place, **changes):
         ("y.offset", {"fields": spoiled(0, datatype=8)}),
         ("point_step", {"point_step": 0, "width": 4}),
         ("intensity.offset", {"point_step": 15, "width": 4}),
-        ("row_step", {"row_step": 63}),
-        ("row_step", {"row_step": 0}),
+        ("row_step", {"row_step": 47, "width": 3}),
+        ("row_step", {"row_step": 0, "width": 3}),
+        ("row_step", {"row_step": 4, "height": 2, "width": 1}),
         ("data", {"width": 5}),
         ("data", {"height": 2}),
-        ("data", {"height": 2, "width": 2, "row_step": 49}),
+        ("data", {"height": 2, "width": 1, "row_step": 49}),
         ("height, width, point_step, row_step", {"height": 2**32 - 1, "width": 2**28 - 1}),
         ("height, width, point_step, row_step", {"height": 2, "row_step": 2**32 - 1}),
     ],
@@ -281,6 +282,21 @@ def test_malformed_message_names_field_and_value(field, arguments, as_bytes):
         parse_points(serialized(msg) if as_bytes else msg)
     assert error.value.field == field
     assert field in str(error.value)
+
+
+@pytest.mark.parametrize("row_step", [0, 3, 48, 50, 96, 2**32 - 1], ids=str)
+def test_a_wrong_row_step_is_mended_where_the_length_shows_rows_without_padding(row_step):
+    """Zero, points for bytes, a few bytes off, that of the whole cloud; 48 is right."""
+    msg = message(cloud(6).tobytes(), height=2, width=3, row_step=row_step)
+    for source in (msg, serialized(msg)):
+        np.testing.assert_array_equal(parse_points(source).decode().points, cloud(6))
+
+
+@pytest.mark.parametrize("case", ["zero", "width_not_bytes"])
+def test_clouds_of_drivers_that_leave_row_step_wrong(shared_data, case):
+    folder = shared_data.parent / "cases/clouds"
+    frame = parse_points((folder / f"{case}.cdr").read_bytes()).decode()
+    np.testing.assert_array_equal(frame.points, np.load(folder / "expected.npy"))
 
 
 def test_fields_that_are_not_used_need_not_be_sound():
