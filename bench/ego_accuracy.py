@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.progress import Progress
 
 from bench.ego_comma2k19 import comma2k19_rows
+from bench.ego_husky import BAG, husky_rows
 from bench.ego_simulated import TUNED, UNSEEN, simulated_rows
 from bench.inputs import DATA
 from bench.rows import Row
@@ -20,6 +21,8 @@ def ego_rows(bar: Progress) -> list[Row]:
     rows = simulated_rows(lambda: bar.advance(task))
     if SEGMENT.is_file():
         rows += comma2k19_rows(SEGMENT)
+    if BAG.is_file():
+        rows += husky_rows()
     if SIGHTINGS.is_file():
         rows += udacity_rows(SIGHTINGS)
     return rows

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from perception_rt.codec.detections3d import Detection3DEncoder
 from perception_rt.codec.markers import box_markers, encode_markers
@@ -15,11 +18,34 @@ from perception_rt.component.graph import output_prefixes
 from perception_rt.component.parameters import Parameter
 from perception_rt.model.task import DETECT3D
 from perception_rt.stage.detect3d import detect3d
-from perception_rt.types import ConfigError, Detections3D, LidarFrame
+from perception_rt.stage.levelling import (
+    LEVEL_RAD,
+    TILTED_RAD,
+    advice,
+    ground_tilt,
+    levelled,
+    moved_to_base,
+    tilt,
+)
+from perception_rt.types import ConfigError, Detections3D, LidarFrame, TransformError
+from perception_rt.types.status import Level, Status
+
+LOOK_NS = 5 * 10**9  # between two looks at the ground of a lidar whose mounting is not known
+
+
+class Placed(NamedTuple):
+    """Detections, and the frame that they are in."""
+
+    detections: Detections3D
+    frame_id: str
 
 
 class LidarDetector(DetectorComponent):
-    """One bundle, one or several lidars."""
+    """One bundle, one or several lidars.
+
+    Attributes:
+        leaning: by frame of a lidar without a transform, what to do about its ground that is not level.
+    """
 
     NAME = "lidar_detector"
     TASK = DETECT3D
@@ -34,6 +60,17 @@ class LidarDetector(DetectorComponent):
             (-1.0, 1.0),
             live=True,
         ),
+        Parameter(
+            "base_frame",
+            "base_link",
+            "Frame whose z is up: lidars that /tf says are tilted in it are levelled; empty: never.",
+        ),
+        Parameter(
+            "output_frame",
+            "auto",
+            "auto: the lidar's own, and base_frame for a tilted one; base: base_frame.",
+            choices=("auto", "base"),
+        ),
         Parameter("max_cloud_mb", 64.0, "Larger clouds are refused, MB.", (0.1, 1024.0)),
         *DETECTOR_PARAMETERS,
     )
@@ -41,6 +78,9 @@ class LidarDetector(DetectorComponent):
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
         self._dropped: Counter[str] = Counter()
+        self.leaning: dict[str, str] = {}
+        self._looked_ns: dict[str, int] = {}
+        self._mountings: dict[str, np.ndarray] = {}  # the last that was known, by frame
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """The lidar topics, each with its message type and parser."""
@@ -54,6 +94,8 @@ class LidarDetector(DetectorComponent):
         """Publishers: `~/detections`, or `~/<lidar>/detections` where there are several lidars."""
         self._detections, self._markers = {}, {}
         self._dropped.clear()
+        self.leaning, self._looked_ns, self._mountings = {}, {}, {}
+        self._transforms = self.host.transforms() if self.values["base_frame"] else None
         for stream, prefix in output_prefixes(streams).items():
             self._detections[stream] = self.host.create_publisher(
                 self.TASK.message_type, f"~{prefix}/detections", 5
@@ -76,22 +118,60 @@ class LidarDetector(DetectorComponent):
         super().use(runtime)
         self._encoder = Detection3DEncoder(runtime.manifest.classes)
 
-    def infer(self, frames: list[LidarFrame]) -> list[Detections3D]:
+    def infer(self, frames: list[LidarFrame]) -> list[Placed]:
         """One lidar after the other: their clouds differ in size."""
-        thresholds = self.threshold("score"), self.threshold("nms")
-        return [detect3d(self.runtime, frame, *thresholds) for frame in frames]
+        return [self._detect(frame) for frame in frames]
 
-    def publish(self, stream: str, frame: LidarFrame, result: Detections3D) -> None:
-        """The detections with the header of the cloud."""
-        self._detections[stream].publish(self._encoder.encode(result, frame.stamp_ns, frame.frame_id))
+    def _detect(self, frame: LidarFrame) -> Placed:
+        """What a cloud holds, in the lidar's frame or, where it is tilted or so asked, in `base_frame`."""
+        thresholds = self.threshold("score"), self.threshold("nms")
+        base = self.values["base_frame"]
+        mounting = self._mounting(frame)
+        tilted = mounting is not None and tilt(mounting) > LEVEL_RAD
+        if mounting is None or not (tilted or self.values["output_frame"] == "base"):
+            return Placed(detect3d(self.runtime, frame, *thresholds), frame.frame_id)
+        found = detect3d(self.runtime, levelled(frame, mounting), *thresholds)
+        return Placed(moved_to_base(found, mounting), base)
+
+    def _mounting(self, frame: LidarFrame) -> np.ndarray | None:
+        """(4, 4) from the lidar's frame to base_frame; None where /tf has none: look at the ground then."""
+        if self._transforms is None or frame.frame_id == self.values["base_frame"]:
+            return None
+        try:
+            mounting = self._transforms.lookup(self.values["base_frame"], frame.frame_id, frame.stamp_ns)
+        except TransformError:
+            if frame.frame_id in self._mountings:
+                return self._mountings[frame.frame_id]
+            if not 0 <= frame.stamp_ns - self._looked_ns.get(frame.frame_id, -LOOK_NS) < LOOK_NS:
+                self._looked_ns[frame.frame_id] = frame.stamp_ns
+                leans = ground_tilt(frame.points)
+                self.leaning.pop(frame.frame_id, None)
+                if leans is not None and leans > TILTED_RAD:
+                    self.leaning[frame.frame_id] = advice(leans, frame.frame_id, self.values["base_frame"])
+            return None
+        self.leaning.pop(frame.frame_id, None)
+        self._mountings[frame.frame_id] = mounting
+        return mounting
+
+    def statuses(self) -> list[Status]:
+        """A warning where a lidar seems tilted and no transform says so."""
+        statuses = super().statuses()
+        if self.leaning and statuses and statuses[0].level is Level.OK:
+            statuses[0] = replace(statuses[0], level=Level.WARN, message="; ".join(self.leaning.values()))
+        return statuses
+
+    def publish(self, stream: str, frame: LidarFrame, result: Placed) -> None:
+        """The detections with the stamp of the cloud."""
+        encoded = self._encoder.encode(result.detections, frame.stamp_ns, result.frame_id)
+        self._detections[stream].publish(encoded)
         self._dropped[stream] += frame.dropped
 
-    def publish_extras(self, stream: str, frame: LidarFrame, result: Detections3D) -> None:
+    def publish_extras(self, stream: str, frame: LidarFrame, result: Placed) -> None:
         """Publish markers for RViz while there are subscribers."""
         publisher = self._markers[stream]
         if publisher.get_subscription_count():
-            markers = box_markers(result, self.runtime.manifest.classes)
-            publisher.publish(encode_markers(markers, frame.stamp_ns, frame.frame_id))
+            markers = box_markers(result.detections, self.runtime.manifest.classes)
+            publisher.publish(encode_markers(markers, frame.stamp_ns, result.frame_id))
 
     def stream_values(self, stream: str) -> dict[str, object]:
         """Points without a place, over all published frames."""

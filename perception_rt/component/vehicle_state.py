@@ -32,12 +32,17 @@ from perception_rt.stage.vehicle_state.readings import (
     measured_imu,
     measured_pose,
     measured_twist,
+    without,
 )
 from perception_rt.types import ConfigError, Detections3D, TransformError, state
 from perception_rt.types.status import Level, Status
 
 PATH_COLOUR = (255, 255, 255)
 SENSORS = ("odometry", "imu", "fix", "twist")
+MEASURED = (
+    *("odometry.speed", "odometry.yaw_rate", "twist.speed", "twist.yaw_rate"),
+    *("imu.yaw_rate", "imu.acceleration"),
+)
 OUTCOMES = {
     UpdateStatus.GATED: Outcome.REJECTED,
     UpdateStatus.UNUSED: Outcome.REJECTED,
@@ -61,6 +66,11 @@ class VehicleState(Component):
         Parameter("use_odometry_pose", False, "Use the pose of the odometry too."),
         Parameter(
             "turns_in_place", False, "The vehicle can turn while it stands: skid or differential steering."
+        ),
+        Parameter(
+            "ignored_quantities",
+            [""],
+            "Quantities not to use, as odometry.yaw_rate or imu.acceleration; one empty name for none.",
         ),
         Parameter("frame_id", "odom", "Frame of the outputs: odom, or map with fixes or poses."),
         Parameter("base_frame", "base_link", "The vehicle's frame."),
@@ -99,6 +109,9 @@ class VehicleState(Component):
             raise ConfigError("odometry_topic, imu_topic, fix_topic, twist_topic: all are empty")
         if len(values["fix_lever_arm_m"]) != 2:
             raise ConfigError(f"fix_lever_arm_m={list(values['fix_lever_arm_m'])}: must be x and y")
+        unknown = sorted({*values["ignored_quantities"]} - {"", *MEASURED})
+        if unknown:
+            raise ConfigError(f"ignored_quantities={unknown}: must be of {', '.join(MEASURED)}")
         check_horizon(values["horizon_s"], values["step_s"])
         placed = "fix" in topics or values["use_odometry_pose"]
         self._config = VehicleStateConfig(
@@ -164,12 +177,12 @@ class VehicleState(Component):
 
     def _on_imu(self, data: bytes, entry: Entry) -> None:
         reading = parse_imu(data)
-        rotation = np.eye(3)
+        mounting = np.eye(4)
         if reading.frame_id != self.values["base_frame"]:
             try:
-                rotation = self._transforms.lookup(
+                mounting = self._transforms.lookup(
                     self.values["base_frame"], reading.frame_id, reading.stamp_ns
-                )[:3, :3]
+                )
             except TransformError as error:
                 self._missing = str(error)
                 entry.stamp_ns = reading.stamp_ns
@@ -179,7 +192,7 @@ class VehicleState(Component):
         quantities = {"yaw rate": reading.angular_velocity, "acceleration": reading.linear_acceleration}
         self._note_missing("imu", quantities)
         self._measure(
-            "imu", entry, reading.stamp_ns, [measured_imu(reading, rotation, self._default_variances)]
+            "imu", entry, reading.stamp_ns, [measured_imu(reading, mounting, self._default_variances)]
         )
 
     def _on_fix(self, data: bytes, entry: Entry) -> None:
@@ -196,9 +209,12 @@ class VehicleState(Component):
         """Give a message's measurements to the filter, each by itself; the message is used where one was."""
         stats, now = self._sensors[sensor], self.host.now_ns()
         stats.note_stamp(entry, stamp_ns)
+        measurements = [
+            without(measurement, self.values["ignored_quantities"]) for measurement in measurements
+        ]
         measurements = [measurement for measurement in measurements if measurement.values]
         if not measurements:
-            reason = "the message says that it measures nothing: a variance of -1"
+            reason = "nothing to use: variances of -1, or ignored_quantities"
             stats.ledger.finish(entry, Outcome.REJECTED, reason)
             return
         outcomes = [self._filter.add(measurement) for measurement in measurements]

@@ -100,7 +100,7 @@ def test_any_layout_is_read(run_lidar, big):
         ({"point_step": 0}, "point_step=0"),
         ({"point_step": 8}, "point_step"),
         ({"data": b""}, "data=0"),
-        ({"row_step": 7}, "row_step=7"),
+        ({"row_step": 7, "width": 1}, "row_step=7"),
         ({"width": 2**31, "height": 2**31}, "row_step"),
     ],
 )

@@ -20,6 +20,7 @@ SIZE = 11
 
 STANDSTILL_YAW_RATE_SIGMA = 0.002  # rad/s: what a standing car may seem to turn
 STANDSTILL_YAW_RATE = 0.01  # rad/s: a reading below may be one of a vehicle that stands
+SKID_SLIP = 0.5  # relative error of the yaw rate of wheels that turn by slipping: it depends on the ground
 STEERING_SLIP_SIGMA = 0.01  # rad/s: what the bicycle model leaves out
 MAX_STEERING = 1.4  # rad
 
@@ -87,9 +88,10 @@ class MeasurementModel:
             noise = _noise(twist.speed_variance)
             found.append(("speed", partial(self._observe_speed, twist.speed, noise)))
         if twist.yaw_rate is not None:
-            found.append(
-                ("yaw_rate", partial(self._observe_turn, twist.yaw_rate, _noise(twist.yaw_rate_variance)))
-            )
+            noise = _noise(twist.yaw_rate_variance)
+            if self.config.turns_in_place:
+                noise = [[noise[0][0] + (SKID_SLIP * twist.yaw_rate) ** 2]]
+            found.append(("yaw_rate", partial(self._observe_turn, twist.yaw_rate, noise)))
         if self._stands(twist):
             found.append(("standstill", partial(self._observe_turn, 0.0, [[STANDSTILL_YAW_RATE_SIGMA**2]])))
         return found

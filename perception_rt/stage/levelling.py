@@ -1,0 +1,74 @@
+"""Clouds of lidars that are not level: turned upright for the detector, and what their ground says."""
+
+from __future__ import annotations
+
+from math import acos, degrees
+
+import numpy as np
+
+from perception_rt.types import Detections3D, LidarFrame
+
+LEVEL_RAD = 0.035  # 2 degrees: less makes no difference to the detectors
+TILTED_RAD = 0.14  # 8 degrees: a ground that leans more is no road
+GROUND_SHARE = 0.25  # of the points, which a plane must hold to be taken for the ground
+GROUND_M = 0.2  # how far from the plane they may lie
+SAMPLES, PLANES = 1500, 120
+
+
+def tilt(rotation: np.ndarray) -> float:
+    """The angle between the z axes of two frames, rad, from the (3, 3) or (4, 4) rotation between them."""
+    return acos(float(np.clip(rotation[2, 2], -1.0, 1.0)))
+
+
+def levelled(frame: LidarFrame, base_from_sensor: np.ndarray) -> LidarFrame:
+    """The cloud in axes parallel to the vehicle's; the sensor stays at 0, as detectors look from there."""
+    points = frame.points.copy()
+    points[:, :3] = frame.points[:, :3] @ base_from_sensor[:3, :3].T.astype(np.float32)
+    return LidarFrame(points, frame.dropped, frame.stamp_ns, frame.frame_id)
+
+
+def moved_to_base(found: Detections3D, base_from_sensor: np.ndarray) -> Detections3D:
+    """Detections of a levelled cloud in the vehicle's frame."""
+    boxes = found.xyzlwh_yaw.copy()
+    boxes[:, :3] += base_from_sensor[:3, 3].astype(np.float32)
+    return Detections3D(boxes, found.scores, found.labels)
+
+
+def ground_tilt(points: np.ndarray, seed: int = 0) -> float | None:
+    """By how much the plane that holds most points leans, rad in [0, pi]; pi where it lies overhead.
+
+    Random sample consensus (Fischler and Bolles, 1981) over planes of any direction.
+
+    Args:
+        points: (N, 3 or more) m, the sensor at 0.
+        seed: of the samples.
+
+    Returns:
+        None where no plane holds a `GROUND_SHARE` of the points.
+    """
+    rng = np.random.default_rng(seed)
+    away = np.linalg.norm(points[:, :3], axis=1)
+    near = points[(away > 2) & (away < 30), :3]
+    if len(near) < 100:
+        return None
+    near = near[rng.integers(0, len(near), SAMPLES)].astype(np.float64)
+    three = near[rng.integers(0, SAMPLES, (PLANES, 3))]
+    normal = np.cross(three[:, 1] - three[:, 0], three[:, 2] - three[:, 0])
+    length = np.linalg.norm(normal, axis=1)
+    sound = length > 1e-3
+    normal, through = normal[sound] / length[sound, None], three[sound, 0]
+    height = (normal * through).sum(1)
+    held = (np.abs(near @ normal.T - height) < GROUND_M).mean(0)
+    if not len(held) or held.max() < GROUND_SHARE:
+        return None
+    best = int(held.argmax())
+    up = normal[best] if height[best] < 0 else -normal[best]  # from the ground to the sensor
+    return acos(float(np.clip(up[2], -1.0, 1.0)))
+
+
+def advice(leans_rad: float, frame_id: str, base_frame: str) -> str:
+    """One line for who mounted the lidar."""
+    return (
+        f"the ground leans by {degrees(leans_rad):.0f} degrees in {frame_id}, and no transform to "
+        f"{base_frame} levels it: publish the lidar's mounting on /tf_static, or set base_frame"
+    )
