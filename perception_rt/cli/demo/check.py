@@ -68,17 +68,13 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_video(source: str) -> None:
-    if is_device(source):
-        device = f"/dev/video{source}" if source.isdecimal() else source
-        if not Path(device).exists():
-            raise ConfigError(f"--video={source}: no such device")
-    elif not source or not Path(source).exists():
-        raise ConfigError(f"--video={source}: no such file, folder or device")
-
-
-def is_device(source: str) -> bool:
-    """Whether a source of --video is a webcam."""
-    return (source.isdecimal() and not Path(source).exists()) or source.startswith("/dev/video")
+    if (source.isdecimal() and not Path(source).exists()) or source.startswith("/dev/video"):
+        raise ConfigError(
+            f"--video={source}: the frames of a webcam cannot be read twice, as films need it; run the nodes "
+            "video_player and camera_detector by `perception-rt up`"
+        )
+    if not source or not Path(source).exists():
+        raise ConfigError(f"--video={source}: no such file or folder")
 
 
 def simulated_graph(config: Path | None) -> tuple[Path, dict[str, dict[str, Any]]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from perception_rt.cli.demo.check import bag_topics, is_device, simulated_graph
+from perception_rt.cli.demo.check import bag_topics, simulated_graph
 from perception_rt.cli.demo.rates import Load
 from perception_rt.cli.demo.sensors import DETECTORS, SIMULATED
 from perception_rt.codec.video import read_video
@@ -274,11 +274,6 @@ def plan_video(args: argparse.Namespace) -> DemoPlan:
 
     Stepwise, the player waits for the answer to each frame before it goes on.
     """
-    if is_device(args.video):
-        raise ConfigError(
-            f"--video={args.video}: a webcam's frames cannot be read twice, as films need it; run the nodes "
-            f"video_player and camera_detector by `perception-rt up`"
-        )
     count, seconds, (width, height) = measure_video(args.video)
     epoch_s = int(time.time())
     graph: dict[str, dict[str, Any]] = {
