@@ -136,7 +136,7 @@ DATACLASSES = [
 def test_each_field_is_described_on_its_own_line(name):
     value = getattr(perception_rt, name)
     wanted = {field.name for field in dataclasses.fields(value)}
-    assert wanted <= set(re.findall(r"^        (\w+):", value.__doc__, re.M))
+    assert wanted <= set(re.findall(r"^    (\w+):", inspect.getdoc(value), re.M))
 
 
 def test_sphinx_reads_each_description_as_text():
