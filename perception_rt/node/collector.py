@@ -11,6 +11,7 @@ from nav_msgs.msg import Odometry, Path
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
+from perception_rt.codec.detections import decode_named_detections
 from perception_rt.codec.transforms import parse_transforms
 from perception_rt.codec.vehicle import MotionReading, parse_odometry
 from perception_rt.model.task import TASKS
@@ -18,6 +19,16 @@ from perception_rt.node.messages import installed_class
 from perception_rt.node.run import spinning_node
 from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import Detections2D, Detections3D
+
+
+def decode_tracks2d(data: bytes, classes: Sequence[str]) -> tuple[int, str, Detections2D, list[str]]:
+    """Stamp in ns, frame_id, boxes and ids of a tracker's Detection2DArray; raises CodecError."""
+    message = decode_named_detections(data)
+    found = message.detections
+    labels = [classes.index(message.classes[label]) for label in found.labels]
+    boxes = Detections2D(found.xyxy, found.scores, np.array(labels, np.int64))
+    return message.stamp_ns, message.frame_id, boxes, list(message.ids)
+
 
 KEEP_ALL = QoSProfile(depth=1000)
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -31,6 +42,7 @@ class Collector:
     Args:
         topics: by topic, the name of the task whose answers it carries, and the class names by label.
         odometry: topics of nav_msgs/Odometry.
+        tracks_2d: those of `topics` whose Detection2DArray carries track ids.
 
     Attributes:
         detections: by topic, by stamp in ns.
@@ -42,7 +54,12 @@ class Collector:
         statuses: by name of the status, its latest values as texts.
     """
 
-    def __init__(self, topics: Mapping[str, tuple[str, Sequence[str]]], odometry: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        topics: Mapping[str, tuple[str, Sequence[str]]],
+        odometry: Sequence[str] = (),
+        tracks_2d: Sequence[str] = (),
+    ) -> None:
         self.detections: dict[str, dict[int, Detections2D | Detections3D]] = {topic: {} for topic in topics}
         self.ids: dict[str, dict[int, list[str]]] = {topic: {} for topic in topics}
         self.frames: dict[str, str] = {}
@@ -51,12 +68,13 @@ class Collector:
         self.transforms = TransformBuffer(HISTORY_NS)
         self.statuses: dict[str, dict[str, str]] = {}
         self._topics = topics
+        self._tracks_2d = tracks_2d
         self._stack = ExitStack()
 
     def __enter__(self) -> Collector:
         node = self._stack.enter_context(spinning_node("perception_rt_collector"))
         for topic, (task, classes) in self._topics.items():
-            decode = TASKS[task].decoder()
+            decode = decode_tracks2d if topic in self._tracks_2d else TASKS[task].decoder()
             node.create_subscription(
                 installed_class(TASKS[task].message_type),
                 topic,

@@ -47,7 +47,12 @@ ToPixels = Callable[[ArrayLike], np.ndarray]
 
 
 def draw_detections(
-    pixels: np.ndarray, detections: Detections2D, classes: Sequence[str], bgr: bool = False
+    pixels: np.ndarray,
+    detections: Detections2D,
+    classes: Sequence[str],
+    bgr: bool = False,
+    notes: Sequence[str] | None = None,
+    paths: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """A copy of the image with a box, class, score and the keypoints in view for every detection.
 
@@ -56,13 +61,16 @@ def draw_detections(
         detections: boxes, upright or turned, in px of that image.
         classes: class names by label.
         bgr: the channel order of `pixels`.
+        notes: by detection, written after the class instead of the score, such as a track's id.
+        paths: by detection, (T, 2) px where it will be; empty for none.
 
     Returns:
         (H, W, 3) uint8 in the same order.
     """
     picture = np.ascontiguousarray(pixels).copy()
     scale = _text_scale(picture)
-    detections = detections[np.argsort(detections.scores, kind="stable")]  # the surest on top
+    order = np.argsort(detections.scores, kind="stable")  # the surest on top
+    detections = detections[order]
     tags = []
     around = detections.upright().xyxy.round().astype(int).tolist()
     turned = None if detections.theta is None else detections.corners()
@@ -76,7 +84,12 @@ def draw_detections(
                 cv2.polylines(picture, [_fixed(turned[row])], True, shade, width, cv2.LINE_AA, _SUBPIXEL)
         if detections.keypoints is not None:
             _pose(picture, detections.keypoints[row], colour)
-        tags.append((f"{name} {detections.scores[row]:.2f}", (x1, y1, x2, y2), colour, scale))
+        if paths is not None and len(path := paths[order[row]]):
+            for shade, width in _strokes(picture, colour):
+                cv2.polylines(picture, [_fixed(path)], False, shade, width, cv2.LINE_AA, _SUBPIXEL)
+                cv2.circle(picture, path[-1].round().astype(int).tolist(), width + 1, shade, -1, cv2.LINE_AA)
+        note = f"{detections.scores[row]:.2f}" if notes is None else notes[order[row]]
+        tags.append((f"{name} {note}", (x1, y1, x2, y2), colour, scale))
     for tag in tags:
         _tag(picture, *tag)
     return picture

@@ -91,12 +91,15 @@ def test_every_frame_of_a_video_is_accounted_for(tmp_path, make_bundle, monkeypa
     writer.release()
     bundle = ["--bundle", str(make_bundle())]
     assert main(["demo", "--video", str(film), *bundle, *args, "--out", str(out)]) == 0
-    (row,) = json.loads((out / "summary.json").read_text()).values()
-    assert sum(row["states"].values()) == row["received"] <= 15
-    if not args:  # step by step, none is lost
-        assert row["received"] == row["states"]["published"] == 15
-    made = cv2.VideoCapture(str(out / "camera.mp4"))
-    assert int(made.get(cv2.CAP_PROP_FRAME_COUNT)) == 15
+    rows = json.loads((out / "summary.json").read_text())
+    assert list(rows) == ["/camera/image_raw", "object_tracker: /camera_detector/detections"]
+    for row in rows.values():
+        assert sum(row["states"].values()) == row["received"] <= 15
+        if not args:  # step by step, none is lost
+            assert row["received"] == row["states"]["published"] == 15
+    for name in ("camera", "tracks"):
+        made = cv2.VideoCapture(str(out / f"{name}.mp4"))
+        assert int(made.get(cv2.CAP_PROP_FRAME_COUNT)) == 15
     assert len(list(out.glob("camera_*.png"))) == 6
 
 

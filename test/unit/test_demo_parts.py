@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from perception_rt.cli.demo.folder import clear_results
+from perception_rt.cli.demo.pictures import ImageMotion
 from perception_rt.cli.demo.rates import SHARE, Load, measure, sustained
 from perception_rt.replay.summary import broken, summary_table
 from perception_rt.types import ConfigError, PerceptionError
@@ -98,3 +100,15 @@ def test_names_are_whole_in_80_columns(name):
     for part in name.replace(": /", "/").split("/"):
         assert part in written
     assert "".join(line.strip() for line in broken(name, 20).splitlines()) == name.replace(": ", ":")
+
+
+def test_a_motion_in_the_image_is_a_straight_line_through_the_last_positions():
+    motion = ImageMotion()
+    for number in range(20):
+        box = np.array([[10.0 + 2 * number, 0, 30 + 2 * number, 50 - number]], np.float32)
+        (path,) = motion.paths(["7"], box, number / 10)
+        assert (len(path) > 0) == (number >= 5)
+    assert path[0] == pytest.approx([20 + 38, 31])  # the lower edge's middle, now
+    assert path[-1] == pytest.approx([20 + 38 + 20, 31 - 10])  # 20 px/s to the right, 10 up, in a second
+    (new,) = motion.paths(["8"], box, 2.0)
+    assert new.shape == (0, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +18,7 @@ from perception_rt.cli.demo.plan import TRUE_ODOMETRY, DemoPlan, DemoStream
 from perception_rt.cli.demo.plot import plot_motion
 from perception_rt.cli.demo.sensors import DETECTORS, Frame
 from perception_rt.cli.demo.session import progress_bar
+from perception_rt.model.task import DETECT2D
 from perception_rt.node.collector import Collector
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
 from perception_rt.stage.fusion.fuse import SHORT
@@ -25,6 +28,7 @@ from perception_rt.types import CameraFrame, Detections2D, Detections3D, LidarFr
 PICTURES = 6
 HALF_PX, WIDEST_PX = 380, 1100  # of one of the two images in a picture of both sensors
 TOGETHER_NS = 50_000_000
+SEEN, AHEAD_S = 12, 1.0  # positions that a motion in the image is taken from, and how far it is drawn
 DetectionsT = TypeVar("DetectionsT", Detections2D, Detections3D)
 
 
@@ -43,6 +47,7 @@ def draw(plan: DemoPlan, collector: Collector, out: Path, console: Console) -> N
         }
         both = stack.enter_context(_film(out, "fusion", fused)) if fused else None
         ahead = stack.enter_context(_film(out, "tracks", tracked)) if tracked else None
+        motion = ImageMotion()
         camera: CameraFrame | None = None  # the latest
         lidar: LidarFrame | None = None
         total = sum(stream.frames for stream in detectors.values())
@@ -50,6 +55,8 @@ def draw(plan: DemoPlan, collector: Collector, out: Path, console: Console) -> N
             films[topic].add(picture(frame, detectors[topic], collector))
             if isinstance(frame, CameraFrame):
                 camera = frame
+                if tracked and ahead and tracked.task == DETECT2D.name:
+                    ahead.add(tracked_image(frame, tracked, collector, motion))
             else:
                 lidar = frame
                 if tracked and ahead:
@@ -150,6 +157,47 @@ def tracked_picture(
     notes = [f"#{number}" for number in ids]
     own = own_path(collector, lidar, stamp) if plan.simulated else None
     return draw_bev(lidar.points, boxes, stream.classes, notes=notes, paths=paths, ego_path=own)
+
+
+class ImageMotion:
+    """Predicts where tracks will be in the image, from a straight line through their last positions."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, deque[tuple[float, float, float]]] = {}
+
+    def paths(self, ids: Sequence[str], xyxy: np.ndarray, time_s: float) -> list[np.ndarray]:
+        """Add the (N, 4) boxes of a frame; return for each the (T, 2) px where its lower edge will be.
+
+        A track that was not seen often enough has an empty path.
+        """
+        found = []
+        for id_, (x1, _, x2, y2) in zip(ids, xyxy.tolist(), strict=True):
+            seen = self._seen.setdefault(id_, deque(maxlen=SEEN))
+            seen.append((time_s, (x1 + x2) / 2, y2))
+            times, *places = np.array(seen).T
+            if len(seen) < SEEN // 2:
+                found.append(np.empty((0, 2), np.float32))
+                continue
+            ahead = np.linspace(0.0, AHEAD_S, 6)
+            lines = [np.polyfit(times - time_s, place, 1) for place in places]
+            found.append(
+                np.column_stack(
+                    [place[-1] + line[0] * ahead for place, line in zip(places, lines, strict=True)]
+                )
+            )
+        return found
+
+
+def tracked_image(
+    frame: CameraFrame, stream: DemoStream, collector: Collector, motion: ImageMotion
+) -> np.ndarray:
+    """The image with the tracks, their ids, and where each will be in a second."""
+    found = published(stream.output, frame.stamp_ns, collector, Detections2D)
+    if found is None:
+        return note(rgb(frame))
+    ids = collector.ids[stream.output][frame.stamp_ns]
+    paths = motion.paths(ids, found.xyxy, frame.stamp_ns / 1e9)
+    return draw_detections(rgb(frame), found, stream.classes, notes=[f"#{one}" for one in ids], paths=paths)
 
 
 def own_path(collector: Collector, lidar: LidarFrame, stamp_ns: int) -> np.ndarray | None:

@@ -215,9 +215,10 @@ def tracker_stream(others: list[DemoStream], parameters: dict[str, Any]) -> Demo
     """What the tracker takes: the answers of one of the other streams."""
     topic = "/" + parameters.get("detections_topic", "lidar_detector/detections").lstrip("/")
     source = next((stream for stream in others if stream.output == topic and stream.scored), None)
-    if source is None or source.task != DETECT3D.name:
+    wanted = DETECT2D if parameters.get("dimensions", "3d") == "2d" else DETECT3D
+    if source is None or source.task != wanted.name:
         raise ConfigError(
-            f"object_tracker: detections_topic={topic}: no lidar_detector or fusion publishes it"
+            f"object_tracker: detections_topic={topic}: none of the nodes publishes {wanted.name} there"
         )
     names = tuple(dict.fromkeys([*ROAD_USERS, *map(canonical, source.classes)]))
     return replace(
@@ -285,10 +286,15 @@ def plan_video(args: argparse.Namespace) -> DemoPlan:
         },
         "video_player": {"video": args.video, "topic": "camera/image_raw", "epoch_s": float(epoch_s)},
     }
+    graph["object_tracker"] = {
+        "use_sim_time": True,
+        "detections_topic": f"/{DETECT2D.node}/detections",
+        "dimensions": "2d",
+    }
     rate = (count - 1) / seconds if seconds else 1.0
     streams = make_streams(graph, {DETECT2D.node: count}, {DETECT2D.node: rate})
     if not args.realtime:
-        graph["video_player"] |= {"answers": streams[0].output, "speed": 100.0}
+        graph["video_player"] |= {"answers": streams[-1].output, "speed": 100.0}
     config = write_graph(args.out, graph)
     return DemoPlan(config, streams, "video_player", video=args.video, epoch_ns=epoch_s * 10**9)
 

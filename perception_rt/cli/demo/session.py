@@ -38,7 +38,7 @@ from perception_rt.cli.demo.plan import (
 from perception_rt.cli.demo.rates import measure, sustained
 from perception_rt.cli.demo.sensors import SIMULATED
 from perception_rt.model.engine.cache import cache_folder
-from perception_rt.model.task import DETECT3D
+from perception_rt.model.task import DETECT2D, DETECT3D
 from perception_rt.node.transport import transport_environment
 from perception_rt.replay.summary import summarise, summary_table
 from perception_rt.sim import SIM_CLASSES
@@ -134,7 +134,8 @@ def run_graph(plan: DemoPlan, console: Console) -> Collector:
     listeners = f"{plan.source}:listeners:={json.dumps([*topics, *sorted(odometry)])}"
     for override in (*plan.overrides, listeners):
         command += ["-p", override]
-    with Collector(topics, sorted(odometry)) as collector, progress_bar(console) as progress:
+    tracks_2d = [stream.output for stream in plan.of("object_tracker") if stream.task == DETECT2D.name]
+    with Collector(topics, sorted(odometry), tracks_2d) as collector, progress_bar(console) as progress:
         answered = {stream.output: stream for stream in plan.streams if stream.scored}
         bars = {
             output: progress.add_task(stream.name, total=stream.frames) for output, stream in answered.items()
