@@ -36,6 +36,7 @@ setup(
         (f"share/{PACKAGE}/launch", glob("launch/*.launch.*")),
         (f"share/{PACKAGE}/config", glob("config/*.*")),
         (f"share/{PACKAGE}/config/aggregator", glob("config/aggregator/*.yaml")),
+        (f"share/{PACKAGE}/config/sros2", glob("config/sros2/*.xml")),
         *ros_executables(),
     ],
     entry_points={

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from perception_rt.component.component import Component, Host, InferenceWorker
 from perception_rt.component.parameters import Parameter
 from perception_rt.component.watchdog import POLL_S, WATCHDOG_PARAMETERS, DetectorWatchdog
 from perception_rt.model.class_thresholds import parse_score_threshold
-from perception_rt.model.runtime import Runtime
+from perception_rt.model.runtime import SHIPPED, Runtime, resolve_bundle
 from perception_rt.model.task import Task
 from perception_rt.realtime.cores import available_cores
 from perception_rt.realtime.ledger import Entry, Outcome
@@ -41,6 +42,12 @@ DETECTOR_PARAMETERS = (
         'Least scores of single classes, like ["car=0.4", "person=0.6"], over score_threshold.',
         live=True,
     ),
+    Parameter(
+        "bundle_folders",
+        [""],
+        "Bundles are loaded from below these alone, and the shipped ones; empty: that of the first bundle. "
+        "Set at start only.",
+    ),
     Parameter("max_age_ms", 0.0, "Older frames are late at their turn; 0: no limit.", (0.0, 6e5), live=True),
     Parameter("batch_wait_ms", 10.0, "How long a sensor waits for the others of its batch.", (0.0, 1000.0)),
     Parameter(
@@ -51,6 +58,29 @@ DETECTOR_PARAMETERS = (
     ),
     *WATCHDOG_PARAMETERS,
 )
+
+
+def allowed_folders(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The folders of `bundle_folders`, else that of `bundle`, and `bundle` itself; links are resolved."""
+    first = resolve_bundle(values["bundle"]).resolve()
+    given = [folder for folder in values["bundle_folders"] if folder] or [str(first.parent)]
+    return (*(str(Path(folder).resolve()) for folder in given), str(first))
+
+
+def check_folder(name: str, folders: Sequence[str]) -> None:
+    """Refuse a bundle that lies elsewhere: anyone on the network may set `bundle`, and a bundle is a program.
+
+    Args:
+        name: a file, or the bare name of a shipped or downloaded bundle.
+        folders: as of `allowed_folders`.
+
+    Raises:
+        BundleError: it is a file that is not below one of the folders.
+    """
+    path = resolve_bundle(name)
+    below = (str(SHIPPED.resolve()), *folders)
+    if path == Path(name) and not any(path.resolve().is_relative_to(folder) for folder in below):
+        raise BundleError(f"bundle={name}: not below bundle_folders={list(folders[:-1])}")
 
 
 class DetectorComponent(Component):
@@ -119,6 +149,8 @@ class DetectorComponent(Component):
 
     def setup(self) -> None:
         """Load, verify and warm up where the worker runs; then wire the topics."""
+        folders = self.values["bundle_folders"]  # a tuple where the node settled them at its start
+        self._folders = folders if isinstance(folders, tuple) else allowed_folders(self.values)
         wanted = self.inputs()
         names = {topic: self.host.resolve_topic_name(topic) for topic in wanted}
         if len(set(names.values())) != len(names):
@@ -205,6 +237,7 @@ class DetectorComponent(Component):
         """Load, verify and warm up the bundle that the parameters, or `changes` of them, name."""
         values = {**self.values, **(changes or {})}
         name = values["bundle"]
+        check_folder(name, self._folders)
         runtime = Runtime.open(
             name,
             device=values["device"],

@@ -6,17 +6,21 @@ import queue
 import threading
 import time
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
 from perception_rt.component.component import InferenceWorker
-from perception_rt.component.detector import DetectorComponent
+from perception_rt.component.detector import DetectorComponent, allowed_folders
+from perception_rt.node import parameters
 from perception_rt.node.host import ComponentNode
 from perception_rt.node.run import release_memory
+from perception_rt.types import BundleError
 
 SWAP_DEPTH = 1000  # calls that wait: with the default of 10, DDS drops the others without an answer
 REFUSAL_PERIOD_S = 0.005  # between two refusals: a client keeps 10 answers that it has not read, by default
@@ -26,9 +30,14 @@ class DetectorNode(ComponentNode):
     """The node of a `DetectorComponent`."""
 
     component: DetectorComponent | None
+    _folders: tuple[str, ...] = ()
 
     def __init__(self, node_name: str = "", **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
+        values = parameters.read(self, self._table)
+        with suppress(BundleError):  # told when it is configured
+            self._folders = allowed_folders(values)
+        self.add_on_set_parameters_callback(self._keep_folders)
         self._swapping = threading.Lock()
         self._refused: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._refusing = threading.Lock()
@@ -47,6 +56,16 @@ class DetectorNode(ComponentNode):
         response.success, response.message = True, "paused" if request.data else "running"
         self.publish_diagnostics()
         return response
+
+    def setup(self) -> None:
+        """Create the component, which loads bundles from the folders of the start alone."""
+        if self._folders:
+            self.values = {**self.values, "bundle_folders": self._folders}
+        super().setup()
+
+    def _keep_folders(self, changes: list) -> SetParametersResult:
+        fixed = any(change.name == "bundle_folders" for change in changes)
+        return SetParametersResult(successful=not fixed, reason="bundle_folders is set at start" * fixed)
 
     async def _on_swap(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Load and verify the bundle of `bundle` beside the running one, which stays where that fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -395,6 +396,7 @@ def run_camera(bench, moody):
         from perception_rt.node.camera_detector import CameraDetectorNode
 
         values = {"bundle": moody, "warmup_sizes": ["160x120"], "threads": 1, "rate_hz": 1000.0} | values
+        values = {"bundle_folders": [tempfile.gettempdir()]} | values
         node = bench.start(CameraDetectorNode, image_topics=topics, **values)
         assert bench.up, bench.logs
         cameras = []

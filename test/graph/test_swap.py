@@ -142,3 +142,35 @@ def test_a_swap_while_the_node_comes_up_is_refused_with_the_reason(run_camera):
     assert all("not configured" in one.message or one.success for one in answers), answers
     assert not answers[0].success
     assert camera.node.callback_errors == 0
+
+
+def test_a_bundle_from_another_folder_is_not_loaded_and_the_folders_stay(run_camera, moody, tmp_path):
+    camera = run_camera(bundle_folders=[""])  # that of the bundle
+    bench = camera.bench
+    elsewhere = tmp_path / "elsewhere.pt"
+    elsewhere.write_bytes(Path(moody).read_bytes())
+    link = Path(moody).with_name("link.pt")
+    link.symlink_to(elsewhere)
+
+    def swap(bundle):
+        assert bench.set_parameter("bundle", str(bundle)).successful
+        done = bench.swap()
+        assert wait_for(done.done, 30)
+        return done.result()
+
+    for outside in (elsewhere, link, Path(moody).parent / ".." / "x" / ".." / elsewhere):
+        answer = swap(outside)
+        assert not answer.success
+        assert "not below bundle_folders" in answer.message
+    refused = bench.set_parameter("bundle_folders", ["/"])
+    assert not refused.successful
+    for inside in (moody, "sim_camera"):
+        assert swap(inside).success
+    bench.set_parameter("bundle", str(elsewhere))  # nor by way of the lifecycle
+    assert bench.change_state(Transition.TRANSITION_DEACTIVATE)
+    assert bench.change_state(Transition.TRANSITION_CLEANUP)
+    assert not bench.set_parameter("bundle_folders", ["/"]).successful
+    assert not bench.change_state(Transition.TRANSITION_CONFIGURE)
+    link.unlink()
+    assert bench.set_parameter("bundle", moody).successful
+    assert bench.change_state(Transition.TRANSITION_CONFIGURE)

@@ -18,6 +18,7 @@ from perception_rt.replay.storage.values import BagMessage, Damage, FormatError,
 MAGIC = b"SQLite format 3\0"
 HEAD = 32
 _LAST_ROW = 1 << 40
+_ERRORS = (sqlite3.Error, UnicodeDecodeError)  # of a message that quotes the file's damaged text
 _STEPS_EVERY, _STEPS_PER_BYTE = 4096, 8
 _PROBES = 2000  # how often reading of a damaged table is restarted
 
@@ -79,7 +80,7 @@ class SqliteFile:
         self._channels: dict[int, tuple[str, str]] = {}
         try:
             self._db = _connected(path, scratch)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise FormatError(f"not a database of a recording: {error}") from error
         try:
             _check_tables(self._db)
@@ -89,7 +90,7 @@ class SqliteFile:
                 f"SELECT id, name, type, {encoding} FROM topics"
             ):
                 self._channels[number] = (str(topic), type_name(str(kind), str(how or "")))
-        except (sqlite3.Error, FormatError) as error:
+        except (*_ERRORS, FormatError) as error:
             self._db.close()
             raise FormatError(f"not a database of a recording: {error}") from error
         self._table: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # rows and log times, by topic
@@ -126,7 +127,7 @@ class SqliteFile:
                 continue
             try:
                 data = self._data(row)
-            except (sqlite3.Error, FormatError) as error:
+            except (*_ERRORS, FormatError) as error:
                 self._report(Damage(wanted[number][0], log_ns, 1, f"row {row}: {error}"))
             else:
                 yield BagMessage(*wanted[number], log_ns, data)
@@ -172,7 +173,7 @@ class SqliteFile:
                 " FROM messages NOT INDEXED GROUP BY topic_id"
             ).fetchall()
             index = self._db.execute(f"SELECT {check} FROM messages INDEXED BY timestamp_idx").fetchone()
-        except sqlite3.Error:
+        except _ERRORS:
             return None
         finally:
             self._db.set_progress_handler(None, 0)
@@ -210,7 +211,7 @@ class SqliteFile:
                 if isinstance(log_ns, int):
                     rows.append(row)
                     times.append(log_ns)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             if "no such index" not in str(error):
                 self._report(Damage("", None, 0, f"index of log times: {error}: read the table instead"))
         return np.frombuffer(rows, np.int64), np.frombuffer(times, np.int64)
@@ -253,6 +254,6 @@ class SqliteFile:
                         column.append(value)
                 else:
                     self._report(Damage("", None, 1, f"row {row}: topic_id={number!r}, timestamp={log_ns!r}"))
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             return last, str(error)
         return last, ""
