@@ -23,7 +23,10 @@ def load_yaml(text: str) -> Any:
             aliases are expanded.
     """
     _check(text)
-    return yaml.load(text, _LOADER)
+    try:
+        return yaml.load(text, _LOADER)
+    except (ValueError, OverflowError) as error:  # a value of the form of a date or number that is none
+        raise yaml.YAMLError(str(error)) from error
 
 
 def _check(text: str) -> None:

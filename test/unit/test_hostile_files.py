@@ -32,6 +32,12 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 
 
+@pytest.mark.parametrize("text", ["a: 2020-13-45", "[2020-01-01 25:61:61]", "{a: 2001-02-30}"])
+def test_a_date_that_is_none_is_refused_as_yaml(text):
+    with pytest.raises(yaml.YAMLError, match=r"must be in|out of range"):
+        load_yaml(text)
+
+
 @pytest.mark.parametrize(
     "text",
     ["[" * 50_000, "[" * 50_000 + "]" * 50_000, "{a: " * 50_000, BOMB, "a: &a [*a]", "&a {b: &c [*c]}"],
