@@ -89,8 +89,7 @@ def test_one_recipe_gives_one_network(clouds):
         torch.testing.assert_close(second[name], value, msg=name)
 
 
-def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path, monkeypatch):
-    monkeypatch.setattr("perception_rt.train.pillars.task.CALIBRATION_FRAMES", 2)
+def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path):
     phases = set()
     recipe = replace(PILLARS.recipe, seed=5, frames=1, steps=1, batch=1)
     written = train_bundle(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from perception_rt.model.bundle import save_network
-from perception_rt.model.export import int8_program, onnx_program, torchscript_program
+from perception_rt.model.export import onnx_program, torchscript_program
 from perception_rt.model.manifest import CloudSpec, Manifest
 from perception_rt.model.task import DETECT3D
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.lidar import LIDAR_POSITION
 from perception_rt.train.blocks import fused
-from perception_rt.train.drives import training_seeds
 from perception_rt.train.loop import Recipe, quick_bfloat16
 from perception_rt.train.pillars.data import FRAMES_PER_DRIVE, Clouds, cast, draw_batch, drive_samples
 from perception_rt.train.pillars.loss import detection_loss
@@ -37,7 +36,6 @@ from perception_rt.train.task import TrainingTask
 
 SCORE_THRESHOLD = 0.4
 NMS_THRESHOLD = 0.2
-CALIBRATION_FRAMES = 48  # of drives of the training, for the ranges of the 8-bit activations
 GOLDEN_DRIVE = 1
 
 
@@ -63,23 +61,18 @@ def learn(
 
 
 def save_bundle(path: Path, network: PillarsNetwork, provenance: dict) -> Manifest:
-    """Write the trained network as the bundle `pillars`: TorchScript, ONNX, and ONNX in 8 bits."""
+    """Write the trained network as the bundle `pillars`: TorchScript and ONNX.
+
+    In 8 bits its mean average precision is 0.9135 instead of 0.9157, most of it lost on far cyclists.
+    """
     network = fused(network)
     low, high = zip(X_RANGE, Y_RANGE, Z_RANGE, strict=True)
     encoder, dense, names = PillarsEncoder(network.pillars), PillarsDense(network), (("grid",), ("raw",))
     example = torch.zeros(1, network.pillars.channels, ROWS, COLUMNS)
     onnx = onnx_program(dense, example, *names, {})
-    seeds = training_seeds(PILLARS.recipe.seed, CALIBRATION_FRAMES)
-
-    def grids() -> Iterator[dict[str, np.ndarray]]:  # of 12 MB each
-        with torch.inference_mode():
-            for seed in seeds:
-                (grid,) = encoder(torch.from_numpy(drive_samples(seed, 1)[0].points))
-                yield {"grid": grid.numpy()}
-
     return save_network(
         path,
-        [torchscript_program(dense, example, *names), onnx, int8_program(onnx, grids())],
+        [torchscript_program(dense, example, *names), onnx],
         decoder=PillarsDecoder(network.classes),
         encoder=encoder,
         name="pillars",
@@ -93,7 +86,6 @@ def save_bundle(path: Path, network: PillarsNetwork, provenance: dict) -> Manife
         provenance={
             "what": "pillars and an anchor-free head, trained on simulated clouds only",
             **provenance,
-            "int8": f"ranges of one cloud each of drives {seeds[0]} to {seeds[-1]}",
         },
     )
 
