@@ -77,6 +77,9 @@ def lidar_rows(bundle: str, bar: Progress) -> list[Row]:
         task = bar.add_task(f"lidar, {name}", total=len(scenes))
         found = [detect(runtime, scene.points, bar, task) for scene in scenes]
         rows += score_rows(f"lidar/{bundle}/{name}", scenes, found, runtime.manifest.classes)
+    from bench.lidar_circle import circle_rows
+
+    rows += circle_rows(f"lidar/{bundle}/circle", runtime)
     return rows + city_rows(f"lidar/{bundle}/kitti_city", runtime)
 
 
