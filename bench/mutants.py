@@ -157,7 +157,7 @@ def module_of(path: str) -> str:
 
 def test_files() -> list[str]:
     """Return the files of unit tests that import one of the folders."""
-    names = [f"{module_of(folder)}." for folder in FOLDERS]
+    names = [module_of(folder) for folder in FOLDERS]
     files = sorted((ROOT / "test/unit").glob("test_*.py"))
     return [str(file) for file in files if any(name in file.read_text() for name in names)]
 
