@@ -21,6 +21,9 @@ from perception_rt.types import CodecError, LidarFrame
 _DATATYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 _FLOATS = (7, 8)
 _INTENSITY_NAMES = ("intensity", "reflectivity")  # by preference; drivers that name both mean it so
+_TIME_NAMES = ("t", "time", "timestamp", "time_offset", "offset_time", "time_stamp")  # as drivers call it
+_UNITS = (1.0, 1e-3, 1e-6, 1e-9)
+_SWEEP_S = 0.002, 1.0  # what the times of one cloud span
 _MAX_FIELDS = 128
 """Fields looked at; real drivers name about ten."""
 _POINT_BYTES = 16
@@ -59,6 +62,7 @@ class RawCloud:
         row_step: bytes from one row to the next, padding included; what the data's length shows where the
             message is wrong about it.
         data: (N,) uint8, read-only view into the message.
+        timed: whether `decode` reads the time of each point.
     """
 
     stamp_ns: int
@@ -70,25 +74,33 @@ class RawCloud:
     point_step: int
     row_step: int
     data: np.ndarray
+    timed: bool = False
 
     def decode(self) -> LidarFrame:
         """The points as (N, 4) float32 row by row, without those that have a NaN or infinite coordinate.
 
         A read-only view where the layout allows it and every number is finite. Intensity keeps the sensor's
         scale; it is 0 where the cloud has none and where it is not finite. `is_dense` is not trusted.
+
+        Where `timed`, the times of the points are read too: from the first of the fields t, time, timestamp,
+        time_offset, offset_time. They may be s, ms, µs or ns, which the span of a sweep tells, after the
+        stamp or absolute; of another clock, the first point counts as measured at the stamp.
         """
         points = _points(self)
+        times = _times(self) if self.timed else None
         finite = np.isfinite(points)
         if finite.all():
-            return LidarFrame(points, 0, self.stamp_ns, self.frame_id)
+            return LidarFrame(points, 0, self.stamp_ns, self.frame_id, times)
         finite[:, 3] = True
-        kept = points.compress(finite.view(np.uint32).ravel() == _ALL_TRUE, axis=0)
+        used = finite.view(np.uint32).ravel() == _ALL_TRUE
+        kept = points.compress(used, axis=0)
         intensity = kept[:, 3]
         intensity[~np.isfinite(intensity)] = 0
-        return LidarFrame(kept, len(points) - len(kept), self.stamp_ns, self.frame_id)
+        times = None if times is None else times[used]
+        return LidarFrame(kept, len(points) - len(kept), self.stamp_ns, self.frame_id, times)
 
 
-def parse_points(source: object, max_bytes: int = MAX_BYTES) -> RawCloud:
+def parse_points(source: object, max_bytes: int = MAX_BYTES, timed: bool = False) -> RawCloud:
     """Check a sensor_msgs/PointCloud2 and give a handle on it; no point is read or copied.
 
     Of the fields, x y z (float32 or float64) and intensity (any type; where absent, reflectivity) are used,
@@ -97,6 +109,7 @@ def parse_points(source: object, max_bytes: int = MAX_BYTES) -> RawCloud:
     Args:
         source: the message object (of rclpy or rosbags), or its serialized bytes.
         max_bytes: limit on the cloud as received and as decoded, bytes.
+        timed: let `RawCloud.decode` read the time of each point, where there is one.
 
     Raises:
         CodecError: for truncated bytes, a missing or doubled field, a datatype, count or offset that cannot
@@ -105,7 +118,7 @@ def parse_points(source: object, max_bytes: int = MAX_BYTES) -> RawCloud:
     cloud = _from_bytes(source) if isinstance(source, BYTES_LIKE) else _from_message(source)
     cloud = _with_row_step(cloud)
     _check(cloud, max_bytes)
-    return cloud
+    return replace(cloud, timed=True) if timed else cloud
 
 
 def _from_bytes(source: bytes | bytearray | memoryview) -> RawCloud:
@@ -237,6 +250,33 @@ def _points(cloud: RawCloud) -> np.ndarray:
         if points.flags.aligned:
             return points
     return _gathered(cloud, columns, block).reshape(count, 4)
+
+
+def _times(cloud: RawCloud) -> np.ndarray | None:
+    """When each point was measured, (N,) float64 s after the stamp; None where no field tells it soundly."""
+    named = {field.name: field for field in cloud.fields}
+    name = next((name for name in _TIME_NAMES if name in named), None)
+    if name is None or not cloud.height * cloud.width:
+        return None
+    try:
+        column = _column(named[name], cloud, _DATATYPES)
+    except CodecError:  # the points are sound, and all that is lost is the time within the sweep
+        return None
+    values = _field(cloud, *column).astype(np.float64).ravel()
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return None
+    first, last = float(finite.min()), float(finite.max())
+    unit = next((unit for unit in _UNITS if _SWEEP_S[0] <= (last - first) * unit <= _SWEEP_S[1]), None)
+    if unit is None:
+        return None
+    values = np.where(np.isfinite(values), values, first)
+    stamp_s = cloud.stamp_ns / 1e9
+    if max(abs(first), abs(last)) * unit <= _SWEEP_S[1]:
+        return values * unit
+    if abs(first * unit - stamp_s) <= _SWEEP_S[1]:
+        return values * unit - stamp_s
+    return (values - first) * unit
 
 
 def _neighbours(columns: list[_Column]) -> int:

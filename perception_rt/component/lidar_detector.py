@@ -17,6 +17,7 @@ from perception_rt.component.detector import DETECTOR_PARAMETERS, DetectorCompon
 from perception_rt.component.graph import output_prefixes
 from perception_rt.component.parameters import Parameter
 from perception_rt.model.task import DETECT3D
+from perception_rt.stage.deskew import deskewed, twist_between
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.stage.levelling import (
     LEVEL_RAD,
@@ -30,6 +31,8 @@ from perception_rt.stage.levelling import (
 from perception_rt.types import ConfigError, Detections3D, LidarFrame, TransformError
 from perception_rt.types.status import Level, Status
 
+LAGS_NS = (0, 20_000_000, 50_000_000, 100_000_000)  # how old the motion may be that undoes that of a sweep
+SPAN_NS = 100_000_000  # that it is measured over
 LOOK_NS = 5 * 10**9  # between two looks at the ground of a lidar whose mounting is not known
 
 
@@ -71,6 +74,12 @@ class LidarDetector(DetectorComponent):
             "auto: the lidar's own, and base_frame for a tilted one; base: base_frame.",
             choices=("auto", "base"),
         ),
+        Parameter(
+            "fixed_frame",
+            "odom",
+            "Frame without motion. Where /tf has base_frame in it and the points have times (field t, time, "
+            "timestamp or time_offset), the motion within a sweep is undone; empty: never.",
+        ),
         Parameter("max_cloud_mb", 64.0, "Larger clouds are refused, MB.", (0.1, 1024.0)),
         *DETECTOR_PARAMETERS,
     )
@@ -81,19 +90,22 @@ class LidarDetector(DetectorComponent):
         self.leaning: dict[str, str] = {}
         self._looked_ns: dict[str, int] = {}
         self._mountings: dict[str, np.ndarray] = {}  # the last that was known, by frame
+        self._deskewed: Counter[str] = Counter()
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """The lidar topics, each with its message type and parser."""
         topics = self.values[self.TOPICS]
         if not topics or not all(topics) or len(set(topics)) != len(topics):
             raise ConfigError(f"{self.TOPICS}={topics}: must name at least one topic, each once")
-        parser = partial(parse_points, max_bytes=round(self.values["max_cloud_mb"] * 1e6))
+        timed = bool(self.values["base_frame"] and self.values["fixed_frame"])
+        parser = partial(parse_points, max_bytes=round(self.values["max_cloud_mb"] * 1e6), timed=timed)
         return dict.fromkeys(topics, ("sensor_msgs/msg/PointCloud2", parser))
 
     def open_outputs(self, streams: list[str]) -> None:
         """Publishers: `~/detections`, or `~/<lidar>/detections` where there are several lidars."""
         self._detections, self._markers = {}, {}
         self._dropped.clear()
+        self._deskewed.clear()
         self.leaning, self._looked_ns, self._mountings = {}, {}, {}
         self._transforms = self.host.transforms() if self.values["base_frame"] else None
         for stream, prefix in output_prefixes(streams).items():
@@ -127,11 +139,33 @@ class LidarDetector(DetectorComponent):
         thresholds = self.threshold("score"), self.threshold("nms")
         base = self.values["base_frame"]
         mounting = self._mounting(frame)
+        frame = self._without_motion(frame, mounting)
         tilted = mounting is not None and tilt(mounting) > LEVEL_RAD
         if mounting is None or not (tilted or self.values["output_frame"] == "base"):
             return Placed(detect3d(self.runtime, frame, *thresholds), frame.frame_id)
         found = detect3d(self.runtime, levelled(frame, mounting), *thresholds)
         return Placed(moved_to_base(found, mounting), base)
+
+    def _without_motion(self, frame: LidarFrame, mounting: np.ndarray | None) -> LidarFrame:
+        """The cloud as of its stamp, where its points have times and /tf tells the motion."""
+        if frame.times_s is None or self._transforms is None:
+            return frame
+        if mounting is None:
+            if frame.frame_id != self.values["base_frame"]:
+                return frame
+            mounting = np.eye(4)
+        for lag_ns in LAGS_NS:  # the newest transforms may still be on their way
+            stamp = frame.stamp_ns - lag_ns
+            try:
+                before, after = (
+                    self._transforms.lookup(self.values["fixed_frame"], self.values["base_frame"], at)
+                    for at in (stamp - SPAN_NS, stamp)
+                )
+            except TransformError:
+                continue
+            self._deskewed[frame.frame_id] += 1
+            return deskewed(frame, twist_between(before, after, SPAN_NS / 1e9), mounting)
+        return frame
 
     def _mounting(self, frame: LidarFrame) -> np.ndarray | None:
         """(4, 4) from the lidar's frame to base_frame; None where /tf has none: look at the ground then."""
@@ -175,4 +209,4 @@ class LidarDetector(DetectorComponent):
 
     def stream_values(self, stream: str) -> dict[str, object]:
         """Points without a place, over all published frames."""
-        return {"points_dropped": self._dropped[stream]}
+        return {"points_dropped": self._dropped[stream], "clouds_deskewed": sum(self._deskewed.values())}

@@ -41,12 +41,14 @@ class LidarFrame:
         dropped: points that were left out because a coordinate was NaN or infinite.
         stamp_ns: the sensor's stamp, ns.
         frame_id: the sensor's frame (REP 103: x forward, y left, z up).
+        times_s: (N,) float64, when each point was measured, s after the stamp; None where that is not known.
     """
 
     points: np.ndarray
     dropped: int
     stamp_ns: int
     frame_id: str
+    times_s: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.points.shape, self.points.dtype
