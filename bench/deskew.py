@@ -3,9 +3,9 @@
     python -m bench.deskew
 
 A simulated lidar's clouds are bent as a spinning sensor at 10 Hz bends them on a vehicle at 15 m/s, straight
-and in a turn of 0.3 rad/s: each point moves by the time of its azimuth. `bev_cluster` runs on the still cloud,
-the bent one, and the one that was deskewed with a twist that is 3 % wrong, as odometry may be. The rows compare
-the centres of boxes with those of the still cloud. Writes `out/bench/deskew.json`.
+and in a turn of 0.3 rad/s: each point moves by the time of its azimuth. `bev_cluster` runs on the still
+cloud, the bent one, and the one that was deskewed with a twist that is 3 % wrong, as odometry may be. The
+rows compare the centres of boxes with those of the still cloud. Writes `out/bench/deskew.json`.
 """
 
 from __future__ import annotations
