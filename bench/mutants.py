@@ -234,7 +234,7 @@ def record_coverage() -> Coverage:
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
-        lines, took_s, failed = pickle.load(pipe)  # noqa: S301  of our own child
+        lines, took_s, failed = pickle.load(pipe)
     os.waitpid(child, 0)
     coverage = Coverage()
     coverage.lines, coverage.took_s, coverage.failed = lines, took_s, failed
