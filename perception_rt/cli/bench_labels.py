@@ -48,10 +48,26 @@ def average_precision(
 ) -> float | None:
     """Mean over the classes of the average precision at IoU 0.5; None without an object of its classes.
 
-    In space IoU is that of footprints. Classes are compared by their canonical names, and only those count
-    that both the labels and the bundle have.
+    In space IoU is that of footprints.
     """
     from perception_rt.replay.score.counting import precision_of
+
+    scenes, classes = scored_scenes(runtime, labelled, data_of, on_frame)
+    return precision_of(scenes, classes, labelled.truth.flat).figures["ap50"]
+
+
+def scored_scenes(
+    runtime: Any,
+    labelled: LabelledFrames,
+    data_of: Callable[[Any], np.ndarray],
+    on_frame: Callable[[], None],
+    lowest_score: float = LOWEST_SCORE,
+) -> tuple[list[Any], list[str]]:
+    """Run a bundle on labelled frames; return a `ScoredScene` of each, and the classes that are scored.
+
+    Classes are compared by their canonical names, and only those count that both the labels and the bundle
+    have.
+    """
     from perception_rt.replay.score.detection import as_seen, scenes_of
     from perception_rt.replay.score.outputs import Outputs, RecordedOutput
     from perception_rt.replay.score.scene import SceneBuilder
@@ -61,7 +77,7 @@ def average_precision(
     own = np.array([index.setdefault(canonical(name), len(index)) for name in runtime.manifest.classes])
     outputs = []
     for frame in labelled.frames():
-        boxes, scores, labels = runtime(data_of(frame), score_threshold=LOWEST_SCORE)[:3]
+        boxes, scores, labels = runtime(data_of(frame), score_threshold=lowest_score)[:3]
         ids, stamp = [""] * len(scores), frame.stamp_ns
         outputs.append(
             RecordedOutput(
@@ -72,7 +88,7 @@ def average_precision(
     found = Outputs("bench", tuple(index), outputs)
     builder = SceneBuilder(labelled.truth, found, runtime.manifest.classes, labelled.places)
     scenes, _ = scenes_of(as_seen(labelled.truth, found), builder)
-    return precision_of(scenes, builder.classes, labelled.truth.flat).figures["ap50"]
+    return scenes, builder.classes
 
 
 # --- recordings ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import json
 
-from perception_rt.cli import bundle_export, bundle_get
+from perception_rt.cli import bundle_calibrate, bundle_export, bundle_get
 
 EXAMPLES = """\
   perception-rt bundle get fastestdet
@@ -20,16 +20,18 @@ EXAMPLES = """\
   perception-rt bundle export torchscript scripted.pt --contract --classes names.txt --out mine.pt
   perception-rt bundle export torchvision ssdlite320_mobilenet_v3_large --weights DEFAULT --out ssd.pt
   perception-rt bundle export bev_cluster --max-range 40 --out near.pt
+  perception-rt bundle calibrate yolo11n.pt --data images/val --out calibrated.pt
   perception-rt bundle verify yolo11n.pt
   perception-rt bundle show sim_camera --json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `export` from its sources, `get`, `verify`, `show` and `compile`."""
+    """Declare every action."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     bundle_export.add_arguments(commands.add_parser("export", help="make a bundle"))
     bundle_get.add_arguments(commands.add_parser("get", help="download a pretrained network by name"))
+    bundle_calibrate.add_arguments(commands.add_parser("calibrate", help="make scores mean probabilities"))
     verify = commands.add_parser("verify", help="verify a bundle's manifest, hash and golden answer")
     show = commands.add_parser("show", help="print a bundle's manifest (runs nothing)")
     build = commands.add_parser("compile", help="build the engines that take minutes, for this machine")
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     actions = {
         "export": bundle_export.run,
         "get": bundle_get.run,
+        "calibrate": bundle_calibrate.run,
         "verify": _verify,
         "show": _show,
         "compile": _compile,
@@ -106,7 +109,9 @@ def _show(args: argparse.Namespace) -> int:
     fields["programs"] = "; ".join(
         f"{program.kind} {program.precision} {program.file}" for program in manifest.programs
     )
-    for group in ("input", "decoder", "provenance"):
+    if manifest.calibration is not None:
+        fields["calibration"] = fields["calibration"]["record"]
+    for group in ("input", "decoder", "calibration", "provenance"):
         if fields[group] is not None:
             fields[group] = ", ".join(f"{key} {json.dumps(value)}" for key, value in fields[group].items())
     for name, value in fields.items():

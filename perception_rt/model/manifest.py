@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from perception_rt.model import fields
+from perception_rt.model.calibration import ScoreCalibration, parse_calibration
 from perception_rt.model.fields import shortened
 from perception_rt.model.specs import CloudSpec, ImageSpec, InputSpec
 from perception_rt.model.task import TASKS, Task
@@ -113,6 +114,7 @@ class Manifest:
         score_thresholds: by class name, lowest scores that differ from `score_threshold`.
         classes_keep: the classes that are answered; empty for all.
         max_detections: most boxes of an image.
+        calibration: of the scores. Thresholds are of calibrated scores; the golden answer has the network's.
         schema_version: of this layout.
     """
 
@@ -132,6 +134,7 @@ class Manifest:
     score_thresholds: Mapping[str, float] = field(default_factory=dict)
     classes_keep: tuple[str, ...] = ()
     max_detections: int = 300
+    calibration: ScoreCalibration | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -152,8 +155,9 @@ def bundle_sha256(manifest: Manifest, members: Mapping[str, bytes]) -> str:
     """Hash a bundle: every field of the manifest but the hash itself, then each member in name order."""
     data = asdict(manifest)
     del data["sha256"]
-    if not data["classes_keep"]:  # bundles written before this field have no other hash
-        del data["classes_keep"]
+    for name in ("classes_keep", "calibration"):
+        if not data[name]:  # bundles written before this field have no other hash
+            del data[name]
     digest = hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(members):
         digest.update(f"\n{name} {hashlib.sha256(members[name]).hexdigest()}".encode())
@@ -221,6 +225,7 @@ def _parse_format2(data: dict[str, Any], classes: tuple[str, ...]) -> dict[str, 
         "score_thresholds": thresholds,
         "classes_keep": kept,
         "max_detections": fields.field(data, "max_detections", fields.integer(1, MAX_DETECTIONS)),
+        "calibration": fields.optional(parse_calibration)(data.get("calibration")),
     }
 
 

@@ -79,6 +79,7 @@ class Runtime:
         choice: which engine runs which program, and why.
         class_thresholds: (C,) lowest score of each class: NaN where `score_threshold` counts, infinity for a
             class that is not wanted. May be replaced at any time: a call uses what it finds at its start.
+        calibration: of the scores; None answers the network's own.
         extras: by name, what else belongs to each box of the last answer: ``keypoints`` (K, P, 3), x y in px
             of the image and visibility; ``theta`` (K,) rad.
     """
@@ -92,6 +93,7 @@ class Runtime:
         self._archive = archive
         self._detect = self._load(archive, choice)
         self.class_thresholds = self.thresholds_of({}, ())
+        self.calibration = archive.manifest.calibration
         self.extras: dict[str, np.ndarray] = {}
 
     def thresholds_of(self, thresholds: Mapping[str, float], wanted: Sequence[str]) -> np.ndarray:
@@ -171,12 +173,13 @@ class Runtime:
             raise BundleError(f"{path}: golden mismatch on {self.device}: {difference}")
 
     def golden_outputs(self, data: np.ndarray) -> Outputs:
-        """The answer to the golden input, by the bundle's own thresholds of classes left aside."""
-        saved, self.class_thresholds = self.class_thresholds, np.full(len(self.manifest.classes), np.nan)
+        """The answer to the golden input; thresholds of classes and calibration are left aside."""
+        saved = self.class_thresholds, self.calibration
+        self.class_thresholds, self.calibration = np.full(len(self.manifest.classes), np.nan), None
         try:
             return self(data, score_threshold=self.manifest.golden.score_threshold)
         finally:
-            self.class_thresholds = saved
+            self.class_thresholds, self.calibration = saved
 
     def __call__(self, *frames: Any, **options: Any) -> Any:
         """Detect objects; see the subclasses."""
@@ -205,9 +208,12 @@ class Runtime:
         wanted = self.manifest.score_threshold if score is None else float(score)
         own = self.class_thresholds
         least = np.where(np.isnan(own), wanted, own).astype(np.float32)
-        lowest = min(wanted, float(least.min()))
+        lowest, raw, calibration = min(wanted, float(least.min())), least, self.calibration
+        if calibration is not None:  # a little lower, so that rounding takes none: the scores decide below
+            lowest = max(0.0, float(calibration.inverse(np.float64(lowest))) - 1e-6)
+            raw = (calibration.inverse(least) - 1e-6).astype(np.float32)
         try:
-            found = self._detect(data, *bgr, lowest, -1.0 if nms is None else float(nms), least=least)
+            found = self._detect(data, *bgr, lowest, -1.0 if nms is None else float(nms), least=raw)
             columns, extras = _checked(found, self.COLUMNS, TASKS[self.manifest.task].box_columns)
         except ModelError as error:
             raise ModelError(f"{self.manifest.name} on {self.device}: {error}") from error
@@ -218,7 +224,9 @@ class Runtime:
         packed = torch.cat([boxes.float(), *(column[:, None].float() for column in others)], dim=1).cpu()
         answer = _unpack(packed.numpy(), boxes.shape[1])
         self.extras = {name: value.cpu().numpy() for name, value in extras.items()}
-        if np.isnan(own).all():
+        if calibration is not None:
+            answer[1][:] = calibration(answer[1])
+        elif np.isnan(own).all():
             return answer
         kept = answer[1] >= least[np.clip(answer[2], 0, least.size - 1)]
         self.extras = {name: value[kept] for name, value in self.extras.items()}
@@ -238,7 +246,7 @@ class ContractModule:
             )
         for name in ("score_threshold", "nms_threshold"):
             mine, theirs = getattr(manifest, name), getattr(module, name, None)
-            if mine != theirs:
+            if mine != theirs and not (manifest.calibration and name == "score_threshold"):
                 raise BundleError(f"{path}: {name}={mine} in the manifest, {theirs} in the module")
         try:
             self._module = optimise(module, device)
