@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="longer times without a message are skipped, s (60)",
     )
     parser.add_argument("--no-report", action="store_true", help="do not write report.html and report.png")
+    parser.add_argument("--open", action="store_true", help="open the report in the browser")
     judging = parser.add_argument_group("scores, comparison, budgets")
     judging.add_argument(
         "--truth",
@@ -130,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
     """Replay; returns the exit code."""
     from perception_rt.replay.batch import find_bags
 
+    if args.open and args.no_report:
+        raise ConfigError("--open: there is no report with --no-report")
     bags = find_bags(args.bags, skip=args.out)
     if len(bags) == 1 and bags[0] in args.bags and args.ray is None:
         return _replay_one(args, bags[0])
@@ -200,6 +203,8 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
         _print_result(outcome, args)
         if args.mine:
             print(f"{len(moments)} moments in {args.out / 'mined'}")
+    if args.open:
+        _open(args.out / "report.html")
     return outcome.code
 
 
@@ -222,7 +227,17 @@ def _replay_many(args: argparse.Namespace, bags: list[Path]) -> int:
     write_index(args.out, [args.out / outcome.name for outcome in outcomes])
     console.print(batch_table(outcomes))
     console.print(args.out / "index.html", markup=False, highlight=False, soft_wrap=True)
+    if args.open:
+        _open(args.out / "index.html")
     return exit_code(outcomes)
+
+
+def _open(page: Path) -> None:
+    """Open a page in the browser, or say that there is none."""
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        print(f"no browser found: open {page} yourself", file=sys.stderr)
 
 
 def _arguments_of_one(args: argparse.Namespace, name: str) -> list[str]:
@@ -274,7 +289,6 @@ def _print_result(outcome: ReplayResult, args: argparse.Namespace) -> None:
     from perception_rt.replay.budget import budget_table
     from perception_rt.replay.compare import comparison_table
     from perception_rt.replay.summary import metrics_table
-    from perception_rt.replay.warnings import warnings_of
 
     console = Console()
     console.print(metrics_table(outcome.metrics))
@@ -293,11 +307,8 @@ def _print_result(outcome: ReplayResult, args: argparse.Namespace) -> None:
         console.print(f"could not be read: {count} x {reason}", markup=False)
     for reason in bag["faults"]:
         console.print(f"the recording: {reason} (no message is lost)", markup=False)
-    for warning in warnings_of(outcome.metrics):
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    for one in outcome.metrics["health"]["findings"]:
-        line = f"{one['level']}: {one['sensor']}: {one['what']}, {one['begin_s']:.1f} s into the recording"
-        console.print(line, markup=False, soft_wrap=True)
+    for finding in outcome.run["findings"]:
+        console.print(f"warning: {finding}", markup=False, highlight=False, soft_wrap=True)
     run = outcome.run
     left = args.out if args.no_report else args.out / "report.html"
     line = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s; {left}"

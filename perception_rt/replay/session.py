@@ -21,7 +21,7 @@ from perception_rt.replay.compare import Comparison, Tolerance, compare_runs
 from perception_rt.replay.environment import machine, versions
 from perception_rt.replay.lockstep.runner import MAX_GAP_S, Run, replay
 from perception_rt.replay.lockstep.timing import parse_inference
-from perception_rt.replay.report import write_report
+from perception_rt.replay.report import findings_of, write_report
 from perception_rt.replay.score import Places, load_truth, score
 from perception_rt.replay.time_base import AUTO
 from perception_rt.types import ConfigError
@@ -138,6 +138,7 @@ def run_session(
         "machine": machine(),
         "versions": versions(),
         "exit_code": code,
+        "findings": findings_of(out, metrics),
     }
     if session.report:
         write_report(out, session.bag, about, checks, truths)

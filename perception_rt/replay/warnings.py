@@ -1,4 +1,4 @@
-"""Name what a run lost and what to change: lines for the end of a replay."""
+"""Name what a run lost and what to change, from its metrics."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def warnings_of(metrics: Mapping[str, Any]) -> Iterator[str]:
         metrics: content of metrics.json.
     """
     bag = metrics["bag"]
-    yield from clock_warnings(bag["clock"])
-    for gap in bag["gaps"]:
+    if "clock" in bag:
+        yield from clock_warnings(bag["clock"])
+    for gap in bag.get("gaps", ()):
         told = (
             f"{gap['skipped_ns'] / 1e9:.1f} s without a message skipped, after {gap['after_ns'] / 1e9:.3f} s"
         )

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from perception_rt.cli.main import main
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.budget import BudgetResult
 from perception_rt.replay.report import write_index, write_report
@@ -203,3 +204,37 @@ class Quiet(SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         self.server.asked.append(self.path)
+
+
+def test_the_verdict_of_a_street_depends_on_the_threshold(shared_data, tmp_path):
+    """FastestDet at its own threshold raises no alarm; at one far too low the camera detector is named."""
+    bundle = tmp_path / "fastestdet.pt"
+    onnx = str(shared_data / "models" / "FastestDet.onnx")
+    assert main(["bundle", "export", "onnx", onnx, "--decoder", "fastestdet", "--out", str(bundle)]) == 0
+    config = tmp_path / "camera.yaml"
+    config.write_text(
+        f"camera_detector:\n  ros__parameters:\n    bundle: {bundle}\n"
+        "    image_topics: [/camera/front/image_raw]\n"
+    )
+    found = []
+    for threshold in ("-1.0", "0.1"):
+        out = tmp_path / f"out{threshold}"
+        arguments = ["--config", str(config), "--out", str(out), "--inference", "fixed:20", "--no-report"]
+        arguments += ["-p", f"camera_detector:score_threshold:={threshold}"]
+        assert main(["replay", str(shared_data / "bags" / "kitti_city"), *arguments]) == 0
+        found.append(json.loads((out / "run.json").read_text())["findings"])
+    assert found[0] == []
+    assert any(line.startswith("/camera_detector/detections: ") for line in found[1])
+
+
+def test_the_report_opens_in_the_browser(tmp_path, monkeypatch, capsys):
+    bag = drives.write_drive(tmp_path / "drive", seconds=0.2)
+    config = tmp_path / "camera.yaml"
+    config.write_text(f"camera_detector:\n  ros__parameters:\n    image_topics: [{drives.IMAGE}]\n")
+    command = ["replay", str(bag), "--config", str(config), "--out", str(tmp_path / "out"), "--open"]
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)))
+    assert main(command) in (0, 3)
+    assert opened == [(tmp_path / "out" / "report.html").resolve().as_uri()]
+    assert "no browser found: open " in capsys.readouterr().err
+    assert main([*command, "--no-report"]) == 2

@@ -10,17 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from perception_rt.codec import DetectionEncoder
 from perception_rt.realtime.ledger import Outcome
+from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.budget import BudgetResult
-from perception_rt.replay.report import charts, svg, write_index, write_report
+from perception_rt.replay.report import charts, findings_of, svg, write_index, write_report
 from perception_rt.replay.report import ledger as ledgers
-from perception_rt.replay.report.choose import SensorStream, choose, sensors_of
+from perception_rt.replay.report.box_statistics import BoxStatistics
+from perception_rt.replay.report.choose import ARRAY_2D, SensorStream, choose, sensors_of
+from perception_rt.replay.report.findings import box_findings
 from perception_rt.replay.report.ledger import MOMENTS, OUTCOMES, read_ledger
 from perception_rt.replay.report.quality import AnswerQuality
 from perception_rt.replay.report.scores import headlines, score_sections
 from perception_rt.replay.report.streams import stages_of, stream_sections
 from perception_rt.replay.report.summary import judge
-from perception_rt.types import ConfigError
+from perception_rt.types import ConfigError, Detections2D
 from test.replayed import COLUMNS, row, streams_of, write_ledger
 
 START = 1_700_000_000_000_000_001
@@ -256,6 +260,108 @@ def test_the_verdict_names_what_is_wrong():
     gaps["bag"]["missing_topics"] = {"/imu": ["/vehicle_state"]}
     assert judge(gaps, ()).level == "warn"
     assert "/imu" in judge(gaps, ()).text
+
+
+def statistics_of(**given) -> BoxStatistics:
+    made = {"frames": 50, "boxes": 150, "compared": 48, "compared_boxes": 144} | given
+    return BoxStatistics(made.pop("kind", "detections"), NODE, **made)
+
+
+def lives(count: int, life_ms: int) -> dict[str, tuple[int, int]]:
+    return {str(n): (n * 10_000_000, n * 10_000_000 + life_ms * 1_000_000) for n in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, ""),
+        (
+            {"boxes": 1100, "compared_boxes": 1056, "single": 912},
+            "/d: 22 boxes a frame, of which 19 live for one frame: raise the score threshold?",
+        ),
+        ({"boxes": 1100, "compared_boxes": 1056, "single": 400}, ""),
+        ({"boxes": 30, "compared_boxes": 28, "single": 28}, ""),  # few: any street flickers a little
+        ({"compared": 5, "compared_boxes": 110, "single": 95}, ""),
+        ({"crowded": 40, "crowd": 11}, "up to 11 boxes on one object, three or more in 40 of 50 frames"),
+        ({"crowded": 2, "crowd": 11}, ""),
+        ({"boxes": 0, "compared_boxes": 0}, "no box in 50 frames"),
+        ({"boxes": 0, "compared_boxes": 0, "frames": 8, "compared": 6}, ""),
+        (
+            {"kind": "tracks", "end_ns": 20_000_000_000, "lives_ns": lives(40, 300)},
+            "40 ids in 20 s, of which 40",
+        ),
+        ({"kind": "tracks", "end_ns": 20_000_000_000, "lives_ns": lives(40, 900)}, ""),
+        ({"kind": "tracks", "end_ns": 500_000_000, "lives_ns": lives(40, 100)}, ""),  # it ended too soon
+    ],
+)
+def test_a_finding_about_boxes_needs_its_cause(given, said):
+    found = list(box_findings({"/d": statistics_of(**given)}))
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+
+
+def test_fusion_without_a_match_is_found_where_the_detectors_found_something():
+    fused = statistics_of(kind="fused")
+    assert "none of 150 objects" in next(box_findings({"/d": statistics_of(), "/f": fused}))
+    assert not list(box_findings({"/f": fused}))
+    assert not list(box_findings({"/d": statistics_of(), "/f": statistics_of(kind="fused", matched=1)}))
+
+
+def boxes_run(folder: Path, frames: list[np.ndarray]) -> Path:
+    """A run whose camera detector published these (N, 4) boxes every 100 ms."""
+    topic = f"{NODE}/detections"
+    encoder = DetectionEncoder(("car",))
+    rows = some_rows(40)
+    metrics = metrics_of(rows)
+    metrics["outputs"] = {topic: {"type": ARRAY_2D, "node": NODE, "messages": len(frames), "sha256": ""}}
+    write_run(folder, rows, metrics)
+    with BagWriter(folder / "bag") as bag:
+        for n, xyxy in enumerate(frames):
+            stamp_ns, count = START + n * 100_000_000, len(xyxy)
+            found = Detections2D(
+                xyxy.astype(np.float32), np.full(count, 0.5, np.float32), np.zeros(count, np.int64)
+            )
+            bag.write(topic, ARRAY_2D, stamp_ns, encoder.encode(found, stamp_ns, "camera"))
+    return folder
+
+
+CAR = np.array([[100.0, 100, 200, 180]])
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (lambda n: CAR + 5 * n, "Good."),
+        (lambda n: np.repeat(CAR, 11, 0) + np.arange(11)[:, None], "Up to 11 boxes on one object"),
+        (
+            lambda n: np.concatenate((CAR, CAR + 300 + 150 * np.arange(n % 2, 8, 2)[:, None])),
+            "5 boxes a frame, of which 4 live for one frame",
+        ),
+        (lambda n: CAR[:0], "no box in 40 frames"),
+    ],
+)
+def test_the_page_judges_the_boxes_of_the_output_bag(tmp_path, frame, said):
+    folder = boxes_run(tmp_path / "run", [frame(n) for n in range(40)])
+    write_report(folder)
+    verdict = (folder / "report.html").read_text().partition('class="verdict')[2].partition("</div>")[0]
+    assert said.lower() in verdict.replace("</strong>", "").lower()
+    assert ("Good" in verdict) == (said == "Good.")
+
+
+def test_old_outputs_sensor_faults_and_losses_are_found(tmp_path):
+    rows = [made for made in some_rows(100) if made["outcome"] == "published"]
+    metrics = metrics_of(rows)
+    metrics["bag"] |= {"duration_s": 8.0, "topics": {TOPIC: {"type": "sensor_msgs/msg/Image"}}}
+    assert findings_of(tmp_path, metrics) == []
+    metrics["bag"]["duration_s"] = 4.0
+    fault = {"sensor": TOPIC, "what": "the image is frozen", "level": "ERROR", "begin_s": 1.0, "end_s": None}
+    metrics["health"] = {"findings": [fault]}
+    old, frozen = findings_of(tmp_path, metrics)
+    assert "ms old when published, longer than the sensor's period of 50 ms" in old
+    assert frozen == f"{TOPIC}: the image is frozen, from 1.0 s to the end (error)"
+    metrics["streams"][STREAM]["states"] |= {"published": 10, "superseded": 70}
+    assert "70 of 80 messages are lost (superseded" in findings_of(tmp_path, metrics)[0]
+    assert judge(metrics, (), findings_of(tmp_path, metrics)).level == "warn"
 
 
 def test_folders_that_are_none_are_said(tmp_path):

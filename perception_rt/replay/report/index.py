@@ -89,7 +89,7 @@ def _row(folder: Path, run: Path) -> dict[str, Any]:
 def _judged(metrics: dict, info: dict | None) -> tuple[str, str]:
     if info is None:
         return "bad", "not complete: it has no run.json"
-    verdict = judge(metrics, ())
+    verdict = judge(metrics, (), info.get("findings", ()))
     code = info.get("exit_code", 0)
     level, word = _EXITS.get(code, ("bad", f"exit code {code}"))
     if level == "good":

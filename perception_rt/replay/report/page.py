@@ -11,6 +11,7 @@ from markupsafe import Markup
 from perception_rt.replay.budget import BudgetResult
 from perception_rt.replay.report import charts, svg
 from perception_rt.replay.report.figure import write_figure
+from perception_rt.replay.report.findings import findings_of
 from perception_rt.replay.report.folder import first_differences, read_metrics, read_run, write_page
 from perception_rt.replay.report.ledger import LedgerView, read_ledger
 from perception_rt.replay.report.scores import MEANING, score_sections
@@ -49,7 +50,8 @@ def write_report(
     metrics = read_metrics(folder)
     run = (read_run(folder) or {}) if run is None else run
     view = read_ledger(folder / "ledger.csv")
-    verdict = judge(metrics, checks)
+    findings = run["findings"] if "findings" in run else findings_of(folder, metrics)
+    verdict = judge(metrics, checks, findings)
     strips = [] if bag is None else picture_strips(folder, Path(bag), metrics, view, truths)
     streams, scores = stream_sections(metrics["streams"], view), score_sections(metrics["scores"])
     values: dict[str, Any] = {
@@ -153,7 +155,7 @@ def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, objec
             (node, row["name"], row["task"], _hash(row["sha256"]))
             for node, row in sorted(metrics["bundles"].items())
         ],
-        "environment": list(_flat(run)),
+        "environment": list(_flat({key: value for key, value in run.items() if key != "findings"})),
     }
 
 

@@ -10,13 +10,20 @@ from perception_rt.replay.report.charts import words
 from perception_rt.replay.report.ledger import OUTCOMES
 from perception_rt.replay.report.scores import headlines
 
+_MOST_FINDINGS = 12
+
 
 class Verdict(NamedTuple):
-    """Verdict on a run: `level` (good, warn or bad) and its wording."""
+    """Verdict on a run: `level` (good, warn or bad) and its wording; `lines` are sentences."""
 
     level: str
     word: str
-    text: str
+    lines: Sequence[str]
+
+    @property
+    def text(self) -> str:
+        """Return the lines as one paragraph."""
+        return " ".join(self.lines)
 
 
 class Card(NamedTuple):
@@ -27,8 +34,8 @@ class Card(NamedTuple):
     more: str
 
 
-def judge(metrics: Mapping, checks: Sequence) -> Verdict:
-    """Return the verdict on a run, the worst problem first."""
+def judge(metrics: Mapping, checks: Sequence, findings: Sequence[str] = ()) -> Verdict:
+    """Return the verdict on a run, the worst problem first; `findings` as of `findings_of`."""
     streams = metrics["streams"]
     received = sum(stream["received"] for stream in streams.values())
     ended = sum(sum(stream["states"].values()) for stream in streams.values())
@@ -47,16 +54,19 @@ def judge(metrics: Mapping, checks: Sequence) -> Verdict:
         found.append(f"not in the recording: {', '.join(sorted(bag['missing_topics']))}")
     if received == 0:
         found.append("no node received a message")
+    gaps = bool(found)
+    found += findings[:_MOST_FINDINGS]
+    if len(findings) > _MOST_FINDINGS:
+        found.append(f"{len(findings) - _MOST_FINDINGS} more lines are in run.json")
     if found:
-        text = "; ".join(found) + "."
-        return Verdict(
-            "bad" if bad else "warn", "Not good" if bad else "With gaps", text[:1].upper() + text[1:]
-        )
+        word = "Not good" if bad else "With gaps" if gaps else "Look at this"
+        lines = [line[:1].upper() + line[1:] + "." * (line[-1] not in ".?") for line in found]
+        return Verdict("bad" if bad else "warn", word, lines)
     ended_as = _states(streams.values())
     text = f"All {_count(received)} received messages are accounted for: {ended_as}."
     if checks:
         text += f" All {len(checks)} checks hold." if len(checks) > 1 else " The check holds."
-    return Verdict("good", "Good", text)
+    return Verdict("good", "Good", [text])
 
 
 def _states(streams: Sequence[Mapping]) -> str:
