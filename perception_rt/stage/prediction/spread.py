@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.special import gammaincinv, ndtr, ndtri
 
 SHARES = (0.5, 0.95)
-GAUSSIAN = np.sqrt(chi2.ppf(SHARES, 2))  # Mahalanobis distances that hold these shares of a Gaussian
+GAUSSIAN = np.sqrt(2 * gammaincinv(1.0, SHARES))  # Mahalanobis distances that hold these shares of a Gaussian
 SLOW_S = 1.0  # time constant of the velocity that the present one is compared with
 MEMORY_S = 3.0  # for which a change of velocity counts
 KNOWN_S = 1.0  # an object is seen for so long before its prediction is checked
@@ -75,8 +75,8 @@ class Errors:
         ).T
         self._lead = np.stack((half, most))
         # A log-normal distribution with the recordings' quantiles.
-        sd = np.log(most / half) / norm.ppf(SHARES[1])
-        below = norm.cdf(np.log(_BINS) / sd[:, None])
+        sd = np.log(most / half) / ndtri(SHARES[1])
+        below = ndtr(np.log(_BINS) / sd[:, None])
         self._counts = PRIOR_WEIGHT * np.diff(below, axis=1)
         self.forget()
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from perception_rt.stage.tracking.associate import assign
 from perception_rt.stage.tracking.boxes2d import BoxFilters2D
@@ -192,7 +192,7 @@ class Tracker3D(_Tracker[BoxFilters3D]):
     def __init__(self, config: TrackerConfig3D) -> None:
         super().__init__(config.lives, BoxFilters3D(config.motions), config.groups)
         self._own = np.array([2 * motion.position_sd**2 for motion in config.motions])
-        self._gate = chi2.ppf([life.gate for life in config.lives], BoxFilters3D.distance_degrees)
+        self._gate = 2 * gammaincinv(BoxFilters3D.distance_degrees / 2, [life.gate for life in config.lives])
         self._in_odom: bool | None = None
         self.stated = np.zeros((0, 3, 3))
 

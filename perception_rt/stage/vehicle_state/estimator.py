@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from math import ceil, exp, hypot, inf
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig
 from perception_rt.stage.vehicle_state.estimate import Estimate, UpdateStatus
@@ -65,7 +65,7 @@ class Estimator:
     def __init__(self, config: VehicleStateConfig) -> None:
         self.config = config
         self._observer = MeasurementModel(config)
-        self._gates = [float(chi2.ppf(config.gate_probability, m)) for m in (1, 2, 3)]
+        self._gates = [float(2 * gammaincinv(m / 2, config.gate_probability)) for m in (1, 2, 3)]
         self._transition, self._spread = np.eye(SIZE), np.zeros((SIZE, SIZE))
         walks = (config.gyro_bias_walk, config.acceleration_bias_walk, config.speed_scale_walk)
         self._walks = [walk * walk for walk in walks]
