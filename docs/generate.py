@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,14 @@ import numpy as np
 from perception_rt.component.component import Component
 from perception_rt.component.graph import class_of
 from perception_rt.component.parameters import Parameter, resolve
+from perception_rt.model.importers import import_torchvision, save_checked
+from perception_rt.model.task import CLASSIFY
 from perception_rt.realtime.ledger import Outcome
 from perception_rt.realtime.worker import Worker
 from perception_rt.types import TransformError
 
-NODES = ("camera_detector", "lidar_detector", "fusion", "object_tracker", "vehicle_state", "sensor_health")
+NODES = ("camera_detector", "camera_classifier", "lidar_detector", "fusion", "object_tracker", "vehicle_state",
+         "sensor_health")  # fmt: skip
 # Defaults leave these inputs out; the pages show them.
 SHOWN: dict[str, dict[str, Any]] = {
     "fusion": {"image_topic": "camera/image_raw"},
@@ -130,12 +134,17 @@ def inspect_node(name: str) -> Page:
     """Set a node's component up and take its topics down."""
     kind: type[Component] = class_of("perception_rt.component", name)
     host = RecordingHost(name)
-    component = kind(host, resolve(kind.PARAMETERS, SHOWN.get(name, {})))
-    try:
-        component.setup()
-    finally:
-        component.stop()
-        component.teardown()
+    with tempfile.TemporaryDirectory() as folder:
+        values = SHOWN.get(name, {})
+        if name == CLASSIFY.node:  # the package brings no classifier
+            values = {"bundle": str(Path(folder, "random.pt"))}
+            save_checked(values["bundle"], import_torchvision("squeezenet1_1"), None, name="random")
+        component = kind(host, resolve(kind.PARAMETERS, values))
+        try:
+            component.setup()
+        finally:
+            component.stop()
+            component.teardown()
     return Page(name, kind, sorted(set(host.inputs)), sorted(set(host.outputs)))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.3.0"
 
 if TYPE_CHECKING:
-    from perception_rt.api import detect2d, detect3d, open_bundle, replay_bag
+    from perception_rt.api import classify, detect2d, detect3d, open_bundle, replay_bag
     from perception_rt.codec.camera_info import CameraModel
     from perception_rt.replay.bag import Bag
     from perception_rt.replay.session import ReplayResult
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Tracks2D,
         TransformError,
     )
+    from perception_rt.types.classification import Classification
     from perception_rt.types.predictions import Predictions
     from perception_rt.types.state import EgoPath, EgoState, Fix, Imu, Pose, Steering, Twist
 
@@ -52,6 +53,7 @@ _SOURCES = {
     "open_bundle": "perception_rt.api",
     "detect2d": "perception_rt.api",
     "detect3d": "perception_rt.api",
+    "classify": "perception_rt.api",
     "replay_bag": "perception_rt.api",
     "Bag": "perception_rt.replay.bag",
     "ReplayResult": "perception_rt.replay.session",
@@ -78,6 +80,7 @@ _SOURCES = {
     "Detections3D": _TYPES,
     "Tracks": _TYPES,
     "Tracks2D": _TYPES,
+    "Classification": "perception_rt.types.classification",
     "Predictions": "perception_rt.types.predictions",
     "EgoState": _STATE,
     "EgoPath": _STATE,
@@ -101,6 +104,7 @@ __all__ = [  # noqa: RUF022 - in the order of the documentation
     "open_bundle",
     "detect2d",
     "detect3d",
+    "classify",
     "replay_bag",
     "Bag",
     "ReplayResult",
@@ -127,6 +131,7 @@ __all__ = [  # noqa: RUF022 - in the order of the documentation
     "Detections3D",
     "Tracks",
     "Tracks2D",
+    "Classification",
     "Predictions",
     "EgoState",
     "EgoPath",

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perception_rt.types import CameraFrame, ConfigError, Detections2D, Detections3D, LidarFrame
+from perception_rt.types.classification import Classification
 
 if TYPE_CHECKING:
-    from perception_rt.model.runtime import CloudRuntime, ImageRuntime, Runtime
+    from perception_rt.model.runtime import ClassifierRuntime, CloudRuntime, ImageRuntime, Runtime
     from perception_rt.model.task import Task
     from perception_rt.replay.session import ReplayResult
 
@@ -27,7 +28,7 @@ def open_bundle(path_or_name: str | Path, device: str = "auto", half: bool = Fal
         half: run the network in fp16 (CUDA only).
 
     Returns:
-        The loaded bundle; ``manifest.task`` says whether `detect2d` or `detect3d` takes it, and
+        The loaded bundle; ``manifest.task`` says whether `detect2d`, `detect3d` or `classify` takes it, and
         ``manifest.classes`` are its class names by label.
 
     Raises:
@@ -69,6 +70,37 @@ def detect2d(
     runtime: ImageRuntime = _of_task(bundle, DETECT2D)
     frame = image if isinstance(image, CameraFrame) else _frame(image, bgr)
     return detect(runtime, [frame], score_threshold, nms_threshold)[0]
+
+
+def classify(
+    bundle: Runtime,
+    image: np.ndarray | CameraFrame,
+    bgr: bool = False,
+    score_threshold: float | None = None,
+    top_k: int = 5,
+) -> Classification:
+    """Classify one image.
+
+    Args:
+        bundle: a bundle of task ``classify``, as `open_bundle` returns it.
+        image: (H, W, 3) uint8, at its native size; or a `CameraFrame`.
+        bgr: the channel order of an array, as of `detect2d`.
+        score_threshold: lowest score; None for the bundle's own.
+        top_k: most classes.
+
+    Returns:
+        Scores and labels, best score first.
+
+    Raises:
+        ConfigError: the bundle is of another task, or the array is no image.
+        ModelError: the network failed, or the device is out of memory.
+    """
+    from perception_rt.model.task import CLASSIFY
+    from perception_rt.stage.classify import classify as run
+
+    runtime: ClassifierRuntime = _of_task(bundle, CLASSIFY)
+    frame = image if isinstance(image, CameraFrame) else _frame(image, bgr)
+    return run(runtime, [frame], score_threshold, top_k)[0]
 
 
 def detect3d(

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perception_rt.model.specs import RESIZES, resize_rule
 from perception_rt.types.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ BEV_CLUSTER_OPTIONS = {
     "car_length": "of a usual car, m",
     "car_width": "of a usual car, m",
 }
-RESIZES = ("stretch", "letterbox", "letterbox_top_left", "letterbox_32", "letterbox_64")
 PRESET_OPTIONS = ("resize", "filter", "order", "scale", "mean", "std", "pad")
 MAX_PICTURE = 64 << 20  # bytes of a check picture's file
 STREET_SEED, STREET_SIZE, STREET_TIME_S = 7, (1280, 720), 12.0  # of the rendered check picture
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from perception_rt.model.importers import other_importers
 
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    onnx = sources.add_parser("onnx", help="an ONNX detector of any training tool")
+    onnx = sources.add_parser("onnx", help="an ONNX detector or classifier of any training tool")
     onnx.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
     script = sources.add_parser("torchscript", help="a TorchScript file: a network, or a whole detector")
     script.add_argument("file", type=Path, metavar="FILE", help="what torch.jit.save wrote")
@@ -82,14 +82,14 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="NAME",
         help="auto (default): by the file's metadata, then the names of its outputs, then their shapes; or "
-        "detr, fastestdet, nanodet, paddle, picodet, rfdetr, rtdetr, ssd, yolov5, yolov8, yolox; it sets the "
-        "options that follow and the thresholds as its authors do",
+        "classifier, detr, fastestdet, nanodet, paddle, picodet, rfdetr, rtdetr, ssd, yolov5, yolov8, yolox; "
+        "it sets the options that follow and the thresholds as its authors do",
     )
     parser.add_argument(
         "--input-size", type=int, nargs=2, metavar=("H", "W"), help="px, where the file leaves it open"
     )
-    parser.add_argument("--resize", choices=RESIZES)
-    parser.add_argument("--filter", choices=("area", "bilinear", "antialias"))
+    parser.add_argument("--resize", type=_resize, metavar="RULE", help=f"{', '.join(RESIZES)} or crop_N")
+    parser.add_argument("--filter", choices=("area", "bilinear", "antialias", "bicubic"))
     parser.add_argument("--order", choices=("rgb", "bgr"), help="channel order that the network wants")
     parser.add_argument("--pad", type=float, help="grey level of the letterbox's bars")
     parser.add_argument("--scale", type=float, help="grey levels are multiplied by this, then less the mean,")
@@ -130,6 +130,13 @@ def _add_common_options(parser: argparse.ArgumentParser, images: bool) -> None:
     parser.add_argument("--name", help="of the bundle (default: the file's)")
     parser.add_argument("--bundle-version", default="1", metavar="TEXT", help="of the bundle (default 1)")
     parser.add_argument("--licence", default="unspecified" if images else "Apache-2.0", help="SPDX")
+
+
+def _resize(text: str) -> str:
+    try:
+        return resize_rule(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -82,7 +82,7 @@ def decode_detections(source: object, classes: Sequence[str]) -> tuple[int, str,
         CodecError: for truncated bytes, a class not in `classes`, a detection without a hypothesis, or
             numbers that make no box.
     """
-    rows = _read(source)
+    rows = read_rows(source)
     return rows.stamp_ns, rows.frame_id, _detections(rows, classes)
 
 
@@ -98,10 +98,15 @@ def decode_named_detections(source: object) -> NamedDetections[Detections2D]:
         CodecError: for truncated bytes, or where no detection is left. Those that `decode_detections` would
             refuse are left out, and named in `rejected`.
     """
-    return named_detections(_read(source), lambda rows, classes: _detections(rows, classes).upright())
+    return named_detections(read_rows(source), lambda rows, classes: _detections(rows, classes).upright())
 
 
-def _read(source: object) -> Rows:
+def read_rows(source: object) -> Rows:
+    """A vision_msgs/Detection2DArray as it is: boxes (N, 5) centre x y, theta, size x y, not checked.
+
+    Raises:
+        CodecError: for truncated bytes.
+    """
     return read_array(source, "vision_msgs/Detection2DArray", len(_BOX), _box_of)
 
 

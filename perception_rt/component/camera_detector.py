@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from perception_rt.codec.compressed import parse_compressed
 from perception_rt.codec.detections import DetectionEncoder
@@ -26,7 +27,7 @@ class CameraDetector(DetectorComponent):
     NAME = "camera_detector"
     TASK = DETECT2D
     TOPICS = "image_topics"
-    PARAMETERS = (
+    PARAMETERS: ClassVar[Sequence[Parameter]] = (
         Parameter("bundle", "sim_camera", "Bundle file, or the name of a shipped one.", live=True),
         Parameter(TOPICS, ["image_raw"], "Cameras; a name that ends in /compressed is a CompressedImage."),
         Parameter("nms_threshold", -1.0, "IoU limit of NMS; negative: the bundle's.", (-1.0, 1.0), live=True),
@@ -82,6 +83,11 @@ class CameraDetector(DetectorComponent):
 
     def infer(self, frames: list[CameraFrame]) -> list[Detections2D]:
         """All cameras in one batch."""
+        self.warn_of_dark(frames)
+        return detect2d(self.runtime, frames, self.threshold("score"), self.threshold("nms"))
+
+    def warn_of_dark(self, frames: Sequence[CameraFrame]) -> None:
+        """Warn once of each camera whose values do not use their leading bits."""
         for frame in frames:
             if frame.unused_bits >= DARK_BITS and frame.frame_id not in self._dark:
                 self._dark.add(frame.frame_id)
@@ -91,7 +97,6 @@ class CameraDetector(DetectorComponent):
                 )
                 what = f"the picture of {frame.frame_id!r} is nearly black, {used}"
                 self.host.warn(self.host.get_name(), CodecError("significant_bits", bits, what))
-        return detect2d(self.runtime, frames, self.threshold("score"), self.threshold("nms"))
 
     def publish(self, stream: str, frame: CameraFrame, result: Detections2D) -> None:
         """The detections with the header of the image."""

@@ -22,7 +22,11 @@ from perception_rt.types.bounded_yaml import load_yaml
 from perception_rt.types.executables import EXECUTABLES
 
 PARAMETERS = "ros__parameters"
-SENSORS = {"camera_detector": ("image_topics", "image_raw"), "lidar_detector": ("points_topics", "points")}
+SENSORS = {
+    "camera_detector": ("image_topics", "image_raw"),
+    "camera_classifier": ("image_topics", "image_raw"),
+    "lidar_detector": ("points_topics", "points"),
+}
 """By detector, the parameter that names its sensors, and their name by default."""
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception_rt.model.host_image import Placement
+from perception_rt.model.host_image import ANTIALIASED, Placement
 from perception_rt.model.preprocess import dense_tables, resize_dense
 from perception_rt.model.specs import ImageSpec
 
@@ -39,10 +39,11 @@ class DevicePreparer:
     def _resized(self, images: Tensor, swap: bool, where: Placement) -> Tensor:
         """(N, height, width, 3) float32, whole grey levels."""
         size = (where.height, where.width)
-        if self._spec.filter == "antialias" or where.native == size:
+        mode = ANTIALIASED.get(self._spec.filter)
+        if mode or where.native == size:
             planar = images.permute(0, 3, 1, 2).float()
-            if where.native != size:
-                planar = F.interpolate(planar, list(size), mode="bilinear", antialias=True).round()
+            if mode and where.native != size:
+                planar = F.interpolate(planar, list(size), mode=mode, antialias=True).round().clamp(0, 255)
             return (planar.flip(1) if swap else planar).permute(0, 2, 3, 1)
         key = where, swap
         if key not in self._tables:
@@ -55,7 +56,7 @@ class DevicePreparer:
     def _padded(self, values: Tensor, bars: Tensor, where: Placement) -> Tensor:
         if (where.height, where.width) == where.size:
             return values.permute(0, 3, 1, 2)
+        (rows, columns), seen = where.window, where.seen
         canvas = bars.expand(len(values), *where.size, 3).clone()
-        rows, columns = where.window
-        canvas[:, rows, columns] = values
+        canvas[:, rows, columns] = values[:, seen[0], seen[1]]
         return canvas.permute(0, 3, 1, 2)

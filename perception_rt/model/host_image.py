@@ -18,6 +18,8 @@ from perception_rt.model.decoder import Candidates
 from perception_rt.model.specs import ImageSpec
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
+ANTIALIASED = {"antialias": "bilinear", "bicubic": "bicubic"}
+MAX_ASPECT = 8  # of an image before its middle is cut out
 MIN_SIDE = 32  # px of what `fit` leaves of a very long image
 
 
@@ -28,7 +30,7 @@ class Placement:
     Attributes:
         size: (height, width) of the input, px.
         native: (height, width) of the image, px.
-        top, left, height, width: of the image within the input, px.
+        top, left, height, width: of the image within the input, px; what lies outside of it is cut off.
     """
 
     size: tuple[int, int]
@@ -40,8 +42,23 @@ class Placement:
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the image within the input."""
-        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+        """Rows and columns of the input that the image fills."""
+        (top, bottom), (left, right) = self._ends
+        return slice(top, bottom), slice(left, right)
+
+    @property
+    def seen(self) -> tuple[slice, slice]:
+        """Rows and columns of the resized image that the input shows."""
+        (top, bottom), (left, right) = self._ends
+        return slice(top - self.top, bottom - self.top), slice(left - self.left, right - self.left)
+
+    @property
+    def _ends(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        rows, columns = self.size
+        return (max(self.top, 0), min(self.top + self.height, rows)), (
+            max(self.left, 0),
+            min(self.left + self.width, columns),
+        )
 
     def to_native(self, found: Candidates) -> Candidates:
         """Boxes and keypoints from px of the input to px of the image, upright boxes clipped to it."""
@@ -66,6 +83,12 @@ def place(spec: ImageSpec, native: tuple[int, int]) -> Placement:
     rows, columns = spec.size or native
     if spec.resize == "stretch":
         return Placement((rows, columns), native, 0, 0, rows, columns)
+    if spec.shorter_side is not None:
+        short, long = spec.shorter_side, int(spec.shorter_side * max(native) / min(native))
+        new_h, new_w = (short, long) if height <= width else (long, short)
+        # Rounded as torchvision's Resize and CenterCrop do.
+        top, left = round((rows - new_h) / 2), round((columns - new_w) / 2)
+        return Placement((rows, columns), native, top, left, new_h, new_w)
     ratio = min(rows / height, columns / width)
     new_h, new_w = max(1, round(height * ratio)), max(1, round(width * ratio))
     if spec.resize == "fit":
@@ -104,6 +127,8 @@ class ImagePreparer:
     def __call__(self, image: Tensor, bgr: bool) -> tuple[dict[str, Tensor], Placement]:
         """The inputs for one image (1, H, W, 3) uint8, and where it lies in them."""
         spec = self._spec
+        if spec.shorter_side is not None:
+            image = _middle(image)
         where = place(spec, (image.shape[1], image.shape[2]))
         if self._on_device is not None:
             data = self._on_device(image.to(self._device, non_blocking=True), bgr, where)
@@ -119,7 +144,7 @@ class ImagePreparer:
 
     def _fill(self, pixels: np.ndarray, bgr: bool, where: Placement) -> Tensor:
         spec = self._spec
-        grey = resize(pixels, where.width, where.height, spec.filter)
+        grey = resize(pixels, where.width, where.height, spec.filter)[where.seen]
         planes = [grey[:, :, c] for c in (0, 1, 2)]
         if bgr != (spec.order == "bgr"):
             planes.reverse()
@@ -153,9 +178,9 @@ def resize(pixels: np.ndarray, width: int, height: int, method: str) -> np.ndarr
     """(H, W, 3) uint8 to (height, width, 3) uint8, rounded to whole grey levels."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    if method == "antialias":
+    if mode := ANTIALIASED.get(method):
         planar = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-        small = F.interpolate(planar, [height, width], mode="bilinear", antialias=True)
+        small = F.interpolate(planar, [height, width], mode=mode, antialias=True)
         return small[0].permute(1, 2, 0).numpy()
     import cv2  # a GPU prepares images without it
 
@@ -176,6 +201,13 @@ def _by_axis(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     second = cv2.INTER_AREA if height < rows else cv2.INTER_LINEAR
     wide = cv2.resize(pixels, (width, rows), interpolation=first)
     return cv2.resize(wide, (width, height), interpolation=second)
+
+
+def _middle(image: Tensor) -> Tensor:
+    """(1, H, W, 3) without the ends that a crop cuts off: resized whole, a narrow strip would fill memory."""
+    height, width = image.shape[1:3]
+    excess = [max(side - MAX_ASPECT * min(height, width), 0) // 2 for side in (height, width)]
+    return image[:, excess[0] : height - excess[0], excess[1] : width - excess[1]]
 
 
 def _pair(first: float, second: float, kind: torch.dtype) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -23,6 +23,7 @@ from perception_rt.types.errors import BundleError, ModelError
 DECODER_ENTRY_POINTS = "perception_rt.decoders"
 TOP_K = 1000  # candidates of an image that reach NMS, best first
 
+Images = Tensor | Sequence[Tensor]
 Answer = tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]
 """Boxes (K, 4), scores (K,), labels (K,), image_index (K,), and by name what else belongs to each box."""
 
@@ -52,12 +53,12 @@ class ImageNetwork:
 
     @torch.inference_mode()
     def __call__(
-        self, images: Tensor, bgr: bool, score_threshold: float, nms_threshold: float, least: np.ndarray
+        self, images: Images, bgr: bool, score_threshold: float, nms_threshold: float, least: np.ndarray
     ) -> Answer:
-        """Detect in (N, H, W, 3) uint8 images on the host.
+        """Detect in uint8 images on the host.
 
         Args:
-            images: of one size and channel order.
+            images: (N, H, W, 3) of one size, or a list of (1, H, W, 3) of any; of one channel order.
             bgr: the channel order.
             score_threshold: lowest score that the decoder must keep.
             nms_threshold: IoU of NMS; negative takes the bundle's.
@@ -74,19 +75,22 @@ class ImageNetwork:
         boxes, scores, labels = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
         return boxes, scores, labels, torch.cat(index), extras
 
-    def _run(self, images: Tensor, bgr: bool) -> Iterator[tuple[list[Tensor], Placement]]:
+    def _run(self, images: Images, bgr: bool) -> Iterator[tuple[list[Tensor], Placement]]:
         """The outputs for each image, and where it lies in the input; they hold until the next image's."""
-        if not self.together or len(images) == 1:
-            for i in range(len(images)):
-                inputs, place = self._prepare(images[i : i + 1], bgr)
+        each = images.split(1) if isinstance(images, Tensor) else images
+        if not self.together or len(each) == 1:
+            for image in each:
+                inputs, place = self._prepare(image, bgr)
                 yield self._engine.run(inputs), place
             return
         batch: list[dict[str, Tensor]] = []
-        for i in range(len(images)):
-            inputs, place = self._prepare(images[i : i + 1], bgr)
+        places: list[Placement] = []
+        for image in each:
+            inputs, place = self._prepare(image, bgr)
             batch.append({name: tensor.clone() for name, tensor in inputs.items()})
+            places.append(place)
         outputs = self._engine.run({name: torch.cat([one[name] for one in batch]) for name in batch[0]})
-        for i in range(len(images)):
+        for i, place in enumerate(places):
             yield [output[i : i + 1] for output in outputs], place
 
     def _select(

@@ -16,7 +16,7 @@ from perception_rt.model.class_thresholds import lowest_scores
 from perception_rt.model.engine import Choice, Engine, EngineOptions, engine_names, find_engine
 from perception_rt.model.golden import Outputs, golden_difference, read_golden
 from perception_rt.model.manifest import Program
-from perception_rt.model.network import CloudNetwork, ImageNetwork
+from perception_rt.model.network import CloudNetwork, ImageNetwork, Images
 from perception_rt.model.task import TASKS
 from perception_rt.model.torchscript import MODULE_ERRORS, load_module, module_sha256, optimise, reason
 from perception_rt.model.zoo import ZOO, zoo_bundle
@@ -134,7 +134,7 @@ class Runtime:
                 golden answer, by a short trial whose result is kept in the user's cache folder.
 
         Returns:
-            An `ImageRuntime` or a `CloudRuntime`, by the task of the bundle.
+            An `ImageRuntime`, a `ClassifierRuntime` or a `CloudRuntime`, by the task of the bundle.
 
         Raises:
             BundleError: one line that says why the bundle or the device cannot be used.
@@ -199,7 +199,7 @@ class Runtime:
         engine = find_engine(choice.engine)(program, data, choice.options)
         return self._network(archive, choice, engine)
 
-    def _run(self, data: torch.Tensor, bgr: tuple[bool, ...], score: float | None, nms: float | None) -> Any:
+    def _run(self, data: Images, bgr: tuple[bool, ...], score: float | None, nms: float | None) -> Any:
         """What the network answers, on the host, held to the thresholds of the classes.
 
         Raises:
@@ -354,6 +354,27 @@ class ImageRuntime(Runtime):
         if len(batch) == 0:
             return _unpack(np.zeros((0, 7), np.float32), 4)
         return self._run(batch, (bgr,), score_threshold, nms_threshold)
+
+
+class ClassifierRuntime(ImageRuntime):
+    """Runs a bundle of task `classify`: a row for each class, whose box is what the network saw."""
+
+    def _load(self, archive: Archive, choice: Choice) -> Any:
+        if archive.manifest.decoder is None:
+            raise BundleError(f"{archive.path}: decoder=None: a classifier needs one")
+        return super()._load(archive, choice)
+
+    def __call__(
+        self,
+        images: torch.Tensor | np.ndarray | list[torch.Tensor],
+        bgr: bool = False,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+    ) -> Outputs:
+        """As of `ImageRuntime`; also for a list of images (1, H, W, 3) of any sizes, as one batch."""
+        if not isinstance(images, list):
+            return super().__call__(images, bgr, score_threshold, nms_threshold)
+        return self._run(images, (bgr,), score_threshold, nms_threshold)
 
 
 class CloudRuntime(Runtime):

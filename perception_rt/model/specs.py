@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,8 @@ from perception_rt.model import fields
 from perception_rt.types.errors import BundleError
 
 RESIZES = ("stretch", "letterbox", "letterbox_top_left", "letterbox_32", "letterbox_64", "fit", "model")
-FILTERS = ("bilinear", "area", "antialias", "model")
+CROP = "crop"
+FILTERS = ("bilinear", "area", "antialias", "bicubic", "model")
 ORDERS = ("rgb", "bgr")
 LAYOUTS = ("NCHW", "NHWC")
 DTYPES = ("float32", "float16", "uint8")
@@ -37,9 +39,10 @@ class ImageSpec:
         resize: ``stretch`` (fills the input), ``letterbox`` (keeps the aspect, centred, padded with `pad`),
             ``letterbox_top_left`` (the same, padded at the right and the bottom), ``letterbox_32`` and
             ``letterbox_64`` (centred within `size`, padded to a multiple of 32 or 64 px only), ``fit`` (keeps
-            the aspect within `size`, not padded), or ``model``: the program takes the sensor's own images.
+            the aspect within `size`, not padded), ``crop_N`` (the shorter side becomes N px, at least the
+            longer one of `size`; the middle is kept), or ``model``: the program takes the sensor's images.
         filter: ``bilinear`` (as `cv2.INTER_LINEAR`), ``area`` (as `cv2.INTER_AREA`), ``antialias`` (as
-            torch's antialiased bilinear), or ``model``.
+            torch's antialiased bilinear), ``bicubic`` (the same, bicubic), or ``model``.
         order: channel order that the network was trained on, ``rgb`` or ``bgr``.
         scale: factor of the grey levels.
         mean: subtracted next, per network channel.
@@ -65,8 +68,14 @@ class ImageSpec:
     @property
     def step(self) -> int | None:
         """Of which the sides of the input are multiples; None where it always has `size`."""
-        last = self.resize.rpartition("_")[2]
-        return int(last) if last.isdecimal() else None
+        rule, _, last = self.resize.rpartition("_")
+        return int(last) if last.isdecimal() and rule != CROP else None
+
+    @property
+    def shorter_side(self) -> int | None:
+        """Of the image before its middle is cut out, px; None where nothing is."""
+        rule, _, last = self.resize.rpartition("_")
+        return int(last) if rule == CROP else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ def parse_image(data: dict[str, Any]) -> ImageSpec:
     fields.no_others(data, ImageSpec, "input.")
     size = data.get("size")
     checks = {
-        "resize": fields.one_of(RESIZES),
+        "resize": resize_rule,
         "filter": fields.one_of(FILTERS),
         "order": fields.one_of(ORDERS),
         "scale": fields.number(),
@@ -120,7 +129,20 @@ def parse_image(data: dict[str, Any]) -> ImageSpec:
         raise BundleError(f"manifest input.size={spec.size}: must be at most {MAX_PIXELS} px")
     if spec.size is None and spec.resize != "model":
         raise BundleError(f"manifest input.size=None: resize={spec.resize!r} needs a size")
+    if spec.size and spec.shorter_side is not None and spec.shorter_side < max(spec.size):
+        raise BundleError(f"manifest input.resize={spec.resize!r}: the crop {spec.size} is larger")
     return spec
+
+
+def resize_rule(value: Any) -> str:
+    """A rule of `ImageSpec.resize`; ValueError says what it must be."""
+    if isinstance(value, str) and (found := re.fullmatch(rf"{CROP}_([0-9]{{1,5}})", value)):
+        if 1 <= int(found[1]) <= MAX_SIDE:
+            return value
+        raise ValueError(f"must have a side of 1 to {MAX_SIDE} px")
+    if value not in RESIZES:
+        raise ValueError(f"must be one of {', '.join(RESIZES)} or {CROP}_N")
+    return str(value)
 
 
 def parse_cloud(data: dict[str, Any]) -> CloudSpec:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from perception_rt.model.specs import InputSpec, parse_cloud, parse_image
 from perception_rt.types import CameraFrame, Detections2D, Detections3D, LidarFrame
+from perception_rt.types.classification import Classification
 from perception_rt.types.errors import BundleError
 
 
@@ -24,7 +25,8 @@ class Task:
             topics.
         sensor_types: ROS types of the messages that it takes.
         sensor_data: a frame of these to what the runtime takes, a batch of one.
-        box_columns: of a box: 4 of xyxy in px, 7 of xyzlwh_yaw in m and rad.
+        box_columns: of a box: 4 of xyxy in px, 7 of xyzlwh_yaw in m and rad. For a class of an image: what
+            the network saw.
         result: the class of the answers.
         golden_origin: what a golden input is that was not made from a seed.
         golden_form: shape of the golden input, for messages.
@@ -121,7 +123,18 @@ DETECT3D = Task(
     runtime="perception_rt.model.runtime:CloudRuntime",
     recipe="pillars",
 )
-TASKS: dict[str, Task] = {task.name: task for task in (DETECT2D, DETECT3D)}
+CLASSIFY = replace(
+    DETECT2D,
+    name="classify",
+    node="camera_classifier",
+    result=Classification,
+    tolerances=(0.5, 0.002),  # many classes share a score of 1
+    message_type="vision_msgs/msg/Classification",
+    decode_message="perception_rt.codec.classification:decode_classification",
+    runtime="perception_rt.model.runtime:ClassifierRuntime",
+    recipe="",
+)
+TASKS: dict[str, Task] = {task.name: task for task in (DETECT2D, DETECT3D, CLASSIFY)}
 
 
 def find_task(name: str) -> Task:

@@ -115,6 +115,8 @@ def find_entry(name: str) -> ZooEntry:
         except ValueError:
             known = f"{', '.join(ZOO)}, or torchvision's models and weights"
             raise BundleError(f"{name}: not a known network; known are {known}") from None
+    if "categories" not in weights.meta:
+        raise BundleError(f"{name}: torchvision's {weights} have no classes")
     model = next(one for one in models.list_models() if models.get_model_weights(one) is type(weights))
     file = weights.url.rpartition("/")[2]
     return ZooEntry(

@@ -52,9 +52,18 @@ class StampPairing:
         partners: stats of the other one.
         window_ns: greatest difference of the stamps of a pair.
         max_wait_ns: how long an anchor waits after its arrival.
+        hold_count: most partners that wait for their anchor.
     """
 
-    def __init__(self, anchors: StreamStats, partners: StreamStats, window_ns: int, max_wait_ns: int) -> None:
+    def __init__(
+        self,
+        anchors: StreamStats,
+        partners: StreamStats,
+        window_ns: int,
+        max_wait_ns: int,
+        hold_count: int = HOLD_COUNT,
+    ) -> None:
+        self._hold_count = hold_count
         self.window_ns = window_ns
         self.max_wait_ns = max_wait_ns
         self._anchors, self._partners = anchors, partners
@@ -104,7 +113,7 @@ class StampPairing:
             decided.append(self._decide())
         hold_ns = max(HOLD_NS, self.max_wait_ns)
         while self._unused and (
-            now_ns - self._unused[0].arrival_ns > hold_ns or len(self._unused) > HOLD_COUNT
+            now_ns - self._unused[0].arrival_ns > hold_ns or len(self._unused) > self._hold_count
         ):
             self._end_unused(self._unused.popleft(), None)
         return decided

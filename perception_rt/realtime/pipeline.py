@@ -172,11 +172,21 @@ class FramePipeline:
         """
         stats = self.stats[stream]
         parsed = self.parse(stream, message)
-        if not stats.in_order(entry, parsed.stamp_ns):
-            return
+        if stats.in_order(entry, parsed.stamp_ns):
+            self.enqueue(stream, parsed, entry, put)
+
+    def enqueue(
+        self,
+        stream: str,
+        parsed: Parsed,
+        entry: Entry,
+        put: Callable[[str, PendingFrame], PendingFrame | None],
+    ) -> None:
+        """`put` a message that was checked and is in order; the one that it supersedes ends here."""
         superseded = put(stream, PendingFrame(parsed, entry))
         if superseded is not None:
-            stats.ledger.finish(superseded.entry, Outcome.SUPERSEDED, "a newer frame came first")
+            reason = "a newer frame came first"
+            self.stats[stream].ledger.finish(superseded.entry, Outcome.SUPERSEDED, reason)
 
     def parse(self, stream: str, message: Any) -> Parsed:
         """Check a message; raises CodecError."""

@@ -16,6 +16,7 @@ VISION_MSGS = {
     "BoundingBox3D": "geometry_msgs/Pose center\ngeometry_msgs/Vector3 size",
     "ObjectHypothesis": "string class_id\nfloat64 score",
     "ObjectHypothesisWithPose": "ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose",
+    "Classification": "std_msgs/Header header\nObjectHypothesis[] results",
     "Detection2D": _DETECTION.format(2),
     "Detection2DArray": "std_msgs/Header header\nDetection2D[] detections",
     "Detection3D": _DETECTION.format(3),

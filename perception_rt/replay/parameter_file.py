@@ -24,7 +24,15 @@ ODOMETRY, IMU, FIX = "nav_msgs/msg/Odometry", "sensor_msgs/msg/Imu", "sensor_msg
 TWIST = "geometry_msgs/msg/TwistWithCovarianceStamped"
 USED = (IMAGE, COMPRESSED, CAMERA_INFO, CLOUD, ODOMETRY, IMU, FIX, TWIST, TF_TYPE)
 BASE_FRAMES = ("base_link", "base_footprint", "ego_vehicle", "vehicle", "body")
-OURS = ("camera_detector", "lidar_detector", "fusion", "object_tracker", "vehicle_state", "drive_simulator")
+OURS = (
+    "camera_detector",
+    "camera_classifier",
+    "lidar_detector",
+    "fusion",
+    "object_tracker",
+    "vehicle_state",
+    "drive_simulator",
+)
 """Nodes whose topics are results, not sensors; so are names with one of the next words."""
 DERIVED = (
     "annotated",

@@ -2,6 +2,7 @@
 
 EXECUTABLES = (
     "camera_detector",
+    "camera_classifier",
     "lidar_detector",
     "fusion",
     "object_tracker",

@@ -119,9 +119,9 @@ def bag_topics(bag: Bag, args: argparse.Namespace) -> list[str]:
 
 
 def _detectors() -> set[str]:
-    from perception_rt.model.task import TASKS
+    from perception_rt.model.task import DETECT2D, DETECT3D
 
-    return {task.node for task in TASKS.values() if task.node}
+    return {DETECT2D.node, DETECT3D.node}
 
 
 def _sensor_types(number: int) -> tuple[str, ...]:

@@ -14,9 +14,6 @@ from perception_rt.sim.recording import Recording
 from perception_rt.types import CameraFrame, LidarFrame
 
 Frame = CameraFrame | LidarFrame
-DETECTORS: dict[str, type[DetectorComponent]] = {
-    task.node: class_of("perception_rt.component", task.node) for task in TASKS.values() if task.node
-}
 
 
 class SimulatedStream(NamedTuple):
@@ -46,4 +43,7 @@ SIMULATED = {  # by task
         "/drive_simulator/ground_truth_3d",
         lambda drive, t_s, stamp: LidarFrame(drive.lidar(t_s).points, 0, stamp, LIDAR_FRAME),
     ),
+}
+DETECTORS: dict[str, type[DetectorComponent]] = {
+    TASKS[name].node: class_of("perception_rt.component", TASKS[name].node) for name in SIMULATED
 }

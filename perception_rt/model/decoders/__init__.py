@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from perception_rt.model.decoders.classifier import Classifier
 from perception_rt.model.decoders.detr import Detr
 from perception_rt.model.decoders.distribution import NanoDet, PaddleRows, PicoDet
 from perception_rt.model.decoders.fastestdet import FastestDet
@@ -31,4 +32,5 @@ DECODERS: dict[str, type[Any]] = {
     "rfdetr": RfDetr,
     "ssd": Ssd,
     "fastestdet": FastestDet,
+    "classifier": Classifier,
 }

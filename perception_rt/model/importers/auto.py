@@ -8,6 +8,7 @@ from typing import Any
 from perception_rt.model.decoders import Detr, RfDetr, YoloV8
 from perception_rt.model.decoders.common import Match, Signature
 from perception_rt.model.network import known_decoders
+from perception_rt.model.task import DETECT2D
 from perception_rt.types.errors import BundleError
 
 ALIASES = {
@@ -37,6 +38,11 @@ def find_decoder(name: str) -> tuple[str, type[Any]]:
     if name not in kinds:
         raise BundleError(f"decoder={name!r}: must be auto or one of {', '.join(sorted(kinds))}")
     return name, kinds[name]
+
+
+def task_of(decoder: str) -> str:
+    """Task of the bundles with this decoder."""
+    return str(getattr(known_decoders()[decoder], "task", DETECT2D.name))
 
 
 def choose_decoder(network: Signature, wanted: str = "auto") -> tuple[str, Match]:

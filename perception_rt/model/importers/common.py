@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perception_rt.model.task import DETECT2D
+from perception_rt.model.task import CLASSIFY, DETECT2D
 from perception_rt.types.errors import BundleError
 
 if TYPE_CHECKING:  # without torch a bad file is refused at once
@@ -43,7 +43,7 @@ _COCO_GAPS = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # of COCO's 91 ids, th
 
 @dataclass(slots=True)
 class Imported:
-    """A network that became a detector, and what its bundle needs.
+    """A network that became a detector or a classifier, and what its bundle needs.
 
     Attributes:
         classes: class names, by label.
@@ -77,6 +77,13 @@ def coco91() -> tuple[str, ...]:
     """COCO's names by their 91 ids; ids that stand for nothing are ``N/A 12`` and the like."""
     names = iter(COCO80)
     return tuple(f"N/A {i}" if i in _COCO_GAPS else next(names) for i in range(91))
+
+
+def imagenet1k() -> tuple[str, ...]:
+    """ImageNet's 1000 names in the order of all published classifiers."""
+    from torchvision.models import ResNet18_Weights  # 1.7 s, and only export needs it
+
+    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def noise(shape: tuple[int, ...]) -> np.ndarray:
@@ -168,7 +175,11 @@ def _in_order(value: Mapping[Any, Any], what: str) -> list[Any]:
 
 
 def class_names(
-    given: Sequence[str] | None, own: Sequence[str] | None, count: int | None, notes: list[str]
+    given: Sequence[str] | None,
+    own: Sequence[str] | None,
+    count: int | None,
+    notes: list[str],
+    task: str = DETECT2D.name,
 ) -> tuple[str, ...]:
     """The names of a network's classes.
 
@@ -176,7 +187,8 @@ def class_names(
         given: by the user.
         own: of the file.
         count: how many the network has; None where its outputs do not tell.
-        notes: gets a line where COCO's names are taken.
+        notes: gets a line where COCO's names are taken, or, of a classifier, ImageNet's.
+        task: of the network.
 
     Raises:
         BundleError: their number is not the network's, or there are none.
@@ -187,7 +199,13 @@ def class_names(
             whose = "" if given is not None else " in the file"
             raise BundleError(f"classes: {len(names)} names{whose}, but the network has {count}")
         return tuple(names)
-    coco = {80: COCO80, 91: coco91()}.get(count or 80)
+    if task == CLASSIFY.name and count == len(imagenet := imagenet1k()):
+        notes.append(
+            f"classes: the file names none and the network has {count}: ImageNet's names are taken; give "
+            "--classes FILE where they are others"
+        )
+        return imagenet
+    coco = {80: COCO80, 91: coco91()}.get(count or 80) if task != CLASSIFY.name else None
     if coco is None:
         raise BundleError(f"classes: the network has {count}, the file names none: give --classes FILE")
     has = f"the network has {len(coco)}" if count else "the outputs do not tell how many there are"

@@ -1,4 +1,4 @@
-"""ONNX detectors of any training tool."""
+"""ONNX detectors and classifiers of any training tool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from perception_rt.model.bundle import ProgramSource
 from perception_rt.model.decoders.common import Match, Preset, Signature
-from perception_rt.model.importers.auto import choose_decoder, find_decoder
+from perception_rt.model.importers.auto import choose_decoder, find_decoder, task_of
 from perception_rt.model.importers.common import Imported, class_names, sha256_of
 from perception_rt.model.importers.onnx_batch import Run, session, single_images
 from perception_rt.model.importers.onnx_file import OnnxNetwork, open_size, read_onnx
@@ -22,7 +22,7 @@ from perception_rt.model.manifest import DecoderSpec
 from perception_rt.model.specs import ImageSpec
 from perception_rt.types.errors import BundleError
 
-NOT_DETECTORS = {"classify", "semantic", "depth"}
+UNKNOWN_TASKS = {"semantic", "depth"}
 
 
 def import_onnx(
@@ -77,7 +77,8 @@ def import_onnx(
         run = session(network)
     decode = make_decoder(name, match, spec, [signature.of(output) for output in match.outputs])
     count = decode.class_count([signature.of(output) for output in match.outputs])
-    names = class_names(classes, own, count, notes)
+    task = task_of(name)
+    names = class_names(classes, own, count, notes, task)
     notes.insert(0, f"decoder: {name} ({match.why})")
     if is_open and spec.step is None:
         notes.append(f"size: the file leaves it open; {network.size[0]} x {network.size[1]} is taken")
@@ -102,13 +103,14 @@ def import_onnx(
         decoder=DecoderSpec(name, match.parameters),
         reference=reference,
         notes=[*notes, *more],
+        task=task,
     )
 
 
 def _check_task(network: OnnxNetwork) -> None:
     task = network.metadata.get("task")
-    if task in NOT_DETECTORS:
-        raise BundleError(f"{network.path}: its metadata says task={task}: not a detector")
+    if task in UNKNOWN_TASKS:
+        raise BundleError(f"{network.path}: its metadata says task={task}: not a detector or a classifier")
 
 
 def changed(preset: Preset, changes: dict[str, Any]) -> Preset:

@@ -79,9 +79,13 @@ def prepare(
             rows, columns = h + (rows - h) % spec.step, w + (columns - w) % spec.step
         if spec.resize != "letterbox_top_left":
             top, left = (rows - h) // 2, (columns - w) // 2
-    small = _resized(image, w, h, spec.filter)
+    if spec.shorter_side is not None:
+        h = spec.shorter_side * height // min(height, width)
+        w = spec.shorter_side * width // min(height, width)
+        top, left = -round((h - rows) / 2), -round((w - columns) / 2)
+    small = _resized(image, w, h, spec.filter)[max(-top, 0) :, max(-left, 0) :][:rows, :columns]
     canvas = np.full((rows, columns, 3), spec.pad, np.float64 if spec.dtype != "uint8" else np.uint8)
-    canvas[top : top + h, left : left + w] = small
+    canvas[max(top, 0) :, max(left, 0) :][: len(small), : small.shape[1]] = small
     if spec.order == "bgr":
         canvas = canvas[..., ::-1]
     if spec.dtype != "uint8":
@@ -94,9 +98,10 @@ def prepare(
 def _resized(image: np.ndarray, width: int, height: int, method: str) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
-    if method == "antialias":
+    if method in ("antialias", "bicubic"):
+        mode = "bilinear" if method == "antialias" else method
         planar = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-        out = torch.nn.functional.interpolate(planar, (height, width), mode="bilinear", antialias=True)
+        out = torch.nn.functional.interpolate(planar, (height, width), mode=mode, antialias=True)
         return out[0].permute(1, 2, 0).numpy()
     area = method == "area" and width <= image.shape[1] and height <= image.shape[0]
     flag = cv2.INTER_AREA if area else cv2.INTER_LINEAR

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from perception_rt.model.bundle import ProgramSource
 from perception_rt.model.decoders.common import Signature
-from perception_rt.model.importers.auto import choose_decoder, find_decoder
+from perception_rt.model.importers.auto import choose_decoder, find_decoder, task_of
 from perception_rt.model.importers.common import (
     Imported,
     class_names,
@@ -183,8 +183,9 @@ def import_torchscript(
 
         return reference_answer(image, spec, run, decode, threshold, preset.nms_threshold)
 
+    task = task_of(name)
     return Imported(
-        classes=class_names(classes, own, decode.class_count(chosen), notes),
+        classes=class_names(classes, own, decode.class_count(chosen), notes, task),
         input_spec=spec,
         provenance={**provenance, "decoder": name, "why": match.why},
         score_threshold=preset.score_threshold,
@@ -193,6 +194,7 @@ def import_torchscript(
         decoder=DecoderSpec(name, match.parameters),
         reference=reference,
         notes=notes,
+        task=task,
     )
 
 

@@ -1,4 +1,4 @@
-"""torchvision's detection models, with its weights or a `.pth` of one's own."""
+"""torchvision's detection models and classifiers, with its weights or a `.pth` of one's own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perception_rt.model.importers.common import Imported, first_line, sha256_of
-from perception_rt.model.specs import ImageSpec
+from perception_rt.model.bundle import ProgramSource
+from perception_rt.model.decoders.classifier import Classifier
+from perception_rt.model.importers.common import Imported, class_names, first_line, noise, sha256_of
+from perception_rt.model.importers.reference import reference_answer
+from perception_rt.model.manifest import DecoderSpec
+from perception_rt.model.specs import CROP, ImageSpec
+from perception_rt.model.task import CLASSIFY
+from perception_rt.model.torchscript import module_bytes, trace_module
 from perception_rt.types.errors import BundleError
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "ema", "net", "weights")
@@ -72,14 +78,14 @@ def import_torchvision(
     score_threshold: float | None = None,
     nms_threshold: float | None = None,
 ) -> Imported:
-    """Build a torchvision detection model.
+    """Build a torchvision detection model, or a classifier.
 
     Args:
-        name: as torchvision's, e.g. ``fasterrcnn_mobilenet_v3_large_320_fpn``.
+        name: as torchvision's, e.g. ``fasterrcnn_mobilenet_v3_large_320_fpn`` or ``resnet18``.
         weights: a local ``.pth`` state dict, or one of torchvision's own names (``DEFAULT``, ``COCO_V1``;
             downloaded by torchvision); None draws random weights from `seed`.
-        classes: class names from label 0 (torchvision's background) on; None takes torchvision's COCO names,
-            where the weights have as many classes.
+        classes: class names from label 0 (of a detector: torchvision's background) on; None takes those of
+            torchvision's weights, where they have as many classes.
         seed: of random weights.
         score_threshold: lowest score kept; None for torchvision's own.
         nms_threshold: IoU of NMS; None for torchvision's own.
@@ -89,10 +95,15 @@ def import_torchvision(
     """
     import torchvision  # 1.7 s, and only export needs it
 
-    names = torchvision.models.list_models(module=torchvision.models.detection)
-    if name not in names:
-        raise BundleError(f"model={name!r}: not a torchvision detection model; those are {', '.join(names)}")
-    known = torchvision.models.get_model_weights(name)
+    models = torchvision.models
+    names = _detectors(torchvision)
+    is_classifier = name in models.list_models(module=models)
+    if name not in names and not is_classifier:
+        raise BundleError(
+            f"model={name!r}: not a torchvision detection model or classifier; those are {', '.join(names)} "
+            "and its classifiers, as resnet18"
+        )
+    known = models.get_model_weights(name)
     provenance: dict[str, Any] = {"model": name, "torchvision": torchvision.__version__}
     coco = tuple(known.DEFAULT.meta["categories"])
     notes: list[str] = []
@@ -110,11 +121,18 @@ def import_torchvision(
         else:
             path = Path(weights)
             state = read_state(path, list(known.__members__))
-            count = _class_count(_build(torchvision, name, len(coco)), state, len(coco))
-            chosen = _names_for(count, classes, coco, path, notes)
+            plain = _build(torchvision, name, len(coco))
+            if is_classifier:
+                chosen = class_names(classes, None, _head_size(plain, state), notes, CLASSIFY.name)
+            else:
+                chosen = _names_for(_class_count(plain, state, len(coco)), classes, coco, path, notes)
             model = _build(torchvision, name, len(chosen))
             _load(model, state, path)
             provenance["weights"] = f"{path.name} sha256 {sha256_of(path)}"
+    if is_classifier:
+        published = known[weights] if weights in known.__members__ else _published(known, weights, notes)
+        score = 0.0 if score_threshold is None else score_threshold
+        return _classifier(model.eval(), published.transforms(), chosen, provenance, score, notes)
     module = TorchvisionDetector(model.eval())
     module.score_threshold = module.score_threshold if score_threshold is None else score_threshold
     module.nms_threshold = module.nms_threshold if nms_threshold is None else nms_threshold
@@ -138,8 +156,83 @@ def import_torchvision(
     )
 
 
+def _published(known: Any, path: str | None, notes: list[str]) -> Any:
+    """The weights of torchvision that a file is a copy of, by its hash; the default ones where of none."""
+    sha256 = "" if path is None else sha256_of(Path(path))
+    for weights in known:
+        if sha256.startswith(weights.url.rpartition("-")[2].partition(".")[0]):
+            return weights
+    notes.append(f"resize: as of {known.DEFAULT}")
+    return known.DEFAULT
+
+
+def _head_size(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    """How many classes the weights of a classifier have: its last bias has one value for each."""
+    bias = state.get(list(model.state_dict())[-1])
+    return len(bias) if bias is not None and bias.ndim == 1 else None
+
+
+def _classifier(
+    model: nn.Module,
+    transforms: Any,
+    classes: tuple[str, ...],
+    provenance: dict[str, Any],
+    score_threshold: float,
+    notes: list[str],
+) -> Imported:
+    """A classifier with the resize, crop and normalisation that torchvision states for its weights."""
+    (size,), (shorter,) = transforms.crop_size, transforms.resize_size
+    spec = ImageSpec(
+        (size, size),
+        f"{CROP}_{max(shorter, size)}",
+        "bicubic" if transforms.interpolation.value == "bicubic" else "antialias",
+        "rgb",
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+    )
+    # With a batch of two: a network that works for one alone fails here.
+    traced = trace_module(_Logits(model), torch.from_numpy(noise((2, 3, size, size))))
+
+    def reference(image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
+        def run(x: np.ndarray) -> list[np.ndarray]:
+            with torch.no_grad():
+                return [model(torch.from_numpy(x)).numpy()]
+
+        return reference_answer(image, spec, run, Classifier(spec), threshold, 1.0)
+
+    return Imported(
+        classes,
+        spec,
+        provenance,
+        score_threshold,
+        Classifier.preset.nms_threshold,
+        [ProgramSource("torchscript", module_bytes(traced), ("images",), ("logits",), any_batch=True)],
+        DecoderSpec("classifier", {"softmax": True}),
+        reference=reference,
+        notes=notes,
+        task=CLASSIFY.name,
+    )
+
+
+class _Logits(nn.Module):
+    """A classifier's answer as a tuple."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """(N, 3, h, w) -> (N, C)."""
+        return (self.model(images),)
+
+
 def _build(torchvision: Any, name: str, count: int) -> nn.Module:
-    return torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=count)
+    backbone = {"weights_backbone": None} if name in _detectors(torchvision) else {}
+    return torchvision.models.get_model(name, weights=None, num_classes=count, **backbone)
+
+
+def _detectors(torchvision: Any) -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models.detection)
 
 
 def _download(torchvision: Any, name: str, weights: Any) -> nn.Module:
