@@ -24,8 +24,8 @@ from perception_rt.realtime.ledger import Outcome
 from perception_rt.realtime.worker import Worker
 from perception_rt.types import TransformError
 
-NODES = ("camera_detector", "camera_classifier", "lidar_detector", "fusion", "object_tracker", "vehicle_state",
-         "sensor_health")  # fmt: skip
+NODES = ("camera_detector", "camera_classifier", "lidar_detector", "fusion", "object_tracker",
+         "vehicle_state", "sensor_health")  # fmt: skip
 # Defaults leave these inputs out; the pages show them.
 SHOWN: dict[str, dict[str, Any]] = {
     "fusion": {"image_topic": "camera/image_raw"},
