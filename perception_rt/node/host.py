@@ -41,6 +41,12 @@ class TopicPublisher:
         with self._lock:
             return 0 if self._publisher is None else self._publisher.get_subscription_count()
 
+    @property
+    def topic(self) -> str:
+        """The absolute name; empty once it is closed."""
+        with self._lock:
+            return "" if self._publisher is None else str(self._publisher.topic_name)
+
     def close(self) -> None:
         """Destroy the publisher."""
         with self._lock:
@@ -100,6 +106,16 @@ class NodeHost:
         )
         self.subscriptions.append(subscription)
         return subscription
+
+    def describe(self) -> str:
+        """Return what is subscribed to, with publishers and reliability, and what is published."""
+        inputs = [
+            f"{one.topic} ({one.publisher_count()} publisher{'s' * (one.publisher_count() != 1)}, "
+            f"{one.reliability.replace('_', ' ')})"
+            for one in self.subscriptions
+        ]
+        outputs = [publisher.topic for publisher in self._publishers]
+        return f"subscribes to {', '.join(inputs) or 'nothing'}; publishes {', '.join(outputs) or 'nothing'}"
 
     def create_timer(self, period_s: float, callback: Callable[[], None]) -> None:
         """Create a timer on the steady clock."""
@@ -216,6 +232,7 @@ class ComponentNode(PerceptionNode):
         component, host = self.component, self._host  # another thread may be cleaning up
         if component is None or host is None:
             return
+        self.get_logger().info(f"active: {host.describe()}", once=True)
         if not component.active:
             self.get_logger().info("use_sim_time is true: waiting for /clock", once=True)
         for subscription in list(host.subscriptions):

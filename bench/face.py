@@ -1,0 +1,118 @@
+"""What a newcomer waits for: start-up times and memory, the length of README, warnings of the documentation.
+
+    python -m bench.face
+
+Writes `out/bench/face.json`. The documentation row needs `make docs` to have installed Sphinx once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.command import command
+from bench.rows import Row, row, table_of, write_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = Path("out/bench/face.json")
+RUNS = 5
+CLI = [sys.executable, "-m", "perception_rt.cli.main"]
+LIGHT = ("fusion", "object_tracker", "vehicle_state")
+READY_S = 60.0
+
+
+def run(arguments: Sequence[str]) -> tuple[float, float]:
+    """Run a process to its end; return the median wall time, ms, and the peak memory, MB."""
+    times, peak = [], 0.0
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, _, usage = os.wait4(process.pid, 0)
+        process.returncode = 0  # waited for here
+        times.append(1e3 * (time.perf_counter() - began))
+        peak = max(peak, usage.ru_maxrss / 1024)
+    return statistics.median(times), peak
+
+
+def node_figures(node: str, sign: str) -> tuple[float, float]:
+    """Start a node; return the time until its log has `sign`, s, and its resident memory then, MB."""
+    arguments = [sys.executable, "-c", f"from perception_rt.node.{node} import main; main()"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RCUTILS_LOGGING_BUFFERED_STREAM": "0"}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if re.search(sign, line):
+                took = time.perf_counter() - began
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                resident = re.search(r"VmRSS:\s+(\d+)", status)
+                return took, int(resident[1]) / 1024 if resident else float("nan")
+            if time.perf_counter() - began > READY_S:
+                break
+    finally:
+        process.terminate()
+        process.wait(20)
+    return float("nan"), float("nan")
+
+
+def docs_warnings() -> int | None:
+    """Return the number of warnings of Sphinx; None where it is not installed."""
+    libraries = ROOT / ".venv-docs"
+    if not libraries.is_dir():
+        return None
+    words = [sys.executable, "-m", "sphinx", "-b", "html", "-E", "-q", str(ROOT / "docs"), "out/docs"]
+    path = os.pathsep.join((str(libraries), str(ROOT)))
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    return done.stderr.count("WARNING") + done.stderr.count("ERROR")
+
+
+def face_rows() -> list[Row]:
+    """Return all rows."""
+    help_ms, help_mb = run([*CLI, "--help"])
+    bad_ms, bad_mb = run([*CLI, "up", "/nonexistent.yaml"])
+    doctor_ms, doctor_mb = run([*CLI, "doctor", "--help"])
+    light = {node: node_figures(node, "active: subscribes") for node in LIGHT}
+    camera_s, camera_mb = node_figures("camera_detector", r" on (cpu|cuda), ")
+    tests = [sys.executable, "-m", "pytest", "-q", "test/unit/test_cli.py"]
+    fuzz = subprocess.run(tests, cwd=ROOT, capture_output=True, text=True)
+    return [
+        row("face/help_ms", help_ms, "ms", "< 500"),
+        row("face/help_mb", help_mb, "MB", "< 80"),
+        row("face/bad_argument_ms", bad_ms, "ms", "< 500"),
+        row("face/bad_argument_mb", bad_mb, "MB", "< 80"),
+        row("face/doctor_ms", doctor_ms, "ms", "< 500"),
+        row("face/doctor_mb", doctor_mb, "MB", "< 80"),
+        row("face/node_up_s", camera_s, "s", "<= 2.5 s plus the load of its model"),
+        row("face/node_mb", camera_mb, "MB"),
+        row("face/light_node_up_s", max(took for took, _ in light.values()), "s", "<= 2.5"),
+        row("face/light_node_mb", max(resident for _, resident in light.values()), "MB", "<= 90"),
+        row("face/readme_words", len((ROOT / "README.md").read_text().split()), "words", "<= 900"),
+        row("face/docs_warnings", docs_warnings(), "warnings", "0"),
+        row("face/cli_fuzz_tracebacks", fuzz.stdout.count("FAILED"), "tests", "0"),
+    ]
+
+
+def main() -> int:
+    """Measure, print, write."""
+
+    def work() -> None:
+        rows = face_rows()
+        write_rows(OUT, rows)
+        Console().print(table_of(rows))
+
+    return command(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
