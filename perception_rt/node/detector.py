@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -39,6 +39,9 @@ class DetectorNode(ComponentNode):
             self._folders = allowed_folders(values)
         self.add_on_set_parameters_callback(self._keep_folders)
         self._swapping = threading.Lock()
+        # One thread for all swaps: malloc gives a new one another arena, and each of up to 8 for a core keeps
+        # the space of a bundle, which malloc_trim leaves at the end of an arena (glibc; not of the main one).
+        self._loader = ThreadPoolExecutor(1, "swap")
         self._refused: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._refusing = threading.Lock()
         self._pacing = False
@@ -62,6 +65,7 @@ class DetectorNode(ComponentNode):
         if self._folders:
             self.values = {**self.values, "bundle_folders": self._folders}
         super().setup()
+        release_memory()  # what the trial of the engines took
 
     def _keep_folders(self, changes: list) -> SetParametersResult:
         fixed = any(change.name == "bundle_folders" for change in changes)
@@ -78,7 +82,7 @@ class DetectorNode(ComponentNode):
         else:
             done: Future = Future(executor=self.executor)
             swap = (component, component.worker, done)
-            threading.Thread(target=self._swap, args=swap, name="swap", daemon=True).start()
+            self._loader.submit(self._swap, *swap)
             answer: Any = await done
             response.success, response.message = answer
         return response

@@ -50,6 +50,7 @@ def release_memory() -> None:
     """Return to the kernel what malloc keeps of a model that was dropped; some ms, so not for every message.
 
     `keep_large_blocks` lets it keep up to 1 GB for each arena, so that each swap of a bundle cost some more.
+    The free end of an arena stays, except for that of the main one: load models on the same thread each time.
     Does nothing where the C library has no malloc_trim.
     """
     gc.collect()

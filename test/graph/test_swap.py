@@ -174,3 +174,20 @@ def test_a_bundle_from_another_folder_is_not_loaded_and_the_folders_stay(run_cam
     link.unlink()
     assert bench.set_parameter("bundle", moody).successful
     assert bench.change_state(Transition.TRANSITION_CONFIGURE)
+
+
+def test_all_swaps_load_on_one_thread(run_camera, monkeypatch):
+    """Malloc keeps the space of a bundle for each thread that loaded one: memory grew with every swap."""
+    camera = run_camera()
+    component = camera.node.component
+    threads, load = [], component.open
+    monkeypatch.setattr(component, "open", lambda: threads.append(threading.get_ident()) or load())
+    others = []
+    for _ in range(3):
+        swap = camera.bench.swap()
+        assert wait_for(swap.done)
+        assert swap.result().success, swap.result().message
+        others.append(threading.Thread(target=threading.Event().wait, args=(5.0,), daemon=True))
+        others[-1].start()  # takes the identity that a thread which ended would leave
+    assert len(threads) == 3
+    assert len(set(threads)) == 1
