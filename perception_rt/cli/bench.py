@@ -241,7 +241,7 @@ def resident_mib() -> float:
     return 0.0
 
 
-def frames_of(archive: Any, source: Path | None) -> list[np.ndarray]:
+def frames_of(archive: Any, source: Path | None, most: int = MOST_FRAMES) -> list[np.ndarray]:
     """What the runtime takes: images (1, H, W, 3) or clouds (N, 4).
 
     Raises:
@@ -254,7 +254,8 @@ def frames_of(archive: Any, source: Path | None) -> list[np.ndarray]:
         return [read_golden(archive.manifest.golden, archive.members)]
     task = TASKS[archive.manifest.task]
     files = picture_files(source)
-    found = _pictures(files, task) if files and IMAGE in task.sensor_types else _recorded(source, task)
+    flat = bool(files) and IMAGE in task.sensor_types
+    found = _pictures(files[:most], task) if flat else _recorded(source, task, most)
     if not found:
         raise ConfigError(f"--on={source}: holds no {task.golden_origin}s")
     return found
@@ -269,16 +270,16 @@ def picture_files(source: Path) -> list[Path]:
 def _pictures(files: Sequence[Path], task: Task) -> list[np.ndarray]:
     import cv2
 
-    images = (cv2.imread(str(path)) for path in files[:MOST_FRAMES])
+    images = (cv2.imread(str(path)) for path in files)
     return [task.sensor_data(CameraFrame(image, True, 0, "")) for image in images if image is not None]
 
 
-def _recorded(source: Path, task: Task) -> list[np.ndarray]:
+def _recorded(source: Path, task: Task, most: int) -> list[np.ndarray]:
     from perception_rt.replay.bag import Bag, frame_of
 
     with Bag(source) as bag:
         topics = bag.of_type(*task.sensor_types)
-        messages = islice(bag.messages(topics), MOST_FRAMES) if topics else ()
+        messages = islice(bag.messages(topics), most) if topics else ()
         return [task.sensor_data(frame_of(message)) for message in messages]
 
 

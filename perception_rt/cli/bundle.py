@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import json
 
-from perception_rt.cli import bundle_calibrate, bundle_export, bundle_get
+from perception_rt.cli import bundle_calibrate, bundle_compress, bundle_export, bundle_get
 
 EXAMPLES = """\
   perception-rt bundle get fastestdet
@@ -21,6 +21,7 @@ EXAMPLES = """\
   perception-rt bundle export torchvision ssdlite320_mobilenet_v3_large --weights DEFAULT --out ssd.pt
   perception-rt bundle export bev_cluster --max-range 40 --out near.pt
   perception-rt bundle calibrate yolo11n.pt --data images/val --out calibrated.pt
+  perception-rt bundle compress yolo11n.pt --precision int8 --data images/val --out int8.pt
   perception-rt bundle verify yolo11n.pt
   perception-rt bundle show sim_camera --json
 """
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bundle_export.add_arguments(commands.add_parser("export", help="make a bundle"))
     bundle_get.add_arguments(commands.add_parser("get", help="download a pretrained network by name"))
     bundle_calibrate.add_arguments(commands.add_parser("calibrate", help="make scores mean probabilities"))
+    bundle_compress.add_arguments(commands.add_parser("compress", help="add a program in int8 or fp16"))
     verify = commands.add_parser("verify", help="verify a bundle's manifest, hash and golden answer")
     show = commands.add_parser("show", help="print a bundle's manifest (runs nothing)")
     build = commands.add_parser("compile", help="build the engines that take minutes, for this machine")
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         "export": bundle_export.run,
         "get": bundle_get.run,
         "calibrate": bundle_calibrate.run,
+        "compress": bundle_compress.run,
         "verify": _verify,
         "show": _show,
         "compile": _compile,

@@ -249,7 +249,7 @@ def _write(
     data = golden_input(seed, task.noise_shape) if data is None else np.ascontiguousarray(data)
     file, encoded = encode_golden(data)
     members = {**files, file: encoded}
-    entries = {_entry(index, program): program for index, program in enumerate(programs)}
+    entries = {program_entry(index, program): program for index, program in enumerate(programs)}
     members |= {entry.file: program.data for entry, program in entries.items()}
     manifest = replace(manifest, programs=tuple(entries))
 
@@ -278,7 +278,7 @@ def _write(
     return manifest
 
 
-def _entry(index: int, program: ProgramSource) -> Program:
+def program_entry(index: int, program: ProgramSource) -> Program:
     """The manifest's entry for a program."""
     return Program(
         program.kind,

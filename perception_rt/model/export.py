@@ -1,4 +1,4 @@
-"""A torch network as the programs of a bundle: TorchScript, ONNX, ONNX in 8-bit integers."""
+"""A torch network as the programs of a bundle: TorchScript, ONNX, ONNX in 8-bit integers or fp16."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from perception_rt.model.torchscript import first_line, module_bytes, trace_modu
 from perception_rt.types.errors import BundleError
 
 OPSET = 17
+CHANNEL_OPSET = 13
 QUANTIZED = ("Conv", "Relu", "Add", "Concat", "Resize", "MaxPool")  # Relu: its range is the convolution's
 
 
@@ -88,8 +90,8 @@ def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]
     logging.getLogger().setLevel(logging.ERROR)  # its advice is to read at a prompt
     with tempfile.TemporaryDirectory() as folder:
         plain, ready, done = (Path(folder) / name for name in ("plain.onnx", "ready.onnx", "int8.onnx"))
-        plain.write_bytes(source.data)
         try:
+            plain.write_bytes(_scaled_by_channel(source.data))
             quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
             quantization.quantize_static(
                 str(ready),
@@ -107,6 +109,32 @@ def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]
         except Exception as error:
             raise BundleError(f"cannot be quantized: {first_line(error)}") from error
         return ProgramSource("onnx", done.read_bytes(), source.inputs, source.outputs, "int8", optional=True)
+
+
+def _scaled_by_channel(data: bytes) -> bytes:
+    """The model at an opset whose DequantizeLinear has a scale for each channel."""
+    import onnx
+
+    model = onnx.load_from_string(data)
+    if min(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) >= CHANNEL_OPSET:
+        return data
+    return onnx.version_converter.convert_version(model, CHANNEL_OPSET).SerializeToString()
+
+
+def fp16_program(source: ProgramSource) -> ProgramSource:
+    """Convert an ONNX program to half precision; inputs and outputs stay in float32.
+
+    Raises:
+        BundleError: onnxruntime cannot convert it.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    try:
+        model = convert_float_to_float16(onnx.load_from_string(source.data), keep_io_types=True)
+    except Exception as error:  # the converter's errors have no common base
+        raise BundleError(f"cannot be converted to fp16: {first_line(error)}") from error
+    return replace(source, data=model.SerializeToString(), precision="fp16")
 
 
 def last_convolutions(graph: Any) -> list[str]:

@@ -1,0 +1,110 @@
+"""Measure compressed networks beside fp32; writes out/bench/compress.json.
+
+`sim_camera` on pictures of simulated drives that it was not trained on (mAP50), FastestDet on a recording of
+a city (agreement with fp32). The first half of the data calibrates, the second is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.console import Console
+
+from bench.command import command
+from bench.inputs import CITY, FASTESTDET, export_fastestdet
+from bench.rows import Row, row, table_of, write_rows
+from perception_rt.cli.main import main as perception_rt
+from perception_rt.model.archive import read_manifest
+from perception_rt.sim import SIM_CLASSES
+from perception_rt.train.camera.data import drive_samples
+from perception_rt.train.drives import evaluation_seeds, shares
+from perception_rt.types import PerceptionError
+
+OUT = Path("out/bench/compress.json")
+MAX_LOSS = 1.0  # points
+FRAMES_PER_DRIVE = 4
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compress, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m bench.compress", description=__doc__)
+    parser.add_argument("--frames", type=int, default=1000, help="simulated, half of them measured (1000)")
+    args = parser.parse_args(argv)
+    return command(lambda: measure(args.frames, Console()))
+
+
+def measure(frames: int, console: Console) -> None:
+    """Every row."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_pictures(folder / "sim", frames)
+        rows = rows_of("sim_camera", "sim_camera", folder / "sim", frames, folder)
+        if FASTESTDET.is_file():
+            bundle = export_fastestdet(folder / "fastestdet.pt")
+            rows += rows_of("fastestdet", str(bundle), CITY, frames, folder)
+    console.print(table_of(rows))
+    write_rows(OUT, rows)
+
+
+def rows_of(name: str, bundle: str, data: Path, frames: int, folder: Path) -> list[Row]:
+    """The rows of one network in both precisions."""
+    rows = []
+    for precision in ("int8", "fp16"):
+        out = folder / f"{name}_{precision}.pt"
+        options = ["--precision", precision, "--data", str(data), "--frames", str(frames)]
+        status = perception_rt(
+            ["bundle", "compress", bundle, *options, "--max-loss", "100", "--out", str(out)]
+        )
+        stem = f"compress/{name}/{precision}"
+        if status:
+            rows.append(row(f"{stem}/loss", None, "points", f"<= {MAX_LOSS:g} points"))
+            continue
+        rows += rows_of_record(stem, dict(read_manifest(out).provenance["compression"]))
+    return rows
+
+
+def rows_of_record(stem: str, record: dict[str, Any]) -> list[Row]:
+    """The rows of what `bundle compress` wrote."""
+    size, took = record["size_mb"], record["latency_ms"]
+    rows = [
+        row(f"{stem}/size_mb", size[1], "MB", f"< {size[0]:g} MB of fp32"),
+        row(f"{stem}/latency_ratio", took[1] / took[0], "of fp32"),
+        row(f"{stem}/{record['measure']}", record["after"], ""),
+        row(f"{stem}/{record['measure']}_fp32", record["before"], ""),
+        row(f"{stem}/loss", record["loss"], "points", f"<= {MAX_LOSS:g} points"),
+        row(f"{stem}/frames", record["evaluated_frames"], "frames"),
+    ]
+    if "score_difference" in record:
+        rows.append(row(f"{stem}/score_difference", record["score_difference"], ""))
+    return rows
+
+
+def write_pictures(folder: Path, frames: int) -> None:
+    """Pictures of drives that no training used, with labels in YOLO's form."""
+    folder.mkdir()
+    (folder / "classes.txt").write_text("\n".join(SIM_CLASSES) + "\n")
+    seeds = evaluation_seeds(max(1, frames // FRAMES_PER_DRIVE))
+    for seed, count in zip(seeds, shares(frames, len(seeds)), strict=True):
+        for number, sample in enumerate(drive_samples(seed, count)):
+            path = folder / f"{seed}_{number}.png"
+            if not cv2.imwrite(str(path), np.ascontiguousarray(sample.image[:, :, ::-1])):
+                raise PerceptionError(f"{path}: cannot be written")
+            height, width = sample.image.shape[:2]
+            low, high = np.split(sample.truth.xyxy / [width, height, width, height], 2, axis=1)
+            boxes = np.concatenate([(low + high) / 2, high - low], axis=1)
+            path.with_suffix(".txt").write_text(
+                "".join(
+                    f"{label} {' '.join(f'{value:.6f}' for value in box)}\n"
+                    for label, box in zip(sample.truth.labels, boxes, strict=True)
+                )
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
