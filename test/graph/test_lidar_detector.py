@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,7 +181,7 @@ def test_diagnostics_tell_ledger_times_and_bundle(run_lidar):
 
 
 def test_the_bundle_is_swapped_while_it_runs_and_a_cameras_is_refused(run_lidar, moody):
-    lidar = run_lidar()
+    lidar = run_lidar(bundle_folders=[str(Path(moody).parent)])
     bench = lidar.bench
     lidar.ask()
     assert bench.set_parameter("bundle", moody, "lidar_detector").successful
