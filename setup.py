@@ -28,7 +28,10 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={
-        PACKAGE: ["py.typed", "bundles/*.pt", "node/*.xml", "replay/report/*.j2", "replay/report/*.css"]
+        PACKAGE: [
+            *("py.typed", "bundles/*.pt", "node/*.xml"),
+            *("replay/report/*.j2", "replay/report/*.css", "replay/report/*.js"),
+        ]
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),

@@ -19,11 +19,13 @@ from perception_rt.replay.report import ledger as ledgers
 from perception_rt.replay.report.box_statistics import BoxStatistics
 from perception_rt.replay.report.choose import ARRAY_2D, SensorStream, choose, sensors_of
 from perception_rt.replay.report.findings import box_findings
+from perception_rt.replay.report.graph import graph_chart
 from perception_rt.replay.report.ledger import MOMENTS, OUTCOMES, read_ledger
 from perception_rt.replay.report.quality import AnswerQuality
 from perception_rt.replay.report.scores import headlines, score_sections
 from perception_rt.replay.report.streams import stages_of, stream_sections
 from perception_rt.replay.report.summary import judge
+from perception_rt.replay.report.timeline import timeline_of
 from perception_rt.types import ConfigError, Detections2D
 from test.replayed import COLUMNS, row, streams_of, write_ledger
 
@@ -241,8 +243,66 @@ def test_names_and_reasons_are_text_and_never_markup(tmp_path):
     )
     write_index(tmp_path, [folder])
     for page in (folder / "report.html", tmp_path / "index.html"):
-        assert "<script" not in page.read_text()
+        own = 2 if page.name == "report.html" else 0  # the timeline's data and its program
+        assert page.read_text().count("<script") == own
     assert "&lt;script&gt;" in (folder / "report.html").read_text()
+
+
+def test_the_timeline_has_every_message_with_its_outcome_and_reason(tmp_path):
+    rows = some_rows(40)
+    write_ledger(tmp_path / "ledger.csv", rows)
+    timeline = timeline_of(tmp_path / "ledger.csv", read_ledger(tmp_path / "ledger.csv"), metrics_of(rows))
+    (stream,) = timeline["data"]["streams"]
+    assert stream["t"] == [100 * n for n in range(40)]
+    assert [OUTCOMES[o] for o in stream["o"]] == [made["outcome"] for made in rows]
+    assert stream["texts"][stream["x"][4]] == "message 5 came before its turn"
+    assert stream["texts"][stream["x"][0]] == "20 ms old"
+    (lane,) = timeline["rows"]
+    assert lane["svg"].count("v8") == 32
+    assert lane["svg"].count("v20") == 8
+
+
+def test_a_long_stream_and_sensor_faults_keep_the_timeline_small(tmp_path):
+    rows = some_rows(6000)
+    write_ledger(tmp_path / "ledger.csv", rows)
+    metrics = metrics_of(rows)
+    fault = {"sensor": TOPIC, "what": HOSTILE, "level": "ERROR", "begin_s": 60.0, "end_s": None}
+    metrics["health"] = {"findings": [fault]}
+    timeline = timeline_of(tmp_path / "ledger.csv", read_ledger(tmp_path / "ledger.csv"), metrics)
+    (stream,) = timeline["data"]["streams"]
+    assert len(stream["t"]) <= 2 * MOMENTS
+    assert len(json.dumps(timeline, default=str)) < 50_000
+    bar = ElementTree.fromstring(timeline["rows"][1]["svg"])[0]
+    assert float(bar.get("x")) == pytest.approx(100.0, abs=1)
+    assert float(bar.get("x")) + float(bar.get("width")) == pytest.approx(1000, abs=1)
+
+
+def test_the_graph_leads_from_sensors_to_outputs_with_rates_and_ages():
+    metrics = metrics_of(some_rows(20))
+    metrics["bag"]["topics"] = {
+        TOPIC: {"type": "sensor_msgs/msg/Image", "messages": 20, "used_by": [NODE]},
+        HOSTILE: {"type": "x", "messages": 4, "used_by": [NODE]},
+        "/unused": {"type": "x", "messages": 4, "used_by": []},
+    }
+    output = {"type": "x", "node": NODE, "messages": 16, "sha256": ""}
+    metrics["outputs"] = {"/out": output, "/diagnostics": output | {"node": ""}}
+    drawn = ElementTree.fromstring(graph_chart(metrics))
+    left = {group[0].text: float(group[1].get("x")) for group in drawn if group.tag == "g"}
+    assert left[TOPIC] == left[HOSTILE] < left[NODE] < left["/out"]
+    assert set(left) == {TOPIC, HOSTILE, NODE, "/out"}
+    texts = {part.text for part in drawn.iter("text")}
+    assert "10.0 Hz" in texts
+    assert "8.0 Hz" in texts
+    assert any(f"{text}".startswith("age p50/p99 ") for text in texts)
+    assert {part[0].text for part in drawn if part.tag == "path"} == {
+        f"{TOPIC}: 16 of 20 published", f"{NODE} subscribes to {HOSTILE}", f"{NODE} publishes /out",
+    }  # fmt: skip
+
+
+def test_a_graph_with_a_loop_ends():
+    metrics = metrics_of(some_rows(5))
+    metrics["outputs"] = {TOPIC: {"type": "x", "node": NODE, "messages": 5, "sha256": ""}}
+    ElementTree.fromstring(graph_chart(metrics))
 
 
 def test_the_verdict_names_what_is_wrong():

@@ -38,7 +38,8 @@ def write_figure(
     Args:
         path: path of the picture.
         title, verdict: printed at the top.
-        sections: headings and charts of the page; other parts are skipped.
+        sections: headings and charts of the page; other parts are skipped. The picture is as wide as the
+            section with the most charts: constant times have no histograms.
     """
     import matplotlib  # for its fonts alone, as a container may have none
 
@@ -49,17 +50,19 @@ def write_figure(
         return
     top = _HEADING
     parts = [element("text", title, class_="heading", x=8.0, y=top)]
-    for line in textwrap.wrap(verdict, 220):
+    for line in textwrap.wrap(verdict, 110):
         top += 18
         parts.append(element("text", line, x=8.0, y=top))
+    columns = 2
     for heading, charts in sections[:_MOST_ROWS]:
         top += _HEADING
         parts.append(element("text", heading, class_="heading", x=8.0, y=top))
         shown = [chart for chart in charts if str(chart.svg).startswith("<svg")][:_COLUMNS]
+        columns = max(columns, len(shown))
         for column, chart in enumerate(shown):
             parts += _cell(chart, column * WIDTH, top)
         top += _TITLE + HEIGHT
-    width, height = _COLUMNS * WIDTH, top + 10
+    width, height = columns * WIDTH, top + 10
     picture = element("svg", *parts, xmlns="http://www.w3.org/2000/svg", width=width, height=height)
     fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
     path.write_bytes(

@@ -76,7 +76,11 @@ def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    text = environment.get_template(template).render(values, style=_style())
+    text = environment.get_template(template).render(
+        values,
+        style=_style(),
+        script=Markup((_HERE / "timeline.js").read_text(encoding="utf-8")),
+    )
     part = path.with_name(path.name + ".part")
     part.write_text(text.lstrip(), encoding="utf-8")
     os.replace(part, path)

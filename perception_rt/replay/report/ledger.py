@@ -167,7 +167,7 @@ def read_ledger(path: Path) -> LedgerView:
     """
     try:
         view = _extent(path)
-        for chunk in _chunks(path, list(_COLUMNS)):
+        for chunk in read_chunks(path, list(_COLUMNS)):
             for (node, topic), rows in chunk.groupby(["node", "topic"], sort=False):
                 _add(view, view.streams[f"{node}: {topic}"], rows)
     except (OSError, ValueError) as error:  # of which pandas' own errors are
@@ -177,7 +177,8 @@ def read_ledger(path: Path) -> LedgerView:
     return view
 
 
-def _chunks(path: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
+def read_chunks(path: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
+    """Yield some columns of a ledger.csv, at most 100 000 rows at a time."""
     numbers = {name: [""] for name in columns if name not in _TEXTS}
     with pd.read_csv(
         path,
@@ -193,7 +194,7 @@ def _chunks(path: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
 def _extent(path: Path) -> LedgerView:
     rows: Counter[tuple[str, str]] = Counter()
     first, last = [], []
-    for chunk in _chunks(path, ["node", "topic", "arrival_ns"]):
+    for chunk in read_chunks(path, ["node", "topic", "arrival_ns"]):
         rows.update(chunk.groupby(["node", "topic"], sort=False).size().to_dict())
         arrivals = chunk["arrival_ns"].dropna()
         if len(arrivals):

@@ -13,11 +13,13 @@ from perception_rt.replay.report import charts, svg
 from perception_rt.replay.report.figure import write_figure
 from perception_rt.replay.report.findings import findings_of
 from perception_rt.replay.report.folder import first_differences, read_metrics, read_run, write_page
-from perception_rt.replay.report.ledger import LedgerView, read_ledger
+from perception_rt.replay.report.graph import graph_chart
+from perception_rt.replay.report.ledger import OUTCOMES, LedgerView, read_ledger
 from perception_rt.replay.report.scores import MEANING, score_sections
 from perception_rt.replay.report.streams import stream_sections
 from perception_rt.replay.report.strips import RULE, picture_strips
 from perception_rt.replay.report.summary import Verdict, cards_of, judge, stream_card
+from perception_rt.replay.report.timeline import timeline_of
 from perception_rt.replay.score import Truth
 
 _READING = (
@@ -66,17 +68,31 @@ def write_report(
         "rule": RULE,
         "reading": _READING,
         "charts": streams,
+        "graph": graph_chart(metrics),
+        **_timeline(folder, metrics, view),
         "health": health_table(metrics),
         **_tables(metrics, run, view),
     }
     anchors = (("Checks", "checks"), ("Scores", "scores"), ("Pictures", "strips"))
-    sections = [(name, name.lower()) for name, key in anchors if values[key]]
+    sections = [("Timeline", "timeline")] if values["timeline"]["rows"] else []
+    sections += [(name, name.lower()) for name, key in anchors if values[key]]
     sections += [("Sensors", "sensors")] if values["health"] is not None else []
+    sections += [("Graph", "graph")] if streams else []
     sections += [("Over time", "streams"), ("What was lost", "lost"), ("The run", "run")]
     write_page(folder / "report.html", "report.html.j2", {**values, "sections": sections})
     drawn = [(f"{part['node']}: {part['topic']}", part["charts"]) for part in streams]
     drawn += [(part["topic"], part["charts"]) for part in scores if part["charts"]]
     write_figure(folder / "report.png", values["title"], verdict.text, drawn)
+
+
+def _timeline(folder: Path, metrics: Mapping, view: LedgerView) -> dict[str, object]:
+    timeline = timeline_of(folder / "ledger.csv", view, metrics)
+    found = {index for stream in timeline["data"]["streams"] for index in stream["o"]}
+    return {
+        "timeline": timeline,
+        "timeline_outcomes": [outcome for index, outcome in enumerate(OUTCOMES) if index in found],
+        "timeline_step": max(round(timeline["data"]["length_ms"] / 1000), 1),
+    }
 
 
 def health_table(metrics: Mapping) -> list[tuple[object, ...]] | None:

@@ -71,6 +71,7 @@ def _shown(scene: ReportScene, view: LedgerView) -> dict[str, object]:
     outcome = choice.why.replace(" ", "_")
     return {
         "title": f"{choice.why[:1].upper()}{choice.why[1:]}, at {at_s:.2f} s",
+        "at_ms": round(at_s * 1000),
         "outcome": outcome if outcome in OUTCOMES else "",
         "pictures": pictures_of(scene),
         "caption": "; ".join((choice.detail, *_drawn(scene), *scene.missing)),
