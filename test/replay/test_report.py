@@ -37,7 +37,12 @@ frame.style = "border: 0; width: {width}px; height: 900px";
 frame.onload = () => {
   const page = frame.contentDocument, root = page.documentElement;
   const images = [...page.images], scrubber = page.getElementById("scrubber");
-  if (scrubber) { scrubber.value = scrubber.max; scrubber.dispatchEvent(new Event("input")); }
+  if (scrubber) {
+    const data = JSON.parse(page.getElementById("timeline-data").textContent);
+    const stream = data.streams.find(stream => stream.o.includes(1));  // one with a superseded message
+    scrubber.value = stream.t[stream.o.indexOf(1)];
+    scrubber.dispatchEvent(new Event("input"));
+  }
   document.getElementById("found").textContent = JSON.stringify({
     width: root.scrollWidth,
     fetched: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
