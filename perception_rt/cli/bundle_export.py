@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perception_rt.model.specs import RESIZES, resize_rule
-from perception_rt.types.errors import BundleError, ConfigError
+from perception_rt.types.errors import BagError, BundleError, ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,16 @@ BEV_CLUSTER_OPTIONS = {
     "car_width": "of a usual car, m",
 }
 PRESET_OPTIONS = ("resize", "filter", "order", "scale", "mean", "std", "pad")
+CHECK_PICTURE = (
+    "a picture with such objects, in which the bundle is held to the source's own runtime (default: a "
+    "rendered street)"
+)
+CHECK_CLOUD = (
+    "a cloud with such objects, float32 x y z intensity as KITTI's .bin: the bundle's golden input (default: "
+    "a simulated street)"
+)
 MAX_PICTURE = 64 << 20  # bytes of a check picture's file
+MAX_CLOUD = 16 << 20  # bytes of a check cloud's file
 STREET_SEED, STREET_SIZE, STREET_TIME_S = 7, (1280, 720), 12.0  # of the rendered check picture
 
 
@@ -53,10 +62,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .pth state dict, or torchvision's name (DEFAULT); none: random weights",
     )
     vision.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    pcdet = sources.add_parser("openpcdet", help="a PointPillar checkpoint of OpenPCDet")
+    pcdet.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the .pth that its training wrote")
+    pcdet.add_argument(
+        "--config", type=Path, required=True, metavar="YAML", help="that it was trained with, in its folder"
+    )
+    pcdet.add_argument(
+        "--intensity",
+        choices=("unused", "unit", "byte"),
+        default="unit",
+        help="of the clouds that it was trained on (default unit: 0 to 1)",
+    )
     for source in (onnx, script):
         _add_network_options(source)
     for source in (onnx, script, vision):
         _add_class_options(source)
+    _add_class_options(pcdet, CHECK_CLOUD)
     cluster = sources.add_parser("bev_cluster", help="lidar detection by geometry alone: nothing is trained")
     for name, text in BEV_CLUSTER_OPTIONS.items():
         cluster.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
@@ -72,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         other.add_argument("file", type=Path, metavar="FILE")
         other.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", type=_pair)
         _add_class_options(other)
-    for source in (onnx, script, vision, cluster, *others):
+    for source in (onnx, script, vision, pcdet, cluster, *others):
         _add_common_options(source, source is not cluster)
 
 
@@ -97,7 +118,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--std", type=float, nargs=3, metavar=("C0", "C1", "C2"), help="then divided by this")
 
 
-def _add_class_options(parser: argparse.ArgumentParser) -> None:
+def _add_class_options(parser: argparse.ArgumentParser, check: str = CHECK_PICTURE) -> None:
     parser.add_argument(
         "--classes",
         type=Path,
@@ -114,13 +135,7 @@ def _add_class_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=X",
         help="lowest scores of single classes",
     )
-    parser.add_argument(
-        "--check",
-        type=Path,
-        metavar="IMAGE",
-        help="a picture with such objects, in which the bundle is held to the source's own runtime (default: "
-        "a rendered street)",
-    )
+    parser.add_argument("--check", type=Path, metavar="FILE", help=check)
 
 
 def _add_common_options(parser: argparse.ArgumentParser, images: bool) -> None:
@@ -168,22 +183,25 @@ def run(args: argparse.Namespace) -> int:
         "onnx": _from_onnx,
         "torchscript": _from_torchscript,
         "bev_cluster": _from_bev_cluster,
+        "openpcdet": _from_openpcdet,
     }
     imported: Imported = sources.get(args.source, _from_other)(args)
     for note in imported.notes:
         print(note)
     from perception_rt.model.importers.export import save_checked
 
-    clouds = args.source == "bev_cluster"
+    clouds = args.source in ("bev_cluster", "openpcdet")
+    plain = args.source == "bev_cluster"  # it has neither weights nor classes to choose
     report = save_checked(
         args.out,
         imported,
         None if clouds else read_picture(args.check),
+        cloud=read_cloud(args.check) if clouds and not plain else None,
         name=args.name or args.out.stem,
         version=args.bundle_version,
         licence=args.licence,
-        score_thresholds=None if clouds else dict(args.score_thresholds),
-        classes_keep=() if clouds else args.classes_keep,
+        score_thresholds=None if plain else dict(args.score_thresholds),
+        classes_keep=() if plain else args.classes_keep,
     )
     for line in report.lines:
         print(line)
@@ -234,6 +252,28 @@ def read_picture(path: Path | None) -> np.ndarray:
     return np.ascontiguousarray(picture[..., ::-1])
 
 
+def read_cloud(path: Path | None) -> np.ndarray:
+    """The check cloud (N, 4) float32: a file of whole points, or a simulated street."""
+    import numpy as np
+
+    if path is None:
+        from perception_rt.sim.drive import Drive
+
+        return Drive(STREET_SEED, STREET_SIZE).lidar(STREET_TIME_S).points
+    from perception_rt.replay.kitti import read_velodyne
+
+    what = f"check={str(path)!r}"
+    if not path.is_file() or path.stat().st_size > MAX_CLOUD:
+        raise BundleError(f"{what}: {f'over {MAX_CLOUD} bytes' if path.is_file() else 'no such file'}")
+    try:
+        points = read_velodyne(path)
+    except BagError as error:
+        raise BundleError(f"{what}: {error}") from error
+    if not len(points) or not np.isfinite(points).all():
+        raise BundleError(f"{what}: {'holds NaN or infinity' if len(points) else 'holds no points'}")
+    return points
+
+
 def _classes(args: argparse.Namespace) -> list[str] | None:
     from perception_rt.model.importers.common import read_class_names
 
@@ -281,6 +321,12 @@ def _from_bev_cluster(args: argparse.Namespace) -> Imported:
     given = {name: getattr(args, name) for name in BEV_CLUSTER_OPTIONS} | _thresholds(args)
     parameters = {name: value for name, value in given.items() if value is not None}
     return import_bev_cluster(parameters, _read_scores(args.scores))
+
+
+def _from_openpcdet(args: argparse.Namespace) -> Imported:
+    from perception_rt.model.importers.openpcdet import import_openpcdet
+
+    return import_openpcdet(args.checkpoint, args.config, _classes(args), args.intensity, **_thresholds(args))
 
 
 def _from_other(args: argparse.Namespace) -> Imported:

@@ -23,6 +23,7 @@ _HOMES = {
     "read_class_names": "common",
     "import_bev_cluster": "bev_cluster",
     "import_onnx": "onnx",
+    "import_openpcdet": "openpcdet",
     "import_torchscript": "torchscript",
     "import_torchvision": "torchvision",
     "TorchvisionDetector": "torchvision",

@@ -42,6 +42,7 @@ def save_checked(
     picture: np.ndarray | None,
     *,
     name: str,
+    cloud: np.ndarray | None = None,
     version: str = "1",
     licence: str = "unspecified",
     score_thresholds: Mapping[str, float] | None = None,
@@ -54,6 +55,7 @@ def save_checked(
         imported: by one of the importers.
         picture: (H, W, 3) uint8 RGB with objects in it; it becomes the golden input where any are found.
         name: of the bundle.
+        cloud: (N, 4) float32 with objects in it: the golden input of a lidar bundle.
         version: of the bundle.
         licence: of the weights.
         score_thresholds: by class name, lowest scores that differ.
@@ -83,7 +85,7 @@ def save_checked(
     source = None
     if picture is not None and imported.reference is not None:
         source = imported.reference(picture, imported.score_threshold)
-    golden = None if picture is None or source is None or not len(source[1]) else picture[None]
+    golden = cloud if picture is None or source is None or not len(source[1]) else picture[None]
     scratch = path.with_name(f".{path.name}.unchecked")  # appears under its name only when all is well
     try:
         if imported.module is not None:

@@ -22,7 +22,7 @@ from perception_rt.model.task import CLASSIFY
 from perception_rt.model.torchscript import module_bytes, trace_module
 from perception_rt.types.errors import BundleError
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "ema", "net", "weights")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "ema", "net", "weights")
 PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
@@ -127,7 +127,7 @@ def import_torchvision(
             else:
                 chosen = _names_for(_class_count(plain, state, len(coco)), classes, coco, path, notes)
             model = _build(torchvision, name, len(chosen))
-            _load(model, state, path)
+            fill(model, state, path)
             provenance["weights"] = f"{path.name} sha256 {sha256_of(path)}"
     if is_classifier:
         published = known[weights] if weights in known.__members__ else _published(known, weights, notes)
@@ -330,7 +330,12 @@ def _names_for(
     return coco
 
 
-def _load(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights into a model.
+
+    Raises:
+        BundleError: some are missing, unexpected or of another shape; it names them.
+    """
     own = model.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]

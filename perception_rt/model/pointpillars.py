@@ -1,0 +1,415 @@
+"""PointPillars (arXiv:1812.05784) as OpenPCDet trains it, in plain torch; all can be scripted into a bundle.
+
+Modules and parameters have the names of OpenPCDet's checkpoints, and the same input gives the same output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perception_rt.model.boxes3d import iou_bev, nms_bev
+
+EPS = 1e-3  # of every batch normalisation
+
+
+@dataclass(frozen=True, slots=True)
+class PillarGrid:
+    """How space is cut into pillars.
+
+    Attributes:
+        low: least x y z, m.
+        high: greatest x y z, m.
+        size: of a pillar along x y z, m.
+        columns: pillars along x.
+        rows: pillars along y.
+        max_points: of a pillar; what comes later is dropped.
+        max_pillars: of a cloud; points that would open another are dropped.
+    """
+
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    size: tuple[float, float, float]
+    columns: int
+    rows: int
+    max_points: int
+    max_pillars: int
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A box that a cell predicts from.
+
+    Attributes:
+        size: length width height, m.
+        yaw: rad.
+        bottom: z of its lower side, m.
+        centred: it stands in the middle of its cell; else the outermost stand on the border of the range.
+    """
+
+    size: tuple[float, float, float]
+    yaw: float
+    bottom: float
+    centred: bool
+
+
+class Voxeliser(nn.Module):
+    """Sorts points into pillars; the result depends on the points and their order alone."""
+
+    def __init__(self, grid: PillarGrid) -> None:
+        super().__init__()
+        self.columns = grid.columns
+        self.max_points, self.max_pillars = grid.max_points, grid.max_pillars
+        self.low: Tensor
+        self.size: Tensor
+        self.cells: Tensor
+        self.register_buffer("low", torch.tensor(grid.low), persistent=False)
+        self.register_buffer("size", torch.tensor(grid.size), persistent=False)
+        self.register_buffer("cells", torch.tensor([grid.columns, grid.rows, 1]), persistent=False)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Keep the first `max_points` of each of the `max_pillars` pillars that are met first.
+
+        Args:
+            points: (N, 4) float32 x y z in m, intensity.
+
+        Returns:
+            points (P, 4) by pillar and in their order within it, pillar (P,) that each is of, cell (V,) int64
+            ``row * columns + column`` of each pillar, count (V,) of points.
+        """
+        at = ((points[:, :3] - self.low) / self.size).floor()
+        inside = ((at >= 0) & (at < self.cells)).all(1)
+        points, at = points[inside], at[inside].long()
+        cell, order = (at[:, 1] * self.columns + at[:, 0]).sort(stable=True)
+        number, count = torch.unique_consecutive(cell, return_inverse=True, return_counts=True)[1:]
+        start = count.cumsum(0) - count
+        keep = torch.arange(cell.shape[0], device=cell.device) - start[number] < self.max_points
+        if count.shape[0] > self.max_pillars:
+            first = order[start]
+            keep = keep & (first <= first.sort()[0][self.max_pillars - 1])[number]
+        cell, points = cell[keep], points[order[keep]]
+        cell, number, count = torch.unique_consecutive(cell, return_inverse=True, return_counts=True)
+        return points, number, cell, count
+
+
+class PillarLayer(nn.Module):
+    """Linear, batch normalisation where `norm`, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, norm: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs, bias=not norm)
+        self.norm = nn.BatchNorm1d(outputs, eps=EPS) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(P, inputs) -> (P, outputs)."""
+        return F.relu(self.norm(self.linear(x)))
+
+
+class PillarFeatures(nn.Module):
+    """OpenPCDet's PillarVFE: features of a pillar from its points.
+
+    Args:
+        grid: of the pillars.
+        filters: channels after each layer.
+        norm: batch normalisation instead of a bias.
+        absolute: x y z are features too.
+        distance: from the sensor is one too.
+    """
+
+    def __init__(
+        self, grid: PillarGrid, filters: Sequence[int], norm: bool, absolute: bool, distance: bool
+    ) -> None:
+        super().__init__()
+        self.columns, self.max_points = grid.columns, grid.max_points
+        self.absolute, self.distance = absolute, distance
+        self.size: Tensor
+        self.middle: Tensor
+        middle = [low + size / 2 for low, size in zip(grid.low, grid.size, strict=True)]
+        self.register_buffer("size", torch.tensor(grid.size), persistent=False)
+        self.register_buffer("middle", torch.tensor(middle), persistent=False)
+        inputs, layers = (10 if absolute else 7) + distance, []
+        for i, outputs in enumerate(filters):
+            # All layers but the last hand on their own output beside the maximum of the pillar.
+            own = outputs if i == len(filters) - 1 else outputs // 2
+            layers.append(PillarLayer(inputs, own, norm))
+            inputs = 2 * own
+        self.pfn_layers = nn.ModuleList(layers)
+        self.channels = filters[-1]
+
+    def forward(self, points: Tensor, number: Tensor, cell: Tensor, count: Tensor) -> Tensor:
+        """Arguments as `Voxeliser` returns them -> (V, C)."""
+        xyz = points[:, :3]
+        sums = torch.zeros((count.shape[0], 3), device=points.device).index_add_(0, number, xyz)
+        place = torch.stack((cell % self.columns, cell // self.columns, torch.zeros_like(cell)), 1)
+        middle = place * self.size + self.middle
+        parts = [points if self.absolute else points[:, 3:]]
+        parts += [xyz - (sums / count[:, None])[number], xyz - middle[number]]
+        if self.distance:
+            parts.append(xyz.norm(2, 1, True))
+        x = torch.cat(parts, 1)
+        # The original pads pillars with rows of zeros, and these take part in the maximum. After a layer they
+        # are not zero, but all those of a pillar are equal: one row stands for them.
+        padded = (count < self.max_points).nonzero().squeeze(1)
+        x = torch.cat((x, torch.zeros((padded.shape[0], x.shape[1]), device=x.device)))
+        number = torch.cat((number, padded))
+        best = x
+        for i, layer in enumerate(self.pfn_layers):
+            if i > 0:
+                x = torch.cat((x, best[number]), 1)
+            x = layer(x)
+            best = torch.zeros((count.shape[0], x.shape[1]), device=x.device, dtype=x.dtype)
+            best = best.scatter_reduce(0, number[:, None].expand(-1, x.shape[1]), x, "amax")
+        return best
+
+
+class BevBackbone(nn.Module):
+    """OpenPCDet's BaseBEVBackbone: levels of convolutions, each brought to one resolution, side by side.
+
+    Args:
+        inputs: channels of the map of pillars.
+        layers: convolutions of each level after the first one.
+        strides: of each level's first convolution.
+        filters: channels of each level.
+        up_strides: by which each level is enlarged (below 1: reduced); one more enlarges the result.
+        up_filters: channels of each enlarged level.
+        conv_at_one: where a level keeps its size, a convolution and not a transposed one.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        layers: Sequence[int],
+        strides: Sequence[int],
+        filters: Sequence[int],
+        up_strides: Sequence[float],
+        up_filters: Sequence[int],
+        conv_at_one: bool,
+    ) -> None:
+        super().__init__()
+        blocks, deblocks = [], []
+        for level, (count, stride, width) in enumerate(zip(layers, strides, filters, strict=True)):
+            parts: list[nn.Module] = [
+                nn.ZeroPad2d(1),
+                *_normed(nn.Conv2d(inputs, width, 3, stride, bias=False)),
+            ]
+            for _ in range(count):
+                parts += _normed(nn.Conv2d(width, width, 3, padding=1, bias=False))
+            blocks.append(nn.Sequential(*parts))
+            up, outputs, inputs = up_strides[level], up_filters[level], width
+            if up > 1 or (up == 1 and not conv_at_one):
+                step = int(up)
+                scale: nn.Module = nn.ConvTranspose2d(width, outputs, step, step, bias=False)
+            else:
+                step = round(1 / up)
+                scale = nn.Conv2d(width, outputs, step, step, bias=False)
+            deblocks.append(nn.Sequential(*_normed(scale)))
+        self.channels = sum(up_filters)
+        self.enlarged = len(up_strides) > len(filters)
+        if self.enlarged:
+            step = int(up_strides[-1])
+            last = nn.ConvTranspose2d(self.channels, self.channels, step, step, bias=False)
+            deblocks.append(nn.Sequential(*_normed(last)))
+        self.blocks, self.deblocks = nn.ModuleList(blocks), nn.ModuleList(deblocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, inputs, rows, columns) -> (1, channels, h, w)."""
+        levels: list[Tensor] = []
+        for block, deblock in zip(self.blocks, self.deblocks):  # noqa: B905  # TorchScript knows no strict
+            x = block(x)
+            levels.append(deblock(x))
+        x = torch.cat(levels, 1)
+        return self.deblocks[-1](x) if self.enlarged else x
+
+
+def _normed(layer: nn.Module) -> list[nn.Module]:
+    return [layer, nn.BatchNorm2d(int(layer.out_channels), eps=EPS), nn.ReLU()]  # type: ignore[arg-type]
+
+
+class AnchorHead(nn.Module):
+    """OpenPCDet's AnchorHeadSingle.
+
+    Args:
+        inputs: channels.
+        classes: how many.
+        anchors: of every cell, in the order of the output's channels.
+        area: least x y, greatest x y in m.
+        cells: (rows, columns) of the output.
+        bins: directions that a classifier tells apart; 0 without one.
+        dir_offset: rad; where the first bin begins.
+        dir_limit_offset: as in the configuration.
+        most_before: boxes that reach NMS, best first.
+        most: boxes of a cloud.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        classes: int,
+        anchors: Sequence[Anchor],
+        area: tuple[float, float, float, float],
+        cells: tuple[int, int],
+        bins: int,
+        dir_offset: float,
+        dir_limit_offset: float,
+        most_before: int,
+        most: int,
+    ) -> None:
+        super().__init__()
+        count = len(anchors)
+        self.conv_cls = nn.Conv2d(inputs, count * classes, 1)
+        self.conv_box = nn.Conv2d(inputs, count * 7, 1)
+        self.conv_dir_cls = nn.Conv2d(inputs, count * bins, 1) if bins else nn.Identity()
+        self.classes, self.bins, self.columns = classes, bins, cells[1]
+        self.dir_offset, self.dir_limit_offset = dir_offset, dir_limit_offset
+        self.most_before, self.most = most_before, most
+        self.kinds: Tensor
+        self.xs: Tensor
+        self.ys: Tensor
+        kinds = [(a.bottom + a.size[2] / 2, *a.size, a.yaw) for a in anchors]
+        self.register_buffer("kinds", torch.tensor(kinds), persistent=False)
+        xs = [_along(area[0], area[2], cells[1], a.centred) for a in anchors]
+        ys = [_along(area[1], area[3], cells[0], a.centred) for a in anchors]
+        self.register_buffer("xs", torch.stack(xs), persistent=False)
+        self.register_buffer("ys", torch.stack(ys), persistent=False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(1, inputs, h, w) -> logits, box residuals, and directions if told apart: (1, h, w, channels)."""
+        raw = [self.conv_cls(x).permute(0, 2, 3, 1), self.conv_box(x).permute(0, 2, 3, 1)]
+        if self.bins > 0:
+            raw.append(self.conv_dir_cls(x).permute(0, 2, 3, 1))
+        return raw
+
+    def decode(self, raw: list[Tensor], score_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes before NMS.
+
+        Args:
+            raw: as `forward` returns it.
+            score_threshold: lowest score kept.
+
+        Returns:
+            boxes (K, 7) float32 xyzlwh_yaw, scores (K,), labels (K,) int64; best score first.
+        """
+        best, labels = raw[0].float().reshape(-1, self.classes).max(1)
+        scores = best.sigmoid()
+        rows = (scores >= score_threshold).nonzero().squeeze(1)
+        rows = rows[scores[rows].argsort(descending=True, stable=True)[: self.most_before]]
+        code = raw[1].float().reshape(-1, 7)[rows]
+        kind = rows % self.kinds.shape[0]
+        cell = rows // self.kinds.shape[0]
+        anchor = self.kinds[kind]
+        x, y = self.xs[kind, cell % self.columns], self.ys[kind, cell // self.columns]
+        diagonal = (anchor[:, 1] ** 2 + anchor[:, 2] ** 2).sqrt()
+        yaw = code[:, 6] + anchor[:, 4]
+        if self.bins > 0:
+            period = 2 * math.pi / self.bins
+            ahead = raw[2].float().reshape(-1, self.bins)[rows].argmax(1)
+            yaw = yaw - self.dir_offset
+            yaw = yaw - torch.floor(yaw / period + self.dir_limit_offset) * period
+            yaw = yaw + self.dir_offset + period * ahead
+        boxes = torch.cat(
+            (
+                torch.stack((code[:, 0] * diagonal + x, code[:, 1] * diagonal + y), 1),
+                (code[:, 2] * anchor[:, 3] + anchor[:, 0])[:, None],
+                code[:, 3:6].exp() * anchor[:, 1:4],
+                torch.atan2(yaw.sin(), yaw.cos())[:, None],
+            ),
+            1,
+        )
+        return boxes, scores[rows], labels[rows]
+
+
+def _along(low: float, high: float, count: int, centred: bool) -> Tensor:
+    """(count,) float32 places of the anchors along one axis, m."""
+    step = (high - low) / (count if centred else max(count - 1, 1))
+    at = torch.arange(count, dtype=torch.float64) * step + (low + step / 2 if centred else low)
+    return at.float()
+
+
+def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int, block: int = 256) -> Tensor:
+    """`nms_bev` across classes, a block at a time: memory does not grow with the square of the boxes.
+
+    Args:
+        boxes: (N, 7), best score first.
+        scores: (N,).
+        iou_threshold: of two boxes with a higher footprint IoU the one with the lower score goes.
+        most: boxes that stay.
+        block: boxes that are compared with each other at a time.
+
+    Returns:
+        (K,) int64 rows that stay, best score first.
+    """
+    kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    for start in range(0, boxes.shape[0], block):
+        rows = torch.arange(start, min(start + block, boxes.shape[0]), device=boxes.device)
+        rows = rows[(iou_bev(boxes[rows], boxes[kept]) <= iou_threshold).all(1)]
+        rows = rows[nms_bev(boxes[rows], scores[rows], torch.zeros_like(rows), iou_threshold, True)]
+        kept = torch.cat((kept, rows))
+        if kept.shape[0] >= most:
+            break
+    return kept[:most]
+
+
+class PointPillars(nn.Module):
+    """Detects in a cloud: pillars, their features, a map of them, convolutions, anchors, NMS.
+
+    Args:
+        grid: of the pillars.
+        vfe: features of a pillar.
+        backbone_2d: on the map.
+        dense_head: predicts boxes.
+        score_threshold: default lowest score.
+        nms_threshold: default IoU of NMS.
+    """
+
+    def __init__(
+        self,
+        grid: PillarGrid,
+        vfe: PillarFeatures,
+        backbone_2d: BevBackbone,
+        dense_head: AnchorHead,
+        score_threshold: float,
+        nms_threshold: float,
+    ) -> None:
+        super().__init__()
+        self.voxeliser = Voxeliser(grid)
+        self.vfe, self.backbone_2d, self.dense_head = vfe, backbone_2d, dense_head
+        self.rows, self.columns = grid.rows, grid.columns
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
+
+    def scatter(self, features: Tensor, cell: Tensor) -> Tensor:
+        """(V, C) features of pillars at their (V,) cells -> (1, C, rows, columns), 0 where no pillar is."""
+        width = features.shape[1]
+        grid = torch.zeros((self.rows * self.columns, width), device=features.device, dtype=features.dtype)
+        grid.index_copy_(0, cell, features)
+        return grid.view(1, self.rows, self.columns, width).permute(0, 3, 1, 2)
+
+    def raw(self, points: Tensor) -> list[Tensor]:
+        """(N, 4) points -> what the head answers."""
+        points, number, cell, count = self.voxeliser(points)
+        return self.dense_head(self.backbone_2d(self.scatter(self.vfe(points, number, cell, count), cell)))
+
+    def forward(
+        self, points: Tensor, score_threshold: float = -1.0, nms_threshold: float = -1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect.
+
+        Args:
+            points: (N, 4) float32 x y z in m, intensity; z up.
+            score_threshold: lowest score kept; negative takes the default.
+            nms_threshold: of two boxes whose footprints overlap more (IoU) the lesser is dropped, whatever
+                their classes; negative takes the default.
+
+        Returns:
+            boxes (K, 7) float32 xyzlwh_yaw in the frame of the points, scores (K,), labels (K,) int64; best
+            score first.
+        """
+        score = self.score_threshold if score_threshold < 0 else score_threshold
+        nms = self.nms_threshold if nms_threshold < 0 else nms_threshold
+        boxes, scores, labels = self.dense_head.decode(self.raw(points), score)
+        kept = suppress(boxes, scores, nms, self.dense_head.most)
+        return boxes[kept], scores[kept], labels[kept]
