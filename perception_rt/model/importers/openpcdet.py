@@ -57,7 +57,7 @@ def import_openpcdet(
         BundleError: a file cannot be read, the YAML asks for another network, or the weights do not fit.
     """
     notes: list[str] = []
-    top = _Node(_read_config(config, notes), str(config))
+    top = _Setting(_read_config(config, notes), str(config))
     _check_kind(top)
     names = tuple(str(name) for name in top.get("CLASS_NAMES").sequence())
     if not names:
@@ -95,7 +95,7 @@ def import_openpcdet(
     )
 
 
-class _Node:
+class _Setting:
     """A value of the configuration that knows where it stands, so that an error can name it."""
 
     def __init__(self, value: Any, where: str) -> None:
@@ -111,18 +111,18 @@ class _Node:
         """Whether it is an object with `key`."""
         return isinstance(self.value, Mapping) and self.value.get(key) is not None
 
-    def get(self, *keys: str) -> _Node:
+    def get(self, *keys: str) -> _Setting:
         """What stands under `keys`, one in the other."""
         node = self
         for key in keys:
             if not node.has(key):
                 raise BundleError(f"{node._at(key)}: is missing")
-            node = _Node(node.value[key], node._at(key))
+            node = _Setting(node.value[key], node._at(key))
         return node
 
-    def maybe(self, key: str, default: Any) -> _Node:
+    def maybe(self, key: str, default: Any) -> _Setting:
         """What stands under `key`, else `default`."""
-        return self.get(key) if self.has(key) else _Node(default, self._at(key))
+        return self.get(key) if self.has(key) else _Setting(default, self._at(key))
 
     def one_of(self, *values: Any) -> None:
         """Refuse anything else."""
@@ -154,9 +154,9 @@ class _Node:
             raise self._refuse("a list" if count is None else f"a list of {count}")
         return self.value
 
-    def items(self, count: int | None = None) -> list[_Node]:
+    def items(self, count: int | None = None) -> list[_Setting]:
         """Of a list."""
-        return [_Node(value, f"{self.where}[{i}]") for i, value in enumerate(self.sequence(count))]
+        return [_Setting(value, f"{self.where}[{i}]") for i, value in enumerate(self.sequence(count))]
 
     def numbers(self, least: float, most: float, count: int | None = None) -> list[float]:
         """A list of numbers in bounds."""
@@ -216,7 +216,7 @@ def _overlaid(base: Any, value: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _check_kind(top: _Node) -> None:
+def _check_kind(top: _Setting) -> None:
     """Refuse networks of other parts."""
     model = top.get("MODEL")
     model.get("NAME").one_of("PointPillar")
@@ -239,7 +239,7 @@ def _check_kind(top: _Node) -> None:
     coder.maybe("code_size", 7).one_of(7)
 
 
-def _grid(data: _Node, notes: list[str]) -> PillarGrid:
+def _grid(data: _Setting, notes: list[str]) -> PillarGrid:
     if data.has("POINT_FEATURE_ENCODING"):
         data.get("POINT_FEATURE_ENCODING").maybe("used_feature_list", COLUMNS).one_of(COLUMNS)
     if data.maybe("FOV_POINTS_ONLY", False).value:
@@ -273,7 +273,7 @@ def _grid(data: _Node, notes: list[str]) -> PillarGrid:
     )
 
 
-def _features(node: _Node, grid: PillarGrid) -> PillarFeatures:
+def _features(node: _Setting, grid: PillarGrid) -> PillarFeatures:
     filters = node.get("NUM_FILTERS").integers(2, MAX_CHANNELS)
     if not filters:
         raise BundleError(f"{node._at('NUM_FILTERS')}=[]: must name the channels")
@@ -286,7 +286,7 @@ def _features(node: _Node, grid: PillarGrid) -> PillarFeatures:
     )
 
 
-def _backbone(node: _Node, inputs: int, cells: tuple[int, int]) -> tuple[BevBackbone, tuple[int, int]]:
+def _backbone(node: _Setting, inputs: int, cells: tuple[int, int]) -> tuple[BevBackbone, tuple[int, int]]:
     """The backbone, and rows and columns of what it answers."""
     layers = node.get("LAYER_NUMS").integers(0, 100)
     levels = len(layers)
@@ -314,12 +314,12 @@ def _backbone(node: _Node, inputs: int, cells: tuple[int, int]) -> tuple[BevBack
 
 
 def _head(
-    node: _Node,
+    node: _Setting,
     inputs: int,
     names: tuple[str, ...],
     grid: PillarGrid,
     cells: tuple[int, int],
-    suppression: _Node,
+    suppression: _Setting,
 ) -> AnchorHead:
     anchors = []
     for item in node.get("ANCHOR_GENERATOR_CONFIG").items():
