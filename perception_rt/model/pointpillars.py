@@ -42,7 +42,7 @@ class PillarGrid:
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
+class AnchorBox:
     """A box that a cell predicts from.
 
     Attributes:
@@ -250,7 +250,7 @@ class AnchorHead(nn.Module):
         self,
         inputs: int,
         classes: int,
-        anchors: Sequence[Anchor],
+        anchors: Sequence[AnchorBox],
         area: tuple[float, float, float, float],
         cells: tuple[int, int],
         bins: int,

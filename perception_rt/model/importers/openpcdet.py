@@ -12,7 +12,7 @@ import yaml
 from perception_rt.model.importers.common import Imported, first_line, sha256_of
 from perception_rt.model.importers.torchvision import fill, read_state
 from perception_rt.model.pointpillars import (
-    Anchor,
+    AnchorBox,
     AnchorHead,
     BevBackbone,
     PillarFeatures,
@@ -334,7 +334,7 @@ def _head(
         yaws = item.get("anchor_rotations").numbers(-10, 10)
         for size in item.get("anchor_sizes").items():
             length, width, height = size.numbers(0.01, 100, 3)
-            anchors += [Anchor((length, width, height), yaw, bottom, centred) for yaw in yaws]
+            anchors += [AnchorBox((length, width, height), yaw, bottom, centred) for yaw in yaws]
     if not anchors:
         raise BundleError(f"{node._at('ANCHOR_GENERATOR_CONFIG')}: has no anchor")
     # OpenPCDet asks whether the key is there, not whether it is true.
