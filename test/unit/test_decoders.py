@@ -78,6 +78,8 @@ def iou(a, b):
 
 def raw_outputs(name, classes, seed):
     rng = np.random.default_rng(seed)
+    if name == "classifier":
+        return [rng.normal(0, 2, 1 + classes)]
     if name == "yolov5":
         return [np.concatenate([rng.uniform(1, 90, (30, 4)), rng.uniform(0, 1, (30, 1 + classes))], 1)]
     if name == "yolov8":
@@ -171,6 +173,11 @@ def paddle_reference(rows):
     return rows[:, 2:], rows[:, 1], rows[:, 0].astype(int)
 
 
+def classifier_reference(out):
+    scores = np.exp(out) / np.exp(out).sum()
+    return [(0, 0, SIZE[1], SIZE[0])] * len(out), scores, range(len(out))
+
+
 REFERENCES = {
     "yolov5": yolov5_reference,
     "yolov8": yolov8_reference,
@@ -183,6 +190,7 @@ REFERENCES = {
     "ssd": ssd_reference,
     "paddle": paddle_reference,
     "fastestdet": fastestdet_reference,
+    "classifier": classifier_reference,
 }
 
 

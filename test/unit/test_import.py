@@ -168,7 +168,10 @@ def test_what_does_not_fit_is_named(tmp_path):
         ("not ONNX", (text, "yolov8", CLASSES)),
         ("not ONNX: holds no graph", (empty, "yolov8", CLASSES)),
         ("not ONNX", (cut, "yolov8", CLASSES)),
-        ("decoder='yolov99': must be auto or one of detr, fastestdet", (path, "yolov99", CLASSES)),
+        (
+            "decoder='yolov99': must be auto or one of classifier, detr, fastestdet",
+            (path, "yolov99", CLASSES),
+        ),
         ("classes: 2 names, but the network has 3", (path, "yolov8", CLASSES[:2])),
         ("classes: the network has 3, the file names none: give --classes", (path, "yolov8", None)),
         ("decoder='detr': does not fit the outputs out .*; yolov8 would", (path, "detr", CLASSES)),
@@ -398,8 +401,8 @@ def test_local_weights_and_own_classes(tmp_path):
 
 
 def test_torchvision_names_that_are_not_are_refused(tmp_path):
-    with pytest.raises(BundleError, match="model='resnet50': not a torchvision detection model"):
-        import_torchvision("resnet50")
+    with pytest.raises(BundleError, match="model='raft_small': not a torchvision detection model"):
+        import_torchvision("raft_small")
     with pytest.raises(BundleError, match=r"weights='V9': neither a file nor one of .*COCO_V1"):
         import_torchvision(VISION[0], "V9")
     (tmp_path / "x.pth").write_text("not weights")

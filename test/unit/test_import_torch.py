@@ -134,7 +134,7 @@ def test_a_scripted_torchvision_detector(tmp_path):
         (
             nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()),
             {"input_size": (64, 64)},
-            "decoder=auto: none fits",
+            "the network has 12996, the file names none",
         ),
         (Grid(), {}, "does not tell its size: give --input-size"),
         (Dictionaries(), {"input_size": (64, 64)}, "--contract"),

@@ -16,6 +16,7 @@ from perception_rt.model.decoders.common import (
     Preset,
     Signature,
     are_scores,
+    every_class,
     fits,
 )
 from perception_rt.model.specs import CROP
@@ -45,11 +46,11 @@ class Classifier:
     ) -> Candidates:
         """Decode one image; see `perception_rt.model.decoder.Decoder`."""
         values = outputs[0].float().flatten(1)
-        fits(values.shape[0] == 1 and values.shape[1] > 1, "a classifier answers (1, C)")
+        fits(values.shape[1] > 1 and outputs[0].numel() == outputs[0].shape[1], "a classifier answers (1, C)")
         scores = values[0].softmax(0) if self._softmax else values[0]
         fits(bool(torch.isfinite(scores).all()), "the scores hold NaN or infinity")
-        boxes = scores.new_tensor([0.0, 0.0, input_size[1], input_size[0]]).expand(len(scores), 4)
-        return Candidates(boxes, scores, torch.arange(len(scores), device=scores.device), {})
+        box = scores.new_tensor([[0.0, 0.0, input_size[1], input_size[0]]])
+        return every_class(scores[None], box, score_threshold)
 
     def class_count(self, outputs: list[Tensor]) -> int:
         """How many classes this output holds."""
