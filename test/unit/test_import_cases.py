@@ -271,7 +271,13 @@ def test_other_inputs(network, tmp_path, kind):
 
 @pytest.mark.parametrize("way", ["qdq", "dynamic"])
 def test_int8_runs_as_onnx(network, tmp_path, way):
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
 
     path, answer, picture = network
     out = tmp_path / "q.onnx"
@@ -288,7 +294,7 @@ def test_int8_runs_as_onnx(network, tmp_path, way):
     if way == "qdq":
         quantize_static(path, out, Pictures(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"])
     else:
-        quantize_dynamic(path, out)
+        quantize_dynamic(path, out, weight_type=QuantType.QUInt8)  # older runtimes have no int8 convolution
     found, imported = answer_of(out, picture)
     assert [(program.kind, program.precision) for program in imported.programs] == [("onnx", "int8")]
     assert abs(len(found[0]) - len(answer[0])) <= 2
