@@ -8,6 +8,7 @@ it, small, into test/fuzz/corpus/TARGET, where it is tried from then on.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import mmap
 import os
@@ -114,7 +115,7 @@ def child(name: str, runs: int, seed: int) -> int:
 
 def by_atheris(name: str, runs: int) -> int:
     """Let atheris choose the inputs."""
-    import atheris
+    atheris = importlib.import_module("atheris")  # no dependency: who asks for it installs it
 
     target = TARGETS[name]
     FOLDER.joinpath(f"{name}.corpus").mkdir(parents=True, exist_ok=True)
