@@ -196,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         imported,
         None if clouds else read_picture(args.check),
-        cloud=read_cloud(args.check) if clouds and not plain else None,
+        cloud=read_cloud(None if plain else args.check) if clouds else None,
         name=args.name or args.out.stem,
         version=args.bundle_version,
         licence=args.licence,

@@ -135,7 +135,7 @@ def test_a_graph_that_fails_says_so(tmp_path, capsys):
         (["drive_simulator", "camera_detector", "fusion"], "needs one camera and one lidar"),
         (
             ["drive_simulator", "camera_detector", "object_tracker"],
-            "no lidar_detector or fusion publishes it",
+            "none of the nodes publishes detect3d there",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from lifecycle_msgs.msg import Transition
@@ -79,7 +80,8 @@ def test_deactivating_in_the_middle_of_inference_settles_the_frames(run_camera):
 def test_a_bad_bundle_fails_configure_and_a_good_one_mends_it(bench, moody, tmp_path):
     bad = tmp_path / "bad.pt"
     bad.write_bytes(b"not a model")
-    node = bench.start(CameraDetectorNode, bundle=str(bad), warmup_sizes=["160x120"])
+    folders = [str(Path(moody).parent)]
+    node = bench.start(CameraDetectorNode, bundle=str(bad), warmup_sizes=["160x120"], bundle_folders=folders)
     assert not bench.up
     assert bench.said("cannot configure", "bad.pt", "not a bundle"), bench.logs
     assert bench.state() == "unconfigured"

@@ -87,14 +87,14 @@ def test_after_model_errors_the_reference_engine_takes_over_until_the_first_is_w
     assert wait_for(degraded)
     assert camera.count("model_error") >= watchdog.MODEL_ERRORS
     assert "illegal memory access" in camera.bench.message(NODE)
-    assert camera.bench.said("degraded", "illegal memory access")
+    assert wait_for(lambda: camera.bench.said("degraded", "illegal memory access"))
     answer = camera.ask()
     assert len(answer.detections) == len(first.detections)
     assert detector.runtime is not primary
     broken[0] = False
     assert wait_for(lambda: detector.runtime is primary, 20)
     assert wait_for(lambda: camera.bench.message(NODE) == "running")
-    assert camera.bench.said("healthy again")
+    assert wait_for(lambda: camera.bench.said("healthy again"))
     camera.ask()
 
 

@@ -206,7 +206,7 @@ def test_a_slow_model_loses_frames_as_it_would_on_the_road(drive, camera, tmp_pa
     ("change", "code", "said"),
     [
         (("-r", f"{drives.IMAGE}:=/elsewhere"), 2, "no node uses a recorded topic: wanted are /elsewhere"),
-        (("-r", f"{drives.IMAGE}:={drives.IMU}"), 2, "did you mean /imu?; recorded: "),
+        (("-r", f"{drives.IMAGE}:={drives.IMU}"), 2, "/imu (sensor_msgs/msg/Imu)"),
         (("-r", "/typo:=/elsewhere"), 2, "-r /typo:=/elsewhere: no node uses /typo"),
         (
             ("-p", "camera_detektor:half:=true"),

@@ -26,7 +26,7 @@ from perception_rt.stage.health.agreement import AgreementHealth
 from perception_rt.stage.health.checks import CLEAR_S, Check, Limits
 from perception_rt.stage.health.cloud import CloudHealth, measure_cloud
 from perception_rt.stage.health.monitor import COMPRESSED, IMAGE, POINTS, HealthMonitor
-from perception_rt.stage.health.picture import measure_picture
+from perception_rt.stage.health.picture import PictureHealth, measure_picture
 from perception_rt.stage.health.timing import TimingHealth
 from perception_rt.types import CodecError, TransformError
 from perception_rt.types.status import Level
@@ -266,3 +266,15 @@ def test_messages_that_cannot_be_read_are_a_fault_of_their_sensor(drive):
         with pytest.raises(CodecError):
             monitor.take(CAMERA, encode_compressed(b"\xff\xd8\xff garbage", "jpeg", ns, "camera"), ns)
     assert [(finding.sensor, finding.check) for finding in monitor.findings] == [(CAMERA, "broken")]
+
+
+CHANGING = [(640, 360), (320, 180), (17, 9), (640, 360), (1280, 720)]
+
+
+@pytest.mark.parametrize("sizes", [[(32, 24)] * 6, CHANGING])
+def test_pictures_of_any_and_of_changing_size_are_looked_at(sizes):
+    health, rng = PictureHealth("/camera", []), np.random.default_rng(1)
+    for number, (width, height) in enumerate(sizes):
+        pixels = rng.integers(0, 255, (height, width, 3), np.uint8)
+        pixels[: height // 2] = 90  # a flat part
+        health.look(number * 10**9, measure_picture(pixels))

@@ -177,6 +177,8 @@ class SqliteFile:
             return None
         finally:
             self._db.set_progress_handler(None, 0)
+        if any(value is None for row in rows for value in row):
+            return None
         sums = tuple(sum(column) for column in zip(*(row[4:] for row in rows), strict=True))
         if any(row[3] for row in rows) or sums != (index if index[0] else ()):
             return None

@@ -138,6 +138,8 @@ class PictureHealth:
     def look(self, now_ns: int, figures: PictureFigures) -> None:
         """Take the figures of a picture, some times a second."""
         checks = self.checks
+        if self._last is not None and self._last.means.shape != figures.means.shape:
+            self._last = self._flat = self._covered = None  # the camera's resolution changed
         checks["mean_grey"].update(now_ns, figures.mean_grey)
         checks["saturated"].update(now_ns, figures.saturated)
         checks["sharpness"].update(now_ns, figures.sharpness)
@@ -171,7 +173,9 @@ class PictureHealth:
         last = self._last
         if last is None or last.bands.shape != figures.bands.shape or not flat.any():
             return 0.0
-        change = _tile_means(cv2.absdiff(figures.bands[:, ::4, ::4].copy(), last.bands[:, ::4, ::4].copy()))
+        step = 4 if figures.bands.shape[2] >= 4 * flat.shape[1] else 1  # a small picture has a pixel a tile
+        now, before = (one.bands[:, ::step, ::step].copy() for one in (figures, last))
+        change = _tile_means(cv2.absdiff(now, before))
         if flat.all() or np.median(change[~flat]) < MOVING:
             return 0.0
         dim = figures.means < LUMINOUS * np.percentile(figures.means, 95)
