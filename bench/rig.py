@@ -151,9 +151,19 @@ def _command(scene: Scene, folder: Path) -> list[str]:
 
 
 def _cpu_s(pid: int) -> float:
-    """Return the processor time of a process, s."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the processor time of a process and of those that it started, s."""
+    parents, spent = {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
+        one = int(file.parent.name)
+        parents[one], spent[one] = int(fields[1]), int(fields[11]) + int(fields[12])
+    tree = {pid}
+    while more := {one for one, parent in parents.items() if parent in tree} - tree:
+        tree |= more
+    return sum(spent.get(one, 0) for one in tree) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
