@@ -12,8 +12,6 @@ Writes `out/bench/peer.json`, or `out/bench/load.json` and `out/bench/load.png`.
 from __future__ import annotations
 
 import argparse
-import os
-import random
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +21,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench.command import command
+from bench.command import command, use_private_graph
 from bench.inputs import SIZES, cloud, model, picture
 from bench.rig import SETTLE_S, Observed, Scene, busy_core, observe
 from bench.rows import Row, row, table_of, write_rows
 from perception_rt.codec.encode import encode_image, encode_points
-from perception_rt.node.transport import transport_environment
 
 OUT = Path("out/bench")
 OURS, TORCH, ONNX = "perception_rt", "torch", "onnxruntime"
@@ -210,9 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement (default 12)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: its figures mean little")
     args = parser.parse_args(argv)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 200))
-    os.environ.update(transport_environment())
+    use_private_graph()
     return command(lambda: measure(args, Console()))
 
 

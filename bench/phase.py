@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from bench.command import command
+from bench.command import command, use_private_graph
 from bench.rows import Row, row, table_of, write_rows
-from perception_rt.node.transport import transport_environment
 from perception_rt.realtime.scheduler import FixedRateScheduler
 
 OUT = Path("out/bench/phase.json")
@@ -116,9 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--virtual", action="store_true", help="virtual time alone")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each start (default 4)")
     args = parser.parse_args(argv)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 200))
-    os.environ.update(transport_environment())
+    use_private_graph()
     return command(lambda: measure(args, Console()))
 
 

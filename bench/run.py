@@ -6,8 +6,6 @@ With --record the figures become the committed record, bench/RESULTS.md.
 from __future__ import annotations
 
 import argparse
-import os
-import random
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,10 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench import record
-from bench.command import command
+from bench.command import command, use_private_graph
 from bench.inputs import CITY, CLOUDS, DATA, SIZES, model
 from bench.rows import Row, table_of, write_rows
-from perception_rt.node.transport import transport_environment
 
 OUT = Path("out/bench")
 PARTS = ("camera", "lidar", "state", "replay", "models", "demo")
@@ -40,14 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     args = build_parser().parse_args(argv)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 200))
+    use_private_graph()
     return command(lambda: measure_all(args, Console()))
 
 
 def measure_all(args: argparse.Namespace, console: Console) -> None:
     """Every part that was asked for."""
-    os.environ.update(transport_environment())
     from perception_rt.node.run import keep_large_blocks  # rclpy: after the environment is set
 
     keep_large_blocks()

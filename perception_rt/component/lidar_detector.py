@@ -90,7 +90,7 @@ class LidarDetector(DetectorComponent):
         self.leaning: dict[str, str] = {}
         self._looked_ns: dict[str, int] = {}
         self._mountings: dict[str, np.ndarray] = {}  # the last that was known, by frame
-        self._deskewed: Counter[str] = Counter()
+        self._deskewed = 0  # clouds of all lidars
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """The lidar topics, each with its message type and parser."""
@@ -105,7 +105,7 @@ class LidarDetector(DetectorComponent):
         """Publishers: `~/detections`, or `~/<lidar>/detections` where there are several lidars."""
         self._detections, self._markers = {}, {}
         self._dropped.clear()
-        self._deskewed.clear()
+        self._deskewed = 0
         self.leaning, self._looked_ns, self._mountings = {}, {}, {}
         self._transforms = self.host.transforms() if self.values["base_frame"] else None
         for stream, prefix in output_prefixes(streams).items():
@@ -163,7 +163,7 @@ class LidarDetector(DetectorComponent):
                 )
             except TransformError:
                 continue
-            self._deskewed[frame.frame_id] += 1
+            self._deskewed += 1
             return deskewed(frame, twist_between(before, after, SPAN_NS / 1e9), mounting)
         return frame
 
@@ -209,4 +209,4 @@ class LidarDetector(DetectorComponent):
 
     def stream_values(self, stream: str) -> dict[str, object]:
         """Points without a place, over all published frames."""
-        return {"points_dropped": self._dropped[stream], "clouds_deskewed": sum(self._deskewed.values())}
+        return {"points_dropped": self._dropped[stream], "clouds_deskewed": self._deskewed}
