@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from enum import Enum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,16 +32,32 @@ from perception_rt.stage.levelling import (
 from perception_rt.types import ConfigError, Detections3D, LidarFrame, TransformError
 from perception_rt.types.status import Level, Status
 
-LAGS_NS = (0, 20_000_000, 50_000_000, 100_000_000)  # how old the motion may be that undoes that of a sweep
+LAGS_NS = (
+    0,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+)  # how old the motion may be that undoes that of a sweep
 SPAN_NS = 100_000_000  # that it is measured over
 LOOK_NS = 5 * 10**9  # between two looks at the ground of a lidar whose mounting is not known
 
 
+class Sweep(Enum):
+    """What became of the motion within a sweep; the value is the name of its count in the diagnostics."""
+
+    DESKEWED = "clouds_deskewed"
+    SKEWED = "clouds_without_motion"
+    """The points have times, and /tf does not tell the motion."""
+    UNTIMED = "clouds_without_times"
+
+
 class Placed(NamedTuple):
-    """Detections, and the frame that they are in."""
+    """Detections, the frame that they are in, and whether the motion within their sweep was undone."""
 
     detections: Detections3D
     frame_id: str
+    sweep: Sweep
 
 
 class LidarDetector(DetectorComponent):
@@ -90,7 +107,8 @@ class LidarDetector(DetectorComponent):
         self.leaning: dict[str, str] = {}
         self._looked_ns: dict[str, int] = {}
         self._mountings: dict[str, np.ndarray] = {}  # the last that was known, by frame
-        self._deskewed = 0  # clouds of all lidars
+        self._sweeps: Counter[tuple[str, Sweep]] = Counter()
+        self._said: set[str] = set()  # frames whose motion is not known
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """The lidar topics, each with its message type and parser."""
@@ -105,7 +123,8 @@ class LidarDetector(DetectorComponent):
         """Publishers: `~/detections`, or `~/<lidar>/detections` where there are several lidars."""
         self._detections, self._markers = {}, {}
         self._dropped.clear()
-        self._deskewed = 0
+        self._sweeps.clear()
+        self._said.clear()
         self.leaning, self._looked_ns, self._mountings = {}, {}, {}
         self._transforms = self.host.transforms() if self.values["base_frame"] else None
         for stream, prefix in output_prefixes(streams).items():
@@ -139,33 +158,36 @@ class LidarDetector(DetectorComponent):
         thresholds = self.threshold("score"), self.threshold("nms")
         base = self.values["base_frame"]
         mounting = self._mounting(frame)
-        frame = self._without_motion(frame, mounting)
+        frame, sweep = self._without_motion(frame, mounting)
         tilted = mounting is not None and tilt(mounting) > LEVEL_RAD
         if mounting is None or not (tilted or self.values["output_frame"] == "base"):
-            return Placed(detect3d(self.runtime, frame, *thresholds), frame.frame_id)
+            return Placed(detect3d(self.runtime, frame, *thresholds), frame.frame_id, sweep)
         found = detect3d(self.runtime, levelled(frame, mounting), *thresholds)
-        return Placed(moved_to_base(found, mounting), base)
+        return Placed(moved_to_base(found, mounting), base, sweep)
 
-    def _without_motion(self, frame: LidarFrame, mounting: np.ndarray | None) -> LidarFrame:
+    def _without_motion(self, frame: LidarFrame, mounting: np.ndarray | None) -> tuple[LidarFrame, Sweep]:
         """The cloud as of its stamp, where its points have times and /tf tells the motion."""
         if frame.times_s is None or self._transforms is None:
-            return frame
-        if mounting is None:
-            if frame.frame_id != self.values["base_frame"]:
-                return frame
+            return frame, Sweep.UNTIMED
+        fixed, base = self.values["fixed_frame"], self.values["base_frame"]
+        reason = f"/tf has no {base!r} <- {frame.frame_id!r}"
+        if mounting is None and frame.frame_id == base:
             mounting = np.eye(4)
-        for lag_ns in LAGS_NS:  # the newest transforms may still be on their way
+        for lag_ns in LAGS_NS if mounting is not None else ():  # the newest may still be on their way
             stamp = frame.stamp_ns - lag_ns
             try:
-                before, after = (
-                    self._transforms.lookup(self.values["fixed_frame"], self.values["base_frame"], at)
-                    for at in (stamp - SPAN_NS, stamp)
-                )
-            except TransformError:
+                before, after = (self._transforms.lookup(fixed, base, at) for at in (stamp - SPAN_NS, stamp))
+            except TransformError as error:
+                reason = str(error)
                 continue
-            self._deskewed += 1
-            return deskewed(frame, twist_between(before, after, SPAN_NS / 1e9), mounting)
-        return frame
+            return deskewed(frame, twist_between(before, after, SPAN_NS / 1e9), mounting), Sweep.DESKEWED
+        if frame.frame_id not in self._said:
+            self._said.add(frame.frame_id)
+            self.host.info(
+                f"{frame.frame_id!r}: the motion within a sweep is not undone where /tf does not tell it "
+                f"({reason}); fixed_frame:='' if there is none"
+            )
+        return frame, Sweep.SKEWED
 
     def _mounting(self, frame: LidarFrame) -> np.ndarray | None:
         """(4, 4) from the lidar's frame to base_frame; None where /tf has none: look at the ground then."""
@@ -199,6 +221,7 @@ class LidarDetector(DetectorComponent):
         encoded = self._encoder.encode(result.detections, frame.stamp_ns, result.frame_id)
         self._detections[stream].publish(encoded)
         self._dropped[stream] += frame.dropped
+        self._sweeps[stream, result.sweep] += 1
 
     def publish_extras(self, stream: str, frame: LidarFrame, result: Placed) -> None:
         """Publish markers for RViz while there are subscribers."""
@@ -208,5 +231,6 @@ class LidarDetector(DetectorComponent):
             publisher.publish(encode_markers(markers, frame.stamp_ns, result.frame_id))
 
     def stream_values(self, stream: str) -> dict[str, object]:
-        """Points without a place, over all published frames."""
-        return {"points_dropped": self._dropped[stream], "clouds_deskewed": self._deskewed}
+        """Points without a place, and clouds by what became of their motion, of all that were published."""
+        sweeps = {sweep.value: self._sweeps[stream, sweep] for sweep in Sweep}
+        return {"points_dropped": self._dropped[stream], **sweeps}

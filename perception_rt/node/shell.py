@@ -208,7 +208,8 @@ class PerceptionNode(LifecycleNode):
         try:
             step()
         except Exception as error:  # noqa: BLE001 - any failure must fail the transition, not the process
-            self.get_logger().error(f"cannot {transition}: {error}\n{traceback.format_exc()}")
+            trace = "" if isinstance(error, PerceptionError) else f"\n{traceback.format_exc()}"
+            self.get_logger().error(f"cannot {transition}: {error}{trace}")
             if undo is not None:
                 self._attempt(f"undo {transition}", undo)
             return TransitionCallbackReturn.FAILURE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from types import ModuleType
 from typing import Protocol
 
@@ -81,6 +82,7 @@ class TransformListener:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._buffer = TransformBuffer()
+        self._lock = threading.Lock()  # detectors look up on their worker's thread
         self._hint = _VolatileHint(node)
         # Static transforms stay for late subscribers where the publisher is transient local; a bag that was
         # recorded without QoS profiles is played volatile.
@@ -93,11 +95,13 @@ class TransformListener:
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
         """See `TransformBuffer.lookup`."""
-        return self._buffer.lookup(target, source, stamp_ns)
+        with self._lock:
+            return self._buffer.lookup(target, source, stamp_ns)
 
     def clear(self) -> None:
         """See `TransformBuffer.clear`."""
-        self._buffer.clear()
+        with self._lock:
+            self._buffer.clear()
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -116,7 +120,8 @@ class TransformListener:
         for t in transforms:
             try:
                 static = topic == "/tf_static"
-                self._buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
+                with self._lock:
+                    self._buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
             except PerceptionError as error:  # the others of the message are used
                 self._warn(topic, error)
 

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from geometry_msgs.msg import TransformStamped
 from lifecycle_msgs.msg import Transition
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import PointCloud2, PointField
+from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from perception_rt.codec.encode import encode_points
+from perception_rt.node.source import to_time
+from perception_rt.types import TransformError
 
 from .conftest import block, check_sum, stamp_of, wait_for
 
@@ -196,6 +201,90 @@ def test_the_bundle_is_swapped_while_it_runs_and_a_cameras_is_refused(run_lidar,
     assert answer.result().success, answer.result().message
     lidar.ask()
     assert wait_for(lambda: bench.diagnostics("lidar_detector").get("bundle") == "bev_cluster")
+
+
+def bent_block(x: float, speed: float, yaw_rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """The block as a lidar at the base sees it that moves so: points, and their times before the stamp, s."""
+    still = block(x)[:, :3].astype(np.float64)
+    times = np.random.default_rng(1).uniform(-0.1, 0, len(still))
+    times[:2] = -0.1, 0.0
+    angle = yaw_rate * times
+    moved = still[:, :2] - speed / yaw_rate * np.column_stack((np.sin(angle), 1 - np.cos(angle)))
+    seen = still.copy()
+    seen[:, 0] = np.cos(angle) * moved[:, 0] + np.sin(angle) * moved[:, 1]
+    seen[:, 1] = np.cos(angle) * moved[:, 1] - np.sin(angle) * moved[:, 0]
+    return seen.astype(np.float32), times.astype(np.float32)
+
+
+def timed(lidar, points: np.ndarray, times: np.ndarray, frame: str, stamp: int) -> PointCloud2:
+    """A cloud as Velodyne's driver publishes it: each point with its time before the stamp."""
+    kind = {"datatype": PointField.FLOAT32, "count": 1}
+    fields = [PointField(name=n, offset=4 * i, **kind) for i, n in enumerate(("x", "y", "z", "time"))]
+    data = np.column_stack((points, times)).astype(np.float32).tobytes()
+    message = cloud(lidar, points, fields=fields, data=data, point_step=16, row_step=16 * len(points))
+    message.header.frame_id, message.header.stamp = frame, to_time(stamp)
+    return message
+
+
+def test_the_motion_within_a_sweep_is_undone_by_what_tf_tells(run_lidar):
+    """Two lidars; odometry comes live after the first clouds, at 50 Hz and 60 ms late, then stops."""
+    front, rear = run_lidar("/front/points", "/rear/points", batch_wait_ms=0.0)
+    speed, yaw_rate, bench = 15.0, 0.3, front.bench
+    static = bench.node.create_publisher(
+        TFMessage, "/tf_static", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    )
+    moving = bench.node.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
+    assert wait_for(lambda: static.get_subscription_count() and moving.get_subscription_count())
+    began = bench.now_ns()
+
+    def see(lidar, frame: str, x: float) -> list[float]:
+        stamp = bench.now_ns()
+        assert lidar.publish(timed(lidar, *bent_block(x, speed, yaw_rate), frame, stamp)) == {"published": 1}
+        return numbers(lidar.answer(stamp).detections[0])
+
+    def drive(until: int, since: int) -> None:
+        for at in range(since, until, 20_000_000):
+            turned = yaw_rate * (at - began) / 1e9
+            pose = TransformStamped(child_frame_id="base_link")
+            pose.header.frame_id, pose.header.stamp = "odom", to_time(at)
+            place, turn = pose.transform.translation, pose.transform.rotation
+            place.x, place.y = speed / yaw_rate * np.sin(turned), speed / yaw_rate * (1 - np.cos(turned))
+            turn.z, turn.w = np.sin(turned / 2), np.cos(turned / 2)
+            moving.publish(TFMessage(transforms=[pose]))
+
+    # Without /tf the cloud goes on as it is: more than 1 m too long, counted, and said once.
+    for _ in range(2):
+        assert see(front, "base_link", 20)[3] > 5
+    assert wait_for(lambda: front.status().get("clouds_without_motion") == "2")
+    assert len([line for line in bench.logs if "motion within a sweep is not undone" in line]) == 1
+
+    # The rear lidar looks back: what lies ahead of it is behind the vehicle.
+    back = TransformStamped(child_frame_id="rear")
+    back.header.frame_id, back.transform.rotation.z, back.transform.rotation.w = "base_link", 1.0, 0.0
+    static.publish(TFMessage(transforms=[back]))
+    drive(bench.now_ns() - 60_000_000, began - 500_000_000)
+    transforms = front.node.component._transforms
+    assert wait_for(lambda: knows(transforms, "odom", "base_link") and knows(transforms, "base_link", "rear"))
+    assert see(front, "base_link", 20)[:6] == pytest.approx([20, 0, 0, 4, 2, 1], abs=0.03)
+    points, times = bent_block(-20, speed, yaw_rate)
+    points[:, :2] *= -1
+    stamp = bench.now_ns()
+    assert rear.publish(timed(rear, points, times, "rear", stamp)) == {"published": 1}
+    assert numbers(rear.answer(stamp).detections[0])[:6] == pytest.approx([20, 0, 0, 4, 2, 1], abs=0.03)
+    rear.ask()  # no times
+    assert wait_for(lambda: rear.status().get("clouds_without_times") == "1")
+    for lidar, skewed in ((front, "2"), (rear, "0")):
+        assert wait_for(lambda lidar=lidar: lidar.status().get("clouds_deskewed") == "1")
+        assert lidar.status()["clouds_without_motion"] == skewed
+
+
+def knows(transforms, target: str, source: str) -> bool:
+    """Whether the buffer has a way between two frames."""
+    try:
+        transforms.lookup(target, source, 0)
+    except TransformError:
+        return False
+    return True
 
 
 def test_it_goes_round(run_lidar):
