@@ -39,7 +39,7 @@ LAGS_NS = (
     100_000_000,
     200_000_000,
 )  # how old the motion may be that undoes that of a sweep
-SPAN_NS = 100_000_000  # that it is measured over
+SPAN_NS = 100_000_000  # what the motion is measured over
 LOOK_NS = 5 * 10**9  # between two looks at the ground of a lidar whose mounting is not known
 
 
@@ -173,14 +173,16 @@ class LidarDetector(DetectorComponent):
         reason = f"/tf has no {base!r} <- {frame.frame_id!r}"
         if mounting is None and frame.frame_id == base:
             mounting = np.eye(4)
-        for lag_ns in LAGS_NS if mounting is not None else ():  # the newest may still be on their way
-            stamp = frame.stamp_ns - lag_ns
-            try:
-                before, after = (self._transforms.lookup(fixed, base, at) for at in (stamp - SPAN_NS, stamp))
-            except TransformError as error:
-                reason = str(error)
-                continue
-            return deskewed(frame, twist_between(before, after, SPAN_NS / 1e9), mounting), Sweep.DESKEWED
+        if mounting is not None:
+            for lag_ns in LAGS_NS:  # the newest transforms may still be on their way
+                stamps = frame.stamp_ns - lag_ns - SPAN_NS, frame.stamp_ns - lag_ns
+                try:
+                    before, after = (self._transforms.lookup(fixed, base, stamp) for stamp in stamps)
+                except TransformError as error:
+                    reason = str(error)
+                    continue
+                twist = twist_between(before, after, SPAN_NS / 1e9)
+                return deskewed(frame, twist, mounting), Sweep.DESKEWED
         if frame.frame_id not in self._said:
             self._said.add(frame.frame_id)
             self.host.info(
