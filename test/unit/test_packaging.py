@@ -44,6 +44,8 @@ PYPI = {
     "rerun_cli": ("rerun-sdk", ""),
     "ray": ("ray", ""),
     "openvino": ("openvino", ""),
+    "pytorch_lightning": ("pytorch-lightning", "python3-pytorch-lightning-pip"),
+    "tensorboard": ("tensorboard", "python3-tensorboard-pip"),
 }
 OPTIONAL = {"tf2_ros", "tensorrt", "torch_tensorrt"}  # used where they are installed
 
@@ -98,7 +100,7 @@ def test_the_wheel_declares_its_dependencies_and_its_executables(built):
     assert {"torch", "numpy", "rosbags", "onnxruntime"} <= {
         re.split(r"[<>=;\[ ]", text)[0] for text in required
     }
-    assert {"ros", "export", "live", "ray", "test"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"ros", "export", "live", "ray", "train", "test"} <= set(metadata.get_all("Provides-Extra"))
     for name in EXECUTABLES:
         assert any(path.endswith(f"lib/perception_rt/{name}") for path in names)
     assert "perception_rt/py.typed" in names
