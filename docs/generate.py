@@ -17,7 +17,7 @@ import numpy as np
 
 from perception_rt.component.component import Component
 from perception_rt.component.graph import class_of
-from perception_rt.component.parameters import Parameter, resolve
+from perception_rt.component.parameters import NODE_PARAMETERS, Parameter, resolve
 from perception_rt.model.importers import import_torchvision, save_checked
 from perception_rt.model.task import CLASSIFY
 from perception_rt.realtime.ledger import Outcome
@@ -161,6 +161,8 @@ def nodes_page(pages: list[Page]) -> str:
         lines += ["| out | `/diagnostics` | `diagnostic_msgs/msg/DiagnosticArray` |", ""]
         lines += ["| parameter | default | allowed | |", "|---|---|---|---|"]
         lines += [parameter_row(parameter) for parameter in page.component.PARAMETERS] + [""]
+    lines += ["## Every node", "", "| parameter | default | allowed | |", "|---|---|---|---|"]
+    lines += [*map(parameter_row, NODE_PARAMETERS), ""]
     lines += ["## States of a message", "", "Every message that a node receives ends in exactly one of:", ""]
     lines += [f"* `{outcome.value}`" for outcome in Outcome]
     return "\n".join(lines) + "\n"

@@ -70,11 +70,10 @@ class CameraDetector(DetectorComponent):
         outputs = self._detections[stream], self._annotated[stream]
         return sum(output.get_subscription_count() for output in outputs)
 
-    def warm_up(self, runtime: Any) -> None:
+    def warm_up(self, runtime: Any) -> float:
         """Infer at every size of `warmup_sizes`, one image and a batch of all cameras."""
         sizes = [parse_size(text) for text in self.values["warmup_sizes"]]
-        for batch in {1, len(self.values[self.TOPICS])}:
-            runtime.warmup(sizes, batch)
+        return min(runtime.warmup(sizes, batch) for batch in {1, len(self.values[self.TOPICS])})
 
     def use(self, runtime: Any) -> None:
         """Take `runtime` from the next frame on."""

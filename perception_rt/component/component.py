@@ -49,6 +49,10 @@ class InferenceWorker(Protocol):
         """Remove and return the items that wait."""
         ...
 
+    def pending(self) -> bool:
+        """Whether items wait that are due as soon as the running batch ends."""
+        ...
+
     def drain(self, timeout_s: float) -> bool:
         """Wait for the running batch; False where it still runs after `timeout_s`."""
         ...

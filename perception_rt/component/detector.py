@@ -102,6 +102,7 @@ class DetectorComponent(Component):
         self.pipeline: FramePipeline = None  # type: ignore[assignment]
         self.scheduler = FixedRateScheduler(values["rate_hz"])
         self.watchdog = DetectorWatchdog(self)
+        self.cpu_ms = 0.0  # processor time of an inference, of the bundle opened last
 
     # What a sensor's detector fills in.
 
@@ -113,8 +114,8 @@ class DetectorComponent(Component):
         """Advertise what comes of these (resolved) topics."""
         raise NotImplementedError
 
-    def warm_up(self, runtime: Runtime) -> None:
-        """Make the first real frame as fast as any."""
+    def warm_up(self, runtime: Runtime) -> float:
+        """Make the first real frame as fast as any; returns the processor time of an inference, ms."""
         raise NotImplementedError
 
     def infer(self, frames: list) -> list:
@@ -164,6 +165,7 @@ class DetectorComponent(Component):
             clock=self.host,
             warn=self.host.warn,
             max_age_ms=self.values["max_age_ms"],
+            pending=lambda: self.worker.pending(),
         )
         mailbox: Mailbox = Mailbox(list(inputs), round(self.values["batch_wait_ms"] * 1e6))
         self.worker = self.host.make_worker(self.pipeline, self.scheduler, mailbox)
@@ -247,7 +249,7 @@ class DetectorComponent(Component):
         )
         if runtime.manifest.task != self.TASK.name:
             raise BundleError(f"{name}: task is {runtime.manifest.task}, this node needs {self.TASK.name}")
-        self.warm_up(runtime)
+        self.cpu_ms = self.warm_up(runtime)
         return runtime
 
     # Diagnostics.

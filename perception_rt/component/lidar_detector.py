@@ -140,9 +140,9 @@ class LidarDetector(DetectorComponent):
         outputs = self._detections[stream], self._markers[stream]
         return sum(output.get_subscription_count() for output in outputs)
 
-    def warm_up(self, runtime: Any) -> None:
+    def warm_up(self, runtime: Any) -> float:
         """Infer a cloud a few times."""
-        runtime.warmup()
+        return float(runtime.warmup())
 
     def use(self, runtime: Any) -> None:
         """Take `runtime` from the next frame on."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from perception_rt.types import ConfigError
 
-ROS_NAMES = ("use_sim_time", "qos_overrides", "start_type_description_service", "autostart")
+ROS_NAMES = ("use_sim_time", "qos_overrides", "start_type_description_service")
 Value = bool | int | float | str | list
 
 
@@ -57,13 +57,31 @@ class Parameter:
             raise ConfigError(f"{self.name}={value!r}: must be of type {kind}{hint}")
 
 
+NODE_PARAMETERS = (
+    Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager."),
+    Parameter(
+        "cpu_affinity",
+        "",
+        "Cores for the threads of this node and of its model, like 2-3; empty: all.",
+    ),
+    Parameter(
+        "thread_priority",
+        0,
+        "SCHED_FIFO priority of the model's threads; that of messages and diagnostics is one lower. 0: none.",
+        (0, 99),
+    ),
+    Parameter("lock_memory", False, "Keep the memory of the process in RAM (mlockall)."),
+)
+"""Of every node; a replay ignores them. Named as in ros2_control's controller_manager."""
+
+
 def check_names(table: Sequence[Parameter], names: Iterable[str]) -> None:
     """Refuse names that a node does not declare; those of every ROS node pass.
 
     Raises:
         ConfigError: lists the names, each with the nearest ones that exist.
     """
-    known = list(dict.fromkeys(parameter.name for parameter in table))
+    known = list(dict.fromkeys(parameter.name for parameter in (*NODE_PARAMETERS, *table)))
     unknown = [name for name in map(str, names) if name not in known and not name.startswith(ROS_NAMES)]
     if unknown:
         raise ConfigError("; ".join(_hint(name, [*known, *ROS_NAMES]) for name in unknown))

@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,9 @@ from perception_rt.component.detector import DetectorComponent, allowed_folders
 from perception_rt.node import parameters
 from perception_rt.node.host import ComponentNode
 from perception_rt.node.run import release_memory
+from perception_rt.realtime.cores import use_normal_priority
 from perception_rt.types import BundleError
+from perception_rt.types.status import Status
 
 SWAP_DEPTH = 1000  # calls that wait: with the default of 10, DDS drops the others without an answer
 REFUSAL_PERIOD_S = 0.005  # between two refusals: a client keeps 10 answers that it has not read, by default
@@ -41,7 +44,8 @@ class DetectorNode(ComponentNode):
         self._swapping = threading.Lock()
         # One thread for all swaps: malloc gives a new one another arena, and each of up to 8 for a core keeps
         # the space of a bundle, which malloc_trim leaves at the end of an arena (glibc; not of the main one).
-        self._loader = ThreadPoolExecutor(1, "swap")
+        # Its thread inherits the priority of the node's: a load must not compete with the model that runs.
+        self._loader = ThreadPoolExecutor(1, "swap", initializer=use_normal_priority)
         self._refused: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._refusing = threading.Lock()
         self._pacing = False
@@ -66,6 +70,25 @@ class DetectorNode(ComponentNode):
             self.values = {**self.values, "bundle_folders": self._folders}
         super().setup()
         release_memory()  # what the trial of the engines took
+        cpu_ms, cores = self._cpu_need()
+        self.get_logger().info(f"{cpu_ms:.1f} ms of processor time for each inference: {cores:.2f} cores")
+
+    def _cpu_need(self) -> tuple[float, float]:
+        """The processor time of an inference, ms, and the cores that all streams need at the rate."""
+        detector = self.component
+        if detector is None or detector.pipeline is None:
+            return 0.0, 0.0
+        streams = len(detector.pipeline.stats)
+        return detector.cpu_ms, detector.cpu_ms * detector.scheduler.rate_hz * streams / 1e3
+
+    def diagnostics(self) -> list[Status]:
+        """The component's, and what the node needs of the processor: measured, so not in a replay."""
+        statuses = super().diagnostics()
+        if not statuses:
+            return []
+        cpu_ms, cores = self._cpu_need()
+        need = {"cpu_ms_per_inference": cpu_ms, "cores_needed": cores}
+        return [replace(statuses[0], values={**statuses[0].values, **need}), *statuses[1:]]
 
     def _keep_folders(self, changes: list) -> SetParametersResult:
         fixed = any(change.name == "bundle_folders" for change in changes)

@@ -159,8 +159,9 @@ class Graph:
 
     def start(self) -> bool:
         """Spin every node and bring it up; False where one failed (its log says why)."""
-        for thread in self._threads:
+        for node, thread in zip(self.nodes, self._threads, strict=True):
             thread.start()
+            node.spin_thread = thread.native_id
         up = [node.autostart() for node in self.nodes]  # all of them, so that every failure is logged
         return all(up)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import wraps
 from typing import Any, ClassVar
@@ -16,13 +17,13 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from perception_rt.codec.diagnostics import encode_diagnostics
-from perception_rt.component.parameters import Parameter
+from perception_rt.component.parameters import NODE_PARAMETERS, Parameter
 from perception_rt.node import parameters
 from perception_rt.node.smooth_clock import SmoothClock
+from perception_rt.realtime.cores import lock_memory, parse_cores, schedule_thread, scheduled
 from perception_rt.types import ConfigError, PerceptionError
 from perception_rt.types.status import Level, Status
 
-AUTOSTART = Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager.")
 DIAGNOSTICS_PERIOD_S = 1.0
 FINAL_DIAGNOSTICS_S = 0.3  # for the last diagnostics to reach their subscribers
 
@@ -49,9 +50,10 @@ class PerceptionNode(LifecycleNode):
         self._jump_handle = self.get_clock().create_jump_callback(
             backward, post_callback=self.guard(lambda _: self.on_clock_reset())
         )
-        self._table = (AUTOSTART, *self.PARAMETERS)
+        self._table = (*NODE_PARAMETERS, *self.PARAMETERS)
         self._configured = False
         self.active = False
+        self.spin_thread: int | None = None  # native id, set by who spins the node on a thread of its own
         self.finished = threading.Event()  # set by nodes whose work has an end
         self.values: dict[str, Any] = {}
         parameters.declare(self, self._table)
@@ -131,7 +133,7 @@ class PerceptionNode(LifecycleNode):
 
     def autostart(self) -> bool:
         """Configure and activate if the parameter `autostart` says so; False where that failed."""
-        if not self.get_parameter(AUTOSTART.name).value:
+        if not self.get_parameter("autostart").value:
             return True
         done = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == done and self.trigger_activate() == done
@@ -150,7 +152,8 @@ class PerceptionNode(LifecycleNode):
 
         def configure() -> None:
             self.values = parameters.read(self, self._table)
-            self.setup()
+            with self._scheduled():
+                self.setup()
             self._configured = True
 
         return self._attempt("configure", configure, self.teardown)
@@ -200,6 +203,16 @@ class PerceptionNode(LifecycleNode):
         """Back to unconfigured, so that the node can be configured again."""
         self.active = self._configured = False
         return self._attempt("recover", self.teardown)
+
+    def _scheduled(self) -> AbstractContextManager[None]:
+        """Apply cores, priority and locked memory; what begins within the context inherits them."""
+        cores, priority = parse_cores(self.values["cpu_affinity"]), self.values["thread_priority"]
+        refused = [lock_memory()] if self.values["lock_memory"] else []
+        if self.spin_thread is not None:
+            refused += schedule_thread(self.spin_thread, cores, max(priority - 1, min(priority, 1)))
+        for reason in filter(None, refused):
+            self.get_logger().warning(reason)
+        return scheduled(cores, priority, self.get_logger().warning)
 
     def _attempt(
         self, transition: str, step: Callable[[], None], undo: Callable[[], None] | None = None

@@ -16,6 +16,8 @@ from perception_rt.realtime.ordering import StampOrder
 from perception_rt.realtime.statistics import ClockOffset, LatencyWindow, RateMeter
 from perception_rt.types.errors import ModelError
 
+EXTRAS_NS = round(1e9)  # at least so often visualizations are published, whatever waits
+
 STAGES = ("wait", "decode", "infer", "publish")
 
 
@@ -122,9 +124,11 @@ class FramePipeline:
         infer: a list of frames to a list of results; any exception is counted as a model error. Where a batch
             of several frames fails, each frame is inferred alone.
         publish: called with stream, frame and result.
-        extras: the same for visualization, after all results of the batch are published.
+        extras: the same for visualization, after all results of the batch are published; left out while newer
+            frames wait, but for one each `EXTRAS_NS`.
         clock: the clock of the stamps.
         warn: called with stream and error when a message is refused or its processing fails.
+        pending: whether frames wait for their turn.
 
     Attributes:
         stats: by stream.
@@ -142,6 +146,7 @@ class FramePipeline:
         clock: Clock,
         warn: Callable[[str, Exception], None],
         max_age_ms: float = 0.0,
+        pending: Callable[[], bool] = lambda: False,
     ) -> None:
         self.stats = {stream: StreamStats() for stream in parsers}
         self.max_age_ms = max_age_ms
@@ -153,6 +158,8 @@ class FramePipeline:
         self._warn = warn
         self._lock = threading.Lock()  # a message ends by `process` or by `cancel_running`, not by both
         self._running: dict[str, Entry] = {}
+        self._pending = pending
+        self._extras_ns: int | None = None  # when they were last published
         self.running_since_ns: int | None = None
         self.stage = ""
 
@@ -286,11 +293,23 @@ class FramePipeline:
             _for_each(publish, computed.results)
         finally:
             _for_each(lambda stream: self._fail(stream, *failed[stream]), failed)
-            for stream in published:
-                try:
-                    self._extras(stream, *computed.results[stream])
-                except Exception as error:  # noqa: BLE001 - a visualization must not cost a result
-                    self._warn(stream, error)
+            if self._extras_due():
+                self._visualize({stream: computed.results[stream] for stream in published})
+
+    def _extras_due(self) -> bool:
+        now = self._clock.now_ns()
+        last = self._extras_ns
+        if last is not None and 0 <= now - last < EXTRAS_NS and self._pending():
+            return False
+        self._extras_ns = now
+        return True
+
+    def _visualize(self, results: Mapping[str, tuple[Any, Any]]) -> None:
+        for stream, result in results.items():
+            try:
+                self._extras(stream, *result)
+            except Exception as error:  # noqa: BLE001 - a visualization must not cost a result
+                self._warn(stream, error)
 
     def _publish_result(self, stream: str, computed: Computed) -> bool:
         """Publish one result; False where it failed or the message was cancelled meanwhile."""

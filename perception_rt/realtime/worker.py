@@ -67,6 +67,11 @@ class Worker(Generic[Item]):
         with self._condition:
             return self._mailbox.take()
 
+    def pending(self) -> bool:
+        """Whether items wait for their turn."""
+        with self._condition:
+            return self._mailbox.ready_ns() is not None
+
     def drain(self, timeout_s: float) -> bool:
         """Wait for the running batch; False where it still runs after `timeout_s`."""
         return self._idle.wait(timeout_s)

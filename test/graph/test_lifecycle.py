@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -171,3 +174,23 @@ def test_what_is_fixed_while_configured_may_be_set_before(run_camera):
     assert bench.change_state(CONFIGURE)
     assert bench.change_state(ACTIVATE)
     assert camera.node.values["batch_wait_ms"] == 1.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity is of Linux")
+def test_its_threads_run_on_the_cores_that_it_is_given(run_camera):
+    own = os.sched_getaffinity(0)
+    core = min(own)
+    camera = run_camera(cpu_affinity=str(core))
+    camera.ask()
+    inference = [thread for thread in threading.enumerate() if thread.name == "inference"]
+    threads = {thread.native_id for thread in inference} | {camera.node.spin_thread}
+    assert len(threads) >= 2
+    assert all(os.sched_getaffinity(thread) == {core} for thread in threads)
+    assert os.sched_getaffinity(0) == own
+    assert wait_for(lambda: float(camera.bench.diagnostics("camera_detector").get("cores_needed", 0)) > 0)
+
+
+def test_cores_that_cannot_be_had_fail_the_configuration(run_camera):
+    camera = run_camera(autostart=False, wired=False, cpu_affinity="1-x")
+    assert not camera.bench.change_state(CONFIGURE)
+    assert any("cpu_affinity='1-x'" in line for line in camera.bench.logs)

@@ -74,7 +74,7 @@ def test_after_model_errors_the_reference_engine_takes_over_until_the_first_is_w
     def checked(runtime):
         if broken[0] and runtime is primary:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        warm_up(runtime)
+        return warm_up(runtime)
 
     monkeypatch.setattr(detector, "infer", failing)
     monkeypatch.setattr(detector, "warm_up", checked)

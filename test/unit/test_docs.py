@@ -18,7 +18,7 @@ import yaml
 import perception_rt
 from perception_rt.cli.main import build_parser
 from perception_rt.component.graph import class_of
-from perception_rt.component.parameters import resolve
+from perception_rt.component.parameters import NODE_PARAMETERS, resolve
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
@@ -76,9 +76,9 @@ def test_parameters_on_the_pages_exist_and_are_in_range(page):
         graph = yaml.safe_load(block)
         if isinstance(graph, dict):
             for node, entry in graph.items():
-                parameters = {one.name: one for one in class_of("perception_rt.component", node).PARAMETERS}
-                resolve(class_of("perception_rt.component", node).PARAMETERS, entry["ros__parameters"])
-                assert set(entry["ros__parameters"]) <= set(parameters)
+                parameters = (*NODE_PARAMETERS, *class_of("perception_rt.component", node).PARAMETERS)
+                resolve(parameters, entry["ros__parameters"])
+                assert set(entry["ros__parameters"]) <= {one.name for one in parameters}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -43,6 +43,7 @@ class Rig:
             self.show,
             self.clock,
             lambda stream, error: self.warned.append((stream, str(error))),
+            pending=lambda: self.mailbox.ready_ns() is not None,
         )
         self.mailbox: Mailbox = Mailbox(["a", "b"])
         for stream in "ab":
@@ -193,3 +194,19 @@ def test_a_frame_that_is_too_old_at_its_turn_is_late_and_the_limit_is_inclusive(
         rig.pipeline.max_age_ms = limit_ms
         rig.run()
         assert rig.book("a")[0] == rig.book("b")[0] == states
+
+
+def test_while_newer_frames_wait_one_picture_a_second_is_drawn():
+    rig, rounds = Rig({}), 60
+    for _ in range(rounds):
+        rig.receive()
+        batch = rig.mailbox.take()
+        rig.receive()  # while the batch is computed
+        rig.pipeline.process(batch)
+        rig.pipeline.cancel_pending(rig.mailbox.take(), "the next round brings others")
+    took_s = (rig.clock.now_ns() - STAMP - 10 * MS) / 1e9
+    assert len(rig.published) == 2 * rounds
+    assert took_s - 1 <= len(rig.shown) / 2 <= took_s + 1
+    shown = len(rig.shown)
+    rig.run()
+    assert len(rig.shown) == shown + 2, "nothing waits: every result is drawn"

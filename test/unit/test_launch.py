@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from perception_rt.cli.respawn import Backoff
 from perception_rt.component.graph import SENSORS, GraphNode, class_of, read_graph, with_sensor_health
+from perception_rt.component.parameters import NODE_PARAMETERS
 from perception_rt.node import transport
 from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
@@ -147,11 +148,10 @@ def test_a_profile_of_the_user_is_left_alone(monkeypatch, variable):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configurations_set_only_what_their_nodes_declare(path):
     pytest.importorskip("rclpy")
-    shell = importlib.import_module("perception_rt.node.shell")
     for node in read_graph(path):
         module = importlib.import_module(f"perception_rt.node.{node.name}")
         node_class = getattr(module, "".join(word.title() for word in node.name.split("_")) + "Node")
-        table = {parameter.name: parameter for parameter in (shell.AUTOSTART, *node_class.PARAMETERS)}
+        table = {parameter.name: parameter for parameter in (*NODE_PARAMETERS, *node_class.PARAMETERS)}
         for name, value in node.parameters.items():
             if name == "use_sim_time":
                 continue

@@ -75,4 +75,4 @@ def test_unknown_names_are_refused_with_the_nearest_that_exist():
 
 
 def test_what_every_ros_node_has_is_no_unknown_name():
-    check_names([], ["use_sim_time", "autostart", "qos_overrides./tf.publisher.depth"])
+    check_names([], ["use_sim_time", "autostart", "cpu_affinity", "qos_overrides./tf.publisher.depth"])

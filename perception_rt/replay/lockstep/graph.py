@@ -8,11 +8,11 @@ from typing import Any
 
 from perception_rt.component.component import Component
 from perception_rt.component.graph import GraphNode, class_of
-from perception_rt.component.parameters import check_inherited
+from perception_rt.component.parameters import NODE_PARAMETERS, check_inherited
 from perception_rt.types import ConfigError
 from perception_rt.types.executables import NOT_REPLAYED
 
-OF_ROS = ("use_sim_time", "autostart")
+OF_ROS = ("use_sim_time", *(parameter.name for parameter in NODE_PARAMETERS))
 """Parameters that every ROS node accepts; a replay ignores them."""
 
 Overrides = Mapping[str, Mapping[str, Any]]

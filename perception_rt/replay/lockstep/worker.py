@@ -77,6 +77,10 @@ class LockstepWorker:
         """Remove and return the waiting frames."""
         return self._mailbox.take()
 
+    def pending(self) -> bool:
+        """Return False: drawing takes no virtual time."""
+        return False
+
     def drain(self, timeout_s: float) -> bool:
         """Return whether the worker is idle; virtual time never waits."""
         return not self.busy
