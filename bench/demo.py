@@ -1,4 +1,6 @@
-"""The part demo: the whole demo on two cores, at fixed rates, at sustained ones, and beside busy processes.
+"""The part demo: the whole demo on two cores, at fixed and sustained rates, beside busy processes.
+
+`separate` runs each node in a process of its own, where the others run all in one.
 
 And how many images and clouds the simulator makes in a second of one core.
 """
@@ -10,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,12 @@ from perception_rt.types import PerceptionError
 CORES = 2
 LIMIT_S = 600.0
 CAMERA, LIDAR = "/camera/image_raw", "/lidar/points"
-RUNS = {"fixed": ("fixed", False), "sustained": ("sustained", False), "busy": ("sustained", True)}
+RUNS: dict[str, tuple[str, bool, list[str]]] = {
+    "fixed": ("fixed", False, []),
+    "separate": ("fixed", False, ["--separate"]),
+    "sustained": ("sustained", False, []),
+    "busy": ("sustained", True, []),
+}
 SPEED = """
 import sys, time, cv2
 from perception_rt.sim.drive import Drive
@@ -41,12 +48,12 @@ def demo_part(folder: Path, quick: bool, step: Callable[[float, str], None]) -> 
     """Every row of the demo; `step` is told the seconds that a run took."""
     rows = simulator_rows(10 if quick else 60)
     cores = sorted(os.sched_getaffinity(0))[:CORES]
-    for name, (rates, busy) in RUNS.items():
+    for name, (rates, busy, options) in RUNS.items():
         began = time.monotonic()
         with ExitStack() as stack:
             for core in cores if busy else []:
                 stack.enter_context(busy_core(core))
-            summary = run_demo(folder / name, rates, cores)
+            summary = run_demo(folder / name, rates, cores, options)
         rows += demo_rows(name, summary)
         step(time.monotonic() - began, f"demo, {name}")
     return rows
@@ -64,13 +71,16 @@ def simulator_rows(count: int) -> list[Row]:
     ]
 
 
-def run_demo(out: Path, rates: str, cores: list[int]) -> Mapping[str, dict[str, Any]]:
+def run_demo(
+    out: Path, rates: str, cores: list[int], options: Sequence[str] = ()
+) -> Mapping[str, dict[str, Any]]:
     """Run the demo on these cores, and return its summary.
 
     Raises:
         PerceptionError: it failed; the last line of its log says why.
     """
     command = [sys.executable, "-m", "perception_rt.cli.main", "demo", "--rates", rates, "--out", str(out)]
+    command += options
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)  # inherited by what is started
     try:
@@ -94,6 +104,7 @@ def demo_rows(name: str, summary: Mapping[str, dict[str, Any]]) -> list[Row]:
             row(f"{stem}_map50", stream["map50"], "", ">= 0.70" if sensor == "camera" else ""),
             row(f"{stem}_rate", stream["used_hz"], "Hz", full),
             row(f"{stem}_answered", share, "of the frames"),
+            row(f"{stem}_age_p50", stream["age_ms"]["p50"], "ms"),
             row(f"{stem}_age_p99", stream["age_ms"]["p99"], "ms"),
         ]
     return rows

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="sustained",
         help="of the simulated sensors: what this machine sustains, at most those of --config, or just those",
     )
+    parser.add_argument("--separate", action="store_true", help="run each node in a process of its own")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
 
 

@@ -73,7 +73,7 @@ def run_demo(args: argparse.Namespace) -> int:
         plan = rendered(plan, console)
     os.environ.update(transport_environment())
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    collector = run_graph(plan, console)
+    collector = run_graph(plan, console, args.separate)
     summary = summaries(plan, collector)
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     draw(plan, collector, args.out, console)
@@ -116,7 +116,7 @@ def rendered(plan: DemoPlan, console: Console) -> DemoPlan:
     return replace(plan, recording=recording, overrides=(*plan.overrides, override))
 
 
-def run_graph(plan: DemoPlan, console: Console) -> Collector:
+def run_graph(plan: DemoPlan, console: Console, separate: bool = False) -> Collector:
     """Run `perception-rt up` as a process of its own and record what it publishes."""
     from perception_rt.node.collector import Collector
 
@@ -130,6 +130,7 @@ def run_graph(plan: DemoPlan, console: Console) -> Collector:
         topics |= {one.truth: (task, SIM_CLASSES) for task, one in SIMULATED.items() if task in tasks}
         odometry |= {TRUE_ODOMETRY} if odometry else set()
     command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config), "--restarts", "0"]
+    command += ["--separate"] * separate
     # What is published before the collector is known would be missing from the results.
     listeners = f"{plan.source}:listeners:={json.dumps([*topics, *sorted(odometry)])}"
     for override in (*plan.overrides, listeners):
