@@ -1,4 +1,4 @@
-"""Node video_player: publishes a video file, an image folder or a webcam as a camera, and /clock."""
+"""Node video_player: publishes a video, an image folder, a webcam or a stream as a camera, and /clock."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import cv2
 from rclpy.publisher import Publisher
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from perception_rt.codec.encode import encode_image
-from perception_rt.codec.video import VideoFrame, read_video
+from perception_rt.codec.video import VideoFrame, is_live, read_video
 from perception_rt.component.parameters import Parameter
 from perception_rt.node.run import run
 from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
@@ -30,7 +32,10 @@ class VideoPlayerNode(SourceNode):
 
     PARAMETERS = (
         Parameter(
-            "video", "", "A video file, a folder of images, or a webcam (its number or /dev/video<n>)."
+            "video",
+            "",
+            "A video file, a folder of images, a webcam (its number or /dev/video<n>), or the address of a "
+            "stream (rtsp://, http://).",
         ),
         Parameter("topic", "image_raw", "Where the images are published."),
         Parameter("frame_id", "camera_optical_frame", "The images' frame."),
@@ -38,6 +43,10 @@ class VideoPlayerNode(SourceNode):
             "frame_rate_hz", 0.0, "Instead of the file's stamps; 0: those (folder: 10 Hz).", (0.0, 1e3)
         ),
         Parameter("epoch_s", 0.0, "Stamp of the first frame, s since 1970; 0: the time when it is played."),
+        Parameter("duration_s", 0.0, "The player ends after so much of the source; 0: with it.", (0.0, 1e9)),
+        Parameter(
+            "keep", "", "Folder for the published frames, as JPEG named by their stamp in ns; empty: none."
+        ),
         Parameter(
             "answers", "", "Each frame waits until this topic has answered the one before; empty: none does."
         ),
@@ -59,6 +68,9 @@ class VideoPlayerNode(SourceNode):
         frames = read_video(self.values["video"], self.values["frame_rate_hz"])
         # The first frame shows that the source can be read, before the node is configured.
         self._frames = itertools.chain([next(frames)], frames)
+        if is_live(self.values["video"]):
+            del frames  # closed, and opened anew for playing: what is buffered until then is old
+            self._frames = read_video(self.values["video"])
         self._images = self.create_publisher(Image, self.values["topic"], 5)
         if self.values["answers"]:
             self._answers = self.create_subscription(
@@ -81,11 +93,16 @@ class VideoPlayerNode(SourceNode):
 
     def events(self) -> Iterator[Event]:
         """Yield every frame at its time."""
-        epoch_ns = round(self.values["epoch_s"] * 1e9) or time.time_ns()
+        epoch_ns, end_ns = round(self.values["epoch_s"] * 1e9), round(self.values["duration_s"] * 1e9)
         for frame in self._frames:
+            if end_ns and frame.time_ns >= end_ns:
+                return
+            epoch_ns = epoch_ns or time.time_ns() - frame.time_ns
             stamp_ns = epoch_ns + frame.time_ns
             yield stamp_ns, partial(self._emit, frame, stamp_ns)
             self._await_answer()
+        if is_live(self.values["video"]):
+            self.get_logger().warning(f"video={self.values['video']!r}: no more pictures come from it")
 
     def _await_answer(self) -> None:
         if self._answers is not None and not self._answered.wait(ANSWER_S):
@@ -96,6 +113,10 @@ class VideoPlayerNode(SourceNode):
             self._last_ns = stamp_ns
             self._answered.clear()
             self._images.publish(encode_image(frame.pixels, "bgr8", stamp_ns, self.values["frame_id"]))
+            if self.values["keep"]:
+                file = Path(self.values["keep"], f"{stamp_ns}.jpg")
+                if not cv2.imwrite(str(file), frame.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95]):
+                    self.get_logger().warning(f"keep={file}: cannot be written", throttle_duration_sec=1.0)
 
     def _on_answer(self, data: bytes) -> None:
         sec, nanosec = struct.unpack_from("<iI", data, 4)  # the header comes first

@@ -12,6 +12,7 @@ import yaml
 from perception_rt.cli.main import main
 from perception_rt.sim.drive import Drive
 from test.domains import claim_domain
+from test.streams import network_camera
 
 CONFIG = {
     "camera_detector": {"image_topics": ["camera/image_raw"], "warmup_sizes": ["320x180"]},
@@ -101,6 +102,23 @@ def test_every_frame_of_a_video_is_accounted_for(tmp_path, make_bundle, monkeypa
         made = cv2.VideoCapture(str(out / f"{name}.mp4"))
         assert int(made.get(cv2.CAP_PROP_FRAME_COUNT)) == 15
     assert len(list(out.glob("camera_*.png"))) == 6
+
+
+def test_a_camera_is_played_as_its_pictures_come(tmp_path, make_bundle, monkeypatch):
+    domain, _lock = claim_domain()
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    drive, out = Drive(3, (320, 180)), tmp_path / "out"
+    pictures = [drive.sample(number / 10).image[:, :, ::-1] for number in range(3)]
+    with network_camera(pictures, 10.0) as address:
+        arguments = ["--bundle", str(make_bundle()), "--seconds", "2", "--out", str(out)]
+        assert main(["demo", "--video", address, *arguments]) == 0
+    rows = json.loads((out / "summary.json").read_text())
+    for row in rows.values():
+        assert sum(row["states"].values()) == row["received"] > 5
+    count = len(list((out / "live_frames").iterdir()))
+    assert count >= rows["/camera/image_raw"]["received"]
+    for name in ("camera", "tracks"):
+        assert int(cv2.VideoCapture(str(out / f"{name}.mp4")).get(cv2.CAP_PROP_FRAME_COUNT)) == count
 
 
 @pytest.mark.parametrize("content", ["nothing", "no picture", "two sizes"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from perception_rt.codec.video import read_video
+from perception_rt.codec.video import check_source, measure_video, read_video
 from perception_rt.types import ConfigError
+from test.streams import network_camera
 
 VIDEO = Path(__file__).resolve().parents[3] / "shared" / "data" / "video" / "solidWhiteRight.mp4"
 
@@ -45,6 +48,29 @@ def test_a_real_video_has_rising_stamps():
     times = np.array([frame.time_ns for frame in read_video(str(VIDEO))])
     assert len(times) > 100
     assert (np.diff(times) > 0).all()
+
+
+def test_a_network_camera_is_read_as_its_pictures_come():
+    with network_camera([picture(50), picture(150)], 50.0) as address:
+        frames = list(islice(read_video(address), 6))
+        size = measure_video(address)
+    assert frames[0].time_ns == 0
+    assert (np.diff([frame.time_ns for frame in frames]) > 0).all()
+    assert {round(float(frame.pixels.mean()), -1) for frame in frames} == {50, 150}
+    assert (size.width, size.height) == (64, 48)
+    assert size.frames > 5
+
+
+def test_a_device_that_may_not_be_read_or_is_no_camera_is_named(monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/video0")
+    if os.access("/dev/video0", os.R_OK):
+        pytest.skip("this machine has a camera")
+    for source in ("0", "/dev/video0"):
+        with pytest.raises(ConfigError, match="no permission"):
+            check_source(source)
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    with pytest.raises(ConfigError, match="no picture can be decoded; does another program use it"):
+        next(read_video("/dev/video0"))
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty folder", "text", "broken image"])

@@ -10,10 +10,12 @@ from .test_cli import modules_after
 
 BAD = [
     (["--bag", "/nonexistent"], "--bag=/nonexistent: no such"),
-    (["--video", "/nonexistent.mp4"], "--video=/nonexistent.mp4: no such"),
-    (["--video", ""], "--video=: no such"),
-    (["--video", "/dev/video250"], "cannot be read twice"),
-    (["--video", "250"], "cannot be read twice"),
+    (["--video", "/nonexistent.mp4"], "video='/nonexistent.mp4': no such"),
+    (["--video", ""], "video='': no such"),
+    (["--video", "/dev/video250"], "video='/dev/video250': no such device; cameras of this machine: "),
+    (["--video", "250"], "video='250': no such device"),
+    (["--video", "http://127.0.0.1:9/a.mjpg"], "no picture can be decoded; does another program use it"),
+    (["--video", "/dev/video250", "--seconds", "0"], "--seconds=0.0"),
     (["--bundle", "/nonexistent.pt"], "--bundle=/nonexistent.pt: no such file"),
     (["--bundle", ""], "--bundle=: no such file"),
     (["--lidar-bundle", "a/b"], "--lidar-bundle=a/b: no such file"),

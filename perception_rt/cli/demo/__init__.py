@@ -2,7 +2,7 @@
 
 Without --bag: ten seconds of the simulated drive with the shipped detectors, scored against ground truth.
 With --bag: any rosbag2 with camera or lidar topics, played with its own spacing.
-With --video: a video file or a folder of images through the camera's detector.
+With --video: a video file, a folder of images, a webcam or a stream through the camera's detector.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ EXAMPLES = """\
   perception-rt demo --bag drive/ --bundle detector.pt --out out/drive
   perception-rt demo --bag drive/ --bundle detector.pt --lidar-bundle lidar.pt
   perception-rt demo --bag drive/ --topic /lidar/points
-  perception-rt demo --video street.mp4 --bundle detector.pt"""
+  perception-rt demo --video street.mp4 --bundle detector.pt
+  perception-rt demo --video /dev/video0 --bundle detector.pt --seconds 20"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     played = parser.add_mutually_exclusive_group()
     played.add_argument("--bag", type=Path, help="a rosbag2 to play instead of the simulator")
-    played.add_argument("--video", help="a video file or a folder of images to play")
+    played.add_argument(
+        "--video", help="a video file, a folder of images, a webcam (0, /dev/video0) or a stream (rtsp://)"
+    )
     parser.add_argument(
         "--realtime",
         action="store_true",
         help="play the video at its own speed (default: each frame waits for the answer to the one before)",
     )
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a webcam or stream (default 10)")
     parser.add_argument("--bundle", help="the cameras' detector; needed for a bag with cameras")
     parser.add_argument("--lidar-bundle", help="the lidars' detector (for a bag: bev_cluster)")
     parser.add_argument(

@@ -25,6 +25,8 @@ def check(args: argparse.Namespace) -> None:
     _check_folder(args.out)
     if args.realtime and args.video is None:
         raise ConfigError("--realtime: is for --video; a bag and the simulator always play in real time")
+    if not 0 < args.seconds <= 3600:
+        raise ConfigError(f"--seconds={args.seconds}: must be above 0 and at most 3600")
     if args.topic and args.bag is None:
         raise ConfigError("--topic: is for --bag")
     if args.config and (args.bag or args.video is not None):
@@ -39,7 +41,13 @@ def check(args: argparse.Namespace) -> None:
 def _check_source(args: argparse.Namespace) -> None:
     """Refuse what cannot be played."""
     if args.video is not None:
-        _check_video(args.video)
+        from perception_rt.codec.video import check_source, is_live, read_video
+
+        check_source(args.video)
+        if is_live(args.video):
+            if args.realtime:
+                raise ConfigError("--realtime: a camera is always played as its pictures come")
+            next(read_video(args.video))  # it may be there and give no pictures
     elif args.bag is None:
         simulated_graph(args.config)
     elif not args.bag.exists():
@@ -65,16 +73,6 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(f"--out={folder}: {there} is no folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"--out={folder}: {there} cannot be written")
-
-
-def _check_video(source: str) -> None:
-    if (source.isdecimal() and not Path(source).exists()) or source.startswith("/dev/video"):
-        raise ConfigError(
-            f"--video={source}: the frames of a webcam cannot be read twice, as films need it; run the nodes "
-            "video_player and camera_detector by `perception-rt up`"
-        )
-    if not source or not Path(source).exists():
-        raise ConfigError(f"--video={source}: no such file or folder")
 
 
 def simulated_graph(config: Path | None) -> tuple[Path, dict[str, dict[str, Any]]]:

@@ -9,6 +9,11 @@ from perception_rt.types import ConfigError
 _SINGLE = ("summary.json", "vehicle_state.png", "graph.yaml")
 
 
+def kept_frames(folder: Path) -> Path:
+    """Where the frames of a live source are kept."""
+    return folder / "live_frames"
+
+
 def clear_results(folder: Path) -> None:
     """Create the folder, or remove what an earlier demo left in it; all other files stay.
 
@@ -25,6 +30,10 @@ def clear_results(folder: Path) -> None:
                 for picture in folder.glob(f"{film.stem}_[0-9][0-9][0-9][0-9].png"):
                     picture.unlink()
                 film.unlink()
+        if kept_frames(folder).is_dir():
+            for frame in kept_frames(folder).glob("*.jpg"):
+                frame.unlink()
+            kept_frames(folder).rmdir()
         for name in _SINGLE:
             (folder / name).unlink(missing_ok=True)
         # A later film without a summary, of a run that was interrupted, is recognised by this one.

@@ -36,8 +36,10 @@ def frames(plan: DemoPlan, collector: Collector) -> Iterator[tuple[str, Frame]]:
         return
     if plan.video:
         (stream,) = plan.of(DETECT2D.node)
-        for video in read_video(plan.video):
-            yield stream.topic, CameraFrame(video.pixels, True, plan.epoch_ns + video.time_ns, "camera")
+        kept = sorted(int(file.stem) for file in Path(plan.video).glob("*.jpg")) if plan.live else None
+        for number, video in enumerate(read_video(plan.video)) if kept != [] else ():
+            stamp_ns = kept[number] if kept else plan.epoch_ns + video.time_ns
+            yield stream.topic, CameraFrame(video.pixels, True, stamp_ns, "camera")
         return
     drive = plan.recording or _drive(plan)
     times = []

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from perception_rt.cli.demo.check import bag_topics, simulated_graph
+from perception_rt.cli.demo.folder import kept_frames
 from perception_rt.cli.demo.rates import Load
 from perception_rt.cli.demo.sensors import DETECTORS, SIMULATED
-from perception_rt.codec.video import read_video
+from perception_rt.codec.video import is_live, measure_video
 from perception_rt.component.graph import output_prefixes
 from perception_rt.model.archive import read_manifest
 from perception_rt.model.runtime import resolve_bundle
@@ -67,7 +68,8 @@ class DemoPlan:
 
     Attributes:
         config: the parameter file. streams: what flows. source: the node that plays.
-        bag, video: what is played, if not the simulator. simulator: its parameters.
+        bag, video: what is played, if not the simulator; of a `live` source, the folder that its frames are
+        kept in, named by their stamps. simulator: its parameters.
         ahead: the topic of the tracks' predictions, if any. camera_info: the topic of the camera that fusion
         looks through, in the bag. overrides: of parameters, ``node:name:=value``.
         asked: rates of the simulated sensors by detector, Hz. loads: the detectors, to be timed.
@@ -79,6 +81,7 @@ class DemoPlan:
     source: str
     bag: Path | None = None
     video: str = ""
+    live: bool = False
     simulator: dict[str, Any] = field(default_factory=dict)
     ahead: str = ""
     camera_info: str = ""
@@ -273,49 +276,39 @@ def plan_bag(args: argparse.Namespace) -> DemoPlan:
 def plan_video(args: argparse.Namespace) -> DemoPlan:
     """A video through the camera's detector; its graph is written as that of a recording is.
 
-    Stepwise, the player waits for the answer to each frame before it goes on.
+    Stepwise, the player waits for the answer to each frame before it goes on. A live source is played as it
+    comes, and its frames are kept for the pictures.
     """
-    count, seconds, (width, height) = measure_video(args.video)
+    live = is_live(args.video)
+    size = measure_video(args.video)
     epoch_s = int(time.time())
     graph: dict[str, dict[str, Any]] = {
         DETECT2D.node: {
-            "use_sim_time": True,
+            "use_sim_time": not live,
             "bundle": str(args.bundle or _default(DETECT2D.node, "bundle")),
             "image_topics": ["camera/image_raw"],
-            "warmup_sizes": [f"{width}x{height}"],
+            "warmup_sizes": [f"{size.width}x{size.height}"],
         },
-        "video_player": {"video": args.video, "topic": "camera/image_raw", "epoch_s": float(epoch_s)},
+        "video_player": {"video": args.video, "topic": "camera/image_raw"},
     }
     graph["object_tracker"] = {
-        "use_sim_time": True,
+        "use_sim_time": not live,
         "detections_topic": f"/{DETECT2D.node}/detections",
         "dimensions": "2d",
     }
-    rate = (count - 1) / seconds if seconds else 1.0
-    streams = make_streams(graph, {DETECT2D.node: count}, {DETECT2D.node: rate})
-    if not args.realtime:
-        graph["video_player"] |= {"answers": streams[-1].output, "speed": 100.0}
+    count = round(size.rate_hz * args.seconds) if live else size.frames
+    streams = make_streams(graph, {DETECT2D.node: count}, {DETECT2D.node: size.rate_hz})
+    if live:
+        kept = kept_frames(args.out)
+        kept.mkdir()
+        graph["video_player"] |= {"duration_s": float(args.seconds), "keep": str(kept)}
+    else:
+        graph["video_player"]["epoch_s"] = float(epoch_s)
+        if not args.realtime:
+            graph["video_player"] |= {"answers": streams[-1].output, "speed": 100.0}
     config = write_graph(args.out, graph)
-    return DemoPlan(config, streams, "video_player", video=args.video, epoch_ns=epoch_s * 10**9)
-
-
-def measure_video(source: str) -> tuple[int, float, tuple[int, int]]:
-    """Decode a video once: how many frames, from the first to the last in s, and its (width, height).
-
-    What a container says about itself is often wrong.
-
-    Raises:
-        ConfigError: it cannot be read, or its frames differ in size.
-    """
-    count, last_ns, size = 0, 0, (0, 0)
-    for frame in read_video(source):
-        height, width, _ = frame.pixels.shape
-        if count and (width, height) != size:
-            raise ConfigError(
-                f"video={source!r}: frame {count} is {width}x{height}, those before are {size[0]}x{size[1]}"
-            )
-        count, last_ns, size = count + 1, frame.time_ns, (width, height)
-    return count, last_ns / 1e9, size
+    played = str(kept_frames(args.out)) if live else args.video
+    return DemoPlan(config, streams, "video_player", video=played, live=live, epoch_ns=epoch_s * 10**9)
 
 
 def write_graph(out: Path, graph: dict[str, dict[str, Any]]) -> Path:
