@@ -158,6 +158,9 @@ def bundle_sha256(manifest: Manifest, members: Mapping[str, bytes]) -> str:
     for name in ("classes_keep", "calibration"):
         if not data[name]:  # bundles written before this field have no other hash
             del data[name]
+    for name, usual in (("sweeps", 1), ("ages", False)):
+        if data["input"].get(name) == usual:
+            del data["input"][name]
     digest = hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(members):
         digest.update(f"\n{name} {hashlib.sha256(members[name]).hexdigest()}".encode())

@@ -1,6 +1,7 @@
-"""PointPillars (arXiv:1812.05784) as OpenPCDet trains it, in plain torch; all can be scripted into a bundle.
+"""PointPillars (arXiv:1812.05784) as OpenPCDet and mmdetection3d train it, in plain torch.
 
 Modules and parameters have the names of OpenPCDet's checkpoints, and the same input gives the same output.
+All can be scripted into a bundle.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,7 @@ class PillarGrid:
         rows: pillars along y.
         max_points: of a pillar; what comes later is dropped.
         max_pillars: of a cloud; points that would open another are dropped.
+        dynamic: all points count, whatever their number and height.
     """
 
     low: tuple[float, float, float]
@@ -39,6 +42,7 @@ class PillarGrid:
     rows: int
     max_points: int
     max_pillars: int
+    dynamic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,14 @@ class AnchorBox:
         size: length width height, m.
         yaw: rad.
         bottom: z of its lower side, m.
-        centred: it stands in the middle of its cell; else the outermost stand on the border of the range.
+        area: least x y and greatest x y of where such boxes stand, m.
+        centred: it stands in the middle of its cell; else the outermost stand on the border of `area`.
     """
 
     size: tuple[float, float, float]
     yaw: float
     bottom: float
+    area: tuple[float, float, float, float]
     centred: bool
 
 
@@ -63,30 +69,34 @@ class Voxeliser(nn.Module):
 
     def __init__(self, grid: PillarGrid) -> None:
         super().__init__()
-        self.columns = grid.columns
+        self.columns, self.dynamic = grid.columns, grid.dynamic
         self.max_points, self.max_pillars = grid.max_points, grid.max_pillars
         self.low: Tensor
         self.size: Tensor
         self.cells: Tensor
-        self.register_buffer("low", torch.tensor(grid.low), persistent=False)
-        self.register_buffer("size", torch.tensor(grid.size), persistent=False)
-        self.register_buffer("cells", torch.tensor([grid.columns, grid.rows, 1]), persistent=False)
+        axes = self.axes = 2 if grid.dynamic else 3
+        self.register_buffer("low", torch.tensor(grid.low[:axes]), persistent=False)
+        self.register_buffer("size", torch.tensor(grid.size[:axes]), persistent=False)
+        cells = torch.tensor([grid.columns, grid.rows, 1][:axes])
+        self.register_buffer("cells", cells, persistent=False)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Keep the first `max_points` of each of the `max_pillars` pillars that are met first.
 
         Args:
-            points: (N, 4) float32 x y z in m, intensity.
+            points: (N, C) float32 x y z in m, and what else is known of each.
 
         Returns:
-            points (P, 4) by pillar and in their order within it, pillar (P,) that each is of, cell (V,) int64
+            points (P, C) by pillar and in their order within it, pillar (P,) that each is of, cell (V,) int64
             ``row * columns + column`` of each pillar, count (V,) of points.
         """
-        at = ((points[:, :3] - self.low) / self.size).floor()
+        at = ((points[:, : self.axes] - self.low) / self.size).floor()
         inside = ((at >= 0) & (at < self.cells)).all(1)
         points, at = points[inside], at[inside].long()
         cell, order = (at[:, 1] * self.columns + at[:, 0]).sort(stable=True)
         number, count = torch.unique_consecutive(cell, return_inverse=True, return_counts=True)[1:]
+        if self.dynamic:
+            return points[order], number, cell[count.cumsum(0) - count], count
         start = count.cumsum(0) - count
         keep = torch.arange(cell.shape[0], device=cell.device) - start[number] < self.max_points
         if count.shape[0] > self.max_pillars:
@@ -100,10 +110,10 @@ class Voxeliser(nn.Module):
 class PillarLayer(nn.Module):
     """Linear, batch normalisation where `norm`, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, norm: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: bool, eps: float) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs, bias=not norm)
-        self.norm = nn.BatchNorm1d(outputs, eps=EPS) if norm else nn.Identity()
+        self.norm = nn.BatchNorm1d(outputs, eps=eps) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, inputs) -> (P, outputs)."""
@@ -111,33 +121,48 @@ class PillarLayer(nn.Module):
 
 
 class PillarFeatures(nn.Module):
-    """OpenPCDet's PillarVFE: features of a pillar from its points.
+    """Features of a pillar from its points: OpenPCDet's PillarVFE and DynPillarVFE, mmdetection3d's kin.
 
     Args:
         grid: of the pillars.
-        filters: channels after each layer.
+        columns: of the points.
+        filters: channels after each layer; all layers but the last hand on the maximum of the pillar too.
         norm: batch normalisation instead of a bias.
         absolute: x y z are features too.
         distance: from the sensor is one too.
+        cluster: x y z from the mean of the pillar's points are features too.
+        middle: of how many of x y z the place in the pillar is a feature: 0, 2 or 3.
+        relative: the place in the pillar takes the place of x y z.
+        eps: of the batch normalisation.
     """
 
     def __init__(
-        self, grid: PillarGrid, filters: Sequence[int], norm: bool, absolute: bool, distance: bool
+        self,
+        grid: PillarGrid,
+        columns: int,
+        filters: Sequence[int],
+        norm: bool = True,
+        absolute: bool = True,
+        distance: bool = False,
+        cluster: bool = True,
+        middle: int = 3,
+        relative: bool = False,
+        eps: float = EPS,
     ) -> None:
         super().__init__()
-        self.columns, self.max_points = grid.columns, grid.max_points
-        self.absolute, self.distance = absolute, distance
+        self.columns, self.max_points, self.padded = grid.columns, grid.max_points, not grid.dynamic
+        self.absolute, self.distance, self.cluster = absolute, distance, cluster
+        self.axes, self.relative = middle, relative
         self.size: Tensor
         self.middle: Tensor
-        middle = [low + size / 2 for low, size in zip(grid.low, grid.size, strict=True)]
+        low = [least + size / 2 for least, size in zip(grid.low, grid.size, strict=True)]
         self.register_buffer("size", torch.tensor(grid.size), persistent=False)
-        self.register_buffer("middle", torch.tensor(middle), persistent=False)
-        inputs, layers = (10 if absolute else 7) + distance, []
-        for i, outputs in enumerate(filters):
-            # All layers but the last hand on their own output beside the maximum of the pillar.
-            own = outputs if i == len(filters) - 1 else outputs // 2
-            layers.append(PillarLayer(inputs, own, norm))
-            inputs = 2 * own
+        self.register_buffer("middle", torch.tensor(low), persistent=False)
+        inputs = columns - (0 if absolute else 3) + 3 * cluster + middle + distance
+        layers = []
+        for outputs in filters:
+            layers.append(PillarLayer(inputs, outputs, norm, eps))
+            inputs = 2 * outputs
         self.pfn_layers = nn.ModuleList(layers)
         self.channels = filters[-1]
 
@@ -146,17 +171,23 @@ class PillarFeatures(nn.Module):
         xyz = points[:, :3]
         sums = torch.zeros((count.shape[0], 3), device=points.device).index_add_(0, number, xyz)
         place = torch.stack((cell % self.columns, cell // self.columns, torch.zeros_like(cell)), 1)
-        middle = place * self.size + self.middle
+        within = (xyz - (place * self.size + self.middle)[number])[:, : self.axes]
+        from_mean = xyz - (sums / count[:, None])[number]
+        if self.relative:
+            points = torch.cat((within, points[:, self.axes :]), 1)
         parts = [points if self.absolute else points[:, 3:]]
-        parts += [xyz - (sums / count[:, None])[number], xyz - middle[number]]
+        if self.cluster:
+            parts.append(from_mean)
+        parts.append(within)
         if self.distance:
-            parts.append(xyz.norm(2, 1, True))
+            parts.append(points[:, :3].norm(2, 1, True))
         x = torch.cat(parts, 1)
-        # The original pads pillars with rows of zeros, and these take part in the maximum. After a layer they
-        # are not zero, but all those of a pillar are equal: one row stands for them.
-        padded = (count < self.max_points).nonzero().squeeze(1)
-        x = torch.cat((x, torch.zeros((padded.shape[0], x.shape[1]), device=x.device)))
-        number = torch.cat((number, padded))
+        if self.padded:
+            # The original pads pillars with rows of zeros, and these take part in the maximum. After a layer
+            # they are not zero, but all those of a pillar are equal: one row stands for them.
+            padded = (count < self.max_points).nonzero().squeeze(1)
+            x = torch.cat((x, torch.zeros((padded.shape[0], x.shape[1]), device=x.device)))
+            number = torch.cat((number, padded))
         best = x
         for i, layer in enumerate(self.pfn_layers):
             if i > 0:
@@ -178,6 +209,7 @@ class BevBackbone(nn.Module):
         up_strides: by which each level is enlarged (below 1: reduced); one more enlarges the result.
         up_filters: channels of each enlarged level.
         conv_at_one: where a level keeps its size, a convolution and not a transposed one.
+        eps: of the batch normalisation, of the levels and of what enlarges them.
     """
 
     def __init__(
@@ -189,16 +221,17 @@ class BevBackbone(nn.Module):
         up_strides: Sequence[float],
         up_filters: Sequence[int],
         conv_at_one: bool,
+        eps: tuple[float, float] = (EPS, EPS),
     ) -> None:
         super().__init__()
         blocks, deblocks = [], []
         for level, (count, stride, width) in enumerate(zip(layers, strides, filters, strict=True)):
             parts: list[nn.Module] = [
                 nn.ZeroPad2d(1),
-                *_normed(nn.Conv2d(inputs, width, 3, stride, bias=False)),
+                *normed(nn.Conv2d(inputs, width, 3, stride, bias=False), eps[0]),
             ]
             for _ in range(count):
-                parts += _normed(nn.Conv2d(width, width, 3, padding=1, bias=False))
+                parts += normed(nn.Conv2d(width, width, 3, padding=1, bias=False), eps[0])
             blocks.append(nn.Sequential(*parts))
             up, outputs, inputs = up_strides[level], up_filters[level], width
             if up > 1 or (up == 1 and not conv_at_one):
@@ -207,13 +240,13 @@ class BevBackbone(nn.Module):
             else:
                 step = round(1 / up)
                 scale = nn.Conv2d(width, outputs, step, step, bias=False)
-            deblocks.append(nn.Sequential(*_normed(scale)))
+            deblocks.append(nn.Sequential(*normed(scale, eps[1])))
         self.channels = sum(up_filters)
         self.enlarged = len(up_strides) > len(filters)
         if self.enlarged:
             step = int(up_strides[-1])
             last = nn.ConvTranspose2d(self.channels, self.channels, step, step, bias=False)
-            deblocks.append(nn.Sequential(*_normed(last)))
+            deblocks.append(nn.Sequential(*normed(last, eps[1])))
         self.blocks, self.deblocks = nn.ModuleList(blocks), nn.ModuleList(deblocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -226,24 +259,28 @@ class BevBackbone(nn.Module):
         return self.deblocks[-1](x) if self.enlarged else x
 
 
-def _normed(layer: nn.Module) -> list[nn.Module]:
-    return [layer, nn.BatchNorm2d(int(layer.out_channels), eps=EPS), nn.ReLU()]  # type: ignore[arg-type]
+def normed(layer: nn.Module, eps: float) -> list[nn.Module]:
+    """A convolution, its batch normalisation and ReLU."""
+    return [layer, nn.BatchNorm2d(int(layer.out_channels), eps=eps), nn.ReLU()]  # type: ignore[arg-type]
 
 
 class AnchorHead(nn.Module):
-    """OpenPCDet's AnchorHeadSingle.
+    """OpenPCDet's AnchorHeadSingle and mmdetection3d's Anchor3DHead.
 
     Args:
         inputs: channels.
         classes: how many.
         anchors: of every cell, in the order of the output's channels.
-        area: least x y, greatest x y in m.
         cells: (rows, columns) of the output.
         bins: directions that a classifier tells apart; 0 without one.
         dir_offset: rad; where the first bin begins.
         dir_limit_offset: as in the configuration.
         most_before: boxes that reach NMS, best first.
         most: boxes of a cloud.
+        by_class: NMS takes each class by itself, and a cell may answer one box for several; else each box has
+            its best class, and suppresses others whatever theirs.
+        code: numbers that each anchor answers: 7 of the box, then what is not used (its velocity).
+        turned: boxes are in the frame of mmdetection3d below 1.0, as `from_turned` says.
     """
 
     def __init__(
@@ -251,29 +288,31 @@ class AnchorHead(nn.Module):
         inputs: int,
         classes: int,
         anchors: Sequence[AnchorBox],
-        area: tuple[float, float, float, float],
         cells: tuple[int, int],
         bins: int,
         dir_offset: float,
         dir_limit_offset: float,
         most_before: int,
         most: int,
+        by_class: bool = False,
+        code: int = 7,
+        turned: bool = False,
     ) -> None:
         super().__init__()
         count = len(anchors)
         self.conv_cls = nn.Conv2d(inputs, count * classes, 1)
-        self.conv_box = nn.Conv2d(inputs, count * 7, 1)
+        self.conv_box = nn.Conv2d(inputs, count * code, 1)
         self.conv_dir_cls = nn.Conv2d(inputs, count * bins, 1) if bins else nn.Identity()
-        self.classes, self.bins, self.columns = classes, bins, cells[1]
-        self.dir_offset, self.dir_limit_offset = dir_offset, dir_limit_offset
-        self.most_before, self.most = most_before, most
+        self.classes, self.bins, self.columns, self.code = classes, bins, cells[1], code
+        self.dir_offset, self.dir_limit_offset, self.turned = dir_offset, dir_limit_offset, turned
+        self.most_before, self.most, self.by_class = most_before, most, by_class
         self.kinds: Tensor
         self.xs: Tensor
         self.ys: Tensor
         kinds = [(a.bottom + a.size[2] / 2, *a.size, a.yaw) for a in anchors]
         self.register_buffer("kinds", torch.tensor(kinds), persistent=False)
-        xs = [_along(area[0], area[2], cells[1], a.centred) for a in anchors]
-        ys = [_along(area[1], area[3], cells[0], a.centred) for a in anchors]
+        xs = [_along(a.area[0], a.area[2], cells[1], a.centred) for a in anchors]
+        ys = [_along(a.area[1], a.area[3], cells[0], a.centred) for a in anchors]
         self.register_buffer("xs", torch.stack(xs), persistent=False)
         self.register_buffer("ys", torch.stack(ys), persistent=False)
 
@@ -284,21 +323,45 @@ class AnchorHead(nn.Module):
             raw.append(self.conv_dir_cls(x).permute(0, 2, 3, 1))
         return raw
 
-    def decode(self, raw: list[Tensor], score_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes before NMS.
+    def detect(
+        self, raw: list[Tensor], score_threshold: float, nms_threshold: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode and suppress.
 
         Args:
             raw: as `forward` returns it.
             score_threshold: lowest score kept.
+            nms_threshold: IoU of footprints.
 
         Returns:
             boxes (K, 7) float32 xyzlwh_yaw, scores (K,), labels (K,) int64; best score first.
         """
-        best, labels = raw[0].float().reshape(-1, self.classes).max(1)
+        logits = raw[0].float().reshape(-1, self.classes)
+        best, labels = logits.max(1)
         scores = best.sigmoid()
         rows = (scores >= score_threshold).nonzero().squeeze(1)
         rows = rows[scores[rows].argsort(descending=True, stable=True)[: self.most_before]]
-        code = raw[1].float().reshape(-1, 7)[rows]
+        boxes, scores, labels = self.boxes(raw, rows), scores[rows], labels[rows]
+        if not self.by_class:
+            kept = suppress(boxes, scores, nms_threshold, self.most)
+            return boxes[kept], scores[kept], labels[kept]
+        every = logits[rows].sigmoid()
+        places, of = torch.where(every >= score_threshold)
+        chosen: list[Tensor] = []
+        for label in range(self.classes):
+            mine = places[of == label]
+            mine = mine[every[mine, label].argsort(descending=True, stable=True)]
+            mine = mine[suppress(boxes[mine], every[mine, label], nms_threshold, self.most)]
+            chosen.append(mine * self.classes + label)
+        found = torch.cat(chosen)
+        scores = every.flatten()[found]
+        order = scores.argsort(descending=True, stable=True)[: self.most]
+        found, scores = found[order], scores[order]
+        return boxes[found // self.classes], scores, found % self.classes
+
+    def boxes(self, raw: list[Tensor], rows: Tensor) -> Tensor:
+        """(K,) int64 numbers of anchors, cell by cell -> their (K, 7) boxes."""
+        code = raw[1].float().reshape(-1, self.code)[rows]
         kind = rows % self.kinds.shape[0]
         cell = rows // self.kinds.shape[0]
         anchor = self.kinds[kind]
@@ -320,7 +383,14 @@ class AnchorHead(nn.Module):
             ),
             1,
         )
-        return boxes, scores[rows], labels[rows]
+        return from_turned(boxes) if self.turned else boxes
+
+
+def from_turned(boxes: Tensor) -> Tensor:
+    """Boxes of mmdetection3d below 1.0: width before length, yaw 0 along -y and growing clockwise."""
+    yaw = -boxes[:, 6] - math.pi / 2
+    yaw = torch.atan2(yaw.sin(), yaw.cos())[:, None]
+    return torch.cat((boxes[:, :3], boxes[:, 4:5], boxes[:, 3:4], boxes[:, 5:6], yaw), 1)
 
 
 def _along(low: float, high: float, count: int, centred: bool) -> Tensor:
@@ -355,10 +425,12 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int, blo
 
 
 class PointPillars(nn.Module):
-    """Detects in a cloud: pillars, their features, a map of them, convolutions, anchors, NMS.
+    """Detects in a cloud: pillars, their features, a map of them, convolutions, a head.
 
     Args:
         grid: of the pillars.
+        columns: of a point, those that are features: 0 to 3 are x y z intensity, 4 the age of its sweep where
+            the clouds have it; what they do not have is 0.
         vfe: features of a pillar.
         backbone_2d: on the map.
         dense_head: predicts boxes.
@@ -366,12 +438,16 @@ class PointPillars(nn.Module):
         nms_threshold: default IoU of NMS.
     """
 
+    if TYPE_CHECKING:  # TorchScript refuses Any here
+        dense_head: Any
+
     def __init__(
         self,
         grid: PillarGrid,
+        columns: Sequence[int],
         vfe: PillarFeatures,
         backbone_2d: BevBackbone,
-        dense_head: AnchorHead,
+        dense_head: nn.Module,
         score_threshold: float,
         nms_threshold: float,
     ) -> None:
@@ -379,6 +455,7 @@ class PointPillars(nn.Module):
         self.voxeliser = Voxeliser(grid)
         self.vfe, self.backbone_2d, self.dense_head = vfe, backbone_2d, dense_head
         self.rows, self.columns = grid.rows, grid.columns
+        self.chosen: list[int] = list(columns)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
 
     def scatter(self, features: Tensor, cell: Tensor) -> Tensor:
@@ -389,7 +466,9 @@ class PointPillars(nn.Module):
         return grid.view(1, self.rows, self.columns, width).permute(0, 3, 1, 2)
 
     def raw(self, points: Tensor) -> list[Tensor]:
-        """(N, 4) points -> what the head answers."""
+        """(N, 4) or (N, 5) points -> what the head answers."""
+        if self.chosen != list(range(points.shape[1])):
+            points = F.pad(points, [0, max(self.chosen) + 1])[:, self.chosen]
         points, number, cell, count = self.voxeliser(points)
         return self.dense_head(self.backbone_2d(self.scatter(self.vfe(points, number, cell, count), cell)))
 
@@ -399,10 +478,11 @@ class PointPillars(nn.Module):
         """Detect.
 
         Args:
-            points: (N, 4) float32 x y z in m, intensity; z up.
+            points: (N, 4) float32 x y z in m, intensity; z up; (N, 5) where the age of a point's sweep in s
+                counts too.
             score_threshold: lowest score kept; negative takes the default.
-            nms_threshold: of two boxes whose footprints overlap more (IoU) the lesser is dropped, whatever
-                their classes; negative takes the default.
+            nms_threshold: of two boxes whose footprints overlap more (IoU) the lesser is dropped, where the
+                head compares them; negative takes the default.
 
         Returns:
             boxes (K, 7) float32 xyzlwh_yaw in the frame of the points, scores (K,), labels (K,) int64; best
@@ -410,6 +490,4 @@ class PointPillars(nn.Module):
         """
         score = self.score_threshold if score_threshold < 0 else score_threshold
         nms = self.nms_threshold if nms_threshold < 0 else nms_threshold
-        boxes, scores, labels = self.dense_head.decode(self.raw(points), score)
-        kept = suppress(boxes, scores, nms, self.dense_head.most)
-        return boxes[kept], scores[kept], labels[kept]
+        return self.dense_head.detect(self.raw(points), score, nms)

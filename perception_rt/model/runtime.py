@@ -410,7 +410,8 @@ class CloudRuntime(Runtime):
 
         Args:
             points: (N, 4) float32 x y z intensity in the sensor's frame, finite, on the host; may be
-                read-only.
+                read-only. (N, 5) with the age of each point's sweep in s, where the bundle takes it; without
+                it the cloud is one sweep.
             score_threshold: lowest score kept; None takes the bundle's own.
             nms_threshold: footprint IoU above which the weaker box goes; None takes the bundle's own.
 
@@ -422,7 +423,8 @@ class CloudRuntime(Runtime):
             ModelError: wrong input, or whatever went wrong inside, CUDA out of memory included.
         """
         cloud = torch.from_numpy(points) if isinstance(points, np.ndarray) else points
-        if cloud.dtype != torch.float32 or cloud.ndim != 2 or cloud.shape[1] != 4:
+        widths = (4, 5) if getattr(self.manifest.input, "ages", False) else (4,)
+        if cloud.dtype != torch.float32 or cloud.ndim != 2 or cloud.shape[1] not in widths:
             raise ModelError(f"points must be (N, 4) float32, got {tuple(cloud.shape)} {cloud.dtype}")
         return self._run(cloud, (), score_threshold, nms_threshold)
 

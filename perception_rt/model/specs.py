@@ -16,6 +16,8 @@ ORDERS = ("rgb", "bgr")
 LAYOUTS = ("NCHW", "NHWC")
 DTYPES = ("float32", "float16", "uint8")
 INTENSITIES = ("unused", "unit", "byte")
+AGE = 4  # column of a point that holds the age of its sweep
+MAX_SWEEPS = 64
 MAX_SIDE = 16384  # px of a network's input; memory is bounded before anything is allocated
 MAX_PIXELS = 1 << 26
 # By rule, what a second input of a network holds, all of one row an image.
@@ -88,12 +90,16 @@ class CloudSpec:
         sensor_height: height of the sensor above the ground that the bundle is made for, m; None for any.
         encoder: the member of the archive, TorchScript, that maps points (N, 4) to the list of the network's
             inputs; None where the program takes the points themselves.
+        sweeps: of how many a cloud consists, the newest and those before it, moved to where it was taken.
+        ages: points have a fifth column: by how much the newest sweep is younger than theirs, s.
     """
 
     range: tuple[float, float, float, float, float, float]
     intensity: str
     sensor_height: float | None = None
     encoder: str | None = None
+    sweeps: int = 1
+    ages: bool = False
 
 
 InputSpec = ImageSpec | CloudSpec
@@ -151,6 +157,8 @@ def parse_cloud(data: dict[str, Any]) -> CloudSpec:
     checks = {
         "sensor_height": fields.optional(fields.number()),
         "encoder": fields.optional(fields.file_name),
+        "sweeps": fields.integer(1, MAX_SWEEPS),
+        "ages": fields.truth,
     }
     return CloudSpec(
         range=fields.field(data, "range", fields.list_of(fields.number(), 6), "input."),

@@ -1,4 +1,4 @@
-"""PointPillar checkpoints of OpenPCDet: a tiny network with the answers of the original's own modules."""
+"""Checkpoints of OpenPCDet: tiny networks with the answers of the original's own modules."""
 
 import copy
 
@@ -10,121 +10,22 @@ import yaml
 from perception_rt.cli.main import main
 from perception_rt.model.archive import read_manifest
 from perception_rt.model.boxes3d import nms_bev
+from perception_rt.model.centerpoint import thin
 from perception_rt.model.importers.openpcdet import import_openpcdet
 from perception_rt.model.pointpillars import PillarGrid, Voxeliser, suppress
 from perception_rt.model.runtime import Runtime
-from perception_rt.types import BundleError
+from perception_rt.types import BundleError, ModelError
+from test.lidar_networks import cloud, difference, read, weights
 
 BASE = """
 FOV_POINTS_ONLY: true
 POINT_CLOUD_RANGE: [0, -40, -3, 70, 40, 1]
 POINT_FEATURE_ENCODING: {used_feature_list: [x, y, z, intensity]}
 """
-CONFIG = """
-CLASS_NAMES: [Car, Pedestrian]
-DATA_CONFIG:
-  _BASE_CONFIG_: cfgs/dataset_configs/base.yaml
-  POINT_CLOUD_RANGE: [0, -8, -3, 24, 8, 1]
-  DATA_PROCESSOR:
-    - {NAME: mask_points_and_boxes_outside_range}
-    - NAME: transform_points_to_voxels
-      VOXEL_SIZE: [1.0, 1.0, 4]
-      MAX_POINTS_PER_VOXEL: 4
-      MAX_NUMBER_OF_VOXELS: {train: 100, test: 150}
-MODEL:
-  NAME: PointPillar
-  VFE: {NAME: PillarVFE, WITH_DISTANCE: true, USE_ABSLOTE_XYZ: true, USE_NORM: true, NUM_FILTERS: [8, 6]}
-  MAP_TO_BEV: {NAME: PointPillarScatter, NUM_BEV_FEATURES: 6}
-  BACKBONE_2D:
-    NAME: BaseBEVBackbone
-    LAYER_NUMS: [1, 1]
-    LAYER_STRIDES: [1, 2]
-    NUM_FILTERS: [6, 8]
-    UPSAMPLE_STRIDES: [0.5, 1]
-    NUM_UPSAMPLE_FILTERS: [4, 4]
-  DENSE_HEAD:
-    NAME: AnchorHeadSingle
-    CLASS_AGNOSTIC: false
-    USE_DIRECTION_CLASSIFIER: true
-    DIR_OFFSET: 0.78539
-    DIR_LIMIT_OFFSET: 0.0
-    NUM_DIR_BINS: 2
-    ANCHOR_GENERATOR_CONFIG:
-      - class_name: Car
-        anchor_sizes: [[3.9, 1.6, 1.56]]
-        anchor_rotations: [0, 1.57]
-        anchor_bottom_heights: [-1.78]
-        align_center: false
-        feature_map_stride: 2
-      - class_name: Pedestrian
-        anchor_sizes: [[0.8, 0.6, 1.73]]
-        anchor_rotations: [0, 1.57]
-        anchor_bottom_heights: [-0.6]
-        align_center: true
-        feature_map_stride: 2
-    TARGET_ASSIGNER_CONFIG: {BOX_CODER: ResidualCoder}
-  POST_PROCESSING:
-    SCORE_THRESH: 0.6
-    NMS_CONFIG:
-      MULTI_CLASSES_NMS: false
-      NMS_TYPE: nms_gpu
-      NMS_THRESH: 0.1
-      NMS_PRE_MAXSIZE: 4096
-      NMS_POST_MAXSIZE: 500
-"""
-
-
-def weights(shapes):
-    """Weights from a seed, by parameter name and shape: OpenPCDet's modules got the same ones."""
-    rng = np.random.default_rng(0)
-    state = {}
-    for name in sorted(shapes):
-        value = rng.standard_normal(shapes[name])
-        if name.endswith("running_var"):
-            value = 0.5 + np.abs(value)
-        elif value.ndim > 1:
-            value = value * (1.5 / np.sqrt(np.prod(value.shape[1:])))
-        if name.startswith("dense_head"):
-            value = 0.1 * value
-        state[name] = torch.from_numpy(value.astype(np.float32))
-    return state
-
-
-def cloud():
-    rng = np.random.default_rng(1)
-    spread = rng.uniform((-1, -9, -3.5, 0), (25, 9, 1.5, 1), (700, 4)).astype(np.float32)
-    dense = rng.uniform((4, -2, -2, 0), (7, 1, 0, 1), (120, 4)).astype(np.float32)
-    return np.concatenate([spread, dense])
-
-
-def norm(name, n):
-    return {f"{name}.{part}": (n,) for part in ("weight", "bias", "running_mean", "running_var")}
-
-
-SHAPES = {
-    "vfe.pfn_layers.0.linear.weight": (4, 11),
-    **norm("vfe.pfn_layers.0.norm", 4),
-    "vfe.pfn_layers.1.linear.weight": (6, 8),
-    **norm("vfe.pfn_layers.1.norm", 6),
-    "backbone_2d.blocks.0.1.weight": (6, 6, 3, 3),
-    **norm("backbone_2d.blocks.0.2", 6),
-    "backbone_2d.blocks.0.4.weight": (6, 6, 3, 3),
-    **norm("backbone_2d.blocks.0.5", 6),
-    "backbone_2d.blocks.1.1.weight": (8, 6, 3, 3),
-    **norm("backbone_2d.blocks.1.2", 8),
-    "backbone_2d.blocks.1.4.weight": (8, 8, 3, 3),
-    **norm("backbone_2d.blocks.1.5", 8),
-    "backbone_2d.deblocks.0.0.weight": (4, 6, 2, 2),
-    **norm("backbone_2d.deblocks.0.1", 4),
-    "backbone_2d.deblocks.1.0.weight": (8, 4, 1, 1),
-    **norm("backbone_2d.deblocks.1.1", 4),
-    "dense_head.conv_cls.weight": (8, 8, 1, 1),
-    "dense_head.conv_cls.bias": (8,),
-    "dense_head.conv_box.weight": (28, 8, 1, 1),
-    "dense_head.conv_box.bias": (28,),
-    "dense_head.conv_dir_cls.weight": (8, 8, 1, 1),
-    "dense_head.conv_dir_cls.bias": (8,),
-}
+POINTPILLAR, CENTERPOINT, DYNAMIC = (
+    read(f"openpcdet_{name}") for name in ("pointpillar", "centerpoint", "centerpoint_dynamic")
+)
+CONFIG = POINTPILLAR["config"]
 
 
 @pytest.fixture
@@ -135,9 +36,12 @@ def files(tmp_path):
     (folder / "kitti_models").mkdir()
     (folder / "dataset_configs" / "base.yaml").write_text(BASE)
     config = folder / "kitti_models" / "tiny.yaml"
-    config.write_text(CONFIG)
-    checkpoint = tmp_path / "checkpoint_epoch_80.pth"
-    save(checkpoint, weights(SHAPES))
+    return write(POINTPILLAR, tmp_path / "checkpoint_epoch_80.pth", config)
+
+
+def write(case, checkpoint, config):
+    config.write_text(case["config"])
+    save(checkpoint, weights(case["layers"]))
     return checkpoint, config
 
 
@@ -146,30 +50,14 @@ def save(path, state):
     torch.save({"epoch": 80, "model_state": whole, "optimizer_state": {}, "version": "pcdet+0.6.0"}, path)
 
 
-def test_heads_and_boxes_are_those_of_the_original(files):
-    imported = import_openpcdet(*files)
-    with torch.no_grad():
-        cls, box, direction = imported.module.raw(torch.from_numpy(cloud()))
-        boxes, scores, labels = imported.module(torch.from_numpy(cloud()))
-    # Of OpenPCDet 0.6's modules on the CPU; voxels by a loop over the points, NMS by OpenCV's polygons.
-    for raw, total, row in (
-        (cls, 176.849067, [0.300237, 0.330214, 0.625873, -0.387202, -0.204868, 0.140472, 0.460918]),
-        (box, 611.075426, [-0.123661, 0.327391, -0.136883, 0.400819, 0.382503, -0.322788, 0.191664]),
-        (direction, 140.087877, [-0.115416, 0.169001, -0.2446, -0.098087, -0.061051, -0.139253, -0.276387]),
-    ):
-        assert float(raw.double().abs().sum()) == pytest.approx(total, abs=1e-3)
-        np.testing.assert_allclose(raw[0, 3, 5, :7], row, atol=1e-5)
-    expected = [
-        [21.94658, 7.29971, -1.91214, 0.34184, 0.31475, 2.48172, -2.72428],
-        [16.38653, 4.46473, -1.36432, 0.31489, 0.42411, 0.66926, -2.72986],
-        [17.97753, 7.2962, -1.66299, 0.5249, 0.40685, 2.0384, 2.82457],
-        [16.03431, 7.25627, -1.64281, 0.48425, 0.44216, 2.3362, 3.01535],
-        [16.94184, 10.33543, -0.59062, 8.1267, 2.3976, 3.3609, -2.01187],
-    ]
-    np.testing.assert_allclose(boxes[:5], expected, atol=1e-4)
-    np.testing.assert_allclose(scores[:5], [0.842048, 0.788669, 0.768604, 0.766758, 0.738986], atol=1e-5)
-    assert labels[:5].tolist() == [1, 1, 1, 1, 0]
-    assert len(boxes) == 41
+@pytest.mark.parametrize("case", [POINTPILLAR, CENTERPOINT, DYNAMIC])
+def test_heads_and_boxes_are_those_of_the_original(tmp_path, case):
+    imported = import_openpcdet(*write(case, tmp_path / "a.pth", tmp_path / "tiny.yaml"))
+    found = difference(case, imported)
+    assert found.raw < 1e-5
+    assert found.boxes < 1e-4
+    assert found.scores < 1e-5
+    assert found.labels == 0
 
 
 def test_the_command_writes_a_bundle(files, tmp_path, capsys):
@@ -197,6 +85,33 @@ def test_the_command_writes_a_bundle(files, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_a_bundle_of_several_sweeps(tmp_path, capsys):
+    checkpoint, config = write(CENTERPOINT, tmp_path / "a.pth", tmp_path / "tiny.yaml")
+    out = tmp_path / "mine.pt"
+    cloud().tofile(tmp_path / "cloud.bin")
+    command = ["bundle", "export", "openpcdet", str(checkpoint), "--config", str(config), "--out", str(out)]
+    assert main([*command, "--check", str(tmp_path / "cloud.bin")]) == 0
+    assert "velocities" in capsys.readouterr().out
+    manifest = read_manifest(out)
+    assert (manifest.input.sweeps, manifest.input.ages) == (10, True)
+    assert manifest.classes == ("car", "bus", "pedestrian")
+    runtime = Runtime.open(out, "cpu")
+    wanted = import_openpcdet(checkpoint, config).module(torch.from_numpy(cloud(5)))
+    for got, want in zip(runtime(cloud(5)), wanted, strict=True):
+        np.testing.assert_allclose(got, want.detach(), atol=1e-4)
+    assert not np.array_equal(runtime(cloud())[1], runtime(cloud(5))[1])  # the ages matter
+    np.testing.assert_array_equal(runtime(cloud())[1], runtime(np.pad(cloud(), ((0, 0), (0, 1))))[1])
+    with pytest.raises(ModelError, match=r"\(N, 4\)"):
+        runtime(np.zeros((5, 6), np.float32))
+
+
+def test_branches_that_are_left_out_may_be_absent(tmp_path):
+    checkpoint, config = write(CENTERPOINT, tmp_path / "a.pth", tmp_path / "tiny.yaml")
+    state = weights(CENTERPOINT["layers"])
+    save(checkpoint, {key: value for key, value in state.items() if ".vel." not in key})
+    assert difference(CENTERPOINT, import_openpcdet(checkpoint, config)).raw < 1e-5
+
+
 # --- what is refused, in one line ---------------------------------------------------------------------------
 
 
@@ -209,7 +124,7 @@ def refusal(checkpoint, config):
 
 def test_a_checkpoint_of_other_layers(files):
     checkpoint, config = files
-    state = weights(SHAPES)
+    state = weights(POINTPILLAR["layers"])
     del state["backbone_2d.blocks.1.4.weight"]
     state["dense_head.conv_cls.bias"] = torch.zeros(18)
     state["roi_head.weight"] = torch.zeros(1)
@@ -249,13 +164,16 @@ ANCHORS = "MODEL DENSE_HEAD ANCHOR_GENERATOR_CONFIG"
         ("DATA_CONFIG _BASE_CONFIG_", "/etc/base.yaml"),
         ("DATA_CONFIG POINT_CLOUD_RANGE", [0, -8, -3, 24, 8]),
         ("DATA_CONFIG POINT_CLOUD_RANGE", [0, -8, -3, float("nan"), 8, 1]),
-        ("DATA_CONFIG POINT_FEATURE_ENCODING", {"used_feature_list": ["x", "y", "z", "intensity", "time"]}),
+        ("DATA_CONFIG POINT_FEATURE_ENCODING", {"used_feature_list": ["x", "y", "z", "ring"]}),
+        ("DATA_CONFIG POINT_FEATURE_ENCODING used_feature_list", ["x", "z", "y"]),
+        ("DATA_CONFIG SEQUENCE_CONFIG", {"ENABLED": True, "SAMPLE_OFFSET": [-3, 1]}),
+        ("DATA_CONFIG MAX_SWEEPS", 0),
         ("DATA_CONFIG DATA_PROCESSOR 1 NAME", "sample_points"),
         ("DATA_CONFIG DATA_PROCESSOR 1 VOXEL_SIZE", [0.01, 0.001, 4]),
         ("DATA_CONFIG DATA_PROCESSOR 1 VOXEL_SIZE", [1.0, 1.0, 1.0]),
         ("DATA_CONFIG DATA_PROCESSOR 1 MAX_NUMBER_OF_VOXELS", {"train": 9}),
         ("MODEL NAME", "SECONDNet"),
-        ("MODEL VFE NAME", "DynPillarVFE"),
+        ("MODEL VFE NAME", "MeanVFE"),
         ("MODEL VFE NUM_FILTERS", [6, 10**9]),
         ("MODEL VFE USE_NORM", "yes"),
         ("MODEL MAP_TO_BEV NUM_BEV_FEATURES", 7),
@@ -276,15 +194,45 @@ ANCHORS = "MODEL DENSE_HEAD ANCHOR_GENERATOR_CONFIG"
 )
 def test_a_config_of_another_network_names_the_field(files, where, value):
     checkpoint, config = files
-    data = yaml.safe_load(CONFIG)
+    named = change(config, where, value)
+    assert named in refusal(checkpoint, config)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("MODEL DENSE_HEAD NAME", "AnchorHeadSingle"),
+        ("MODEL DENSE_HEAD CLASS_NAMES_EACH_HEAD", [["car"], ["bus"]]),
+        ("MODEL DENSE_HEAD CLASS_NAMES_EACH_HEAD", [["car", "bus"], ["bus", "pedestrian"]]),
+        ("MODEL DENSE_HEAD SHARED_CONV_CHANNEL", 10**6),
+        ("MODEL DENSE_HEAD NUM_HM_CONV", 0),
+        ("MODEL DENSE_HEAD SEPARATE_HEAD_CFG HEAD_DICT rot out_channels", 1),
+        ("MODEL DENSE_HEAD SEPARATE_HEAD_CFG HEAD_DICT wheels", {"out_channels": 4, "num_conv": 2}),
+        ("MODEL DENSE_HEAD TARGET_ASSIGNER_CONFIG FEATURE_MAP_STRIDE", 2),
+        ("MODEL DENSE_HEAD POST_PROCESSING SCORE_THRESH", "low"),
+        ("MODEL DENSE_HEAD POST_PROCESSING POST_CENTER_LIMIT_RANGE", [0, 1]),
+        ("MODEL DENSE_HEAD POST_PROCESSING USE_IOU_TO_RECTIFY_SCORE", True),
+        ("MODEL DENSE_HEAD POST_PROCESSING NMS_CONFIG NMS_TYPE", "circle_nms"),
+        ("MODEL DENSE_HEAD POST_PROCESSING NMS_CONFIG NMS_THRESH", [0.1, 0.2]),
+        ("MODEL BACKBONE_3D", {"NAME": "VoxelResBackBone8x"}),
+    ],
+)
+def test_a_center_head_of_another_kind_names_the_field(tmp_path, where, value):
+    checkpoint, config = write(CENTERPOINT, tmp_path / "a.pth", tmp_path / "tiny.yaml")
+    named = change(config, where, value)
+    assert named in refusal(checkpoint, config)
+
+
+def change(config, where, value):
+    """Set what stands at `where`; its last name."""
+    data = yaml.safe_load(config.read_text())
     keys = [int(key) if key.isdecimal() else key for key in where.split()]
     node = data
     for key in keys[:-1]:
-        node = node[key]
+        node = node.setdefault(key, {}) if isinstance(node, dict) else node[key]
     node[keys[-1]] = copy.deepcopy(value)
     config.write_text(yaml.safe_dump(data))
-    named = [key for key in keys if isinstance(key, str)][-1]
-    assert named in refusal(checkpoint, config)
+    return [key for key in keys if isinstance(key, str)][-1]
 
 
 @pytest.mark.parametrize(
@@ -314,6 +262,24 @@ def test_pillars_take_points_in_their_order(most):
     assert count.tolist() == [min(3, len(held[key])) for key in sorted(held)]
     assert number.tolist() == [i for i, n in enumerate(count.tolist()) for _ in range(n)]
     np.testing.assert_array_equal(kept, [point for key in sorted(held) for point in held[key][:3]])
+
+
+def test_a_dynamic_grid_takes_all_points_of_all_heights():
+    points = cloud()
+    grid = PillarGrid((0, -8, -3), (24, 8, 1), (1, 0.5, 4), 24, 32, 1, 1, dynamic=True)
+    kept, number, cell, count = Voxeliser(grid)(torch.from_numpy(points))
+    inside = (points[:, 0] >= 0) & (points[:, 0] < 24) & (np.abs(points[:, 1]) < 8)
+    assert len(kept) == inside.sum() == count.sum()
+    column = np.floor(kept[:, 0]) + 24 * np.floor((kept[:, 1] + 8) / 0.5)
+    np.testing.assert_array_equal(cell[number], column)
+
+
+def test_circles_drop_the_lesser_of_two_near_boxes():
+    boxes = torch.zeros((5, 7))
+    boxes[:, 0] = torch.tensor([0, 1, 2, 3.5, 10])
+    assert thin(boxes, 1.0).tolist() == [0, 2, 3, 4]  # the second is dropped, so it drops nothing
+    assert thin(boxes, 0.99).tolist() == [0, 1, 2, 3, 4]
+    assert thin(boxes[:0], 1.0).tolist() == []
 
 
 def test_suppression_in_blocks_is_suppression():

@@ -1,35 +1,53 @@
-"""OpenPCDet's PointPillar checkpoints, without spconv: the YAML says what to build, the weights fill it."""
+"""OpenPCDet's PointPillar and CenterPoint checkpoints, without spconv.
+
+The YAML says what to build, the weights fill it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
+from torch import nn
 
+from perception_rt.model.centerpoint import BranchShape, CenterDecoding, CenterHead, ClassGroup
 from perception_rt.model.importers.common import Imported, first_line, sha256_of
+from perception_rt.model.importers.lidar import (
+    MAX_CHANNELS,
+    MAX_CONFIG,
+    Setting,
+    bev_backbone,
+    check_stride,
+    pillar_grid,
+)
 from perception_rt.model.importers.torchvision import fill, read_state
 from perception_rt.model.pointpillars import (
+    EPS,
     AnchorBox,
     AnchorHead,
-    BevBackbone,
     PillarFeatures,
     PillarGrid,
     PointPillars,
 )
-from perception_rt.model.specs import CloudSpec
+from perception_rt.model.specs import AGE, MAX_SWEEPS, CloudSpec
 from perception_rt.model.task import DETECT3D
 from perception_rt.types.bounded_yaml import load_yaml
 from perception_rt.types.errors import BundleError
 
-MAX_CONFIG = 1 << 20  # bytes of a YAML file
 MAX_BASES = 5  # _BASE_CONFIG_ of a _BASE_CONFIG_ of ...
-MAX_CELLS = 1 << 22  # pillars of the map; KITTI's has 214 272
-MAX_CHANNELS = 1024
-COLUMNS = ["x", "y", "z", "intensity"]
-PROCESSORS = ("mask_points_and_boxes_outside_range", "shuffle_points", "transform_points_to_voxels")
+COLUMNS = {"x": 0, "y": 1, "z": 2, "intensity": 3, "timestamp": AGE, "time": AGE, "elongation": AGE + 1}
+PROCESSORS = (
+    "mask_points_and_boxes_outside_range",
+    "shuffle_points",
+    "transform_points_to_voxels",
+    "transform_points_to_voxels_placeholder",
+)
+HEADS = {"PointPillar": "AnchorHeadSingle", "CenterPoint": "CenterHead"}
+PARTS = {"center": 2, "center_z": 1, "dim": 3, "rot": 2}
+UNUSED = {"vel": 2, "iou": 1}  # branches of a CenterHead whose answers are left out
 
 
 def import_openpcdet(
@@ -40,9 +58,10 @@ def import_openpcdet(
     score_threshold: float | None = None,
     nms_threshold: float | None = None,
 ) -> Imported:
-    """Build a PointPillar network of OpenPCDet.
+    """Build a pillar network of OpenPCDet.
 
-    Its parts are PillarVFE, PointPillarScatter, BaseBEVBackbone and AnchorHeadSingle.
+    Its parts are PillarVFE or DynPillarVFE, PointPillarScatter, BaseBEVBackbone, and AnchorHeadSingle or
+    CenterHead.
 
     Args:
         checkpoint: the ``.pth`` that its training wrote, or a state dict; nothing in it is executed.
@@ -57,32 +76,47 @@ def import_openpcdet(
         BundleError: a file cannot be read, the YAML asks for another network, or the weights do not fit.
     """
     notes: list[str] = []
-    top = _Setting(_read_config(config, notes), str(config))
+    top = Setting(_read_config(config, notes), str(config), inner=False)
     _check_kind(top)
     names = tuple(str(name) for name in top.get("CLASS_NAMES").sequence())
     if not names:
         raise BundleError(f"{config}: CLASS_NAMES=[]: must name the classes")
     if classes is not None and len(classes) != len(names):
         raise BundleError(f"classes: {len(classes)} names, but the network has {len(names)}")
-    grid = _grid(top.get("DATA_CONFIG"), notes)
-    model = top.get("MODEL")
-    after = model.get("POST_PROCESSING")
-    score = after.get("SCORE_THRESH").number(0, 1) if score_threshold is None else score_threshold
-    suppression = after.get("NMS_CONFIG")
-    nms = suppression.get("NMS_THRESH").number(0, 1) if nms_threshold is None else nms_threshold
-    vfe = _features(model.get("VFE"), grid)
+    model, data = top.get("MODEL"), top.get("DATA_CONFIG")
+    columns, sweeps = _points(data, notes)
+    grid = _grid(data, model.get("VFE", "NAME").value == "DynPillarVFE", notes)
+    vfe = _features(model.get("VFE"), grid, len(columns))
     model.get("MAP_TO_BEV", "NUM_BEV_FEATURES").one_of(vfe.channels)
-    backbone, cells = _backbone(model.get("BACKBONE_2D"), vfe.channels, (grid.rows, grid.columns))
-    head = _head(model.get("DENSE_HEAD"), backbone.channels, names, grid, cells, suppression)
-    module = PointPillars(grid, vfe, backbone, head, score, nms)
+    node = model.get("BACKBONE_2D")
+    backbone, cells = bev_backbone(
+        vfe.channels,
+        (grid.rows, grid.columns),
+        (node.get("LAYER_NUMS"), node.get("LAYER_STRIDES"), node.get("NUM_FILTERS")),
+        (node.get("UPSAMPLE_STRIDES"), node.get("NUM_UPSAMPLE_FILTERS")),
+        node.maybe("USE_CONV_FOR_NO_STRIDE", False).flag(),
+        (EPS, EPS),
+    )
+    node, after = model.get("DENSE_HEAD"), model.get("POST_PROCESSING")
+    head: nn.Module
     state = {key: value for key, value in read_state(checkpoint).items() if key != "global_step"}
+    if node.get("NAME").value == "CenterHead":
+        after = node.get("POST_PROCESSING")
+        head, unused = _center_head(node, backbone.channels, names, grid, cells, notes)
+        state = {key: value for key, value in state.items() if not _is_of(key, unused)}
+    else:
+        head = _anchor_head(node, backbone.channels, names, grid, cells, after.get("NMS_CONFIG"))
+    score = after.get("SCORE_THRESH").number(0, 1) if score_threshold is None else score_threshold
+    nms = after.get("NMS_CONFIG", "NMS_THRESH").number(0, 1) if nms_threshold is None else nms_threshold
+    module = PointPillars(grid, columns, vfe, backbone, head, score, nms)
     fill(module, state, checkpoint)
     provenance = {
-        "what": "PointPillar of OpenPCDet",
+        "what": f"{model.get('NAME').value} of OpenPCDet",
         "checkpoint": f"{checkpoint.name} sha256 {sha256_of(checkpoint)}",
         "config": f"{config.name} sha256 {sha256_of(config)}",
+        "notes": [*notes],
     }
-    spec = CloudSpec(range=(*grid.low, *grid.high), intensity=intensity)
+    spec = CloudSpec((*grid.low, *grid.high), intensity, sweeps=sweeps, ages=AGE in columns)
     return Imported(
         tuple(classes or names),
         spec,
@@ -95,76 +129,10 @@ def import_openpcdet(
     )
 
 
-class _Setting:
-    """A value of the configuration that knows where it stands, so that an error can name it."""
-
-    def __init__(self, value: Any, where: str) -> None:
-        self.value, self.where = value, where
-
-    def _refuse(self, must: str) -> BundleError:
-        return BundleError(f"{self.where}={str(self.value)[:80]}: must be {must}")
-
-    def _at(self, key: str) -> str:
-        return f"{self.where}: {key}" if self.where.endswith((".yaml", ".yml")) else f"{self.where}.{key}"
-
-    def has(self, key: str) -> bool:
-        """Whether it is an object with `key`."""
-        return isinstance(self.value, Mapping) and self.value.get(key) is not None
-
-    def get(self, *keys: str) -> _Setting:
-        """What stands under `keys`, one in the other."""
-        node = self
-        for key in keys:
-            if not node.has(key):
-                raise BundleError(f"{node._at(key)}: is missing")
-            node = _Setting(node.value[key], node._at(key))
-        return node
-
-    def maybe(self, key: str, default: Any) -> _Setting:
-        """What stands under `key`, else `default`."""
-        return self.get(key) if self.has(key) else _Setting(default, self._at(key))
-
-    def one_of(self, *values: Any) -> None:
-        """Refuse anything else."""
-        if self.value not in values:
-            raise self._refuse(" or ".join(str(value) for value in values))
-
-    def number(self, least: float, most: float) -> float:
-        """A finite number in bounds."""
-        value = self.value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise self._refuse(f"a number from {least:g} to {most:g}")
-        return float(value)
-
-    def integer(self, least: int, most: int) -> int:
-        """A whole number in bounds."""
-        if isinstance(self.value, bool) or not isinstance(self.value, int) or not least <= self.value <= most:
-            raise self._refuse(f"a whole number from {least} to {most}")
-        return self.value
-
-    def flag(self) -> bool:
-        """True or false."""
-        if not isinstance(self.value, bool):
-            raise self._refuse("true or false")
-        return self.value
-
-    def sequence(self, count: int | None = None) -> list[Any]:
-        """A list of at most 100 values, or of `count`."""
-        if not isinstance(self.value, list) or len(self.value) > 100 or count not in (None, len(self.value)):
-            raise self._refuse("a list" if count is None else f"a list of {count}")
-        return self.value
-
-    def items(self, count: int | None = None) -> list[_Setting]:
-        """Of a list."""
-        return [_Setting(value, f"{self.where}[{i}]") for i, value in enumerate(self.sequence(count))]
-
-    def numbers(self, least: float, most: float, count: int | None = None) -> list[float]:
-        """A list of numbers in bounds."""
-        return [item.number(least, most) for item in self.items(count)]
-
-    def integers(self, least: int, most: int, count: int | None = None) -> list[int]:
-        """A list of whole numbers in bounds."""
-        return [item.integer(least, most) for item in self.items(count)]
+def _is_of(key: str, unused: Sequence[str]) -> bool:
+    """Whether a weight belongs to a branch that is left out."""
+    parts = key.split(".")
+    return parts[:2] == ["dense_head", "heads_list"] and len(parts) > 3 and parts[3] in unused
 
 
 def _read_config(path: Path, notes: list[str], depth: int = 0) -> dict[str, Any]:
@@ -216,32 +184,51 @@ def _overlaid(base: Any, value: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _check_kind(top: _Setting) -> None:
+def _check_kind(top: Setting) -> None:
     """Refuse networks of other parts."""
     model = top.get("MODEL")
-    model.get("NAME").one_of("PointPillar")
-    model.get("VFE", "NAME").one_of("PillarVFE")
+    model.get("NAME").one_of(*HEADS)
+    model.get("VFE", "NAME").one_of("PillarVFE", "DynPillarVFE")
     model.get("MAP_TO_BEV", "NAME").one_of("PointPillarScatter")
     model.get("BACKBONE_2D", "NAME").one_of("BaseBEVBackbone")
-    model.get("DENSE_HEAD", "NAME").one_of("AnchorHeadSingle")
+    head = model.get("DENSE_HEAD")
+    head.get("NAME").one_of(HEADS[model.get("NAME").value])
     for key in ("BACKBONE_3D", "PFE", "POINT_HEAD", "ROI_HEAD"):
         if model.has(key):
-            raise BundleError(f"{model._at(key)}: must be absent: PointPillar has none")
-    suppression = model.get("POST_PROCESSING", "NMS_CONFIG")
+            raise BundleError(f"{model.at(key)}: must be absent: {model.value['NAME']} has none")
+    after = head if head.value["NAME"] == "CenterHead" else model
+    suppression = after.get("POST_PROCESSING", "NMS_CONFIG")
     suppression.maybe("MULTI_CLASSES_NMS", False).one_of(False)
     suppression.get("NMS_TYPE").one_of("nms_gpu")
-    head = model.get("DENSE_HEAD")
     head.maybe("CLASS_AGNOSTIC", False).one_of(False)
     head.maybe("USE_MULTIHEAD", False).one_of(False)
-    head.get("TARGET_ASSIGNER_CONFIG", "BOX_CODER").one_of("ResidualCoder")
-    coder = head.get("TARGET_ASSIGNER_CONFIG").maybe("BOX_CODER_CONFIG", {})
-    coder.maybe("encode_angle_by_sincos", False).one_of(False)
-    coder.maybe("code_size", 7).one_of(7)
+    if after is model:
+        head.get("TARGET_ASSIGNER_CONFIG", "BOX_CODER").one_of("ResidualCoder")
+        coder = head.get("TARGET_ASSIGNER_CONFIG").maybe("BOX_CODER_CONFIG", {})
+        coder.maybe("encode_angle_by_sincos", False).one_of(False)
+        coder.maybe("code_size", 7).one_of(7)
 
 
-def _grid(data: _Setting, notes: list[str]) -> PillarGrid:
-    if data.has("POINT_FEATURE_ENCODING"):
-        data.get("POINT_FEATURE_ENCODING").maybe("used_feature_list", COLUMNS).one_of(COLUMNS)
+def _points(data: Setting, notes: list[str]) -> tuple[list[int], int]:
+    """Columns of a point, and of how many sweeps a cloud consists."""
+    used = data.maybe("POINT_FEATURE_ENCODING", {}).maybe("used_feature_list", list(COLUMNS)[:4])
+    names = used.sequence()
+    for item in used.items():
+        item.one_of(*COLUMNS)
+    if names[:3] != ["x", "y", "z"] or len(set(names)) != len(names) or {"time", "timestamp"} <= set(names):
+        raise used.refusal("x y z and others, each once")
+    if "elongation" in names:
+        notes.append("config: it takes the elongation of each point: clouds have none, and it gets 0")
+    sequence = data.maybe("SEQUENCE_CONFIG", {})
+    if sequence.maybe("ENABLED", False).flag():
+        first, last = sequence.get("SAMPLE_OFFSET").integers(1 - MAX_SWEEPS, 0, 2)
+        if last != 0 or first > last:
+            raise sequence.get("SAMPLE_OFFSET").refusal("from a negative number to 0")
+        return [COLUMNS[name] for name in names], 1 - first
+    return [COLUMNS[name] for name in names], data.maybe("MAX_SWEEPS", 1).integer(1, MAX_SWEEPS)
+
+
+def _grid(data: Setting, dynamic: bool, notes: list[str]) -> PillarGrid:
     if data.maybe("FOV_POINTS_ONLY", False).value:
         notes.append(
             "config: it was trained on the part of each cloud that its camera sees (FOV_POINTS_ONLY)"
@@ -251,99 +238,61 @@ def _grid(data: _Setting, notes: list[str]) -> PillarGrid:
     for node in data.get("DATA_PROCESSOR").items():
         node.get("NAME").one_of(*PROCESSORS)
         processors[node.value["NAME"]] = node
-    if PROCESSORS[2] not in processors:
-        raise BundleError(f"{data._at('DATA_PROCESSOR')}: has no {PROCESSORS[2]}")
-    voxels = processors[PROCESSORS[2]]
+    wanted = PROCESSORS[3 if dynamic else 2]
+    if wanted not in processors:
+        raise BundleError(f"{data.at('DATA_PROCESSOR')}: has no {wanted}")
+    voxels = processors[wanted]
     voxels.maybe("DOUBLE_FLIP", False).one_of(False)
-    size = voxels.get("VOXEL_SIZE").numbers(0.01, 1000, 3)
-    counts = [round((area[3 + i] - area[i]) / size[i]) for i in range(3)]
-    if min(counts) < 1 or counts[2] != 1 or counts[0] * counts[1] > MAX_CELLS:
-        raise BundleError(
-            f"{voxels._at('VOXEL_SIZE')}={size}: gives {counts} pillars along x y z: must be 1 along z, at "
-            f"least 1 and at most {MAX_CELLS} in all"
-        )
-    return PillarGrid(
-        low=(area[0], area[1], area[2]),
-        high=(area[3], area[4], area[5]),
-        size=(size[0], size[1], size[2]),
-        columns=counts[0],
-        rows=counts[1],
-        max_points=voxels.get("MAX_POINTS_PER_VOXEL").integer(1, 10_000),
-        max_pillars=voxels.get("MAX_NUMBER_OF_VOXELS", "test").integer(1, MAX_CELLS),
+    if dynamic:
+        return pillar_grid(area, voxels.get("VOXEL_SIZE"), 1, 1, dynamic=True)
+    return pillar_grid(
+        area,
+        voxels.get("VOXEL_SIZE"),
+        voxels.get("MAX_POINTS_PER_VOXEL").integer(1, 10_000),
+        voxels.get("MAX_NUMBER_OF_VOXELS", "test").integer(1, 1 << 22),
     )
 
 
-def _features(node: _Setting, grid: PillarGrid) -> PillarFeatures:
+def _features(node: Setting, grid: PillarGrid, columns: int) -> PillarFeatures:
     filters = node.get("NUM_FILTERS").integers(2, MAX_CHANNELS)
     if not filters:
-        raise BundleError(f"{node._at('NUM_FILTERS')}=[]: must name the channels")
+        raise BundleError(f"{node.at('NUM_FILTERS')}=[]: must name the channels")
     return PillarFeatures(
         grid,
-        filters,
+        columns,
+        [*(count // 2 for count in filters[:-1]), filters[-1]],  # half of an inner layer is the maximum
         norm=node.get("USE_NORM").flag(),
         absolute=node.get("USE_ABSLOTE_XYZ").flag(),  # OpenPCDet's spelling
         distance=node.get("WITH_DISTANCE").flag(),
     )
 
 
-def _backbone(node: _Setting, inputs: int, cells: tuple[int, int]) -> tuple[BevBackbone, tuple[int, int]]:
-    """The backbone, and rows and columns of what it answers."""
-    layers = node.get("LAYER_NUMS").integers(0, 100)
-    levels = len(layers)
-    strides = node.get("LAYER_STRIDES").integers(1, 16, levels)
-    filters = node.get("NUM_FILTERS").integers(1, MAX_CHANNELS, levels)
-    up_filters = node.get("NUM_UPSAMPLE_FILTERS").integers(1, MAX_CHANNELS, levels)
-    up = node.get("UPSAMPLE_STRIDES")
-    up_strides = up.numbers(1 / 16, 16)
-    whole = all(value == (round(value) if value >= 1 else 1 / round(1 / value)) for value in up_strides)
-    if not levels or len(up_strides) not in (levels, levels + 1) or not whole:
-        raise up._refuse(f"{levels} or {levels + 1} whole numbers, or one divided by such")
-    if len(up_strides) > levels and up_strides[-1] < 1:
-        raise up._refuse("1 or more at its end")
-    sizes, shape = set(), cells
-    for stride, factor in zip(strides, up_strides, strict=False):
-        shape = (-(-shape[0] // stride), -(-shape[1] // stride))
-        sizes.add((int(shape[0] * factor), int(shape[1] * factor)))
-    if len(sizes) > 1:
-        raise up._refuse(f"such that all levels become one size, not {sorted(sizes)} for {cells} pillars")
-    last = int(up_strides[-1]) if len(up_strides) > levels else 1
-    height, width = sizes.pop()
-    at_one = node.maybe("USE_CONV_FOR_NO_STRIDE", False).flag()
-    backbone = BevBackbone(inputs, layers, strides, filters, up_strides, up_filters, at_one)
-    return backbone, (height * last, width * last)
-
-
-def _head(
-    node: _Setting,
+def _anchor_head(
+    node: Setting,
     inputs: int,
     names: tuple[str, ...],
     grid: PillarGrid,
     cells: tuple[int, int],
-    suppression: _Setting,
+    suppression: Setting,
 ) -> AnchorHead:
+    area = (*grid.low[:2], *grid.high[:2])
     anchors = []
     for item in node.get("ANCHOR_GENERATOR_CONFIG").items():
-        stride = item.get("feature_map_stride").integer(1, 256)
-        if (grid.rows // stride, grid.columns // stride) != cells:
-            raise BundleError(
-                f"{item._at('feature_map_stride')}={stride}: must fit the {cells} cells that the "
-                f"backbone answers for {(grid.rows, grid.columns)} pillars"
-            )
+        check_stride(item.get("feature_map_stride"), grid, cells)
         bottom = item.get("anchor_bottom_heights").numbers(-100, 100, 1)[0]
         centred = item.maybe("align_center", False).flag()
         yaws = item.get("anchor_rotations").numbers(-10, 10)
         for size in item.get("anchor_sizes").items():
             length, width, height = size.numbers(0.01, 100, 3)
-            anchors += [AnchorBox((length, width, height), yaw, bottom, centred) for yaw in yaws]
+            anchors += [AnchorBox((length, width, height), yaw, bottom, area, centred) for yaw in yaws]
     if not anchors:
-        raise BundleError(f"{node._at('ANCHOR_GENERATOR_CONFIG')}: has no anchor")
+        raise BundleError(f"{node.at('ANCHOR_GENERATOR_CONFIG')}: has no anchor")
     # OpenPCDet asks whether the key is there, not whether it is true.
     bins = node.get("NUM_DIR_BINS").integer(1, 64) if node.has("USE_DIRECTION_CLASSIFIER") else 0
     return AnchorHead(
         inputs,
         len(names),
         anchors,
-        (*grid.low[:2], *grid.high[:2]),
         cells,
         bins,
         node.get("DIR_OFFSET").number(-math.tau, math.tau) if bins else 0.0,
@@ -351,3 +300,46 @@ def _head(
         most_before=suppression.get("NMS_PRE_MAXSIZE").integer(1, 1 << 16),
         most=suppression.get("NMS_POST_MAXSIZE").integer(1, 1 << 16),
     )
+
+
+def _center_head(
+    node: Setting,
+    inputs: int,
+    names: tuple[str, ...],
+    grid: PillarGrid,
+    cells: tuple[int, int],
+    notes: list[str],
+) -> tuple[CenterHead, list[str]]:
+    """The head, and the branches that are left out."""
+    stride = check_stride(node.get("TARGET_ASSIGNER_CONFIG", "FEATURE_MAP_STRIDE"), grid, cells)
+    every = node.get("CLASS_NAMES_EACH_HEAD")
+    groups = [[str(name) for name in item.sequence() if name in names] for item in every.items()]
+    if sorted(name for group in groups for name in group) != sorted(names) or not all(groups):
+        raise every.refusal(f"groups of the classes {', '.join(names)}, each once")
+    branches = node.get("SEPARATE_HEAD_CFG", "HEAD_DICT")
+    layers = {"hm": node.get("NUM_HM_CONV").integer(1, 10)}
+    for name in PARTS:
+        branches.get(name, "out_channels").one_of(PARTS[name])
+        layers[name] = branches.get(name, "num_conv").integer(1, 10)
+    unused = [name for name in branches.value if name not in PARTS]
+    for name in unused:
+        branches.get(name, "out_channels").one_of(*([UNUSED[name]] if name in UNUSED else []))
+    if "vel" in unused:
+        notes.append("config: it predicts velocities: they are left out, as detections have none")
+    after = node.get("POST_PROCESSING")
+    after.maybe("USE_IOU_TO_RECTIFY_SCORE", False).one_of(False)
+    shared = node.get("SHARED_CONV_CHANNEL").integer(1, MAX_CHANNELS)
+    bias = node.maybe("USE_BIAS_BEFORE_NORM", False).flag()
+    eps = node.maybe("BN_EPS", 1e-5).number(0, 1)
+    suppression = after.get("NMS_CONFIG")
+    decoding = CenterDecoding(
+        low=grid.low[:2],
+        cell=(stride * grid.size[0], stride * grid.size[1]),
+        limits=tuple(after.get("POST_CENTER_LIMIT_RANGE").numbers(-10_000, 10_000, 6)),
+        most_peaks=after.get("MAX_OBJ_PER_SAMPLE").integer(1, 1 << 16),
+        most_before=suppression.get("NMS_PRE_MAXSIZE").integer(1, 1 << 16),
+        most=suppression.get("NMS_POST_MAXSIZE").integer(1, 1 << 16),
+    )
+    own = [ClassGroup(tuple(names.index(name) for name in group)) for group in groups]
+    shape = BranchShape(shared, shared, 3, layers, bias, eps)
+    return CenterHead(inputs, own, shape, decoding), unused

@@ -1,0 +1,181 @@
+"""What the importers of lidar networks share: configurations that name what is wrong, grid, backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from perception_rt.model.pointpillars import BevBackbone, PillarGrid
+from perception_rt.types.errors import BundleError
+
+MAX_CELLS = 1 << 22  # pillars of the map; KITTI's has 214 272
+MAX_CHANNELS = 1024
+MAX_CONFIG = 1 << 20  # bytes of a file
+
+
+class Setting:
+    """A value of the configuration that knows where it stands, so that an error can name it."""
+
+    def __init__(self, value: Any, where: str, inner: bool = True) -> None:
+        self.value, self.where, self.inner = value, where, inner
+
+    def refusal(self, must: str) -> BundleError:
+        """The error that says what it must be."""
+        return BundleError(f"{self.where}={str(self.value)[:80]}: must be {must}")
+
+    def at(self, key: str) -> str:
+        """Where `key` stands."""
+        return f"{self.where}{'.' if self.inner else ': '}{key}"
+
+    def has(self, key: str) -> bool:
+        """Whether it is an object with `key`."""
+        return isinstance(self.value, Mapping) and self.value.get(key) is not None
+
+    def get(self, *keys: str) -> Setting:
+        """What stands under `keys`, one in the other."""
+        node = self
+        for key in keys:
+            if not node.has(key):
+                raise BundleError(f"{node.at(key)}: is missing")
+            node = Setting(node.value[key], node.at(key))
+        return node
+
+    def maybe(self, key: str, default: Any) -> Setting:
+        """What stands under `key`, else `default`."""
+        return self.get(key) if self.has(key) else Setting(default, self.at(key))
+
+    def one_of(self, *values: Any) -> None:
+        """Refuse anything else."""
+        if not any(self.value == value and type(self.value) is type(value) for value in values):
+            raise self.refusal(" or ".join(str(value) for value in values))
+
+    def number(self, least: float, most: float) -> float:
+        """A finite number in bounds."""
+        value = self.value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise self.refusal(f"a number from {least:g} to {most:g}")
+        return float(value)
+
+    def integer(self, least: int, most: int) -> int:
+        """A whole number in bounds."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int) or not least <= self.value <= most:
+            raise self.refusal(f"a whole number from {least} to {most}")
+        return self.value
+
+    def flag(self) -> bool:
+        """True or false."""
+        if not isinstance(self.value, bool):
+            raise self.refusal("true or false")
+        return self.value
+
+    def sequence(self, count: int | None = None) -> list[Any]:
+        """A list of at most 100 values, or of `count`."""
+        if (
+            not isinstance(self.value, list | tuple)
+            or len(self.value) > 100
+            or count not in (None, len(self.value))
+        ):
+            raise self.refusal("a list" if count is None else f"a list of {count}")
+        return list(self.value)
+
+    def items(self, count: int | None = None) -> list[Setting]:
+        """Of a list."""
+        return [Setting(value, f"{self.where}[{i}]") for i, value in enumerate(self.sequence(count))]
+
+    def numbers(self, least: float, most: float, count: int | None = None) -> list[float]:
+        """A list of numbers in bounds."""
+        return [item.number(least, most) for item in self.items(count)]
+
+    def integers(self, least: int, most: int, count: int | None = None) -> list[int]:
+        """A list of whole numbers in bounds."""
+        return [item.integer(least, most) for item in self.items(count)]
+
+
+def pillar_grid(
+    area: list[float], sizes: Setting, max_points: int, max_pillars: int, dynamic: bool = False
+) -> PillarGrid:
+    """The grid of pillars.
+
+    Args:
+        area: least x y z, greatest x y z, m.
+        sizes: of a pillar along x y z, m.
+        max_points, max_pillars, dynamic: as of `PillarGrid`.
+
+    Raises:
+        BundleError: it has several layers, no pillars, or too many.
+    """
+    size = sizes.numbers(0.01, 1000, 3)
+    counts = [round((area[3 + i] - area[i]) / size[i]) for i in range(3)]
+    if min(counts) < 1 or counts[2] != 1 or counts[0] * counts[1] > MAX_CELLS:
+        raise BundleError(
+            f"{sizes.where}={size}: gives {counts} pillars along x y z: must be 1 along z, at least 1 and at "
+            f"most {MAX_CELLS} in all"
+        )
+    return PillarGrid(
+        low=(area[0], area[1], area[2]),
+        high=(area[3], area[4], area[5]),
+        size=(size[0], size[1], size[2]),
+        columns=counts[0],
+        rows=counts[1],
+        max_points=max_points,
+        max_pillars=max_pillars,
+        dynamic=dynamic,
+    )
+
+
+def bev_backbone(
+    inputs: int,
+    cells: tuple[int, int],
+    levels: tuple[Setting, Setting, Setting],
+    ups: tuple[Setting, Setting],
+    conv_at_one: bool,
+    eps: tuple[float, float],
+) -> tuple[BevBackbone, tuple[int, int]]:
+    """The backbone, and rows and columns of what it answers.
+
+    Args:
+        inputs: channels of the map of pillars.
+        cells: its rows and columns.
+        levels: of each, convolutions after the first one, stride, channels.
+        ups: strides that enlarge them, and channels of that.
+        conv_at_one, eps: as of `BevBackbone`.
+
+    Raises:
+        BundleError: the levels do not become one size.
+    """
+    layers = levels[0].integers(0, 100)
+    count = len(layers)
+    strides = levels[1].integers(1, 16, count)
+    filters = levels[2].integers(1, MAX_CHANNELS, count)
+    up = ups[0]
+    up_strides, up_filters = up.numbers(1 / 16, 16), ups[1].integers(1, MAX_CHANNELS, count)
+    whole = all(value == (round(value) if value >= 1 else 1 / round(1 / value)) for value in up_strides)
+    if not count or len(up_strides) not in (count, count + 1) or not whole:
+        raise up.refusal(f"{count} or {count + 1} whole numbers, or one divided by such")
+    if len(up_strides) > count and up_strides[-1] < 1:
+        raise up.refusal("1 or more at its end")
+    sizes, shape = set(), cells
+    for stride, factor in zip(strides, up_strides, strict=False):
+        shape = (-(-shape[0] // stride), -(-shape[1] // stride))
+        sizes.add((int(shape[0] * factor), int(shape[1] * factor)))
+    if len(sizes) > 1:
+        raise up.refusal(f"such that all levels become one size, not {sorted(sizes)} for {cells} pillars")
+    last = int(up_strides[-1]) if len(up_strides) > count else 1
+    height, width = sizes.pop()
+    backbone = BevBackbone(inputs, layers, strides, filters, up_strides, up_filters, conv_at_one, eps)
+    return backbone, (height * last, width * last)
+
+
+def check_stride(stride: Setting, grid: PillarGrid, cells: tuple[int, int]) -> int:
+    """How many pillars a cell of the head is wide.
+
+    Raises:
+        BundleError: the backbone answers another number of cells.
+    """
+    value = stride.integer(1, 256)
+    if (grid.rows // value, grid.columns // value) != cells:
+        raise BundleError(
+            f"{stride.where}={value}: must fit the {cells} cells that the backbone answers for "
+            f"{(grid.rows, grid.columns)} pillars"
+        )
+    return value
