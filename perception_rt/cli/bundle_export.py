@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .pth state dict, or torchvision's name (DEFAULT); none: random weights",
     )
     vision.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
-    pcdet = sources.add_parser("openpcdet", help="a PointPillar or pillar CenterPoint checkpoint of OpenPCDet")
+    pcdet = sources.add_parser("openpcdet", help="a PointPillar or CenterPoint checkpoint of OpenPCDet")
     pcdet.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the .pth that its training wrote")
     pcdet.add_argument(
         "--config", type=Path, required=True, metavar="YAML", help="that it was trained with, in its folder"
