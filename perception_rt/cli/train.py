@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> None:
     from perception_rt.model.runtime import resolve_device
     from perception_rt.model.task import load_object
+    from perception_rt.train.recipe import Hardware
     from perception_rt.train.task import rebuild_bundle, train_bundle
 
     task = load_object(RECIPES[args.recipe])
@@ -83,7 +84,8 @@ def _train(args: argparse.Namespace) -> None:
         if args.weights:
             manifest = rebuild_bundle(task, args.weights, out, args.frames, report)
         else:
-            manifest = train_bundle(task, out, recipe, resolve_device(args.device), report=report)
+            hardware = Hardware(str(resolve_device(args.device)))
+            manifest = train_bundle(task, out, recipe, hardware, report=report)
     score, seconds = manifest.provenance["score"], manifest.provenance["training"]["seconds"]
     _print_score(score)
     Console().print(

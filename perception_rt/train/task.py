@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ from perception_rt.model.runtime import Runtime
 from perception_rt.model.torchscript import first_line
 from perception_rt.train.blocks import fused
 from perception_rt.train.drives import EVALUATION_DRIVES, evaluation_seeds, training_seeds
-from perception_rt.train.loop import Recipe, fit, quick_bfloat16
+from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.types import BundleError
 
 Report = Callable[[str, int, int, str], None]
 Step = Callable[[], None]
+RECENT = 50  # steps over which the reported loss is averaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,9 @@ class TrainingTask:
         recipe: of the shipped bundle.
         per_drive: frames of a drive.
         make_frames: simulates `(seeds, per_drive, workers, on_drive)`; the result has a length.
+        draw_batch: the frames of an index array, varied by a generator, as a batch.
         make_network: an untrained network.
-        learn: `(network, frames, index, generator, device)` to a loss on the frames of an index array.
+        loss: of a network on a batch.
         save: writes `(path, network, provenance)` as a bundle.
         evaluate: scores `(runtime, seeds, frames, on_frame)` on unseen drives.
         evaluation_frames: how many frames the shipped bundle is scored on.
@@ -46,8 +49,9 @@ class TrainingTask:
     recipe: Recipe
     per_drive: int
     make_frames: Callable[[Sequence[int], int, int | None, Step], Any]
+    draw_batch: Callable[[Any, Any, np.random.Generator], Any]
     make_network: Callable[[], nn.Module]
-    learn: Callable[..., Tensor]
+    loss: Callable[..., Tensor]
     save: Callable[..., Manifest]
     evaluate: Callable[..., dict]
     evaluation_frames: int
@@ -57,25 +61,34 @@ def train(
     task: TrainingTask,
     frames: Any,
     recipe: Recipe,
-    device: torch.device,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    hardware: Hardware,
+    on_step: Callable[[Any], None] = lambda progress: None,
+    run: Path | None = None,
+    resume: bool = False,
 ) -> nn.Module:
-    """`fit` the task's network to what its `make_frames` made."""
+    """`perception_rt.train.fit.fit` the task's network to what its `make_frames` made."""
+    from perception_rt.train.fit import fit  # PyTorch Lightning takes seconds to import
+    from perception_rt.train.learner import TrainingData
 
-    def learn(network: nn.Module, index: np.ndarray, rng: np.random.Generator) -> Tensor:
-        return task.learn(network, frames, index, rng, device)
+    def draw(index: np.ndarray, rng: np.random.Generator) -> Any:
+        return task.draw_batch(frames, index, rng)
 
-    return fit(task.make_network, learn, len(frames), recipe, device, on_step)
+    torch.manual_seed(recipe.seed)
+    network = task.make_network()
+    data = TrainingData(len(frames), draw, task.loss)
+    return fit(network, data, recipe, hardware, run=run, resume=resume, on_step=on_step)
 
 
 def train_bundle(
     task: TrainingTask,
     out: Path,
     recipe: Recipe,
-    device: torch.device,
+    hardware: Hardware,
     evaluation_frames: int | None = None,
     workers: int | None = None,
     report: Report = lambda phase, done, total, note: None,
+    run: Path | None = None,
+    resume: bool = False,
 ) -> Manifest:
     """Train a detector on the simulator and save it with its recipe and its score on unseen drives.
 
@@ -83,37 +96,29 @@ def train_bundle(
         task: which detector.
         out: the bundle to write.
         recipe: what decides the weights.
-        device: where to train; scored on a CPU.
+        hardware: where to train; scored on a CPU.
         evaluation_frames: unseen frames to score on; None for the task's own number.
         workers: simulating processes; None for one a core, 0 for none.
         report: told the phase, how much of how much is done, and a note.
+        run: folder of checkpoints and logs; None for none.
+        resume: go on from the checkpoint in `run`.
 
     Returns:
         The manifest; ``provenance["score"]`` is what the task's `evaluate` returned.
 
     Raises:
         BundleError: `out` cannot be written.
+        ConfigError, ModelError, KeyboardInterrupt: as of `perception_rt.train.fit.fit`.
     """
     started = time.monotonic()
     drives = training_seeds(recipe.seed, -(-recipe.frames // task.per_drive))
     per_drive = min(recipe.frames, task.per_drive)
     frames = task.make_frames(drives, per_drive, workers, _counter(report, "simulate", len(drives)))
-    losses: list[float] = []
-
-    def on_step(step: int, loss: float) -> None:
-        losses.append(loss)
-        recent = losses[-50:]
-        report("train", step + 1, recipe.steps, f"loss {sum(recent) / len(recent):.3f}")
-
-    network = train(task, frames, recipe, device, on_step)
+    network = train(task, frames, recipe, hardware, progress_note(report), run, resume)
     provenance = {
         "recipe": asdict(recipe),
         "data": f"perception_rt.sim, drives {drives[0]} to {drives[-1]}, {per_drive} frames each",
-        "training": {
-            "seconds": round(time.monotonic() - started),
-            "device": str(device),
-            "bfloat16": quick_bfloat16(device),
-        },
+        "training": training_record(hardware, started),
         "torch": torch.__version__,
     }
     return _save_scored(task, out, network, provenance, evaluation_frames, report)
@@ -192,6 +197,30 @@ def evaluate(
     count = task.evaluation_frames if frames is None else frames
     seeds = evaluation_seeds(min(EVALUATION_DRIVES, count))
     return task.evaluate(runtime, seeds, count, _counter(report, "evaluate", count))
+
+
+def training_record(hardware: Hardware, started: float) -> dict[str, Any]:
+    """For the manifest: what a training that began at `started` (of `time.monotonic`) ran on."""
+    return {
+        "seconds": round(time.monotonic() - started),
+        "device": hardware.device,
+        "devices": hardware.devices * hardware.nodes,
+        "precision": hardware.plugin(),
+    }
+
+
+def progress_note(report: Report) -> Callable[[Any], None]:
+    """What `fit` tells of its progress, as the phase ``train`` of a report."""
+    losses: deque[float] = deque(maxlen=RECENT)
+
+    def on_step(progress: Any) -> None:
+        losses.append(progress.loss)
+        note = f"loss {sum(losses) / len(losses):.3f}"
+        if progress.score is not None:
+            note += f", {progress.metric} {progress.score:.3f} (best {progress.best:.3f})"
+        report("train", progress.step, progress.steps, note)
+
+    return on_step
 
 
 def _counter(report: Report, phase: str, total: int) -> Step:

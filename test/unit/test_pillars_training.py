@@ -14,16 +14,16 @@ from perception_rt.model.runtime import Runtime, resolve_bundle
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.lidar import MIN_POINTS
 from perception_rt.train.drives import evaluation_seeds, training_seeds
-from perception_rt.train.loop import Recipe
 from perception_rt.train.pillars.data import Clouds, cast, draw_batch, drive_samples
 from perception_rt.train.pillars.network import PILLAR
 from perception_rt.train.pillars.score import evaluate
 from perception_rt.train.pillars.task import PILLARS
+from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.train.task import train, train_bundle
 from perception_rt.types import ConfigError, Detections3D
 from test.detectors import TallBox
 
-CPU = torch.device("cpu")
+CPU = Hardware()
 BOXES = (
     (12.0, 5.0, -1.0, 4.5, 1.8, 1.6, 0.3),
     (30.0, -8.0, -1.0, 1.7, 0.6, 1.7, 2.0),
@@ -77,7 +77,7 @@ def test_the_simulator_gives_clouds_with_marked_truth(clouds):
 def test_a_short_training_lowers_the_loss(clouds):
     losses = []
     recipe = replace(PILLARS.recipe, steps=20, batch=1, average=0.9)
-    train(PILLARS, clouds, recipe, CPU, lambda step, loss: losses.append(loss))
+    train(PILLARS, clouds, recipe, CPU, lambda progress: losses.append(progress.loss))
     assert len(losses) == 20
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
 

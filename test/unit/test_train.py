@@ -22,11 +22,11 @@ from perception_rt.train.camera.network import CameraDecoder, CameraNetwork, cel
 from perception_rt.train.camera.score import evaluate
 from perception_rt.train.camera.task import CAMERA
 from perception_rt.train.drives import evaluation_seeds, moments, shares, training_seeds
-from perception_rt.train.loop import Recipe
+from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.train.task import rebuild_bundle, train, train_bundle
 from perception_rt.types import BundleError
 
-CPU = torch.device("cpu")
+CPU = Hardware()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,7 +64,7 @@ def detector(tmp_path_factory):
 def test_a_short_training_lowers_the_loss(frames):
     losses = []
     recipe = replace(CAMERA.recipe, steps=30, batch=2, average=0.9)
-    train(CAMERA, frames, recipe, CPU, lambda step, loss: losses.append(loss))
+    train(CAMERA, frames, recipe, CPU, lambda progress: losses.append(progress.loss))
     assert len(losses) == 30
     assert np.mean(losses[-6:]) < 0.85 * np.mean(losses[:6])
 

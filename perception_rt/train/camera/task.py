@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,12 +13,12 @@ from perception_rt.model.host_image import ImagePreparer
 from perception_rt.model.manifest import ImageSpec, Manifest
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.train.blocks import fused
-from perception_rt.train.camera.data import FRAMES_PER_DRIVE, Frames, draw_batch, drive_samples, render
+from perception_rt.train.camera.data import FRAMES_PER_DRIVE, ImageBatch, draw_batch, drive_samples, render
 from perception_rt.train.camera.loss import detection_loss
 from perception_rt.train.camera.network import INPUT_SIZE, CameraDecoder, CameraNetwork
 from perception_rt.train.camera.score import evaluate
 from perception_rt.train.drives import training_seeds
-from perception_rt.train.loop import Recipe, quick_bfloat16
+from perception_rt.train.recipe import Recipe
 from perception_rt.train.task import TrainingTask
 
 SCORE_THRESHOLD = 0.4
@@ -34,18 +32,9 @@ def make_network() -> CameraNetwork:
     return CameraNetwork(len(SIM_CLASSES))
 
 
-def learn(
-    network: CameraNetwork,
-    frames: Frames,
-    index: Sequence[int],
-    rng: np.random.Generator,
-    device: torch.device,
-) -> Tensor:
+def loss(network: CameraNetwork, batch: ImageBatch) -> Tensor:
     """The loss on windows of some frames."""
-    batch = draw_batch(frames, index, rng).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=quick_bfloat16(device)):
-        raw = network(batch.images)
-    return detection_loss(raw.float(), batch)
+    return detection_loss(network(batch.images).float(), batch)
 
 
 def save_bundle(path: Path, network: CameraNetwork, provenance: dict) -> Manifest:
@@ -83,8 +72,9 @@ CAMERA = TrainingTask(
     ),
     per_drive=FRAMES_PER_DRIVE,
     make_frames=render,
+    draw_batch=draw_batch,
     make_network=make_network,
-    learn=learn,
+    loss=loss,
     save=save_bundle,
     evaluate=evaluate,
     evaluation_frames=500,

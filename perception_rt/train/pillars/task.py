@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +14,7 @@ from perception_rt.model.task import DETECT3D
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.sim.lidar import LIDAR_POSITION
 from perception_rt.train.blocks import fused
-from perception_rt.train.loop import Recipe, quick_bfloat16
-from perception_rt.train.pillars.data import FRAMES_PER_DRIVE, Clouds, cast, draw_batch, drive_samples
+from perception_rt.train.pillars.data import FRAMES_PER_DRIVE, CloudBatch, cast, draw_batch, drive_samples
 from perception_rt.train.pillars.loss import detection_loss
 from perception_rt.train.pillars.network import (
     COLUMNS,
@@ -32,6 +29,7 @@ from perception_rt.train.pillars.network import (
     cells,
 )
 from perception_rt.train.pillars.score import evaluate
+from perception_rt.train.recipe import Recipe
 from perception_rt.train.task import TrainingTask
 
 SCORE_THRESHOLD = 0.4
@@ -44,19 +42,12 @@ def make_network() -> PillarsNetwork:
     return PillarsNetwork(len(SIM_CLASSES))
 
 
-def learn(
-    network: PillarsNetwork,
-    clouds: Clouds,
-    index: Sequence[int],
-    rng: np.random.Generator,
-    device: torch.device,
-) -> Tensor:
-    """The loss on some clouds, varied."""
-    batch = draw_batch(clouds, index, rng).to(device)
+def loss(network: PillarsNetwork, batch: CloudBatch) -> Tensor:
+    """The loss on some clouds."""
     # Points in float32: oneDNN keeps memory for every shape of a bfloat16 product, and no two batches agree.
-    grid = network.pillars(batch.points, batch.frame, batch.frames)
-    with torch.autocast(device.type, torch.bfloat16, enabled=quick_bfloat16(device)):
-        raw = network.predict(grid)
+    with torch.autocast(batch.points.device.type, enabled=False):
+        grid = network.pillars(batch.points, batch.frame, batch.frames)
+    raw = network.predict(grid)
     return detection_loss(raw.float(), batch, cells(raw))
 
 
@@ -97,8 +88,9 @@ PILLARS = TrainingTask(
     ),
     per_drive=FRAMES_PER_DRIVE,
     make_frames=cast,
+    draw_batch=draw_batch,
     make_network=make_network,
-    learn=learn,
+    loss=loss,
     save=save_bundle,
     evaluate=evaluate,
     evaluation_frames=500,
