@@ -46,6 +46,7 @@ class NamedDetections(Generic[Boxes]):
         rejected: why detections of the message were left out, one reason for each.
         covariance: (N, 3, 3) float64 of x y yaw, as the best hypothesis' pose states it; zeros where it does
             not. None: not read.
+        stamps_ns: stamp of each detection, ns; of predictions the time that they are for. None: not read.
     """
 
     stamp_ns: int
@@ -55,6 +56,7 @@ class NamedDetections(Generic[Boxes]):
     classes: tuple[str, ...]
     rejected: tuple[str, ...] = ()
     covariance: np.ndarray | None = None
+    stamps_ns: Sequence[int] | None = None
 
 
 class Header(NamedTuple):
@@ -195,6 +197,7 @@ class Rows(NamedTuple):
         boxes: (N, B) float64, the box's numbers as in the message.
         ids: one per detection.
         covariances: (N, 3, 3) float64 of x y yaw.
+        stamps_ns: of each detection, ns.
     """
 
     stamp_ns: int
@@ -204,12 +207,13 @@ class Rows(NamedTuple):
     boxes: np.ndarray
     ids: list[str]
     covariances: np.ndarray
+    stamps_ns: list[int]
 
     def at(self, index: Sequence[int]) -> Rows:
         """Return the detections at these places."""
         names, ids = ([values[k] for k in index] for values in (self.names, self.ids))
-        places = list(index)
-        chosen = self.scores[places], self.boxes[places], ids, self.covariances[places]
+        places, stamps = list(index), [self.stamps_ns[k] for k in index]
+        chosen = self.scores[places], self.boxes[places], ids, self.covariances[places], stamps
         return Rows(self.stamp_ns, self.frame_id, names, *chosen)
 
     def labels(self, classes: Sequence[str]) -> np.ndarray:
@@ -229,8 +233,8 @@ class Rows(NamedTuple):
         return tuple(dict.fromkeys(self.names))
 
 
-_Row = tuple[list[tuple[str, float, Sequence[float]]], tuple[float, ...], str]
-"""One detection: its hypotheses (class name, score, covariance of the pose), the box's numbers, the id."""
+_Row = tuple[list[tuple[str, float, Sequence[float]]], tuple[float, ...], str, int]
+"""One detection: its hypotheses (class name, score, covariance of the pose), the box's numbers, id, stamp."""
 
 
 def read_array(
@@ -260,13 +264,13 @@ def read_array(
 
 def _rows_of_bytes(reader: CdrReader, box_size: int) -> Iterator[_Row]:
     for _ in range(reader.scalars("detections", "I")[0]):
-        reader.header()
+        detection_ns, _ = reader.header()
         hypotheses: list[tuple[str, float, Sequence[float]]] = []
         for _ in range(reader.scalars("results", "I")[0]):
             name = reader.string("class_id")
             numbers = reader.scalars("score, pose", "d", BOX_AT)
             hypotheses.append((name, numbers[0], numbers[COVARIANCE_AT:]))
-        yield hypotheses, reader.scalars("bbox", "d", box_size), reader.string("id")
+        yield hypotheses, reader.scalars("bbox", "d", box_size), reader.string("id"), detection_ns
 
 
 def _rows_of_message(message: Any, box_of: Callable[[Any], tuple[float, ...]]) -> Iterator[_Row]:
@@ -275,7 +279,7 @@ def _rows_of_message(message: Any, box_of: Callable[[Any], tuple[float, ...]]) -
             (result.hypothesis.class_id, result.hypothesis.score, result.pose.covariance)
             for result in detection.results
         ]
-        yield hypotheses, box_of(detection.bbox), detection.id
+        yield hypotheses, box_of(detection.bbox), detection.id, message_header(detection)[0]
 
 
 def _rows(stamp_ns: int, frame_id: str, rows: Iterable[_Row], box_size: int) -> Rows:
@@ -284,7 +288,8 @@ def _rows(stamp_ns: int, frame_id: str, rows: Iterable[_Row], box_size: int) -> 
     boxes: list[tuple[float, ...]] = []
     ids: list[str] = []
     covariances: list[Sequence[float]] = []
-    for hypotheses, box, id_ in rows:
+    stamps: list[int] = []
+    for hypotheses, box, id_, detection_ns in rows:
         # A detection without a hypothesis has no class and a score of NaN, which `checked_scores` refuses.
         name, score, covariance = max(hypotheses, key=lambda one: one[1], default=("", np.nan, _UNSTATED))
         names.append(name)
@@ -292,9 +297,10 @@ def _rows(stamp_ns: int, frame_id: str, rows: Iterable[_Row], box_size: int) -> 
         boxes.append(box)
         ids.append(id_)
         covariances.append(covariance)
+        stamps.append(detection_ns)
     table = np.array(boxes, np.float64).reshape(-1, box_size)
     plane = np.array(covariances, np.float64).reshape(-1, 6, 6)[:, _PLANE][:, :, _PLANE]
-    return Rows(stamp_ns, frame_id, names, np.array(found, np.float64), table, ids, plane)
+    return Rows(stamp_ns, frame_id, names, np.array(found, np.float64), table, ids, plane, stamps)
 
 
 def checked_scores(rows: Rows) -> np.ndarray:
@@ -319,7 +325,7 @@ def named_detections(rows: Rows, convert: Callable[[Rows, Sequence[str]], Boxes]
         classes = rows.classes()
         found = convert(rows, classes)
         return NamedDetections(
-            rows.stamp_ns, rows.frame_id, found, rows.ids, classes, covariance=rows.covariances
+            rows.stamp_ns, rows.frame_id, found, rows.ids, classes, (), rows.covariances, rows.stamps_ns
         )
     except CodecError as error:
         first = error
@@ -337,7 +343,14 @@ def named_detections(rows: Rows, convert: Callable[[Rows, Sequence[str]], Boxes]
     classes = kept.classes()
     found = convert(kept, classes)
     return NamedDetections(
-        kept.stamp_ns, kept.frame_id, found, kept.ids, classes, tuple(reasons), kept.covariances
+        kept.stamp_ns,
+        kept.frame_id,
+        found,
+        kept.ids,
+        classes,
+        tuple(reasons),
+        kept.covariances,
+        kept.stamps_ns,
     )
 
 

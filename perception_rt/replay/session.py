@@ -141,7 +141,7 @@ def run_session(
         "findings": findings_of(out, metrics),
     }
     if session.report:
-        write_report(out, session.bag, about, checks, truths)
+        write_report(out, session.bag, about, checks, truths, session.golden)
     _write_json(out / RUN, about)
     return ReplayResult(code, metrics, checks, comparison, about)
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from perception_rt.codec.camera_info import CameraModel
 from perception_rt.stage.fusion.project import (
     FRONT,
+    NEAR_M,
     along_edges,
     box_corners,
     in_field,
@@ -124,6 +125,7 @@ def draw_boxes3d(
     camera_from_lidar: np.ndarray,
     bgr: bool = False,
     notes: Sequence[str] | None = None,
+    paths: np.ndarray | None = None,
 ) -> np.ndarray:
     """A copy of the image with the edges of every box that is in view, its front face tinted.
 
@@ -135,6 +137,7 @@ def draw_boxes3d(
         camera_from_lidar: (4, 4) takes points of the lidar's frame to the optical frame.
         bgr: the channel order of `pixels`.
         notes: a word for each detection, written behind its score.
+        paths: (N, T, 2) where each box will be, x and y in the lidar's frame; drawn on the ground.
 
     Returns:
         (H, W, 3) uint8 in the same order.
@@ -162,12 +165,31 @@ def draw_boxes3d(
             _tint(picture, project(corners[row, list(FRONT)], model), colour)
         for line in drawn:
             _polyline(picture, line, colour)
+        if paths is not None:
+            _polyline(
+                picture, _on_ground(detections.xyzlwh_yaw[row], paths[row], model, camera_from_lidar), colour
+            )
         flat = np.clip(shown, 0, picture.shape[1::-1])
         box = *flat.min(0).round().astype(int).tolist(), *flat.max(0).round().astype(int).tolist()
         tags.append((texts[row], box, colour, scale))
     for tag in tags:
         _tag(picture, *tag)
     return picture
+
+
+def _on_ground(
+    box: np.ndarray, path: np.ndarray, model: CameraModel, camera_from_lidar: np.ndarray
+) -> np.ndarray:
+    """(T + 1, 2) px of a (T, 2) path from below the middle of a box; NaN where it is out of view."""
+    flat = np.vstack((box[:2], path)).astype(np.float64)
+    level = np.full((len(flat), 1), float(box[2] - box[5] / 2))
+    points = transform(camera_from_lidar, np.hstack((flat, level)))
+    front = points[:, 2] > NEAR_M
+    points[~front] = 0, 0, 1
+    seen = front & in_field(points, model)
+    pixels = project(points, model)
+    pixels[~seen] = np.nan
+    return pixels
 
 
 def draw_bev(

@@ -17,10 +17,14 @@ import numpy as np
 import pytest
 
 from perception_rt.cli.main import main
+from perception_rt.codec import DetectionEncoder
+from perception_rt.codec.cdr import CdrReader
 from perception_rt.replay.bag import Bag
+from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.budget import BudgetResult
 from perception_rt.replay.report import write_index, write_report
 from perception_rt.replay.score import Places, load_truth, score
+from perception_rt.types import Detections2D
 from test import drives
 from test.replayed import make_run
 
@@ -43,7 +47,9 @@ frame.onload = () => {
     scrubber.value = stream.t[stream.o.indexOf(1)];
     scrubber.dispatchEvent(new Event("input"));
   }
-  document.getElementById("found").textContent = JSON.stringify({
+  const spot = page.querySelector("#moment .spot") || page.querySelector(".spot");
+  if (spot) spot.click();
+  setTimeout(() => { document.getElementById("found").textContent = JSON.stringify({
     width: root.scrollWidth,
     fetched: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
     broken: images.filter(image => !image.complete || !image.naturalWidth).length,
@@ -52,8 +58,11 @@ frame.onload = () => {
     shown: page.querySelectorAll("#moment img").length,
     told: [...page.querySelectorAll(".row-now")].map(part => part.textContent),
     charts: page.querySelectorAll("svg").length,
-    low: [...page.querySelectorAll("figure")].filter(figure => height(figure) < 40).length,
-  });
+    low: [...page.querySelectorAll("figure")].filter(f => f.offsetParent && height(f) < 40).length,
+    spots: page.querySelectorAll(".spot").length,
+    opened: [...page.querySelectorAll(".life[open]")].map(life => life.id),
+    asked: spot && spot.hash.slice(1),
+  }); }, 100);
 };
 frame.src = "{page}";
 document.body.append(frame);
@@ -79,6 +88,21 @@ class Page(HTMLParser):
         self.pictures += [named] if tag == "img" else []
 
 
+def without_cars(run: Path, folder: Path) -> Path:
+    """A copy of a run in which every other message of the camera's boxes is empty."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("bag"))
+    empty, cameras = DetectionEncoder(("car",)), 0
+    with Bag(run / "bag") as bag, BagWriter(folder / "bag") as writer:
+        for message in bag.messages():
+            data = message.data
+            cameras += message.topic == "/camera_detector/detections"
+            if message.topic == "/camera_detector/detections" and cameras % 2:
+                stamp_ns, frame_id = CdrReader(data).header()
+                data = empty.encode(Detections2D.empty(), stamp_ns, frame_id)
+            writer.write(message.topic, message.message_type, message.log_ns, data)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """Detections and tracks of a drive, scored by its truth, and the report."""
@@ -95,7 +119,7 @@ def run(tmp_path_factory) -> Path:
     (made / "metrics.json").write_text(json.dumps(metrics))
     info = {"bag": str(bag), "device": "cpu", "speed": 1.5, "exit_code": 0}
     checks = [BudgetResult("age_p99", 35.0, "<= 60", True), BudgetResult("ap50", 0.1, ">= 0.6", False)]
-    write_report(made, bag, info, checks, truths)
+    write_report(made, bag, info, checks, truths, without_cars(made, folder / "other"))
     (made / "run.json").write_text(json.dumps(info))
     write_index(folder, [made])
     return made
@@ -147,6 +171,26 @@ def test_the_page_tells_what_the_metrics_say(run):
         assert topic in text
         if "as_seen" in scores:
             assert f"{scores['as_seen']['ap50']:.3f}" in text
+
+
+def test_objects_have_a_life_that_pictures_lead_to(run):
+    text = (run / "report.html").read_text()
+    page = Page(text)
+    lives = [name for name in page.ids if name.startswith("object-")]
+    assert lives
+    assert {address[1:] for address in page.addresses if address.startswith("#object-")} <= set(lives)
+    assert "predicted" in text
+    assert "Path from above" in text
+
+
+def test_another_run_stands_beside_it(run):
+    text = (run / "report.html").read_text()
+    part = text[text.index('id="beside"') : text.index('id="objects"')]
+    assert "The other run is other." in part
+    assert "/camera_detector: /camera/image_raw" in part
+    assert "messages differ" in part
+    assert part.count("<figcaption>this run") == part.count("<figcaption>the other") >= 1
+    assert "The same objects in all" in part, "the lidar's boxes are equal"
 
 
 def test_the_same_run_gives_the_same_page(run, tmp_path):
@@ -206,6 +250,8 @@ def test_a_browser_shows_it_without_complaint_and_without_a_network(chromium, ru
         assert found["charts"] >= 10
         assert found["shown"] >= 2
         assert any("superseded: message" in told for told in found["told"])
+        assert found["spots"] >= 2
+        assert found["opened"] == [found["asked"]]
         assert all(told[0].isdigit() for told in found["told"])
     assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
 

@@ -19,7 +19,7 @@ def array(boxes, results=None):
     rows = []
     for k, box in enumerate(boxes):
         hypotheses = [hypothesis(0.5)] if results is None else results[k]
-        rows.append(Struct(bbox=box, results=hypotheses, id=str(k)))
+        rows.append(Struct(header=header, bbox=box, results=hypotheses, id=str(k)))
     return Struct(header=header, detections=rows)
 
 

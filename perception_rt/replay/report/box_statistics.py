@@ -11,7 +11,7 @@ import numpy as np
 
 from perception_rt.codec import NamedDetections
 from perception_rt.replay.bag import Bag
-from perception_rt.replay.report.choose import DECODERS
+from perception_rt.replay.report.choose import ARRAY_3D, DECODERS
 from perception_rt.stage.fusion.fuse import BOTH, iou_2d
 from perception_rt.types import Detections2D
 
@@ -61,7 +61,7 @@ def read_box_statistics(outputs: Bag, metrics: Mapping[str, Any]) -> dict[str, B
         CodecError: a message is malformed. BagError: the bag is damaged.
     """
     found = {}
-    for topic, kind in _kinds(metrics):
+    for topic, kind in kinds_of(metrics):
         if topic in outputs.topics:
             statistics = BoxStatistics(kind, metrics["outputs"][topic]["node"])
             window: list[NamedDetections] = []
@@ -75,8 +75,10 @@ def read_box_statistics(outputs: Bag, metrics: Mapping[str, Any]) -> dict[str, B
     return found
 
 
-def _kinds(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    boxes = {t: row["node"] for t, row in metrics["outputs"].items() if row["type"] in DECODERS}
+def kinds_of(metrics: Mapping[str, Any], three: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield the topics of boxes of a run, or of boxes in space alone, each with its kind."""
+    types = (ARRAY_3D,) if three else tuple(DECODERS)
+    boxes = {t: row["node"] for t, row in metrics["outputs"].items() if row["type"] in types}
     for topic, node in sorted(boxes.items()):
         inputs = [s["topic"] for s in metrics["streams"].values() if s["node"] == node]
         if topic.endswith("/tracks"):
@@ -97,7 +99,7 @@ def _add(statistics: BoxStatistics, named: NamedDetections) -> None:
             begin_ns, _ = statistics.lives_ns.get(id_, (named.stamp_ns, 0))
             statistics.lives_ns[id_] = begin_ns, named.stamp_ns
     elif len(named.detections) > 2:
-        crowd = int(_alike(named, named, CROWD_IOU, CROWD_M).sum(1).max())
+        crowd = int(alike(named, named, CROWD_IOU, CROWD_M).sum(1).max())
         statistics.crowded += crowd >= 3
         statistics.crowd = max(statistics.crowd, crowd)
 
@@ -109,14 +111,14 @@ def _compare(statistics: BoxStatistics, window: list[NamedDetections]) -> None:
     before, now, after = window
     if not all(0 < b.stamp_ns - a.stamp_ns <= LONGEST_STEP_NS for a, b in ((before, now), (now, after))):
         return
-    near = [_alike(now, other, SAME_IOU, NEAR_M).any(1) for other in (before, after)]
+    near = [alike(now, other, SAME_IOU, NEAR_M).any(1) for other in (before, after)]
     statistics.compared += 1
     statistics.compared_boxes += len(now.detections)
     statistics.single += int((~near[0] & ~near[1]).sum())
 
 
-def _alike(one: NamedDetections, other: NamedDetections, iou: float, metres: float) -> np.ndarray:
-    """Return which boxes may be one object, (N, M) bool; names are not compared, as a class may flicker."""
+def alike(one: NamedDetections, other: NamedDetections, iou: float, metres: float) -> np.ndarray:
+    """Return which boxes of two messages may be one object, (N, M) bool, whatever their names."""
     if isinstance(one.detections, Detections2D):
         return iou_2d(one.detections.upright().xyxy, other.detections.upright().xyxy) >= iou
     between = one.detections.xyzlwh_yaw[:, None, :2] - other.detections.xyzlwh_yaw[None, :, :2]

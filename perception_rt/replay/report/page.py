@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from perception_rt.replay.bag import Bag
 from perception_rt.replay.budget import BudgetResult
 from perception_rt.replay.report import charts, svg
 from perception_rt.replay.report.figure import write_figure
@@ -15,12 +16,16 @@ from perception_rt.replay.report.findings import findings_of
 from perception_rt.replay.report.folder import first_differences, read_metrics, read_run, write_page
 from perception_rt.replay.report.graph import graph_chart
 from perception_rt.replay.report.ledger import OUTCOMES, LedgerView, read_ledger
+from perception_rt.replay.report.lives import MOST as MOST_LIVES
+from perception_rt.replay.report.lives import ObjectLife, life_sections, read_lives
 from perception_rt.replay.report.scores import MEANING, score_sections
+from perception_rt.replay.report.side_by_side import side_by_side
 from perception_rt.replay.report.streams import stream_sections
 from perception_rt.replay.report.strips import RULE, picture_strips
 from perception_rt.replay.report.summary import Verdict, cards_of, judge, stream_card
 from perception_rt.replay.report.timeline import timeline_of
 from perception_rt.replay.score import Truth
+from perception_rt.types.palette import class_colour
 
 _READING = (
     "Times are measured in the replay. Short runs show every message. Long runs show the median (line), the "
@@ -34,6 +39,7 @@ def write_report(
     run: Mapping | None = None,
     checks: Sequence[BudgetResult] = (),
     truths: Sequence[Truth] = (),
+    golden: Path | None = None,
 ) -> None:
     """Write `report.html` and `report.png` of a replay into its folder.
 
@@ -43,6 +49,7 @@ def write_report(
         run: content of run.json; None reads the file if it exists.
         checks: budgets and comparisons in display order.
         truths: ground truth of the scores; the best and worst frames are chosen with it.
+        golden: another run of the same recording, to be shown beside this one.
 
     Raises:
         ConfigError: the folder does not hold a replay.
@@ -55,6 +62,8 @@ def write_report(
     findings = run["findings"] if "findings" in run else findings_of(folder, metrics)
     verdict = judge(metrics, checks, findings)
     strips = [] if bag is None else picture_strips(folder, Path(bag), metrics, view, truths)
+    lives = _lives(folder, bag, metrics)
+    shown = life_sections(lives, view.start_ns)
     streams, scores = stream_sections(metrics["streams"], view), score_sections(metrics["scores"])
     values: dict[str, Any] = {
         **_heading(folder, metrics, run, verdict),
@@ -65,6 +74,12 @@ def write_report(
         "scores": scores,
         "meaning": MEANING,
         "strips": strips,
+        "beside": _beside(folder, golden, bag, metrics, view),
+        "lives": [
+            life | {"colour": "#{:02x}{:02x}{:02x}".format(*class_colour(life["name"]))} for life in shown
+        ],
+        "lives_told": _lives_told(lives),
+        "anchors": {life["id"]: life["anchor"] for life in shown},
         "rule": RULE,
         "reading": _READING,
         "charts": streams,
@@ -76,6 +91,8 @@ def write_report(
     anchors = (("Checks", "checks"), ("Scores", "scores"), ("Pictures", "strips"))
     sections = [("Timeline", "timeline")] if values["timeline"]["rows"] else []
     sections += [(name, name.lower()) for name, key in anchors if values[key]]
+    sections += [("Two runs", "beside")] if values["beside"] else []
+    sections += [("Objects", "objects")] if shown else []
     sections += [("Sensors", "sensors")] if values["health"] is not None else []
     sections += [("Graph", "graph")] if streams else []
     sections += [("Over time", "streams"), ("What was lost", "lost"), ("The run", "run")]
@@ -83,6 +100,32 @@ def write_report(
     drawn = [(f"{part['node']}: {part['topic']}", part["charts"]) for part in streams]
     drawn += [(part["topic"], part["charts"]) for part in scores if part["charts"]]
     write_figure(folder / "report.png", values["title"], verdict.text, drawn)
+
+
+def _lives(folder: Path, bag: Path | None, metrics: Mapping) -> list[ObjectLife]:
+    if bag is None or not (folder / "bag").is_dir():
+        return []
+    with Bag(bag, salvage=True) as recording, Bag(folder / "bag") as outputs:
+        return read_lives(recording, outputs, metrics)
+
+
+def _lives_told(lives: Sequence[ObjectLife]) -> str:
+    count = len(lives)
+    return (
+        f"{count} tracked objects."
+        if count <= MOST_LIVES
+        else f"The {MOST_LIVES} of {count} tracked longest."
+    )
+
+
+def _beside(
+    folder: Path, golden: Path | None, bag: Path | None, metrics: Mapping, view: LedgerView
+) -> dict[str, object] | None:
+    if golden is None or bag is None:
+        return None
+    strips = side_by_side(folder, golden, read_metrics(golden), Path(bag), metrics, view)
+    told = f"The other run is {golden.resolve().name}. The moments that differ most come first."
+    return {"told": told, "strips": strips} if strips else None
 
 
 def _timeline(folder: Path, metrics: Mapping, view: LedgerView) -> dict[str, object]:

@@ -12,7 +12,8 @@ import numpy as np
 from perception_rt.codec import CameraModel, NamedDetections
 from perception_rt.replay.report.scenes import ReportScene, SceneObjects
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections, draw_outlines
-from perception_rt.stage.fusion.project import box_corners
+from perception_rt.stage.fusion.project import NEAR_M, box_corners, in_field, project
+from perception_rt.stage.transforms import transform
 from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFrame
 
 _WIDTH_PX = 720
@@ -27,12 +28,14 @@ class Picture:
 
     Attributes:
         uri: ``data:image/jpeg;base64,...``. width, height: px. alt: alternative text.
+        spots: of tracks, the id and where the middle is, as shares of width and height.
     """
 
     uri: str
     width: int
     height: int
     alt: str
+    spots: tuple[tuple[str, float, float], ...] = ()
 
 
 def pictures_of(scene: ReportScene) -> list[Picture]:
@@ -74,7 +77,8 @@ def _from_above(scene: ReportScene, cloud: LidarFrame) -> Picture:
         _outline_footprints(drawn, scene.choice.truth)
     contents = _describe(objects.classes, objects.detections.labels) if scene.objects else "no output"
     source = f" of {objects.source}" if objects.source else ""
-    return _picture(drawn, f"lidar points from above, {contents}{source}")
+    middles = (np.array((_Y_RANGE[1], _X_RANGE[1])) - objects.detections.xyzlwh_yaw[:, 1::-1]) * _PX_PER_M
+    return _picture(drawn, f"lidar points from above, {contents}{source}", objects.ids, middles)
 
 
 def _outline_footprints(picture: np.ndarray, boxes: np.ndarray) -> None:
@@ -92,12 +96,18 @@ def _boxes_on_image(
     model = replace(model, height=height, width=width, k=np.diag((scale, scale, 1.0)) @ model.k)
     found, classes = objects.detections, objects.classes
     try:
-        drawn = draw_boxes3d(pixels, found, classes, model, camera_from_lidar, notes=objects.notes)
+        drawn = draw_boxes3d(
+            pixels, found, classes, model, camera_from_lidar, notes=objects.notes, paths=objects.paths
+        )
+        middles = transform(camera_from_lidar, found.xyzlwh_yaw[:, :3].astype(np.float64))
+        front = middles[:, 2] > NEAR_M
+        middles[~front] = 0, 0, 1
+        places = project(middles, model)
+        places[~(front & in_field(middles, model))] = np.nan
     except CodecError:  # a lens that boxes cannot be projected through
         return []
-    return [
-        _picture(drawn, f"camera image with {_describe(classes, found.labels)} of {objects.source} in 3D")
-    ]
+    alt = f"camera image with {_describe(classes, found.labels)} of {objects.source} in 3D"
+    return [_picture(drawn, alt, objects.ids, places)]
 
 
 def _describe(classes: Sequence[str], labels: np.ndarray) -> str:
@@ -113,11 +123,18 @@ def _fitted(frame: CameraFrame) -> tuple[np.ndarray, float]:
     return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=how), scale
 
 
-def _picture(rgb: np.ndarray, alt: str) -> Picture:
+def _picture(
+    rgb: np.ndarray, alt: str, ids: Sequence[str] = (), middles: np.ndarray | None = None
+) -> Picture:
+    """Encode an (H, W, 3) picture; `middles` (N, 2) are where the tracks `ids` are, px."""
     bgr = np.ascontiguousarray(rgb[:, :, ::-1])
     done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     if not done:
         raise ValueError(f"a picture of {rgb.shape} cannot be encoded")
     height, width = rgb.shape[:2]
     text = base64.b64encode(data.tobytes()).decode()
-    return Picture(f"data:image/jpeg;base64,{text}", width, height, alt)
+    shares = [] if middles is None or not ids else (middles / (width, height)).tolist()
+    spots = tuple(
+        (id_, x, y) for id_, (x, y) in zip(ids, shares, strict=bool(shares)) if 0 < x < 1 and 0 < y < 1
+    )
+    return Picture(f"data:image/jpeg;base64,{text}", width, height, alt, spots)

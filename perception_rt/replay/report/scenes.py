@@ -34,6 +34,7 @@ class SceneObjects:
     Attributes:
         source: topic. classes: class names by label. notes: text for each box.
         paths: (N, T, 2) predicted positions, m; None without predictions.
+        ids: of tracks; empty for other boxes.
     """
 
     source: str
@@ -41,6 +42,7 @@ class SceneObjects:
     classes: Sequence[str]
     notes: Sequence[str]
     paths: np.ndarray | None = None
+    ids: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class ReportScene:
         detections: the detector's output in the sensor frame.
         objects: for a lidar, tracks if available, else fused boxes, else detections.
         ego_path: (T, 2) predicted positions of the vehicle, m.
-        camera: for a lidar, the image of that moment with the fused boxes.
+        camera: for a lidar, the image of that moment with the tracks or the fused boxes.
     """
 
     choice: MomentChoice
@@ -139,8 +141,11 @@ class SceneReader:
         other = f"{topic}".rpartition("/")[0] + "/predictions"
         return other if other in boxes else None
 
-    def read(self, sensor: SensorStream, choice: MomentChoice) -> ReportScene:
-        """Read the scene of a choice; `missing` lists what cannot be read."""
+    def read(self, sensor: SensorStream, choice: MomentChoice, own: bool = False) -> ReportScene:
+        """Read the scene of a choice; `missing` lists what cannot be read.
+
+        With `own`, a lidar's picture shows the boxes of its detector, not the tracks or fused boxes.
+        """
         scene = ReportScene(choice)
         inputs = self._read_inputs(sensor, choice)
         if inputs.message is None:
@@ -157,7 +162,8 @@ class SceneReader:
         if sensor.output is not None:
             scene.detections = answers.get(sensor.output)
         if isinstance(scene.frame, LidarFrame):
-            self._fill_space(scene, scene.frame, sensor, inputs, answers)
+            shown = (sensor.output,) if own else (self._tracks, self._fused, sensor.output)
+            self._fill_space(scene, scene.frame, shown, inputs, answers)
         return scene
 
     def _read_inputs(self, sensor: SensorStream, choice: MomentChoice) -> SceneInputs:
@@ -195,12 +201,12 @@ class SceneReader:
         self,
         scene: ReportScene,
         cloud: LidarFrame,
-        sensor: SensorStream,
+        shown: Sequence[str | None],
         inputs: SceneInputs,
         answers: dict[str, NamedDetections],
     ) -> None:
         transforms = self._transforms(scene.choice.near_ns)
-        for topic in (self._tracks, self._fused, sensor.output):
+        for topic in shown:
             if topic is None or topic not in answers:
                 continue
             try:
@@ -213,8 +219,12 @@ class SceneReader:
                 scene.missing.append(f"{topic} is not shown: {error}")
         if self._ego is not None and self._ego in answers:
             scene.ego_path = _from_its_start(answers[self._ego].detections.xyzlwh_yaw.astype(np.float64))
-        if self._fused is not None and self._fused in answers:
-            scene.camera = self._look(cloud, self._fused, answers[self._fused], inputs, transforms)
+        if scene.objects is not None and scene.objects.ids:
+            scene.camera = self._look(cloud, cloud.frame_id, scene.objects, inputs, transforms)
+        elif self._fused in shown and self._fused is not None and self._fused in answers:
+            fused = answers[self._fused]
+            objects = SceneObjects(self._fused, fused.detections, fused.classes, fused.ids)
+            scene.camera = self._look(cloud, fused.frame_id, objects, inputs, transforms)
 
     def _transforms(self, near_ns: int) -> TransformBuffer:
         buffer, moving = TransformBuffer(), []
@@ -233,19 +243,18 @@ class SceneReader:
     @staticmethod
     def _look(
         cloud: LidarFrame,
-        source: str,
-        fused: NamedDetections,
+        frame_id: str,
+        objects: SceneObjects,
         inputs: SceneInputs,
         transforms: TransformBuffer,
     ) -> tuple[CameraFrame, SceneObjects, CameraModel, np.ndarray] | None:
-        """Return the image and camera nearest to a cloud; None if they do not match."""
+        """Return the image nearest to a cloud, its camera and the objects; None if none matches."""
         for model, image in inputs.cameras():
             try:
-                way = transforms.lookup(model.frame_id, fused.frame_id, cloud.stamp_ns)
+                way = transforms.lookup(model.frame_id, frame_id, cloud.stamp_ns)
                 camera_from_lidar = model.camera_from_frame @ way
             except TransformError:
                 continue
-            objects = SceneObjects(source, fused.detections, fused.classes, fused.ids)
             return image, objects, model, camera_from_lidar
         return None
 
@@ -266,7 +275,7 @@ def _objects(
     tracked = topic.endswith("/tracks")
     notes = [f"#{id_}" if tracked else id_ for id_ in found.ids]
     paths = None if ahead is None else _paths(found.ids, ahead, lidar_from)
-    return SceneObjects(topic, detections, found.classes, notes, paths)
+    return SceneObjects(topic, detections, found.classes, notes, paths, found.ids if tracked else ())
 
 
 def _paths(ids: Sequence[str], ahead: NamedDetections, lidar_from: np.ndarray) -> np.ndarray | None:

@@ -37,7 +37,7 @@
     shown.replaceChildren(...near.map(one => {
       const figure = document.createElement("figure"), caption = document.createElement("figcaption");
       caption.textContent = one.dataset.sensor + ": " + one.querySelector("h4").textContent.trim();
-      figure.append(...[...one.querySelectorAll("img")].map(image => image.cloneNode()), caption);
+      figure.append(...[...one.querySelectorAll(".picture")].map(picture => picture.cloneNode(true)), caption);
       return figure;
     }));
   };
@@ -48,5 +48,17 @@
     scrubber.focus();
     show();
   });
+  // The life of an object is folded until something leads to it.
+  const unfold = () => {
+    const target = document.getElementById(location.hash.slice(1));
+    if (target instanceof HTMLDetailsElement) { target.open = true; target.scrollIntoView(); }
+  };
+  document.addEventListener("click", event => {
+    const seek = event.target.closest("[data-seek]");
+    if (seek) { scrubber.value = seek.dataset.seek; show(); }
+    if (event.target.closest("a[href^='#object-']")) setTimeout(unfold);
+  });
+  addEventListener("hashchange", unfold);
+  unfold();
   show();
 })();
