@@ -162,8 +162,7 @@ def read_object_labels(path: str | Path) -> Labels:
     Raises:
         BagError: the file cannot be read; names the line.
     """
-    rows = _label_rows(path, 15)
-    return _labels(rows, [-1] * len(rows))
+    return object_labels(_label_rows(path, 15))
 
 
 def read_tracking_labels(path: str | Path) -> dict[int, Labels]:
@@ -246,18 +245,39 @@ def _label_rows(path: str | Path, columns: int, kind_column: int = 0) -> list[tu
     """Each line's type and its other columns as numbers; a trailing score is left out."""
     rows = []
     for number, line in enumerate(_lines(path), 1):
-        fields = line.split()
-        if len(fields) not in (columns, columns + 1):
-            raise BagError(f"{path}: line {number}={line!r}: must have {columns} columns")
-        kind = fields.pop(kind_column)
         try:
-            numbers = np.array(fields[: columns - 1], np.float64)
+            rows.append(_label_row(line, columns, kind_column))
         except ValueError as error:
-            raise BagError(f"{path}: line {number}={line!r}: not numbers") from error
-        if not (np.abs(numbers) <= MAX_VALUE).all():
-            raise BagError(f"{path}: line {number}={line!r}: numbers must be finite, up to {MAX_VALUE:g}")
-        rows.append((kind, numbers))
+            raise BagError(f"{path}: line {number}={line!r}: {error}") from error
     return rows
+
+
+def _label_row(line: str, columns: int, kind_column: int) -> tuple[str, np.ndarray]:
+    fields = line.split()
+    if len(fields) not in (columns, columns + 1):
+        raise ValueError(f"must have {columns} columns")
+    kind = fields.pop(kind_column)
+    try:
+        numbers = np.array(fields[: columns - 1], np.float64)
+    except ValueError as error:
+        raise ValueError("not numbers") from error
+    if not (np.abs(numbers) <= MAX_VALUE).all():
+        raise ValueError(f"numbers must be finite, up to {MAX_VALUE:g}")
+    return kind, numbers
+
+
+def object_row(line: str) -> tuple[str, np.ndarray]:
+    """Type and the 14 numbers of a line of the object benchmark, for `object_labels`.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    return _label_row(line, 15, 0)
+
+
+def object_labels(rows: Sequence[tuple[str, np.ndarray]]) -> Labels:
+    """The labels of one frame from its rows."""
+    return _labels(rows, [-1] * len(rows))
 
 
 def _labels(rows: Sequence[tuple[str, np.ndarray]], track_ids: Sequence[int]) -> Labels:

@@ -1,0 +1,274 @@
+"""A user's folder as frames to learn from and frames to score on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from perception_rt.model.importers.common import read_class_names
+from perception_rt.stage.road_users import canonical, group
+from perception_rt.train.dataset.coco import label_files, read_coco, read_folder
+from perception_rt.train.dataset.kitti import read_kitti, root_of
+from perception_rt.train.dataset.labels import (
+    Dataset,
+    LabelledFrame,
+    Problems,
+    decode_all,
+    objects,
+    pictures_in,
+    size_of,
+)
+from perception_rt.train.dataset.yolo import description_of, read_yolo
+from perception_rt.types import ConfigError
+
+APART = ("val", "valid", "validation")
+
+
+def read_dataset(path: Path, problems: Problems, clouds: bool = False) -> Dataset:
+    """Read what a folder or file of labels holds; what does not fit is in `problems`.
+
+    Args:
+        path: of COCO's labels a folder or `.json`; of YOLO's a folder or `data.yaml`; of KITTI's a folder;
+            else a folder with a folder of pictures for each class.
+        problems: takes what does not fit.
+        clouds: read KITTI's clouds, not its pictures.
+
+    Raises:
+        ConfigError: no labels are found, or as the reader of the format.
+    """
+    if not path.exists():
+        raise ConfigError(f"--data={path}: no such file or folder")
+    root = root_of(path) if path.is_dir() else None
+    if root is not None:
+        return read_kitti(root, clouds, problems)
+    if clouds:
+        raise ConfigError(f"--data={path}: clouds are read from KITTI's folders: label_2, velodyne and calib")
+    if path.suffix == ".json":
+        return read_coco(path, problems)
+    if path.is_file():
+        return read_yolo(path, problems)
+    description = description_of(path)
+    if description is not None:
+        return read_yolo(description, problems)
+    if label_files(path):
+        return read_folder(path, problems)
+    dataset = _class_folders(path, problems)
+    if not dataset.frames:
+        raise ConfigError(
+            f"--data={path}: holds no labels: neither COCO's .json, YOLO's data.yaml nor KITTI's label_2, "
+            "nor a folder of pictures for each class"
+        )
+    return dataset
+
+
+def _class_folders(path: Path, problems: Problems) -> Dataset:
+    """Pictures of one class each, in the folder of its name."""
+    learned = path / "train" if (path / "train").is_dir() else path
+    apart = next((path / name for name in APART if (path / name).is_dir()), None) if learned != path else None
+    parts: list[list[LabelledFrame]] = []
+    for root in (learned, apart):
+        frames = []
+        for folder in sorted(root.iterdir()) if root is not None else ():
+            for picture in pictures_in(folder) if folder.is_dir() else ():
+                size = size_of(picture, problems, picture)
+                if size is not None:
+                    whole = objects([[0.0, 0.0, *map(float, size)]])
+                    frames.append(LabelledFrame(picture, (folder.name,), whole, np.zeros(1, bool)))
+        parts.append(frames)
+    names = sorted({frame.names[0] for frame in parts[0]})
+    return Dataset("class folders", tuple(names) if len(names) > 1 else (), *parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Frames whose classes are chosen.
+
+    Attributes:
+        form: of the labels. classes: names, by label.
+        frames: to learn from. validation: to score on.
+        labels, validation_labels: (N,) int64 of the objects of each.
+        left_out: objects of classes that were not chosen, by name.
+    """
+
+    form: str
+    classes: tuple[str, ...]
+    frames: list[LabelledFrame]
+    labels: list[np.ndarray]
+    validation: list[LabelledFrame]
+    validation_labels: list[np.ndarray]
+    left_out: Mapping[str, int]
+
+    def counts(self, labels: Sequence[np.ndarray]) -> np.ndarray:
+        """(C,) how many objects of each class."""
+        return np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(self.classes))
+
+    def record(self) -> dict:
+        """For the manifest: how many of what, and a hash of all labels."""
+        digest = hashlib.sha256()
+        for frame in (*self.frames, *self.validation):
+            boxes = frame.xyxy if frame.solid is None else frame.solid
+            digest.update(f"{frame.path.name} {frame.names}".encode() + boxes.tobytes())
+        both = zip(self.classes, self.counts(self.labels), self.counts(self.validation_labels), strict=True)
+        return {
+            "format": self.form,
+            "frames": len(self.frames),
+            "validation_frames": len(self.validation),
+            "objects": {name: [int(learned), int(apart)] for name, learned, apart in both},
+            "sha256": digest.hexdigest(),
+        }
+
+
+def read_samples(
+    path: Path,
+    validation: str,
+    wanted: Sequence[str],
+    known: Sequence[str] = (),
+    clouds: bool = False,
+    mend: bool = False,
+    on_frame: Callable[[int], None] = lambda total: None,
+) -> Samples:
+    """Read, check and split a data set.
+
+    Args:
+        path: as of `read_dataset`.
+        validation: a share of the frames, the last by name, taken where `path` itself sets none apart; or
+            another data set.
+        wanted: classes, as of `choose_classes`.
+        known: classes of the weights that are trained on, which come first.
+        clouds: as of `read_dataset`.
+        mend: as of `Problems`.
+        on_frame: called for each picture that was decoded, with their number.
+
+    Raises:
+        ConfigError: labels that do not fit, listed; no labels, or none of the wanted classes.
+    """
+    problems = Problems(path, mend)
+    dataset = read_dataset(path, problems, clouds)
+    share = _share(validation)
+    if share is None:
+        other = read_dataset(Path(validation), problems, clouds)
+        declared = tuple(dict.fromkeys(dataset.declared + other.declared))
+        dataset = Dataset(dataset.form, declared, dataset.frames, [*other.frames, *other.validation])
+    frames, apart = dataset.frames, dataset.validation
+    if not clouds:
+        total = len(frames) + len(apart)
+        frames, apart = (decode_all(part, problems, lambda: on_frame(total)) for part in (frames, apart))
+    problems.check()
+    if not apart:
+        frames, apart = split(frames, 0.2 if share is None else share)
+    found = Counter(name for frame in (*frames, *apart) for name in frame.names)
+    classes, label_of = choose_classes(wanted, dataset.declared, found, known)
+    learned, labels = _labelled(frames, label_of, classes)
+    scored, scored_labels = _labelled(apart, label_of, classes)
+    if not sum(map(len, labels)):
+        raise ConfigError(
+            f"--data={path}: {len(frames)} frames to learn from hold no object of {', '.join(classes)}"
+        )
+    left_out = {name: count for name, count in found.items() if name not in label_of}
+    return Samples(dataset.form, classes, learned, labels, scored, scored_labels, left_out)
+
+
+def _share(text: str) -> float | None:
+    """A share of the frames; None for a path."""
+    try:
+        share = float(text)
+    except ValueError:
+        return None
+    if not 0 < share < 1:
+        raise ConfigError(f"--val={text}: must be a share between 0 and 1, or a data set")
+    return share
+
+
+def split(frames: Sequence[LabelledFrame], share: float) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+    """Set the last frames apart: neighbours in a recording are alike, and must not be on both sides.
+
+    Where each picture has one class and a folder of its own, those of each folder.
+
+    Raises:
+        ConfigError: there are fewer than two.
+    """
+    folders: dict[Path, list[LabelledFrame]] = {}
+    single = all(len(frame) == 1 and frame.names[0] == frame.path.parent.name for frame in frames)
+    for frame in frames:
+        folders.setdefault(frame.path.parent if single else Path(), []).append(frame)
+    learned: list[LabelledFrame] = []
+    apart: list[LabelledFrame] = []
+    for part in folders.values():
+        count = min(len(part) - 1, max(1, round(share * len(part))))
+        learned += part[: len(part) - count]
+        apart += part[len(part) - count :]
+    if not apart:
+        raise ConfigError(f"{len(frames)} frames: training needs two at least, one of them to score on")
+    return learned, apart
+
+
+def choose_classes(
+    wanted: Sequence[str], declared: Sequence[str], found: Mapping[str, int], known: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes to train, and the label of each name in the data.
+
+    Names are compared by their canonical form: `Pedestrian` and `person` are one class.
+
+    Args:
+        wanted: ``NAME`` or ``NAME=FROM,FROM``, which takes the names after ``=`` for it; or one file of
+            names; empty for all in the data.
+        declared: names that the data list.
+        found: names of their objects, with numbers.
+        known: classes of the weights, which come first.
+
+    Raises:
+        ConfigError: a name is given twice, or is not in the data.
+    """
+    present = list(dict.fromkeys([*declared, *sorted(found)]))
+    if not wanted:
+        mine = {canonical(name): name for name in known}
+        by_form: dict[str, list[str]] = {}
+        for name in present:
+            if name in found or name in declared:
+                by_form.setdefault(canonical(name), []).append(name)
+        first = [mine[form] for form in mine if form in by_form]
+        classes = (*first, *(names[0] for form, names in by_form.items() if form not in mine))
+        order = {canonical(name): label for label, name in enumerate(classes)}
+        return classes, {name: order[canonical(name)] for name in present}
+    if len(wanted) == 1 and Path(wanted[0]).is_file():
+        wanted = read_class_names(Path(wanted[0]))
+    label_of: dict[str, int] = {}
+    classes = ()
+    for text in wanted:
+        name, equals, sources = text.partition("=")
+        asked = [word.strip() for word in sources.split(",")] if equals else [name]
+        matching = [
+            one for one in present if one in asked or (not equals and canonical(one) == canonical(name))
+        ]
+        missing = [one for one in asked if one not in matching] if equals else [] if matching else [name]
+        if missing or not name or name in classes:
+            why = f"{missing[0]!r} is not in the data" if missing else "must be names, each once"
+            raise ConfigError(f"--classes={text}: {why}; it has {', '.join(present) or 'no classes'}")
+        for one in matching:
+            if label_of.setdefault(one, len(classes)) != len(classes):
+                raise ConfigError(f"--classes={text}: {one!r} is taken for another class already")
+        classes += (name,)
+    return classes, label_of
+
+
+def _labelled(
+    frames: Sequence[LabelledFrame], label_of: Mapping[str, int], classes: Sequence[str]
+) -> tuple[list[LabelledFrame], list[np.ndarray]]:
+    """Frames with the chosen objects, and their labels.
+
+    Where an object of another class could be taken for a chosen one (a van for a car), it is neither.
+    """
+    groups = {group(canonical(name)) for name in classes}
+    kept, labels = [], []
+    for frame in frames:
+        chosen = np.array([name in label_of for name in frame.names], bool)
+        alike = np.array([group(canonical(name)) in groups for name in frame.names], bool) & ~chosen
+        regions = np.concatenate([frame.regions, frame.xyxy[alike]])
+        kept.append(replace(frame.only(chosen), regions=regions))
+        labels.append(np.array([label_of[name] for name in kept[-1].names], np.int64))
+    return kept, labels
