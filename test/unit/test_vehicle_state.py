@@ -645,3 +645,22 @@ def test_numbers_that_fail_restart_the_filter_and_say_why(monkeypatch):
     assert "math domain error" in ego.reasons["twist"]
     assert ego.add(Twist(2 * SECOND, 5.0, 0.01)) is UpdateStatus.ACCEPTED
     assert ego.state_at(2 * SECOND) is not None
+
+
+def test_the_wheels_straight_ahead_tell_the_gyro_s_bias_where_fixes_mislead():
+    """A skid-steered robot whose odometry declares 0.17 rad/s and is good to 0.01, as the Husky's driver does.
+
+    The fixes walk away to the side, as multipath makes them; the bias must not follow.
+    """
+    ego, rng = VehicleStateFilter(VehicleStateConfig(turns_in_place=True)), np.random.default_rng(0)
+    for step in range(2400):
+        stamp, way = step * SECOND // 40, step / 40
+        ego.add(Imu(stamp, 0.002 + rng.normal(0, 0.007), 0.02**2))
+        if step % 4 == 0:
+            ego.add(Twist(stamp, 1.0, 1e-3, rng.normal(0, 0.01), 0.03, sensor="odometry"))
+        if step % 16 == 0:
+            walked = 4 * sin(way / 10)
+            ego.add(fix_at(stamp, way, walked + rng.normal(0, 0.1), 0.9))
+    assert ego.estimate.excess["odometry.yaw_rate"] < 0.01
+    assert ego.estimate.excess["imu.yaw_rate"] < 0.3
+    assert ego.estimate.x[6] == pytest.approx(0.002, abs=0.001)

@@ -42,10 +42,10 @@ from perception_rt.types.state import Fix, Measurement, Pose
 # for known.
 RELINEARISE_M_S = 0.5
 RECOVER_LEAST = 3  # rejections: one lie and a silence are no reason to believe the next
-# Adaptive noise: the share of a new sample, the excess from which it counts, and its bounds.
+# Adaptive noise: the share of a new sample, the excess from which it counts (or its inverse), its bounds.
 EXCESS_GAIN = 0.02
 EXCESS_USED = 1.5
-EXCESS_LEAST, EXCESS_MOST = 0.1, 1e4
+EXCESS_LEAST, EXCESS_MOST = 1e-3, 1e4
 EXCESS_CLIP = 16.0  # squared sigmas: what is beyond tells no more
 # What a vehicle can do at worst, and how fast it gets there: full braking, a skid.
 WORST_ACCELERATION, WORST_JERK = 10.0, 50.0  # m/s^2, m/s^3
@@ -115,9 +115,9 @@ class Estimator:
                 outcomes[name] is UpdateStatus.ACCEPTED
                 and abs(after.x[SPEED] - now.x[SPEED]) > RELINEARISE_M_S
             ):
-                residual, jacobian, noise = observe(after.x.tolist())
+                residual, jacobian, *noise = observe(after.x.tolist())
                 residual = (residual - jacobian.dot(now.x - after.x)).tolist()
-                after, outcomes[name] = self._correct(now, key, (residual, jacobian, noise))
+                after, outcomes[name] = self._correct(now, key, (residual, jacobian, *noise))
             now = after
         return now, outcomes
 
@@ -151,12 +151,13 @@ class Estimator:
         self, now: Estimate, key: str, observation: Observation, fix: Fix | None = None
     ) -> tuple[Estimate, UpdateStatus]:
         """Correct by one quantity, behind its gate and with the noise that it was found to have."""
-        residual, jacobian, noise = observation
+        residual, jacobian, noise, left_out = observation
         outcome = UpdateStatus.ACCEPTED
         declared = sum([row[i] for i, row in enumerate(noise if fix is None else fix.noise)])
         scale, excess = self._noise_scale(now, key, observation, declared)
-        if scale != 1.0:
+        if scale != 1.0 or left_out:
             noise = [[scale * value for value in row] for row in noise]
+            noise[0][0] += left_out  # only quantities of one value have it
         gate = self._gates[len(residual) - 1]
         corrected = correct(now.x, now.covariance, residual, jacobian, noise, gate)
         if corrected is None:
@@ -186,12 +187,15 @@ class Estimator:
         """Return by how much the declared variance is multiplied, and what was learned from this residual.
 
         Innovation-based adaptive estimation (Mehra, On the identification of variances and adaptive Kalman
-        filtering, 1970), smoothed, one number a quantity: a sensor may be worse than it declares, not better.
+        filtering, 1970), smoothed, one number a quantity. A sensor may be worse than it declares; better only
+        of a yaw rate, whose lasting errors are the gyro's bias and the wheels' slip. The errors of fixes and
+        of wheel speeds last, and innovations do not tell how long.
         """
-        residual, jacobian, _ = observation
+        residual, jacobian, _, left_out = observation
         known = now.excess.get(key, 1.0)
-        scale = known if known > EXCESS_USED else 1.0
-        expected = float((jacobian.dot(now.covariance) * jacobian).sum())
+        used = known > EXCESS_USED or (known < 1 / EXCESS_USED and key.endswith(".yaw_rate"))
+        scale = known if used else 1.0
+        expected = float((jacobian.dot(now.covariance) * jacobian).sum()) + left_out
         surprise = sum([value * value for value in residual])
         surprise = min(surprise, EXCESS_CLIP * (expected + scale * declared))  # one outlier is no new noise
         sample = max(surprise - expected, 0.0) / declared

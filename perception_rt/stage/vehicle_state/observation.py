@@ -21,10 +21,13 @@ SIZE = 11
 STANDSTILL_YAW_RATE_SIGMA = 0.002  # rad/s: what a standing car may seem to turn
 STANDSTILL_YAW_RATE = 0.01  # rad/s: a reading below may be one of a vehicle that stands
 SKID_SLIP = 0.5  # relative error of the yaw rate of wheels that turn by slipping: it depends on the ground
+WHEEL_TURN_SIGMA = 0.01  # rad/s: what wheels of slightly different radius seem to turn
 STEERING_SLIP_SIGMA = 0.01  # rad/s: what the bicycle model leaves out
 MAX_STEERING = 1.4  # rad
 
-Observation = tuple[list[float], np.ndarray, Noise]
+Observation = tuple[list[float], np.ndarray, Noise, float]
+"""Residual, Jacobian, the sensor's noise, and the variance of what the model of the measurement leaves out,
+which is added to the noise and not scaled with it."""
 Quantities = list[tuple[str, Callable[[list[float]], Observation]]]
 """Name and function of the state that observes it."""
 
@@ -66,7 +69,7 @@ class MeasurementModel:
             east - state[X] - arm_east - state[EAST_OFFSET],
             north - state[Y] - arm_north - state[NORTH_OFFSET],
         ]
-        return residual, self._fix, self.white(fix)
+        return residual, self._fix, self.white(fix), 0.0
 
     def white(self, fix: Fix) -> Noise:
         """The part of a fix's covariance that is new in every fix, m^2."""
@@ -88,21 +91,23 @@ class MeasurementModel:
             noise = _noise(twist.speed_variance)
             found.append(("speed", partial(self._observe_speed, twist.speed, noise)))
         if twist.yaw_rate is not None:
-            noise = _noise(twist.yaw_rate_variance)
+            noise, slip = _noise(twist.yaw_rate_variance), WHEEL_TURN_SIGMA**2
             if self.config.turns_in_place:
-                noise = [[noise[0][0] + (SKID_SLIP * twist.yaw_rate) ** 2]]
-            found.append(("yaw_rate", partial(self._observe_turn, twist.yaw_rate, noise)))
+                slip += (SKID_SLIP * twist.yaw_rate) ** 2
+            found.append(("yaw_rate", partial(self._observe_turn, twist.yaw_rate, noise, slip)))
         if self._stands(twist):
-            found.append(("standstill", partial(self._observe_turn, 0.0, [[STANDSTILL_YAW_RATE_SIGMA**2]])))
+            found.append(
+                ("standstill", partial(self._observe_turn, 0.0, [[STANDSTILL_YAW_RATE_SIGMA**2]], 0.0))
+            )
         return found
 
     def _observe_speed(self, speed: float, noise: Noise, state: list[float]) -> Observation:
         scale = 1 + state[SPEED_SCALE]
         self._speed[0, SPEED], self._speed[0, SPEED_SCALE] = scale, state[SPEED]
-        return [speed - scale * state[SPEED]], self._speed, noise
+        return [speed - scale * state[SPEED]], self._speed, noise, 0.0
 
-    def _observe_turn(self, yaw_rate: float, noise: Noise, state: list[float]) -> Observation:
-        return [yaw_rate - state[YAW_RATE]], self._turn, noise
+    def _observe_turn(self, yaw_rate: float, noise: Noise, slip: float, state: list[float]) -> Observation:
+        return [yaw_rate - state[YAW_RATE]], self._turn, noise, slip
 
     def _stands(self, twist: Twist) -> bool:
         """Whether the vehicle stands, and so does not turn (zero-velocity update)."""
@@ -123,14 +128,14 @@ class MeasurementModel:
         return found
 
     def _observe_gyro(self, yaw_rate: float, noise: Noise, state: list[float]) -> Observation:
-        return [yaw_rate - state[YAW_RATE] - state[GYRO_BIAS]], self._gyro, noise
+        return [yaw_rate - state[YAW_RATE] - state[GYRO_BIAS]], self._gyro, noise, 0.0
 
     def _observe_force(self, acceleration: float, noise: Noise, state: list[float]) -> Observation:
-        return [acceleration - state[ACCELERATION] - state[ACCELERATION_BIAS]], self._force, noise
+        return [acceleration - state[ACCELERATION] - state[ACCELERATION_BIAS]], self._force, noise, 0.0
 
     def _observe_pose(self, pose: Pose, state: list[float]) -> Observation:
         residual = [pose.x - state[X], pose.y - state[Y], wrapped(pose.yaw - state[YAW])]
-        return residual, self._pose, pose.noise
+        return residual, self._pose, pose.noise, 0.0
 
     def _observe_steering(self, steering: Steering, state: list[float]) -> Observation:
         """The kinematic bicycle: yaw rate = speed tan(angle) / wheelbase."""
@@ -138,7 +143,7 @@ class MeasurementModel:
         gain = state[SPEED] * (1 + tan(steering.angle) ** 2) / self.config.wheelbase_m
         self._steering[0, SPEED] = -slope
         variance = gain * gain * steering.variance + STEERING_SLIP_SIGMA**2
-        return [slope * state[SPEED] - state[YAW_RATE]], self._steering, [[variance]]
+        return [slope * state[SPEED] - state[YAW_RATE]], self._steering, [[variance]], 0.0
 
 
 def fault_of(measurement: Measurement) -> str | None:
