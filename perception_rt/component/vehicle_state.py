@@ -23,11 +23,13 @@ from perception_rt.component.parameters import Parameter
 from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.pipeline import StreamStats
 from perception_rt.stage.prediction.ego import check_horizon, predict_path
-from perception_rt.stage.vehicle_state.config import VehicleStateConfig
+from perception_rt.stage.vehicle_state.config import VehicleStateConfig, without_gravity
 from perception_rt.stage.vehicle_state.estimate import UpdateStatus
 from perception_rt.stage.vehicle_state.filter import VehicleStateFilter
 from perception_rt.stage.vehicle_state.readings import (
+    AngularAcceleration,
     DefaultVariances,
+    Gravity,
     measured_fix,
     measured_imu,
     measured_pose,
@@ -43,6 +45,8 @@ MEASURED = (
     *("odometry.speed", "odometry.yaw_rate", "twist.speed", "twist.yaw_rate"),
     *("imu.yaw_rate", "imu.acceleration"),
 )
+GRAVITY = ("auto", "included", "removed")
+GRAVITY_FOUND = {None: "unknown", True: "included", False: "removed"}
 OUTCOMES = {
     UpdateStatus.GATED: Outcome.REJECTED,
     UpdateStatus.UNUSED: Outcome.REJECTED,
@@ -82,7 +86,16 @@ class VehicleState(Component):
         Parameter("imu_latency_s", 0.0, "Delay of the IMU's stamps, s.", (-1.0, 1.0)),
         Parameter("fix_latency_s", 0.0, "Delay of the stamps of the fixes, s.", (-1.0, 1.0)),
         Parameter("twist_latency_s", 0.0, "Delay of the stamps of the twist, s.", (-1.0, 1.0)),
-        Parameter("fix_lever_arm_m", [0.0, 0.0], "x and y of the antenna in base_link, m."),
+        Parameter(
+            "fix_lever_arm_m",
+            [0.0, 0.0],
+            "x and y of the antenna in base_link, m; zeros for that of /tf (frame_id of the fixes), if any.",
+        ),
+        Parameter(
+            "imu_gravity",
+            "auto",
+            "Gravity in the IMU's acceleration: included (REP 145), removed, or auto, as found in the data.",
+        ),
         Parameter("speed_sigma", 0.1, "Speed noise where a message has no covariance, m/s.", (1e-3, 10.0)),
         Parameter(
             "yaw_rate_sigma", 0.02, "Yaw rate noise where a message has no covariance, rad/s.", (1e-4, 1.0)
@@ -112,6 +125,8 @@ class VehicleState(Component):
         unknown = sorted({*values["ignored_quantities"]} - {"", *MEASURED})
         if unknown:
             raise ConfigError(f"ignored_quantities={unknown}: must be of {', '.join(MEASURED)}")
+        if values["imu_gravity"] not in GRAVITY:
+            raise ConfigError(f"imu_gravity={values['imu_gravity']!r}: must be of {', '.join(GRAVITY)}")
         check_horizon(values["horizon_s"], values["step_s"])
         placed = "fix" in topics or values["use_odometry_pose"]
         self._config = VehicleStateConfig(
@@ -120,7 +135,10 @@ class VehicleState(Component):
             fix_lever_arm_m=tuple(values["fix_lever_arm_m"]),
             turns_in_place=values["turns_in_place"],
         )
+        if values["imu_gravity"] == "removed":
+            self._config = without_gravity(self._config)
         self._filter, self._restarts = VehicleStateFilter(self._config), 0
+        self._gravity, self._spin, self._antenna = Gravity(), AngularAcceleration(), ""
         sigmas = ("speed_sigma", "yaw_rate_sigma", "acceleration_sigma", "fix_sigma")
         self._default_variances = DefaultVariances(*(values[name] ** 2 for name in sigmas))
         self._missing, self._path_due_ns = "", 0
@@ -153,7 +171,7 @@ class VehicleState(Component):
         """Begin with no measurements."""
         if self._filter is not None:
             self._restarts += self._filter.restarts + 1
-            self._filter = VehicleStateFilter(self._config)
+            self._filter = VehicleStateFilter(self._filter.config)
 
     # Measurements.
 
@@ -189,11 +207,14 @@ class VehicleState(Component):
                 self._sensors["imu"].ledger.finish(entry, Outcome.UNSYNCED, str(error))
                 return
         self._missing = ""
+        if reading.linear_acceleration is not None:
+            self._note_gravity(reading.linear_acceleration, mounting)
         quantities = {"yaw rate": reading.angular_velocity, "acceleration": reading.linear_acceleration}
         self._note_missing("imu", quantities)
-        self._measure(
-            "imu", entry, reading.stamp_ns, [measured_imu(reading, mounting, self._default_variances)]
-        )
+        turn = reading.angular_velocity
+        spin = None if turn is None else self._spin.add(reading.stamp_ns, turn)
+        imu = measured_imu(reading, mounting, self._default_variances, spin)
+        self._measure("imu", entry, reading.stamp_ns, [imu])
 
     def _on_fix(self, data: bytes, entry: Entry) -> None:
         reading = parse_fix(data)
@@ -201,7 +222,31 @@ class VehicleState(Component):
             entry.stamp_ns = reading.stamp_ns
             self._sensors["fix"].ledger.finish(entry, Outcome.REJECTED, "the receiver has no fix")
             return
-        self._measure("fix", entry, reading.stamp_ns, [measured_fix(reading, self._default_variances)])
+        fix = measured_fix(reading, self._default_variances, self._antenna_of(reading.frame_id))
+        self._measure("fix", entry, reading.stamp_ns, [fix])
+
+    def _antenna_of(self, frame_id: str) -> tuple[float, float] | None:
+        """x and y of the antenna by /tf, m; None where the parameters say it, or nothing does."""
+        if any(self.values["fix_lever_arm_m"]) or frame_id in ("", self.values["base_frame"]):
+            return None
+        try:
+            mounting = self._transforms.lookup(self.values["base_frame"], frame_id, 0)
+        except TransformError as error:
+            self._antenna = f"taken to be at the base frame: {error}"
+            return None
+        x, y = mounting[:2, 3].tolist()
+        self._antenna = f"{x:.3f}, {y:.3f} m by /tf"
+        return x, y
+
+    def _note_gravity(self, push: np.ndarray, mounting: np.ndarray) -> None:
+        """Learn whether gravity is in the acceleration; without it, the vehicle's tilt is not either."""
+        known = self._gravity.included
+        self._gravity.add(push, mounting)
+        found = self._gravity.included
+        if found is known or self.values["imu_gravity"] != "auto":
+            return
+        self.host.info(f"imu: gravity is {'in' if found else 'not in'} its acceleration")
+        self._filter.reconfigure(self._config if found else without_gravity(self._config))
 
     def _measure(
         self, sensor: str, entry: Entry, stamp_ns: int, measurements: list[state.Measurement]
@@ -288,6 +333,9 @@ class VehicleState(Component):
         restarts = self._restarts + state_filter.restarts
         values = {"placed": placed, "restarts": restarts, "missing": self._missing}
         values["numerical_failures"] = state_filter.failures
+        values["imu_gravity"] = GRAVITY_FOUND[self._gravity.included]
+        if self._antenna:
+            values["antenna"] = self._antenna
         counters = {**state_filter.counters, **state_filter.quantity_counters}
         for name, counts in sorted(counters.items()):
             values |= {f"{name}_{outcome.value}": count for outcome, count in sorted(counts.items()) if count}
@@ -296,6 +344,8 @@ class VehicleState(Component):
         level, message = Level.OK, "running" if self.active else "inactive"
         if self.active and self._missing:
             level, message = Level.WARN, f"imu not used: {self._missing}"
+        elif self.active and self._gravity.fault:
+            level, message = Level.WARN, f"imu: {self._gravity.fault}"
         elif self.active and not placed:
             level, message = Level.WARN, "position and yaw are not known yet"
         return [Status(self.host.get_name(), level, message, "cpu", values), *self.stream_statuses()]

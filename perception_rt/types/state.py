@@ -91,6 +91,7 @@ class Fix:
         altitude: m above the ellipsoid; NaN where the receiver has none.
         covariance: of east and north, upper triangle, m^2.
         sensor: the name under which it is counted and its latency is looked up.
+        antenna: its x and y in base_link, m; None for that of the filter's parameters.
     """
 
     stamp_ns: int
@@ -99,6 +100,7 @@ class Fix:
     altitude: float
     covariance: tuple[float, float, float]
     sensor: str = "fix"
+    antenna: tuple[float, float] | None = None
 
     @property
     def values(self) -> tuple[float, ...]:

@@ -648,10 +648,7 @@ def test_numbers_that_fail_restart_the_filter_and_say_why(monkeypatch):
 
 
 def test_the_wheels_straight_ahead_tell_the_gyro_s_bias_where_fixes_mislead():
-    """A skid-steered robot whose odometry declares 0.17 rad/s and is good to 0.01, as the Husky's driver does.
-
-    The fixes walk away to the side, as multipath makes them; the bias must not follow.
-    """
+    """A skid-steered robot whose odometry declares 0.17 rad/s and is good to 0.01, with fixes that wander."""
     ego, rng = VehicleStateFilter(VehicleStateConfig(turns_in_place=True)), np.random.default_rng(0)
     for step in range(2400):
         stamp, way = step * SECOND // 40, step / 40

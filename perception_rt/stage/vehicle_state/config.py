@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 
 from perception_rt.stage.vehicle_state.motion import MotionNoise
@@ -19,7 +19,7 @@ class VehicleStateConfig:
         start_at_origin: the frame begins where the vehicle is first heard of (an odom frame), and fixes are
             not used. Otherwise the state begins with a pose, or once fixes tell position and yaw.
         latency_s: by sensor name: how much later than the moment it measured a sensor stamps its message.
-        fix_lever_arm_m: the antenna's x and y in base_link.
+        fix_lever_arm_m: the antenna's x and y in base_link, of fixes that do not say theirs.
         fix_correlated_share: the part of a fix's variance that persists (orbits, atmosphere, multipath), and
             is estimated as an offset; the rest is white. In [0, 1).
         fix_correlation_time_s: how long it persists.
@@ -95,3 +95,11 @@ _BOUNDS = (
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not (isfinite(value) and low <= value <= high):
         raise ConfigError(f"{name}={value!r}: give a number in [{low:g}, {high:g}]")
+
+
+def without_gravity(config: VehicleStateConfig) -> VehicleStateConfig:
+    """Of an IMU that takes gravity off by its attitude: slopes are not in its acceleration.
+
+    A degree of error of the attitude leaves 0.17 m/s^2.
+    """
+    return replace(config, acceleration_bias_sigma=0.2, acceleration_bias_walk=0.02)

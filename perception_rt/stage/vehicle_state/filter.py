@@ -96,6 +96,10 @@ class VehicleStateFilter:
             self.reasons[sensor] = reason
         return outcome
 
+    def reconfigure(self, config: VehicleStateConfig) -> None:
+        """Go on with another config of the same latencies and horizon."""
+        self.config, self._estimator = config, Estimator(config)
+
     def state_at(self, stamp_ns: int) -> EgoState | None:
         """Return the state at a moment, from the measurements of up to then; later moments are predicted.
 

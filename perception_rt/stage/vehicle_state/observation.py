@@ -63,7 +63,7 @@ class MeasurementModel:
 
     def of_fix(self, east: float, north: float, fix: Fix, state: list[float]) -> Observation:
         """Of a fix at (east, north), m."""
-        arm_east, arm_north = self.lever_arm(state[YAW])
+        arm_east, arm_north = self.lever_arm(fix, state[YAW])
         self._fix[0, YAW], self._fix[1, YAW] = -arm_north, arm_east
         residual = [
             east - state[X] - arm_east - state[EAST_OFFSET],
@@ -80,9 +80,9 @@ class MeasurementModel:
         """The part that persists, an axis, m^2."""
         return self.config.fix_correlated_share * (fix.covariance[0] + fix.covariance[2]) / 2
 
-    def lever_arm(self, yaw: float) -> tuple[float, float]:
+    def lever_arm(self, fix: Fix, yaw: float) -> tuple[float, float]:
         """From base_link to the antenna in the fixed frame, m."""
-        (x, y), c, s = self.config.fix_lever_arm_m, cos(yaw), sin(yaw)
+        (x, y), c, s = fix.antenna or self.config.fix_lever_arm_m, cos(yaw), sin(yaw)
         return c * x - s * y, s * x + c * y
 
     def _of_twist(self, twist: Twist) -> Quantities:
@@ -157,6 +157,8 @@ def fault_of(measurement: Measurement) -> str | None:
         return f"covariance={noise}: not positive definite"
     if isinstance(measurement, Fix) and not (abs(values[0]) <= 90 and abs(values[1]) <= 360):
         return f"latitude, longitude={values[:2]}: not on the Earth"
+    if isinstance(measurement, Fix) and not isfinite(sum(measurement.antenna or ())):
+        return f"antenna={measurement.antenna}: not finite"
     if isinstance(measurement, Steering) and abs(values[0]) > MAX_STEERING:
         return f"angle={values[0]}: beyond {MAX_STEERING} rad"
     return None

@@ -59,7 +59,7 @@ def place_by_fix(now: Estimate, east: float, north: float, fix: Fix, observer: M
     white = observer.white(fix)
     sigma = sqrt((white[0][0] + white[1][1]) / 2)
     baseline = max(LEAST_BASELINE_M, BASELINE_SIGMAS * sigma)
-    arm, arm_at_anchor = observer.lever_arm(now.x[YAW]), observer.lever_arm(0.0)
+    arm, arm_at_anchor = observer.lever_arm(fix, now.x[YAW]), observer.lever_arm(fix, 0.0)
     dx, dy = now.x[X] + arm[0] - arm_at_anchor[0], now.x[Y] + arm[1] - arm_at_anchor[1]
     way, reckoned = hypot(east - anchor.east, north - anchor.north), hypot(dx, dy)
     seconds = (here.stamp_ns - anchor.stamp_ns) * 1e-9
@@ -101,7 +101,7 @@ def _placed(
     yaw_variance = now.covariance[YAW, YAW] + 2 * yaw_sigma**2
     covariance = _forget(now.covariance, [X, Y, YAW, EAST_OFFSET, NORTH_OFFSET])
     x[YAW] = wrapped(x[YAW] + turn)
-    arm = observer.lever_arm(x[YAW])
+    arm = observer.lever_arm(fix, x[YAW])
     x[[X, Y]], x[[EAST_OFFSET, NORTH_OFFSET]] = (east - arm[0], north - arm[1]), 0.0
     offset = observer.offset_variance(fix)
     covariance[: Y + 1, : Y + 1] = observer.white(fix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from math import exp
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,11 @@ from perception_rt.codec.vehicle import FixReading, ImuReading, MotionReading
 from perception_rt.types.state import Fix, Imu, Measurement, Pose, Twist
 
 QUANTITIES = ("speed", "yaw_rate", "acceleration")
+STANDARD_GRAVITY = 9.80665  # m/s^2
+GRAVITY_READINGS = 50  # their mean tells gravity from what a vehicle does
+GRAVITY_COSINE = 0.87  # 30 degrees: no road is as steep
+ANGULAR_ACCELERATION_SIGMA = 0.2  # rad/s^2: of its estimate
+SPIN_TIME_S = 0.1  # over which angular acceleration is smoothed
 _POSE_UNKNOWN = np.diag([1.0, 1.0, 0.05**2])  # m^2 and rad^2
 
 
@@ -56,36 +62,110 @@ def measured_pose(reading: MotionReading, sensor: str) -> Pose | None:
     return Pose(reading.stamp_ns, *reading.pose, upper, sensor)
 
 
-def measured_imu(reading: ImuReading, base_from_imu: np.ndarray, defaults: DefaultVariances) -> Imu:
+class AngularAcceleration:
+    """The angular acceleration of an IMU, smoothed, from its successive turns."""
+
+    def __init__(self) -> None:
+        self._value = np.zeros(3)
+        self._last: tuple[int, np.ndarray] | None = None
+
+    def add(self, stamp_ns: int, turn: np.ndarray) -> np.ndarray:
+        """Return (3,) rad/s^2 after a turn, rad/s; a late or a broken one, or a gap, tells nothing."""
+        if not np.isfinite(turn).all():
+            return self._value
+        dt = 0.0 if self._last is None else (stamp_ns - self._last[0]) * 1e-9
+        if self._last is not None and 0 < dt <= SPIN_TIME_S:
+            change = (turn - self._last[1]) / dt
+            self._value = self._value + (1 - exp(-dt / SPIN_TIME_S)) * (change - self._value)
+        elif dt > SPIN_TIME_S:
+            self._value = np.zeros(3)
+        if dt >= 0:
+            self._last = stamp_ns, turn
+        return self._value
+
+
+def measured_imu(
+    reading: ImuReading,
+    base_from_imu: np.ndarray,
+    defaults: DefaultVariances,
+    spin: np.ndarray | None = None,
+) -> Imu:
     """Return yaw rate and forward acceleration in base_link, each where the message has it.
 
-    An IMU off the centre feels the turn too: what points to the centre is taken off by the yaw rate of the
-    same message; the part of a changing yaw rate is left to the acceleration's noise.
+    An IMU off the centre feels the turn too: w x (w x r), and w' x r where the turn changes. Both are taken
+    off; what is unsure of w' adds to the acceleration's variance.
 
     Args:
         reading: in the IMU's own frame.
         base_from_imu: (4, 4) mounting, m.
         defaults: where the message does not know its variances.
+        spin: (3,) angular acceleration w' in the IMU's frame, rad/s^2, where it is known.
     """
     turn, push = reading.angular_velocity, reading.linear_acceleration
-    up, ahead = base_from_imu[2, :3], base_from_imu[0, :3]
-    to_centre = 0.0 if turn is None else float(up @ turn) ** 2 * float(base_from_imu[0, 3])
-    return Imu(
-        reading.stamp_ns,
-        None if turn is None else float(up @ turn),
-        None if turn is None else _along(reading.angular_covariance, up, defaults.yaw_rate),
-        None if push is None else float(ahead @ push) + to_centre,
-        None if push is None else _along(reading.linear_covariance, ahead, defaults.acceleration),
-    )
+    up, ahead, arm = base_from_imu[2, :3], base_from_imu[0, :3], base_from_imu[:3, 3]
+    yaw_rate = acceleration = yaw_rate_variance = acceleration_variance = None
+    of_turn = 0.0
+    if turn is not None:
+        yaw_rate = float(up @ turn)
+        yaw_rate_variance = _along(reading.angular_covariance, up, defaults.yaw_rate)
+        of_turn = float((ahead @ turn) * (base_from_imu[:3, :3] @ turn @ arm) - arm[0] * (turn @ turn))
+    if spin is not None:
+        of_turn += float((base_from_imu[1, :3] @ spin) * arm[2] - (up @ spin) * arm[1])
+    if push is not None:
+        acceleration = float(ahead @ push) - of_turn
+        acceleration_variance = _along(reading.linear_covariance, ahead, defaults.acceleration)
+        acceleration_variance += ANGULAR_ACCELERATION_SIGMA**2 * float(arm[1:] @ arm[1:])
+    return Imu(reading.stamp_ns, yaw_rate, yaw_rate_variance, acceleration, acceleration_variance)
+
+
+class Gravity:
+    """Whether an IMU's acceleration has gravity in it (REP 145), and from where; the mean of its readings.
+
+    Attributes:
+        included: None until `GRAVITY_READINGS` readings have come.
+        mean: (3,) m/s^2, in base_link's axes.
+    """
+
+    def __init__(self) -> None:
+        self.included: bool | None = None
+        self.mean = np.zeros(3)
+        self._count = 0
+
+    def add(self, push: np.ndarray, base_from_imu: np.ndarray) -> None:
+        """Take an acceleration in the IMU's frame; one that is not finite tells nothing."""
+        felt = base_from_imu[:3, :3] @ push
+        if not np.isfinite(felt).all():
+            return
+        self._count += 1
+        self.mean += (felt - self.mean) / min(self._count, 10 * GRAVITY_READINGS)
+        if self._count >= GRAVITY_READINGS:
+            self.included = float(np.linalg.norm(self.mean)) > STANDARD_GRAVITY / 2
+
+    @property
+    def fault(self) -> str:
+        """Empty where gravity is felt along z of base_link; else the mounting is wrong, and this says it."""
+        if not self.included or self.mean[2] > GRAVITY_COSINE * np.linalg.norm(self.mean):
+            return ""
+        x, y, z = self.mean.tolist()
+        return f"gravity is felt along ({x:.1f}, {y:.1f}, {z:.1f}) of the base frame, not along z: check /tf"
 
 
 def _along(covariance: np.ndarray | None, axis: np.ndarray, unknown: float) -> float:
     return unknown if covariance is None else float(axis @ covariance @ axis) or unknown
 
 
-def measured_fix(reading: FixReading, defaults: DefaultVariances) -> Fix:
-    """A fix; of its covariance, east and north."""
+def measured_fix(
+    reading: FixReading, defaults: DefaultVariances, antenna: tuple[float, float] | None = None
+) -> Fix:
+    """A fix; of its covariance, east and north.
+
+    Args:
+        reading: of the message.
+        defaults: where the message does not know its variances.
+        antenna: its x and y in base_link, m, where /tf tells it.
+    """
     known = reading.covariance
     east_north = np.eye(2) * defaults.fix if known is None or not known[:2, :2].any() else known[:2, :2]
     (xx, xy), (_, yy) = east_north.tolist()
-    return Fix(reading.stamp_ns, reading.latitude, reading.longitude, reading.altitude, (xx, xy, yy))
+    place = reading.latitude, reading.longitude, reading.altitude
+    return Fix(reading.stamp_ns, *place, (xx, xy, yy), antenna=antenna)
