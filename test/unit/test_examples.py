@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -76,6 +77,45 @@ def test_torchscript_bundle(tmp_path):
     image[100:200, 50:300] = 255
     found = perception_rt.detect2d(perception_rt.open_bundle(path, device="cpu"), image)
     np.testing.assert_allclose(found.xyxy, [[50, 100, 300, 200]])
+
+
+def notebook(name: str) -> dict:
+    """Run the code cells of a notebook; returns its names."""
+    names: dict = {}
+    for number, cell in enumerate(json.loads((ROOT / "examples" / name).read_text())["cells"]):
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], "commit notebooks without outputs"
+            exec(compile("".join(cell["source"]), f"{name}, cell {number}", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def no_windows(monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    for name in ("BAG", "BUNDLE", "IMAGE", "OUT"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    pyplot.close("all")
+
+
+def test_images_and_bundle(no_windows):
+    assert len(notebook("images_and_bundle.ipynb")["detections"]) >= 3
+
+
+def test_bag_boxes_film(no_windows, tmp_path, monkeypatch):
+    monkeypatch.setenv("BAG", str(write_drive(tmp_path / "bag", seconds=1.0)))
+    monkeypatch.setenv("OUT", str(tmp_path))
+    names = notebook("bag_boxes_film.ipynb")
+    film = cv2.VideoCapture(str(tmp_path / "boxes.mp4"))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == len(names["counts"]) >= 10
+    assert sum(names["counts"]) > 0
+
+
+def test_tracker_and_scores(no_windows):
+    scores = notebook("tracker_and_scores.ipynb")["scores"].iloc[0]
+    assert scores["mota"] > 0.8
+    assert scores["idf1"] > 0.8
 
 
 @contextmanager
@@ -153,6 +193,10 @@ def test_nearby_node(domain):
     assert int(counts[-1]["published"]) >= len(answers) > 1
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".ipynb")),
+    ids=lambda path: path.name,
+)
 def test_each_example_has_a_test(path):
     assert path.name in Path(__file__).read_text()
