@@ -81,7 +81,9 @@ def face_rows() -> list[Row]:
     """Return all rows."""
     help_ms, help_mb = run([*CLI, "--help"])
     bad_ms, bad_mb = run([*CLI, "up", "/nonexistent.yaml"])
-    doctor_ms, doctor_mb = run([*CLI, "doctor", "--help"])
+    doctor_ms, doctor_mb = run([*CLI, "doctor"])
+    topic_ms, topic_mb = run([*CLI, "topic", "list"])
+    completion_ms, completion_mb = run([*CLI, "completion", "bash"])
     light = {node: node_figures(node, "active: subscribes") for node in LIGHT}
     camera_s, camera_mb = node_figures("camera_detector", r" on (cpu|cuda), ")
     tests = [sys.executable, "-m", "pytest", "-q", "test/unit/test_cli.py"]
@@ -93,6 +95,10 @@ def face_rows() -> list[Row]:
         row("face/bad_argument_mb", bad_mb, "MB", "< 80"),
         row("face/doctor_ms", doctor_ms, "ms", "< 500"),
         row("face/doctor_mb", doctor_mb, "MB", "< 80"),
+        row("face/topic_list_ms", topic_ms, "ms", "< 500 beyond the wait for discovery"),
+        row("face/topic_list_mb", topic_mb, "MB", "< 80"),
+        row("face/completion_ms", completion_ms, "ms", "< 500"),
+        row("face/completion_mb", completion_mb, "MB", "< 80"),
         row("face/node_up_s", camera_s, "s", "<= 2.5 s plus the load of its model"),
         row("face/node_mb", camera_mb, "MB"),
         row("face/light_node_up_s", max(took for took, _ in light.values()), "s", "<= 2.5"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -185,6 +186,7 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
     from perception_rt.replay.mine import check_count, mine
     from perception_rt.replay.session import run_session
 
+    began_s = time.monotonic()
     check_count(args.mine)
     session = _session(args, bag)
     viewer = None
@@ -200,7 +202,7 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
         except OSError as error:  # a full disk, as a rule
             raise ConfigError(f"--out={args.out}: {error}") from error
     if args.progress != "json":
-        _print_result(outcome, args)
+        _print_result(outcome, args, time.monotonic() - began_s)
         if args.mine:
             print(f"{len(moments)} moments in {args.out / 'mined'}")
     if args.open:
@@ -282,8 +284,8 @@ def _progress(how: str, title: str) -> Iterator[Callable[[float, float], None]]:
             yield show
 
 
-def _print_result(outcome: ReplayResult, args: argparse.Namespace) -> None:
-    """Print the result as tables and a line."""
+def _print_result(outcome: ReplayResult, args: argparse.Namespace, whole_s: float) -> None:
+    """Print the result as tables and a line; `whole_s` is the time of everything, s."""
     from rich.console import Console
 
     from perception_rt.replay.budget import budget_table
@@ -311,5 +313,5 @@ def _print_result(outcome: ReplayResult, args: argparse.Namespace) -> None:
         console.print(f"warning: {finding}", markup=False, highlight=False, soft_wrap=True)
     run = outcome.run
     left = args.out if args.no_report else args.out / "report.html"
-    line = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s; {left}"
+    line = f"{run['bag_s']:.1f} s of recording in {run['wall_s']:.1f} s, {whole_s:.1f} s in all; {left}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
