@@ -1,13 +1,17 @@
-"""Replay every recording here from end to end; writes out/accuracy/recordings.json.
+"""Run every recording here from end to end; writes out/accuracy/recordings.json.
 
 Real bags run on the parameter file that `perception-rt init` writes for them; the cases, made to be hard to
-read, on the files below. A row tells how many messages of a stream were answered, and the exit code.
+read, on the files below. A row tells how many messages of a stream were answered, and the exit code. Each is
+replayed (`recordings/`), and those that `bag_player` can play run in a live graph too (`recordings/live/`).
 """
 
 from __future__ import annotations
 
 import json
+import struct
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -15,15 +19,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import yaml
 from rich.console import Console
 
 from bench.accuracy import OUT
-from bench.command import command
+from bench.command import command, use_private_graph
 from bench.inputs import DATA
 from bench.rows import Row, row, table_of, write_rows
 from perception_rt.cli.main import main as perception_rt
+from perception_rt.node.collector import Collector
+from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.batch import find_bags
 
+UP_S, SETTLE_S = 180.0, 0.5
+COMPRESSED = ("bayer_rggb8_jpeg", "jpeg_no_eoi", "jpeg_truncated_eoi", "webp")
 CASES = DATA.parent / "cases"
 ODOMETRY = "vehicle_state: {ros__parameters: {odometry_topic: /odom, imu_topic: ''}}"
 FIXES = (
@@ -40,52 +49,121 @@ class RecordingCase(NamedTuple):
     config: str | Path
     code: int = 0
     least: float = 0.95
-    """Share of the received messages of each stream that must be answered."""
+    """Share of the received messages of each stream that must be answered; 0: none may be."""
+    speed: float = 0.0
+    """Of `bag_player`, slow for detectors so that any machine keeps up; 0: replayed only."""
 
 
 def recording_cases() -> Iterator[RecordingCase]:
     """Yield every recording that is here."""
     for bag in find_bags([DATA / "bags"]) if DATA.is_dir() else ():
-        yield RecordingCase(bag.name.partition(".")[0], bag, "")
+        yield RecordingCase(bag.name.partition(".")[0], bag, "", speed=5.0 if bag.suffix == ".bag" else 0.2)
     if not CASES.is_dir():
         return
     folder, tracking = CASES / "recordings", CASES / "tracking"
-    yield RecordingCase("fixes_only_slow", folder / "fixes_only_slow.mcap.zstd", FIXES)
+    yield RecordingCase("fixes_only_slow", folder / "fixes_only_slow.mcap.zstd", FIXES, speed=2.0)
     for name in (
         "stamps_of_another_clock",
         "stamps_5s_ahead",
         "log_time_zero_first",
         "odometry_quaternion_zero",
     ):
-        yield RecordingCase(name, folder / f"{name}.mcap.zstd", ODOMETRY)
+        yield RecordingCase(name, folder / f"{name}.mcap.zstd", ODOMETRY, speed=2.0)
     for name in ("imu_gyro_minus1", "imu_gyro_minus1_reference_no_imu"):
-        yield RecordingCase(name, folder / f"{name}.mcap.zstd", IMU if name.endswith("1") else ODOMETRY)
+        yield RecordingCase(
+            name, folder / f"{name}.mcap.zstd", IMU if name.endswith("1") else ODOMETRY, speed=2.0
+        )
     yield RecordingCase("git_lfs_pointer", folder / "git_lfs_pointer.mcap", ODOMETRY, 2)
     for path in sorted((folder / "mcap").glob("*.mcap")):
-        yield RecordingCase(path.stem, path, tracking / "trk.yaml")
+        yield RecordingCase(path.stem, path, tracking / "trk.yaml", speed=1.0)
     yield RecordingCase("folder_drives", folder / "folders" / "drives", tracking / "trk.yaml")
     yield RecordingCase("folder_renamed", folder / "folders" / "renamed", tracking / "trk_odom.yaml")
 
 
 def recording_rows(console: Console) -> Iterator[Row]:
-    """Replay every recording; yield its rows."""
+    """Replay every recording, and play it; yield its rows."""
     for case in recording_cases():
         console.print(case.name)
         with TemporaryDirectory() as folder:
-            yield from _rows_of(case, Path(folder))
+            config = _config(case, Path(folder))
+            yield from _replayed(case, config, Path(folder, "out"))
+            if case.speed:
+                yield from _played(case, config, Path(folder, "live.yaml"))
+    console.print("cameras")
+    with TemporaryDirectory() as folder:
+        yield from camera_rows(Path(folder))
 
 
-def _rows_of(case: RecordingCase, folder: Path) -> Iterator[Row]:
-    config, out, said = folder / "config.yaml", folder / "out", StringIO()
+def _config(case: RecordingCase, folder: Path) -> Path:
+    """The parameter file of a case."""
+    config = folder / "config.yaml"
     if isinstance(case.config, Path):
-        config = case.config
-    elif case.config:
+        return case.config
+    if case.config:
         config.write_text(case.config)
+    else:
+        _quietly(["init", str(case.bag), "--out", str(config)])
+    return config
+
+
+def _quietly(arguments: list[str]) -> int:
+    """A command of the package without its output; returns the exit code."""
+    said = StringIO()
     with redirect_stdout(said), redirect_stderr(said):
-        if not case.config:
-            perception_rt(["init", str(case.bag), "--out", str(config)])
-        arguments = ["--config", str(config), "--out", str(out), "--inference", "fixed:20", "--no-report"]
-        code = perception_rt(["replay", str(case.bag), *arguments])
+        return perception_rt(arguments)
+
+
+def _played(case: RecordingCase, config: Path, live: Path) -> Iterator[Row]:
+    """The rows of a recording that `bag_player` plays into a live graph."""
+    graph = yaml.safe_load(config.read_text())
+    for node in graph.values():
+        node["ros__parameters"]["use_sim_time"] = True
+    player = {"use_sim_time": False, "bag": str(case.bag), "speed": case.speed}
+    graph["bag_player"] = {"ros__parameters": player}
+    live.write_text(yaml.safe_dump(graph, sort_keys=False))  # the player comes last, when all others are up
+    up = [sys.executable, "-m", "perception_rt.cli.main", "up", str(live), "--restarts", "0"]
+    with Collector({}) as collector:
+        done = subprocess.run(up, capture_output=True, check=False, timeout=UP_S)
+        time.sleep(SETTLE_S)
+    name = f"recordings/live/{case.name}"
+    yield row(f"{name}/exit_code", done.returncode, "", str(case.code))
+    for status, values in sorted(collector.statuses.items()):
+        if ": " not in status or "published" not in values:
+            continue
+        where = f"{name}/{status.replace(': ', ':').replace('/', '.')}"
+        yield from _share(where, int(values["received"]), int(values["published"]), case.least)
+
+
+def _share(where: str, received: int, published: int, least: float) -> Iterator[Row]:
+    yield row(f"{where}/received", received, "messages")
+    target = f">= {least}" if least else "<= 0"
+    if received or least:  # nothing comes of what must be refused
+        yield row(f"{where}/published_share", published / received if received else None, "", target)
+
+
+def camera_rows(folder: Path) -> Iterator[Row]:
+    """Each picture of the cases as a recording of ten, through the camera's detector."""
+    for path in sorted((CASES / "cameras").glob("*.cdr")):
+        info, compressed = path.stem.startswith("camera_info"), path.stem in COMPRESSED
+        if info:  # replayed with fusion by the tests
+            continue
+        data, bag = bytearray(path.read_bytes()), folder / path.stem
+        kind = f"sensor_msgs/msg/{'CompressedImage' if compressed else 'Image'}"
+        topic = "/camera/image_raw/compressed" if compressed else "/camera/image_raw"
+        with BagWriter(bag) as writer:
+            for number in range(10):
+                stamp_ns = 10**18 + number * 10**8
+                struct.pack_into("<iI", data, 4, stamp_ns // 10**9, stamp_ns % 10**9)
+                writer.write(topic, kind, stamp_ns, bytes(data))
+        case = RecordingCase(f"cameras/{path.stem}", bag, "", least=0.0 if "truncated" in path.stem else 1.0)
+        (folder / "run" / path.stem).mkdir(parents=True)
+        config = _config(case, folder / "run" / path.stem)
+        yield from _replayed(case, config, folder / "run" / path.stem / "out")
+
+
+def _replayed(case: RecordingCase, config: Path, out: Path) -> Iterator[Row]:
+    arguments = ["--config", str(config), "--out", str(out), "--inference", "fixed:20", "--no-report"]
+    code = _quietly(["replay", str(case.bag), *arguments])
     name = f"recordings/{case.name}"
     yield row(f"{name}/exit_code", code, "", str(case.code))
     for path in sorted(out.glob("**/metrics.json")) if case.code != 2 else ():
@@ -95,10 +173,7 @@ def _rows_of(case: RecordingCase, folder: Path) -> Iterator[Row]:
         part = "" if path.parent == out else f"/{path.parent.name}"
         for stream in metrics["streams"].values():
             where = f"{name}{part}{stream['node']}:{stream['topic'].replace('/', '.')}"
-            received, published = stream["received"], stream["states"]["published"]
-            yield row(f"{where}/received", received, "messages")
-            share = published / received if received else None
-            yield row(f"{where}/published_share", share, "", f">= {case.least}")
+            yield from _share(where, stream["received"], stream["states"]["published"], case.least)
         for topic, offset_s in metrics["bag"].get("clock", {}).get("offsets_s", {}).items():
             if abs(offset_s) > 1:
                 yield row(f"{name}{part}{topic}/clock_offset", offset_s, "s")
@@ -107,6 +182,7 @@ def _rows_of(case: RecordingCase, folder: Path) -> Iterator[Row]:
 def measure_all() -> None:
     """Replay, print, write."""
     console = Console()
+    use_private_graph()
     rows = list(recording_rows(console))
     write_rows(OUT / "recordings.json", rows)
     console.print(table_of(rows))

@@ -244,6 +244,12 @@ class ComponentNode(PerceptionNode):
         if component is not None and self.active and not component.active and self.now_ns() > 0:
             component.active = True
 
+    def pending(self) -> int:
+        """How many messages the component has not answered yet."""
+        component = self.component  # another thread may be cleaning up
+        books = [] if component is None else list(component.stats.values())
+        return sum(stats.ledger.snapshot()["pending"] for stats in books)
+
     def on_clock_reset(self) -> None:
         """Forget transforms and whatever else depends on the order of time."""
         component, host = self.component, self._host  # another thread may be cleaning up

@@ -29,7 +29,8 @@ from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
 
 SPIN_S = 0.1  # how soon an idle executor notices that it is to stop
-DRAIN_S = 1.0  # after the last played message, for what is still on its way
+DRAIN_S = 1.0  # without work, after the last played message: then nothing is on its way any more
+DRAINED_S = 15.0  # the most that the graph is given to answer the last messages
 MAX_FAILURES = 200  # slices in a row within a second that may fail before the executor counts as broken
 FAILED = 70  # exit code, EX_SOFTWARE of sysexits.h
 END_S = 1.5  # after a signal the process ends within this, whatever still computes
@@ -257,7 +258,7 @@ def run(
         bring_up.join(SPIN_S)
     while any(up) and not stop.wait(SPIN_S) and rclpy.ok() and not graph.failed.is_set():
         if any(node.finished.is_set() for node in graph.nodes):
-            stop.wait(DRAIN_S)
+            _drain(graph, stop)
             break
     code = 0 if any(up) or stop.is_set() else 1
     if graph.failed.is_set() or not (stop.is_set() or rclpy.ok()):
@@ -266,6 +267,16 @@ def run(
     graph.end()
     rclpy.try_shutdown()
     _exit(code)
+
+
+def _drain(graph: Graph, stop: threading.Event) -> None:
+    """Wait until the nodes have answered what was played last."""
+    now_s = time.monotonic()
+    end_s, idle_s = now_s + DRAINED_S, now_s
+    while now_s < end_s and now_s - idle_s < DRAIN_S and not stop.wait(SPIN_S):
+        now_s = time.monotonic()
+        if any(node.pending() for node in graph.nodes):
+            idle_s = now_s
 
 
 def _exit_soon(exit_codes: queue.SimpleQueue[int], stop: threading.Event) -> None:

@@ -87,6 +87,10 @@ class PerceptionNode(LifecycleNode):
     def every_second(self) -> None:
         """Called at 1 Hz while active, before the diagnostics."""
 
+    def pending(self) -> int:
+        """How many messages the node has not answered yet."""
+        return 0
+
     def on_clock_reset(self) -> None:
         """Called when ROS time jumped backward, by any amount, or simulated time was switched on or off."""
 

@@ -41,6 +41,7 @@ class SourceNode(PerceptionNode):
         super().__init__(node_name, **kwargs)
         self.halt = threading.Event()
         self._thread: threading.Thread | None = None
+        self._clock_ns = 0  # the last that was published
         self._publishing = threading.Lock()  # held while something is published: not after `stop`
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._clock_publisher = self.create_publisher(Clock, "/clock", qos)
@@ -62,6 +63,7 @@ class SourceNode(PerceptionNode):
 
     def start(self) -> None:
         """Begin to play."""
+        self._clock_ns = 0
         self.halt.clear()
         self._thread = threading.Thread(target=self._play, name="play", daemon=True)
         self._thread.start()
@@ -87,6 +89,10 @@ class SourceNode(PerceptionNode):
         if not self.halt.is_set():
             self.get_logger().info("finished")
             self.finished.set()
+        # What waits in simulated time for its partners or transforms is answered yet.
+        period_s = CLOCK_PERIOD_NS / 1e9 / min(self.values["speed"], 1.0)
+        while not self.halt.wait(period_s) and self._clock_ns:
+            self.publish_clock(self._clock_ns + CLOCK_PERIOD_NS)
 
     def _wait_for_listener(self) -> bool:
         """Return False where the node was stopped meanwhile."""
@@ -131,6 +137,7 @@ class SourceNode(PerceptionNode):
         """Publish the simulated time."""
         with self._publishing:
             if not self.halt.is_set():
+                self._clock_ns = time_ns
                 self._clock_publisher.publish(Clock(clock=to_time(time_ns)))
 
 

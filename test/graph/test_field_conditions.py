@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import yaml
 from geometry_msgs.msg import TransformStamped
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
@@ -15,10 +16,13 @@ from perception_rt.codec import DetectionEncoder, encode_compressed
 from perception_rt.codec.detections3d import Detection3DEncoder
 from perception_rt.node.fusion import FusionNode
 from perception_rt.node.source import to_time
+from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.stage.fusion.project import project_boxes
 from perception_rt.types import Detections2D, Detections3D
+from test.domains import claim_domain
 
 from .conftest import stamp_of, wait_for
+from .recorded import Ear, up
 from .test_fusion import CAMERA_FROM_LIDAR, CAR, MODEL, MS, K, Rig
 from .test_object_tracker import Driver
 
@@ -277,3 +281,23 @@ def test_pictures_in_the_field(run_camera):
     assert "ends before its picture does" in jpeg.book()["reasons"]["decode_error"]
     assert show(b"\0\0\0\1\x67" + bytes(40), "h264", stamp + 3) == {"decode_error": 1}
     assert "image_transport republish" in jpeg.book()["reasons"]["decode_error"]
+
+
+def test_a_recording_of_one_moment_is_answered_though_nothing_follows(tmp_path):
+    """Fusion waits in simulated time for a camera that never comes, and the player is at its end."""
+    domain, _lock = claim_domain()
+    found = Detections3D(np.array([CAR], np.float32), np.full(1, 0.5, np.float32), np.zeros(1, np.int64))
+    with BagWriter(tmp_path / "moment") as writer:
+        data = Detection3DEncoder(["car"]).encode(found, 1_700_000_000 * S, "lidar")
+        writer.write("/boxes", "vision_msgs/msg/Detection3DArray", 1_700_000_000 * S, data)
+    graph = {
+        "fusion": {"use_sim_time": True, "detections_3d_topic": "/boxes", "max_wait_ms": 500.0},
+        "bag_player": {"bag": str(tmp_path / "moment"), "listeners": ["/fusion/detections"]},
+    }
+    config = tmp_path / "graph.yaml"
+    config.write_text(yaml.safe_dump({name: {"ros__parameters": one} for name, one in graph.items()}))
+    with Ear(domain) as ear, up(domain, config) as process:
+        assert wait_for(lambda: ear.answers["/fusion/detections"], 60)
+        assert process.wait(20) == 0
+        assert wait_for(lambda: "fusion: /boxes" in ear.status)
+        assert ear.status["fusion: /boxes"]["pending"] == "0"
