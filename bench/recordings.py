@@ -155,7 +155,9 @@ def camera_rows(folder: Path) -> Iterator[Row]:
                 stamp_ns = 10**18 + number * 10**8
                 struct.pack_into("<iI", data, 4, stamp_ns // 10**9, stamp_ns % 10**9)
                 writer.write(topic, kind, stamp_ns, bytes(data))
-        case = RecordingCase(f"cameras/{path.stem}", bag, "", least=0.0 if "truncated" in path.stem else 1.0)
+        refused = "truncated" in path.stem  # `init` leaves out a camera of which no picture can be decoded
+        text = f"camera_detector: {{ros__parameters: {{image_topics: [{topic}]}}}}" if refused else ""
+        case = RecordingCase(f"cameras/{path.stem}", bag, text, least=0.0 if refused else 1.0)
         (folder / "run" / path.stem).mkdir(parents=True)
         config = _config(case, folder / "run" / path.stem)
         yield from _replayed(case, config, folder / "run" / path.stem / "out")

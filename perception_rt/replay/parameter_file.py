@@ -105,10 +105,7 @@ def _chosen(
     for topic in sorted(survey.of_type(*types), key=lambda topic: (rank(topic), topic.name)):
         reason = _derived(topic.name)
         if not reason and topic.sample is not None:
-            try:
-                size(topic)
-            except PerceptionError as error:
-                reason = str(error)
+            reason = _use_sound_sample(topic, size)
         elif not reason:
             reason = "no message came"
         prefix = topic.name.removesuffix("/compressed").rpartition("/")[0]
@@ -119,6 +116,20 @@ def _chosen(
         else:
             chosen[prefix] = topic
     return sorted(chosen.values(), key=lambda topic: topic.name), notes
+
+
+def _use_sound_sample(topic: SurveyedTopic, read: Callable[[SurveyedTopic], object]) -> str:
+    """Let the sample be the first message that can be used; where none can, return why not."""
+    first, reasons = topic.sample, []
+    for topic.sample in (first, *topic.spare):
+        try:
+            read(topic)
+        except PerceptionError as error:
+            reasons.append(str(error))
+        else:
+            return ""
+    topic.sample = first
+    return reasons[0]
 
 
 def _derived(name: str) -> str:
@@ -214,10 +225,8 @@ def _info_of(survey: Survey, camera: SurveyedTopic) -> SurveyedTopic | None:
     beside = camera.name.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
     usable = []
     for info in survey.of_type(CAMERA_INFO):
-        try:
-            parse_camera_info(info.sample or b"")
-        except PerceptionError as error:
-            survey.faults.append(f"{info.name}: {error}")
+        if reason := _use_sound_sample(info, lambda one: parse_camera_info(one.sample or b"")):
+            survey.faults.append(f"{info.name}: {reason}")
         else:
             usable.append(info)
     same = [info for info in usable if info.name == beside or info.frame_id == camera.frame_id != ""]

@@ -14,6 +14,7 @@ from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import PerceptionError
 
 TF_TYPE = "tf2_msgs/msg/TFMessage"
+SAMPLES = 5  # messages of a topic that are looked at
 MOST_TRANSFORMS = 500
 """How many messages of each topic of transforms are read."""
 
@@ -27,6 +28,7 @@ class SurveyedTopic:
         rate_hz: mean; 0 for a single message.
         sample: its first serialized message; None if none came.
         qos: what its publishers offer, in words; empty if not known.
+        spare: the messages after the first, which may be a broken one.
     """
 
     name: str
@@ -34,6 +36,7 @@ class SurveyedTopic:
     rate_hz: float = 0.0
     sample: bytes | None = None
     qos: str = ""
+    spare: tuple[bytes, ...] = ()
 
     @property
     def frame_id(self) -> str:
@@ -92,12 +95,14 @@ class Survey:
 
 
 def survey_bag(bag: Bag) -> Survey:
-    """Survey a recording; reads the first message of each topic and the first transforms."""
+    """Survey a recording; reads the first messages of each topic and the first transforms."""
     survey = Survey()
     for name, (kind, count) in bag.topics.items():
-        sample = next((message.data for message in islice(bag.messages([name]), 1)), None)
+        samples = [message.data for message in islice(bag.messages([name]), SAMPLES)]
         rate_hz = (count - 1) / bag.duration_s if count > 1 and bag.duration_s > 0 else 0.0
-        survey.topics.append(SurveyedTopic(name, kind, rate_hz, sample, bag.offers.get(name, "")))
+        topic = SurveyedTopic(name, kind, rate_hz, next(iter(samples), None), bag.offers.get(name, ""))
+        topic.spare = tuple(samples[1:])
+        survey.topics.append(topic)
     for topic in survey.of_type(TF_TYPE):
         messages = islice(bag.messages([topic.name]), MOST_TRANSFORMS)
         survey.add_transforms(topic.name, (message.data for message in messages))

@@ -14,6 +14,7 @@ from perception_rt.codec import encode_image, encode_points
 from perception_rt.component.graph import read_graph
 from perception_rt.component.parameters import check_names, resolve
 from perception_rt.replay.bag import Bag
+from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.lockstep.graph import replayable_nodes
 from perception_rt.replay.parameter_file import parameter_file
 from perception_rt.replay.storage.metadata import read_metadata
@@ -83,6 +84,16 @@ def test_real_recordings(shared_data, tmp_path, name):
 
 def image(frame: str, encoding: str = "rgb8", size: int = 8) -> bytes:
     return encode_image(np.zeros((size, size, 3), np.uint8), encoding, S, frame)
+
+
+def test_a_broken_first_message_does_not_cost_the_camera(tmp_path):
+    with BagWriter(tmp_path / "bag") as writer:
+        for number in range(4):
+            data = image("cam")[:40] if number < 2 else image("cam")
+            writer.write("/cam/image_raw", IMAGE, S + number * S // 10, data)
+    nodes, text = written(tmp_path / "bag", tmp_path / "car.yaml")
+    assert nodes["camera_detector"]["image_topics"] == ["/cam/image_raw"]
+    assert "/cam/image_raw: 8x8" in text
 
 
 def test_of_several_topics_of_a_camera_one_is_used_and_the_others_are_told():
