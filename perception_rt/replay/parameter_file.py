@@ -121,7 +121,8 @@ def _chosen(
 def _use_sound_sample(topic: SurveyedTopic, read: Callable[[SurveyedTopic], object]) -> str:
     """Let the sample be the first message that can be used; where none can, return why not."""
     first, reasons = topic.sample, []
-    for topic.sample in (first, *topic.spare):
+    for sample in (first, *topic.spare):
+        topic.sample = sample
         try:
             read(topic)
         except PerceptionError as error:
