@@ -66,6 +66,7 @@ def test_camera_info(form, d):
         ("height, width", message(width=0)),
         ("roi", message(roi=(10, 0, 540, 960))),
         ("roi", message(roi=(960, 0, 0, 0))),
+        ("roi", message(roi=(0, 100, 500, 960))),
     ],
 )
 def test_camera_that_cannot_be_used_names_the_field(field, msg):
@@ -93,6 +94,11 @@ def test_binning_and_region_of_interest(form):
     point = np.array([0.3, 0.2, 2.0])
     whole = K @ point / point[2]
     np.testing.assert_allclose((camera.k @ point / point[2])[:2], (whole[:2] - (100, 40)) / 2)
+
+
+def test_a_region_of_one_pixel_is_a_region():
+    camera = parse_camera_info(message(roi=(959, 539, 1, 1)))
+    assert (camera.width, camera.height) == (1, 1)
 
 
 def test_of_a_rectified_image_p_holds_and_its_baseline():

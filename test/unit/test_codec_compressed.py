@@ -325,7 +325,7 @@ def test_what_surrounds_the_pixels_of_a_png_and_what_follows_them_is_not_inflate
     ("depth", "colour"), [(1, 0), (2, 0), (4, 3), (8, 3), (8, 4), (16, 0), (16, 2), (16, 6)]
 )
 @pytest.mark.parametrize("interlaced", [0, 1])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (48, 61)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (9, 5), (48, 61)])
 def test_png_of_every_layout_decodes_as_opencv_does(depth, colour, interlaced, height, width):
     rng = np.random.default_rng(depth)
     rows = rng.integers(0, 2, 1 << 15, np.uint8).tobytes()  # filters 0 and 1
@@ -340,6 +340,45 @@ def test_png_of_every_layout_decodes_as_opencv_does(depth, colour, interlaced, h
         plain = np.rint(plain / 257).astype(np.uint8)
     plain = np.repeat(plain[..., None], 3, axis=2) if plain.ndim == 2 else plain[..., :3]
     np.testing.assert_array_equal(found, plain)
+
+
+@pytest.mark.parametrize(
+    ("stream", "per_pixel"),
+    [
+        (png(colour=colour, rows=bytes(48 * (1 + 64 * channels))), decoded)
+        for colour, channels, decoded in ((0, 1, 3), (2, 3, 3), (4, 2, 4), (6, 4, 4))
+    ]
+    + [(JPEG.tobytes(), 3), (of_frame(0xC1), 3)],
+    ids=["grey", "rgb", "grey+alpha", "rgba", "baseline", "extended"],
+)
+def test_the_limit_is_of_the_decoded_size(stream, per_pixel):
+    size = 48 * 64 * per_pixel
+    assert parse_compressed(message(stream), max_bytes=size).decode().pixels.shape == (48, 64, 3)
+    with pytest.raises(CodecError, match="limit"):
+        parse_compressed(message(stream), max_bytes=size - 1).decode()
+
+
+def test_fill_bytes_before_a_marker_of_a_jpeg():
+    plain = JPEG.tobytes()
+    filled = plain[:2] + b"\xff\xff\xff" + plain[2:]
+    pictures = [parse_compressed(message(data)).decode().pixels for data in (plain, filled)]
+    np.testing.assert_array_equal(*pictures)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_of_both_byte_orders(order):
+    picture = np.random.default_rng(0).integers(0, 256, (6, 9), np.uint8)
+    short, long = 3, 4
+    tags = [
+        (256, short, 9), (257, short, 6), (258, short, 8), (259, short, 1), (262, short, 1),
+        (273, long, 8 + 2 + 9 * 12 + 4), (277, short, 1), (278, short, 6), (279, long, picture.size),
+    ]  # fmt: skip
+    data = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8) + struct.pack(order + "H", 9)
+    for tag, kind, value in tags:
+        packed = struct.pack(order + "HH", value, 0) if kind == short else struct.pack(order + "I", value)
+        data += struct.pack(order + "HHI", tag, kind, 1) + packed
+    found = parse_compressed(message(data + bytes(4) + picture.tobytes(), "tiff")).decode().pixels
+    np.testing.assert_array_equal(found, np.repeat(picture[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize("quality", [50, 101], ids=["lossy", "lossless"])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from scipy.spatial.transform import Rotation
 
 from perception_rt.codec import Detection3DEncoder, decode_detections3d, decode_named_detections3d
 from perception_rt.types import CodecError, Detections3D
@@ -122,6 +123,29 @@ def test_decoding_gives_the_same_detections(count, frame_id, form, with_ids, see
     assert named.classes == tuple(dict.fromkeys(CLASSES[label] for label in detections.labels))
     labels = np.array([CLASSES.index(named.classes[label]) for label in named.detections.labels], np.int64)
     assert_same(replace(named.detections, labels=labels), detections)
+
+
+def test_covariances_of_the_plane_and_stamps_are_read():
+    covariances = np.random.default_rng(0).normal(size=(4, 36))
+    stamps = [STAMP_NS + k for k in range(4)]
+    raw = Detection3DEncoder(CLASSES).encode(
+        make(4), STAMP_NS, "map", list("abcd"), covariances=covariances, stamps_ns=stamps
+    )
+    for source in (raw, STORE.deserialize_cdr(raw, ARRAY)):
+        named = decode_named_detections3d(source)
+        plane = covariances.reshape(4, 6, 6)[:, [0, 1, 5]][:, :, [0, 1, 5]]
+        np.testing.assert_array_equal(named.covariance, plane)
+        assert named.stamps_ns == stamps
+
+
+@pytest.mark.parametrize(("roll", "pitch"), [(0.004, 0.004), (-0.004, 0.004), (0.0, -0.008)])
+def test_the_yaw_of_a_slightly_tilted_box_is_that_of_its_axes(roll, pitch):
+    turn = Rotation.from_euler("ZYX", [2.5, pitch, roll])
+    msg = message(make(1))
+    orientation = msg.detections[0].bbox.center.orientation
+    orientation.x, orientation.y, orientation.z, orientation.w = turn.as_quat()
+    _, _, found, _ = decode_detections3d(msg, CLASSES)
+    assert found.xyzlwh_yaw[0, 6] == pytest.approx(2.5, abs=1e-6)
 
 
 @given(st.booleans(), st.data())

@@ -97,7 +97,7 @@ def test_a_box_and_a_text_for_each_detection():
         assert rgba(cube)[:3] == rgba(text)[:3] == pytest.approx((red, green, blue))
         assert 0 < cube.color.a < 1 == text.color.a
         assert xyz(text.pose.position)[:2] == (x, y)
-        assert text.pose.position.z > z + height / 2
+        assert z + height / 2 < text.pose.position.z < z + height / 2 + 1
         assert text.scale.z > 0
     assert [text.text for text in texts] == ["car 0.88", "pedestrian 0.50"]
     assert len({(marker.ns, marker.id) for marker in markers}) == 4
@@ -122,6 +122,11 @@ def test_a_line_for_each_path(columns):
         assert marker.pose.orientation.w == 1
         assert rgba(marker) == pytest.approx((*(value / 255 for value in colour), 0.25))
     assert len({(marker.ns, marker.id) for marker in markers}) == 2
+
+
+def test_a_line_is_thin_by_default():
+    (line,) = path_markers(np.zeros((1, 2, 2)), [(255, 0, 0)])
+    assert 0.05 <= line.scale[0] <= 0.3
 
 
 def test_boxes_and_paths_share_one_array():

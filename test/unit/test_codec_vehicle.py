@@ -116,6 +116,11 @@ def test_an_orientation_that_is_no_rotation_costs_the_pose_alone():
     assert found.speed == parse_odometry(odometry()).speed
 
 
+def test_an_orientation_about_any_axis_is_a_pose():
+    upside_down = make("geometry_msgs/msg/Quaternion", 0.0, 1.0, 0.0, 0.0)
+    assert parse_odometry(odometry(upside_down)).pose == pytest.approx((1.0, 2.0, math.pi))
+
+
 @pytest.mark.parametrize("bad", [0, 1])
 def test_an_imu_that_says_minus_one_has_no_such_measurement(bad):
     covariances = [np.ones(9), np.ones(9)]

@@ -39,6 +39,7 @@ def timed_cloud(name: str, dtype: str, values: np.ndarray) -> LidarFrame:
         ("time_offset", "f4", OFFSETS_S * 1e6, OFFSETS_S),  # microseconds
         ("time", "f4", OFFSETS_S * 1e3, OFFSETS_S),  # milliseconds
         ("timestamp", "f8", 5000.0 + OFFSETS_S, OFFSETS_S),  # of another clock
+        ("timestamp", "f8", 5e12 + OFFSETS_S * 1e9, OFFSETS_S),
     ],
 )
 def test_the_unit_and_the_origin_of_times_are_recognised(name, dtype, values, expected):
