@@ -67,6 +67,7 @@ class MotionReading:
             (a variance of -1). twist_variance: of both; zeros where not known.
         pose: x y yaw, m and rad; None where the message has none: no rotation, or a variance of -1.
         pose_covariance: (3, 3) of x y yaw; zeros where not known.
+        sideways: speed along y, m/s, and its variance; None as `speed`.
     """
 
     stamp_ns: int
@@ -77,6 +78,7 @@ class MotionReading:
     twist_variance: tuple[float, float]
     pose: tuple[float, float, float] | None = None
     pose_covariance: np.ndarray | None = None
+    sideways: tuple[float, float] | None = None
 
 
 def parse_imu(data: bytes) -> ImuReading:
@@ -126,7 +128,8 @@ def parse_twist(data: bytes) -> MotionReading:
     """
     reader = CdrReader(data)
     stamp_ns, frame_id = reader.header()
-    return MotionReading(stamp_ns, frame_id, frame_id, *_twist(reader))
+    speed, yaw_rate, variance, sideways = _twist(reader)
+    return MotionReading(stamp_ns, frame_id, frame_id, speed, yaw_rate, variance, sideways=sideways)
 
 
 def parse_odometry(data: bytes) -> MotionReading:
@@ -144,18 +147,24 @@ def parse_odometry(data: bytes) -> MotionReading:
     yaw = math.atan2(2 * (qw * qz + qx * qy), qw * qw + qx * qx - qy * qy - qz * qz)
     known = 0.5 < norm < 2 and covariance[0, 0] >= 0  # drivers without a pose leave zeros, or say -1
     pose = (x, y, yaw) if known else None
-    twist = _twist(reader)
-    return MotionReading(stamp_ns, frame_id, child, *twist, pose=pose, pose_covariance=covariance)
+    speed, yaw_rate, variance, sideways = _twist(reader)
+    return MotionReading(
+        stamp_ns, frame_id, child, speed, yaw_rate, variance, pose, covariance, sideways=sideways
+    )
 
 
-def _twist(reader: CdrReader) -> tuple[float | None, float | None, tuple[float, float]]:
+def _twist(
+    reader: CdrReader,
+) -> tuple[float | None, float | None, tuple[float, float], tuple[float, float] | None]:
     values = reader.doubles("twist", 6)
     covariance = reader.doubles("twist.covariance", 36).reshape(6, 6)
     first, last = float(covariance[0, 0]), float(covariance[5, 5])
     given = first != -1  # as of sensor_msgs/Imu: there is no such measurement
     speed = float(values[0]) if given and first >= 0 else None
     yaw_rate = float(values[5]) if given and last >= 0 else None
-    return speed, yaw_rate, (first, last)
+    aside = float(covariance[1, 1])
+    sideways = (float(values[1]), aside) if given and aside >= 0 else None
+    return speed, yaw_rate, (first, last), sideways
 
 
 def encode_odometry(state: EgoState, frame_id: str, child_frame_id: str) -> bytes:
@@ -165,7 +174,7 @@ def encode_odometry(state: EgoState, frame_id: str, child_frame_id: str) -> byte
     writer.string(child_frame_id)
     _write_pose(writer, state.x, state.y, state.yaw)
     writer.scalars("d", *_in_space(state.covariance[:3, :3], _PLANE))
-    writer.scalars("d", state.speed, 0.0, 0.0, 0.0, 0.0, state.yaw_rate)
+    writer.scalars("d", state.speed, state.sideways, 0.0, 0.0, 0.0, state.yaw_rate)
     writer.scalars("d", *_in_space(state.covariance[3:5, 3:5], (0, 5)))
     return writer.bytes()
 

@@ -10,6 +10,7 @@ import numpy as np
 from perception_rt.codec.detections3d import Detection3DEncoder
 from perception_rt.codec.markers import encode_markers, path_markers
 from perception_rt.codec.vehicle import (
+    MotionReading,
     encode_odometry,
     encode_path,
     parse_fix,
@@ -42,7 +43,8 @@ from perception_rt.types.status import Level, Status
 PATH_COLOUR = (255, 255, 255)
 SENSORS = ("odometry", "imu", "fix", "twist")
 MEASURED = (
-    *("odometry.speed", "odometry.yaw_rate", "twist.speed", "twist.yaw_rate"),
+    *("odometry.speed", "odometry.yaw_rate", "odometry.sideways"),
+    *("twist.speed", "twist.yaw_rate", "twist.sideways"),
     *("imu.yaw_rate", "imu.acceleration"),
 )
 GRAVITY = ("auto", "included", "removed")
@@ -70,6 +72,11 @@ class VehicleState(Component):
         Parameter("use_odometry_pose", False, "Use the pose of the odometry too."),
         Parameter(
             "turns_in_place", False, "The vehicle can turn while it stands: skid or differential steering."
+        ),
+        Parameter(
+            "non_holonomic",
+            True,
+            "No sideways speed: cars and differential drives. false for omnidirectional wheels.",
         ),
         Parameter(
             "ignored_quantities",
@@ -134,6 +141,7 @@ class VehicleState(Component):
             latency_s={name: values[f"{name}_latency_s"] for name in SENSORS},
             fix_lever_arm_m=tuple(values["fix_lever_arm_m"]),
             turns_in_place=values["turns_in_place"],
+            non_holonomic=values["non_holonomic"],
         )
         if values["imu_gravity"] == "removed":
             self._config = without_gravity(self._config)
@@ -177,7 +185,7 @@ class VehicleState(Component):
 
     def _on_odometry(self, data: bytes, entry: Entry) -> None:
         reading = parse_odometry(data)
-        measurements: list[state.Measurement] = [measured_twist(reading, self._default_variances, "odometry")]
+        measurements: list[state.Measurement] = [self._twist(reading, "odometry")]
         self._note_missing("odometry", {"speed": reading.speed, "yaw rate": reading.yaw_rate})
         if self.values["use_odometry_pose"]:
             pose = measured_pose(reading, "odometry")
@@ -189,9 +197,11 @@ class VehicleState(Component):
     def _on_twist(self, data: bytes, entry: Entry) -> None:
         reading = parse_twist(data)
         self._note_missing("twist", {"speed": reading.speed, "yaw rate": reading.yaw_rate})
-        self._measure(
-            "twist", entry, reading.stamp_ns, [measured_twist(reading, self._default_variances, "twist")]
-        )
+        self._measure("twist", entry, reading.stamp_ns, [self._twist(reading, "twist")])
+
+    def _twist(self, reading: MotionReading, sensor: str) -> state.Twist:
+        omnidirectional = not self.values["non_holonomic"]
+        return measured_twist(reading, self._default_variances, sensor, omnidirectional)
 
     def _on_imu(self, data: bytes, entry: Entry) -> None:
         reading = parse_imu(data)

@@ -27,6 +27,8 @@ class Twist:
         yaw_rate: rad/s, or None.
         yaw_rate_variance: rad^2/s^2, or None without yaw rate.
         sensor: the name under which it is counted and its latency is looked up.
+        sideways: to the left, m/s, of a vehicle that can move so; or None.
+        sideways_variance: m^2/s^2, or None without it.
     """
 
     stamp_ns: int
@@ -35,16 +37,23 @@ class Twist:
     yaw_rate: float | None = None
     yaw_rate_variance: float | None = None
     sensor: str = "twist"
+    sideways: float | None = None
+    sideways_variance: float | None = None
 
     @property
     def values(self) -> tuple[float, ...]:
         """What was measured."""
-        return tuple(value for value in (self.speed, self.yaw_rate) if value is not None)
+        values = self.speed, self.yaw_rate, self.sideways
+        return tuple([value for value in values if value is not None])
 
     @property
     def noise(self) -> Noise:
         """The covariance of `values`."""
-        return _diagonal((self.speed, self.speed_variance), (self.yaw_rate, self.yaw_rate_variance))
+        return _diagonal(
+            (self.speed, self.speed_variance),
+            (self.yaw_rate, self.yaw_rate_variance),
+            (self.sideways, self.sideways_variance),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +198,7 @@ class EgoState:
         yaw_rate: rad/s.
         acceleration: of the speed, m/s^2.
         covariance: (6, 6) float64 of x, y, yaw, speed, yaw_rate, acceleration.
+        sideways: speed to the left, m/s; zero but for omnidirectional vehicles.
     """
 
     stamp_ns: int
@@ -199,6 +209,7 @@ class EgoState:
     yaw_rate: float
     acceleration: float
     covariance: np.ndarray
+    sideways: float = 0.0
 
     def __post_init__(self) -> None:
         _check("covariance", self.covariance, (6, 6))

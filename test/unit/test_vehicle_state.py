@@ -258,9 +258,9 @@ def test_history_is_bounded():
 # Bad input
 
 GOOD = {
-    Twist: Twist(SECOND, 8.0, 0.01, 0.1, 0.01),
+    Twist: Twist(SECOND, 8.0, 0.01, 0.1, 0.01, sideways=0.1, sideways_variance=0.01),
     Imu: Imu(SECOND, 0.1, 0.01, 0.0, 0.1),
-    Fix: fix_at(SECOND, 0.0, 0.0),
+    Fix: dataclasses.replace(fix_at(SECOND, 0.0, 0.0), antenna=(1.0, 0.0)),
     Pose: Pose(SECOND, 0.0, 0.0, 0.0, (1.0, 0.0, 0.0, 1.0, 0.0, 1.0)),
     Steering: Steering(SECOND, 0.1, 0.01),
 }

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from perception_rt.codec.vehicle import FixReading, ImuReading
 from perception_rt.component.vehicle_state import VehicleState
+from perception_rt.stage.prediction.ego import predict_path
 from perception_rt.stage.vehicle_state import VehicleStateConfig, VehicleStateFilter
 from perception_rt.stage.vehicle_state.config import without_gravity
 from perception_rt.stage.vehicle_state.geodesy import enu_from_geodetic, geodetic_from_enu
+from perception_rt.stage.vehicle_state.motion import YAW, YAW_RATE, slide
 from perception_rt.stage.vehicle_state.readings import (
     GRAVITY_READINGS,
     AngularAcceleration,
@@ -25,7 +27,7 @@ from perception_rt.stage.vehicle_state.readings import (
     measured_imu,
 )
 from perception_rt.types import ConfigError
-from perception_rt.types.state import EgoState, Twist
+from perception_rt.types.state import EgoState, Imu, Twist
 
 DEFAULTS = DefaultVariances(0.01, 0.0004, 0.09, 9.0)
 ORIGIN = np.array([48.1, 11.6, 520.0])
@@ -197,3 +199,78 @@ def test_a_word_for_gravity_that_is_not_known_is_refused():
     component = VehicleState(SimpleNamespace(), values | {"imu_gravity": "maybe"})
     with pytest.raises(ConfigError, match=r"imu_gravity='maybe'.*removed"):
         component.setup()
+
+
+# Sideways
+
+
+def slid(omnidirectional: bool, fixes: bool, sideways: float = 0.8) -> tuple[EgoState, tuple[float, float]]:
+    """12 s of a robot with mecanum wheels that drives, slides to the left and turns; where it really is."""
+    config = VehicleStateConfig(start_at_origin=not fixes, non_holonomic=not omnidirectional)
+    ego, rng, x, y, yaw = VehicleStateFilter(config), np.random.default_rng(0), 0.0, 0.0, 0.0
+    for tick in range(1200):
+        stamp, rate = tick * SECOND // 100, 0.3
+        push = np.array([-rate * sideways, rate * 1.0, 9.81])
+        reading = imu_reading(stamp, np.array([0, 0, rate]), np.zeros(3), push, CENTRED)
+        ego.add(measured_imu(reading, CENTRED, DEFAULTS))
+        if tick % 4 == 0:
+            speeds = np.array([1.0, sideways if omnidirectional else 0.0]) + rng.normal(0, 0.02, 2)
+            ego.add(Twist(stamp, speeds[0], 4e-4, rate, 1e-3, "odometry", speeds[1], 4e-4))
+        if fixes and tick % 20 == 0:
+            where = geodetic_from_enu(np.array([x, y, 0.0]), ORIGIN).tolist()
+            ego.add(measured_fix(FixReading(stamp, "gps", True, *where, np.eye(3) * 0.04), DEFAULTS))
+        x += (1.0 * cos(yaw) - sideways * sin(yaw)) / 100
+        y += (1.0 * sin(yaw) + sideways * cos(yaw)) / 100
+        yaw += rate / 100
+    return ego.state_at(stamp), (x, y)
+
+
+@pytest.mark.parametrize("fixes", [False, True])
+def test_a_vehicle_with_omnidirectional_wheels_is_followed_sideways(fixes):
+    state, (x, y) = slid(omnidirectional=True, fixes=fixes)
+    assert hypot(state.x - x, state.y - y) < 0.4
+    assert state.sideways == pytest.approx(0.8, abs=0.05)
+    ahead = predict_path(state, horizon_s=1.0)
+    travelled = np.diff(ahead.states[:, :2], axis=0)
+    assert np.hypot(*travelled.T).sum() == pytest.approx(hypot(1.0, 0.8), abs=0.05)
+
+
+def test_the_constraint_holds_a_vehicle_that_cannot_slide():
+    """The same drive with the constraint: its sideways way is lost, so the parameter matters."""
+    state, (x, y) = slid(omnidirectional=False, fixes=False)
+    assert state.sideways == 0.0
+    assert hypot(state.x - x, state.y - y) > 1.0
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), speed=st.floats(-3, 3), sideways=st.floats(-3, 3))
+def test_the_covariance_of_a_sliding_vehicle_stays_positive_definite(seed, speed, sideways):
+    rng = np.random.default_rng(seed)
+    ego = VehicleStateFilter(VehicleStateConfig(non_holonomic=False))
+    for step in range(150):
+        stamp = round(step * 1e8)
+        noise = 10 ** rng.uniform(-6, 2)
+        ego.add(Twist(stamp, speed, noise, rng.normal(0, 1), noise, "odometry", sideways, noise))
+        ego.add(Imu(stamp, rng.normal(0, 1), 10 ** rng.uniform(-8, 1), rng.normal(0, 3), noise))
+        if step % 5 == 0:
+            place = geodetic_from_enu(np.array([*rng.normal(0, 3, 2), 0.0]), ORIGIN).tolist()
+            ego.add(measured_fix(FixReading(stamp, "gps", True, *place, np.eye(3) * noise), DEFAULTS))
+        covariance = ego.estimate.covariance
+        sd = np.sqrt(np.diag(covariance))
+        assert covariance.shape == (12, 12)
+        assert np.linalg.eigvalsh(covariance / np.outer(sd, sd))[0] > -1e-9
+    assert ego.failures == 0
+
+
+@pytest.mark.parametrize("state", [(1.0, 2.0, 0.7, 3.0, 0.4, 0.5)])
+def test_a_slide_s_jacobian_is_its_derivative(state):
+    transition, h = np.zeros((7, 7)), 1e-6
+    slide(state, 0.8, 0.1, transition)
+    for column in (YAW, YAW_RATE):
+        ends = []
+        for sign in (1, -1):
+            moved = list(state)
+            moved[column] += sign * h
+            ends.append(np.array(slide(moved, 0.8, 0.1)))
+        np.testing.assert_allclose(transition[:2, column], (ends[0] - ends[1]) / (2 * h), atol=1e-6)
+    np.testing.assert_allclose(transition[:2, -1], np.array(slide(state, 1.0, 0.1)), atol=1e-12)

@@ -9,7 +9,10 @@ from perception_rt.stage.vehicle_state.motion import (
     SPEED,
     YAW,
     MotionNoise,
+    X,
+    Y,
     advance,
+    slide,
 )
 from perception_rt.stage.vehicle_state.observation import wrapped
 from perception_rt.types import ConfigError
@@ -47,7 +50,9 @@ def predict_path(
     parts = int(np.ceil(step_s / MAX_STEP_S - 1e-9))
     for row in range(1, count + 1):
         for _ in range(parts):
+            x, y = slide(mean, state.sideways, step_s / parts)
             mean = _moved(mean, step_s / parts, noise, transition, spread)
+            mean[X], mean[Y] = mean[X] + x, mean[Y] + y
             covariance = transition @ covariance @ transition.T
             covariance = (covariance + covariance.T) / 2 + spread
         mean[YAW] = wrapped(mean[YAW])

@@ -32,6 +32,9 @@ class VehicleStateConfig:
         acceleration_bias_walk: change of the bias, m/s^2 per sqrt(s); includes changes of the road's grade.
         standstill_speed: below this reading a car stands, and so cannot turn, m/s.
         turns_in_place: whether the vehicle can turn while it stands (skid or differential steering).
+        non_holonomic: the vehicle does not move sideways at base_link (cars, differential drives). Otherwise
+            its sideways speed is estimated too (omnidirectional wheels).
+        sideways_walk: change of the sideways speed, m/s per sqrt(s).
         gate_probability: of a right measurement to pass its gate.
         recover_after_s: a sensor whose every measurement was rejected for so long is believed again.
         horizon_s: how late a measurement may come; what is older is refused.
@@ -55,6 +58,8 @@ class VehicleStateConfig:
     acceleration_bias_walk: float = 0.05
     standstill_speed: float = 0.02
     turns_in_place: bool = False
+    non_holonomic: bool = True
+    sideways_walk: float = 1.0
     gate_probability: float = 0.999
     recover_after_s: float = 3.0
     horizon_s: float = 1.0
@@ -84,6 +89,7 @@ _BOUNDS = (
     ("gyro_bias_walk", 1e-9, 0.1),
     ("acceleration_bias_walk", 1e-9, 10.0),
     ("standstill_speed", 0.0, 1.0),
+    ("sideways_walk", 1e-9, 100.0),
     ("gate_probability", 0.5, 1 - 1e-9),
     ("recover_after_s", 0.0, 1e4),
     ("horizon_s", 0.0, 60.0),

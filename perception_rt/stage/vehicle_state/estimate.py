@@ -63,7 +63,8 @@ class Estimate(NamedTuple):
 
     Attributes:
         stamp_ns: None before the first measurement.
-        x: (11,) mean, in the order of `motion` and `observation`. covariance: (11, 11).
+        x: (11,) mean, in the order of `motion` and `observation`; (12,) of an omnidirectional vehicle.
+            covariance: of x.
         place: how it stands in the fixed frame.
         rejections: by quantity (as ``imu.yaw_rate``), while its gate rejects: first stamp, and the count.
         excess: by quantity, estimated variance of its noise over the declared one, smoothed; bounded.

@@ -26,9 +26,11 @@ from perception_rt.stage.vehicle_state.motion import (
     X,
     Y,
     advance,
+    slide,
 )
 from perception_rt.stage.vehicle_state.observation import (
     EAST_OFFSET,
+    SIDEWAYS,
     SIZE,
     MeasurementModel,
     Observation,
@@ -66,7 +68,8 @@ class Estimator:
         self.config = config
         self._observer = MeasurementModel(config)
         self._gates = [float(2 * gammaincinv(m / 2, config.gate_probability)) for m in (1, 2, 3)]
-        self._transition, self._spread = np.eye(SIZE), np.zeros((SIZE, SIZE))
+        size = SIZE + (not config.non_holonomic)
+        self._transition, self._spread = np.eye(size), np.zeros((size, size))
         walks = (config.gyro_bias_walk, config.acceleration_bias_walk, config.speed_scale_walk)
         self._walks = [walk * walk for walk in walks]
 
@@ -84,7 +87,11 @@ class Estimator:
         fade = self._prepare(dt / steps, estimate.place.offset_variance)
         for _ in range(steps):
             moved = advance(mean, dt / steps, self.config.motion, self._transition, self._spread)
-            mean = moved + mean[6:EAST_OFFSET] + [value * fade for value in mean[EAST_OFFSET:]]
+            if not self.config.non_holonomic:
+                x, y = slide(mean, mean[SIDEWAYS], dt / steps, self._transition)
+                moved[X], moved[Y] = moved[X] + x, moved[Y] + y
+            offsets = [value * fade for value in mean[EAST_OFFSET:SIZE]]
+            mean = moved + mean[6:EAST_OFFSET] + offsets + mean[SIZE:]
             covariance = self._transition.dot(covariance).dot(self._transition.T)
             covariance = covariance + covariance.T
             covariance *= 0.5
@@ -129,6 +136,8 @@ class Estimator:
         for i in range(EAST_OFFSET, SIZE):
             self._transition[i, i] = fade
             self._spread[i, i] = offset_variance * (1 - fade * fade)
+        if not self.config.non_holonomic:
+            self._spread[SIDEWAYS, SIDEWAYS] = self.config.sideways_walk**2 * dt
         return fade
 
     def _fix(self, now: Estimate, fix: Fix) -> tuple[Estimate, Outcomes]:
@@ -209,7 +218,7 @@ def _suspect(covariance: np.ndarray, jacobian: np.ndarray, seconds: float) -> np
     It may be wrong, or the vehicle does what no driver does without need. By as much as that can have changed
     its speed, acceleration and yaw rate meanwhile, the state may be wrong of them.
     """
-    worst = np.zeros(SIZE)
+    worst = np.zeros(len(covariance))
     if jacobian[:, SPEED].any():
         worst[SPEED] = WORST_ACCELERATION * seconds
     if jacobian[:, [SPEED, ACCELERATION]].any():

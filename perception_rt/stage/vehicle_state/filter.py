@@ -16,7 +16,7 @@ import numpy as np
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig
 from perception_rt.stage.vehicle_state.estimate import Estimate, UpdateStatus
 from perception_rt.stage.vehicle_state.estimator import Estimator
-from perception_rt.stage.vehicle_state.observation import fault_of
+from perception_rt.stage.vehicle_state.observation import SIDEWAYS, fault_of
 from perception_rt.types.state import EgoState, Measurement
 
 PRUNE_AT = 64  # entries older than the history that are let go at once
@@ -97,7 +97,11 @@ class VehicleStateFilter:
         return outcome
 
     def reconfigure(self, config: VehicleStateConfig) -> None:
-        """Go on with another config of the same latencies and horizon."""
+        """Go on with another config of the same latencies and horizon.
+
+        Args:
+            config: vehicle and sensors; `non_holonomic` as before.
+        """
         self.config, self._estimator = config, Estimator(config)
 
     def state_at(self, stamp_ns: int) -> EgoState | None:
@@ -119,7 +123,8 @@ class VehicleStateFilter:
         now = self._estimator.predict(estimate, stamp_ns)
         x, y, yaw, speed, yaw_rate, acceleration = now.x[:6].tolist()
         covariance = now.covariance[:6, :6].copy()
-        return EgoState(stamp_ns, x, y, yaw, speed, yaw_rate, acceleration, covariance)
+        sideways = 0.0 if self.config.non_holonomic else float(now.x[SIDEWAYS])
+        return EgoState(stamp_ns, x, y, yaw, speed, yaw_rate, acceleration, covariance, sideways)
 
     @property
     def estimate(self) -> Estimate:

@@ -77,6 +77,30 @@ def advance(
     return [x + dx, y + dy, yaw + turned, speed + sped, yaw_rate * turn_fade, acceleration * fade]
 
 
+def slide(
+    state: Sequence[float], sideways: float, dt: float, transition: np.ndarray | None = None
+) -> tuple[float, float]:
+    """What a sideways speed adds to a step of `advance`; adds it to `transition` too, if given.
+
+    Args:
+        state: before the step, as of `advance`.
+        sideways: m/s to the left.
+        dt: s.
+        transition: of the same step; its last row and column are those of the sideways speed.
+
+    Returns:
+        The way in x and y, m.
+    """
+    yaw = state[YAW] + state[YAW_RATE] * dt / 2
+    ahead, left = cos(yaw) * dt, sin(yaw) * dt
+    if transition is not None:
+        transition[X, -1], transition[Y, -1] = -left, ahead
+        for column, share in ((YAW, 1.0), (YAW_RATE, dt / 2)):
+            transition[X, column] -= share * sideways * ahead
+            transition[Y, column] -= share * sideways * left
+    return -sideways * left, sideways * ahead
+
+
 def _integrate(spread: np.ndarray, of: int, rate: int, power: float, dt: float) -> None:
     """White noise into a rate, and through it into the rate's integral."""
     spread[rate, rate] = power

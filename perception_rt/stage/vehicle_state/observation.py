@@ -1,6 +1,7 @@
 """What each kind of measurement says of the state: residual, Jacobian and noise.
 
-The filter's state is the vehicle's six values (`motion`) and five slow errors of its sensors.
+The filter's state is the vehicle's six values (`motion`) and five slow errors of its sensors, then, of an
+omnidirectional vehicle, its sideways speed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from perception_rt.types.state import Fix, Imu, Measurement, Noise, Pose, Steeri
 
 GYRO_BIAS, ACCELERATION_BIAS, SPEED_SCALE, EAST_OFFSET, NORTH_OFFSET = range(6, 11)
 SIZE = 11
+SIDEWAYS = SIZE  # a twelfth state, m/s to the left, where the vehicle can move so
 
 STANDSTILL_YAW_RATE_SIGMA = 0.002  # rad/s: what a standing car may seem to turn
 STANDSTILL_YAW_RATE = 0.01  # rad/s: a reading below may be one of a vehicle that stands
@@ -37,9 +39,19 @@ class MeasurementModel:
 
     def __init__(self, config: VehicleStateConfig) -> None:
         self.config = config
-        self._speed, self._turn, self._gyro, self._force, self._fix, self._pose, self._steering = (
-            np.zeros((rows, SIZE)) for rows in (1, 1, 1, 1, 2, 3, 1)
-        )
+        size = SIZE + (not config.non_holonomic)
+        (
+            self._speed,
+            self._turn,
+            self._gyro,
+            self._force,
+            self._fix,
+            self._pose,
+            self._steering,
+            self._aside,
+        ) = (np.zeros((rows, size)) for rows in (1, 1, 1, 1, 2, 3, 1, 1))
+        if not config.non_holonomic:
+            self._aside[0, SIDEWAYS] = 1
         self._turn[0, YAW_RATE] = 1
         self._gyro[0, [YAW_RATE, GYRO_BIAS]] = 1
         self._force[0, [ACCELERATION, ACCELERATION_BIAS]] = 1
@@ -95,6 +107,9 @@ class MeasurementModel:
             if self.config.turns_in_place:
                 slip += (SKID_SLIP * twist.yaw_rate) ** 2
             found.append(("yaw_rate", partial(self._observe_turn, twist.yaw_rate, noise, slip)))
+        if twist.sideways is not None and not self.config.non_holonomic:
+            noise = _noise(twist.sideways_variance)
+            found.append(("sideways", partial(self._observe_aside, twist.sideways, noise)))
         if self._stands(twist):
             found.append(
                 ("standstill", partial(self._observe_turn, 0.0, [[STANDSTILL_YAW_RATE_SIGMA**2]], 0.0))
@@ -106,12 +121,17 @@ class MeasurementModel:
         self._speed[0, SPEED], self._speed[0, SPEED_SCALE] = scale, state[SPEED]
         return [speed - scale * state[SPEED]], self._speed, noise, 0.0
 
+    def _observe_aside(self, sideways: float, noise: Noise, state: list[float]) -> Observation:
+        return [sideways - state[SIDEWAYS]], self._aside, noise, 0.0
+
     def _observe_turn(self, yaw_rate: float, noise: Noise, slip: float, state: list[float]) -> Observation:
         return [yaw_rate - state[YAW_RATE]], self._turn, noise, slip
 
     def _stands(self, twist: Twist) -> bool:
         """Whether the vehicle stands, and so does not turn (zero-velocity update)."""
         if twist.speed is None or abs(twist.speed) >= self.config.standstill_speed:
+            return False
+        if twist.sideways is not None and abs(twist.sideways) >= self.config.standstill_speed:
             return False
         if twist.yaw_rate is None:
             return not self.config.turns_in_place
@@ -131,7 +151,11 @@ class MeasurementModel:
         return [yaw_rate - state[YAW_RATE] - state[GYRO_BIAS]], self._gyro, noise, 0.0
 
     def _observe_force(self, acceleration: float, noise: Noise, state: list[float]) -> Observation:
-        return [acceleration - state[ACCELERATION] - state[ACCELERATION_BIAS]], self._force, noise, 0.0
+        expected = state[ACCELERATION] + state[ACCELERATION_BIAS]
+        if not self.config.non_holonomic:  # the push along x of a body that turns while it slides
+            expected -= state[YAW_RATE] * state[SIDEWAYS]
+            self._force[0, YAW_RATE], self._force[0, SIDEWAYS] = -state[SIDEWAYS], -state[YAW_RATE]
+        return [acceleration - expected], self._force, noise, 0.0
 
     def _observe_pose(self, pose: Pose, state: list[float]) -> Observation:
         residual = [pose.x - state[X], pose.y - state[Y], wrapped(pose.yaw - state[YAW])]

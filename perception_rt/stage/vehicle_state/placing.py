@@ -24,6 +24,7 @@ from perception_rt.stage.vehicle_state.observation import (
 from perception_rt.types.state import Fix, Pose
 
 SPEED_SIGMA, YAW_RATE_SIGMA, ACCELERATION_SIGMA = 15.0, 0.3, 2.0  # of a vehicle of which nothing is known
+SIDEWAYS_SIGMA = 2.0
 LEAST_BASELINE_M = 4.0
 BASELINE_SIGMAS = 10.0  # a baseline this many white sigmas long tells the yaw to 0.14 rad
 LONGEST_BASELINES = 2.0  # reckoned this many baselines without a fix as far away: the anchor was wrong
@@ -33,12 +34,12 @@ REFERENCE_SIGMA = 1e-3  # m and rad: a frame that begins at the vehicle is known
 
 def start(config: VehicleStateConfig) -> Estimate:
     """Before any measurement."""
-    sigma = np.zeros(SIZE)
+    sigma = np.full(SIZE + (not config.non_holonomic), SIDEWAYS_SIGMA)
     sigma[: SPEED + 3] = *[REFERENCE_SIGMA] * 3, SPEED_SIGMA, YAW_RATE_SIGMA, ACCELERATION_SIGMA
     sigma[6:EAST_OFFSET] = config.gyro_bias_sigma, config.acceleration_bias_sigma, config.speed_scale_sigma
-    sigma[EAST_OFFSET:] = REFERENCE_SIGMA
+    sigma[EAST_OFFSET:SIZE] = REFERENCE_SIGMA
     place = Place(config.start_at_origin, None, None, REFERENCE_SIGMA**2)
-    return Estimate(None, np.zeros(SIZE), np.diag(sigma * sigma), place, {}, {})
+    return Estimate(None, np.zeros(len(sigma)), np.diag(sigma * sigma), place, {}, {})
 
 
 def place_by_pose(now: Estimate, pose: Pose) -> Estimate:

@@ -12,7 +12,7 @@ import numpy as np
 from perception_rt.codec.vehicle import FixReading, ImuReading, MotionReading
 from perception_rt.types.state import Fix, Imu, Measurement, Pose, Twist
 
-QUANTITIES = ("speed", "yaw_rate", "acceleration")
+QUANTITIES = ("speed", "yaw_rate", "acceleration", "sideways")
 STANDARD_GRAVITY = 9.80665  # m/s^2
 GRAVITY_READINGS = 50  # their mean tells gravity from what a vehicle does
 GRAVITY_COSINE = 0.87  # 30 degrees: no road is as steep
@@ -30,9 +30,12 @@ class DefaultVariances(NamedTuple):
     fix: float
 
 
-def measured_twist(reading: MotionReading, defaults: DefaultVariances, sensor: str) -> Twist:
-    """Return speed and yaw rate, each where the message has it."""
+def measured_twist(
+    reading: MotionReading, defaults: DefaultVariances, sensor: str, omnidirectional: bool = False
+) -> Twist:
+    """Return speed, yaw rate and, if omnidirectional, sideways speed, each where the message has it."""
     speed, yaw_rate = reading.twist_variance
+    aside, variance = reading.sideways if omnidirectional and reading.sideways else (None, None)
     return Twist(
         reading.stamp_ns,
         reading.speed,
@@ -40,6 +43,8 @@ def measured_twist(reading: MotionReading, defaults: DefaultVariances, sensor: s
         reading.yaw_rate,
         None if reading.yaw_rate is None else yaw_rate or defaults.yaw_rate,
         sensor,
+        aside,
+        None if aside is None else variance or defaults.speed,
     )
 
 
