@@ -13,13 +13,13 @@ from perception_rt.sim.shapes import Figure, Mesh
 SIM_CLASSES = ("car", "pedestrian", "cyclist")
 SCENERY = frozenset(("tree", "lamp", "sign", "clutter", "trailer", "building"))
 
-_CAR_SIZES = {
+CAR_SIZES = {
     "sedan": (4.6, 1.82, 1.46),
     "hatch": (4.05, 1.76, 1.5),
     "suv": (4.6, 1.9, 1.72),
     "van": (5.1, 1.98, 2.1),
 }
-_CAR_PAINT = (
+CAR_PAINT = (
     (225, 226, 228), (24, 25, 28), (128, 132, 138), (170, 24, 28), (28, 58, 130), (92, 98, 104),
     (200, 196, 184), (30, 84, 58), (214, 160, 30), (104, 60, 36), (70, 140, 190), (190, 84, 30),
 )  # fmt: skip
@@ -85,9 +85,9 @@ def _size(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def _car(rng: np.random.Generator) -> Entity:
-    name = rng.choice(list(_CAR_SIZES), p=[0.36, 0.26, 0.26, 0.12])
-    lwh = _size(np.array(_CAR_SIZES[name]) * rng.uniform(0.95, 1.05, 3))
-    paint = np.clip(np.array(_CAR_PAINT[rng.integers(len(_CAR_PAINT))]) + rng.uniform(-14, 14, 3), 10, 240)
+    name = rng.choice(list(CAR_SIZES), p=[0.36, 0.26, 0.26, 0.12])
+    lwh = _size(np.array(CAR_SIZES[name]) * rng.uniform(0.95, 1.05, 3))
+    paint = np.clip(np.array(CAR_PAINT[rng.integers(len(CAR_PAINT))]) + rng.uniform(-14, 14, 3), 10, 240)
     return Entity(0, lwh, shapes.car(shapes.CAR_STYLES[name], *lwh, tuple(paint)))
 
 

@@ -7,12 +7,13 @@ falls with the square of the range and with the cosine of the angle of incidence
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from perception_rt.sim.path import SimulatedEgo
-from perception_rt.sim.raycast import RayGrid, cast_capsules, cast_faces, dot, nearest
+from perception_rt.sim.raycast import Hits, RayGrid, cast_capsules, cast_faces, dot, nearest
 from perception_rt.sim.scene import to_base
 from perception_rt.sim.solids import Solids, solids_of
 from perception_rt.sim.terrain import REFLECTIVITY, Terrain
@@ -33,8 +34,6 @@ DROPOUT = 0.015  # of the returns, for no reason
 FULL_POWER_M = 600.0  # a white wall this far away, seen squarely, returns 1 - 1/e of its rays
 FALLOFF_M = 60.0  # intensity is halved here
 GLASS_RETURN = 0.35  # of the rays that meet glass; the rest is lost in it
-FOLIAGE_STOP = 0.6  # of the rays that meet a clump of leaves; the rest goes on
-FOLIAGE_DEPTH_M = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +79,7 @@ class Lidar:
         start = rng.uniform(0, 2 * np.pi / self.azimuth_steps) - np.pi
         grid = RayGrid.of(self.azimuth_steps, ELEVATIONS, start)
         points, owner = scan(grid, self.terrain, ego, ego_s, objects, rng)
-        truth, rows = _truth(ego, objects)
+        truth, rows = truth_of(ego, objects, LIDAR_POSITION)
         velocity = to_base(SimulatedEgo(0, 0, ego.yaw, 0, 0, 0), *objects.velocity[rows].T)
         return LidarSample(
             round(t_s * 1e9),
@@ -109,18 +108,42 @@ def scan(
     Returns:
         (N, 4) float32 points as in LidarSample, and (N,) row in `objects` that each lies on, -1 for ground.
     """
-    surface = _meet_solids(grid, terrain, ego, ego_s, objects, rng)
-    _meet_ground(grid, surface, terrain, ego, ego_s)
-    return _returns(grid, surface, rng)
+    # 15 m: half of a building.
+    solids = solids_of(ego, objects, LIDAR_POSITION, MAX_RANGE_M + 15)
+    kerbs, normals = terrain.kerbs(ego, ego_s)
+    solids = solids.with_faces(kerbs - LIDAR_POSITION, normals, reflectivity=REFLECTIVITY["kerb"])
+    surface = meet_solids(grid, solids, rng)
+
+    def ground(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return terrain.ground(ego, ego_s, x + LIDAR_POSITION[0], y + LIDAR_POSITION[1])
+
+    meet_ground(grid, surface, LIDAR_POSITION[2], ground)
+    return returns(grid, surface, Receiver(), rng)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """What becomes of the light that comes back.
+
+    Attributes:
+        sigma_m: of the range, m. dropout: share of the returns that is lost for no reason.
+        full_power_m: a white wall this far away, seen squarely, returns 1 - 1/e of its rays.
+        min_range_m: nearer returns are dropped, m.
+    """
+
+    sigma_m: float = RANGE_SIGMA_M
+    dropout: float = DROPOUT
+    full_power_m: float = FULL_POWER_M
+    min_range_m: float = MIN_RANGE_M
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Surface:
+class Surface:
     """What each ray meets first, as (rays,) arrays.
 
     Attributes:
         rho: horizontal range, m, infinite for nothing. owner: row in WorldObjects, -1 for the ground.
-        reflectivity: in [0, 1]. cosine: of the angle of incidence. glass, foliage: bool.
+        reflectivity: in [0, 1]. cosine: of the angle of incidence. glass: bool. depth: as of Solids, m.
     """
 
     rho: np.ndarray
@@ -128,36 +151,34 @@ class _Surface:
     reflectivity: np.ndarray
     cosine: np.ndarray
     glass: np.ndarray
-    foliage: np.ndarray
+    depth: np.ndarray
 
 
-def _meet_solids(
-    grid: RayGrid,
-    terrain: Terrain,
-    ego: SimulatedEgo,
-    ego_s: float,
-    objects: WorldObjects,
-    rng: np.random.Generator,
-) -> _Surface:
-    # 15 m: half of a building.
-    solids = solids_of(ego, objects, LIDAR_POSITION, MAX_RANGE_M + 15)
-    kerbs, kerb_normals = terrain.kerbs(ego, ego_s)
-    solids = solids.with_faces(kerbs - LIDAR_POSITION, kerb_normals, REFLECTIVITY["kerb"])
+def meet_solids(grid: RayGrid, solids: Solids, rng: np.random.Generator) -> Surface:
+    """What the rays meet of the solids, whose frame is the sensor's; `rng` decides who passes the porous."""
     f = len(solids.normals)
     faces = cast_faces(grid, solids.corners, solids.normals)
-    capsule, ray, distance = cast_capsules(grid, solids.ends[0], solids.ends[1], solids.radius)
-    stopped = rng.random(len(capsule)) < np.where(solids.foliage[f + capsule], FOLIAGE_STOP, 1)
-    capsules = capsule[stopped], ray[stopped], distance[stopped]
+    if (solids.stop[:f] < 1).any():
+        faces = _stopped(faces, solids.stop[:f], rng)
+    capsules = _stopped(
+        cast_capsules(grid, solids.ends[0], solids.ends[1], solids.radius), solids.stop[f:], rng
+    )
     part, rho = nearest(len(grid.cos) * len(grid.tan), [faces, capsules], np.split(solids.bias, [f]))
     part[part < 0] = 0  # of rays that meet nothing, of which nothing is read
-    return _Surface(
+    return Surface(
         rho,
         solids.owner[part],
         solids.reflectivity[part],
         _cosine(grid, solids, part, rho),
         solids.glass[part],
-        solids.foliage[part],
+        solids.depth[part],
     )
+
+
+def _stopped(hits: Hits, stop: np.ndarray, rng: np.random.Generator) -> Hits:
+    part, ray, rho = hits
+    kept = rng.random(len(part)) < stop[part]
+    return part[kept], ray[kept], rho[kept]
 
 
 def _cosine(grid: RayGrid, solids: Solids, part: np.ndarray, rho: np.ndarray) -> np.ndarray:
@@ -180,16 +201,25 @@ def _cosine(grid: RayGrid, solids: Solids, part: np.ndarray, rho: np.ndarray) ->
     return cosine
 
 
-def _meet_ground(grid: RayGrid, surface: _Surface, terrain: Terrain, ego: SimulatedEgo, ego_s: float) -> None:
-    """Let the rays that reach the ground before anything else end there."""
-    rings, height = len(grid.tan), LIDAR_POSITION[2]
+def meet_ground(
+    grid: RayGrid,
+    surface: Surface,
+    height: float,
+    ground: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """Let the rays that reach the ground before anything else end there.
+
+    Args:
+        grid: the rays. surface: what they meet; changed. height: of the sensor, m.
+        ground: height and reflectivity at (N,) x, y from the sensor, m.
+    """
+    rings = len(grid.tan)
     down = int(np.searchsorted(grid.tan, -height / MAX_RANGE_M))
     flat = -height / grid.tan[:down]
     # Unevenness moves a ray's end by a few percent of its range.
     column, ring = np.nonzero(surface.rho.reshape(-1, rings)[:, :down] > 0.9 * flat)
     rho = flat[ring]
-    x, y = rho * grid.cos[column] + LIDAR_POSITION[0], rho * grid.sin[column] + LIDAR_POSITION[1]
-    z, reflectivity = terrain.ground(ego, ego_s, x, y)
+    z, reflectivity = ground(rho * grid.cos[column], rho * grid.sin[column])
     rho = rho * (1 - z / height)
     ray = column * rings + ring
     first = rho < surface.rho[ray]
@@ -197,21 +227,24 @@ def _meet_ground(grid: RayGrid, surface: _Surface, terrain: Terrain, ego: Simula
     surface.rho[ray], surface.owner[ray] = rho[first], -1
     surface.reflectivity[ray] = reflectivity[first]
     surface.cosine[ray] = -slope / np.sqrt(1 + slope**2)
-    surface.glass[ray] = surface.foliage[ray] = False
+    surface.glass[ray], surface.depth[ray] = False, 0.0
 
 
-def _returns(grid: RayGrid, surface: _Surface, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def returns(
+    grid: RayGrid, surface: Surface, receiver: Receiver, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 4) float32 points and the (N,) owner of each, as of `scan`."""
     met = np.flatnonzero(np.isfinite(surface.rho))
     stretch = np.sqrt(1 + grid.tan**2)[met % len(grid.tan)]
     distance = surface.rho[met] * stretch
-    power = surface.reflectivity[met] * surface.cosine[met] * (FULL_POWER_M / distance) ** 2
-    chance = (1 - DROPOUT) * -np.expm1(-power)
+    power = surface.reflectivity[met] * surface.cosine[met] * (receiver.full_power_m / distance) ** 2
+    chance = (1 - receiver.dropout) * -np.expm1(-power)
     chance[surface.glass[met]] *= GLASS_RETURN
-    chance[(distance < MIN_RANGE_M) | (distance > MAX_RANGE_M)] = 0
+    chance[(distance < receiver.min_range_m) | (distance > MAX_RANGE_M)] = 0
     back = np.flatnonzero(rng.random(len(met)) < chance)
     distance, stretch, met = distance[back], stretch[back], met[back]
-    noise = rng.normal(0, RANGE_SIGMA_M, len(met))
-    noise += surface.foliage[met] * rng.exponential(FOLIAGE_DEPTH_M, len(met))
+    noise = rng.normal(0, receiver.sigma_m, len(met))
+    noise += surface.depth[met] * rng.standard_exponential(len(met))
     noise += distance
     rho = noise / stretch
     # Real surfaces are rougher than Lambert's: what is seen at a grazing angle is not black.
@@ -226,10 +259,12 @@ def _returns(grid: RayGrid, surface: _Surface, rng: np.random.Generator) -> tupl
     return points, surface.owner[met]
 
 
-def _truth(ego: SimulatedEgo, objects: WorldObjects) -> tuple[Detections3D, np.ndarray]:
-    """The labelled things in range, and their rows in `objects`."""
+def truth_of(
+    ego: SimulatedEgo, objects: WorldObjects, position: tuple[float, float, float]
+) -> tuple[Detections3D, np.ndarray]:
+    """The labelled things in range of a sensor at `position` in base_link, m, and their rows in `objects`."""
     x, y = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
-    centre = np.column_stack([x, y, objects.xyz[:, 2]]) - LIDAR_POSITION
+    centre = np.column_stack([x, y, objects.xyz[:, 2]]) - position
     rows = np.flatnonzero((objects.labels >= 0) & (np.hypot(*centre[:, :2].T) <= MAX_RANGE_M))
     yaw = (objects.yaw[rows] - ego.yaw + np.pi) % (2 * np.pi) - np.pi
     boxes = np.column_stack([centre[rows], objects.lwh[rows], yaw]).astype(np.float32)

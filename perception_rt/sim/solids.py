@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.raycast import FACING_M, dot
@@ -16,6 +17,9 @@ from perception_rt.sim.world import WorldObjects
 
 _LUMA = np.array([0.299, 0.587, 0.114]) / 255
 _TYRE = 40.0
+FOLIAGE_STOP = 0.6  # of the rays that meet a clump of leaves; the rest goes on
+FOLIAGE_DEPTH_M = 0.25
+_OPAQUE = {"owner": -1, "reflectivity": 0.3, "glass": False, "stop": 1.0, "depth": 0.0, "bias": 0.0}
 _LAYER_M = 1e-4  # a later face of a mesh lies on an earlier one, e.g. a window on the body
 
 
@@ -26,8 +30,10 @@ class Solids:
     Attributes:
         corners: (F, MAX_CORNERS, 3) m, padded by repeating the last. normals: (F, 3) outward.
         ends: (2, K, 3) m. radius: (K,) m.
-        owner: (P,) row in WorldObjects. reflectivity: (P,) in [0, 1]. glass: (P,) bool.
-        foliage: (P,) bool. bias: (P,) m, how much nearer the part counts than one that it touches.
+        owner: (P,) row in WorldObjects, -1 for none. reflectivity: (P,) in [0, 1]. glass: (P,) bool.
+        stop: (P,) share of the rays that the part stops; the others go on.
+        depth: (P,) m, how far behind the surface a ray ends on average, as in leaves.
+        bias: (P,) m, how much nearer the part counts than one that it touches.
     """
 
     corners: np.ndarray
@@ -37,21 +43,39 @@ class Solids:
     owner: np.ndarray
     reflectivity: np.ndarray
     glass: np.ndarray
-    foliage: np.ndarray
+    stop: np.ndarray
+    depth: np.ndarray
     bias: np.ndarray
 
-    def with_faces(self, corners: np.ndarray, normals: np.ndarray, reflectivity: float) -> Solids:
-        """The same with G quads more, (G, 4, 3) corners and (G, 3) normals, which no object owns."""
-        f, g = len(self.normals), len(corners)
+    def with_faces(self, corners: np.ndarray, normals: np.ndarray, **parts: ArrayLike) -> Solids:
+        """The same with G quads more, (G, 4, 3) corners and (G, 3) normals.
+
+        Args:
+            corners: m. normals: outward.
+            parts: what differs from an opaque face without owner, by name: (G,) each, or one value for all.
+        """
         corners = np.concatenate([corners, np.repeat(corners[:, -1:], MAX_CORNERS - 4, axis=1)], 1)
-        more = {"owner": -1, "reflectivity": reflectivity, "glass": False, "foliage": False, "bias": 0.0}
-        parts = {name: np.insert(getattr(self, name), f, np.full(g, value)) for name, value in more.items()}
         return replace(
             self,
             corners=np.concatenate([self.corners, corners]),
             normals=np.concatenate([self.normals, normals]),
-            **parts,
+            **self._inserted(len(self.normals), len(corners), parts),
         )
+
+    def with_capsules(self, ends: np.ndarray, radius: np.ndarray, **parts: ArrayLike) -> Solids:
+        """The same with G capsules more, (2, G, 3) ends and (G,) radius, m; `parts` as of `with_faces`."""
+        return replace(
+            self,
+            ends=np.concatenate([self.ends, ends], 1),
+            radius=np.append(self.radius, radius),
+            **self._inserted(len(self.owner), len(radius), parts),
+        )
+
+    def _inserted(self, place: int, count: int, parts: dict[str, ArrayLike]) -> dict[str, np.ndarray]:
+        return {
+            name: np.insert(getattr(self, name), place, np.broadcast_to(parts.get(name, usual), count))
+            for name, usual in _OPAQUE.items()
+        }
 
 
 class _Parts(NamedTuple):
@@ -131,6 +155,7 @@ def solids_of(
     kept = np.concatenate([front, len(faces.owner) + np.arange(len(capsules.owner))])
     see_through = np.append(faces.see_through[front], capsules.see_through)
     of_face = np.arange(len(kept)) < len(front)
+    foliage = see_through & ~of_face
     return Solids(
         np.moveaxis(corners[:, faces.indices[front]], 0, -1),
         normals[:, front].T,
@@ -139,7 +164,8 @@ def solids_of(
         np.append(faces.owner, capsules.owner)[kept],
         np.append(faces.reflectivity, capsules.reflectivity)[kept],
         see_through & of_face,
-        see_through & ~of_face,
+        np.where(foliage, FOLIAGE_STOP, 1.0),
+        np.where(foliage, FOLIAGE_DEPTH_M, 0.0),
         np.append(faces.bias, capsules.bias)[kept],
     )
 
