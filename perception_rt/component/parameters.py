@@ -42,6 +42,15 @@ class Parameter:
         if self.choices and value not in self.choices:
             raise ConfigError(f"{self.name}={value!r}: must be one of {', '.join(self.choices)}")
 
+    def accept(self, value: Any) -> Any:
+        """Return a checked value as nodes use it: a frame without the leading slash that tf2 refuses.
+
+        Raises:
+            ConfigError: as `check`.
+        """
+        self.check(value)
+        return value.removeprefix("/") if self.name.endswith(("_frame", "frame_id")) else value
+
     def check_type(self, value: object) -> None:
         """Refuse a value of another type than the default's, as ROS does: it tells 1 and 1.0 apart.
 
@@ -132,6 +141,5 @@ def resolve(table: Sequence[Parameter], given: Mapping[str, object]) -> dict[str
     for parameter in table:
         value = given.get(parameter.name, parameter.default)
         parameter.check_type(value)
-        parameter.check(value)
-        values[parameter.name] = value
+        values[parameter.name] = parameter.accept(value)
     return values

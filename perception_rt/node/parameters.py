@@ -53,10 +53,7 @@ def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
     Raises:
         ConfigError: a value is outside of what its parameter allows.
     """
-    values = {parameter.name: node.get_parameter(parameter.name).value for parameter in table}
-    for parameter in table:
-        parameter.check(values[parameter.name])
-    return values
+    return {parameter.name: parameter.accept(node.get_parameter(parameter.name).value) for parameter in table}
 
 
 def check_set(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import threading
+
 import cv2
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
-from perception_rt.codec import DetectionEncoder, encode_compressed
+from perception_rt.codec import DetectionEncoder, encode_compressed, encode_points
 from perception_rt.codec.detections3d import Detection3DEncoder
 from perception_rt.node.fusion import FusionNode
 from perception_rt.node.source import to_time
@@ -21,10 +24,11 @@ from perception_rt.stage.fusion.project import project_boxes
 from perception_rt.types import Detections2D, Detections3D
 from test.domains import claim_domain
 
-from .conftest import stamp_of, wait_for
+from .conftest import block, stamp_of, wait_for
 from .recorded import Ear, up
 from .test_fusion import CAMERA_FROM_LIDAR, CAR, MODEL, MS, K, Rig
-from .test_object_tracker import Driver
+from .test_object_tracker import Driver, known
+from .test_vehicle_state import Vehicle
 
 VAN = [25.0, -4.0, -0.7, 5.0, 2.0, 2.0, 0.0]
 S = 1_000_000_000
@@ -251,6 +255,78 @@ def test_a_tracker_in_the_field(bench):
     assert len(driver.last(driver.tracks, -91).detections) == 1
     tracked = driver.last(driver.tracks, -91).detections[0]
     assert tracked.bbox.center.position.x == pytest.approx(10 - 91, abs=0.5)
+
+
+def test_a_tracker_whose_transforms_come_late_or_with_gaps(bench):
+    """One graph run: odometry comes after its frame, with a gap of 3 s, and stops; frames have slashes."""
+    driver = Driver(bench, fixed_frame="/odom", transform_wait_ms=1000.0)
+    driver.pose(-1, -1.0)
+    assert wait_for(lambda: known(driver, -1))
+    sent = threading.Timer(0.2, driver.pose, (1, 1.0))  # while the frame waits for it
+    sent.start()
+    assert driver.boxes(0, (40, 2, 0), frame="/lidar") == {"published": 1}
+    sent.join()
+    driver.pose(31, 31.0)
+    assert wait_for(lambda: known(driver, 31))
+    for k in (2, 3, 4):  # between two transforms 3 s apart
+        assert driver.boxes(k, (40 - k, 2, 0)) == {"published": 1}
+    (track,) = driver.last(driver.tracks, 4).detections
+    assert driver.last(driver.tracks, 4).header.frame_id == "odom"
+    assert track.bbox.center.position.x == pytest.approx(40, abs=0.3)
+    assert bench.set_parameter("transform_wait_ms", 50.0, "object_tracker").successful
+    assert driver.boxes(40, (0, 2, 0)) == {"unsynced": 1}
+    assert "after the newest transform" in driver.book()["reasons"]["unsynced"]
+    driver.pose(42, 42.0)
+    assert wait_for(lambda: known(driver, 41))
+    assert driver.boxes(41, (-1, 2, 0)) == {"published": 1}
+
+
+def test_a_vehicle_in_the_field(bench):
+    """One graph run: doubled stamps, slashes, broken covariances, a quantity not given, a loop."""
+    vehicle = Vehicle(bench, frame_id="/odom", base_frame="/base_link")
+    for tick in range(40):
+        reading, odometry = vehicle.imu(tick / 50), vehicle.odom(tick / 50)
+        reading.header.frame_id = odometry.child_frame_id = "/base_link"
+        odometry.header.frame_id = "/odom"
+        assert vehicle.publish("imu", reading) == {"published": 1}
+        assert vehicle.publish("odom_in", odometry, "odometry") == {"published": 1}
+    # The same moment once more: at most once in the estimate, and no division by a time of 0.
+    assert set(vehicle.publish("imu", vehicle.imu(39 / 50))) <= {"published", "superseded"}
+    again = vehicle.odom(39 / 50)
+    assert set(vehicle.publish("odom_in", again, "odometry")) <= {"published", "superseded"}
+    odometry = vehicle.odom(0.79)
+    odometry.twist.covariance[0] = math.nan  # as if it were not given: the speed is used
+    assert vehicle.publish("odom_in", odometry, "odometry") == {"published": 1}
+    odometry = vehicle.odom(0.8)
+    odometry.twist.covariance[0] = odometry.pose.covariance[0] = -1.0
+    assert set(vehicle.publish("odom_in", odometry, "odometry")) <= {"published", "rejected"}
+    odometry = vehicle.odom(0.82)
+    odometry.pose.pose.orientation.w = odometry.pose.pose.orientation.z = 0.0
+    assert vehicle.publish("odom_in", odometry, "odometry") == {"published": 1}
+    # The recording begins anew, 100 s back.
+    vehicle.began = bench.now_ns() - 100 * S
+    states = [vehicle.publish("odom_in", vehicle.odom(tick / 50), "odometry") for tick in range(80)]
+    first = states.index({"published": 1})
+    assert first <= 50  # a few could be stray ones
+    assert states[first:] == [{"published": 1}] * (80 - first)
+    begun = vehicle.stamp(0.0)
+    assert wait_for(lambda: any(begun <= stamp_of(m) < begun + 50 * S for m in vehicle.odometry))
+    last = vehicle.odometry[-1]
+    assert (last.header.frame_id, last.child_frame_id) == ("odom", "base_link")
+    assert np.isfinite([*last.pose.covariance, last.pose.pose.position.x, last.twist.twist.linear.x]).all()
+
+
+def test_a_lidar_in_the_field(run_lidar):
+    """One graph run: one stamp twice, NaN everywhere, a frame with a slash, a loop."""
+    lidar = run_lidar()
+    now = lidar.bench.now_ns()
+    for stamp in (now, now, now - 60 * S, now - 59 * S, now):
+        lidar.ask(stamp_ns=stamp)
+    assert (lidar.count("published"), lidar.count("late")) == (5, 0)
+    nothing = np.full((50, 4), np.nan, np.float32)
+    assert list(lidar.ask(nothing, stamp_ns=now + S).detections) == []
+    lidar.publisher.publish(encode_points(block(), now + 2 * S, "/lidar"))
+    assert len(lidar.answer(now + 2 * S).detections) == 1
 
 
 def test_pictures_in_the_field(run_camera):

@@ -76,3 +76,8 @@ def test_unknown_names_are_refused_with_the_nearest_that_exist():
 
 def test_what_every_ros_node_has_is_no_unknown_name():
     check_names([], ["use_sim_time", "autostart", "cpu_affinity", "qos_overrides./tf.publisher.depth"])
+
+
+def test_a_frame_loses_the_leading_slash_that_tf2_refuses():
+    table = [Parameter("base_frame", "base_link", ""), Parameter("topic", "/a", "")]
+    assert resolve(table, {"base_frame": "/car"}) == {"base_frame": "car", "topic": "/a"}
