@@ -14,18 +14,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from perception_rt.component.component import Component
 from perception_rt.component.graph import class_of
 from perception_rt.component.parameters import NODE_PARAMETERS, Parameter, resolve
+from perception_rt.model.bundle import ProgramSource, save_network
 from perception_rt.model.importers import import_torchvision, save_checked
-from perception_rt.model.task import CLASSIFY
+from perception_rt.model.manifest import DecoderSpec, ImageSpec
+from perception_rt.model.task import CLASSIFY, SEGMENT
+from perception_rt.model.torchscript import module_bytes, trace_module
 from perception_rt.realtime.ledger import Outcome
 from perception_rt.realtime.worker import Worker
 from perception_rt.types import TransformError
 
-NODES = ("camera_detector", "camera_classifier", "lidar_detector", "fusion", "object_tracker",
-         "vehicle_state", "sensor_health")  # fmt: skip
+NODES = ("camera_detector", "camera_classifier", "camera_segmenter", "lidar_detector", "fusion",
+         "object_tracker", "vehicle_state", "sensor_health")  # fmt: skip
 # Defaults leave these inputs out; the pages show them.
 SHOWN: dict[str, dict[str, Any]] = {
     "fusion": {"image_topic": "camera/image_raw"},
@@ -33,6 +37,31 @@ SHOWN: dict[str, dict[str, Any]] = {
         "odometry_topic": "odom", "imu_topic": "imu", "fix_topic": "fix", "twist_topic": "twist",
     },
 }  # fmt: skip
+
+
+def save_classifier(path: Path) -> None:
+    """Write a bundle with random weights."""
+    save_checked(path, import_torchvision("squeezenet1_1"), None, name="random")
+
+
+def save_segmenter(path: Path) -> None:
+    """Write a bundle that tells red, green and blue."""
+    network = trace_module(torch.nn.AvgPool2d(4), torch.zeros(1, 3, 64, 96))
+    save_network(
+        path,
+        [ProgramSource("torchscript", module_bytes(network), ("images",), ("logits",))],
+        decoder=DecoderSpec("semantic"),
+        name="colours",
+        classes=("red", "green", "blue"),
+        input_spec=ImageSpec((64, 96), "stretch", "bilinear", "rgb"),
+        licence="Apache-2.0",
+        score_threshold=0.0,
+        nms_threshold=1.0,
+        task=SEGMENT.name,
+    )
+
+
+WITHOUT_BUNDLE = {CLASSIFY.node: save_classifier, SEGMENT.node: save_segmenter}  # the package brings none
 GRAPH = {"camera_detector": (250, 60), "lidar_detector": (250, 180), "fusion": (500, 120),
          "object_tracker": (750, 120), "vehicle_state": (500, 240)}  # fmt: skip
 WAY = ("subscription", "codec: check", "mailbox", "scheduler tick", "codec: decode", "bundle",
@@ -86,7 +115,9 @@ class RecordingHost:
         """Return the absolute name."""
         return f"/{self._name}{topic[1:]}" if topic.startswith("~") else "/" + topic.lstrip("/")
 
-    def create_publisher(self, message_type: str, topic: str, depth: int) -> RecordingOutput:
+    def create_publisher(
+        self, message_type: str, topic: str, depth: int, *, latched: bool = False, is_result: bool = False
+    ) -> RecordingOutput:
         """Record an output."""
         self.outputs.append(Topic(topic, message_type))
         return RecordingOutput()
@@ -136,9 +167,9 @@ def inspect_node(name: str) -> Page:
     host = RecordingHost(name)
     with tempfile.TemporaryDirectory() as folder:
         values = SHOWN.get(name, {})
-        if name == CLASSIFY.node:  # the package brings no classifier
+        if name in WITHOUT_BUNDLE:
             values = {"bundle": str(Path(folder, "random.pt"))}
-            save_checked(values["bundle"], import_torchvision("squeezenet1_1"), None, name="random")
+            WITHOUT_BUNDLE[name](Path(values["bundle"]))
         component = kind(host, resolve(kind.PARAMETERS, values))
         try:
             component.setup()

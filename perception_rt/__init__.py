@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.3.0"
 
 if TYPE_CHECKING:
-    from perception_rt.api import classify, detect2d, detect3d, open_bundle, replay_bag
+    from perception_rt.api import classify, detect2d, detect3d, open_bundle, replay_bag, segment
     from perception_rt.codec.camera_info import CameraModel
     from perception_rt.replay.bag import Bag
     from perception_rt.replay.session import ReplayResult
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from perception_rt.types.classification import Classification
     from perception_rt.types.predictions import Predictions
+    from perception_rt.types.segmentation import Segmentation
     from perception_rt.types.state import EgoPath, EgoState, Fix, Imu, Pose, Steering, Twist
 
 _TYPES, _STATE = "perception_rt.types", "perception_rt.types.state"
@@ -54,6 +55,7 @@ _SOURCES = {
     "detect2d": "perception_rt.api",
     "detect3d": "perception_rt.api",
     "classify": "perception_rt.api",
+    "segment": "perception_rt.api",
     "replay_bag": "perception_rt.api",
     "Bag": "perception_rt.replay.bag",
     "ReplayResult": "perception_rt.replay.session",
@@ -80,6 +82,7 @@ _SOURCES = {
     "Detections3D": _TYPES,
     "Tracks": _TYPES,
     "Tracks2D": _TYPES,
+    "Segmentation": "perception_rt.types.segmentation",
     "Classification": "perception_rt.types.classification",
     "Predictions": "perception_rt.types.predictions",
     "EgoState": _STATE,
@@ -105,6 +108,7 @@ __all__ = [  # noqa: RUF022 - in the order of the documentation
     "detect2d",
     "detect3d",
     "classify",
+    "segment",
     "replay_bag",
     "Bag",
     "ReplayResult",
@@ -132,6 +136,7 @@ __all__ = [  # noqa: RUF022 - in the order of the documentation
     "Tracks",
     "Tracks2D",
     "Classification",
+    "Segmentation",
     "Predictions",
     "EgoState",
     "EgoPath",

@@ -10,9 +10,11 @@ import numpy as np
 
 from perception_rt.types import CameraFrame, ConfigError, Detections2D, Detections3D, LidarFrame
 from perception_rt.types.classification import Classification
+from perception_rt.types.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from perception_rt.model.runtime import ClassifierRuntime, CloudRuntime, ImageRuntime, Runtime
+    from perception_rt.model.segmenter import SegmenterRuntime
     from perception_rt.model.task import Task
     from perception_rt.replay.session import ReplayResult
 
@@ -28,8 +30,8 @@ def open_bundle(path_or_name: str | Path, device: str = "auto", half: bool = Fal
         half: run the network in fp16 (CUDA only).
 
     Returns:
-        The loaded bundle; ``manifest.task`` says whether `detect2d`, `detect3d` or `classify` takes it, and
-        ``manifest.classes`` are its class names by label.
+        The loaded bundle; ``manifest.task`` says whether `detect2d`, `detect3d`, `classify` or `segment`
+        takes it, and ``manifest.classes`` are its class names by label.
 
     Raises:
         BundleError: the bundle or the device cannot be used; the text says why.
@@ -101,6 +103,38 @@ def classify(
     runtime: ClassifierRuntime = _of_task(bundle, CLASSIFY)
     frame = image if isinstance(image, CameraFrame) else _frame(image, bgr)
     return run(runtime, [frame], score_threshold, top_k)[0]
+
+
+def segment(
+    bundle: Runtime,
+    image: np.ndarray | CameraFrame,
+    bgr: bool = False,
+    score_threshold: float | None = None,
+    nms_threshold: float | None = None,
+) -> Segmentation:
+    """Find the class of every pixel of one image.
+
+    Args:
+        bundle: a bundle of task ``segment``, as `open_bundle` returns it.
+        image: (H, W, 3) uint8, at its native size; or a `CameraFrame`.
+        bgr: the channel order of an array, as of `detect2d`.
+        score_threshold: lowest score of an object, or of a pixel where the network tells classes only; None
+            for the bundle's own.
+        nms_threshold: IoU above which the lower score of a class is dropped; None for the bundle's own.
+
+    Returns:
+        Labels at the size of the image, and the objects where the network tells their masks.
+
+    Raises:
+        ConfigError: the bundle is of another task, or the array is no image.
+        ModelError: the network failed, or the device is out of memory.
+    """
+    from perception_rt.model.task import SEGMENT
+    from perception_rt.stage.segment import segment as run
+
+    runtime: SegmenterRuntime = _of_task(bundle, SEGMENT)
+    frame = image if isinstance(image, CameraFrame) else _frame(image, bgr)
+    return run(runtime, [frame], score_threshold, nms_threshold)[0]
 
 
 def detect3d(

@@ -109,6 +109,8 @@ def _show(args: argparse.Namespace) -> int:
     golden = fields.pop("golden")
     fields["classes"] = f"{len(manifest.classes)}: {', '.join(manifest.classes)}"
     fields["golden"] = f"{golden['origin']}, shape {golden['shape']}, {len(golden['scores'])} detections"
+    if golden["cells"]:
+        fields["golden"] += f", {len(golden['cells'])} x {len(golden['cells'][0]) // 2} cells of labels"
     fields["programs"] = "; ".join(
         f"{program.kind} {program.precision} {program.file}" for program in manifest.programs
     )

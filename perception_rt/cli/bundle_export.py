@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from perception_rt.model.importers import other_importers
 
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    onnx = sources.add_parser("onnx", help="an ONNX detector or classifier of any training tool")
+    onnx = sources.add_parser("onnx", help="an ONNX detector, classifier or segmenter")
     onnx.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
     script = sources.add_parser("torchscript", help="a TorchScript file: a network, or a whole detector")
     script.add_argument("file", type=Path, metavar="FILE", help="what torch.jit.save wrote")
@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the module answers boxes, scores and labels by itself; no decoder",
     )
-    vision = sources.add_parser("torchvision", help="any torchvision detection model, by name")
+    vision = sources.add_parser(
+        "torchvision", help="a torchvision detector, classifier or segmenter, by name"
+    )
     vision.add_argument("model", metavar="NAME", help="e.g. ssdlite320_mobilenet_v3_large")
     vision.add_argument(
         "--weights",
@@ -103,13 +105,21 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="NAME",
         help="auto (default): by the file's metadata, then the names of its outputs, then their shapes; or "
-        "classifier, detr, fastestdet, nanodet, paddle, picodet, rfdetr, rtdetr, ssd, yolov5, yolov8, yolox; "
-        "it sets the options that follow and the thresholds as its authors do",
+        "classifier, detr, fastestdet, nanodet, paddle, picodet, rfdetr, rtdetr, semantic, ssd, yolov5, "
+        "yolov5seg, yolov8, yolov8seg, yolox; it sets the options that follow and the thresholds as its "
+        "authors do",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="NAME",
+        help="the output to take of a network of several purposes, as the drivable area beside a detector",
     )
     parser.add_argument(
         "--input-size", type=int, nargs=2, metavar=("H", "W"), help="px, where the file leaves it open"
     )
-    parser.add_argument("--resize", type=_resize, metavar="RULE", help=f"{', '.join(RESIZES)} or crop_N")
+    parser.add_argument(
+        "--resize", type=_resize, metavar="RULE", help=f"{', '.join(RESIZES)}, crop_N or shorter_N"
+    )
     parser.add_argument("--filter", choices=("area", "bilinear", "antialias", "bicubic"))
     parser.add_argument("--order", choices=("rgb", "bgr"), help="channel order that the network wants")
     parser.add_argument("--pad", type=float, help="grey level of the letterbox's bars")
@@ -287,6 +297,7 @@ def _thresholds(args: argparse.Namespace) -> dict[str, float | None]:
 def _network_options(args: argparse.Namespace) -> dict[str, Any]:
     options = {name: getattr(args, name) for name in PRESET_OPTIONS} | _thresholds(args)
     options["input_size"] = tuple(args.input_size) if args.input_size else None
+    options["output"] = args.output
     return options
 
 

@@ -16,7 +16,7 @@ from perception_rt.types import CodecError
 BYTES_LIKE = (bytes, bytearray, memoryview)
 _HEADER_SIZE = 4
 _BYTE_ORDERS = {b"\x00\x00": ">", b"\x00\x01": "<"}
-_SIZES = {code: struct.calcsize(f"<{code}") for code in "bBHIid"}
+_SIZES = {code: struct.calcsize(f"<{code}") for code in "bBHIifd"}
 
 
 class CdrReader:

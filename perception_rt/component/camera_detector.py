@@ -59,7 +59,7 @@ class CameraDetector(DetectorComponent):
         self._dark: set[str] = set()  # frames that were warned of
         for stream, prefix in output_prefixes(streams).items():
             self._detections[stream] = self.host.create_publisher(
-                self.TASK.message_type, f"~{prefix}/detections", 5
+                DETECT2D.message_type, f"~{prefix}/detections", 5
             )
             self._annotated[stream] = self.host.create_publisher(
                 "sensor_msgs/msg/Image", f"~{prefix}/image_annotated", 1

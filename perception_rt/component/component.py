@@ -81,8 +81,24 @@ class Host(Protocol):
         """Return the absolute name."""
         ...
 
-    def create_publisher(self, message_type: str, topic: str, depth: int) -> Publisher:
-        """Create a publisher; `message_type` is like ``sensor_msgs/msg/Image``."""
+    def create_publisher(
+        self,
+        message_type: str,
+        topic: str,
+        depth: int,
+        *,
+        latched: bool = False,
+        is_result: bool = False,
+    ) -> Publisher:
+        """Create a publisher.
+
+        Args:
+            message_type: like ``sensor_msgs/msg/Image``.
+            topic: absolute, relative, or `~/private`.
+            depth: messages that are kept for a slow subscription.
+            latched: subscriptions that come later get the last messages, too (transient local).
+            is_result: a replay records the topic also where it takes messages of its type for visualizations.
+        """
         ...
 
     def create_subscription(

@@ -25,6 +25,7 @@ PARAMETERS = "ros__parameters"
 SENSORS = {
     "camera_detector": ("image_topics", "image_raw"),
     "camera_classifier": ("image_topics", "image_raw"),
+    "camera_segmenter": ("image_topics", "image_raw"),
     "lidar_detector": ("points_topics", "points"),
 }
 """By detector, the parameter that names its sensors, and their name by default."""

@@ -20,6 +20,7 @@ from perception_rt.model.archive import Archive, read_archive, write_archive
 from perception_rt.model.golden import (
     Outputs,
     encode_golden,
+    finds_something,
     golden_difference,
     golden_input,
     make_golden,
@@ -265,10 +266,13 @@ def _write(
         blank = recorded(_example(task.box_columns), threshold)
         parse_manifest(blank.to_json())  # an invalid field is named before anything runs
         answer = _answer(Archive(path, blank, members), next(iter(entries)), data)
-        if len(answer[0]):
+        if finds_something(answer):
             break
     else:
-        raise BundleError("the module finds nothing in the golden input at score 0: that would prove nothing")
+        raise BundleError(
+            "the module finds nothing in the golden input at score 0, or one class in all of it: that would "
+            "prove nothing"
+        )
     manifest = _held(Archive(path, recorded(expected or answer, threshold), members), entries, data)
     members = {name: members[name] for name in manifest.files}
     # What cannot be read back is not written; and a number that is read back may be another (1 is 1.0).

@@ -11,19 +11,20 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 
-from perception_rt.model.manifest import Golden
+from perception_rt.model.manifest import MAX_CELLS, Golden
 from perception_rt.model.task import Task
 from perception_rt.types.errors import BundleError
 
 GOLDEN_ROWS = 32
 # Two near-equal scores may swap in NMS on another processor, and 8-bit weights move weak boxes: a few go.
 MATCHED_SHARE = {"fp32": 0.9, "fp16": 0.9, "int8": 0.8}
+SAME_CELLS = {"fp32": 0.99, "fp16": 0.97, "int8": 0.9}  # share of a label map's cells that must be the same
 LOOSER = {"fp32": 1.0, "fp16": 4.0, "int8": 6.0}  # by precision, factor of the tolerances
 _BLOCKS = ((4.2, 1.8, 1.5), (0.6, 0.6, 1.75), (1.7, 0.6, 1.7)) * 2 + ((4.6, 1.9, 1.7),) * 2  # l w h, m
 _BLOCK = 8  # px: flat blocks look more like an image to a network than noise per pixel
 
 Outputs = tuple[np.ndarray, ...]
-"""Boxes, scores, labels and, of images, image_index."""
+"""Boxes, scores, labels and, of images, image_index; of task segment also the labels of pixels (N, H, W)."""
 
 
 def weights_sha256(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -117,7 +118,24 @@ def make_golden(
         file=file,
         origin=origin,
         score_threshold=score_threshold,
+        cells=cells_of(outputs[4]) if len(outputs) > 4 else (),
     )
+
+
+def cells_of(labels: np.ndarray) -> tuple[str, ...]:
+    """A grid of at most 64 x 64 labels over (N, H, W) uint8, the images below each other, as rows of hex."""
+    whole = labels.reshape(-1, labels.shape[2])
+    places = [
+        (2 * np.arange(min(side, MAX_CELLS)) + 1) * side // (2 * min(side, MAX_CELLS)) for side in whole.shape
+    ]
+    return tuple(row.tobytes().hex() for row in whole[np.ix_(*places)])
+
+
+def finds_something(outputs: Outputs) -> bool:
+    """Whether an answer holds a box, or label maps of more than one value."""
+    if len(outputs[1]):
+        return True
+    return len(outputs) > 4 and bool((outputs[4] != outputs[4].flat[0]).any())
 
 
 def encode_golden(data: np.ndarray) -> tuple[str, bytes]:
@@ -199,8 +217,22 @@ def golden_difference(golden: Golden, outputs: Outputs, precision: str = "fp32")
         return (
             f"{found} of {expected} expected detections found ({top}, expected best {golden.scores[0]:.4f})"
         )
+    if difference := _cells_difference(golden, outputs, SAME_CELLS[precision]):
+        return difference
     # Where the record is not cut off, it names every detection; near the threshold some may come or go.
     surplus = int((free & (scores > golden.score_threshold + 2 * score_limit)).sum())
     if expected < GOLDEN_ROWS and surplus > max(1, (1 - share) * expected):
         return f"{surplus} detections that are not expected ({top})"
     return None
+
+
+def _cells_difference(golden: Golden, outputs: Outputs, share: float) -> str | None:
+    """How the labels of pixels differ; None where they agree, or where none are recorded."""
+    if not golden.cells:
+        return None
+    found = cells_of(outputs[4]) if len(outputs) > 4 else ()
+    mine, theirs = (np.frombuffer(bytes.fromhex("".join(rows)), np.uint8) for rows in (found, golden.cells))
+    if len(mine) != len(theirs):
+        return f"the label map has {len(mine)} cells, expected are {len(theirs)}"
+    same = float((mine == theirs).mean())
+    return None if same >= share else f"{same:.1%} of the pixels have the expected label, not {share:.0%}"

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perception_rt.model.decoder import Candidates
-from perception_rt.model.specs import ImageSpec
+from perception_rt.model.specs import MAX_ASPECT, ImageSpec
+from perception_rt.types.segmentation import UNLABELLED
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 ANTIALIASED = {"antialias": "bilinear", "bicubic": "bicubic"}
-MAX_ASPECT = 8  # of an image before its middle is cut out
 MIN_SIDE = 32  # px of what `fit` leaves of a very long image
 
 
@@ -77,6 +77,32 @@ class Placement:
         return found._replace(boxes=boxes, extras=extras)
 
 
+def labels_to_native(labels: Tensor, place: Placement) -> Tensor:
+    """Bring labels from the network's input to the image: (h, w) uint8 at the size of the input.
+
+    Returns:
+        (H, W) uint8; what the input does not show of the image is `UNLABELLED`.
+    """
+    rows, row_seen = _sources(place.native[0], place.height, place.top, place.size[0], labels.device)
+    columns, column_seen = _sources(place.native[1], place.width, place.left, place.size[1], labels.device)
+    found = labels[rows][:, columns]
+    if row_seen is not None:
+        found[~row_seen] = UNLABELLED
+    if column_seen is not None:
+        found[:, ~column_seen] = UNLABELLED
+    return found
+
+
+def _sources(
+    native: int, resized: int, start: int, size: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Along an axis, the place in the input of each of `native` pixels; which are seen, None for all."""
+    places = torch.div((2 * torch.arange(native) + 1) * resized, 2 * native, rounding_mode="floor") + start
+    seen = (places >= 0) & (places < size)
+    places = places.clamp(0, size - 1).to(device)
+    return places, None if bool(seen.all()) else seen.to(device)
+
+
 def place(spec: ImageSpec, native: tuple[int, int]) -> Placement:
     """Where an image of (height, width) `native` lies in the input that `spec` describes."""
     height, width = native
@@ -84,11 +110,17 @@ def place(spec: ImageSpec, native: tuple[int, int]) -> Placement:
     if spec.resize == "stretch":
         return Placement((rows, columns), native, 0, 0, rows, columns)
     if spec.shorter_side is not None:
-        short, long = spec.shorter_side, int(spec.shorter_side * max(native) / min(native))
+        short, long = _sides(spec.shorter_side, native)
         new_h, new_w = (short, long) if height <= width else (long, short)
         # Rounded as torchvision's Resize and CenterCrop do.
         top, left = round((rows - new_h) / 2), round((columns - new_w) / 2)
         return Placement((rows, columns), native, top, left, new_h, new_w)
+    if spec.whole_shorter_side is not None:
+        short, long = _sides(spec.whole_shorter_side, native)
+        if long > (most := MAX_ASPECT * spec.whole_shorter_side):
+            short, long = max(1, most * min(native) // max(native)), most
+        new_h, new_w = (short, long) if height <= width else (long, short)
+        return Placement((new_h, new_w), native, 0, 0, new_h, new_w)
     ratio = min(rows / height, columns / width)
     new_h, new_w = max(1, round(height * ratio)), max(1, round(width * ratio))
     if spec.resize == "fit":
@@ -99,6 +131,11 @@ def place(spec: ImageSpec, native: tuple[int, int]) -> Placement:
     centred = spec.resize != "letterbox_top_left"
     top, left = ((rows - new_h) // 2, (columns - new_w) // 2) if centred else (0, 0)
     return Placement((rows, columns), native, top, left, new_h, new_w)
+
+
+def _sides(shorter: int, native: tuple[int, int]) -> tuple[int, int]:
+    """The shorter and the longer side where the shorter becomes `shorter`, as torchvision's Resize rounds."""
+    return shorter, int(shorter * max(native) / min(native))
 
 
 class ImagePreparer:

@@ -14,6 +14,7 @@ from perception_rt.model.fields import shortened
 from perception_rt.model.specs import CloudSpec, ImageSpec, InputSpec
 from perception_rt.model.task import TASKS, Task
 from perception_rt.types.errors import BundleError
+from perception_rt.types.segmentation import UNLABELLED
 
 __all__ = ["CloudSpec", "DecoderSpec", "Golden", "ImageSpec", "InputSpec", "Manifest", "Program"]
 
@@ -23,6 +24,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 MAX_GOLDEN_VALUES = 1 << 26  # of the golden input: its sides are bounded, and so is their product
 MAX_TOLERANCES = (4.0, 0.1)  # of a box coordinate and a score: a looser golden answer would prove nothing
 MAX_DETECTIONS = 10_000
+MAX_CELLS = 64  # of the grid over a golden label map, each way
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Golden:
         file: the member of the archive that holds the input: PNG, or NPY of a cloud; None in format 1.
         origin: ``noise``, which cannot show a wrong decoder, or a scene: the `golden_origin` of the task.
         score_threshold: the input is run with it.
+        cells: of a label map, the rows of a grid over it, two hex digits a label
+            (`perception_rt.model.golden.cells_of`); empty for other tasks.
     """
 
     seed: int
@@ -52,6 +56,7 @@ class Golden:
     file: str | None = None
     origin: str = "noise"
     score_threshold: float = 0.0
+    cells: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +166,8 @@ def bundle_sha256(manifest: Manifest, members: Mapping[str, bytes]) -> str:
     for name, usual in (("sweeps", 1), ("ages", False)):
         if data["input"].get(name) == usual:
             del data["input"][name]
+    if not data["golden"]["cells"]:
+        del data["golden"]["cells"]
     digest = hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(members):
         digest.update(f"\n{name} {hashlib.sha256(members[name]).hexdigest()}".encode())
@@ -275,11 +282,12 @@ def _parse_golden(data: dict[str, Any], task: Task, n_classes: int) -> Golden:
         "file": fields.optional(fields.file_name),
         "origin": fields.one_of((task.golden_origin, "noise")),
         "score_threshold": fields.number(0.0, 1.0),
+        "cells": lambda rows: label_cells(rows, n_classes),
     }
     checks |= {name: check for name, check in newer.items() if name in data}
     golden = Golden(**{name: fields.field(data, name, check, "golden.") for name, check in checks.items()})
     counts = {len(golden.boxes), len(golden.scores), len(golden.labels)}
-    if len(counts) != 1 or counts == {0}:
+    if len(counts) != 1 or (counts == {0} and not golden.cells):
         raise BundleError(
             f"manifest golden: boxes, scores, labels have {sorted(counts)} rows, not one number > 0"
         )
@@ -293,3 +301,19 @@ def _parse_golden(data: dict[str, Any], task: Task, n_classes: int) -> Golden:
             f"manifest golden.shape={shortened(golden.shape)}: must hold at most {MAX_GOLDEN_VALUES} values"
         )
     return golden
+
+
+def label_cells(value: Any, n_classes: int) -> tuple[str, ...]:
+    """Rows of a grid of labels, two hex digits each; ValueError says what they must be."""
+    rows = fields.list_of(fields.nonempty_text)(value)
+    if len(rows) > MAX_CELLS or len({len(row) for row in rows}) > 1:
+        raise ValueError(f"must be at most {MAX_CELLS} rows of one length")
+    try:
+        labels = [bytes.fromhex(row) for row in rows]
+    except ValueError as error:
+        raise ValueError("must be hex digits, two for each label") from error
+    if any(len(row) > MAX_CELLS for row in labels):
+        raise ValueError(f"must be at most {MAX_CELLS} labels in a row")
+    if any(label >= n_classes and label != UNLABELLED for row in labels for label in row):
+        raise ValueError(f"must be labels of the {n_classes} classes, or {UNLABELLED}")
+    return rows

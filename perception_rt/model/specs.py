@@ -10,7 +10,7 @@ from perception_rt.model import fields
 from perception_rt.types.errors import BundleError
 
 RESIZES = ("stretch", "letterbox", "letterbox_top_left", "letterbox_32", "letterbox_64", "fit", "model")
-CROP = "crop"
+CROP, SHORTER = "crop", "shorter"
 FILTERS = ("bilinear", "area", "antialias", "bicubic", "model")
 ORDERS = ("rgb", "bgr")
 LAYOUTS = ("NCHW", "NHWC")
@@ -20,6 +20,8 @@ AGE = 4  # column of a point that holds the age of its sweep
 MAX_SWEEPS = 64
 MAX_SIDE = 16384  # px of a network's input; memory is bounded before anything is allocated
 MAX_PIXELS = 1 << 26
+MAX_ASPECT = 8  # of an image before its middle is cut out, and as `shorter_N` resizes it
+MAX_SHORTER = 2048  # px of `shorter_N`, so that no more than MAX_PIXELS come of it
 # By rule, what a second input of a network holds, all of one row an image.
 EXTRA_INPUTS = (
     "native_wh",  # int64 (1, 2): width, height of the sensor's image (`orig_target_sizes`)
@@ -37,12 +39,14 @@ class ImageSpec:
     Each network value is ``(grey * scale - mean[c]) / std[c]``.
 
     Attributes:
-        size: (height, width) of the network's input in px, or None where the network takes any size.
+        size: (height, width) of the network's input in px; None where it takes any size (``shorter_N`` and
+            ``model``).
         resize: ``stretch`` (fills the input), ``letterbox`` (keeps the aspect, centred, padded with `pad`),
             ``letterbox_top_left`` (the same, padded at the right and the bottom), ``letterbox_32`` and
             ``letterbox_64`` (centred within `size`, padded to a multiple of 32 or 64 px only), ``fit`` (keeps
             the aspect within `size`, not padded), ``crop_N`` (the shorter side becomes N px, at least the
-            longer one of `size`; the middle is kept), or ``model``: the program takes the sensor's images.
+            longer one of `size`; the middle is kept), ``shorter_N`` (the shorter side becomes N px, the
+            aspect is kept; the longer one at most 8 N), or ``model``: the program takes the sensor's images.
         filter: ``bilinear`` (as `cv2.INTER_LINEAR`), ``area`` (as `cv2.INTER_AREA`), ``antialias`` (as
             torch's antialiased bilinear), ``bicubic`` (the same, bicubic), or ``model``.
         order: channel order that the network was trained on, ``rgb`` or ``bgr``.
@@ -71,13 +75,19 @@ class ImageSpec:
     def step(self) -> int | None:
         """Of which the sides of the input are multiples; None where it always has `size`."""
         rule, _, last = self.resize.rpartition("_")
-        return int(last) if last.isdecimal() and rule != CROP else None
+        return int(last) if last.isdecimal() and rule not in (CROP, SHORTER) else None
 
     @property
     def shorter_side(self) -> int | None:
         """Of the image before its middle is cut out, px; None where nothing is."""
         rule, _, last = self.resize.rpartition("_")
         return int(last) if rule == CROP else None
+
+    @property
+    def whole_shorter_side(self) -> int | None:
+        """Of the whole image as the network sees it, px; None where the rule does not say."""
+        rule, _, last = self.resize.rpartition("_")
+        return int(last) if rule == SHORTER else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +143,11 @@ def parse_image(data: dict[str, Any]) -> ImageSpec:
     )
     if spec.size and spec.size[0] * spec.size[1] > MAX_PIXELS:
         raise BundleError(f"manifest input.size={spec.size}: must be at most {MAX_PIXELS} px")
-    if spec.size is None and spec.resize != "model":
+    free = spec.resize == "model" or spec.whole_shorter_side is not None
+    if spec.size is None and not free:
         raise BundleError(f"manifest input.size=None: resize={spec.resize!r} needs a size")
+    if spec.size and spec.whole_shorter_side is not None:
+        raise BundleError(f"manifest input.size={spec.size}: resize={spec.resize!r} makes the size")
     if spec.size and spec.shorter_side is not None and spec.shorter_side < max(spec.size):
         raise BundleError(f"manifest input.resize={spec.resize!r}: the crop {spec.size} is larger")
     return spec
@@ -142,12 +155,13 @@ def parse_image(data: dict[str, Any]) -> ImageSpec:
 
 def resize_rule(value: Any) -> str:
     """A rule of `ImageSpec.resize`; ValueError says what it must be."""
-    if isinstance(value, str) and (found := re.fullmatch(rf"{CROP}_([0-9]{{1,5}})", value)):
-        if 1 <= int(found[1]) <= MAX_SIDE:
+    if isinstance(value, str) and (found := re.fullmatch(rf"({CROP}|{SHORTER})_([0-9]{{1,5}})", value)):
+        most = MAX_SIDE if found[1] == CROP else MAX_SHORTER
+        if 1 <= int(found[2]) <= most:
             return value
-        raise ValueError(f"must have a side of 1 to {MAX_SIDE} px")
+        raise ValueError(f"must have a side of 1 to {most} px")
     if value not in RESIZES:
-        raise ValueError(f"must be one of {', '.join(RESIZES)} or {CROP}_N")
+        raise ValueError(f"must be one of {', '.join(RESIZES)}, {CROP}_N or {SHORTER}_N")
     return str(value)
 
 

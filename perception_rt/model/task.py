@@ -13,6 +13,7 @@ from perception_rt.model.specs import InputSpec, parse_cloud, parse_image
 from perception_rt.types import CameraFrame, Detections2D, Detections3D, LidarFrame
 from perception_rt.types.classification import Classification
 from perception_rt.types.errors import BundleError
+from perception_rt.types.segmentation import Segmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,17 @@ CLASSIFY = replace(
     runtime="perception_rt.model.runtime:ClassifierRuntime",
     recipe="",
 )
-TASKS: dict[str, Task] = {task.name: task for task in (DETECT2D, DETECT3D, CLASSIFY)}
+SEGMENT = replace(
+    DETECT2D,
+    name="segment",
+    node="camera_segmenter",
+    result=Segmentation,
+    message_type="sensor_msgs/msg/Image",
+    decode_message="perception_rt.codec.segmentation:decode_segmentation",
+    runtime="perception_rt.model.segmenter:SegmenterRuntime",
+    recipe="",
+)
+TASKS: dict[str, Task] = {task.name: task for task in (DETECT2D, DETECT3D, CLASSIFY, SEGMENT)}
 
 
 def find_task(name: str) -> Task:

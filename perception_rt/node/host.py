@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecyclePublisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.timer import Timer
 
 from perception_rt.component.component import Component
@@ -83,10 +84,19 @@ class NodeHost:
         """Return the absolute name, remapped."""
         return self._node.resolve_topic_name(topic)
 
-    def create_publisher(self, message_type: str, topic: str, depth: int) -> TopicPublisher:
+    def create_publisher(
+        self,
+        message_type: str,
+        topic: str,
+        depth: int,
+        *,
+        latched: bool = False,
+        is_result: bool = False,
+    ) -> TopicPublisher:
         """Create a lifecycle publisher."""
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         publisher: LifecyclePublisher = self._node.create_lifecycle_publisher(
-            installed_class(message_type), topic, depth
+            installed_class(message_type), topic, QoSProfile(depth=depth, durability=durability)
         )
         self._publishers.append(TopicPublisher(self._node, publisher))
         return self._publishers[-1]

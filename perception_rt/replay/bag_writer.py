@@ -20,6 +20,7 @@ from perception_rt.replay.message_types import typestore
 from perception_rt.types import BagError
 
 METADATA_VERSION: Final = 8  # the newest that Humble and later can read; 9 changed the format of QoS
+LABEL_INFO: Final = "vision_msgs/msg/LabelInfo"
 LATEST_NS = 2**63 - 1
 _NEVER = QosTime(LATEST_NS // 10**9, LATEST_NS % 10**9)
 
@@ -98,19 +99,19 @@ class BagWriter:
         if message_type not in typestore().types:
             raise BagError(f"{self._folder}: {topic}: message_type={message_type!r}: unknown message type")
         self._connections[topic] = self._writer.add_connection(
-            topic, message_type, typestore=typestore(), offered_qos_profiles=[_offered(topic)]
+            topic, message_type, typestore=typestore(), offered_qos_profiles=[_offered(topic, message_type)]
         )
         return self._connections[topic]
 
 
-def _offered(topic: str) -> Qos:
-    """Return a reliable QoS, which matches every subscriber; transient local for static transforms."""
-    static = topic == "/tf_static"
+def _offered(topic: str, message_type: str) -> Qos:
+    """Return a reliable QoS, which matches every subscriber; transient local for what is published once."""
+    latched = topic == "/tf_static" or message_type == LABEL_INFO
     return Qos(
         QosHistory.KEEP_LAST,
         10,
         QosReliability.RELIABLE,
-        QosDurability.TRANSIENT_LOCAL if static else QosDurability.VOLATILE,
+        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
         deadline=_NEVER,
         lifespan=_NEVER,
         liveliness=QosLiveliness.AUTOMATIC,

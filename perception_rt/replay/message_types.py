@@ -17,6 +17,8 @@ VISION_MSGS = {
     "ObjectHypothesis": "string class_id\nfloat64 score",
     "ObjectHypothesisWithPose": "ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose",
     "Classification": "std_msgs/Header header\nObjectHypothesis[] results",
+    "VisionClass": "uint16 class_id\nstring class_name",
+    "LabelInfo": "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold",
     "Detection2D": _DETECTION.format(2),
     "Detection2DArray": "std_msgs/Header header\nDetection2D[] detections",
     "Detection3D": _DETECTION.format(3),

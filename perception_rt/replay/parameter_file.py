@@ -27,6 +27,7 @@ BASE_FRAMES = ("base_link", "base_footprint", "ego_vehicle", "vehicle", "body")
 OURS = (
     "camera_detector",
     "camera_classifier",
+    "camera_segmenter",
     "lidar_detector",
     "fusion",
     "object_tracker",
@@ -40,6 +41,7 @@ DERIVED = (
     "depth",
     "disparity",
     "mask",
+    "segmentation",
     "thermal",
     "obstacle",
     "cluster",

@@ -22,6 +22,7 @@ from perception_rt.stage.fusion.project import (
 from perception_rt.stage.transforms import transform
 from perception_rt.types import Detections2D, Detections3D
 from perception_rt.types.palette import class_colour
+from perception_rt.types.segmentation import UNLABELLED, Segmentation
 
 DARK = (20, 20, 20)
 _OUTLINE = (245, 245, 245)
@@ -34,6 +35,9 @@ _RING_M = 10.0
 _TALL_M = 2.5
 _SUBPIXEL = 4  # bits of cv2's fixed-point coordinates
 _FILL = 0.3
+_LABEL_FILL = 0.45  # of the colour of a pixel's class
+_LEAST_NAMED = 0.002  # part of the picture
+_BEHIND = ("background", "__background__", "void", "unlabelled", "unlabeled")
 _SEEN = 0.5  # least visibility of a keypoint that is drawn, as `yolo predict` does
 _PERSON = 17  # COCO's keypoints of a person, and which of them are joined
 # fmt: off
@@ -93,6 +97,41 @@ def draw_detections(
         tags.append((f"{name} {note}", (x1, y1, x2, y2), colour, scale))
     for tag in tags:
         _tag(picture, *tag)
+    return picture
+
+
+def draw_segmentation(
+    pixels: np.ndarray, found: Segmentation, classes: Sequence[str], bgr: bool = False
+) -> np.ndarray:
+    """A copy of the image, tinted in the colour of each pixel's class, and the objects; names at the left.
+
+    Pixels of a class that is called background or the like, and those of none, keep their colour.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        found: labels of that image.
+        classes: class names by label.
+        bgr: the channel order of `pixels`.
+
+    Returns:
+        (H, W, 3) uint8 in the same order.
+    """
+    picture = np.ascontiguousarray(pixels).copy()
+    shown = {label: share for label, share in found.shares().items() if classes[label] not in _BEHIND}
+    colours = np.zeros((UNLABELLED + 1, 3), np.uint8)
+    for label in shown:
+        colours[label] = _colour(classes[label], bgr)
+    tinted = np.isin(found.labels, list(shown))
+    mixed = cv2.addWeighted(colours[found.labels], _LABEL_FILL, picture, 1 - _LABEL_FILL, 0)
+    cv2.copyTo(mixed, tinted.view(np.uint8), picture)
+    if found.detections is not None:
+        return draw_detections(picture, found.detections, classes, bgr)
+    scale, y = _text_scale(picture), 2
+    for label, share in shown.items():
+        if share >= _LEAST_NAMED:
+            _, height = _patch_size(classes[label], scale)
+            _patch(picture, classes[label], (2, y), _colour(classes[label], bgr), scale)
+            y += height + 1
     return picture
 
 
@@ -296,9 +335,21 @@ def _tag(
     picture: np.ndarray, text: str, box: tuple[int, int, int, int], colour: tuple[int, int, int], scale: float
 ) -> None:
     """Write a text on a patch of the colour beside an xyxy box, px: where there is room, not over it."""
+    _patch(picture, text, _beside(box, _patch_size(text, scale), picture), colour, scale)
+
+
+def _patch_size(text: str, scale: float) -> tuple[int, int]:
+    """Width and height of a text on a patch, px."""
     (width, height), base = cv2.getTextSize(text, _FONT, scale, 1)
-    width, height = width + 4, height + base + 3
-    x, y = _beside(box, (width, height), picture)
+    return width + 4, height + base + 3
+
+
+def _patch(
+    picture: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int], scale: float
+) -> None:
+    """Write a text on a patch of the colour whose top left corner is at x y."""
+    (x, y), (width, height) = at, _patch_size(text, scale)
+    base = cv2.getTextSize(text, _FONT, scale, 1)[1]
     cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), colour, -1)
     cv2.putText(picture, text, (x + 2, y + height - base - 1), _FONT, scale, DARK, 1, cv2.LINE_AA)
 

@@ -3,6 +3,7 @@
 EXECUTABLES = (
     "camera_detector",
     "camera_classifier",
+    "camera_segmenter",
     "lidar_detector",
     "fusion",
     "object_tracker",

@@ -164,10 +164,10 @@ class Bench:
 
     # Topics.
 
-    def listen(self, topic: str, message_type: type = Detection2DArray) -> list:
+    def listen(self, topic: str, message_type: type = Detection2DArray, qos: QoSProfile | int = 1000) -> list:
         """Record messages."""
         kept = self.detections.setdefault(topic, [])
-        self.node.create_subscription(message_type, topic, kept.append, 1000)
+        self.node.create_subscription(message_type, topic, kept.append, qos)
         return kept
 
     def publisher(self, topic: str, reliability: str = "best_effort", message_type: type = Image, **qos):

@@ -300,8 +300,8 @@ def test_torchvision_s_own_weights_bring_their_crop(tmp_path, monkeypatch):
     ):
         monkeypatch.setattr("perception_rt.model.importers.torchvision.sha256_of", lambda file, it=sha256: it)
         assert import_torchvision("mobilenet_v3_large", str(path), ["a", "b"]).input_spec.resize == rule
-    with pytest.raises(BundleError, match="not a torchvision detection model or classifier"):
-        import_torchvision("deeplabv3_resnet50")
+    with pytest.raises(BundleError, match="not a torchvision detection model, classifier or"):
+        import_torchvision("raft_large")
 
 
 def test_a_classifier_is_had_by_the_name_of_its_weights(tmp_path):

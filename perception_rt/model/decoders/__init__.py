@@ -13,8 +13,10 @@ from perception_rt.model.decoders.classifier import Classifier
 from perception_rt.model.decoders.detr import Detr
 from perception_rt.model.decoders.distribution import NanoDet, PaddleRows, PicoDet
 from perception_rt.model.decoders.fastestdet import FastestDet
+from perception_rt.model.decoders.masks import YoloV5Seg, YoloV8Seg
 from perception_rt.model.decoders.rfdetr import RfDetr
 from perception_rt.model.decoders.rtdetr import RtDetr
+from perception_rt.model.decoders.semantic import Semantic
 from perception_rt.model.decoders.ssd import Ssd
 from perception_rt.model.decoders.yolov5 import YoloV5
 from perception_rt.model.decoders.yolov8 import YoloV8
@@ -33,4 +35,7 @@ DECODERS: dict[str, type[Any]] = {
     "ssd": Ssd,
     "fastestdet": FastestDet,
     "classifier": Classifier,
+    "yolov5seg": YoloV5Seg,
+    "yolov8seg": YoloV8Seg,
+    "semantic": Semantic,
 }

@@ -64,7 +64,8 @@ class Match(NamedTuple):
     """A decoder that fits a network.
 
     Attributes:
-        by: ``metadata``, ``names`` or ``shapes``, the strongest first.
+        by: ``metadata``, ``names``, ``shapes`` or ``rest`` (where no other decoder fits), the strongest
+            first; ``given``: only where the user names the decoder.
         why: half a sentence for the user.
         parameters: of the decoder.
         outputs: names of the outputs that it takes, in its order.

@@ -20,8 +20,14 @@ from perception_rt.model.decoders.common import (
     cxcywh_to_xyxy,
     fits,
 )
+from perception_rt.model.task import SEGMENT
 
-TASKS = {"detect": "none", "pose": "keypoints", "obb": "theta", "segment": "masks"}
+TASKS = {
+    "detect": "none",
+    "pose": "keypoints",
+    "obb": "theta",
+    SEGMENT.name: "masks",
+}  # as Ultralytics names them
 
 
 class YoloV8:
@@ -34,7 +40,8 @@ class YoloV8:
         spec: of the bundle's input.
         classes: C.
         layout: ``grid`` or ``rows``.
-        extra: what the E values are: ``none``, ``keypoints``, ``theta`` (rad) or ``masks`` (left out).
+        extra: what the E values are: ``none``, ``keypoints``, ``theta`` (rad) or ``masks`` (left out here;
+            `perception_rt.model.decoders.masks.YoloV8Seg` takes them).
         keypoints: their number, and 2 (x y) or 3 (x y visibility) values of each.
 
     Raises:
@@ -119,13 +126,13 @@ def _by_metadata(network: Signature, task: str) -> Match | None:
     width = widths.get(extra, 0)
     if extra == "keypoints":
         width = parameters["keypoints"][0] * parameters["keypoints"][1]
-    why = f"metadata: Ultralytics, task {task}"
+    why, by = f"metadata: Ultralytics, task {task}", "given" if extra == "masks" else "metadata"
     cells = cell_count(network.input_size, (8, 16, 32))
     if first.shape[2] == 6 + width and first.shape[1] != network.classes and first.shape[2] != cells:
         parameters |= {"layout": "rows", "classes": network.classes or 0}
-        return Match("metadata", f"{why}, NMS inside or end-to-end", parameters, network.names[:1])
+        return Match(by, f"{why}, NMS inside or end-to-end", parameters, network.names[:1])
     parameters["classes"] = first.shape[1] - 4 - width
-    return Match("metadata", why, parameters, network.names[:1])
+    return Match(by, why, parameters, network.names[:1])
 
 
 def _by_shapes(network: Signature) -> Match | None:
@@ -133,18 +140,19 @@ def _by_shapes(network: Signature) -> Match | None:
     if first.ndim != 3 or "labels" in network.names:
         return None
     shape = f"output {name[0]} {tuple(first.shape)}"
-    if len(network.outputs) == 1 and first.shape[2] == 6 and are_scores(first[..., 4]):
-        labels = first[..., 5]
-        if bool((labels == labels.round()).all()) and float(labels.min()) >= 0:
-            parameters = {"layout": "rows", "classes": network.classes or 0}
-            return Match("shapes", f"{shape} is rows of box, score, label", parameters, name)
     masks = 0
     if len(network.outputs) == 2 and network.outputs[1].ndim == 4:
         masks = network.outputs[1].shape[1]
     elif len(network.outputs) != 1:
         return None
+    extra, by = ("masks", "given") if masks else ("none", "shapes")
+    if first.shape[2] == 6 + masks and are_scores(first[..., 4]):
+        labels = first[..., 5]
+        if bool((labels == labels.round()).all()) and float(labels.min()) >= 0:
+            rows = {"layout": "rows", "classes": network.classes or 0, "extra": extra}
+            return Match(by, f"{shape} is rows of box, score, label", rows, name)
     classes = first.shape[1] - 4 - masks
     if classes < 1 or not are_scores(first[:, 4 : 4 + classes]) or are_scores(first[:, :4]):
         return None
-    parameters = {"classes": classes, "extra": "masks" if masks else "none"}
-    return Match("shapes", f"{shape} is cx cy w h in px and {classes} class scores", parameters, name)
+    parameters = {"classes": classes, "extra": extra}
+    return Match(by, f"{shape} is cx cy w h in px and {classes} class scores", parameters, name)

@@ -19,7 +19,7 @@ ALIASES = {
     **dict.fromkeys(("dfine", "d-fine", "deim", "deimv2"), "rtdetr"),
     **dict.fromkeys(("rf-detr",), "rfdetr"),
 }
-STRENGTHS = ("metadata", "names", "shapes")
+STRENGTHS = ("metadata", "names", "shapes", "rest")
 
 
 def decoder_names() -> list[str]:
@@ -61,7 +61,9 @@ def choose_decoder(network: Signature, wanted: str = "auto") -> tuple[str, Match
         others = {} if match else {n: _match(other, network) for n, other in known_decoders().items()}
         fitting = [n for n, other in others.items() if other]
         # What a file says of itself counts more than what can be read into its shapes.
-        if match is None and not any(other and other.by != "shapes" for other in others.values()):
+        if match is None and not any(
+            other and other.by in ("metadata", "names") for other in others.values()
+        ):
             match = _forced(kind, network)
         if match is None:
             hint = f"; {' or '.join(fitting)} would" if fitting else ""
@@ -77,7 +79,7 @@ def choose_decoder(network: Signature, wanted: str = "auto") -> tuple[str, Match
             return next(iter(found.items()))
     raise BundleError(
         f"decoder=auto: none fits the outputs {outputs_text(network)}: give --decoder, one of "
-        f"{', '.join(decoder_names())}"
+        f"{', '.join(decoder_names())}, or --output, the one that holds what is wanted"
     )
 
 

@@ -205,9 +205,12 @@ def class_names(
             "--classes FILE where they are others"
         )
         return imagenet
-    coco = {80: COCO80, 91: coco91()}.get(count or 80) if task != CLASSIFY.name else None
+    # A network of pixels or of whole images whose outputs do not tell their number may have any.
+    known = count or (80 if task == DETECT2D.name else 0)
+    coco = {80: COCO80, 91: coco91()}.get(known) if task != CLASSIFY.name else None
     if coco is None:
-        raise BundleError(f"classes: the network has {count}, the file names none: give --classes FILE")
+        has = f"the network has {count}" if count else "the outputs do not tell how many there are"
+        raise BundleError(f"classes: {has}, the file names none: give --classes FILE")
     has = f"the network has {len(coco)}" if count else "the outputs do not tell how many there are"
     notes.append(
         f"classes: the file names none and {has}: COCO's {len(coco)} names are taken; give --classes FILE "

@@ -11,12 +11,13 @@ import numpy as np
 
 from perception_rt.model import bundle
 from perception_rt.model.class_thresholds import check_classes
-from perception_rt.model.golden import Outputs, golden_difference, make_golden
+from perception_rt.model.golden import Outputs, finds_something, golden_difference, make_golden
 from perception_rt.model.importers.common import Imported
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
 from perception_rt.model.task import find_task
 from perception_rt.types.errors import BundleError, ConfigError
+from perception_rt.types.segmentation import Segmentation
 
 SHOWN = 12  # rows of the two lists
 
@@ -85,7 +86,7 @@ def save_checked(
     source = None
     if picture is not None and imported.reference is not None:
         source = imported.reference(picture, imported.score_threshold)
-    golden = cloud if picture is None or source is None or not len(source[1]) else picture[None]
+    golden = cloud if picture is None or source is None or not finds_something(source) else picture[None]
     scratch = path.with_name(f".{path.name}.unchecked")  # appears under its name only when all is well
     try:
         if imported.module is not None:
@@ -118,10 +119,10 @@ def _compare(
         return [], []
     runtime = Runtime.open(path, "cpu", engine=_first_engine(imported))
     runtime.class_thresholds[:] = np.nan  # those of classes come on top, in the bundle alone
-    mine = runtime(picture[None], score_threshold=imported.score_threshold)[:3]
+    mine = runtime(picture[None], score_threshold=imported.score_threshold)
     lines = side_by_side(source, mine, imported.classes)
     warnings = []
-    if not len(source[1]):
+    if not finds_something(source):
         warnings.append(
             "no detection in the check picture: give --check with a picture that holds such objects; until "
             "then the bundle's golden answer is to noise, which cannot show a wrong decoder"
@@ -147,7 +148,7 @@ def _difference(imported: Imported, picture: np.ndarray, source: Outputs, mine: 
     precision = imported.programs[0].precision if imported.programs else "fp32"
     task = find_task(imported.task)
     for one, other, whose in ((source, mine, "the source"), (mine, source, "the bundle")):
-        if len(one[1]):
+        if finds_something(one):
             expected = make_golden(
                 one, task, picture[None], origin=task.golden_origin, file="x", score_threshold=0.0
             )
@@ -165,7 +166,9 @@ def _outside(boxes: np.ndarray, size: tuple[int, int]) -> int:
 
 
 def side_by_side(source: Outputs, mine: Outputs, classes: Sequence[str]) -> list[str]:
-    """Lines of both lists, best score first."""
+    """Lines of both lists, best score first; of pixels the classes, those that cover most first."""
+    if len(source) > 4 and not len(source[1]) and not len(mine[1]):
+        return _shares_side_by_side(source[4], mine[4], classes)
     rows = max(len(source[1]), len(mine[1]))
     width = 46
     lines = [f"{f'source: {len(source[1])} detections':{width}}bundle: {len(mine[1])} detections"]
@@ -184,3 +187,13 @@ def _row(found: Outputs, row: int, classes: Sequence[str]) -> str:
     name = classes[label] if 0 <= label < len(classes) else f"label {label}"
     box = " ".join(f"{value:.0f}" for value in found[0][row])
     return f"{name[:18]:18} {found[1][row]:.3f}  {box}"
+
+
+def _shares_side_by_side(source: np.ndarray, mine: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Of (1, H, W) labels, the part of the picture that each class covers."""
+    theirs, ours = (Segmentation(labels[0]).shares() for labels in (source, mine))
+    lines = [f"{'class':18} source  bundle"]
+    for label in [*theirs, *(label for label in ours if label not in theirs)][:SHOWN]:
+        lines.append(f"{classes[label][:18]:18} {theirs.get(label, 0):6.1%}  {ours.get(label, 0):6.1%}")
+    same = float((source == mine).mean())
+    return [*lines, f"{same:.2%} of the pixels have the same label"]

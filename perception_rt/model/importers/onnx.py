@@ -1,4 +1,4 @@
-"""ONNX detectors and classifiers of any training tool."""
+"""ONNX detectors, classifiers and segmenters of any training tool."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from perception_rt.model.importers.onnx_torch import torchscript_program
 from perception_rt.model.importers.reference import reference_answer
 from perception_rt.model.manifest import DecoderSpec
 from perception_rt.model.specs import ImageSpec
+from perception_rt.model.task import SEGMENT
 from perception_rt.types.errors import BundleError
+from perception_rt.types.segmentation import UNLABELLED
 
-UNKNOWN_TASKS = {"semantic", "depth"}
+UNKNOWN_TASKS = {"depth"}
 
 
 def import_onnx(
@@ -30,6 +32,7 @@ def import_onnx(
     decoder: str = "auto",
     classes: Sequence[str] | None = None,
     input_size: tuple[int, int] | None = None,
+    output: str | None = None,
     **changes: Any,
 ) -> Imported:
     """Import an ONNX file.
@@ -40,6 +43,7 @@ def import_onnx(
             prepared.
         classes: class names; None takes those of the file, or COCO's with a note where it has 80 or 91.
         input_size: (height, width) where the file leaves them open.
+        output: the one to take of a network of several purposes; None for what the decoder takes.
         **changes: fields of `Preset` that differ for this network.
 
     Raises:
@@ -63,6 +67,7 @@ def import_onnx(
         metadata=network.metadata,
         classes=None if known is None else len(known),
     )
+    signature = only_output(signature, output)
     name, match = choose_decoder(signature, decoder)
     preset = match.preset or find_decoder(name)[1].preset
     if is_open and preset.resize == "letterbox" and "task" in network.metadata:
@@ -79,6 +84,7 @@ def import_onnx(
     count = decode.class_count([signature.of(output) for output in match.outputs])
     task = task_of(name)
     names = class_names(classes, own, count, notes, task)
+    check_names(names, task)
     notes.insert(0, f"decoder: {name} ({match.why})")
     if is_open and spec.step is None:
         notes.append(f"size: the file leaves it open; {network.size[0]} x {network.size[1]} is taken")
@@ -91,7 +97,9 @@ def import_onnx(
     chosen = _only(run, network, match)
 
     def reference(image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
-        return reference_answer(image, spec, chosen, decode, threshold, preset.nms_threshold)
+        return reference_answer(
+            image, spec, chosen, decode, threshold, preset.nms_threshold, classes=len(names)
+        )
 
     return Imported(
         classes=names,
@@ -110,7 +118,9 @@ def import_onnx(
 def _check_task(network: OnnxNetwork) -> None:
     task = network.metadata.get("task")
     if task in UNKNOWN_TASKS:
-        raise BundleError(f"{network.path}: its metadata says task={task}: not a detector or a classifier")
+        raise BundleError(
+            f"{network.path}: its metadata says task={task}: not a detector, classifier or segmenter"
+        )
 
 
 def changed(preset: Preset, changes: dict[str, Any]) -> Preset:
@@ -128,6 +138,29 @@ def changed(preset: Preset, changes: dict[str, Any]) -> Preset:
         if key in given:
             given[key] = tuple(float(value) for value in given[key])
     return replace(preset, **given)
+
+
+def only_output(signature: Signature, name: str | None) -> Signature:
+    """The signature with one of its outputs alone; as it is for None.
+
+    Raises:
+        BundleError: there is no such output.
+    """
+    if name is None:
+        return signature
+    if name not in signature.names:
+        raise BundleError(f"output={name!r}: must be one of {', '.join(signature.names)}")
+    return replace(signature, names=(name,), outputs=[signature.of(name)])
+
+
+def check_names(names: Sequence[str], task: str) -> None:
+    """Refuse more classes than an image of labels can tell.
+
+    Raises:
+        BundleError: there are more than 255 of task `segment`.
+    """
+    if task == SEGMENT.name and len(names) > UNLABELLED:
+        raise BundleError(f"classes: {len(names)} names: an image of labels tells {UNLABELLED} at most")
 
 
 def image_spec(network: OnnxNetwork, preset: Preset) -> ImageSpec:

@@ -6,13 +6,15 @@ What a bundle answers is held to this, so it shares no code with the runtime but
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from perception_rt.model.decoder import Decoder
+from perception_rt.model.decoder import Candidates
 from perception_rt.model.golden import Outputs
+from perception_rt.model.host_image import Placement
 from perception_rt.model.oriented import oriented_nms
 from perception_rt.model.specs import ImageSpec
 
@@ -24,10 +26,11 @@ def reference_answer(
     image: np.ndarray,
     spec: ImageSpec,
     run: Run,
-    decode: Decoder,
+    decode: Any,
     score_threshold: float,
     nms_threshold: float,
     most: int = 300,
+    classes: int = 0,
 ) -> Outputs:
     """What the source's own runtime finds in one picture.
 
@@ -40,8 +43,11 @@ def reference_answer(
         nms_threshold: IoU of NMS, where the decoder needs it.
         most: boxes kept.
 
+        classes: how many classes the network has; used where it labels pixels.
+
     Returns:
         boxes (K, 4) float32 xyxy in px of the image, scores (K,) float32, labels (K,) int64; best first.
+        Where the decoder labels pixels, also image_index (K,) int64 and the labels (1, H, W) uint8.
     """
     x, ratio, shift = prepare(image, spec)
     outputs = [torch.from_numpy(np.ascontiguousarray(array)) for array in run(x)]
@@ -61,7 +67,16 @@ def reference_answer(
     native = (boxes[keep] - [*shift, *shift]) / [*ratio, *ratio]
     if theta is None:
         native = np.clip(native, 0, [image.shape[1], image.shape[0]] * 2)
-    return native.astype(np.float32), scores[keep].astype(np.float32), labels[keep].astype(np.int64)
+    answer = native.astype(np.float32), scores[keep].astype(np.float32), labels[keep].astype(np.int64)
+    if not hasattr(decode, "label_map"):
+        return answer
+    boxes_, scores_, labels_ = (torch.from_numpy(column) for column in answer)
+    extras = {name: value[torch.from_numpy(keep)] for name, value in found.extras.items()}
+    size = round(image.shape[0] * ratio[1]), round(image.shape[1] * ratio[0])
+    place = Placement((height, width), image.shape[:2], int(shift[1]), int(shift[0]), *size)
+    least = np.full(classes, score_threshold, np.float32)
+    painted = decode.label_map(outputs, Candidates(boxes_, scores_, labels_, extras), place, least)
+    return (*answer, np.zeros(len(keep), np.int64), painted.numpy()[None])
 
 
 def prepare(
@@ -83,6 +98,10 @@ def prepare(
         h = spec.shorter_side * height // min(height, width)
         w = spec.shorter_side * width // min(height, width)
         top, left = -round((h - rows) / 2), -round((w - columns) / 2)
+    if spec.whole_shorter_side is not None:
+        side, short, long = spec.whole_shorter_side, min(height, width), max(height, width)
+        sides = min(side, 8 * side * short // long), min(side * long // short, 8 * side)
+        rows, columns = h, w = sides if height <= width else sides[::-1]
     small = _resized(image, w, h, spec.filter)[max(-top, 0) :, max(-left, 0) :][:rows, :columns]
     canvas = np.full((rows, columns, 3), spec.pad, np.float64 if spec.dtype != "uint8" else np.uint8)
     canvas[max(top, 0) :, max(left, 0) :][: len(small), : small.shape[1]] = small

@@ -23,11 +23,11 @@ from perception_rt.model.importers.common import (
     noise,
     sha256_of,
 )
-from perception_rt.model.importers.onnx import changed, make_decoder
+from perception_rt.model.importers.onnx import changed, check_names, make_decoder, only_output
 from perception_rt.model.importers.reference import reference_answer
 from perception_rt.model.manifest import DecoderSpec
 from perception_rt.model.specs import ImageSpec
-from perception_rt.model.torchscript import load_module, script_module
+from perception_rt.model.torchscript import load_module, module_bytes, script_module
 from perception_rt.types.errors import BundleError
 
 MAX_BYTES = 1 << 32
@@ -105,6 +105,35 @@ class TupleContract(Contract):
         return boxes.reshape(-1, 4), scores.flatten(), labels.flatten()
 
 
+class DictOutput(nn.Module):
+    """One output of a module that answers a dictionary, as torchvision's segmentation networks do."""
+
+    def __init__(self, module: nn.Module, key: str) -> None:
+        super().__init__()
+        self.module = module
+        self.key = key
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """(N, 3, h, w) -> the output."""
+        found: dict[str, Tensor] = self.module(images)
+        return (found[self.key],)
+
+
+class TupleOutput(nn.Module):
+    """One output of a module that answers a tuple."""
+
+    __constants__ = ("index",)
+
+    def __init__(self, module: nn.Module, index: int) -> None:
+        super().__init__()
+        self.module = module
+        self.index = index
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """(N, 3, h, w) -> the output."""
+        return (self.module(images)[self.index],)
+
+
 def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, bytes, Mapping[str, str]]:
     """The module, its file, and Ultralytics' metadata (``config.txt``) where it has them.
 
@@ -137,6 +166,7 @@ def import_torchscript(
     classes: Sequence[str] | None = None,
     input_size: tuple[int, int] | None = None,
     contract: bool = False,
+    output: str | None = None,
     **changes: Any,
 ) -> Imported:
     """Import a TorchScript file.
@@ -147,6 +177,8 @@ def import_torchscript(
         classes: class names; None takes those that Ultralytics puts into its files.
         input_size: (height, width) px; TorchScript does not tell it. Ultralytics' files do.
         contract: the module answers boxes, scores and labels itself (see `Contract`); no decoder.
+        output: the one to take of a network of several purposes: its key in a dictionary, or ``output0``,
+            ``output1``, ...; None for what the decoder takes.
         **changes: fields of `Preset` that differ for this network.
 
     Raises:
@@ -159,33 +191,40 @@ def import_torchscript(
         return _contract(path, module, classes, changes, provenance)
     size = input_size or _size(path, metadata)
     x = torch.from_numpy(noise((1, 3, *size)))
-    outputs = _run(module, x, path)
+    found = _run(module, x, path)
     own = named_list(json.loads(metadata["names"]), f"{path} names") if "names" in metadata else None
     known = classes if classes is not None else own
-    names = tuple(f"output{i}" for i in range(len(outputs)))
-    signature = Signature(("images",), names, outputs, size, metadata, None if known is None else len(known))
-    name, match = choose_decoder(signature, decoder)
+    every = Signature(
+        ("images",), tuple(found), [*found.values()], size, metadata, None if known is None else len(known)
+    )
+    name, match = choose_decoder(only_output(every, output), decoder)
     preset = changed(match.preset or find_decoder(name)[1].preset, changes)
     spec = ImageSpec(
         size, preset.resize, preset.filter, preset.order, preset.scale, preset.mean, preset.std, preset.pad
     )
-    wanted = [names.index(output) for output in match.outputs]
-    chosen = [outputs[i] for i in wanted]
+    chosen = [found[output] for output in match.outputs]
     decode = make_decoder(name, match, spec, chosen)
     notes = [f"decoder: {name} ({match.why})"]
-    program = ProgramSource("torchscript", data, ("images",), names, "fp32", False)
-    if wanted != list(range(len(outputs)))[: len(wanted)]:
+    if len(match.outputs) == 1 and (len(found) > 1 or "output0" not in found):
+        module = _one_output(module, match.outputs[0])
+        data = module_bytes(module)
+    elif match.outputs != tuple(found)[: len(match.outputs)]:
         raise BundleError(f"{path}: its outputs are not in the order of decoder {name}")
+    program = ProgramSource("torchscript", data, ("images",), match.outputs, "fp32", False)
+    task = task_of(name)
+    classes = class_names(classes, own, decode.class_count(chosen), notes, task)
+    check_names(classes, task)
 
     def reference(image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
         def run(x: np.ndarray) -> list[np.ndarray]:
-            return [output.numpy() for output in _run(module, torch.from_numpy(x), path)]
+            return [output.numpy() for output in _run(module, torch.from_numpy(x), path).values()]
 
-        return reference_answer(image, spec, run, decode, threshold, preset.nms_threshold)
+        return reference_answer(
+            image, spec, run, decode, threshold, preset.nms_threshold, classes=len(classes)
+        )
 
-    task = task_of(name)
     return Imported(
-        classes=class_names(classes, own, decode.class_count(chosen), notes, task),
+        classes=classes,
         input_spec=spec,
         provenance={**provenance, "decoder": name, "why": match.why},
         score_threshold=preset.score_threshold,
@@ -207,7 +246,8 @@ def _size(path: Path, metadata: Mapping[str, str]) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _run(module: torch.jit.ScriptModule, x: Tensor, path: Path) -> list[Tensor]:
+def _run(module: torch.jit.ScriptModule, x: Tensor, path: Path) -> dict[str, Tensor]:
+    """The outputs by name: the keys of a dictionary, else ``output0`` and so on."""
     try:
         found = module(x)
     except (RuntimeError, torch.jit.Error) as error:
@@ -215,12 +255,22 @@ def _run(module: torch.jit.ScriptModule, x: Tensor, path: Path) -> list[Tensor]:
             f"{path}: cannot run an image {tuple(x.shape)}: {_last_line(error)} (a module that answers boxes "
             "itself is exported with --contract)"
         ) from error
-    outputs = [found] if isinstance(found, Tensor) else found
-    if not isinstance(outputs, list | tuple) or not outputs:
+    outputs: Any = [found] if isinstance(found, Tensor) else found
+    if isinstance(outputs, list | tuple):
+        outputs = {f"output{i}": output for i, output in enumerate(outputs)}
+    if not isinstance(outputs, dict) or not outputs:
         raise BundleError(f"{path}: answers a {type(found).__name__}: must be tensors; try --contract")
-    if not all(isinstance(output, Tensor) for output in outputs):
+    if not all(isinstance(output, Tensor) for output in outputs.values()):
         raise BundleError(f"{path}: answers more than tensors: try --contract")
-    return list(outputs)
+    return outputs
+
+
+def _one_output(module: torch.jit.ScriptModule, name: str) -> torch.jit.ScriptModule:
+    """The module with one of its outputs alone."""
+    forward: Any = module.forward
+    if forward.schema.returns[0].type.kind() == "DictType":
+        return script_module(DictOutput(module, name))
+    return script_module(TupleOutput(module, int(name.removeprefix("output"))))
 
 
 def _last_line(error: BaseException) -> str:

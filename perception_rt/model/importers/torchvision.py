@@ -1,4 +1,4 @@
-"""torchvision's detection models and classifiers, with its weights or a `.pth` of one's own."""
+"""torchvision's networks of detection, classification and segmentation, with its weights or a `.pth`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from torch import Tensor, nn
 
 from perception_rt.model.bundle import ProgramSource
 from perception_rt.model.decoders.classifier import Classifier
+from perception_rt.model.decoders.semantic import AUXILIARY, Semantic
 from perception_rt.model.importers.common import Imported, class_names, first_line, noise, sha256_of
+from perception_rt.model.importers.onnx import check_names
 from perception_rt.model.importers.reference import reference_answer
+from perception_rt.model.importers.torchscript import DictOutput
 from perception_rt.model.manifest import DecoderSpec
-from perception_rt.model.specs import CROP, ImageSpec
-from perception_rt.model.task import CLASSIFY
-from perception_rt.model.torchscript import module_bytes, trace_module
+from perception_rt.model.specs import CROP, SHORTER, ImageSpec
+from perception_rt.model.task import CLASSIFY, SEGMENT
+from perception_rt.model.torchscript import module_bytes, script_module, trace_module
 from perception_rt.types.errors import BundleError
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "ema", "net", "weights")
+_OUT, _TRAINING = "out", f"{AUXILIARY}_classifier."  # of its segmentation models
 PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
@@ -78,14 +82,15 @@ def import_torchvision(
     score_threshold: float | None = None,
     nms_threshold: float | None = None,
 ) -> Imported:
-    """Build a torchvision detection model, or a classifier.
+    """Build a torchvision detection model, a classifier or a network of semantic segmentation.
 
     Args:
-        name: as torchvision's, e.g. ``fasterrcnn_mobilenet_v3_large_320_fpn`` or ``resnet18``.
+        name: as torchvision's, e.g. ``fasterrcnn_mobilenet_v3_large_320_fpn``, ``resnet18`` or
+            ``lraspp_mobilenet_v3_large``.
         weights: a local ``.pth`` state dict, or one of torchvision's own names (``DEFAULT``, ``COCO_V1``;
             downloaded by torchvision); None draws random weights from `seed`.
-        classes: class names from label 0 (of a detector: torchvision's background) on; None takes those of
-            torchvision's weights, where they have as many classes.
+        classes: class names from label 0 (of all but a classifier: torchvision's background) on; None takes
+            those of torchvision's weights, where they have as many classes.
         seed: of random weights.
         score_threshold: lowest score kept; None for torchvision's own.
         nms_threshold: IoU of NMS; None for torchvision's own.
@@ -98,10 +103,11 @@ def import_torchvision(
     models = torchvision.models
     names = _detectors(torchvision)
     is_classifier = name in models.list_models(module=models)
-    if name not in names and not is_classifier:
+    segmenters = models.list_models(module=models.segmentation)
+    if name not in (*names, *segmenters) and not is_classifier:
         raise BundleError(
-            f"model={name!r}: not a torchvision detection model or classifier; those are {', '.join(names)} "
-            "and its classifiers, as resnet18"
+            f"model={name!r}: not a torchvision detection model, classifier or segmentation model; those are "
+            f"{', '.join((*names, *segmenters))} and its classifiers, as resnet18"
         )
     known = models.get_model_weights(name)
     provenance: dict[str, Any] = {"model": name, "torchvision": torchvision.__version__}
@@ -121,14 +127,22 @@ def import_torchvision(
         else:
             path = Path(weights)
             state = read_state(path, list(known.__members__))
+            if name in segmenters:
+                state = {key: value for key, value in state.items() if not key.startswith(_TRAINING)}
             plain = _build(torchvision, name, len(coco))
-            if is_classifier:
+            if name in segmenters:
+                chosen = _segment_names(_last_size(plain, state), classes, coco, path, notes)
+            elif is_classifier:
                 chosen = class_names(classes, None, _head_size(plain, state), notes, CLASSIFY.name)
             else:
                 chosen = _names_for(_class_count(plain, state, len(coco)), classes, coco, path, notes)
             model = _build(torchvision, name, len(chosen))
             fill(model, state, path)
             provenance["weights"] = f"{path.name} sha256 {sha256_of(path)}"
+    if name in segmenters:
+        published = known[weights] if weights in known.__members__ else _published(known, weights, notes)
+        score = 0.0 if score_threshold is None else score_threshold
+        return _segmenter(model.eval(), published.transforms(), chosen, provenance, score, notes)
     if is_classifier:
         published = known[weights] if weights in known.__members__ else _published(known, weights, notes)
         score = 0.0 if score_threshold is None else score_threshold
@@ -214,6 +228,50 @@ def _classifier(
     )
 
 
+def _segmenter(
+    model: nn.Module,
+    transforms: Any,
+    classes: tuple[str, ...],
+    provenance: dict[str, Any],
+    score_threshold: float,
+    notes: list[str],
+) -> Imported:
+    """A network of pixels with the resize and normalisation that torchvision states for its weights."""
+    check_names(classes, SEGMENT.name)
+    (shorter,) = transforms.resize_size
+    spec = ImageSpec(
+        None,
+        f"{SHORTER}_{shorter}",
+        "antialias",
+        "rgb",
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+    )
+    if hasattr(model, "aux_classifier"):  # an output for training
+        setattr(model, "aux_classifier", None)  # noqa: B010 - mypy takes it for a module
+    scripted = script_module(DictOutput(model, _OUT))
+
+    def reference(image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
+        def run(x: np.ndarray) -> list[np.ndarray]:
+            with torch.no_grad():
+                return [model(torch.from_numpy(x))[_OUT].numpy()]
+
+        return reference_answer(image, spec, run, Semantic(spec), threshold, 1.0, classes=len(classes))
+
+    return Imported(
+        classes,
+        spec,
+        provenance,
+        score_threshold,
+        Semantic.preset.nms_threshold,
+        [ProgramSource("torchscript", module_bytes(scripted), ("images",), (_OUT,), any_batch=True)],
+        DecoderSpec("semantic", {"form": "logits"}),
+        reference=reference,
+        notes=notes,
+        task=SEGMENT.name,
+    )
+
+
 class _Logits(nn.Module):
     """A classifier's answer as a tuple."""
 
@@ -227,7 +285,8 @@ class _Logits(nn.Module):
 
 
 def _build(torchvision: Any, name: str, count: int) -> nn.Module:
-    backbone = {"weights_backbone": None} if name in _detectors(torchvision) else {}
+    segmenters = torchvision.models.list_models(module=torchvision.models.segmentation)
+    backbone = {"weights_backbone": None} if name in (*_detectors(torchvision), *segmenters) else {}
     return torchvision.models.get_model(name, weights=None, num_classes=count, **backbone)
 
 
@@ -314,6 +373,25 @@ def _class_count(model: nn.Module, state: Mapping[str, Tensor], count: int) -> i
         if own.shape == state[key].shape:
             return count
     return None
+
+
+def _last_size(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    """How many classes the weights of a segmentation model have; None where it does not show."""
+    keys = [key for key in model.state_dict() if key.startswith("classifier.") and key.endswith("bias")]
+    bias = state.get(keys[-1])
+    return len(bias) if bias is not None and bias.ndim == 1 else None
+
+
+def _segment_names(
+    count: int | None, classes: Sequence[str] | None, voc: tuple[str, ...], path: Path, notes: list[str]
+) -> tuple[str, ...]:
+    if classes is not None or count == len(voc):
+        if classes is None:
+            notes.append(f"classes: the file names none: those of Pascal VOC are taken ({count})")
+        elif count not in (None, len(classes)):
+            raise BundleError(f"classes: {len(classes)} names, but {str(path)!r} has {count} classes")
+        return tuple(classes or voc)
+    raise BundleError(f"classes: {str(path)!r} has {count or 'an unknown number of'}: give --classes FILE")
 
 
 def _names_for(

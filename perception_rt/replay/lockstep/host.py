@@ -78,9 +78,18 @@ class LockstepHost:
             topic = f"{self._namespace}/{topic}"
         return self._router.remapped(topic)
 
-    def create_publisher(self, message_type: str, topic: str, depth: int) -> LockstepOutput:
+    def create_publisher(
+        self,
+        message_type: str,
+        topic: str,
+        depth: int,
+        *,
+        latched: bool = False,
+        is_result: bool = False,
+    ) -> LockstepOutput:
         """Create a publisher that sends to the router."""
-        return LockstepOutput(self, self._router, message_type, self.resolve_topic_name(topic))
+        resolved = self.resolve_topic_name(topic)
+        return LockstepOutput(self, self._router, message_type, resolved, is_result)
 
     def create_subscription(
         self, message_type: str, topic: str, receive: Callable[[bytes], None], reliability: str
@@ -180,10 +189,12 @@ class LockstepHost:
 class LockstepOutput:
     """A publisher of a component."""
 
-    def __init__(self, host: LockstepHost, router: Router, message_type: str, topic: str) -> None:
+    def __init__(
+        self, host: LockstepHost, router: Router, message_type: str, topic: str, is_result: bool = False
+    ) -> None:
         self._host, self._router = host, router
         self._type, self._topic = message_type, topic
-        router.announce(host.path, topic, message_type)
+        router.announce(host.path, topic, message_type, is_result)
 
     def publish(self, data: bytes) -> None:
         """Publish a serialized message."""

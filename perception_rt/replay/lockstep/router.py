@@ -57,6 +57,7 @@ class Router:
         transforms: all transforms so far. transform_users: the nodes that use them.
         subscriptions: by topic.
         announced: publishing node and message type, by topic.
+        visualizations: topics that are shown and not recorded.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Router:
         self.transform_users: list[str] = []
         self.subscriptions: dict[str, list[RouterSubscription]] = {}
         self.announced = {DIAGNOSTICS: ("", DIAGNOSTICS_TYPE)}  # "": every node publishes it
+        self.visualizations: set[str] = set()
         self._loop = loop
         self._recorded = recorded
         self._remaps = remaps
@@ -113,8 +115,8 @@ class Router:
             f"no node uses a recorded topic: wanted are {', '.join(wanted)}{guess}; recorded: {recorded}"
         )
 
-    def announce(self, node: str, topic: str, message_type: str) -> None:
-        """Announce that a node publishes a topic.
+    def announce(self, node: str, topic: str, message_type: str, is_result: bool = False) -> None:
+        """Announce that a node publishes a topic; a result is recorded whatever its type.
 
         Raises:
             ConfigError: another node publishes this topic.
@@ -123,6 +125,8 @@ class Router:
             other = self.announced[topic][0] or "every node"
             raise ConfigError(f"{topic}: both {other} and {node} publish it")
         self.announced[topic] = node, message_type
+        if message_type in VISUALIZATION_TYPES and not is_result:
+            self.visualizations.add(topic)
 
     def subscribe(self, node: str, message_type: str, topic: str, receive: Callable[[bytes], None]) -> None:
         """Subscribe a node to a topic."""
@@ -134,7 +138,7 @@ class Router:
 
     def get_subscription_count(self, topic: str) -> int:
         """Return the number of subscribers; visualization messages are not recorded."""
-        recorder = self._watched or self.announced[topic][1] not in VISUALIZATION_TYPES
+        recorder = self._watched or topic not in self.visualizations
         return len(self.subscriptions.get(topic, ())) + recorder
 
     def missing(self) -> dict[str, list[str]]:
@@ -172,7 +176,7 @@ class Router:
 
         def arrive() -> None:
             now = self._loop.now_ns()
-            if message_type in VISUALIZATION_TYPES:
+            if topic in self.visualizations:
                 self._observer.shown(topic, message_type, now, data)
             else:
                 self._observer.published(topic, message_type, now, data)

@@ -22,7 +22,7 @@ from perception_rt.replay.lockstep.host import LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.reading import ReadAhead, read
 from perception_rt.replay.lockstep.recorder import Recorder
-from perception_rt.replay.lockstep.router import VISUALIZATION_TYPES, Router
+from perception_rt.replay.lockstep.router import Router
 from perception_rt.replay.lockstep.timing import Inference
 from perception_rt.replay.lockstep.worker import LockstepWorker
 from perception_rt.replay.time_base import AUTO, choose_time_base
@@ -306,6 +306,6 @@ class _Replay:
                     else None,
                 }
                 for topic, (node, message_type) in sorted(router.announced.items())
-                if message_type not in VISUALIZATION_TYPES
+                if topic not in router.visualizations
             },
         }

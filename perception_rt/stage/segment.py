@@ -1,0 +1,48 @@
+"""Camera frames to the class of every pixel: several cameras, one bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from perception_rt.codec.tensor import as_tensor
+from perception_rt.model.segmenter import SegmenterRuntime
+from perception_rt.types import CameraFrame, Detections2D
+from perception_rt.types.segmentation import Segmentation
+
+
+def segment(
+    runtime: SegmenterRuntime,
+    frames: Sequence[CameraFrame],
+    score_threshold: float | None = None,
+    nms_threshold: float | None = None,
+) -> list[Segmentation]:
+    """Label the pixels of every frame; frames of one size and channel order share one forward.
+
+    Args:
+        runtime: a bundle of task `segment`.
+        frames: any number of frames of any sizes.
+        score_threshold: least score of an object, or of a pixel where the network tells classes only; None
+            for the bundle's own.
+        nms_threshold: IoU above which the lower score of a class is dropped; None for the bundle's own.
+
+    Returns:
+        One result a frame, in order.
+
+    Raises:
+        ModelError: the network failed or the device is out of memory.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for index, frame in enumerate(frames):
+        groups.setdefault((frame.pixels.shape, frame.bgr), []).append(index)
+    results = [Segmentation.empty()] * len(frames)
+    for (_, bgr), indices in groups.items():
+        images = torch.stack([as_tensor(frames[index].pixels) for index in indices])
+        xyxy, scores, labels, image_index, maps = runtime(images, bgr, score_threshold, nms_threshold)
+        for position, index in enumerate(indices):
+            rows = np.asarray(image_index == position)
+            objects = Detections2D(xyxy[rows], scores[rows], labels[rows]) if runtime.has_boxes else None
+            results[index] = Segmentation(maps[position], objects)
+    return results
