@@ -19,6 +19,7 @@ import perception_rt
 from perception_rt.cli.main import build_parser
 from perception_rt.component.graph import class_of
 from perception_rt.component.parameters import NODE_PARAMETERS, resolve
+from test.segmenters import save_colour_map
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
@@ -82,9 +83,12 @@ def test_parameters_on_the_pages_exist_and_are_in_range(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_on_the_pages_runs(page):
+def test_python_on_the_pages_runs(page, tmp_path):
     for block in blocks(page, "python"):
         code = block.replace('"mine.pt"', '"sim_camera"')
+        if '"seg.pt"' in code:
+            save_colour_map(tmp_path / "seg.pt")
+            code = code.replace('"seg.pt"', repr(str(tmp_path / "seg.pt")))
         exec(compile(code, str(page), "exec"), {"image": np.zeros((540, 960, 3), np.uint8)})
 
 
