@@ -74,6 +74,13 @@ def lidar(frames: int, bar: Progress) -> list[Row]:
     return [*lidar_rows("bev_cluster", bar), *pillars_rows("pillars", frames, bar)]
 
 
+def networks(frames: int, bar: Progress) -> list[Row]:
+    """The shipped lidar network on real clouds, before and after it learned from streets."""
+    from bench.pillars_accuracy import network_rows
+
+    return network_rows("pillars", bar)
+
+
 def fusion(frames: int, bar: Progress) -> list[Row]:
     """Camera and lidar together."""
     from bench.fusion_accuracy import fusion_rows
@@ -123,6 +130,7 @@ def replay(frames: int, bar: Progress) -> list[Row]:
 PARTS: dict[str, Callable[[int, Progress], list[Row]]] = {
     "camera": camera,
     "lidar": lidar,
+    "networks": networks,
     "fusion": fusion,
     "ego": ego,
     "tracking": tracking,
