@@ -80,6 +80,31 @@ def get(name: str, source: Path | None = None, out: Path | None = None, check: P
         )
 
 
+def get_missing(name: str) -> None:
+    """Download the network of a bundle's name where it is a pretrained one that is not here yet.
+
+    Args:
+        name: a file, or the bare name of a shipped or downloaded bundle, or of a network that `get` knows.
+
+    Raises:
+        BundleError: a bare name that stands for nothing, or as `get`.
+    """
+    from perception_rt.model.runtime import resolve_bundle
+    from perception_rt.model.zoo import find_entry
+    from perception_rt.types.errors import BundleError
+
+    try:
+        resolve_bundle(name)
+        return
+    except BundleError as error:
+        absent = error
+    try:
+        find_entry(name)
+    except BundleError:
+        raise absent from None
+    get(name)
+
+
 def _print_list() -> None:
     from perception_rt.model.zoo import ZOO
 

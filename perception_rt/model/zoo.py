@@ -208,7 +208,7 @@ def download(
         why = getattr(error, "reason", None) or error
         raise BundleError(
             f"{entry.name}: {entry.url} cannot be downloaded: {why}; "
-            "download it elsewhere and give --from FILE"
+            f"download it elsewhere and run `perception-rt bundle get {entry.name} --from FILE`"
         ) from error
     except OSError as error:
         raise BundleError(f"{part}: cannot be written: {error.strerror or error}") from error

@@ -174,6 +174,31 @@ def test_get_makes_a_bundle_that_is_found_by_its_name(serve, tmp_path, monkeypat
     assert "BSD-3-Clause" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not FASTESTDET.is_file(), reason="the published file is not here")
+def test_a_demo_gets_a_pretrained_network_once(serve, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "summary.json").write_text("of an earlier run")
+    demo = ["demo", "--bundle", "fastestdet", "--out", str(tmp_path)]
+    offline = zoo.ZOO["fastestdet"]._replace(url="http://127.0.0.1:9/x")
+    monkeypatch.setitem(zoo.ZOO, "fastestdet", offline)
+    assert main(demo) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert "cannot be downloaded" in said.err
+    assert "bundle get fastestdet --from FILE" in said.err
+    assert (tmp_path / "summary.json").read_text() == "of an earlier run"
+
+    server = serve(FASTESTDET.read_bytes())
+    monkeypatch.setitem(zoo.ZOO, "fastestdet", offline._replace(url=server.url))
+    monkeypatch.setattr("perception_rt.cli.demo.session.run_demo", lambda args: 0)
+    assert main(demo) == main(demo) == 0
+    assert capsys.readouterr().out.count("1.0 MB, licence BSD-3-Clause") == 1
+    assert server.starts == [0]
+    assert main([*demo[:2], "no_such_net", *demo[3:]]) == 2
+    assert "no_such_net: no such file, nor a shipped bundle" in capsys.readouterr().err
+    assert main([*demo, "--lidar-bundle", "/nonexistent.pt"]) == 2
+
+
 def test_get_from_a_file_checks_its_hash(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "other.onnx").write_bytes(b"no network")

@@ -15,7 +15,7 @@ EXAMPLES = """\
   perception-rt demo --bag drive/ --bundle detector.pt --out out/drive
   perception-rt demo --bag drive/ --bundle detector.pt --lidar-bundle lidar.pt
   perception-rt demo --bag drive/ --topic /lidar/points
-  perception-rt demo --video street.mp4 --bundle detector.pt
+  perception-rt demo --video street.mp4 --bundle fastestdet
   perception-rt demo --video /dev/video0 --bundle detector.pt --seconds 20"""
 
 
@@ -35,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="play the video at its own speed (default: each frame waits for the answer to the one before)",
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="of a webcam or stream (default 10)")
-    parser.add_argument("--bundle", help="the cameras' detector; needed for a bag with cameras")
+    parser.add_argument(
+        "--bundle",
+        help="the cameras' detector; the name of a pretrained one (fastestdet) downloads it; needed for a bag "
+        "with cameras",
+    )
     parser.add_argument("--lidar-bundle", help="the lidars' detector (for a bag: bev_cluster)")
     parser.add_argument(
         "--topic", action="append", help="camera or lidar topic of the bag (default: all of them)"
@@ -55,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
     from perception_rt.cli.demo.check import check
 
     check(args)
+    from perception_rt.cli.bundle_get import get_missing
+
+    for name in filter(None, (args.bundle, args.lidar_bundle)):
+        get_missing(name)
     from perception_rt.cli.demo.session import run_demo  # torch: not for --help, nor for what is refused
 
     return run_demo(args)
