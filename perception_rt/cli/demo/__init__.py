@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of a webcam or stream (default 10)")
     parser.add_argument(
         "--bundle",
-        help="the cameras' detector; the name of a pretrained one (fastestdet) downloads it; needed for a bag "
-        "with cameras",
+        help="the cameras' detector; the name of a pretrained one (fastestdet) downloads it; needed for a "
+        "bag with cameras",
     )
     parser.add_argument("--lidar-bundle", help="the lidars' detector (for a bag: bev_cluster)")
     parser.add_argument(
