@@ -47,10 +47,12 @@ MEASURED = (
     *("twist.speed", "twist.yaw_rate", "twist.sideways"),
     *("imu.yaw_rate", "imu.acceleration"),
 )
+SUSPECT_NOISE_RATIO = 100.0  # ten declared sigmas
 GRAVITY = ("auto", "included", "removed")
 GRAVITY_FOUND = {None: "unknown", True: "included", False: "removed"}
 OUTCOMES = {
     UpdateStatus.GATED: Outcome.REJECTED,
+    UpdateStatus.FROZEN: Outcome.REJECTED,
     UpdateStatus.UNUSED: Outcome.REJECTED,
     UpdateStatus.STAMP_JUMP: Outcome.REJECTED,
     UpdateStatus.INVALID: Outcome.DECODE_ERROR,
@@ -349,8 +351,11 @@ class VehicleState(Component):
         counters = {**state_filter.counters, **state_filter.quantity_counters}
         for name, counts in sorted(counters.items()):
             values |= {f"{name}_{outcome.value}": count for outcome, count in sorted(counts.items()) if count}
+        suspects = []
         for quantity, excess in sorted(state_filter.estimate.excess.items()):
             values[f"{quantity}_noise_ratio"] = round(excess, 3)
+            if excess > SUSPECT_NOISE_RATIO:
+                suspects.append(quantity)
         level, message = Level.OK, "running" if self.active else "inactive"
         if self.active and self._missing:
             level, message = Level.WARN, f"imu not used: {self._missing}"
@@ -358,6 +363,9 @@ class VehicleState(Component):
             level, message = Level.WARN, f"imu: {self._gravity.fault}"
         elif self.active and not placed:
             level, message = Level.WARN, "position and yaw are not known yet"
+        elif self.active and suspects:
+            said = "its noise is far above the declared, or another sensor of the same is wrong"
+            level, message = Level.WARN, f"{', '.join(suspects)}: {said}"
         return [Status(self.host.get_name(), level, message, "cpu", values), *self.stream_statuses()]
 
 

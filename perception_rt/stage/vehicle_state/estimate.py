@@ -18,6 +18,7 @@ class UpdateStatus(str, Enum):
     STARTING = "starting"  # a fix that helps to find position and yaw
     RECOVERED = "recovered"  # accepted, because its sensor had been rejected for long
     GATED = "gated"  # outside the chi-square gate
+    FROZEN = "frozen"  # a gyro that says the same to the last bit while wheels tell of changing turns
     UNUSED = "unused"  # a fix, where the frame begins at the vehicle
     INVALID = "invalid"  # not finite, no covariance, not on the Earth
     DUPLICATE = "duplicate"
@@ -67,6 +68,7 @@ class Estimate(NamedTuple):
             covariance: of x.
         place: how it stands in the fixed frame.
         rejections: by quantity (as ``imu.yaw_rate``), while its gate rejects: first stamp, and the count.
+        repeats: by quantity of yaw rate, its last value and how often in a row it came.
         excess: by quantity, estimated variance of its noise over the declared one, smoothed; bounded.
     """
 
@@ -76,3 +78,4 @@ class Estimate(NamedTuple):
     place: Place
     rejections: Mapping[str, tuple[int, int]]
     excess: Mapping[str, float]
+    repeats: Mapping[str, tuple[float, int]]

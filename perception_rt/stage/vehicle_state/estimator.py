@@ -8,7 +8,7 @@ model, the covariance is that of its error, and the yaw's error is a small angle
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, exp, hypot, inf
+from math import ceil, exp, hypot, inf, nan
 
 import numpy as np
 from scipy.special import gammaincinv
@@ -37,12 +37,13 @@ from perception_rt.stage.vehicle_state.observation import (
     wrapped,
 )
 from perception_rt.stage.vehicle_state.placing import LEAST_BASELINE_M, place_by_fix, place_by_pose, start
-from perception_rt.types.state import Fix, Measurement, Pose
+from perception_rt.types.state import Fix, Imu, Measurement, Pose, Twist
 
 # A speed sensor's reading is speed times scale. Where the speed moves by more than this the correction is
 # repeated about its own result (iterated Kalman filter; Bell and Cathey 1993): the first would take the scale
 # for known.
 RELINEARISE_M_S = 0.5
+FROZEN_REPEATS = 20  # readings equal to the last bit
 RECOVER_LEAST = 3  # rejections: one lie and a silence are no reason to believe the next
 # Adaptive noise: the share of a new sample, the excess from which it counts (or its inverse), its bounds.
 EXCESS_GAIN = 0.02
@@ -97,9 +98,7 @@ class Estimator:
             covariance *= 0.5
             covariance += self._spread
         mean[YAW] = wrapped(mean[YAW])
-        return Estimate(
-            stamp_ns, np.array(mean), covariance, estimate.place, estimate.rejections, estimate.excess
-        )
+        return Estimate(stamp_ns, np.array(mean), covariance, *estimate[3:])
 
     def step(self, before: Estimate, measurement: Measurement, stamp_ns: int) -> tuple[Estimate, Outcomes]:
         """The estimate at stamp_ns, and what became of each quantity of the measurement.
@@ -115,8 +114,13 @@ class Estimator:
         if isinstance(measurement, Pose) and not now.place.placed:
             return place_by_pose(now, measurement), {"pose": UpdateStatus.ACCEPTED}
         outcomes = {}
+        if isinstance(measurement, (Imu, Twist)) and measurement.yaw_rate is not None:
+            now = _with_repeats(now, f"{measurement.sensor}.yaw_rate", measurement.yaw_rate)
         for name, observe in self._observer.quantities(measurement):
             key = f"{measurement.sensor}.{name}"
+            if isinstance(measurement, Imu) and name == "yaw_rate" and _is_frozen(now, key):
+                outcomes[name] = UpdateStatus.FROZEN
+                continue
             after, outcomes[name] = self._correct(now, key, observe(now.x.tolist()))
             if (
                 outcomes[name] is UpdateStatus.ACCEPTED
@@ -188,7 +192,7 @@ class Estimator:
         kept = now.rejections
         if key in kept:
             kept = {name: seen for name, seen in kept.items() if name != key}
-        return Estimate(now.stamp_ns, x, covariance, now.place, kept, excess), outcome
+        return Estimate(now.stamp_ns, x, covariance, now.place, kept, excess, now.repeats), outcome
 
     def _noise_scale(
         self, now: Estimate, key: str, observation: Observation, declared: float
@@ -210,6 +214,21 @@ class Estimator:
         sample = max(surprise - expected, 0.0) / declared
         learned = min(max(known + EXCESS_GAIN * (sample - known), EXCESS_LEAST), EXCESS_MOST)
         return scale, {**now.excess, key: learned}
+
+
+def _with_repeats(now: Estimate, key: str, value: float) -> Estimate:
+    last, count = now.repeats.get(key, (nan, 0))
+    return now._replace(repeats={**now.repeats, key: (value, count + 1 if value == last else 1)})
+
+
+def _is_frozen(now: Estimate, key: str) -> bool:
+    """Whether a gyro repeats itself while another sensor of the yaw rate does not.
+
+    A gyro has noise. Where all repeat themselves, as in a simulation without noise, none is frozen.
+    """
+    if now.repeats[key][1] < FROZEN_REPEATS:
+        return False
+    return any(count < FROZEN_REPEATS // 4 for name, (_, count) in now.repeats.items() if name != key)
 
 
 def _suspect(covariance: np.ndarray, jacobian: np.ndarray, seconds: float) -> np.ndarray:

@@ -39,7 +39,7 @@ def start(config: VehicleStateConfig) -> Estimate:
     sigma[6:EAST_OFFSET] = config.gyro_bias_sigma, config.acceleration_bias_sigma, config.speed_scale_sigma
     sigma[EAST_OFFSET:SIZE] = REFERENCE_SIGMA
     place = Place(config.start_at_origin, None, None, REFERENCE_SIGMA**2)
-    return Estimate(None, np.zeros(len(sigma)), np.diag(sigma * sigma), place, {}, {})
+    return Estimate(None, np.zeros(len(sigma)), np.diag(sigma * sigma), place, {}, {}, {})
 
 
 def place_by_pose(now: Estimate, pose: Pose) -> Estimate:
