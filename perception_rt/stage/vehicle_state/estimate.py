@@ -18,7 +18,7 @@ class UpdateStatus(str, Enum):
     STARTING = "starting"  # a fix that helps to find position and yaw
     RECOVERED = "recovered"  # accepted, because its sensor had been rejected for long
     GATED = "gated"  # outside the chi-square gate
-    FROZEN = "frozen"  # a gyro that says the same to the last bit while wheels tell of changing turns
+    FROZEN = "frozen"  # a gyro that says the same to the last bit while wheels report changing turns
     UNUSED = "unused"  # a fix, where the frame begins at the vehicle
     INVALID = "invalid"  # not finite, no covariance, not on the Earth
     DUPLICATE = "duplicate"

@@ -49,10 +49,18 @@ RECOVER_LEAST = 3  # rejections: one lie and a silence are no reason to believe 
 EXCESS_GAIN = 0.02
 EXCESS_USED = 1.5
 EXCESS_LEAST, EXCESS_MOST = 1e-3, 1e4
+EXCESS_MOST_FIX = 25.0  # fixes are all that can contradict the rest: they must not fade away
 EXCESS_CLIP = 16.0  # squared sigmas: what is beyond tells no more
 # What a vehicle can do at worst, and how fast it gets there: full braking, a skid.
 WORST_ACCELERATION, WORST_JERK = 10.0, 50.0  # m/s^2, m/s^3
 WORST_YAW_RATE, WORST_YAW_ACCELERATION = 1.5, 10.0  # rad/s, rad/s^2
+
+EXCESS_DISAGREES = 25.0  # five declared sigmas
+DISTRUST_GAIN = 0.0005  # of a sensor that disagrees most: for a while it may agree by chance
+DISAGREEING = (
+    (("yaw_rate",), YAW_RATE, WORST_YAW_RATE),
+    (("speed", "acceleration"), SPEED, WORST_ACCELERATION),
+)
 
 Outcomes = dict[str, UpdateStatus]
 """By quantity, as ``speed`` or ``yaw_rate``."""
@@ -188,6 +196,8 @@ class Estimator:
                 raise ArithmeticError(f"the correction by {key} is not a number")
             outcome = UpdateStatus.RECOVERED
         x, covariance = corrected
+        if fix is not None and outcome is UpdateStatus.RECOVERED:
+            covariance, excess = _reconsidered(covariance, excess)
         x[YAW] = wrapped(x[YAW])
         kept = now.rejections
         if key in kept:
@@ -212,8 +222,43 @@ class Estimator:
         surprise = sum([value * value for value in residual])
         surprise = min(surprise, EXCESS_CLIP * (expected + scale * declared))  # one outlier is no new noise
         sample = max(surprise - expected, 0.0) / declared
-        learned = min(max(known + EXCESS_GAIN * (sample - known), EXCESS_LEAST), EXCESS_MOST)
+        most = EXCESS_MOST_FIX if key.endswith(".position") else EXCESS_MOST
+        kept = sample < known > EXCESS_DISAGREES and _is_worst(key, now.excess)
+        gain = DISTRUST_GAIN if kept else EXCESS_GAIN
+        learned = min(max(known + gain * (sample - known), EXCESS_LEAST), most)
         return scale, {**now.excess, key: learned}
+
+
+def _reconsidered(
+    covariance: np.ndarray, excess: Mapping[str, float]
+) -> tuple[np.ndarray, Mapping[str, float]]:
+    """Covariance and excess where fixes have contradicted the state for long.
+
+    Of two sensors of the same that disagree, the one that was believed may be the wrong one: the other one is
+    believed from now on. Fixes that go on to contradict turn that back.
+    """
+    for names, state, worst in DISAGREEING:
+        keys = _of_the_same(names, excess)
+        if len(keys) < 2 or excess[keys[0]] > EXCESS_DISAGREES or excess[keys[-1]] < EXCESS_DISAGREES:
+            continue
+        excess = {**excess, keys[0]: excess[keys[-1]], keys[-1]: 1.0}
+        covariance = covariance.copy()
+        covariance[state, state] += worst * worst
+    return covariance, excess
+
+
+def _of_the_same(names: tuple[str, ...], excess: Mapping[str, float]) -> list[str]:
+    """The quantities of these names, those nearest to their declared noise first."""
+    return sorted([key for key in excess if key.rpartition(".")[2] in names], key=excess.__getitem__)
+
+
+def _is_worst(key: str, excess: Mapping[str, float]) -> bool:
+    """Whether a quantity is the worst of two or more that observe the same."""
+    for names, _, _ in DISAGREEING:
+        if key.rpartition(".")[2] in names:
+            keys = _of_the_same(names, excess)
+            return len(keys) > 1 and keys[-1] == key
+    return False
 
 
 def _with_repeats(now: Estimate, key: str, value: float) -> Estimate:
