@@ -16,6 +16,7 @@ version = release = perception_rt.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
 html_theme = "furo"
+html_extra_path = ["sample_report.html"]
 html_title = f"perception_rt {release}"
 
 default_role = "py:obj"
