@@ -82,3 +82,22 @@ def test_an_anchor_waits_for_the_slowest_camera_and_no_longer_than_the_limit():
     assert found == []
     finish(grouping.poll(100 * MS), anchors, partners, found)
     assert found == [(0, (5 * MS, None))]
+
+
+def test_after_a_reset_earlier_stamps_pair_with_every_camera():
+    anchors, partners = StreamStats(), [StreamStats() for _ in range(2)]
+    grouping = StampGrouping(anchors, partners, WINDOW, WAIT)
+
+    def send(stamp_ns: int, now_ns: int) -> list:
+        groups = []
+        for index, stats in enumerate(partners):
+            groups += grouping.put_partner(index, stats.receive(now_ns), stamp_ns, "partner", now_ns)
+        return groups + grouping.put_anchor(anchors.receive(now_ns), stamp_ns, "anchor", now_ns)
+
+    later = 10_000 * MS
+    finish(send(later, later), anchors, partners, [])
+    grouping.clear("the clock was set back")
+    for stats in (anchors, *partners):
+        stats.reset_clock()
+    (group,) = send(0, 0)
+    assert [held.stamp_ns for held in group.partners if held] == [0, 0]
