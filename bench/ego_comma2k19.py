@@ -6,13 +6,14 @@ first half of segment 40; the fixes' latency is that of the data set's descripti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import chi2
 
 from bench.comma2k19 import Segment, read_segment
+from bench.ego_husky import reckon
 from bench.rows import Row, row
 from perception_rt.stage.prediction.ego import predict_path
 from perception_rt.stage.vehicle_state import VehicleStateConfig, VehicleStateFilter
@@ -62,6 +63,11 @@ def comma2k19_rows(path: Path) -> list[Row]:
             *coverage_rows(f"{prefix}/{name}", errors, first),
         ]
     rows += [cut_out_row(prefix, segment, cut) for cut in CUT_OUTS_S]
+    sliding = replace(CONFIG, non_holonomic=False)
+    rows.append(
+        row(f"{prefix}/cut_out_37_57s_unconstrained_drift_percent",
+            100 * drift_in(segment, CUT_OUTS_S[-1], sliding)[0], "% of the way")
+    )  # fmt: skip
     for sensor, counts in sorted(ego.counters.items()):
         refused = sum(count for outcome, count in counts.items() if not outcome.used)
         rows.append(row(f"{prefix}/{sensor}_refused_percent", 100 * refused / sum(counts.values()), "%"))
@@ -81,26 +87,39 @@ def coverage_rows(prefix: str, errors: Errors, first: np.ndarray) -> list[Row]:
 
 def cut_out_row(prefix: str, segment: Segment, cut_s: tuple[float, float]) -> Row:
     """The error at the end of a time without fixes, of the way driven in it."""
-    ego, states = drive(segment, cut_s)
+    name = f"{prefix}/cut_out_{cut_s[0]:.0f}_{cut_s[1]:.0f}s_drift_percent"
+    return row(name, 100 * drift_in(segment, cut_s)[0], "% of the way", "<= 1.0")
+
+
+def drift_in(
+    segment: Segment, cut_s: tuple[float, float], config: VehicleStateConfig = CONFIG
+) -> tuple[float, float]:
+    """Drift in a time without fixes as a share of the way: the filter's, and dead reckoning's."""
+    ego, states = drive(segment, cut_s, config)
     seconds = (segment.truth_ns - segment.truth_ns[0]) * 1e-9
     during = np.flatnonzero((seconds >= cut_s[0]) & (seconds < cut_s[1]))
     truth = segment.truth(segment.truth_ns[during], np.array(ego.estimate.place.origin))
     way = np.hypot(*np.diff(truth, axis=0).T).sum()
-    end = states[during[-1]]
-    drift = np.hypot(*(device(np.array([[end.x, end.y, end.yaw]]))[0] - truth[-1]))
-    name = f"{prefix}/cut_out_{cut_s[0]:.0f}_{cut_s[1]:.0f}s_drift_percent"
-    return row(name, float(100 * drift / way), "% of the way", "<= 1.0")
+    begin, end = states[during[0]], states[during[-1]]
+    reckoned = reckon([m for m in segment.measurements if not isinstance(m, Fix)])
+    first, last = (reckoned.at(segment.truth_ns[at]) for at in (during[0], during[-1]))
+    moved = np.exp(1j * (begin.yaw - first.yaw)) * (last.place - first.place)
+    dead = [begin.x + moved.real, begin.y + moved.imag, begin.yaw + last.yaw - first.yaw]
+    places = device(np.array([[end.x, end.y, end.yaw], dead]))
+    ours, base = (np.hypot(*(places - truth[-1]).T) / way).tolist()
+    return ours, base
 
 
 def drive(
-    segment: Segment, cut_s: tuple[float, float] | None = None
+    segment: Segment, cut_s: tuple[float, float] | None = None, config: VehicleStateConfig = CONFIG
 ) -> tuple[VehicleStateFilter, list[EgoState | None]]:
     """Feed a segment as it was logged; the state at each moment of the truth, from what had come by then.
 
     Args:
         segment: the drive. cut_s: from and until when, since its start, fixes are withheld.
+        config: of the filter.
     """
-    ego, states, at = VehicleStateFilter(CONFIG), [], 0
+    ego, states, at = VehicleStateFilter(config), [], 0
     cut_ns = [segment.truth_ns[0] + round(end * 1e9) for end in cut_s or (0.0, 0.0)]
     for stamp_ns in segment.truth_ns.tolist():
         while at < len(segment.measurements) and segment.measurements[at].stamp_ns <= stamp_ns:

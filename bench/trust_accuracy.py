@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.argoverse import GROUPS, predict_log
+from bench.ego_accuracy import ego_trust_rows
 from bench.image_accuracy import PEERS, track_with_defaults
 from bench.image_sequences import image_sequences, pooled, score_image_tracks
 from bench.prediction_accuracy import SETS
@@ -32,6 +33,7 @@ def trust_rows(data: Path) -> list[Row]:
         *argoverse_rows(data / "av2"),
         *tracks_3d_rows(data / "tracking_kitti"),
         *tracks_2d_rows(data),
+        *ego_trust_rows(),
     ]
 
 
