@@ -65,21 +65,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     vision.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
     pcdet = sources.add_parser("openpcdet", help="a PointPillar or CenterPoint checkpoint of OpenPCDet")
-    pcdet.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the .pth that its training wrote")
     pcdet.add_argument(
         "--config", type=Path, required=True, metavar="YAML", help="that it was trained with, in its folder"
     )
-    pcdet.add_argument(
-        "--intensity",
-        choices=("unused", "unit", "byte"),
-        default="unit",
-        help="of the clouds that it was trained on (default unit: 0 to 1)",
+    mmdet = sources.add_parser("mmdet3d", help="a PointPillars or CenterPoint checkpoint of mmdetection3d")
+    mmdet.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="that it was trained with, .py (read as data, not executed), .json or .yaml (default: what the "
+        "checkpoint holds)",
     )
+    mmdet.add_argument(
+        "--mmdet3d-version",
+        metavar="X.Y",
+        help="of the training, where the files do not say it: 1.0 changed boxes and yaw",
+    )
+    for source in (pcdet, mmdet):
+        source.add_argument(
+            "checkpoint", type=Path, metavar="CHECKPOINT", help="the .pth that its training wrote"
+        )
+        source.add_argument(
+            "--intensity",
+            choices=("unused", "unit", "byte"),
+            help="of the clouds that it was trained on: 0 to 1 or 0 to 255 (default: by its data set)",
+        )
     for source in (onnx, script):
         _add_network_options(source)
     for source in (onnx, script, vision):
         _add_class_options(source)
-    _add_class_options(pcdet, CHECK_CLOUD)
+    for source in (pcdet, mmdet):
+        _add_class_options(source, CHECK_CLOUD)
     cluster = sources.add_parser("bev_cluster", help="lidar detection by geometry alone: nothing is trained")
     for name, text in BEV_CLUSTER_OPTIONS.items():
         cluster.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
@@ -95,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         other.add_argument("file", type=Path, metavar="FILE")
         other.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", type=_pair)
         _add_class_options(other)
-    for source in (onnx, script, vision, pcdet, cluster, *others):
+    for source in (onnx, script, vision, pcdet, mmdet, cluster, *others):
         _add_common_options(source, source is not cluster)
 
 
@@ -194,13 +210,14 @@ def run(args: argparse.Namespace) -> int:
         "torchscript": _from_torchscript,
         "bev_cluster": _from_bev_cluster,
         "openpcdet": _from_openpcdet,
+        "mmdet3d": _from_mmdet3d,
     }
     imported: Imported = sources.get(args.source, _from_other)(args)
     for note in imported.notes:
         print(note)
     from perception_rt.model.importers.export import save_checked
 
-    clouds = args.source in ("bev_cluster", "openpcdet")
+    clouds = args.source in ("bev_cluster", "openpcdet", "mmdet3d")
     plain = args.source == "bev_cluster"  # it has neither weights nor classes to choose
     report = save_checked(
         args.out,
@@ -338,6 +355,19 @@ def _from_openpcdet(args: argparse.Namespace) -> Imported:
     from perception_rt.model.importers.openpcdet import import_openpcdet
 
     return import_openpcdet(args.checkpoint, args.config, _classes(args), args.intensity, **_thresholds(args))
+
+
+def _from_mmdet3d(args: argparse.Namespace) -> Imported:
+    from perception_rt.model.importers.mmdet3d import import_mmdet3d
+
+    return import_mmdet3d(
+        args.checkpoint,
+        args.config,
+        _classes(args),
+        args.intensity,
+        args.mmdet3d_version,
+        **_thresholds(args),
+    )
 
 
 def _from_other(args: argparse.Namespace) -> Imported:

@@ -56,6 +56,8 @@ def weights(shapes: Mapping[str, Any]) -> dict[str, torch.Tensor]:
             value = value * (1.5 / np.sqrt(np.prod(value.shape[1:])))
         if "_head.conv_" in name or (".dim." in name and value.ndim > 1):  # so that sizes are some metres
             value = 0.1 * value
+        if (".hm." in name or ".heatmap." in name) and value.ndim > 1:  # so that scores are not all 1
+            value = 0.4 * value
         state[name] = torch.from_numpy(value.astype(np.float32))
     return state
 

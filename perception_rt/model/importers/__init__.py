@@ -22,6 +22,7 @@ _HOMES = {
     "Imported": "common",
     "read_class_names": "common",
     "import_bev_cluster": "bev_cluster",
+    "import_mmdet3d": "mmdet3d",
     "import_onnx": "onnx",
     "import_openpcdet": "openpcdet",
     "import_torchscript": "torchscript",

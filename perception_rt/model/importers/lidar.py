@@ -179,3 +179,8 @@ def check_stride(stride: Setting, grid: PillarGrid, cells: tuple[int, int]) -> i
             f"{(grid.rows, grid.columns)} pillars"
         )
     return value
+
+
+def intensity_of(dataset: Setting) -> str:
+    """How the intensities of a training tool's data set are scaled, as of `CloudSpec`."""
+    return "byte" if any(name in str(dataset.value) for name in ("NuScenes", "Lyft")) else "unit"

@@ -21,6 +21,7 @@ from perception_rt.model.importers.lidar import (
     Setting,
     bev_backbone,
     check_stride,
+    intensity_of,
     pillar_grid,
 )
 from perception_rt.model.importers.torchvision import fill, read_state
@@ -54,7 +55,7 @@ def import_openpcdet(
     checkpoint: Path,
     config: Path,
     classes: Sequence[str] | None = None,
-    intensity: str = "unit",
+    intensity: str | None = None,
     score_threshold: float | None = None,
     nms_threshold: float | None = None,
 ) -> Imported:
@@ -68,7 +69,8 @@ def import_openpcdet(
         config: the YAML that it was trained with. Its ``_BASE_CONFIG_`` is read where it lies below a folder
             that holds the YAML, as in OpenPCDet's ``tools``; without it the YAML must say all by itself.
         classes: names instead of those in the YAML.
-        intensity: of the clouds that it was trained on, one of `perception_rt.model.specs.INTENSITIES`.
+        intensity: of the clouds that it was trained on, one of `perception_rt.model.specs.INTENSITIES`; None
+            for that of the YAML's data set.
         score_threshold: lowest score kept; None for the YAML's.
         nms_threshold: IoU of NMS; None for the YAML's.
 
@@ -116,7 +118,8 @@ def import_openpcdet(
         "config": f"{config.name} sha256 {sha256_of(config)}",
         "notes": [*notes],
     }
-    spec = CloudSpec((*grid.low, *grid.high), intensity, sweeps=sweeps, ages=AGE in columns)
+    scale = intensity or intensity_of(data.maybe("DATASET", ""))
+    spec = CloudSpec((*grid.low, *grid.high), scale, sweeps=sweeps, ages=AGE in columns)
     return Imported(
         tuple(classes or names),
         spec,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,9 @@ from perception_rt.types.errors import BundleError
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "ema", "net", "weights")
 _OUT, _TRAINING = "out", f"{AUXILIARY}_classifier."  # of its segmentation models
 PREFIXES = ("module.", "model.", "_orig_mod.")
+# What trainers of OpenMMLab put beside the weights: logs and configurations.
+INERT = ("mmengine.", "mmcv.", "numpy.", "getattr", "__builtin__.getattr")
+MAX_INERT = 32
 
 
 class TorchvisionDetector(nn.Module):
@@ -313,21 +316,62 @@ def read_state(path: Path, names: Sequence[str] = ()) -> dict[str, Tensor]:
     Raises:
         BundleError: no file, not a `.pth`, a whole module, no tensors in it, NaN weights.
     """
+    if not path.is_file():
+        raise BundleError(f"weights={str(path)!r}: neither a file nor one of {', '.join(names)}")
+    return state_of(load_checkpoint(path), path)
+
+
+def load_checkpoint(path: Path) -> Any:
+    """What `torch.save` wrote. Nothing in the file is executed; objects of `INERT` become empty ones.
+
+    Raises:
+        BundleError: no file, not a `.pth`, code in it.
+    """
     what = f"weights={str(path)!r}"
     if not path.is_file():
-        raise BundleError(f"{what}: neither a file nor one of {', '.join(names)}")
+        raise BundleError(f"{what}: no such file")
     _check_zip(path, what)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle fails in many ways
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+    inert: dict[str, type] = {}
+    while True:
+        try:
+            # torch looks these names up in its list and never imports them.
+            with torch.serialization.safe_globals(list(inert.values())):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged pickle fails in many ways
+            if "weights_only" not in str(error) and "Unsupported" not in str(error):
+                raise BundleError(f"{what}: do not fit: not a state dict: {first_line(error)}") from error
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
-            kind = f" ({found.group(1)})" if found else ""
-            raise BundleError(
-                f"{what}: do not fit: holds more than weights{kind}, as a pickled module does, and was not "
-                "loaded: opening it would run its code; save model.state_dict() instead"
-            ) from error
-        raise BundleError(f"{what}: do not fit: not a state dict: {first_line(error)}") from error
+            name = found.group(1) if found else ""
+            if name in inert or len(inert) >= MAX_INERT or not name.startswith(INERT):
+                kind = f" ({name})" if name else ""
+                raise BundleError(
+                    f"{what}: do not fit: holds more than weights{kind}, as a pickled module does, and was "
+                    "not loaded: opening it would run its code; save model.state_dict() instead"
+                ) from error
+            module, _, last = name.rpartition(".")
+            inert[name] = type(last, (_Inert,), {"__module__": module or "builtins"})
+
+
+class _Inert:
+    """Stands for an object of a training tool; takes what it is given and keeps nothing."""
+
+    def __new__(cls, *arguments: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict of what `load_checkpoint` returns; `path` is for errors.
+
+    Raises:
+        BundleError: no tensors in it, NaN weights.
+    """
+    what = f"weights={str(path)!r}"
     for wrapper in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -408,13 +452,21 @@ def _names_for(
     return coco
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def fill(
+    model: nn.Module, state: Mapping[str, Tensor], path: Path, name_of: Callable[[str], str] = str
+) -> None:
     """Load weights into a model.
+
+    Args:
+        model: to fill.
+        state: by their names in the file.
+        path: for errors.
+        name_of: from the name of a parameter of `model` to that in the file.
 
     Raises:
         BundleError: some are missing, unexpected or of another shape; it names them.
     """
-    own = model.state_dict()
+    own = {name_of(key): value for key, value in model.state_dict().items()}
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     shapes = [
@@ -429,7 +481,8 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     ]
     if parts:
         raise BundleError(f"weights={str(path)!r}: do not fit: {'; '.join(parts)}")
-    model.load_state_dict(dict(state), strict=False)
+    named = {key: state[name_of(key)] for key in model.state_dict() if name_of(key) in state}
+    model.load_state_dict(named, strict=False)
 
 
 def _some(names: Sequence[str]) -> str:
