@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import nn
+
+from perception_rt.model.archive import read_archive, write_archive
+from perception_rt.model.manifest import bundle_sha256
 
 
 class BrightBox(nn.Module):
@@ -74,3 +79,12 @@ class TallBox(nn.Module):
             boxes[0, :3] = (low + high) / 2
             boxes[0, 3:6] = high - low
         return boxes, torch.full((n,), 0.9) * self.weight, torch.zeros(n, dtype=torch.long)
+
+
+def rewrite(path, **changes):
+    """Put another manifest into a bundle."""
+    archive = read_archive(path)
+    manifest = dataclasses.replace(archive.manifest, **changes)
+    if "sha256" not in changes:  # so that the change itself is what is refused
+        manifest = dataclasses.replace(manifest, sha256=bundle_sha256(manifest, archive.members))
+    write_archive(path, manifest, archive.members)

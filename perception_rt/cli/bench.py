@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perception_rt.cli.bench_labels import LabelledFrames, average_precision, of_pictures, of_recording
+from perception_rt.cli.bench_labels import (
+    LabelledFrames,
+    add_labels_argument,
+    average_precision,
+    of_pictures,
+    of_recording,
+)
 from perception_rt.types import BundleError, CameraFrame, ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -75,12 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on", type=Path, metavar="PATH", help="a recording or a folder of pictures (default: golden input)"
     )
-    parser.add_argument(
-        "--labels",
-        metavar="LABELS",
-        help="of pictures a folder of NAME.txt (YOLO, KITTI) or COCO's .json (default: those beside them); "
-        "of a recording what `replay --truth` takes",
-    )
+    add_labels_argument(parser)
     parser.add_argument("--frames", type=int, default=500, help="labelled frames to score on at most (500)")
     parser.add_argument("--calls", type=int, default=CALLS, help=f"timed calls of each ({CALLS})")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.json, .txt and .png")

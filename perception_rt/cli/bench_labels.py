@@ -7,6 +7,7 @@ object benchmark, or of COCO (a `.json` of the folder). A recording has those th
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,16 @@ FOLDERS = ("labels", "label_2")  # beside the folder of the pictures
 NAME_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
 
 Frame = CameraFrame | LidarFrame
+
+
+def add_labels_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare `--labels`."""
+    parser.add_argument(
+        "--labels",
+        metavar="LABELS",
+        help="for pictures: a folder of NAME.txt files (YOLO, KITTI) or a COCO .json (default: those beside "
+        "the pictures); for a recording: as `replay --truth`",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from perception_rt.cli.bench_labels import add_labels_argument
 from perception_rt.types.errors import BundleError, ConfigError
 
 LOWEST_SCORE = 0.05  # of the detections that are fitted: below it nearly all are wrong
@@ -41,12 +42,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="PATH", help="a recording, or a folder of pictures"
     )
-    parser.add_argument(
-        "--labels",
-        metavar="LABELS",
-        help="of pictures a folder of NAME.txt (YOLO, KITTI) or COCO's .json (default: those beside them); "
-        "of a recording what `replay --truth` takes",
-    )
+    add_labels_argument(parser)
     parser.add_argument("--frames", type=int, default=1000, help="labelled frames at most (1000)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the bundle to write")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from perception_rt.component.component import Component, Host, InferenceWorker
-from perception_rt.component.parameters import Parameter
+from perception_rt.component.parameters import RELIABILITY, Parameter
 from perception_rt.component.watchdog import POLL_S, WATCHDOG_PARAMETERS, DetectorWatchdog
 from perception_rt.model.class_thresholds import parse_score_threshold
 from perception_rt.model.runtime import SHIPPED, Runtime, resolve_bundle
@@ -50,12 +50,7 @@ DETECTOR_PARAMETERS = (
     ),
     Parameter("max_age_ms", 0.0, "Older frames are late at their turn; 0: no limit.", (0.0, 6e5), live=True),
     Parameter("batch_wait_ms", 10.0, "How long a sensor waits for the others of its batch.", (0.0, 1000.0)),
-    Parameter(
-        "reliability",
-        "best_effort",
-        "QoS asked of publishers; adapts to what they offer.",
-        choices=("best_effort", "reliable"),
-    ),
+    RELIABILITY,
     *WATCHDOG_PARAMETERS,
 )
 

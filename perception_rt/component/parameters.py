@@ -128,7 +128,14 @@ TRANSFORM_WAIT = Parameter(
     (0.0, 1e4),
     live=True,
 )
-"""Of every component that looks transforms up."""
+"""Of every component that looks up transforms."""
+RELIABILITY = Parameter(
+    "reliability",
+    "best_effort",
+    "Reliability requested from publishers; adapts to what they offer.",
+    choices=("best_effort", "reliable"),
+)
+"""Of every component that subscribes to sensors."""
 
 
 def resolve(table: Sequence[Parameter], given: Mapping[str, object]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from perception_rt.component.component import Component, Host
-from perception_rt.component.parameters import Parameter
+from perception_rt.component.parameters import RELIABILITY, Parameter
 from perception_rt.stage.health.monitor import (
     CAMERA_INFO,
     COMPRESSED,
@@ -44,12 +44,7 @@ class SensorHealth(Component):
             "Rates of the sensors, in the order of the topics, Hz; 0: learnt from the first two seconds.",
         ),
         Parameter("picture_hz", 3.0, "How often a picture is looked at, at most, Hz.", (0.5, 60.0)),
-        Parameter(
-            "reliability",
-            "best_effort",
-            "QoS asked of publishers; adapts to what they offer.",
-            choices=("best_effort", "reliable"),
-        ),
+        RELIABILITY,
     )
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:

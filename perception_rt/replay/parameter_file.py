@@ -17,6 +17,7 @@ from perception_rt.codec.points import parse_points
 from perception_rt.component.graph import output_prefixes
 from perception_rt.replay.survey import TF_TYPE, Survey, SurveyedTopic
 from perception_rt.types import PerceptionError
+from perception_rt.types.executables import EXECUTABLES
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO, CLOUD = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/PointCloud2"
@@ -24,17 +25,8 @@ ODOMETRY, IMU, FIX = "nav_msgs/msg/Odometry", "sensor_msgs/msg/Imu", "sensor_msg
 TWIST = "geometry_msgs/msg/TwistWithCovarianceStamped"
 USED = (IMAGE, COMPRESSED, CAMERA_INFO, CLOUD, ODOMETRY, IMU, FIX, TWIST, TF_TYPE)
 BASE_FRAMES = ("base_link", "base_footprint", "ego_vehicle", "vehicle", "body")
-OURS = (
-    "camera_detector",
-    "camera_classifier",
-    "camera_segmenter",
-    "lidar_detector",
-    "fusion",
-    "object_tracker",
-    "vehicle_state",
-    "drive_simulator",
-)
-"""Nodes whose topics are results, not sensors; so are names with one of the next words."""
+OURS = tuple(name for name in EXECUTABLES if not name.endswith("_player"))
+"""Nodes that publish results, not sensor data; so is a topic whose name has a word of DERIVED."""
 DERIVED = (
     "annotated",
     "ground_truth",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -32,16 +32,21 @@ def detect2d(
     Raises:
         ModelError: the network failed or the device is out of memory.
     """
-    groups: dict[tuple, list[int]] = {}
-    for index, frame in enumerate(frames):
-        groups.setdefault((frame.pixels.shape, frame.bgr), []).append(index)
     results: list[Detections2D] = [Detections2D.empty()] * len(frames)
-    for (_, bgr), indices in groups.items():
-        tensors = [as_tensor(frames[index].pixels) for index in indices]
-        images = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+    for indices, images, bgr in image_batches(frames):
         xyxy, scores, labels, image_index = runtime(images, bgr, score_threshold, nms_threshold)
         extras = (runtime.extras.get(name) for name in ("theta", "keypoints"))
         detections = Detections2D(xyxy, scores, labels, *extras)
         for position, index in enumerate(indices):
             results[index] = detections[np.asarray(image_index == position)]
     return results
+
+
+def image_batches(frames: Sequence[CameraFrame]) -> Iterator[tuple[list[int], torch.Tensor, bool]]:
+    """Yield batches of equal size and channel order: indices, (N, H, W, 3) uint8 images, and whether BGR."""
+    groups: dict[tuple, list[int]] = {}
+    for index, frame in enumerate(frames):
+        groups.setdefault((frame.pixels.shape, frame.bgr), []).append(index)
+    for (_, bgr), indices in groups.items():
+        tensors = [as_tensor(frames[index].pixels) for index in indices]
+        yield indices, tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors), bgr

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from perception_rt.codec.tensor import as_tensor
 from perception_rt.model.segmenter import SegmenterRuntime
+from perception_rt.stage.detect2d import image_batches
 from perception_rt.types import CameraFrame, Detections2D
 from perception_rt.types.segmentation import Segmentation
 
@@ -34,12 +33,8 @@ def segment(
     Raises:
         ModelError: the network failed or the device is out of memory.
     """
-    groups: dict[tuple, list[int]] = {}
-    for index, frame in enumerate(frames):
-        groups.setdefault((frame.pixels.shape, frame.bgr), []).append(index)
     results = [Segmentation.empty()] * len(frames)
-    for (_, bgr), indices in groups.items():
-        images = torch.stack([as_tensor(frames[index].pixels) for index in indices])
+    for indices, images, bgr in image_batches(frames):
         xyxy, scores, labels, image_index, maps = runtime(images, bgr, score_threshold, nms_threshold)
         for position, index in enumerate(indices):
             rows = np.asarray(image_index == position)

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from perception_rt.model import bundle
-from perception_rt.model.archive import read_archive, read_manifest, write_archive
+from perception_rt.model.archive import read_manifest
 from perception_rt.model.golden import golden_difference, golden_input
-from perception_rt.model.manifest import SCHEMA_VERSION, ImageSpec, bundle_sha256, parse_manifest
+from perception_rt.model.manifest import SCHEMA_VERSION, ImageSpec, parse_manifest
 from perception_rt.model.runtime import SHIPPED, Runtime
 from perception_rt.model.torchscript import load_operators
 from perception_rt.types import BundleError
+from test.detectors import rewrite
 
 load_operators()
 SPEC = ImageSpec(size=None, resize="model", filter="model", order="rgb")
@@ -79,15 +80,6 @@ def toy(tmp_path):
     path = tmp_path / "toy.pt"
     save_toy(path)
     return path
-
-
-def rewrite(path, **changes):
-    """Put another manifest into a bundle."""
-    archive = read_archive(path)
-    manifest = dataclasses.replace(archive.manifest, **changes)
-    if "sha256" not in changes:  # so that the change itself is what is refused
-        manifest = dataclasses.replace(manifest, sha256=bundle_sha256(manifest, archive.members))
-    write_archive(path, manifest, archive.members)
 
 
 def test_round_trip_keeps_the_manifest_and_the_answers(tmp_path):

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from perception_rt.model import bundle
-from perception_rt.model.archive import read_archive, read_manifest, write_archive
+from perception_rt.model.archive import read_manifest
 from perception_rt.model.golden import golden_difference, golden_input
-from perception_rt.model.manifest import CloudSpec, ImageSpec, bundle_sha256
+from perception_rt.model.manifest import CloudSpec, ImageSpec
 from perception_rt.model.runtime import CloudRuntime, ImageRuntime, Runtime
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.types import BundleError, LidarFrame, ModelError
-from test.detectors import TallBox
+from test.detectors import TallBox, rewrite
 
 SPEC = CloudSpec((-50.0, -50.0, -5.0, 50.0, 50.0, 5.0), "unused", 1.8)
 
@@ -34,14 +34,6 @@ def tall(tmp_path):
     path = tmp_path / "tall.pt"
     save_tall(path)
     return path
-
-
-def rewrite(path, **changes):
-    archive = read_archive(path)
-    manifest = dataclasses.replace(archive.manifest, **changes)
-    if "sha256" not in changes:  # so that the change itself is what is refused
-        manifest = dataclasses.replace(manifest, sha256=bundle_sha256(manifest, archive.members))
-    write_archive(path, manifest, archive.members)
 
 
 def block(n=50):

@@ -228,14 +228,6 @@ def test_statistics_before_the_first_sample():
     assert RateMeter().rate_hz(0) == 0.0
 
 
-def test_rate_falls_when_events_stop():
-    meter = RateMeter()
-    for k in range(31):
-        meter.add(k * 100 * MS)
-    assert meter.rate_hz(3_000 * MS) == pytest.approx(10)
-    assert meter.rate_hz(33_000 * MS) == pytest.approx(30 / 33)
-
-
 def test_stamps_a_little_behind_are_refused_a_new_beginning_is_not():
     order, now = StampOrder(), 5_010 * MS
     assert order.behind_ns(5_000 * MS, now) == 0

@@ -6,7 +6,6 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -20,7 +19,6 @@ MAX_LABELS = 1 << 30  # bytes of a file of labels
 MAX_SIDE = 16384  # px
 SHOWN = 30  # problems that are listed; the rest is counted
 OVERHANG_PX = 2.0  # by which a box may reach beyond the picture: tools round
-CACHED = 128  # pictures of a few MB each
 TURNED = (5, 6, 7, 8)  # orientations in EXIF that swap width and height
 ORIENTATION = 0x0112
 PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -213,12 +211,6 @@ def read_picture(path: Path) -> np.ndarray:
     if image is None:
         raise ConfigError(f"{path}: cannot be read; it was there before the training began")
     return np.ascontiguousarray(image[:, :, ::-1])
-
-
-@lru_cache(maxsize=CACHED)
-def cached_picture(path: Path) -> np.ndarray:
-    """As `read_picture`; the last ones stay in memory, and are not to be written to."""
-    return read_picture(path)
 
 
 def pictures_in(folder: Path) -> Iterator[Path]:
