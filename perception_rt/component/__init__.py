@@ -1,1 +1,1 @@
-"""What each node does, without ROS: the car's nodes and the replay run this very code."""
+"""The logic of each node, without ROS: the ROS nodes and the replay run the same code."""

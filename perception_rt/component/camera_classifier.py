@@ -1,8 +1,8 @@
-"""camera_classifier: camera images, or the boxes of a detector in them, to classes, at a fixed rate.
+"""camera_classifier: classifies camera images, or a detector's boxes in them, at a fixed rate.
 
-With `detections_topics` it answers each Detection2DArray with another one: the same boxes and ids in the same
-order, and as results the classes of what the boxes show. The image of the same stamp is looked at; it ends as
-published when its boxes are handed to the model.
+With `detections_topics` it publishes a Detection2DArray for each one it receives: the same boxes and ids in
+the same order, with the classes of the boxes as results. It uses the image with the same stamp; the image
+counts as published when its boxes are passed to the model.
 """
 
 from __future__ import annotations
@@ -30,33 +30,34 @@ from perception_rt.stage.classify import classify, crops
 from perception_rt.types import CameraFrame, CodecError, ConfigError
 from perception_rt.types.classification import Classification
 
-IMAGE_WAIT_NS = 200_000_000  # how long detections wait for their image, which mostly came before
+IMAGE_WAIT_NS = 200_000_000  # maximum wait for the image, which usually arrives first
 HELD_IMAGES = 32
 WHOLE = [""]  # `detections_topics` of whole images
 _NOT_TAKEN = ("bundle", "nms_threshold")
 
 
 class CameraClassifier(CameraDetector):
-    """One bundle, one or several cameras, one batch of images or of crops."""
+    """Classifies the images, or crops, of one or several cameras with one bundle in one batch."""
 
     NAME = "camera_classifier"
     TASK = CLASSIFY
     PARAMETERS: ClassVar[Sequence[Parameter]] = (
-        Parameter("bundle", "resnet18", "Bundle file, or the name of a downloaded one.", live=True),
+        Parameter("bundle", "resnet18", "Bundle file, or name of a downloaded bundle.", live=True),
         *(parameter for parameter in CameraDetector.PARAMETERS if parameter.name not in _NOT_TAKEN),
-        Parameter("top_k", 5, "Most classes of an image or a box.", (1, 1000), live=True),
+        Parameter("top_k", 5, "Maximum number of classes for an image or a box.", (1, 1000), live=True),
         Parameter(
             "detections_topics",
             WHOLE,
-            "Detection2DArrays whose boxes are classified, one for each of image_topics; one empty name: "
-            "whole images.",
+            "Detection2DArrays, one per image topic; one empty name: classify whole images.",
         ),
         Parameter(
-            "crop_margin", 0.0, "Added at each side of a box, of its width or height.", (0.0, 2.0), live=True
+            "crop_margin",
+            0.0,
+            "Margin on each side of a box, as a share of its width or height.",
+            (0.0, 2.0),
+            live=True,
         ),
-        Parameter(
-            "max_crops", 64, "Most boxes of a message that are classified: the best.", (1, 1000), live=True
-        ),
+        Parameter("max_crops", 64, "Maximum number of boxes per message, by score.", (1, 1000), live=True),
     )
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ class CameraClassifier(CameraDetector):
         self._left_out: dict[str, int] = {}
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
-        """The camera topics, or those of the detections."""
+        """Return the camera topics, or the detection topics."""
         self._cameras = super().inputs()
         topics = self.values["detections_topics"]
         if topics == WHOLE:
@@ -77,7 +78,7 @@ class CameraClassifier(CameraDetector):
         return dict.fromkeys(topics, (DETECT2D.message_type, _alone))
 
     def setup(self) -> None:
-        """As a detector; then listen to the images of the boxes."""
+        """Set up as a detector, then subscribe to the images of the boxes."""
         super().setup()
         if self.values["detections_topics"] == WHOLE:
             return
@@ -94,7 +95,7 @@ class CameraClassifier(CameraDetector):
         self.host.create_timer(POLL_S, self._poll)
 
     def stop(self) -> None:
-        """As a detector; messages that wait for their image or detections end, too."""
+        """Stop as a detector, and end messages that wait for their image or detections."""
         with self.gate:
             self._clear("the node was deactivated")
         super().stop()
@@ -104,12 +105,12 @@ class CameraClassifier(CameraDetector):
         self._clear("the clock was set back")
 
     def teardown(self) -> None:
-        """As a detector."""
+        """Release resources."""
         super().teardown()
         self._pairings = {}
 
     def open_outputs(self, streams: list[str]) -> None:
-        """Publishers: `~/classifications`, or of boxes `~/detections`; `~/<camera>/...` of several."""
+        """Create `~/classifications`, or `~/detections` for boxes; `~/<camera>/...` for several cameras."""
         cameras = [self.host.resolve_topic_name(topic) for topic in self._cameras]
         prefixes = list(output_prefixes(cameras).values())
         whole = self.values["detections_topics"] == WHOLE
@@ -123,20 +124,20 @@ class CameraClassifier(CameraDetector):
         }
 
     def subscribers(self, stream: str) -> int:
-        """Subscriptions of the results."""
+        """Return the number of subscriptions of the results."""
         return self._results[stream].get_subscription_count()
 
     def stream_values(self, stream: str) -> Mapping[str, object]:
-        """Of detections: boxes that were not classified, as they lie outside or exceed `max_crops`."""
+        """Return the number of boxes not classified: outside the image, or more than `max_crops`."""
         return {"boxes_left_out": self._left_out[stream]} if stream in self._left_out else {}
 
     def use(self, runtime: Any) -> None:
-        """Take `runtime` from the next frame on."""
+        """Use `runtime` from the next frame on."""
         super().use(runtime)
         self._classes = runtime.manifest.classes
 
     def infer(self, frames: list[Any]) -> list[Any]:
-        """All images, or all boxes of all images, in one batch."""
+        """Classify all images, or all boxes of all images, in one batch."""
         whole = [frame.image if isinstance(frame, BoxedFrame) else frame for frame in frames]
         self.warn_of_dark(whole)
         if not self._pairings:
@@ -153,13 +154,13 @@ class CameraClassifier(CameraDetector):
         return classify(self.runtime, images, self.threshold("score"), self.values["top_k"])
 
     def _chosen(self, frame: BoxedFrame) -> dict[int, CameraFrame]:
-        """By number of the detection, the crops to classify: those of the best scores."""
+        """Return the crops with the highest scores, by index of the detection."""
         best = np.argsort(-np.nan_to_num(frame.rows.scores), kind="stable")[: self.values["max_crops"]]
         parts = crops(frame.image, frame.rows.boxes[best], self.values["crop_margin"])
         return {int(row): part for row, part in zip(best, parts, strict=True) if part is not None}
 
     def publish(self, stream: str, frame: Any, result: Any) -> None:
-        """The classes with the header of the image, or the detections with theirs."""
+        """Publish the classes with the header of the image, or the detections with their own header."""
         if isinstance(frame, BoxedFrame):
             self._left_out[stream] += result.count(None)
             found = [Classification.empty() if one is None else one for one in result]
@@ -169,7 +170,7 @@ class CameraClassifier(CameraDetector):
         self._results[stream].publish(data)
 
     def publish_extras(self, stream: str, frame: Any, result: Any) -> None:
-        """Nothing: the results are all."""
+        """Publish nothing: there are no visualizations."""
 
     # Detections and their images.
 
@@ -206,7 +207,7 @@ class CameraClassifier(CameraDetector):
 
 
 def _alone(data: bytes) -> Parsed:
-    """Refuse to make a frame of detections without their image, as a replay tries ahead of time."""
+    """Refuse to decode detections without their image, as a replay does in advance."""
     raise CodecError("image", None, "detections are classified in the image of their stamp")
 
 
@@ -220,7 +221,7 @@ class BoxedFrame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Boxed:
-    """The same before the image is decoded."""
+    """A `BoxedFrame` whose image is not decoded yet."""
 
     stamp_ns: int
     image: Parsed

@@ -1,4 +1,4 @@
-"""camera_detector: camera topics to Detection2DArray at a fixed rate, every frame accounted for."""
+"""camera_detector: detects objects in camera images at a fixed rate and accounts for every frame."""
 
 from __future__ import annotations
 
@@ -18,32 +18,36 @@ from perception_rt.stage.detect2d import detect2d
 from perception_rt.stage.draw import draw_detections
 from perception_rt.types import CameraFrame, CodecError, ConfigError, Detections2D
 
-DARK_BITS = 4  # leading bits without use that make a picture nearly black
+DARK_BITS = 4  # unused leading bits that make an image nearly black
 
 
 class CameraDetector(DetectorComponent):
-    """One bundle, one or several cameras, one batch."""
+    """Detects in the images of one or several cameras with one bundle, in one batch."""
 
     NAME = "camera_detector"
     TASK = DETECT2D
     TOPICS = "image_topics"
     PARAMETERS: ClassVar[Sequence[Parameter]] = (
-        Parameter("bundle", "sim_camera", "Bundle file, or the name of a shipped one.", live=True),
-        Parameter(TOPICS, ["image_raw"], "Cameras; a name that ends in /compressed is a CompressedImage."),
-        Parameter("nms_threshold", -1.0, "IoU limit of NMS; negative: the bundle's.", (-1.0, 1.0), live=True),
-        Parameter("max_image_mb", 64.0, "Larger images are refused, MB.", (0.1, 1024.0)),
+        Parameter("bundle", "sim_camera", "Bundle file, or name of a shipped bundle.", live=True),
+        Parameter(TOPICS, ["image_raw"], "Images; a name that ends in /compressed is a CompressedImage."),
+        Parameter(
+            "nms_threshold", -1.0, "IoU threshold of NMS; negative: the bundle's.", (-1.0, 1.0), live=True
+        ),
+        Parameter(
+            "max_image_mb", 64.0, "Maximum size of an image, MB; larger ones are refused.", (0.1, 1024.0)
+        ),
         Parameter(
             "significant_bits",
             16,
-            "Of 16-bit values, counted from the right: 12 for a 12-bit camera.",
+            "Used bits of 16-bit pixels, from the lowest: 12 for a 12-bit camera.",
             (8, 16),
         ),
-        Parameter("warmup_sizes", ["1280x720"], "Image sizes (WxH) that are inferred once at configure."),
+        Parameter("warmup_sizes", ["1280x720"], "Image sizes (WxH) to run once at configure."),
         *DETECTOR_PARAMETERS,
     )
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
-        """The camera topics, each with its message type and parser."""
+        """Return the message type and parser of each camera topic."""
         topics = self.values[self.TOPICS]
         if not topics or not all(topics) or len(set(topics)) != len(topics):
             raise ConfigError(f"{self.TOPICS}={topics}: must name at least one topic, each once")
@@ -54,9 +58,9 @@ class CameraDetector(DetectorComponent):
         return {topic: compressed if topic.endswith("/compressed") else image for topic in topics}
 
     def open_outputs(self, streams: list[str]) -> None:
-        """Publishers: `~/detections`, or `~/<camera>/detections` where there are several cameras."""
+        """Create `~/detections`, or `~/<camera>/detections` for several cameras."""
         self._detections, self._annotated = {}, {}
-        self._dark: set[str] = set()  # frames that were warned of
+        self._dark: set[str] = set()  # streams with a warning
         for stream, prefix in output_prefixes(streams).items():
             self._detections[stream] = self.host.create_publisher(
                 DETECT2D.message_type, f"~{prefix}/detections", 5
@@ -66,27 +70,27 @@ class CameraDetector(DetectorComponent):
             )
 
     def subscribers(self, stream: str) -> int:
-        """Subscriptions of the detections and of the annotated image."""
+        """Return the number of subscriptions of detections and annotated image."""
         outputs = self._detections[stream], self._annotated[stream]
         return sum(output.get_subscription_count() for output in outputs)
 
     def warm_up(self, runtime: Any) -> float:
-        """Infer at every size of `warmup_sizes`, one image and a batch of all cameras."""
+        """Run one image and a batch of all cameras at every size of `warmup_sizes`."""
         sizes = [parse_size(text) for text in self.values["warmup_sizes"]]
         return min(runtime.warmup(sizes, batch) for batch in {1, len(self.values[self.TOPICS])})
 
     def use(self, runtime: Any) -> None:
-        """Take `runtime` from the next frame on."""
+        """Use `runtime` from the next frame on."""
         super().use(runtime)
         self._encoder = DetectionEncoder(runtime.manifest.classes)
 
     def infer(self, frames: list[CameraFrame]) -> list[Detections2D]:
-        """All cameras in one batch."""
+        """Detect in the images of all cameras in one batch."""
         self.warn_of_dark(frames)
         return detect2d(self.runtime, frames, self.threshold("score"), self.threshold("nms"))
 
     def warn_of_dark(self, frames: Sequence[CameraFrame]) -> None:
-        """Warn once of each camera whose values do not use their leading bits."""
+        """Warn once per camera whose pixel values do not use their leading bits."""
         for frame in frames:
             if frame.unused_bits >= DARK_BITS and frame.frame_id not in self._dark:
                 self._dark.add(frame.frame_id)
@@ -98,7 +102,7 @@ class CameraDetector(DetectorComponent):
                 self.host.warn(self.host.get_name(), CodecError("significant_bits", bits, what))
 
     def publish(self, stream: str, frame: CameraFrame, result: Detections2D) -> None:
-        """The detections with the header of the image."""
+        """Publish the detections with the header of the image."""
         self._detections[stream].publish(self._encoder.encode(result, frame.stamp_ns, frame.frame_id))
 
     def publish_extras(self, stream: str, frame: CameraFrame, result: Detections2D) -> None:

@@ -1,6 +1,6 @@
-"""camera_segmenter: camera images to the class of every pixel, at a fixed rate.
+"""camera_segmenter: labels the pixels of camera images at a fixed rate.
 
-Objects are published, too, where the network tells their masks.
+It also publishes objects if the network outputs instance masks.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ LABEL_INFO = "vision_msgs/msg/LabelInfo"
 
 
 class CameraSegmenter(CameraDetector):
-    """One bundle, one or several cameras, one batch."""
+    """Segments the images of one or several cameras with one bundle."""
 
     NAME = "camera_segmenter"
     TASK = SEGMENT
     PARAMETERS: ClassVar[Sequence[Parameter]] = (
         Parameter(
-            "bundle", "lraspp_mobilenet_v3_large", "Bundle file, or the name of a downloaded one.", live=True
+            "bundle", "lraspp_mobilenet_v3_large", "Bundle file, or name of a downloaded bundle.", live=True
         ),
         *(parameter for parameter in CameraDetector.PARAMETERS if parameter.name != "bundle"),
     )
 
     def __init__(self, host: Host, values: dict[str, Any]) -> None:
         super().__init__(host, values)
-        self._named: set[str] = set()  # streams whose LabelInfo is that of the running bundle
+        self._named: set[str] = set()  # streams whose LabelInfo belongs to the running bundle
 
     def open_outputs(self, streams: list[str]) -> None:
-        """Publishers: `~/segmentation`, `~/label_info` and a detector's; `~/<camera>/...` of several."""
+        """Create `~/segmentation`, `~/label_info` and a detector's; `~/<camera>/...` for several cameras."""
         super().open_outputs(streams)
         self._labels, self._infos = {}, {}
         for stream, prefix in output_prefixes(streams).items():
@@ -51,31 +51,31 @@ class CameraSegmenter(CameraDetector):
             )
 
     def subscribers(self, stream: str) -> int:
-        """Subscriptions of the labels, the objects and the annotated image."""
+        """Return the number of subscriptions of labels, objects and annotated image."""
         return super().subscribers(stream) + self._labels[stream].get_subscription_count()
 
     def use(self, runtime: Any) -> None:
-        """Take `runtime` from the next frame on."""
+        """Use `runtime` from the next frame on."""
         super().use(runtime)
         self._named = set()
 
     def stop(self) -> None:
-        """As a detector; what was latched may not have been sent."""
+        """Stop as a detector; publish LabelInfo again later, as it may not have been sent."""
         super().stop()
         self._named = set()
 
     def on_parameters(self) -> None:
-        """As a detector; the threshold in the LabelInfo may have changed."""
+        """Apply changed parameters; the threshold in the LabelInfo may have changed."""
         super().on_parameters()
         self._named = set()
 
     def infer(self, frames: list[CameraFrame]) -> list[Any]:
-        """All cameras of one size in one batch."""
+        """Segment the images of all cameras; those of one size share a batch."""
         self.warn_of_dark(frames)
         return segment(self.runtime, frames, self.threshold("score"), self.threshold("nms"))
 
     def publish(self, stream: str, frame: CameraFrame, result: Any) -> None:
-        """The labels, and the objects, with the header of the image; the names of the labels before them."""
+        """Publish labels and objects with the header of the image, after the names of the labels."""
         header = frame.stamp_ns, frame.frame_id
         manifest = self.runtime.manifest
         if stream not in self._named:

@@ -1,4 +1,4 @@
-"""What a node's logic is, and what it asks of whoever runs it: a ROS node, or the replay."""
+"""The interfaces between a node's logic and its host: a ROS node, or the replay."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ class Transforms(Protocol):
     """The tree of coordinate frames over time."""
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """Return (4, 4), from points of `source` to `target` at a time, ns; raises TransformError."""
+        """Return the (4, 4) transform from `source` to `target` at a time, ns; raises TransformError."""
         ...
 
 
 class InferenceWorker(Protocol):
-    """Runs a pipeline when its scheduler says so; `realtime.worker.Worker` does so on a thread."""
+    """Runs a pipeline at the times of its scheduler, like `realtime.worker.Worker` on a thread."""
 
     def put(self, stream: str, item: PendingFrame) -> PendingFrame | None:
-        """Store the newest item of `stream`; returns the one that it supersedes, if any."""
+        """Store the newest item of `stream`; return the item it replaces, if any."""
         ...
 
     def clear(self) -> Batch:
-        """Remove and return the items that wait."""
+        """Remove and return the waiting items."""
         ...
 
     def pending(self) -> bool:
-        """Whether items wait that are due as soon as the running batch ends."""
+        """Return whether items are due as soon as the running batch ends."""
         ...
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait for the running batch; False where it still runs after `timeout_s`."""
+        """Wait for the running batch; return False if it still runs after `timeout_s`."""
         ...
 
     def call(self, job: Callable[[], Any]) -> Future[Any]:
-        """Run `job` on the thread of the model, between two batches."""
+        """Run `job` on the model's thread, between two batches."""
         ...
 
     def stop(self, timeout_s: float) -> bool:
-        """End after the running batch; False where it still runs after `timeout_s`."""
+        """Stop after the running batch; return False if it still runs after `timeout_s`."""
         ...
 
 
@@ -74,7 +74,7 @@ class Host(Protocol):
         ...
 
     def now_ns(self) -> int:
-        """Return the time of the clock of stamps and ages, ns."""
+        """Return the time of the clock used for stamps and ages, ns."""
         ...
 
     def resolve_topic_name(self, topic: str) -> str:
@@ -95,9 +95,9 @@ class Host(Protocol):
         Args:
             message_type: like ``sensor_msgs/msg/Image``.
             topic: absolute, relative, or `~/private`.
-            depth: messages that are kept for a slow subscription.
-            latched: subscriptions that come later get the last messages, too (transient local).
-            is_result: a replay records the topic also where it takes messages of its type for visualizations.
+            depth: queue size for a slow subscription.
+            latched: late subscriptions receive the last messages too (transient local).
+            is_result: a replay records the topic even if its type is one of visualizations.
         """
         ...
 
@@ -108,7 +108,7 @@ class Host(Protocol):
         ...
 
     def create_timer(self, period_s: float, callback: Callable[[], None]) -> None:
-        """Call at a fixed rate of the steady clock: that of the stamps may stand still."""
+        """Create a timer on the steady clock, as the clock of the stamps may stand still."""
         ...
 
     def transforms(self) -> Transforms:
@@ -118,11 +118,11 @@ class Host(Protocol):
     def make_worker(
         self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox[PendingFrame]
     ) -> InferenceWorker:
-        """Create what runs a pipeline."""
+        """Create a worker that runs a pipeline."""
         ...
 
     def publish_diagnostics(self) -> None:
-        """Publish the statuses now: a level has changed."""
+        """Publish the statuses at once, as a level has changed."""
         ...
 
     def info(self, text: str) -> None:
@@ -135,13 +135,13 @@ class Host(Protocol):
 
 
 class Component:
-    """The logic of a node; the host closes what the component opened.
+    """The logic of a node. The host closes the component's topics and timers.
 
     Attributes:
-        NAME: of the node, unless it is given another.
-        active: messages are ignored while it is False.
-        gate: held while a message is received.
-        stats: by the absolute name of the topic.
+        NAME: default name of the node.
+        active: messages are ignored while False.
+        gate: lock, held while a message is received.
+        stats: counts of messages, by absolute topic name.
     """
 
     NAME: ClassVar[str]
@@ -155,31 +155,31 @@ class Component:
         self.stats: dict[str, StreamStats] = {}
         self._reports: dict[str, StreamReport] = {}
 
-    # What a node's logic fills in.
+    # Subclasses implement these.
 
     def setup(self) -> None:
-        """Acquire resources according to `values`; `teardown` follows whatever it raises."""
+        """Acquire resources according to `values`; if this raises, `teardown` is called."""
 
     def stop(self) -> None:
-        """End the messages that wait; must be quick."""
+        """End waiting messages; must be quick."""
 
     def teardown(self) -> None:
-        """Release resources; also called after a failed `setup`, so each may be missing."""
+        """Release resources; also called after a failed `setup`, so any of them may be missing."""
 
     def check_parameters(self, values: Mapping[str, Any]) -> None:
-        """Refuse live parameters that their table cannot judge, before they are set; raises ConfigError."""
+        """Check live parameters beyond their bounds, before they are set; raises ConfigError."""
 
     def on_parameters(self) -> None:
         """Apply changed live parameters; `values` is up to date."""
 
     def on_clock_reset(self) -> None:
-        """Forget what depends on the order of time: the clock was set back. `gate` is held."""
+        """Forget state that depends on the order of time, as the clock was set back. `gate` is held."""
 
     def statuses(self) -> list[Status]:
         """Return the diagnostics, published at 1 Hz: one status for the node, one for each stream."""
         return []
 
-    # What it uses.
+    # Subclasses use these.
 
     def listen(
         self,
@@ -189,15 +189,15 @@ class Component:
         receive: Callable[[bytes, Entry], None],
         reliability: str = "reliable",
     ) -> None:
-        """Subscribe to a topic; every message that arrives while active is accounted for.
+        """Subscribe to a topic and account for every message that arrives while active.
 
         Args:
             message_type: like ``sensor_msgs/msg/Image``.
             topic: as in the parameters.
-            stats: counts the messages.
-            receive: called with the serialized message and its entry, which it ends, now or later. What it
-                raises before that is counted as a decode error; what it raises after that is raised.
-            reliability: asked of publishers.
+            stats: counts of its messages.
+            receive: called with the serialized message and its entry; it ends the entry, now or later. An
+                exception before that counts as a decode error; a later one is raised.
+            reliability: requested from publishers.
         """
         stream = self.host.resolve_topic_name(topic)
 
@@ -209,7 +209,7 @@ class Component:
                 try:
                     receive(data, entry)
                 except Exception as error:
-                    if entry.outcome is not None:  # it has ended: the error is not the message's
+                    if entry.outcome is not None:  # the entry has ended: the error is not the message's fault
                         raise
                     self.host.warn(stream, error)
                     stats.ledger.finish(entry, Outcome.DECODE_ERROR, str(error))
@@ -219,14 +219,14 @@ class Component:
         self._reports[stream] = StreamReport(f"{self.host.get_name()}: {stream}", stats, subscription)
 
     def reset_clock(self) -> None:
-        """Begin all streams anew: the clock was set back."""
+        """Restart all streams, as the clock was set back."""
         with self.gate:
             for stats in self.stats.values():
                 stats.reset_clock()
             self.on_clock_reset()
 
     def visualize(self, draw: Callable[..., None], *args: Any) -> None:
-        """Call what publishes a visualization; its failure is logged and changes no result."""
+        """Call `publish` for a visualization; a failure is logged and does not affect the results."""
         try:
             draw(*args)
         except Exception as error:  # noqa: BLE001 - a visualization must not cost a result
@@ -235,6 +235,6 @@ class Component:
     def stream_statuses(
         self, hardware_id: str = "cpu", more: Callable[[str], Mapping[str, object]] = lambda stream: {}
     ) -> list[Status]:
-        """Return one status for each stream, with `more` values of it."""
+        """Return one status for each stream; `more` gives further values of a stream."""
         now = self.host.now_ns()
         return [report.make(now, hardware_id, more(stream)) for stream, report in self._reports.items()]

@@ -1,4 +1,4 @@
-"""What detectors share: bundle, worker, ledger, diagnostics; the sensor is the subclass's."""
+"""The base of all detectors: bundle, worker, ledger and diagnostics; a subclass adds its sensor."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.types import BundleError, ConfigError
 from perception_rt.types.status import Level, Status
 
-DRAIN_S = 0.3  # for the frame in hand, when the node is deactivated
+DRAIN_S = 0.3  # for the running frame, when the node is deactivated
 WORKER_STOP_S = 0.5
 
 DETECTOR_PARAMETERS = (
-    Parameter("device", "auto", "auto, cpu, cuda or cuda:N; auto takes CUDA where it is."),
+    Parameter("device", "auto", "auto, cpu, cuda or cuda:N; auto uses CUDA if it is available."),
     Parameter("half", False, "Compute in fp16 (CUDA only)."),
     Parameter(
         "engine",
         "auto",
-        "auto: the fastest that gives the golden output; reference: no trial.",
+        "auto: the fastest engine that reproduces the golden output; reference: the engine of the bundle.",
     ),
-    Parameter("threads", 0, "Threads of the model on a CPU; 0: all cores but one.", (0, 256)),
+    Parameter("threads", 0, "Number of CPU threads of the model; 0: all cores but one.", (0, 256)),
     Parameter("rate_hz", 30.0, "Inference rate, phase-locked to arrivals.", (0.1, 1000.0), live=True),
-    Parameter("score_threshold", -1.0, "Least score; negative: the bundle's.", (-1.0, 1.0), live=True),
-    Parameter("classes", [""], "Only these classes; one empty name: those of the bundle.", live=True),
+    Parameter("score_threshold", -1.0, "Minimum score; negative: the bundle's.", (-1.0, 1.0), live=True),
+    Parameter("classes", [""], "Classes to publish; one empty name: all of the bundle.", live=True),
     Parameter(
         "score_thresholds",
         [""],
-        'Least scores of single classes, like ["car=0.4", "person=0.6"], over score_threshold.',
+        'Minimum scores by class, like ["car=0.4", "person=0.6"]; they override score_threshold.',
         live=True,
     ),
     Parameter(
         "bundle_folders",
         [""],
-        "Bundles are loaded from below these alone, and the shipped ones; empty: that of the first bundle. "
+        "Folders that bundles may be loaded from, besides the shipped ones; empty: that of the first bundle. "
         "Set at start only.",
     ),
-    Parameter("max_age_ms", 0.0, "Older frames are late at their turn; 0: no limit.", (0.0, 6e5), live=True),
-    Parameter("batch_wait_ms", 10.0, "How long a sensor waits for the others of its batch.", (0.0, 1000.0)),
+    Parameter("max_age_ms", 0.0, "Maximum age of a frame at inference; 0: no limit.", (0.0, 6e5), live=True),
+    Parameter("batch_wait_ms", 10.0, "Maximum wait for the other sensors of a batch, ms.", (0.0, 1000.0)),
     RELIABILITY,
     *WATCHDOG_PARAMETERS,
 )
 
 
 def allowed_folders(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The folders of `bundle_folders`, else that of `bundle`, and `bundle` itself; links are resolved."""
+    """Return the folders that bundles may be loaded from, and `bundle` itself, with links resolved."""
     first = resolve_bundle(values["bundle"]).resolve()
     given = [folder for folder in values["bundle_folders"] if folder] or [str(first.parent)]
     return (*(str(Path(folder).resolve()) for folder in given), str(first))
 
 
 def check_folder(name: str, folders: Sequence[str]) -> None:
-    """Refuse a bundle that lies elsewhere: anyone on the network may set `bundle`, and a bundle is a program.
+    """Refuse a bundle in another folder: anyone on the network may set `bundle`, and a bundle is a program.
 
     Args:
         name: a file, or the bare name of a shipped or downloaded bundle.
         folders: as of `allowed_folders`.
 
     Raises:
-        BundleError: it is a file that is not below one of the folders.
+        BundleError: the file is in none of the folders.
     """
     path = resolve_bundle(name)
     below = (str(SHIPPED.resolve()), *folders)
@@ -79,11 +79,11 @@ def check_folder(name: str, folders: Sequence[str]) -> None:
 
 
 class DetectorComponent(Component):
-    """Messages are received on one thread; a worker infers and publishes.
+    """Receives messages on one thread; infers and publishes on a worker thread.
 
     Attributes:
-        TASK: what its bundles do.
-        TOPICS: the parameter that names its sensors' topics.
+        TASK: the task of its bundles.
+        TOPICS: name of the parameter with the topics of its sensors.
     """
 
     TASK: ClassVar[Task]
@@ -97,24 +97,24 @@ class DetectorComponent(Component):
         self.pipeline: FramePipeline = None  # type: ignore[assignment]
         self.scheduler = FixedRateScheduler(values["rate_hz"])
         self.watchdog = DetectorWatchdog(self)
-        self.cpu_ms = 0.0  # processor time of an inference, of the bundle opened last
+        self.cpu_ms = 0.0  # processor time of an inference with the latest bundle
 
-    # What a sensor's detector fills in.
+    # Subclasses implement these.
 
     def inputs(self) -> dict[str, tuple[str, Callable]]:
-        """By topic as in the parameters: the message type and the parser of its serialized bytes."""
+        """Return the message type and the parser of serialized messages, by topic as in the parameters."""
         raise NotImplementedError
 
     def open_outputs(self, streams: list[str]) -> None:
-        """Advertise what comes of these (resolved) topics."""
+        """Create the publishers for these (resolved) topics."""
         raise NotImplementedError
 
     def warm_up(self, runtime: Runtime) -> float:
-        """Make the first real frame as fast as any; returns the processor time of an inference, ms."""
+        """Run the first, slower inferences; return the processor time of one inference, ms."""
         raise NotImplementedError
 
     def infer(self, frames: list) -> list:
-        """Frames to results; raises ModelError."""
+        """Run the model on frames; raises ModelError."""
         raise NotImplementedError
 
     def publish(self, stream: str, frame: Any, result: Any) -> None:
@@ -125,11 +125,11 @@ class DetectorComponent(Component):
         """Publish visualizations, after the result is published."""
 
     def subscribers(self, stream: str) -> int:
-        """How many subscriptions the outputs of a stream have."""
+        """Return the number of subscriptions of a stream's outputs."""
         raise NotImplementedError
 
     def stream_values(self, stream: str) -> Mapping[str, object]:
-        """What else the diagnostics of a stream tell."""
+        """Return further diagnostics values of a stream."""
         return {}
 
     def use(self, runtime: Runtime) -> None:
@@ -144,8 +144,8 @@ class DetectorComponent(Component):
     # Lifecycle.
 
     def setup(self) -> None:
-        """Load, verify and warm up where the worker runs; then wire the topics."""
-        folders = self.values["bundle_folders"]  # a tuple where the node settled them at its start
+        """Load, verify and warm up the bundle on the worker's thread; then create the topics."""
+        folders = self.values["bundle_folders"]  # a tuple if the node fixed them at its start
         self._folders = folders if isinstance(folders, tuple) else allowed_folders(self.values)
         wanted = self.inputs()
         names = {topic: self.host.resolve_topic_name(topic) for topic in wanted}
@@ -166,7 +166,7 @@ class DetectorComponent(Component):
         self.worker = self.host.make_worker(self.pipeline, self.scheduler, mailbox)
         self.use(self.worker.call(self.open).result())
         self.open_outputs(list(inputs))
-        for topic, (message_type, _) in wanted.items():  # as given: a remapped name is not remapped again
+        for topic, (message_type, _) in wanted.items():  # unresolved: no second remapping
             stream = names[topic]
             receive = partial(self._receive, stream)
             self.listen(message_type, topic, self.pipeline.stats[stream], receive, self.values["reliability"])
@@ -177,24 +177,24 @@ class DetectorComponent(Component):
         )
 
     def stop(self) -> None:
-        """Take back what waits; the frame in hand is published if it is done soon, else given up."""
+        """Cancel waiting frames; publish the running frame if it ends soon, else cancel it too."""
         if self.worker is None:
             return
         reason = "the node was deactivated"
-        with self.gate:  # nothing is received once the mailbox was emptied for good
+        with self.gate:  # no message may arrive after the mailbox was emptied
             waiting = self.worker.clear()
         self.pipeline.cancel_pending(waiting, reason)
         if not self.worker.drain(DRAIN_S):
             self.pipeline.cancel_running(reason)
 
     def teardown(self) -> None:
-        """End the worker, drop the model."""
+        """Stop the worker and release the model."""
         if self.worker is not None and not self.worker.stop(WORKER_STOP_S):
             self.host.info("the model still computes; the result of its last frame is not used")
         self.worker = self.pipeline = self.runtime = None  # type: ignore[assignment]
 
     def check_parameters(self, values: Mapping[str, Any]) -> None:
-        """Hold the classes to the running bundle's; those of another bundle are held to it when it is loaded.
+        """Check the classes against the running bundle; for another bundle this happens when it is loaded.
 
         Raises:
             ConfigError: a class that the bundle does not have, or a threshold of another form.
@@ -211,10 +211,10 @@ class DetectorComponent(Component):
         if self.values["bundle"] == self.runtime.source:
             self._set_class_thresholds(self.runtime)
 
-    # The way of a frame.
+    # Processing of a frame.
 
     def threshold(self, name: str) -> float | None:
-        """The parameter `<name>_threshold`; None where it leaves the choice to the bundle."""
+        """Return the parameter `<name>_threshold`; None if the bundle's own applies."""
         value = self.values[f"{name}_threshold"]
         return None if value < 0 else value
 
@@ -231,7 +231,7 @@ class DetectorComponent(Component):
     # Bundle.
 
     def open(self, changes: Mapping[str, Any] | None = None) -> Runtime:
-        """Load, verify and warm up the bundle that the parameters, or `changes` of them, name."""
+        """Load, verify and warm up the bundle of the parameters, updated by `changes`."""
         values = {**self.values, **(changes or {})}
         name = values["bundle"]
         check_folder(name, self._folders)
@@ -250,7 +250,7 @@ class DetectorComponent(Component):
     # Diagnostics.
 
     def statuses(self) -> list[Status]:
-        """One status for the node and one for each stream."""
+        """Return one status for the node and one for each stream."""
         runtime, scheduler = self.runtime, self.scheduler
         if runtime is None:
             return []
@@ -275,10 +275,10 @@ class DetectorComponent(Component):
 
 
 def _wanted(values: Mapping[str, Any]) -> list[str]:
-    """The names in `classes`."""
+    """Return the names in `classes`."""
     return [name for name in values["classes"] if name]
 
 
 def _score_thresholds(values: Mapping[str, Any]) -> dict[str, float]:
-    """The lowest scores in `score_thresholds`, by class name; raises ConfigError."""
+    """Return the minimum scores in `score_thresholds` by class name; raises ConfigError."""
     return dict(parse_score_threshold(text) for text in values["score_thresholds"] if text)
