@@ -28,7 +28,7 @@ from perception_rt.types import ConfigError, PerceptionError
 from perception_rt.types.status import Level, Status
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-POLL_S = 0.01  # resolution of the waits for partners and for a transform
+POLL_S = 0.01  # period of the checks for partners and transforms
 KEPT_IMAGES = 15
 
 
@@ -43,7 +43,7 @@ class CameraStream:
 
 
 class Fusion(Component):
-    """Fuses the detections of cameras and lidars; light work, on the executor's thread."""
+    """Fuses the detections of cameras and lidars on the executor's thread."""
 
     NAME = "fusion"
     PARAMETERS = (
@@ -53,28 +53,36 @@ class Fusion(Component):
             "camera_info_topic", "camera/camera_info", "CameraInfo of the camera of detections_2d_topic."
         ),
         Parameter("image_topic", "", "The camera's image, for ~/image_annotated; empty for none."),
-        Parameter("detections_2d_topics", [""], "Several cameras: those of each, instead of the one above."),
-        Parameter("detections_3d_topics", [""], "Several lidars: the first sets rate and stamps."),
-        Parameter("camera_info_topics", [""], "Several cameras: in the order of detections_2d_topics."),
-        Parameter("image_topics", [""], "Several cameras: in the order of detections_2d_topics, or none."),
-        Parameter("image_is_rectified", False, "The detectors see rectified images: P of CameraInfo holds."),
+        Parameter(
+            "detections_2d_topics",
+            [""],
+            "Detection2DArrays of several cameras; replaces detections_2d_topic.",
+        ),
+        Parameter(
+            "detections_3d_topics",
+            [""],
+            "Detection3DArrays of several lidars; the first sets rate and stamps.",
+        ),
+        Parameter("camera_info_topics", [""], "CameraInfos, in the order of detections_2d_topics."),
+        Parameter("image_topics", [""], "Images, in the order of detections_2d_topics; or none."),
+        Parameter("image_is_rectified", False, "The images are rectified: use P of CameraInfo."),
         Parameter("base_frame", "", "Frame of the published objects, like base_link; empty: the lidar's."),
         Parameter(
-            "slop_ms", 50.0, "Largest difference between the stamps of a pair, ms.", (0.0, 1000.0), live=True
+            "slop_ms", 50.0, "Maximum difference between the stamps of a pair, ms.", (0.0, 1000.0), live=True
         ),
         Parameter(
             "max_wait_ms",
             100.0,
-            "How long a lidar message waits for the others', ms.",
+            "Maximum wait of a lidar message for the other sensors, ms.",
             (0.0, 1e3),
             live=True,
         ),
         TRANSFORM_WAIT,
-        Parameter("iou_threshold", 0.3, "Smallest IoU of a match in the image.", (0.01, 1.0), live=True),
+        Parameter("iou_threshold", 0.3, "Minimum IoU of a match in the image.", (0.01, 1.0), live=True),
         Parameter(
             "camera_recall",
             0.5,
-            "Share of the objects in plain view that a camera's detector finds; 0 lowers no score.",
+            "Recall of the cameras' detectors on unoccluded objects; 0 lowers no score.",
             (0.0, 0.99),
             live=True,
         ),
@@ -88,7 +96,7 @@ class Fusion(Component):
         Parameter(
             "fixed_frame",
             "",
-            "Frame, like odom, through which motion between the stamps is compensated; empty: none.",
+            "Fixed frame, like odom, to compensate motion between stamps; empty: no compensation.",
         ),
     )
 
@@ -116,7 +124,7 @@ class Fusion(Component):
         self._queue = ReadyQueue(self._is_ready, 0)
         self.on_parameters()
         self._unplaced = 0
-        self._rejected = 0  # detections that make no box
+        self._rejected = 0  # detections that are no valid box
         self._detections = self.host.create_publisher("vision_msgs/msg/Detection3DArray", "~/detections", 5)
         self._markers = self.host.create_publisher("visualization_msgs/msg/MarkerArray", "~/markers", 1)
         for index, (topic, stats) in enumerate(zip(lidars, self._lidars, strict=True)):
@@ -137,7 +145,7 @@ class Fusion(Component):
         self.host.create_timer(POLL_S, self._on_wait)
 
     def _topics(self, name: str) -> list[str]:
-        """The topics that `<name>_topics` lists, or the one of `<name>_topic`."""
+        """Return the topics in `<name>_topics`, or the one in `<name>_topic`."""
         topics = [topic for topic in self.values[f"{name}_topics"] if topic]
         several = f"{name}_topics" if topics else f"{name}_topic"
         topics = topics or [self.values[several]]
@@ -153,7 +161,7 @@ class Fusion(Component):
         return topics
 
     def _open_images(self) -> None:
-        """Subscribe to the images, and advertise `~/image_annotated`, or `~/<camera>/image_annotated`."""
+        """Subscribe to the images, and create `~/image_annotated`, or `~/<camera>/image_annotated`."""
         named = [self.host.resolve_topic_name(one.image_topic) for one in self._cameras if one.image_topic]
         prefixes = output_prefixes(named) if named else {}
         for index, camera in enumerate(self._cameras):
@@ -167,7 +175,7 @@ class Fusion(Component):
                 self.host.create_subscription(kind, topic, receive, "best_effort")
 
     def stop(self) -> None:
-        """End the messages that wait."""
+        """End waiting messages."""
         with self.gate:
             self._cancel("the node was deactivated")
 
@@ -176,7 +184,7 @@ class Fusion(Component):
         self._grouping = self._queue = None  # type: ignore[assignment]
 
     def on_clock_reset(self) -> None:
-        """End the messages that wait for their partners or for a transform."""
+        """End the messages waiting for partners or for a transform."""
         self._cancel("the clock was set back")
 
     def _cancel(self, reason: str) -> None:
@@ -215,13 +223,13 @@ class Fusion(Component):
                 self._answer_all(self._grouping.poll(self.host.now_ns()))
 
     def _split(self, group: Group) -> tuple[list[Any], list[Any]]:
-        """The messages of the cameras and of the further lidars; None for one without."""
+        """Return the messages of the cameras and of the other lidars; None if one is missing."""
         items = [None if held is None else held.item for held in group.partners]
         further = len(self._lidars) - 1
         return items[further:], items[:further]
 
     def _is_ready(self, group: Group) -> bool:
-        """Return whether a group lacks no transform that may still come."""
+        """Return whether all transforms of a group have arrived or can no longer arrive."""
         return not self._stage.lacks_transform(group.anchor.item, *self._split(group))
 
     def _on_camera_info(self, index: int, data: bytes) -> None:
@@ -250,7 +258,7 @@ class Fusion(Component):
             camera.images.popitem(last=False)
 
     def _answer_all(self, groups: list[Group]) -> None:
-        """Fuse these groups, and those that waited for a transform, once they are ready; in order."""
+        """Fuse these groups and the waiting ones once their transforms are there, in order."""
         now = self.host.now_ns()
         for group in groups:
             for ready in self._queue.put(group, now):
@@ -259,7 +267,7 @@ class Fusion(Component):
             self._answer(ready)
 
     def _answer(self, group: Group) -> None:
-        """Fuse and publish; all messages of the group end here."""
+        """Fuse and publish a group, and end all its messages."""
         began = self.host.now_ns()
         try:
             answer = self._stage.fuse(group.anchor.item, *self._split(group))
@@ -275,7 +283,7 @@ class Fusion(Component):
         self.visualize(self._publish_extras, group, answer)
 
     def _publish(self, group: Group, answer: Answer) -> None:
-        """Publish the objects with the stamp of the lidar's message; ids say which sensors found them."""
+        """Publish the objects with the stamp of the lidar's message; their ids name the sensors."""
         fused = answer.fused
         data = Detection3DEncoder(fused.classes).encode(
             fused.detections,
@@ -287,18 +295,18 @@ class Fusion(Component):
         self._detections.publish(data)
 
     def _streams(self) -> list[StreamStats]:
-        """Of a group's partners, in their order."""
+        """Return the streams of a group's partners, in order."""
         return [*self._lidars[1:], *(camera.stats for camera in self._cameras)]
 
     def _finish(self, group: Group, outcome: Outcome, reason: str) -> None:
-        """End every message of a group alike."""
+        """End every message of a group with the same outcome."""
         self._lidars[0].ledger.finish(group.anchor.entry, outcome, reason)
         for stats, held in zip(self._streams(), group.partners, strict=True):
             if held is not None:
                 stats.ledger.finish(held.entry, outcome, reason)
 
     def _end(self, group: Group, answer: Answer) -> None:
-        """End each message of an answered group: one that had no say is unsynced."""
+        """End each message of a fused group; one that was not used is unsynced."""
         reasons = (*answer.lidar_reasons, *answer.reasons)
         for stats, held, reason in zip(self._streams(), group.partners, reasons, strict=True):
             if held is not None:

@@ -1,8 +1,8 @@
-"""Which nodes a parameter file asks for: the one list of `ros2 launch` and of `perception-rt up`.
+"""Read the nodes to run from a parameter file, for `ros2 launch` and `perception-rt up`.
 
-A ROS parameter file already names nodes; that is the list. A node's name says what it runs
-(`camera_detector`); several of one kind differ by namespace (`/front/camera_detector`). Entries with a
-wildcard (`/**`) set parameters and start nothing.
+The keys of a ROS parameter file are the nodes to run. A node's name is its executable (`camera_detector`);
+several of one kind differ by namespace (`/front/camera_detector`). Entries with a wildcard (`/**`) set
+parameters and start no node.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SENSORS = {
     "camera_segmenter": ("image_topics", "image_raw"),
     "lidar_detector": ("points_topics", "points"),
 }
-"""By detector, the parameter that names its sensors, and their name by default."""
+"""By detector, the parameter with its sensor topics and the default topic."""
 
 
 class GraphNode(NamedTuple):
     """A node to run.
 
     Attributes:
-        name: its name, which is that of its executable too.
+        name: name of the node and of its executable.
         namespace: absolute, `/` if none.
         parameters: what the file sets for it, apart from wildcard entries.
         inherited: what wildcard entries set for it.
@@ -53,10 +53,10 @@ class GraphNode(NamedTuple):
 
 
 def read_graph(params_file: str | os.PathLike) -> list[GraphNode]:
-    """Read which nodes a ROS parameter file names.
+    """Read the nodes of a ROS parameter file.
 
     Args:
-        params_file: in any form that rcl takes: `name:`, `/ns/name:` or `ns:` above `name:`.
+        params_file: in any form that rcl accepts: `name:`, `/ns/name:` or `ns:` above `name:`.
 
     Returns:
         The nodes, in the file's order.
@@ -68,7 +68,7 @@ def read_graph(params_file: str | os.PathLike) -> list[GraphNode]:
         content = load_yaml(Path(params_file).read_text())
     except OSError as error:
         raise ConfigError(f"params_file={params_file}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an invalid date
         raise ConfigError(f"params_file={params_file}: not YAML: {' '.join(str(error).split())}") from error
     nodes = []
     entries = _entries(content, "", params_file)
@@ -93,7 +93,7 @@ def read_graph(params_file: str | os.PathLike) -> list[GraphNode]:
 
 
 def with_sensor_health(nodes: Sequence[GraphNode]) -> list[GraphNode]:
-    """Return the nodes, and a sensor_health for the sensors of their detectors unless they have one.
+    """Return the nodes, with a sensor_health node for the detectors' sensors added if there is none.
 
     Raises:
         ConfigError: none of the nodes is a detector.
@@ -105,7 +105,7 @@ def with_sensor_health(nodes: Sequence[GraphNode]) -> list[GraphNode]:
         if node.name in SENSORS:
             parameter, default = SENSORS[node.name]
             given = {**node.inherited, **node.parameters}.get(parameter, [default])
-            # Relative to the graph's namespace, which a launch file may put before all of them.
+            # Relative to the graph's namespace, which a launch file may prepend.
             prefix = f"{node.namespace.strip('/')}/".lstrip("/")
             topics[parameter] += [topic if topic.startswith("/") else prefix + topic for topic in given]
     if not any(topics.values()):
@@ -118,7 +118,7 @@ def with_sensor_health(nodes: Sequence[GraphNode]) -> list[GraphNode]:
 
 
 def _matches(pattern: str, path: str) -> bool:
-    """Whether a wildcard entry is for a node: `*` stands for one level of its name, `**` for any number."""
+    """Return whether a wildcard entry matches a node: `*` is one level of the name, `**` any number."""
     levels = pattern.strip("/").split("/")
     parts = {"**": "(/[^/]+)*", "*": "/[^/]+"}
     return (
@@ -150,16 +150,16 @@ def class_of(package: str, node_name: str, suffix: str = "") -> type:
 
 
 def output_prefixes(streams: Sequence[str]) -> dict[str, str]:
-    """Where the outputs of each sensor go, below the node's own name.
+    """Return the namespace of each sensor's outputs, below the node's own name.
 
     Args:
         streams: absolute topic names, as `/front/image_raw` or `/front/image_raw/compressed`.
 
     Returns:
-        By stream: empty for a single one, else the sensor's part of its name, as `/front`.
+        By stream: empty for a single sensor, else the sensor's part of the topic, like `/front`.
 
     Raises:
-        ConfigError: two sensors share that part.
+        ConfigError: two sensors have the same part.
     """
     if len(streams) == 1:
         return {streams[0]: ""}

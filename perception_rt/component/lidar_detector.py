@@ -1,4 +1,4 @@
-"""lidar_detector: point cloud topics to Detection3DArray at a fixed rate, every frame accounted for."""
+"""lidar_detector: detects objects in point clouds at a fixed rate and accounts for every frame."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LOOK_NS = 5 * 10**9  # between two looks at the ground of a lidar whose mounting
 
 
 class Sweep(Enum):
-    """What became of the motion within a sweep; the value is the name of its count in the diagnostics."""
+    """Outcome of deskewing; the value is the name of its count in the diagnostics."""
 
     DESKEWED = "clouds_deskewed"
     SKEWED = "clouds_without_motion"
@@ -71,19 +71,19 @@ class LidarDetector(DetectorComponent):
     TASK = DETECT3D
     TOPICS = "points_topics"
     PARAMETERS = (
-        Parameter("bundle", "bev_cluster", "Bundle file, or the name of a shipped one.", live=True),
-        Parameter(TOPICS, ["points"], "Lidars, each a PointCloud2."),
+        Parameter("bundle", "bev_cluster", "Bundle file, or name of a shipped bundle.", live=True),
+        Parameter(TOPICS, ["points"], "PointCloud2 topics of the lidars."),
         Parameter(
             "nms_threshold",
             -1.0,
-            "Footprint IoU limit of NMS; negative: the bundle's.",
+            "IoU threshold of NMS between footprints; negative: the bundle's.",
             (-1.0, 1.0),
             live=True,
         ),
         Parameter(
             "base_frame",
             "base_link",
-            "Frame whose z is up: lidars that /tf says are tilted in it are levelled; empty: never.",
+            "Frame whose z axis is up: clouds of lidars tilted against it are levelled; empty: never.",
         ),
         Parameter(
             "output_frame",
@@ -97,7 +97,9 @@ class LidarDetector(DetectorComponent):
             "Frame without motion. Where /tf has base_frame in it and the points have times (field t, time, "
             "timestamp or time_offset), the motion within a sweep is undone; empty: never.",
         ),
-        Parameter("max_cloud_mb", 64.0, "Larger clouds are refused, MB.", (0.1, 1024.0)),
+        Parameter(
+            "max_cloud_mb", 64.0, "Maximum size of a cloud, MB; larger ones are refused.", (0.1, 1024.0)
+        ),
         *DETECTOR_PARAMETERS,
     )
 
@@ -111,7 +113,7 @@ class LidarDetector(DetectorComponent):
         self._said: set[str] = set()  # frames whose motion is not known
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
-        """The lidar topics, each with its message type and parser."""
+        """Return the message type and parser of each lidar topic."""
         topics = self.values[self.TOPICS]
         if not topics or not all(topics) or len(set(topics)) != len(topics):
             raise ConfigError(f"{self.TOPICS}={topics}: must name at least one topic, each once")
@@ -120,7 +122,7 @@ class LidarDetector(DetectorComponent):
         return dict.fromkeys(topics, ("sensor_msgs/msg/PointCloud2", parser))
 
     def open_outputs(self, streams: list[str]) -> None:
-        """Publishers: `~/detections`, or `~/<lidar>/detections` where there are several lidars."""
+        """Create `~/detections`, or `~/<lidar>/detections` for several lidars."""
         self._detections, self._markers = {}, {}
         self._dropped.clear()
         self._sweeps.clear()
@@ -136,25 +138,25 @@ class LidarDetector(DetectorComponent):
             )
 
     def subscribers(self, stream: str) -> int:
-        """Subscriptions of the detections and of the markers."""
+        """Return the number of subscriptions of detections and markers."""
         outputs = self._detections[stream], self._markers[stream]
         return sum(output.get_subscription_count() for output in outputs)
 
     def warm_up(self, runtime: Any) -> float:
-        """Infer a cloud a few times."""
+        """Run the model on a cloud a few times."""
         return float(runtime.warmup())
 
     def use(self, runtime: Any) -> None:
-        """Take `runtime` from the next frame on."""
+        """Use `runtime` from the next frame on."""
         super().use(runtime)
         self._encoder = Detection3DEncoder(runtime.manifest.classes)
 
     def infer(self, frames: list[LidarFrame]) -> list[Placed]:
-        """One lidar after the other: their clouds differ in size."""
+        """Detect in one cloud after the other, as they differ in size."""
         return [self._detect(frame) for frame in frames]
 
     def _detect(self, frame: LidarFrame) -> Placed:
-        """What a cloud holds, in the lidar's frame or, where it is tilted or so asked, in `base_frame`."""
+        """Detect in a cloud, in the lidar's frame, or in `base_frame` if it is tilted or so configured."""
         thresholds = self.threshold("score"), self.threshold("nms")
         base = self.values["base_frame"]
         mounting = self._mounting(frame)
@@ -166,7 +168,7 @@ class LidarDetector(DetectorComponent):
         return Placed(moved_to_base(found, mounting), base, sweep)
 
     def _without_motion(self, frame: LidarFrame, mounting: np.ndarray | None) -> tuple[LidarFrame, Sweep]:
-        """The cloud as of its stamp, where its points have times and /tf tells the motion."""
+        """Return the cloud deskewed to its stamp, if its points have times and /tf has the motion."""
         if frame.times_s is None or self._transforms is None:
             return frame, Sweep.UNTIMED
         fixed, base = self.values["fixed_frame"], self.values["base_frame"]
@@ -212,14 +214,14 @@ class LidarDetector(DetectorComponent):
         return mounting
 
     def statuses(self) -> list[Status]:
-        """A warning where a lidar seems tilted and no transform says so."""
+        """Return the statuses, with a warning if a lidar seems tilted and /tf has no transform of it."""
         statuses = super().statuses()
         if self.leaning and statuses and statuses[0].level is Level.OK:
             statuses[0] = replace(statuses[0], level=Level.WARN, message="; ".join(self.leaning.values()))
         return statuses
 
     def publish(self, stream: str, frame: LidarFrame, result: Placed) -> None:
-        """The detections with the stamp of the cloud."""
+        """Publish the detections with the stamp of the cloud."""
         encoded = self._encoder.encode(result.detections, frame.stamp_ns, result.frame_id)
         self._detections[stream].publish(encoded)
         self._dropped[stream] += frame.dropped

@@ -1,4 +1,4 @@
-"""object_tracker: tracks detections under constant ids, and predicts where the tracks will be."""
+"""object_tracker: tracks detections with stable ids, and predicts the paths of the tracks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from perception_rt.types import ConfigError, Detections2D, Detections3D, Transfo
 from perception_rt.types.palette import class_colour
 from perception_rt.types.status import Level, Status
 
-POLL_S = 0.01  # resolution of the wait for a transform
+POLL_S = 0.01  # period of the checks for a transform
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
 
 
 class Pending(NamedTuple):
-    """A message that waits for its transform, and its entry in the ledger."""
+    """A message waiting for its transform, and its entry in the ledger."""
 
     message: NamedDetections[Any]
     entry: Entry
 
 
 class ObjectTracker(Component):
-    """Tracks in space (`3d`) or in the image (`2d`); light work, on the executor's thread."""
+    """Tracks in space (`3d`) or in the image (`2d`) on the executor's thread."""
 
     NAME = "object_tracker"
     PARAMETERS = (
@@ -46,10 +46,10 @@ class ObjectTracker(Component):
         Parameter(
             "fixed_frame",
             "odom",
-            "Frame without motion, like odom, in which 3d tracks live; empty: the sensor's frame.",
+            "Fixed frame of 3d tracks, like odom; empty: the sensor's frame.",
         ),
         TRANSFORM_WAIT,
-        Parameter("horizon_s", 3.0, "How far ahead 3d tracks are predicted, s.", (0.1, 30.0)),
+        Parameter("horizon_s", 3.0, "Prediction horizon of 3d tracks, s.", (0.1, 30.0)),
         Parameter("step_s", 0.5, "Time between two predictions, s.", (0.05, 5.0)),
     )
 
@@ -60,7 +60,7 @@ class ObjectTracker(Component):
         self._tracking: Any = None
         self._queue: ReadyQueue[Pending] = None  # type: ignore[assignment]
         self._resets = 0  # of trackers before the present one
-        self._rejected = 0  # detections that make no box
+        self._rejected = 0  # detections that are no valid box
 
     def setup(self) -> None:
         """Create the tracker, publishers and subscriptions."""
@@ -90,7 +90,7 @@ class ObjectTracker(Component):
         return ObjectTracking3D(self.values["horizon_s"], self.values["step_s"], odometry)
 
     def stop(self) -> None:
-        """End the messages that wait."""
+        """End waiting messages."""
         with self.gate:
             self._cancel("the node was deactivated")
 
@@ -104,7 +104,7 @@ class ObjectTracker(Component):
             self._queue.max_wait_ns = round(self.values["transform_wait_ms"] * 1e6)
 
     def on_clock_reset(self) -> None:
-        """Begin with no tracks."""
+        """Drop all tracks."""
         self._cancel("the clock was set back")
         if self._tracking is not None:
             self._resets += self._tracking.resets + 1
@@ -149,7 +149,7 @@ class ObjectTracker(Component):
         return True
 
     def _pose(self, message: NamedDetections[Any]) -> np.ndarray | None:
-        """Return (4, 4) fixed frame from sensor; None where tracks live in the sensor's frame."""
+        """Return (4, 4) fixed frame from sensor; None if tracks are in the sensor's frame."""
         if self._transforms is None:
             return None
         return self._transforms.lookup(self.values["fixed_frame"], message.frame_id, message.stamp_ns)

@@ -1,4 +1,4 @@
-"""Parameters declared once: name, default, bounds, description."""
+"""Declaration of parameters: name, default, bounds, description."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Parameter:
     """One parameter of a node.
 
     Attributes:
-        default: the default; its type is the parameter's type.
-        bounds: least and greatest value of a number.
-        choices: the allowed texts, if only some are.
-        live: may be set while the node is configured.
+        default: default value; its type is the parameter's type.
+        bounds: minimum and maximum of a number.
+        choices: allowed strings; empty for any.
+        live: can be set while the node is configured.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Parameter:
     live: bool = False
 
     def check(self, value: Any) -> None:
-        """Refuse what `declare` and the ranges of ROS cannot.
+        """Check what the ranges of ROS cannot express.
 
         Raises:
             ConfigError: names the parameter, the value and what is allowed.
@@ -43,7 +43,7 @@ class Parameter:
             raise ConfigError(f"{self.name}={value!r}: must be one of {', '.join(self.choices)}")
 
     def accept(self, value: Any) -> Any:
-        """Return a checked value as nodes use it: a frame without the leading slash that tf2 refuses.
+        """Return a checked value; a frame loses the leading slash, which tf2 refuses.
 
         Raises:
             ConfigError: as `check`.
@@ -52,7 +52,7 @@ class Parameter:
         return value.removeprefix("/") if self.name.endswith(("_frame", "frame_id")) else value
 
     def check_type(self, value: object) -> None:
-        """Refuse a value of another type than the default's, as ROS does: it tells 1 and 1.0 apart.
+        """Refuse a value whose type differs from the default's; as in ROS, 1 and 1.0 differ.
 
         Raises:
             ConfigError: names the parameter, the value and its type.
@@ -71,21 +71,21 @@ NODE_PARAMETERS = (
     Parameter(
         "cpu_affinity",
         "",
-        "Cores for the threads of this node and of its model, like 2-3; empty: all.",
+        "CPU cores for the threads of this node and its model, like 2-3; empty: all.",
     ),
     Parameter(
         "thread_priority",
         0,
-        "SCHED_FIFO priority of the model's threads; that of messages and diagnostics is one lower. 0: none.",
+        "SCHED_FIFO priority of the model's threads; messages and diagnostics get one less. 0: none.",
         (0, 99),
     ),
-    Parameter("lock_memory", False, "Keep the memory of the process in RAM (mlockall)."),
+    Parameter("lock_memory", False, "Lock the memory of the process in RAM (mlockall)."),
 )
-"""Of every node; a replay ignores them. Named as in ros2_control's controller_manager."""
+"""Parameters of every node; a replay ignores them. Named as in ros2_control's controller_manager."""
 
 
 def check_names(table: Sequence[Parameter], names: Iterable[str]) -> None:
-    """Refuse names that a node does not declare; those of every ROS node pass.
+    """Refuse names that a node does not declare, except those of every ROS node.
 
     Raises:
         ConfigError: lists the names, each with the nearest ones that exist.
@@ -97,10 +97,10 @@ def check_names(table: Sequence[Parameter], names: Iterable[str]) -> None:
 
 
 def check_inherited(nodes: Iterable[tuple[Sequence[Parameter], Iterable[str]]]) -> None:
-    """Refuse names of wildcard entries (`/**`) that none of the nodes declares.
+    """Refuse names in wildcard entries (`/**`) that no node declares.
 
     Args:
-        nodes: of each, its table and the names that wildcard entries give it.
+        nodes: table of each node, and the names that wildcard entries set for it.
 
     Raises:
         ConfigError: lists the names, each with the nearest ones that exist.
@@ -124,7 +124,7 @@ def _hint(name: str, known: Sequence[str]) -> str:
 TRANSFORM_WAIT = Parameter(
     "transform_wait_ms",
     200.0,
-    "How long a message waits for the transform at its stamp, ms.",
+    "Maximum wait of a message for the transform at its stamp, ms.",
     (0.0, 1e4),
     live=True,
 )
@@ -139,10 +139,10 @@ RELIABILITY = Parameter(
 
 
 def resolve(table: Sequence[Parameter], given: Mapping[str, object]) -> dict[str, Any]:
-    """Return the values of a node without ROS: its defaults, and what is given for names that it declares.
+    """Return the values of a node without ROS: the given ones, and defaults for the others.
 
     Raises:
-        ConfigError: a value has another type, or is outside of what its parameter allows.
+        ConfigError: a value has another type, or is not allowed.
     """
     values = {}
     for parameter in table:

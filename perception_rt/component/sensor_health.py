@@ -1,4 +1,4 @@
-"""sensor_health: judges cameras, lidars and their calibration from what they publish."""
+"""sensor_health: checks cameras, lidars and their calibration by their messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from perception_rt.types.status import Level, Status
 
 
 class SensorHealth(Component):
-    """Faults of sensors on /diagnostics; light work, on the executor's thread.
+    """Reports faults of sensors on /diagnostics; runs on the executor's thread.
 
     Attributes:
         monitor: None before `setup` and after `teardown`.
@@ -30,20 +30,24 @@ class SensorHealth(Component):
 
     NAME = "sensor_health"
     PARAMETERS = (
-        Parameter("image_topics", ["image_raw"], "Cameras, as of camera_detector; one empty name for none."),
-        Parameter("points_topics", ["points"], "Lidars, as of lidar_detector; one empty name for none."),
+        Parameter("image_topics", ["image_raw"], "Images, as for camera_detector; one empty name for none."),
+        Parameter(
+            "points_topics", ["points"], "Point clouds, as for lidar_detector; one empty name for none."
+        ),
         Parameter(
             "timing_topics",
             [""],
-            "Other sensors, of which stamps and rate are checked: TOPIC TYPE, like /imu sensor_msgs/msg/Imu.",
+            "Other sensors, to check stamps and rate: TOPIC TYPE, like /imu sensor_msgs/msg/Imu.",
         ),
-        Parameter("fusion_topic", "", "Objects of fusion, whose sources must agree; empty for none."),
+        Parameter(
+            "fusion_topic", "", "Objects of fusion, to check that camera and lidar agree; empty for none."
+        ),
         Parameter(
             "expected_hz",
             [0.0],
-            "Rates of the sensors, in the order of the topics, Hz; 0: learnt from the first two seconds.",
+            "Rates of the sensors in the order of the topics, Hz; 0: measured in the first two seconds.",
         ),
-        Parameter("picture_hz", 3.0, "How often a picture is looked at, at most, Hz.", (0.5, 60.0)),
+        Parameter("picture_hz", 3.0, "Maximum rate of image checks, Hz.", (0.5, 60.0)),
         RELIABILITY,
     )
 
@@ -77,7 +81,7 @@ class SensorHealth(Component):
 
     def _subscribe_info(self, topic: str, name: str) -> None:
         info, monitor = camera_info_topic(topic), self.monitor
-        assert monitor is not None  # it was made just now
+        assert monitor is not None  # set above
         take = partial(self._take, lambda data, now_ns: monitor.take_camera_info(name, data), info)
         self.host.create_subscription(CAMERA_INFO, info, take, "best_effort")
 
@@ -106,7 +110,7 @@ class SensorHealth(Component):
             self._tell()
 
     def _tell(self) -> None:
-        """Publish a change of a level at once."""
+        """Publish a change of level at once."""
         if self.monitor is None:
             return
         levels = self.monitor.levels()
@@ -140,10 +144,10 @@ class SensorHealth(Component):
 
 
 def sensor_topics(values: dict[str, Any]) -> dict[str, str]:
-    """By topic as in the parameters, the message type.
+    """Return the message type of each topic in the parameters.
 
     Raises:
-        ConfigError: no topic, a topic twice, or an entry of another form.
+        ConfigError: no topic, a duplicate topic, or a malformed entry.
     """
     topics: dict[str, str] = {}
     pairs = [

@@ -1,4 +1,4 @@
-"""The diagnostics of one stream of messages: its ledger, its times, and what is wrong with it."""
+"""The diagnostics of one stream of messages: counts, times and problems."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from perception_rt.realtime.ledger import Outcome
 from perception_rt.realtime.pipeline import StreamStats
 from perception_rt.types.status import Level, Status
 
-DEPTH = 5  # of subscriptions: of one, DDS would replace frames uncounted; the mailbox keeps the newest
-STALE_NS = 2_000_000_000  # silence after which diagnostics warn
+DEPTH = 5  # of subscriptions; with 1, DDS would replace frames without counting them
+STALE_NS = 2_000_000_000  # time without messages until diagnostics warn
 
 
 class Subscription(Protocol):
@@ -18,8 +18,8 @@ class Subscription(Protocol):
 
     Attributes:
         topic: its absolute name.
-        lost: messages that the transport reported as lost.
-        reliability: asked for now: `reliable` or `best_effort`.
+        lost: messages reported as lost by the transport.
+        reliability: requested now: `reliable` or `best_effort`.
     """
 
     topic: str
@@ -27,16 +27,16 @@ class Subscription(Protocol):
 
     @property
     def reliability(self) -> str:
-        """What is asked for now."""
+        """Return the requested reliability."""
         ...
 
     def publisher_count(self) -> int:
-        """Return the number of publishers that are known on the topic."""
+        """Return the number of discovered publishers on the topic."""
         ...
 
 
 class StreamReport:
-    """Makes a stream's status, once a second; new errors since the last one are a warning.
+    """Creates a stream's status once a second; new errors since the last one are a warning.
 
     Args:
         name: of the status, as `camera_detector: /image_raw`.
@@ -51,7 +51,7 @@ class StreamReport:
         self._last_states: dict[str, int] = {}  # at the last report
 
     def make(self, now_ns: int, hardware_id: str, more: Mapping[str, object]) -> Status:
-        """Return the status now, with `more` values of the node's own."""
+        """Return the current status, with `more` values from the node."""
         stats, subscription = self.stats, self._subscription
         book = stats.ledger.snapshot()
         values = {"received": book["received"], "pending": book["pending"], **book["states"]}

@@ -1,4 +1,4 @@
-"""vehicle_state: estimates where the vehicle is, and predicts where it will be, from its own sensors."""
+"""vehicle_state: estimates and predicts the vehicle's pose from its own sensors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ OUTCOMES = {
 
 
 class VehicleState(Component):
-    """One filter for all sensors that there are; light work, on the executor's thread."""
+    """Fuses all available sensors in one filter, on the executor's thread."""
 
     NAME = "vehicle_state"
     PARAMETERS = (
@@ -73,23 +73,23 @@ class VehicleState(Component):
         Parameter("twist_topic", "", "geometry_msgs/TwistWithCovarianceStamped; empty for none."),
         Parameter("use_odometry_pose", False, "Use the pose of the odometry too."),
         Parameter(
-            "turns_in_place", False, "The vehicle can turn while it stands: skid or differential steering."
+            "turns_in_place", False, "The vehicle can turn on the spot: skid or differential steering."
         ),
         Parameter(
             "non_holonomic",
             True,
-            "No sideways speed: cars and differential drives. false for omnidirectional wheels.",
+            "The vehicle cannot move sideways: cars, differential drives; false: omnidirectional wheels.",
         ),
         Parameter(
             "ignored_quantities",
             [""],
-            "Quantities not to use, as odometry.yaw_rate or imu.acceleration; one empty name for none.",
+            "Quantities to ignore, like odometry.yaw_rate or imu.acceleration; one empty name for none.",
         ),
-        Parameter("frame_id", "odom", "Frame of the outputs: odom, or map with fixes or poses."),
+        Parameter("frame_id", "odom", "Frame of the outputs: odom; map with fixes or poses."),
         Parameter("base_frame", "base_link", "The vehicle's frame."),
         Parameter("rate_hz", 50.0, "Rate of ~/odometry.", (1.0, 500.0)),
         Parameter("path_rate_hz", 10.0, "Rate of ~/predicted_path and ~/predictions.", (0.1, 100.0)),
-        Parameter("horizon_s", 3.0, "How far ahead the path goes, s.", (0.1, 30.0)),
+        Parameter("horizon_s", 3.0, "Prediction horizon, s.", (0.1, 30.0)),
         Parameter("step_s", 0.1, "Time between two predicted poses, s.", (0.02, 5.0)),
         Parameter("odometry_latency_s", 0.0, "Delay of the odometry's stamps, s.", (-1.0, 1.0)),
         Parameter("imu_latency_s", 0.0, "Delay of the IMU's stamps, s.", (-1.0, 1.0)),
@@ -98,21 +98,21 @@ class VehicleState(Component):
         Parameter(
             "fix_lever_arm_m",
             [0.0, 0.0],
-            "x and y of the antenna in base_link, m; zeros for that of /tf (frame_id of the fixes), if any.",
+            "x and y of the antenna in base_link, m; zeros: from /tf by the frame_id of the fixes, if known.",
         ),
         Parameter(
             "imu_gravity",
             "auto",
-            "Gravity in the IMU's acceleration: included (REP 145), removed, or auto, as found in the data.",
+            "Gravity in the IMU's acceleration: included (REP 145), removed, or auto to detect it.",
         ),
-        Parameter("speed_sigma", 0.1, "Speed noise where a message has no covariance, m/s.", (1e-3, 10.0)),
+        Parameter("speed_sigma", 0.1, "Speed noise of a message without covariance, m/s.", (1e-3, 10.0)),
         Parameter(
-            "yaw_rate_sigma", 0.02, "Yaw rate noise where a message has no covariance, rad/s.", (1e-4, 1.0)
+            "yaw_rate_sigma", 0.02, "Yaw rate noise of a message without covariance, rad/s.", (1e-4, 1.0)
         ),
         Parameter(
             "acceleration_sigma",
             0.3,
-            "Acceleration noise where a message has no covariance, m/s^2.",
+            "Acceleration noise of a message without covariance, m/s^2.",
             (1e-3, 10.0),
         ),
         Parameter("fix_sigma", 3.0, "Position noise of a fix without covariance, m.", (1e-2, 100.0)),
@@ -178,7 +178,7 @@ class VehicleState(Component):
         self._filter = None  # type: ignore[assignment]
 
     def on_clock_reset(self) -> None:
-        """Begin with no measurements."""
+        """Drop all measurements."""
         if self._filter is not None:
             self._restarts += self._filter.restarts + 1
             self._filter = VehicleStateFilter(self._filter.config)
@@ -263,7 +263,7 @@ class VehicleState(Component):
     def _measure(
         self, sensor: str, entry: Entry, stamp_ns: int, measurements: list[state.Measurement]
     ) -> None:
-        """Give a message's measurements to the filter, each by itself; the message is used where one was."""
+        """Pass each measurement of a message to the filter; the message counts as used if one of them was."""
         stats, now = self._sensors[sensor], self.host.now_ns()
         stats.note_stamp(entry, stamp_ns)
         measurements = [
@@ -283,7 +283,7 @@ class VehicleState(Component):
         stats.ledger.finish(entry, OUTCOMES[outcomes[0]], reason)
 
     def _note_missing(self, sensor: str, quantities: Mapping[str, object]) -> None:
-        """Log once which quantities a sensor says it does not measure."""
+        """Log once which quantities a sensor does not provide."""
         for name, value in quantities.items():
             if value is None and (sensor, name) not in self._noted:
                 self._noted.add((sensor, name))

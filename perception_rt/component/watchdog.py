@@ -1,6 +1,6 @@
-"""The watchdog of a detector: liveness, degraded modes that end by themselves, pause.
+"""The watchdog of a detector: liveness, degraded modes with recovery, and pause.
 
-Everything that it does stands in the log and in the status of the node.
+It reports every action in the log and in the node's status.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
     from perception_rt.component.detector import DetectorComponent
 
 POLL_S = 0.2
-LEAST_S = 1.0  # of a frame in hand: a rate above that of the model asks for as fast as possible
-MODEL_ERRORS = 5  # in a row, after which the model falls back
-OVERLOAD_S = 5.0  # of runs that nearly all miss their deadline
+LEAST_S = 1.0  # minimum; a rate above the model's own means as fast as possible
+MODEL_ERRORS = 5  # in a row, until the fallback
+OVERLOAD_S = 5.0  # in which nearly all runs miss their deadline
 OVERLOAD_SHARE, OVERLOAD_RUNS = 0.9, 5
-RETRY_S, LONGEST_RETRY_S = 10.0, 300.0  # before the full mode is tried again; doubles with each relapse
+RETRY_S, LONGEST_RETRY_S = 10.0, 300.0  # until the full mode is tried again; doubles with each failure
 FALLBACK = {"device": "cpu", "engine": "reference", "half": False}
 
 WATCHDOG_PARAMETERS = (
     Parameter(
         "deadline_periods",
         30,
-        "Periods, and at least 1 s, that a frame may be in hand before the node is in error; 0: any number.",
+        "Periods (at least 1 s) that an inference may take until the node reports an error; 0: no limit.",
         (0, 100_000),
     ),
     Parameter(
         "fallback",
         False,
-        f"After {MODEL_ERRORS} model errors in a row run on the CPU with the reference engine, and return.",
+        f"After {MODEL_ERRORS} model errors in a row, run the reference engine on the CPU until the model recovers.",
     ),
     Parameter(
         "overload_rate_hz",
         0.0,
-        f"Rate after {OVERLOAD_S:g} s of missed deadlines, until it can return; 0: the rate stays.",
+        f"Rate after {OVERLOAD_S:g} s of missed deadlines, until the overload ends; 0: no change.",
         (0.0, 1000.0),
     ),
-    Parameter("only_subscribed", False, "No inference while nothing subscribes to its results.", live=True),
+    Parameter("only_subscribed", False, "Run inference only while the results have subscribers.", live=True),
 )
 
 
 class Retry:
-    """When a mode that failed may be tried again: later after each relapse, as at first after a long rest."""
+    """Delay before a failed mode is tried again: doubles with each failure, resets after a long success."""
 
     def __init__(self) -> None:
         self._wait_s = RETRY_S
@@ -55,25 +55,25 @@ class Retry:
         self.due_ns = 0
 
     def enter(self, now_ns: int) -> None:
-        """Note that the full mode failed."""
+        """Record that the full mode failed."""
         relapse = self._left_ns is not None and now_ns - self._left_ns < 2 * self._wait_s * 1e9
         self._wait_s = min(2 * self._wait_s, LONGEST_RETRY_S) if relapse else RETRY_S
         self.postpone(now_ns)
 
     def postpone(self, now_ns: int) -> None:
-        """Wait once more."""
+        """Restart the delay."""
         self.due_ns = now_ns + round(self._wait_s * 1e9)
 
     def leave(self, now_ns: int) -> None:
-        """Note that the full mode is back."""
+        """Record that the full mode works again."""
         self._left_ns = now_ns
 
 
 class DetectorWatchdog:
-    """Watches one detector; `poll` it every `POLL_S` on the thread that receives.
+    """Watches one detector; call `poll` every `POLL_S` on the receiving thread.
 
     Attributes:
-        paused: no frame is taken.
+        paused: no frame is accepted.
     """
 
     def __init__(self, detector: DetectorComponent) -> None:
@@ -84,13 +84,13 @@ class DetectorWatchdog:
         self._fallback: Any = None
         self._reason = ""
         self._job: Future[Any] | None = None
-        self._job_done = ""  # what is said when the job succeeded
+        self._job_done = ""  # log message when the job succeeds
         self._model_retry, self._rate_retry = Retry(), Retry()
         self._loads: deque[tuple[int, int, int]] = deque()  # time, deadline misses, runs
         self._slowed = False
 
     def refuses(self, stream: str) -> str:
-        """Why a frame is not taken; empty where it is."""
+        """Return why a frame is refused; empty if it is accepted."""
         if self.paused:
             return "the node is paused"
         if self._detector.values["only_subscribed"] and not self._detector.subscribers(stream):
@@ -98,7 +98,7 @@ class DetectorWatchdog:
         return ""
 
     def verdict(self, now_ns: int) -> tuple[Level, str]:
-        """The level and message of the node."""
+        """Return the level and message of the node's status."""
         detector = self._detector
         since_ns = detector.pipeline.running_since_ns
         allowed = detector.values["deadline_periods"]
@@ -117,7 +117,7 @@ class DetectorWatchdog:
         return Level.OK, "paused" if self.paused else "running"
 
     def rate_changed(self) -> None:
-        """The rate was set: overload is measured anew."""
+        """Restart the measurement of overload, as the rate was set."""
         self._slowed = False
         self._loads.clear()
 
@@ -172,12 +172,12 @@ class DetectorWatchdog:
 
     def _end_job(self, now_ns: int) -> None:
         job, self._job = self._job, None
-        assert job is not None  # it was found done
+        assert job is not None  # the job has ended
         try:
             job.result()
         except CancelledError:
             return  # the node is being cleaned up
-        except Exception as error:  # noqa: BLE001 - whatever an engine raises, the mode stays as it is
+        except Exception as error:  # noqa: BLE001 - after any failure of an engine, the mode stays
             self._detector.host.warn(self._detector.host.get_name(), error)
             return
         if self._primary is None:
