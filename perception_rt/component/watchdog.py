@@ -34,7 +34,7 @@ WATCHDOG_PARAMETERS = (
     Parameter(
         "fallback",
         False,
-        f"After {MODEL_ERRORS} model errors in a row, run the reference engine on the CPU until the model recovers.",
+        f"After {MODEL_ERRORS} model errors in a row, run on the CPU with the reference engine for a while.",
     ),
     Parameter(
         "overload_rate_hz",

@@ -1,7 +1,7 @@
-"""The ROS shells: the only room that imports rclpy or message packages.
+"""The ROS nodes; no other folder imports rclpy or message packages.
 
-Importing it limits malloc to one arena, where the C library has mallopt: before rclpy starts threads, as an
-arena stays. Engines load on their own threads, and what they free stays resident in all arenas but the main.
+Importing it limits malloc to one arena, if the C library has mallopt. This must happen before rclpy starts
+threads. Otherwise memory freed by the engines' threads would stay resident in their arenas.
 """
 
 import ctypes

@@ -19,17 +19,19 @@ from perception_rt.replay.time_base import AUTO, TIMES, choose_time_base
 from perception_rt.replay.warnings import clock_warnings
 from perception_rt.types import ConfigError
 
-HEAD_START_S = 0.02  # of /clock: under simulated time nodes take nothing before it has begun
+HEAD_START_S = (
+    0.02  # of /clock before the first message: nodes ignore messages until simulated time has begun
+)
 SENSOR_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/PointCloud2")
 
 
 class BagPlayerNode(SourceNode):
-    """Serialized bytes go out as they were recorded; stamps are left alone."""
+    """Publishes the recorded messages unchanged, stamps included."""
 
     PARAMETERS = (
         Parameter("bag", "", "The rosbag2 folder (mcap or sqlite3)."),
-        Parameter("topics", [""], "Topics to play; one empty name plays all."),
-        Parameter("time", AUTO, "Clock to play by: log times, stamps, or what suits them.", choices=TIMES),
+        Parameter("topics", [""], "Topics to play; one empty name: all."),
+        Parameter("time", AUTO, "Times to play by: log, stamps, or auto.", choices=TIMES),
         *SOURCE_PARAMETERS,
     )
 
@@ -71,12 +73,12 @@ class BagPlayerNode(SourceNode):
             self._bag = None  # type: ignore[assignment]
 
     def listened(self) -> list[Publisher]:
-        """Sensor topics, or all where there are none."""
+        """Return the sensor topics, or all topics if there are none."""
         sensors = [self._outputs[t] for t in self._bag.of_type(*SENSOR_TYPES) if t in self._outputs]
         return sensors or list(self._outputs.values())
 
     def events(self) -> Iterator[Event]:
-        """Every message at its log time; the clock begins a little before."""
+        """Yield every message at its log time; the clock starts shortly before."""
 
         def emit(message: BagMessage) -> None:
             self._outputs[message.topic].publish(message.data)
@@ -89,7 +91,7 @@ class BagPlayerNode(SourceNode):
 
 
 def qos_of(topic: str) -> QoSProfile:
-    """Reliable, which matches every subscriber; static transforms stay for those who come late."""
+    """Return a reliable QoS, which matches every subscriber; static transforms are transient local."""
     durability = DurabilityPolicy.TRANSIENT_LOCAL if topic == "/tf_static" else DurabilityPolicy.VOLATILE
     return QoSProfile(depth=10, durability=durability)
 

@@ -1,4 +1,4 @@
-"""Node camera_classifier: camera images, or the boxes of a detector in them, to classes."""
+"""Node camera_classifier: classifies camera images, or a detector's boxes in them."""
 
 from __future__ import annotations
 

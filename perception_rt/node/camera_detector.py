@@ -1,4 +1,4 @@
-"""Node camera_detector: camera topics to Detection2DArray at a fixed rate, every frame accounted for."""
+"""Node camera_detector: detects objects in camera images at a fixed rate."""
 
 from __future__ import annotations
 

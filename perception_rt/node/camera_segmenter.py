@@ -1,4 +1,4 @@
-"""Node camera_segmenter: camera images to the class of every pixel."""
+"""Node camera_segmenter: labels the pixels of camera images."""
 
 from __future__ import annotations
 

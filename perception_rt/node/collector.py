@@ -1,4 +1,4 @@
-"""Collecting what a running graph publishes: detections, ground truth, the last word of the ledgers."""
+"""Collect detections, ground truth and the latest diagnostics of a running graph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from perception_rt.types import Detections2D, Detections3D
 
 
 def decode_tracks2d(data: bytes, classes: Sequence[str]) -> tuple[int, str, Detections2D, list[str]]:
-    """Stamp in ns, frame_id, boxes and ids of a tracker's Detection2DArray; raises CodecError."""
+    """Return stamp in ns, frame_id, boxes and ids of a tracker's Detection2DArray; raises CodecError."""
     message = decode_named_detections(data)
     found = message.detections
     labels = [classes.index(message.classes[label]) for label in found.labels]
@@ -40,18 +40,18 @@ class Collector:
     """Records detection topics, odometry, transforms and the latest diagnostics; use it in a `with`.
 
     Args:
-        topics: by topic, the name of the task whose answers it carries, and the class names by label.
+        topics: name of the task and class names by label, by topic.
         odometry: topics of nav_msgs/Odometry.
-        tracks_2d: those of `topics` whose Detection2DArray carries track ids.
+        tracks_2d: the `topics` whose Detection2DArray contains track ids.
 
     Attributes:
         detections: by topic, by stamp in ns.
-        ids: of the detections; the same keys.
+        ids: ids of the detections; same keys.
         frames: by topic, the frame of the latest detections.
         paths: by stamp in ns, the frame and the (T, 2) positions of a predicted path.
-        motions: what odometry topics said, by topic, by stamp in ns.
+        motions: odometry by topic, by stamp in ns.
         transforms: of the whole run.
-        statuses: by name of the status, its latest values as texts.
+        statuses: latest values of each status as strings, by name.
     """
 
     def __init__(

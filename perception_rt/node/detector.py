@@ -1,4 +1,4 @@
-"""The base of detector nodes: the bundle can be swapped while they run."""
+"""The base of detector nodes, whose bundle can be swapped while they run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ from perception_rt.realtime.cores import use_normal_priority
 from perception_rt.types import BundleError
 from perception_rt.types.status import Status
 
-SWAP_DEPTH = 1000  # calls that wait: with the default of 10, DDS drops the others without an answer
-REFUSAL_PERIOD_S = 0.005  # between two refusals: a client keeps 10 answers that it has not read, by default
+SWAP_DEPTH = (
+    1000  # queue size of service calls: with the default of 10, DDS drops further calls without an answer
+)
+REFUSAL_PERIOD_S = 0.005  # between two refusals: by default a client keeps only 10 unread answers
 
 
 class DetectorNode(ComponentNode):
@@ -38,7 +40,7 @@ class DetectorNode(ComponentNode):
     def __init__(self, node_name: str = "", **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
         values = parameters.read(self, self._table)
-        with suppress(BundleError):  # told when it is configured
+        with suppress(BundleError):  # set at configure
             self._folders = allowed_folders(values)
         self.add_on_set_parameters_callback(self._keep_folders)
         self._swapping = threading.Lock()
@@ -54,7 +56,7 @@ class DetectorNode(ComponentNode):
         self.create_service(SetBool, "~/pause", self._on_pause)
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        """Take no frame until the next call with False; the pause ends with the configuration, too."""
+        """Pause or resume; a paused node accepts no frames. Cleanup ends the pause."""
         component = self.component
         if component is None or not self._configured:
             response.message = "the node is not configured: there is nothing to pause"
@@ -65,16 +67,16 @@ class DetectorNode(ComponentNode):
         return response
 
     def setup(self) -> None:
-        """Create the component, which loads bundles from the folders of the start alone."""
+        """Create the component with the bundle folders that were set at start."""
         if self._folders:
             self.values = {**self.values, "bundle_folders": self._folders}
         super().setup()
-        release_memory()  # what the trial of the engines took
+        release_memory()  # the memory of the engine trial
         cpu_ms, cores = self._cpu_need()
         self.get_logger().info(f"{cpu_ms:.1f} ms of processor time for each inference: {cores:.2f} cores")
 
     def _cpu_need(self) -> tuple[float, float]:
-        """The processor time of an inference, ms, and the cores that all streams need at the rate."""
+        """Return the processor time of an inference, ms, and the number of cores that all streams need."""
         detector = self.component
         if detector is None or detector.pipeline is None:
             return 0.0, 0.0
@@ -82,7 +84,7 @@ class DetectorNode(ComponentNode):
         return detector.cpu_ms, detector.cpu_ms * detector.scheduler.rate_hz * streams / 1e3
 
     def diagnostics(self) -> list[Status]:
-        """The component's, and what the node needs of the processor: measured, so not in a replay."""
+        """Return the component's diagnostics and the measured processor load, which a replay lacks."""
         statuses = super().diagnostics()
         if not statuses:
             return []
@@ -95,7 +97,7 @@ class DetectorNode(ComponentNode):
         return SetParametersResult(successful=not fixed, reason="bundle_folders is set at start" * fixed)
 
     async def _on_swap(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Load and verify the bundle of `bundle` beside the running one, which stays where that fails."""
+        """Load and verify the bundle of `bundle`; keep the running one if that fails."""
         component = self.component
         if component is None or not self._configured or component.worker is None:
             response.message = "the node is not configured: `bundle` will be loaded when it is"
@@ -111,7 +113,7 @@ class DetectorNode(ComponentNode):
         return response
 
     def _paced(self) -> Future:
-        """Return what is done when it is this call's turn to be refused: one after the other."""
+        """Return a future for the time at which this call may be refused: one after the other."""
         turn: Future = Future(executor=self.executor)
         self._refused.put(turn)
         with self._refusing:

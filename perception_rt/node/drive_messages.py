@@ -1,4 +1,4 @@
-"""The messages of the simulated drive, filled from its values."""
+"""Create the messages of the simulated drive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTICAL_FRAME = "camera_optical_frame"
 
 
 def camera_info(camera: Camera, stamp_ns: int) -> CameraInfo:
-    """The intrinsics of an ideal pinhole camera."""
+    """Return the CameraInfo of an ideal pinhole camera."""
     info = CameraInfo(width=camera.size[0], height=camera.size[1])
     info.header.stamp, info.header.frame_id = to_time(stamp_ns), OPTICAL_FRAME
     info.distortion_model, info.d = "plumb_bob", [0.0] * 5
@@ -31,7 +31,7 @@ def camera_info(camera: Camera, stamp_ns: int) -> CameraInfo:
 
 
 def imu(reading: ImuSample, stamp_ns: int) -> Imu:
-    """A reading in base_link, without orientation."""
+    """Return an Imu message in base_link, without orientation."""
     message = Imu()
     message.header.stamp, message.header.frame_id = to_time(stamp_ns), "base_link"
     _fill(message.angular_velocity, reading.angular_velocity)
@@ -43,7 +43,7 @@ def imu(reading: ImuSample, stamp_ns: int) -> Imu:
 
 
 def odometry(frame: str, pose: Any, v: float, yaw_rate: float, stamp_ns: int) -> Odometry:
-    """Pose (x y yaw) of base_link in `frame`, and its twist, m, rad, s."""
+    """Return an Odometry message: pose (x y yaw) of base_link in `frame` and its twist, in m, rad and s."""
     message = Odometry(child_frame_id="base_link")
     message.header.stamp, message.header.frame_id = to_time(stamp_ns), frame
     _fill(message.pose.pose.position, (pose[0], pose[1], 0.0))
@@ -55,19 +55,19 @@ def odometry(frame: str, pose: Any, v: float, yaw_rate: float, stamp_ns: int) ->
 
 
 def true_odometry(ego: SimulatedEgo, stamp_ns: int) -> Odometry:
-    """The true state, in the frame map."""
+    """Return the true state as Odometry in the frame map."""
     return odometry("map", (ego.x, ego.y, ego.yaw), ego.v, ego.yaw_rate, stamp_ns)
 
 
 def base_transform(pose: Any, stamp_ns: int) -> TransformStamped:
-    """From odom to base_link at a pose (x y yaw), m and rad."""
+    """Return the transform from odom to base_link at a pose (x y yaw), m and rad."""
     transform = _transform("odom", "base_link", (pose[0], pose[1], 0.0), stamp_ns)
     transform.transform.rotation = _yaw_quaternion(pose[2])
     return transform
 
 
 def camera_mount(camera: Camera, stamp_ns: int) -> TransformStamped:
-    """From base_link to the camera's optical frame."""
+    """Return the transform from base_link to the camera's optical frame."""
     transform = _transform("base_link", OPTICAL_FRAME, camera.position, stamp_ns)
     # z forward, x right, y down (REP 103), seen from x forward, y left, z up.
     transform.transform.rotation = Quaternion(x=-0.5, y=0.5, z=-0.5, w=0.5)
@@ -75,7 +75,7 @@ def camera_mount(camera: Camera, stamp_ns: int) -> TransformStamped:
 
 
 def lidar_mount(stamp_ns: int) -> TransformStamped:
-    """From base_link to the lidar."""
+    """Return the transform from base_link to the lidar."""
     return _transform("base_link", LIDAR_FRAME, LIDAR_POSITION, stamp_ns)
 
 

@@ -1,4 +1,4 @@
-"""Node drive_simulator: a seeded drive as sensor topics with ground truth."""
+"""Node drive_simulator: publishes the sensors and ground truth of a seeded drive."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from perception_rt.sim.recording import Course, RecordedImage, Recording
 from perception_rt.types import ConfigError
 
 _COURSE = Course()
-IMU_PERIOD_NS = 10_000_000  # 100 Hz; every second tick carries odometry and /tf
+IMU_PERIOD_NS = 10_000_000  # 100 Hz; odometry and /tf at every second tick
 
-# Time since the start, ns, and what publishes it with the stamp that it is given.
+# Time since the start, ns, and a function that publishes with a given stamp.
 Timed = tuple[int, Callable[[int], None]]
 
 
 class DriveSimulatorNode(SourceNode):
-    """Publishes what the sensors of a vehicle on a seeded drive see, and the truth about it."""
+    """Publishes the sensors of a vehicle on a seeded drive, and the ground truth."""
 
     PARAMETERS = (
         Parameter("seed", _COURSE.seed, "Which world.", (0, 2**31 - 1)),
@@ -51,9 +51,11 @@ class DriveSimulatorNode(SourceNode):
         Parameter("height", _COURSE.height, "Image height, px.", (64, 8192)),
         Parameter("camera_hz", _COURSE.camera_hz, "Camera rate; 0: no camera.", (0.0, 240.0)),
         Parameter("lidar_hz", _COURSE.lidar_hz, "Lidar rate; 0: no lidar.", (0.0, 100.0)),
-        Parameter("duration_s", _COURSE.duration_s, "Length of the drive; 0: without end.", (0.0, 1e6)),
-        Parameter("ahead_s", 0.0, "How much is made before the start, and kept in memory.", (0.0, 60.0)),
-        Parameter("recording", "", "This drive, rendered before (a folder); empty: it is rendered now."),
+        Parameter("duration_s", _COURSE.duration_s, "Length of the drive; 0: endless.", (0.0, 1e6)),
+        Parameter(
+            "ahead_s", 0.0, "Part of the drive to render before the start and keep in memory.", (0.0, 60.0)
+        ),
+        Parameter("recording", "", "Folder of a recording of this drive; empty: render it now."),
         *SOURCE_PARAMETERS,
     )
 
@@ -70,7 +72,7 @@ class DriveSimulatorNode(SourceNode):
         if not camera_hz and not lidar_hz:
             raise ConfigError("camera_hz=0.0, lidar_hz=0.0: give one of them a rate")
         stamp_ns, mounts, self._listened = self.get_clock().now().nanoseconds, [], []
-        # The lidar first: what goes out last of one stamp is what is waited for, and that is the image.
+        # The lidar first: of one stamp the image goes out last, since subscribers wait for it.
         if lidar_hz:
             self._points = self._advertise(PointCloud2, "lidar/points", 5)
             self._truth_3d = self._advertise(Detection3DArray, "~/ground_truth_3d", 50)
@@ -107,21 +109,21 @@ class DriveSimulatorNode(SourceNode):
         return self._advertised[-1]
 
     def teardown(self) -> None:
-        """End the sensors and their publishers."""
+        """Stop the sensors and destroy their publishers."""
         while self._sensors:
             self._sensors.pop().close()
         while self._advertised:
             self.destroy_publisher(self._advertised.pop())
 
     def listened(self) -> list[Publisher]:
-        """Image and cloud."""
+        """Return the publishers of image and cloud."""
         return self._listened
 
     def prepare(self) -> None:
-        """Make what is to be there before the start."""
+        """Render the first part of the drive."""
         ahead_s, duration_s = self.values["ahead_s"], self.values["duration_s"] or math.inf
         if self.values["recording"]:
-            ahead_s = 0.0  # it is there
+            ahead_s = 0.0  # already rendered
         if ahead_s:
             self.get_logger().info(f"making the first {min(ahead_s, duration_s):g} s of the drive")
         for sensor in self._sensors:
@@ -131,11 +133,11 @@ class DriveSimulatorNode(SourceNode):
                 return
 
     def events(self) -> Iterator[Event]:
-        """What the sensors saw, and IMU, odometry and /tf between, stamped from now on."""
+        """Yield the samples of the sensors, and IMU, odometry and /tf in between, stamped from now on."""
         duration_s = self.values["duration_s"]
         end_ns = round(duration_s * 1e9) if duration_s else math.inf
         epoch_ns = time.time_ns()
-        # Of one time, the vehicle's come first, then the sensors' in their order.
+        # At one time, the vehicle's messages come first, then the sensors' in order.
         streams = [self._vehicle(), *(sensor.events() for sensor in self._sensors)]
         for t_ns, emit in heapq.merge(*streams, key=lambda timed: timed[0]):
             if t_ns >= end_ns:
@@ -143,7 +145,7 @@ class DriveSimulatorNode(SourceNode):
             yield epoch_ns + t_ns, partial(emit, epoch_ns + t_ns)
 
     def _emit_camera(self, sample: DriveSample | RecordedImage, stamp_ns: int) -> None:
-        # The image last: who answers it at once finds the rest there.
+        # The image last: a node that reacts to it finds the other messages.
         self._truth.publish(self._encoder.encode(sample.truth, stamp_ns, OPTICAL_FRAME))
         self._info.publish(messages.camera_info(sample.camera, stamp_ns))
         self._image.publish(encode_image(sample.image, "rgb8", stamp_ns, OPTICAL_FRAME))
@@ -164,7 +166,7 @@ class DriveSimulatorNode(SourceNode):
             yield t_ns, partial(self._emit_vehicle, t_ns, pose)
 
     def _dead_reckon(self, pose: np.ndarray, t_ns: int) -> np.ndarray:
-        """Wheel odometry: the measured twist, integrated; it drifts, as real ones do."""
+        """Integrate the measured twist; like real wheel odometry it drifts."""
         measured = self._drive.odometry(t_ns / 1e9)
         step = 2 * IMU_PERIOD_NS / 1e9 if t_ns else 0.0
         x, y, yaw = pose
@@ -185,10 +187,10 @@ class DriveSimulatorNode(SourceNode):
 
 
 class SimulatedSensor:
-    """Makes samples ahead on a thread of its own, so that a stamp is the time of publishing.
+    """Renders samples ahead on a thread of its own, so that a stamp is the time of publishing.
 
     Args:
-        name: of the thread. rate_hz: of the samples. sample: makes the one of a time, s.
+        name: of the thread. rate_hz: of the samples. sample: renders the sample of a time, s.
         emit: publishes a sample with a stamp, ns.
     """
 
@@ -200,7 +202,7 @@ class SimulatedSensor:
         self._ahead: deque[Future] = deque()
 
     def rewind(self, ahead_s: float, duration_s: float) -> None:
-        """Begin to make the samples of the first `ahead_s`, at least one; none beyond `duration_s`."""
+        """Start to render the samples of the first `ahead_s`, at least one; none after `duration_s`."""
         self._count = math.ceil(duration_s * self._rate_hz) if duration_s < math.inf else math.inf
         self._next = 0
         while self._ahead:
@@ -209,11 +211,11 @@ class SimulatedSensor:
             self._make()
 
     def ready(self) -> bool:
-        """Whether all that was begun is made."""
+        """Return whether all started samples are rendered."""
         return self._ahead[-1].done()
 
     def events(self) -> Iterator[Timed]:
-        """All samples by time."""
+        """Yield all samples by time."""
         for number in itertools.count():
             yield self._time_ns(number), self._emit_ahead
 

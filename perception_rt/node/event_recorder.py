@@ -1,4 +1,4 @@
-"""Node event_recorder: the last seconds of the graph as a bag, when a sensor fails or somebody asks."""
+"""Node event_recorder: writes the last seconds of the graph as a bag on a fault or on request."""
 
 from __future__ import annotations
 
@@ -24,37 +24,42 @@ from perception_rt.types.status import Level, Status
 
 NEVER_KEPT = ("/rosout", "/parameter_events")
 DEPTH = 50
-STOP_S = 5.0  # for a bag that is being written
+STOP_S = 5.0  # to finish a bag
 LEVELS = {"none": 9, "warn": 1, "error": 2}
 
 
 class EventRecorderNode(PerceptionNode):
-    """Keeps serialized messages in memory; writing is on a thread of its own."""
+    """Keeps serialized messages in memory and writes bags on a thread of its own."""
 
     PARAMETERS = (
-        Parameter("topics", [""], "Topics that are kept; one empty name for all of known types."),
+        Parameter("topics", [""], "Topics to keep; one empty name: all of known types."),
         Parameter(
             "exclude",
             ["/image_annotated", "/markers"],
-            "Ends of names that are not kept among all: pictures that are drawn only for subscribers.",
+            "Name endings to skip among all topics: images that are drawn only for subscribers.",
         ),
-        Parameter("seconds", 10.0, "How long messages are kept, s.", (0.5, 600.0)),
-        Parameter("after_s", 1.0, "How long after an event its bag is written, s.", (0.0, 60.0)),
-        Parameter("max_memory_mb", 512.0, "Messages in memory; the oldest go first, MB.", (1.0, 65536.0)),
-        Parameter("folder", "events", "Where bags are written, each as event_TIME."),
-        Parameter("max_bags", 10, "Bags in the folder; the oldest go first.", (1, 10000)),
-        Parameter("max_disk_mb", 4096.0, "All bags of events in the folder, MB.", (1.0, 1e7)),
-        Parameter("quiet_s", 10.0, "Least time between two bags that faults cause, s.", (0.0, 3600.0)),
+        Parameter("seconds", 10.0, "Time that messages are kept, s.", (0.5, 600.0)),
+        Parameter("after_s", 1.0, "Time from an event to the writing of its bag, s.", (0.0, 60.0)),
+        Parameter(
+            "max_memory_mb",
+            512.0,
+            "Maximum size of messages in memory, MB; the oldest are dropped.",
+            (1.0, 65536.0),
+        ),
+        Parameter("folder", "events", "Folder of the bags; each is named event_TIME."),
+        Parameter("max_bags", 10, "Maximum number of bags; the oldest are removed.", (1, 10000)),
+        Parameter("max_disk_mb", 4096.0, "Maximum size of all bags, MB; the oldest are removed.", (1.0, 1e7)),
+        Parameter("quiet_s", 10.0, "Minimum time between two bags caused by faults, s.", (0.0, 3600.0)),
         Parameter(
             "fault_level",
             "warn",
-            "Level on /diagnostics from which a fault is an event.",
+            "Minimum level on /diagnostics of a fault that is an event.",
             choices=("none", "warn", "error"),
         ),
         Parameter(
             "fault_nodes",
             ["sensor_health: "],
-            "Beginnings of the statuses whose faults are events; camera against lidar is one of them.",
+            "Status name prefixes whose faults are events; the camera-lidar status is one of them.",
         ),
     )
 
@@ -75,7 +80,7 @@ class EventRecorderNode(PerceptionNode):
     # Lifecycle.
 
     def setup(self) -> None:
-        """Make the buffer and subscribe to /diagnostics; the other topics follow once a second."""
+        """Create the buffer and subscribe to /diagnostics; other topics are added once a second."""
         values = self.values
         self._buffer = EventBuffer(values["seconds"], round(values["max_memory_mb"] * 1e6))
         folder = Path(values["folder"]).expanduser()
@@ -89,7 +94,7 @@ class EventRecorderNode(PerceptionNode):
         self._discover()
 
     def teardown(self) -> None:
-        """Unsubscribe, and let the bag that is being written end."""
+        """Unsubscribe, and finish the current bag."""
         for subscription in (*self._kept_topics.values(), self._diagnostics_subscription):
             if subscription is not None:
                 self.destroy_subscription(subscription)
@@ -100,13 +105,13 @@ class EventRecorderNode(PerceptionNode):
         self._levels.clear()
 
     def on_clock_reset(self) -> None:
-        """Forget what was kept, as times would run backwards."""
+        """Drop all messages, as times would run backwards."""
         if self._buffer is not None:
             self._buffer.clear()
         self._due = self._last_ns = None
 
     def every_second(self) -> None:
-        """Find new topics, and write the bag that is due."""
+        """Find new topics, and write a bag that is due."""
         self._discover()
         if self._due is not None and self.now_ns() >= self._due[0]:
             reason, self._due = self._due[1], None
@@ -155,7 +160,7 @@ class EventRecorderNode(PerceptionNode):
             self._due = now_ns + round(self.values["after_s"] * 1e9), reason
 
     async def _on_save(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Answer when the bag is complete, with its folder, or with the reason why there is none."""
+        """Respond with the folder of the complete bag, or with the reason for a failure."""
         done: Future = Future(executor=self.executor)
         try:
             self._begin("asked for by ~/save", done)
@@ -169,7 +174,7 @@ class EventRecorderNode(PerceptionNode):
     # Bags.
 
     def _begin(self, reason: str, done: Future | None = None) -> None:
-        """Begin to write what is kept; raises BagError where it cannot."""
+        """Start to write the kept messages; raises BagError if that is impossible."""
         store, buffer = self._store, self._buffer
         if store is None or buffer is None or not self.active:
             raise BagError("event_recorder is not active: nothing is kept")

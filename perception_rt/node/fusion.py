@@ -1,4 +1,4 @@
-"""Node fusion: detections of a camera and of a lidar, paired by their stamps, become one list of objects."""
+"""Node fusion: pairs the detections of cameras and lidars by stamp and fuses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client of a running graph: what `perception-rt topic`, `param`, `lifecycle` and `record` ask of it."""
+"""A client of a running graph for `perception-rt topic`, `param`, `lifecycle` and `record`."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ TYPES = {
     ParameterType.PARAMETER_DOUBLE_ARRAY: ("double array", "double_array_value"),
     ParameterType.PARAMETER_STRING_ARRAY: ("string array", "string_array_value"),
 }
-"""By type of a parameter, its name in the words of ros2, and the field of its value."""
+"""By parameter type: its name as in ros2, and the field of its value."""
 
 
 @contextmanager
 def graph_client() -> Iterator[GraphClient]:
-    """Give a client with a hidden node, after discovery."""
+    """Yield a client with a hidden node, after discovery."""
     with spinning_node("_perception_rt_cli") as node:
         discover(node)
         yield GraphClient(node)
 
 
 class GraphClient:
-    """Ask the nodes of a graph, and listen to its topics."""
+    """Calls services of a graph's nodes and subscribes to its topics."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -82,7 +82,7 @@ class GraphClient:
         return absolute, topics[absolute]
 
     def _awaited(self, known: Callable[[], Any], name: str) -> Any:
-        """Return what is known once it has a name, or after `DISCOVERY_S`: discovery may be slow."""
+        """Return the known names once `name` is among them, or after `DISCOVERY_S`."""
         end = time.monotonic() + DISCOVERY_S
         while name not in (found := known()) and time.monotonic() < end:
             time.sleep(0.05)
@@ -110,9 +110,10 @@ class GraphClient:
 
     @contextmanager
     def listen(self, topics: Mapping[str, str], depth: int = 100) -> Iterator[queue.Queue]:
-        """Give a queue of (topic, time of arrival in ns, serialized message) of some topics, types by name.
+        """Yield a queue of (topic, time of arrival in ns, serialized message) for topics, given as types by
+        name.
 
-        At most `depth` messages wait; newer ones are left out then.
+        At most `depth` messages wait; newer ones are dropped.
 
         Raises:
             ConfigError: a type is not installed.
@@ -142,7 +143,7 @@ class GraphClient:
         """Call a service and return its response.
 
         Raises:
-            ConfigError: nobody answers.
+            ConfigError: there is no answer.
         """
         client: Any = self._node.create_client(kind, name)
         answered = threading.Event()
@@ -192,7 +193,7 @@ class GraphClient:
         return TYPES.get(value.type, ("not set", ""))[0], list(found) if hasattr(found, "tolist") else found
 
     def set_parameter(self, node: str, name: str, value: Any) -> tuple[bool, str]:
-        """Set a parameter; return whether the node took it, and its reason.
+        """Set a parameter; return whether the node accepted it, and its reason.
 
         Raises:
             ConfigError: the node does not have it, or parameters cannot have such a value.
@@ -225,7 +226,7 @@ class GraphClient:
         }
 
     def lifecycle_nodes(self) -> list[str]:
-        """Return the nodes that have a life cycle."""
+        """Return the lifecycle nodes."""
         services = {name for name, _ in self._node.get_service_names_and_types()}
         return [node for node in self.nodes() if f"{node}/get_state" in services]
 
@@ -233,7 +234,7 @@ class GraphClient:
         """Return the absolute name of a lifecycle node.
 
         Raises:
-            ConfigError: there is no such node, or it has no life cycle.
+            ConfigError: there is no such node, or it is not a lifecycle node.
         """
         node = self.node(name)
         if node not in self._awaited(self.lifecycle_nodes, node):
@@ -293,7 +294,7 @@ def _parameter_value(name: str, value: Any) -> ParameterValue:
         (lambda v: type(v) is float, ParameterType.PARAMETER_DOUBLE),
         (lambda v: type(v) is str, ParameterType.PARAMETER_STRING),
     ]
-    arrays = {1: 6, 2: 7, 3: 8, 4: 9}  # from a type to that of its arrays
+    arrays = {1: 6, 2: 7, 3: 8, 4: 9}  # from a type to its array type
     values = value if isinstance(value, list) else [value]
     for fits, kind in kinds:
         if values and all(fits(one) for one in values):
@@ -303,7 +304,7 @@ def _parameter_value(name: str, value: Any) -> ParameterValue:
 
 
 def as_values(message: Any, limit: int = 128) -> Any:
-    """Return a message as dictionaries and lists, which "..." ends after `limit` elements; 0: no limit."""
+    """Return a message as dictionaries and lists, cut with "..." after `limit` elements; 0: no limit."""
     if hasattr(message, "get_fields_and_field_types"):
         return {
             name: as_values(getattr(message, name), limit) for name in message.get_fields_and_field_types()
@@ -356,7 +357,8 @@ def record(
     """Record topics to a rosbag2; return the number of messages by topic.
 
     Args:
-        topics: types by name. folder: to create. until: called with the number of messages; ends it if true.
+        topics: types by name. folder: to create. until: called with the number of messages; recording ends if
+            it returns True.
 
     Raises:
         BagError: the folder exists or cannot be written. ConfigError: a type is not installed.
@@ -369,14 +371,14 @@ def record(
                 topic, time_ns, data = arrived.get(timeout=0.1)
             except queue.Empty:
                 continue
-            last_ns = max(last_ns, time_ns)  # the clock of the machine may be set back
+            last_ns = max(last_ns, time_ns)  # the system clock may be set back
             bag.write(topic, topics[topic], last_ns, data)
             counts[topic] += 1
     return counts
 
 
 def recordable(topics: Mapping[str, str]) -> dict[str, str]:
-    """Return the topics whose types are installed, and that the writer knows."""
+    """Return the topics whose types are installed and known to the writer."""
     from perception_rt.replay.message_types import typestore
 
     return {

@@ -1,4 +1,4 @@
-"""A ROS node around a component: topics, timers, parameters and diagnostics are rclpy's."""
+"""A ROS node around a component, with topics, timers, parameters and diagnostics of rclpy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from perception_rt.types.status import Status
 
 
 class TopicPublisher:
-    """A lifecycle publisher of serialized messages; silent once it is closed."""
+    """A lifecycle publisher of serialized messages; does nothing after `close`."""
 
     def __init__(self, node: PerceptionNode, publisher: LifecyclePublisher) -> None:
         self._node = node
@@ -57,11 +57,11 @@ class TopicPublisher:
 
 
 class NodeHost:
-    """The `Host` of a component in a ROS node; it closes what the component opened.
+    """The `Host` of a component in a ROS node; it closes the component's topics and timers.
 
     Args:
-        node: provides topics, timers and log.
-        on_message: called before each message is handed to the component.
+        node: provides topics, timers and the log.
+        on_message: called before each message is passed to the component.
     """
 
     def __init__(self, node: PerceptionNode, on_message: Callable[[], None]) -> None:
@@ -118,7 +118,7 @@ class NodeHost:
         return subscription
 
     def describe(self) -> str:
-        """Return what is subscribed to, with publishers and reliability, and what is published."""
+        """Return the subscriptions, with publishers and reliability, and the publishers as text."""
         inputs = [
             f"{one.topic} ({one.publisher_count()} publisher{'s' * (one.publisher_count() != 1)}, "
             f"{one.reliability.replace('_', ' ')})"
@@ -139,7 +139,7 @@ class NodeHost:
         return self._transforms
 
     def clear_transforms(self) -> None:
-        """Forget the transforms of before a jump of the clock."""
+        """Drop the transforms from before a jump of the clock."""
         if self._transforms is not None:
             self._transforms.clear()
 
@@ -163,7 +163,7 @@ class NodeHost:
         self._node.warn(stream, error)
 
     def stop(self) -> None:
-        """Destroy timers and subscriptions, so that no callback is called any more."""
+        """Destroy timers and subscriptions, so that no more callbacks run."""
         for timer in self._timers:
             self._node.destroy_timer(timer)
         for subscription in self.subscriptions:
@@ -182,7 +182,7 @@ class NodeHost:
 
 
 class ComponentNode(PerceptionNode):
-    """A ROS node around one component; the component lives from configure to cleanup.
+    """A ROS node around one component, which exists from configure to cleanup.
 
     Attributes:
         component: None while the node is not configured.
@@ -207,17 +207,17 @@ class ComponentNode(PerceptionNode):
         self.component.setup()
 
     def start(self) -> None:
-        """Activate the component; under simulated time from the first /clock on, as stamps need a date."""
+        """Activate the component; under simulated time wait for the first /clock."""
         self.component.active = self.steady() or self.now_ns() > 0
 
     def stop(self) -> None:
-        """Deactivate the component and finish what is pending."""
+        """Deactivate the component and end pending messages."""
         if self.component is not None:
             self.component.active = False
             self.component.stop()
 
     def teardown(self) -> None:
-        """Destroy the component and everything that it opened."""
+        """Destroy the component with its topics and timers."""
         if self._host is not None:
             self._host.stop()
         if self.component is not None:
@@ -227,7 +227,7 @@ class ComponentNode(PerceptionNode):
         self.component = self._host = None
 
     def check_values(self, values: dict[str, Any]) -> None:
-        """Refuse what the component refuses."""
+        """Refuse values that the component refuses."""
         if self.component is not None:
             self.component.check_parameters(values)
 
@@ -255,13 +255,13 @@ class ComponentNode(PerceptionNode):
             component.active = True
 
     def pending(self) -> int:
-        """How many messages the component has not answered yet."""
+        """Return the number of messages that the component has not finished."""
         component = self.component  # another thread may be cleaning up
         books = [] if component is None else list(component.stats.values())
         return sum(stats.ledger.snapshot()["pending"] for stats in books)
 
     def on_clock_reset(self) -> None:
-        """Forget transforms and whatever else depends on the order of time."""
+        """Drop transforms and other state that depends on the order of time."""
         component, host = self.component, self._host  # another thread may be cleaning up
         if component is None or host is None or not component.active:
             return

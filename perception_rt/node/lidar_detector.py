@@ -1,4 +1,4 @@
-"""Node lidar_detector: point cloud topics to Detection3DArray at a fixed rate, every frame accounted for."""
+"""Node lidar_detector: detects objects in point clouds at a fixed rate."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from perception_rt.node.survey import matching_qos
 from perception_rt.replay.live import Live, open_live
 from perception_rt.replay.message_types import header_stamp_ns
 
-WAITING = 200  # messages; while the viewer is slower, newer ones are left out
+WAITING = 200  # messages; a slow viewer misses newer ones
 SEARCH_S = 1.0
 ARRAYS = ("vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray")
 
@@ -45,9 +45,9 @@ def live_view(kind: str) -> Iterator[None]:
 
 
 class GraphView:
-    """Subscribes to every topic as it appears, and passes messages to a viewer on one thread.
+    """Subscribes to every new topic, and passes messages to a viewer on one thread.
 
-    Times are those of /clock where it is published, else of this machine.
+    Uses the time of /clock if it is published, else the system time.
     """
 
     def __init__(self, node: Node, viewer: Live) -> None:

@@ -1,4 +1,4 @@
-"""Node object_tracker: detections to tracks with ids that stay, and to where the tracks will be."""
+"""Node object_tracker: tracks detections and predicts the paths of the tracks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters of a component as those of a ROS node."""
+"""Declare a component's parameters on a ROS node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perception_rt.types import ConfigError
 
 
 def descriptor(parameter: Parameter) -> ParameterDescriptor:
-    """What `ros2 param describe` shows."""
+    """Return the descriptor that `ros2 param describe` shows."""
     shown = ParameterDescriptor(description=parameter.description)
     if parameter.choices:
         shown.additional_constraints = "one of " + ", ".join(parameter.choices)
@@ -29,9 +29,9 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
 
 
 def declare(node: Node, table: Sequence[Parameter]) -> None:
-    """Declare every parameter of `table` on `node`; unknown names that were given are logged.
+    """Declare every parameter of `table` on `node`; log unknown names among the given ones.
 
-    They are not refused here: an entry for all nodes (`/**`) may be for another one.
+    Unknown names are not an error: an entry for all nodes (`/**`) may be for another node.
 
     Raises:
         ConfigError: a value given at start has another type or lies out of range.
@@ -48,10 +48,10 @@ def declare(node: Node, table: Sequence[Parameter]) -> None:
 
 
 def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
-    """The present values, checked.
+    """Return the current values, checked.
 
     Raises:
-        ConfigError: a value is outside of what its parameter allows.
+        ConfigError: a value is not allowed.
     """
     return {parameter.name: parameter.accept(node.get_parameter(parameter.name).value) for parameter in table}
 
@@ -59,7 +59,7 @@ def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
 def check_set(
     table: Sequence[Parameter], changes: Sequence[RclParameter], configured: bool
 ) -> SetParametersResult:
-    """Whether `changes` may be applied now: nothing is applied here."""
+    """Return whether `changes` may be applied now, without applying them."""
     known = {parameter.name: parameter for parameter in table}
     for change in changes:
         parameter = known.get(change.name)

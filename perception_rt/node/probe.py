@@ -1,4 +1,4 @@
-"""Listening to topics for `perception-rt doctor`: who publishes, with which QoS, what arrives."""
+"""Check topics for `perception-rt doctor`: publishers, their QoS, and arriving messages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from perception_rt.node.messages import message_class
 from perception_rt.node.run import spinning_node
 
-DISCOVERY_S = 5.0  # a topic that nobody announced by then has no publisher
+DISCOVERY_S = 5.0  # a topic not discovered by then has no publisher
 
 
 def probe_topics(topics: Sequence[str], seconds: float) -> Iterator[tuple[str, str]]:
-    """Findings `(level, text)` about every topic, after listening for `seconds`."""
+    """Return findings `(level, text)` about every topic after listening for `seconds`."""
     with spinning_node("perception_rt_doctor") as node:
         _await_discovery(node, topics)
         counts = {topic: _listen(node, topic) for topic in topics}
@@ -25,7 +25,7 @@ def probe_topics(topics: Sequence[str], seconds: float) -> Iterator[tuple[str, s
 
 
 def _await_discovery(node: Node, topics: Sequence[str]) -> None:
-    """Wait until every topic is known, and a little for what else there is."""
+    """Wait until every topic is known, and shortly for others."""
     end = time.monotonic() + DISCOVERY_S
     wanted = {node.resolve_topic_name(topic) for topic in topics}
     while wanted - dict(node.get_topic_names_and_types()).keys() and time.monotonic() < end:
@@ -34,7 +34,7 @@ def _await_discovery(node: Node, topics: Sequence[str]) -> None:
 
 
 def _listen(node: Node, topic: str) -> list[int]:
-    """Subscribe as a sensor node would; the sizes of what arrives, in bytes."""
+    """Subscribe like a sensor node; return the sizes of the messages, in bytes."""
     sizes: list[int] = []
     kinds = dict(node.get_topic_names_and_types()).get(node.resolve_topic_name(topic), [])
     kind = message_class(kinds[0]) if kinds else None

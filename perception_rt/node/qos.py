@@ -1,4 +1,4 @@
-"""Subscriptions that adapt their reliability to the publishers, and log why."""
+"""Subscriptions that adapt their reliability to the publishers and log the reason."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from perception_rt.component.streams import DEPTH
 from perception_rt.node.transport import PROFILE
 
-STARVED_S = 3  # seconds of more messages lost than received, after which the other reliability is tried
-SILENT_S = 8  # the same where a publisher exists and no message ever came
-ALONE_S = 5  # seconds without a publisher after which that is logged
-TRIAL_S = 5  # after which a change that brought no message is undone
-# What an image topic may be instead, and what makes an image of it.
+STARVED_S = 3  # seconds with more messages lost than received, until the other reliability is tried
+SILENT_S = 8  # the same if a publisher exists but no message arrived
+ALONE_S = 5  # seconds without a publisher until a warning
+TRIAL_S = 5  # until a change without effect is undone
+# Types that an image topic may have instead, and how to convert them.
 REPUBLISH = {
     "FFMPEGPacket": ": run `ros2 run image_transport republish --ros-args -p in_transport:=ffmpeg "
     "-p out_transport:=raw`",
@@ -32,16 +32,15 @@ BEST_EFFORT, RELIABLE = ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABL
 class AdaptiveSubscription:
     """A raw subscription whose reliability follows the publishers.
 
-    * Asked for reliable while a publisher offers best effort (which would match nothing): falls back to best
-      effort.
-    * Best effort, but most messages are lost on the way (large messages over a transport without our
-      shared-memory segment) while the publishers offer reliable: changes to reliable, slower but complete.
-      The same where publishers of a large type exist and none of their messages comes; undone where that
-      brings none either, and when the publishers are gone.
+    * Reliable, but a publisher offers only best effort, which does not match: falls back to best effort.
+    * Best effort, but most messages are lost (large messages over a transport without our shared-memory
+      segment) and the publishers offer reliable: changes to reliable, which is slower but complete. It does
+      the same if publishers of a large type exist but no message arrives. The change is undone if still no
+      message arrives, and when the publishers are gone.
 
     Attributes:
         topic: the resolved topic name.
-        lost: messages that the transport reported as lost before they reached this node.
+        lost: messages that the transport reported as lost.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class AdaptiveSubscription:
         self._callback = callback
         self._asked = self._reliability = RELIABLE if reliability == "reliable" else BEST_EFFORT
         self._adapted = False
-        self._trial_s: int | None = None  # seconds since a change that is on trial
+        self._trial_s: int | None = None  # seconds since a change on trial
         self._incompatible = False
         self._received = 0
         self._starved_s = 0
@@ -66,7 +65,7 @@ class AdaptiveSubscription:
 
     @property
     def reliability(self) -> str:
-        """The reliability asked for now: `reliable` or `best_effort`."""
+        """The requested reliability: `reliable` or `best_effort`."""
         return self._reliability.name.lower()
 
     def close(self) -> None:
@@ -74,7 +73,7 @@ class AdaptiveSubscription:
         self._node.destroy_subscription(self._subscription)
 
     def every_second(self) -> None:
-        """Check for mismatches and losses; adapt where the publishers allow it."""
+        """Check for mismatches and losses; adapt if the publishers allow it."""
         self._check_publishers()
         received, lost = self._received - self._seen[0], self.lost - self._seen[1]
         self._seen = (self._received, self.lost)
@@ -88,7 +87,7 @@ class AdaptiveSubscription:
             self._check_change(received, offers)
 
     def _check_publishers(self) -> None:
-        """Warn once where a topic has no publisher for a while, with the nearest names that have one."""
+        """Warn once if a topic has no publisher for a while, with similar names that have one."""
         name = self._type.__module__.split(".")[0] + "/msg/" + self._type.__name__
         types = {info.topic_type for info in self._publishers()}
         self._alone_s = 0 if name in types else self._alone_s + 1
@@ -110,11 +109,11 @@ class AdaptiveSubscription:
         self._node.get_logger().warning(f"no publisher of {self.topic} for {ALONE_S} s{hint}")
 
     def _check_losses(self, received: int, lost: int, offers: set[ReliabilityPolicy]) -> None:
-        """Change to reliable where messages are lost and the publishers offer it."""
+        """Change to reliable if messages are lost and the publishers offer it."""
         if not offers:
             self._adapted, self._starved_s = False, 0
             return
-        # Silence counts until the first message; later it is the publisher's.
+        # Silence counts only until the first message; later the publisher may be silent.
         silent = self._received == 0 and self.lost == 0 and self._type.__name__ in LARGE
         self._starved_s = self._starved_s + 1 if lost > received or silent else 0
         if lost > received and self._starved_s == STARVED_S and BEST_EFFORT in offers:
@@ -133,7 +132,7 @@ class AdaptiveSubscription:
         )
 
     def _warn_of_losses(self, lost: int, received: int) -> None:
-        """Name the remedy where the publisher offers nothing better than best effort."""
+        """Log a remedy if the publisher offers only best effort."""
         names = ", ".join(sorted({info.node_name for info in self._publishers()}))
         self._node.get_logger().warning(
             f"{self.topic}: {lost} of {lost + received} messages of one second were lost on the way from "
@@ -142,7 +141,7 @@ class AdaptiveSubscription:
         )
 
     def _check_change(self, received: int, offers: set[ReliabilityPolicy]) -> None:
-        """Go back to best effort where reliable brought nothing, or its publishers are gone."""
+        """Go back to best effort if reliable had no effect, or its publishers are gone."""
         if not offers:
             self._change(BEST_EFFORT, "its publishers are gone")
             self._adapted, self._trial_s = False, None
@@ -153,7 +152,7 @@ class AdaptiveSubscription:
                 self._change(BEST_EFFORT, "no message came as reliable either: the publisher is silent")
 
     def publisher_count(self) -> int:
-        """Return the number of publishers that are known on the topic."""
+        """Return the number of discovered publishers on the topic."""
         return len(self._publishers())
 
     def _publishers(self) -> list:

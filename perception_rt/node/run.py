@@ -1,4 +1,4 @@
-"""Running nodes: process set-up, executor, signals, orderly end."""
+"""Run nodes: process set-up, executor, signals, shutdown."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from perception_rt.node.shell import PerceptionNode
 from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
 
-SPIN_S = 0.1  # how soon an idle executor notices that it is to stop
-DRAIN_S = 1.0  # without work, after the last played message: then nothing is on its way any more
-DRAINED_S = 15.0  # the most that the graph is given to answer the last messages
-MAX_FAILURES = 200  # slices in a row within a second that may fail before the executor counts as broken
+SPIN_S = 0.1  # period at which an idle executor checks for a stop
+DRAIN_S = 1.0  # idle time after the last played message, until no more messages are expected
+DRAINED_S = 15.0  # maximum time for the graph to answer the last messages
+MAX_FAILURES = 200  # failed slices in a row within a second, until the executor counts as broken
 FAILED = 70  # exit code, EX_SOFTWARE of sysexits.h
-END_S = 1.5  # after a signal the process ends within this, whatever still computes
+END_S = 1.5  # maximum time from a signal to the end of the process
 
 
 def keep_large_blocks() -> None:
     """Let malloc keep blocks of message size instead of returning them to the kernel after each message.
 
-    Saves some 2000 page faults per 720p image. Does nothing where the C library has no mallopt.
+    Saves some 2000 page faults per 720p image. Does nothing if the C library has no mallopt.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -48,11 +48,11 @@ def keep_large_blocks() -> None:
 
 
 def release_memory() -> None:
-    """Return to the kernel what malloc keeps of a model that was dropped; some ms, so not for every message.
+    """Return freed memory of a released model to the kernel. Takes some ms, so not for every message.
 
-    `keep_large_blocks` lets it keep up to 1 GB for each arena, so that each swap of a bundle cost some more.
-    The free end of an arena stays, except for that of the main one: load models on the same thread each time.
-    Does nothing where the C library has no malloc_trim.
+    With `keep_large_blocks`, malloc keeps up to 1 GB per arena, so each swap of a bundle would add memory.
+    malloc_trim does not return the free end of arenas other than the main one, so load models on the same
+    thread each time. Does nothing if the C library has no malloc_trim.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -61,7 +61,7 @@ def release_memory() -> None:
 
 
 def make_executor(context: Context | None = None) -> Executor:
-    """The fastest executor of this rclpy: events (Kilted and later), else single-threaded."""
+    """Return the fastest executor of this rclpy: events (Kilted and later), else single-threaded."""
     try:
         from rclpy.experimental import EventsExecutor
     except ImportError:
@@ -81,7 +81,7 @@ def spin(
         executor: with its nodes.
         stop: ends it.
         context: of the nodes.
-        on_error: called with what a callback raised; spinning goes on. None: it is raised.
+        on_error: called with an exception of a callback, and spinning goes on; None raises it.
 
     Raises:
         RuntimeError: `MAX_FAILURES` slices in a row failed within a second: the executor is broken.
@@ -107,10 +107,10 @@ def spin(
 
 @contextmanager
 def spinning_node(name: str, domain_id: int | None = None) -> Iterator[Node]:
-    """A node that is spun on a thread of its own, in a context of its own, until the end.
+    """Spin a node on a thread and in a context of its own during the `with` block.
 
     Args:
-        name: of the node. domain_id: None for that of the environment.
+        name: of the node. domain_id: None for the environment's.
     """
     context, stop = Context(), threading.Event()
     rclpy.init(context=context, domain_id=domain_id)
@@ -133,7 +133,7 @@ class Graph:
     """Several nodes in one process, each with an executor and a thread of its own.
 
     Attributes:
-        failed: set when an executor ended by itself; its log says why.
+        failed: set when an executor ended by itself; the log has the reason.
     """
 
     def __init__(self, nodes: Sequence[PerceptionNode], context: Context | None = None) -> None:
@@ -154,16 +154,16 @@ class Graph:
     def _spin(self, executor: Executor, node: PerceptionNode) -> None:
         try:
             spin(executor, self._stop, self._context, node.count_error)
-        except BaseException as error:  # noqa: BLE001 - a node without executor is deaf: the process must end
+        except BaseException as error:  # noqa: BLE001 - a node without executor receives nothing: the process must end
             node.get_logger().fatal(f"the executor ended: {error}")
             self.failed.set()
 
     def start(self) -> bool:
-        """Spin every node and bring it up; False where one failed (its log says why)."""
+        """Spin every node and activate it; return False if one failed (the log has the reason)."""
         for node, thread in zip(self.nodes, self._threads, strict=True):
             thread.start()
             node.spin_thread = thread.native_id
-        up = [node.autostart() for node in self.nodes]  # all of them, so that every failure is logged
+        up = [node.autostart() for node in self.nodes]  # all nodes, so that every failure is logged
         return all(up)
 
     def end(self) -> None:
@@ -205,7 +205,7 @@ def check_names_of(graph: Sequence[GraphNode], overrides: Mapping[str, Mapping[s
 
 
 def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:
-    """Return what creates the node of one entry of a parameter file.
+    """Return a function that creates the node of one entry of a parameter file.
 
     Raises:
         ConfigError: the entry sets a parameter that the node does not have.
@@ -222,11 +222,10 @@ def run(
     factories: Sequence[Callable[[], PerceptionNode]],
     args: list[str] | None = None,
 ) -> NoReturn:
-    """Run nodes until SIGINT, SIGTERM or the end of what one of them plays; then end the process.
+    """Run nodes until SIGINT, SIGTERM or the end of a player; then end the process.
 
-    The exit code is 0, 1 where a node could not be brought up, and 70 where an executor failed. The
-    interpreter is not finalized: with torch that takes up to a second, and crashes under a model that still
-    computes.
+    The exit code is 0, 1 if a node could not be activated, or 70 if an executor failed. The interpreter is
+    not finalized: with torch that takes up to a second, and crashes while a model still computes.
 
     Args:
         factories: make the nodes, after rclpy is up.
@@ -238,7 +237,7 @@ def run(
     if little := shortage():
         print(little, file=sys.stderr)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    # Events and locks may deadlock in a signal handler; this queue is made for it.
+    # Events and locks may deadlock in a signal handler; SimpleQueue does not.
     exit_codes: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: exit_codes.put(0))
@@ -251,7 +250,7 @@ def run(
         rclpy.try_shutdown()
         _exit(1)
     up: list[bool] = []
-    # On a thread, as loading a model cannot be interrupted either.
+    # On a thread, since loading a model cannot be interrupted.
     bring_up = threading.Thread(target=lambda: up.append(graph.start()), name="bring-up", daemon=True)
     bring_up.start()
     while bring_up.is_alive() and not stop.is_set():
@@ -270,7 +269,7 @@ def run(
 
 
 def _drain(graph: Graph, stop: threading.Event) -> None:
-    """Wait until the nodes have answered what was played last."""
+    """Wait until the nodes have answered the last played messages."""
     now_s = time.monotonic()
     end_s, idle_s = now_s + DRAINED_S, now_s
     while now_s < end_s and now_s - idle_s < DRAIN_S and not stop.wait(SPIN_S):
@@ -280,7 +279,7 @@ def _drain(graph: Graph, stop: threading.Event) -> None:
 
 
 def _exit_soon(exit_codes: queue.SimpleQueue[int], stop: threading.Event) -> None:
-    """End the process soon after the first exit code: a model cannot be interrupted."""
+    """End the process soon after the first exit code, as a model cannot be interrupted."""
     code = exit_codes.get()
     stop.set()
     time.sleep(END_S)

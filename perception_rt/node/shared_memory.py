@@ -1,4 +1,4 @@
-"""What killed nodes leave behind in shared memory."""
+"""Clean up shared memory after killed nodes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 FOLDER = Path("/dev/shm")
 SEGMENT = re.compile(r"fastdds_[0-9a-f]{16}")
 SEGMENT_BYTES = 64 << 20
-"""Of each process with nodes, as fastdds.xml says."""
+"""Segment size of each process with nodes, as in fastdds.xml."""
 SETTLED_S = 60.0  # younger files may belong to a process that is just starting
 
 
 def clean_shared_memory(folder: Path = FOLDER) -> list[str]:
     """Remove the Fast DDS segments whose process has died, as `fastdds shm clean` does.
 
-    A living owner holds a lock on `<segment>_el`; the kernel frees it with the process. Files of other users,
-    and all that is younger than a minute, are left alone.
+    A running owner holds a lock on `<segment>_el`; the kernel releases it with the process. Files of other
+    users, and files younger than a minute, are kept.
 
     Returns:
         The names of the removed segments.
@@ -35,9 +35,9 @@ def clean_shared_memory(folder: Path = FOLDER) -> list[str]:
 
 
 def shortage(folder: Path = FOLDER) -> str:
-    """Return what to do where there is no room for two processes' segments; empty where there is.
+    """Return what to do if there is no room for the segments of two processes; empty if there is.
 
-    Fast DDS goes on over UDP then, which loses large messages.
+    Without room, Fast DDS falls back to UDP, which loses large messages.
     """
     usage = shutil.disk_usage(folder) if folder.is_dir() else None
     if usage is None or usage.free >= 2 * SEGMENT_BYTES:
@@ -55,6 +55,6 @@ def _is_abandoned(lock: Path) -> bool:
             return False
         with lock.open("rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # locked, gone, or another user's: not ours to remove
+    except OSError:  # locked, removed, or owned by another user
         return False
     return True

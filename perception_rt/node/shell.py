@@ -29,7 +29,7 @@ FINAL_DIAGNOSTICS_S = 0.3  # for the last diagnostics to reach their subscribers
 
 
 class PerceptionNode(LifecycleNode):
-    """A lifecycle node whose subclass fills in four steps and its diagnostics.
+    """A lifecycle node; a subclass implements four steps and the diagnostics.
 
     `setup` loads, verifies and warms up; `start` only enables; `stop` and `teardown` undo them. A step that
     raises is logged with its traceback and undone, and the transition fails. A callback that raises is logged
@@ -53,18 +53,18 @@ class PerceptionNode(LifecycleNode):
         self._table = (*NODE_PARAMETERS, *self.PARAMETERS)
         self._configured = False
         self.active = False
-        self.spin_thread: int | None = None  # native id, set by who spins the node on a thread of its own
-        self.finished = threading.Event()  # set by nodes whose work has an end
+        self.spin_thread: int | None = None  # native id of the thread that spins the node
+        self.finished = threading.Event()  # set by nodes that finish by themselves
         self.values: dict[str, Any] = {}
         parameters.declare(self, self._table)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._take_parameters)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # Wall time: diagnostics must go on while simulated time stands still.
+        # Wall time: diagnostics must continue while simulated time stands still.
         wall = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self.guard(self._on_second), clock=wall)
 
-    # What subclasses fill in.
+    # Subclasses implement these.
 
     def setup(self) -> None:
         """Acquire resources according to `self.values`; any exception fails the transition."""
@@ -76,10 +76,10 @@ class PerceptionNode(LifecycleNode):
         """Disable; must be quick."""
 
     def teardown(self) -> None:
-        """Release every resource; also called after a failed `setup`, so each may be missing."""
+        """Release every resource; also called after a failed `setup`, so any of them may be missing."""
 
     def check_values(self, values: dict[str, Any]) -> None:
-        """Refuse live parameters that their table cannot judge; raises ConfigError. They are not set yet."""
+        """Check live parameters beyond their bounds, before they are set; raises ConfigError."""
 
     def on_parameters(self) -> None:
         """Apply changed live parameters; `self.values` is up to date."""
@@ -88,17 +88,17 @@ class PerceptionNode(LifecycleNode):
         """Called at 1 Hz while active, before the diagnostics."""
 
     def pending(self) -> int:
-        """How many messages the node has not answered yet."""
+        """Return the number of messages that the node has not finished."""
         return 0
 
     def on_clock_reset(self) -> None:
         """Called when ROS time jumped backward, by any amount, or simulated time was switched on or off."""
 
     def diagnostics(self) -> list[Status]:
-        """Return what to publish at 1 Hz."""
+        """Return the diagnostics to publish at 1 Hz."""
         return []
 
-    # What subclasses use.
+    # Subclasses use these.
 
     def now_ns(self) -> int:
         """Return ROS time, ns: the clock of stamps and ages."""
@@ -121,14 +121,14 @@ class PerceptionNode(LifecycleNode):
         return guarded
 
     def count_error(self, error: Exception) -> None:
-        """Log and count what a callback raised."""
+        """Log and count an exception of a callback."""
         self.callback_errors += 1
         self._last_callback_error = f"{type(error).__name__}: {error}"
         text = "".join(traceback.format_exception(error))
         self.get_logger().error(f"a callback raised: {text}", throttle_duration_sec=1.0)
 
     def warn(self, stream: str, error: Exception) -> None:
-        """Log a message that was refused, at most once a second; unexpected errors with their traceback."""
+        """Log a refused message, at most once a second; unexpected errors with their traceback."""
         unexpected = not isinstance(error, PerceptionError)
         text = "".join(traceback.format_exception(error)) if unexpected else str(error)
         self.get_logger().warning(f"{stream}: {text}", throttle_duration_sec=1.0)
@@ -136,7 +136,7 @@ class PerceptionNode(LifecycleNode):
     # Lifecycle.
 
     def autostart(self) -> bool:
-        """Configure and activate if the parameter `autostart` says so; False where that failed."""
+        """Configure and activate if the parameter `autostart` is set; return False if that failed."""
         if not self.get_parameter("autostart").value:
             return True
         done = TransitionCallbackReturn.SUCCESS
@@ -166,7 +166,7 @@ class PerceptionNode(LifecycleNode):
         """Enable."""
 
         def activate() -> None:
-            super(PerceptionNode, self).on_activate(state)  # without it lifecycle publishers stay silent
+            super(PerceptionNode, self).on_activate(state)  # enables lifecycle publishers
             self.start()
             self.active = True
 
@@ -204,12 +204,12 @@ class PerceptionNode(LifecycleNode):
         return self._attempt("shut down", shutdown)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Back to unconfigured, so that the node can be configured again."""
+        """Return to unconfigured, so that the node can be configured again."""
         self.active = self._configured = False
         return self._attempt("recover", self.teardown)
 
     def _scheduled(self) -> AbstractContextManager[None]:
-        """Apply cores, priority and locked memory; what begins within the context inherits them."""
+        """Apply CPU cores, priority and locked memory; threads started in the context inherit them."""
         cores, priority = parse_cores(self.values["cpu_affinity"]), self.values["thread_priority"]
         refused = [lock_memory()] if self.values["lock_memory"] else []
         if self.spin_thread is not None:
@@ -221,7 +221,7 @@ class PerceptionNode(LifecycleNode):
     def _attempt(
         self, transition: str, step: Callable[[], None], undo: Callable[[], None] | None = None
     ) -> TransitionCallbackReturn:
-        """Run a step; rclpy would swallow its exception, so log it here, undo, and fail."""
+        """Run a step. rclpy would swallow its exception, so log it here, undo the step, and fail."""
         try:
             step()
         except Exception as error:  # noqa: BLE001 - any failure must fail the transition, not the process
@@ -233,7 +233,7 @@ class PerceptionNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
-        """Also ends what LifecycleNode leaves: a state machine that keeps the DDS participant alive."""
+        """Destroy the state machine too: LifecycleNode leaves it, and it keeps the DDS participant alive."""
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()
 
@@ -265,7 +265,7 @@ class PerceptionNode(LifecycleNode):
             self._diagnostics_publisher.publish(encode_diagnostics(statuses, self.now_ns()))
 
     def _with_errors(self, statuses: list[Status]) -> list[Status]:
-        """Add the errors of callbacks to the node's status, the first; a warning while there are new ones."""
+        """Add the callback errors to the node's status, the first one; warn while there are new errors."""
         count, before = self.callback_errors, self._reported_errors
         self._reported_errors = count
         if not count:

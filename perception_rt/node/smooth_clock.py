@@ -1,4 +1,4 @@
-"""ROS time, finer than /clock tells it."""
+"""ROS time with a finer resolution than /clock."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections import deque
 from rclpy.clock import JumpThreshold, ROSClock
 from rclpy.duration import Duration
 
-TICKS = 40  # over which the speed of simulated time is taken
-LONGEST_STEP_NS = 200_000_000  # between two of /clock; what is longer was a pause
+TICKS = 40  # over which the speed of simulated time is measured
+LONGEST_STEP_NS = 200_000_000  # between two messages of /clock; a longer gap is a pause
 
 
 class SmoothClock:
-    """Under simulated time, goes on between two messages of /clock as it went before.
+    """Extrapolates simulated time between two messages of /clock.
 
-    Players tell the time 40 times a second (`ros2 bag play --clock`), which is too coarse for ages and for
-    the phase of a scheduler. It goes no further than a usual step beyond the last message, so that it stands
-    still when a player is paused, and it goes back only when /clock does.
+    Players publish the time 40 times a second (`ros2 bag play --clock`), which is too coarse for ages and for
+    the phase of a scheduler. The clock runs at most one usual step past the last message, so it stops when a
+    player is paused. It goes back only when /clock does.
 
     Args:
         clock: of a node.
@@ -27,7 +27,7 @@ class SmoothClock:
     def __init__(self, clock: ROSClock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._ticks: deque[tuple[int, int]] = deque(maxlen=TICKS)  # simulated and machine's time, ns
+        self._ticks: deque[tuple[int, int]] = deque(maxlen=TICKS)  # simulated and system time, ns
         self._latest_ns = 0
         threshold = JumpThreshold(
             min_forward=Duration(nanoseconds=1), min_backward=Duration(nanoseconds=-1), on_clock_change=True
@@ -35,12 +35,12 @@ class SmoothClock:
         self._handle = clock.create_jump_callback(threshold, post_callback=self._ticked)
 
     def now_ns(self) -> int:
-        """The time, ns."""
+        """Return the time, ns."""
         told = self._clock.now().nanoseconds
         if not self._clock.ros_time_is_active:
             return told
         with self._lock:
-            known = bool(self._ticks) and told == self._ticks[-1][0]  # else a tick is being told of just now
+            known = bool(self._ticks) and told == self._ticks[-1][0]  # else a tick is arriving now
             time_ns = told + (self._ahead_ns() if known else 0)
             if 0 < self._latest_ns - time_ns <= LONGEST_STEP_NS:
                 return self._latest_ns

@@ -1,4 +1,4 @@
-"""The base of nodes that play something: pacing on the machine's clock, /clock, waiting for subscribers."""
+"""The base of player nodes: pacing by the system clock, /clock, waiting for subscribers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from rosgraph_msgs.msg import Clock
 from perception_rt.component.parameters import Parameter
 from perception_rt.node.shell import PerceptionNode
 
-CLOCK_PERIOD_NS = 4_000_000  # simulated time steps at 250 Hz, finer than any age that matters
-MAX_GAP_NS = 60 * 10**9  # longer times without a message are skipped
-GRACE_S = 1.0  # between the first listener and the start: discovery is not the same for all
+CLOCK_PERIOD_NS = 4_000_000  # simulated time steps at 250 Hz, fine enough for ages
+MAX_GAP_NS = 60 * 10**9  # longer gaps between messages are skipped
+GRACE_S = 1.0  # from the first subscriber to the start, as others are discovered later
 
 SOURCE_PARAMETERS = (
     Parameter("speed", 1.0, "Speed, as a multiple of the recorded one.", (0.01, 100.0)),
     Parameter("wait_for_listener", True, "Start only once a sensor topic has a subscriber."),
-    Parameter(
-        "listeners", [""], "Further topics, of any node, that must have a subscriber before the start."
-    ),
+    Parameter("listeners", [""], "Further topics that must have a subscriber before the start."),
 )
 
 Event = tuple[int, Callable[[], None]]
@@ -34,42 +32,42 @@ class SourceNode(PerceptionNode):
     """Publishes timed events from a thread of its own; `finished` is set after the last.
 
     Attributes:
-        halt: set while the node is to be still.
+        halt: set while the node must not publish.
     """
 
     def __init__(self, node_name: str, **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
         self.halt = threading.Event()
         self._thread: threading.Thread | None = None
-        self._clock_ns = 0  # the last that was published
-        self._publishing = threading.Lock()  # held while something is published: not after `stop`
+        self._clock_ns = 0  # the last published time
+        self._publishing = threading.Lock()  # held while publishing; not after `stop`
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._clock_publisher = self.create_publisher(Clock, "/clock", qos)
 
-    # What a source fills in.
+    # Subclasses implement these.
 
     def prepare(self) -> None:
-        """Do what takes long, before subscribers are waited for."""
+        """Do slow preparations, before the wait for subscribers."""
 
     def events(self) -> Iterator[Event]:
-        """Yield `(time in ns, what publishes)` in order of time; each is made one event ahead."""
+        """Yield `(time in ns, publishing function)` in order of time; called one event ahead."""
         raise NotImplementedError
 
     def listened(self) -> list[Publisher]:
-        """Return the publishers of which one needs a subscriber before the start."""
+        """Return the publishers; one of them needs a subscriber before the start."""
         raise NotImplementedError
 
     # Lifecycle.
 
     def start(self) -> None:
-        """Begin to play."""
+        """Start to play."""
         self._clock_ns = 0
         self.halt.clear()
         self._thread = threading.Thread(target=self._play, name="play", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End playing; when this returns nothing is published any more."""
+        """Stop playing; nothing is published after this returns."""
         self.halt.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(1.0)
@@ -81,21 +79,21 @@ class SourceNode(PerceptionNode):
             self.prepare()
             if self._wait_for_listener():
                 self._play_events()
-        except Exception as error:  # noqa: BLE001 - the thread would end without a word
-            if self.halt.is_set():  # the publishers may be destroyed by now
+        except Exception as error:  # noqa: BLE001 - the thread would end silently
+            if self.halt.is_set():  # the publishers may have been destroyed
                 return
             self.count_error(error)
             self.get_logger().error(f"playing ended: {error}")
         if not self.halt.is_set():
             self.get_logger().info("finished")
             self.finished.set()
-        # What waits in simulated time for its partners or transforms is answered yet.
+        # Messages that wait in simulated time for partners or transforms still get an answer.
         period_s = CLOCK_PERIOD_NS / 1e9 / min(self.values["speed"], 1.0)
         while not self.halt.wait(period_s) and self._clock_ns:
             self.publish_clock(self._clock_ns + CLOCK_PERIOD_NS)
 
     def _wait_for_listener(self) -> bool:
-        """Return False where the node was stopped meanwhile."""
+        """Return False if the node was stopped meanwhile."""
         if not self.values["wait_for_listener"]:
             return not self.halt.is_set()
         others = [topic for topic in self.values["listeners"] if topic]
@@ -129,7 +127,7 @@ class SourceNode(PerceptionNode):
                 emit()
 
     def _sleep_until(self, began_ns: int, offset_ns: int) -> bool:
-        """Return True where the node was stopped meanwhile."""
+        """Return True if the node was stopped meanwhile."""
         wait_ns = began_ns + offset_ns / self.values["speed"] - time.monotonic_ns()
         return self.halt.wait(wait_ns / 1e9) if wait_ns > 0 else self.halt.is_set()
 

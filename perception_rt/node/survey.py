@@ -1,4 +1,4 @@
-"""Listening to a running graph: a sample of each topic, rates, QoS and transforms."""
+"""Survey a running graph: a sample of each topic, rates, QoS and transforms."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from perception_rt.replay.parameter_file import USED
 from perception_rt.replay.survey import TF_TYPE, Survey, SurveyedTopic
 
 QUIET_S, DISCOVERY_S = 0.6, 5.0
-"""Discovery ends when nothing new was found for the first time, at the latest after the second."""
+"""Discovery ends after the first time without news, and at the latest after the second."""
 MOST_SAMPLES = 500
 
 
 def discover(node: Node) -> None:
-    """Wait until other nodes are found, and then nothing new."""
+    """Wait until other nodes are found and discovery has settled."""
     end = time.monotonic() + DISCOVERY_S
     known, since = _known(node), time.monotonic()
     while (now := time.monotonic()) < end and (len(known[0]) < 2 or now - since < QUIET_S):
@@ -34,7 +34,7 @@ def _known(node: Node) -> tuple[list, list]:
 
 
 def matching_qos(node: Node, topic: str, depth: int = 10) -> QoSProfile:
-    """Return a QoS for a subscription that matches every present publisher of a topic."""
+    """Return a QoS that matches every current publisher of a topic."""
     offered = [info.qos_profile for info in node.get_publishers_info_by_topic(topic)]
     reliable = bool(offered) and all(one.reliability == ReliabilityPolicy.RELIABLE for one in offered)
     latched = bool(offered) and all(one.durability == DurabilityPolicy.TRANSIENT_LOCAL for one in offered)

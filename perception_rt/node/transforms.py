@@ -1,4 +1,4 @@
-"""The transforms of /tf and /tf_static: from tf2_ros where it works, else from our own buffer."""
+"""The transforms of /tf and /tf_static, from tf2_ros if it works, else from our own buffer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TransformSubscriber(component.Transforms, Protocol):
     """The `Transforms` of a component in a ROS node."""
 
     def clear(self) -> None:
-        """Forget all but the static transforms: the clock was set back."""
+        """Drop all but the static transforms, as the clock was set back."""
         ...
 
     def close(self) -> None:
@@ -42,7 +42,7 @@ def subscribe_transforms(node: Node) -> TransformSubscriber:
 
 
 def _import_tf2(node: Node) -> ModuleType | None:
-    """Return tf2_ros; None where it is not installed or cannot be imported, which is logged."""
+    """Return tf2_ros; None if it is not installed, or cannot be imported, which is logged."""
     try:
         return importlib.import_module("tf2_ros")
     except ModuleNotFoundError as error:
@@ -56,14 +56,14 @@ def _import_tf2(node: Node) -> ModuleType | None:
 
 
 class _VolatileHint:
-    """Says once that /tf_static comes from a volatile publisher, which later nodes miss."""
+    """Warns once if a publisher of /tf_static is volatile, as later nodes miss its transforms."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._said = False
 
     def check(self) -> None:
-        """Look at the publishers; call it with each message of /tf_static."""
+        """Check the publishers; call it with each message of /tf_static."""
         if self._said:
             return
         infos = self._node.get_publishers_info_by_topic("/tf_static")
@@ -82,10 +82,10 @@ class TransformListener:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._buffer = TransformBuffer()
-        self._lock = threading.Lock()  # detectors look up on their worker's thread
+        self._lock = threading.Lock()  # detectors look up on the worker's thread
         self._hint = _VolatileHint(node)
-        # Static transforms stay for late subscribers where the publisher is transient local; a bag that was
-        # recorded without QoS profiles is played volatile.
+        # Late subscribers receive static transforms if the publisher is transient local; a bag recorded
+        # without QoS profiles is played as volatile.
         self._subscriptions = [
             node.create_subscription(
                 TFMessage, topic, lambda data, topic=topic: self._add(data, topic), qos, raw=True
@@ -122,7 +122,7 @@ class TransformListener:
                 static = topic == "/tf_static"
                 with self._lock:
                     self._buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
-            except PerceptionError as error:  # the others of the message are used
+            except PerceptionError as error:  # use the others of the message
                 self._warn(topic, error)
 
     def _warn(self, topic: str, error: PerceptionError) -> None:
@@ -130,7 +130,7 @@ class TransformListener:
 
 
 class Tf2Listener:
-    """The buffer of tf2_ros, with the interface and the error of ours."""
+    """The buffer of tf2_ros with our interface and errors."""
 
     def __init__(self, node: Node, tf2_ros: ModuleType) -> None:
         self._error = tf2_ros.TransformException
@@ -153,7 +153,7 @@ class Tf2Listener:
         return to_matrix(np.array([move.x, move.y, move.z]), np.array([turn.x, turn.y, turn.z, turn.w]))
 
     def clear(self) -> None:
-        """Forget all but the static transforms."""
+        """Drop all but the static transforms."""
         self._buffer.clear()
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ RMW_LIBRARY = re.compile(
 
 
 def transport_environment() -> dict[str, str]:
-    """Return the variables that give Fast DDS room for images; none where the user has set a profile."""
+    """Return the variables that give Fast DDS room for images; empty if the user has set a profile."""
     if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
         return {}
     old = os.environ.get("ROS_DISTRO") in OLD_NAME_DISTROS
@@ -38,7 +38,7 @@ def check_rmw() -> None:
     """Refuse an RMW_IMPLEMENTATION that is not installed: importing rclpy would end the process.
 
     Raises:
-        ConfigError: says what is installed and what to set.
+        ConfigError: names the installed ones and the variable to set.
     """
     wanted, installed = os.environ.get("RMW_IMPLEMENTATION"), installed_rmw()
     if wanted and installed and wanted not in installed:

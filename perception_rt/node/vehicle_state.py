@@ -1,4 +1,4 @@
-"""Node vehicle_state: from what the vehicle measures of itself to where it is and where it will be."""
+"""Node vehicle_state: estimates and predicts the vehicle's pose from its own sensors."""
 
 from __future__ import annotations
 

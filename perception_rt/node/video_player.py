@@ -28,7 +28,7 @@ ANSWER_S = 10.0
 
 
 class VideoPlayerNode(SourceNode):
-    """Frames keep the spacing of the file; stamps count from the start of playing."""
+    """Publishes frames with the spacing of the file; stamps start at the time of playing."""
 
     PARAMETERS = (
         Parameter(
@@ -37,18 +37,14 @@ class VideoPlayerNode(SourceNode):
             "A video file, a folder of images, a webcam (its number or /dev/video<n>), or the address of a "
             "stream (rtsp://, http://).",
         ),
-        Parameter("topic", "image_raw", "Where the images are published."),
-        Parameter("frame_id", "camera_optical_frame", "The images' frame."),
+        Parameter("topic", "image_raw", "Topic of the images."),
+        Parameter("frame_id", "camera_optical_frame", "frame_id of the images."),
+        Parameter("frame_rate_hz", 0.0, "Frame rate; 0: by the file's stamps (folder: 10 Hz).", (0.0, 1e3)),
+        Parameter("epoch_s", 0.0, "Stamp of the first frame, s since 1970; 0: the current time."),
+        Parameter("duration_s", 0.0, "Length to play, s; 0: all.", (0.0, 1e9)),
+        Parameter("keep", "", "Folder to store the published frames as <stamp in ns>.jpg; empty: none."),
         Parameter(
-            "frame_rate_hz", 0.0, "Instead of the file's stamps; 0: those (folder: 10 Hz).", (0.0, 1e3)
-        ),
-        Parameter("epoch_s", 0.0, "Stamp of the first frame, s since 1970; 0: the time when it is played."),
-        Parameter("duration_s", 0.0, "The player ends after so much of the source; 0: with it.", (0.0, 1e9)),
-        Parameter(
-            "keep", "", "Folder for the published frames, as JPEG named by their stamp in ns; empty: none."
-        ),
-        Parameter(
-            "answers", "", "Each frame waits until this topic has answered the one before; empty: none does."
+            "answers", "", "Topic that must answer each frame before the next one; empty: do not wait."
         ),
         *SOURCE_PARAMETERS,
     )
@@ -66,10 +62,10 @@ class VideoPlayerNode(SourceNode):
         if not self.values["video"]:
             raise ConfigError("video='': name a file, a folder or a device, e.g. -p video:=street.mp4")
         frames = read_video(self.values["video"], self.values["frame_rate_hz"])
-        # The first frame shows that the source can be read, before the node is configured.
+        # Check that the source can be read before the node is configured.
         self._frames = itertools.chain([next(frames)], frames)
         if is_live(self.values["video"]):
-            del frames  # closed, and opened anew for playing: what is buffered until then is old
+            del frames  # opened again for playing, as buffered frames would be old
             self._frames = read_video(self.values["video"])
         self._images = self.create_publisher(Image, self.values["topic"], 5)
         if self.values["answers"]:
