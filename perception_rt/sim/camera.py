@@ -1,4 +1,4 @@
-"""The pinhole camera: intrinsics, its place on the vehicle, and projection."""
+"""The pinhole camera: intrinsics, mounting and projection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Camera:
 
     @classmethod
     def of_size(cls, size: tuple[int, int]) -> Camera:
-        """The simulator's camera at an image size."""
+        """Return the simulator's camera for an image size."""
         return cls(size, 0.7 * size[0])
 
     @property
@@ -39,7 +39,7 @@ class Camera:
 
     @property
     def base_from_optical(self) -> np.ndarray:
-        """(4, 4) float64: takes points of the optical frame to base_link."""
+        """(4, 4) float64 transform from the optical frame to base_link."""
         pose = np.eye(4)
         pose[:3, :3] = OPTICAL_IN_BASE
         pose[:3, 3] = self.position
@@ -52,7 +52,7 @@ class Camera:
             points: (..., 3), m.
 
         Returns:
-            (..., 2) pixel coordinates and (...,) depth in m; pixels mean nothing where depth < NEAR_M.
+            (..., 2) pixel coordinates and (...,) depth in m; pixels are invalid where depth < NEAR_M.
         """
         depth = points[..., 0] - self.position[0]
         scale = self.focal / np.maximum(depth, NEAR_M)

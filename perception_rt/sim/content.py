@@ -1,4 +1,4 @@
-"""Seeded things: what an object is, how large, and how it is drawn."""
+"""Random objects: class, size and shape, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _WALLS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entity:
-    """A thing: class index (-1 for scenery), box size, and its looks.
+    """An object: class index (-1 for scenery), box size, and shape.
 
     Attributes:
         label: index into SIM_CLASSES or -1. lwh: length width height, m.
-        shape: its Mesh or Figure, or None where `person` walks or rides and the shape depends on the phase.
+        shape: its Mesh or Figure; None if `person` walks or rides, as the shape depends on the phase.
     """
 
     label: int
@@ -51,14 +51,14 @@ class Entity:
 
     @property
     def length(self) -> float:
-        """Length along its own x, m."""
+        """Length along the x axis of the object, m."""
         return self.lwh[0]
 
     def shape_at(self, travelled_m: float, moving: bool) -> Mesh | Figure:
-        """The shape at a phase of the gait or of the pedals."""
+        """Return the shape at a phase of the gait or the pedals."""
         if self.shape is not None:
             return self.shape
-        # Posed in steps, so that a pose is made once: random access stays exact, and drawing stays fast.
+        # Poses are quantized and cached: random access stays exact, and drawing stays fast.
         if self.label == 2:
             return _rider(self.person, self.paint, round(travelled_m / 0.25) % 28)
         return _walker(self.person, round(travelled_m / figures.STRIDE_M * 24) % 24 if moving else -1)
@@ -75,7 +75,7 @@ def _rider(person: figures.Person, paint: tuple, step: int) -> Figure:
 
 
 def make_entity(kind: str, rng: np.random.Generator) -> Entity:
-    """A seeded thing of a kind: one of SIM_CLASSES, waiting (a pedestrian), or one of SCENERY."""
+    """Return a random object of a kind: one of SIM_CLASSES, waiting (a pedestrian), or one of SCENERY."""
     return _MAKERS[kind](rng)
 
 

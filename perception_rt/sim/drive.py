@@ -16,12 +16,12 @@ from perception_rt.sim.scene import Look, background, draw_road, to_base
 from perception_rt.sim.world import World, WorldObjects
 from perception_rt.types import ConfigError, Detections2D
 
-# What a person would label: large enough, seen enough, and not just a sliver at the image's edge.
+# Objects that an annotator would label: large enough, visible enough, not a sliver at the image's edge.
 MIN_HEIGHT_PX = 14.0
 MIN_WIDTH_PX = 5.0
 MIN_VISIBLE = 0.4
 MIN_INSIDE = 0.2
-MIN_AREA = 0.01  # of the image: a thing this large is labelled however much of it lies outside
+MIN_AREA = 0.01  # of the image: an object this large is labelled even if most of it lies outside
 
 _KEPT_BYTES = 16 << 20
 GRAVITY = 9.80665
@@ -33,7 +33,7 @@ ODOM_YAW_RATE_SIGMA = 0.004
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Objects3D:
-    """Labelled things within sensor range in base_link, occluded ones too.
+    """Labelled objects within sensor range in base_link, including occluded ones.
 
     Attributes:
         xyzlwh_yaw: (N, 7) float64, centre x y z, length width height, yaw (relative to the ego), m and rad.
@@ -70,10 +70,10 @@ class DriveSample:
     Attributes:
         stamp_ns: time since the drive's start, ns.
         image: (H, W, 3) uint8 RGB.
-        truth: what a person would label, scores 1, labels into SIM_CLASSES.
-        truth_ids: (N,) int64, stable through the drive; the same ids as in objects3d.
-        objects3d: the labelled things around in base_link.
-        ego: the true state. camera: intrinsics and place.
+        truth: the labelled objects, with score 1 and labels into SIM_CLASSES.
+        truth_ids: (N,) int64, constant over the drive; the same ids as in objects3d.
+        objects3d: the labelled objects around the vehicle, in base_link.
+        ego: the true state. camera: intrinsics and mounting.
     """
 
     stamp_ns: int
@@ -86,14 +86,14 @@ class DriveSample:
 
 
 class Drive:
-    """An endless drive through a seeded world; every method is a function of (seed, t) and its sensor alone.
+    """An endless drive through a random world; every method depends only on seed, time and sensor.
 
     Args:
         seed: any non-negative int. size: (width, height) of the image, px.
-        azimuth_steps: columns of a revolution of the lidar, of 64 rings each.
+        azimuth_steps: columns of a lidar revolution, with 64 rings each.
 
     Raises:
-        ConfigError: a seed, a size or a number of steps that cannot be used.
+        ConfigError: an invalid seed, size or number of steps.
     """
 
     def __init__(
@@ -108,20 +108,20 @@ class Drive:
         self.world = World(self.seed)
         self.look = Look(self.camera, self.seed)
         self._lidar = Lidar(self.world, azimuth_steps)
-        # A large block that is freed lets glibc keep blocks of that size (mallopt(3), M_MMAP_THRESHOLD).
-        # Else those of every image and cloud go back to the kernel, which clears them again and again.
+        # After freeing a large block, glibc keeps blocks of that size (mallopt(3), M_MMAP_THRESHOLD).
+        # Otherwise the blocks of every image and cloud return to the kernel, which clears them each time.
         np.empty(_KEPT_BYTES, np.uint8)
 
     @cached_property
     def _grain(self) -> tuple[np.ndarray, np.ndarray]:
-        """The camera's noise, uint8 to add and to subtract; larger than the image, to be shifted."""
+        """Return the camera's noise, uint8 to add and to subtract; larger than the image, to be shifted."""
         rng = np.random.default_rng([self.seed, 5])
         width, height = self.size
         grain = rng.standard_normal((height + 64, width + 64, 3), np.float32) * np.float32(self.look.noise)
         return cv2.convertScaleAbs(np.maximum(grain, 0)), cv2.convertScaleAbs(np.minimum(grain, 0))
 
     def sample(self, t_s: float) -> DriveSample:
-        """Everything at t_s: the rendered image and its truth.
+        """Return everything at t_s: the rendered image and the ground truth.
 
         Args:
             t_s: seconds since the start, >= 0.
@@ -149,22 +149,22 @@ class Drive:
         )
 
     def ego(self, t_s: float) -> SimulatedEgo:
-        """The true state of the vehicle; raises as `sample`."""
+        """Return the true state of the vehicle; raises as `sample`."""
         if not (np.isfinite(t_s) and t_s >= 0):
             raise ConfigError(f"t_s={t_s!r}: give a finite time >= 0")
         return self.world.ego.state(t_s)
 
     def objects3d(self, t_s: float) -> Objects3D:
-        """The labelled things around the vehicle, without rendering; raises as `sample`."""
+        """Return the labelled objects around the vehicle, without rendering; raises as `sample`."""
         return _in_base(self.ego(t_s), self.world.objects(t_s, scenery=False))
 
     def lidar(self, t_s: float) -> LidarSample:
-        """The lidar's revolution at t_s and its truth; does not depend on the image; raises as `sample`."""
+        """Return the lidar's revolution at t_s and its truth, without the image; raises as `sample`."""
         self.ego(t_s)  # checks t_s
         return self._lidar.scan(t_s, self._rng(9, t_s))
 
     def imu(self, t_s: float) -> ImuSample:
-        """The IMU's reading with white noise of GYRO_SIGMA and ACCEL_SIGMA; raises as `sample`."""
+        """Return the IMU's reading with white noise of GYRO_SIGMA and ACCEL_SIGMA; raises as `sample`."""
         ego, rng = self.ego(t_s), self._rng(7, t_s)
         return ImuSample(
             np.array([0, 0, ego.yaw_rate]) + rng.normal(0, GYRO_SIGMA, 3),
@@ -172,7 +172,7 @@ class Drive:
         )
 
     def odometry(self, t_s: float) -> Odometry:
-        """Speed and yaw rate with white noise of ODOM_V_SIGMA and ODOM_YAW_RATE_SIGMA; raises as `sample`."""
+        """Return speed and yaw rate with noise of the ODOM sigmas; raises as `sample`."""
         ego, rng = self.ego(t_s), self._rng(8, t_s)
         return Odometry(
             ego.v + rng.normal(0, ODOM_V_SIGMA), ego.yaw_rate + rng.normal(0, ODOM_YAW_RATE_SIGMA)

@@ -17,7 +17,7 @@ _TUBES = (
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person's looks: height in m, RGB colours, build (1 = average)."""
+    """A person's appearance: height in m, RGB colours, build (1 = average)."""
 
     height: float
     shirt: tuple
@@ -29,7 +29,7 @@ class Person:
 
     @classmethod
     def seeded(cls, rng: np.random.Generator) -> Person:
-        """Somebody."""
+        """Return a random person."""
         skins = ((236, 196, 168), (198, 148, 112), (122, 84, 60), (250, 214, 190))
         hairs = ((40, 30, 24), (110, 74, 40), (205, 170, 110), (150, 150, 150))
         return cls(
@@ -44,10 +44,10 @@ class Person:
 
 
 def pedestrian(person: Person, walked_m: float, moving: bool) -> Figure:
-    """A walking or standing person facing x.
+    """Return a walking or standing person facing x.
 
     Args:
-        person: looks. walked_m: distance walked so far; the gait's phase. moving: swing the limbs.
+        person: appearance. walked_m: distance walked so far; the gait's phase. moving: swing the limbs.
     """
     h, wide = person.height, person.build
     phase = 2 * np.pi * walked_m / STRIDE_M
@@ -101,10 +101,11 @@ def pedestrian(person: Person, walked_m: float, moving: bool) -> Figure:
 
 
 def cyclist(person: Person, bike: tuple, ridden_m: float) -> Figure:
-    """A rider on a bicycle heading to x.
+    """Return a rider on a bicycle heading along x.
 
     Args:
-        person: the rider's looks. bike: frame colour. ridden_m: distance, turns the pedals.
+        person: the rider's appearance. bike: frame colour. ridden_m: distance so far; the phase of the
+            pedals.
     """
     r, h = 0.34, 1.72
     crank = ridden_m / 1.1
@@ -166,7 +167,7 @@ def cyclist(person: Person, bike: tuple, ridden_m: float) -> Figure:
 
 
 def tree(rng: np.random.Generator, height: float, radius: float, tint: tuple) -> Figure:
-    """A trunk and a crown of balls; conifers stack them."""
+    """Return a tree: a trunk and a crown of balls, stacked for conifers."""
     conifer = rng.random() < 0.3
     joints: list = [(0, 0, 0), (0, 0, height * 0.62)]
     radii, colors = [0.035 * height * 0.55], [(92, 70, 52)]
@@ -190,7 +191,7 @@ def tree(rng: np.random.Generator, height: float, radius: float, tint: tuple) ->
 
 
 def lamp_post(height: float) -> Figure:
-    """A street lamp whose arm reaches over the road (towards y)."""
+    """Return a street lamp whose arm reaches over the road (towards y)."""
     joints = np.array([(0, 0, 0), (0, 0, height), (0, 1.6, height + 0.15), (0, 1.1, height + 0.1)], float)
     return Figure(
         joints,
@@ -201,7 +202,7 @@ def lamp_post(height: float) -> Figure:
 
 
 def road_sign(rng: np.random.Generator) -> Figure:
-    """A post with a round board."""
+    """Return a post with a round board."""
     board = ((200, 30, 30), (30, 80, 190), (235, 195, 30))[rng.integers(3)]
     joints = np.array([(0, 0, 0), (0, 0, 2.4), (0, 0, 2.35)], float)
     return Figure(
@@ -213,6 +214,6 @@ def road_sign(rng: np.random.Generator) -> Figure:
 
 
 def hydrant(color: tuple) -> Figure:
-    """A knee-high post with a knob: about as wide as a child far off."""
+    """Return a knee-high post with a knob, about as wide as a distant child."""
     joints = np.array([(0, 0, 0), (0, 0, 0.62), (0, 0, 0.72)], float)
     return Figure(joints, np.array([(0, 1), (2, 2)]), np.array([0.14, 0.16]), np.array([color, color], float))

@@ -14,7 +14,7 @@ from perception_rt.sim.surroundings import Place, Surroundings
 
 
 def beside(at: Place, along: float, left: float = 0.0) -> tuple[float, float]:
-    """x y of what lies so far along and to the left of a place, m."""
+    """Return x y of a point at offsets along and to the left of a place, m."""
     x, y, yaw = at
     return (
         x + along * math.cos(yaw) - left * math.sin(yaw),
@@ -23,13 +23,13 @@ def beside(at: Place, along: float, left: float = 0.0) -> tuple[float, float]:
 
 
 def wall(around: Surroundings, rng: np.random.Generator, at: Place, length: float, sign: int) -> None:
-    """A wall, knee-high to twice as high as a person."""
+    """Add a wall, knee-high to twice as high as a person."""
     high = rng.uniform(0.4, 1.4) if rng.random() < 0.5 else rng.uniform(1.4, 4)
     around.block(at, (length, rng.uniform(0.15, 0.5)), (0, high), rng.uniform(0.15, 0.55))
 
 
 def hedge(around: Surroundings, rng: np.random.Generator, at: Place, length: float, sign: int) -> None:
-    """A row of leaves; half of them are clipped flat."""
+    """Add a hedge; half of them are clipped flat."""
     wide, high = rng.uniform(0.5, 1.5), rng.uniform(0.5, 2.6)
     if rng.random() < 0.5:
         leaves = rng.uniform(0.25, 0.5), rng.uniform(0.7, 0.97), rng.uniform(0.04, 0.25)
@@ -40,13 +40,13 @@ def hedge(around: Surroundings, rng: np.random.Generator, at: Place, length: flo
 
 
 def bushes(around: Surroundings, rng: np.random.Generator, at: Place, length: float, sign: int) -> None:
-    """Single bushes, side by side."""
+    """Add a row of bushes."""
     for _ in range(max(1, round(length / 3))):
         bush(around, rng, (*beside(at, rng.uniform(-0.5, 0.5) * length), at[2]), 0.0)
 
 
 def bush(around: Surroundings, rng: np.random.Generator, at: Place, low: float) -> None:
-    """A bush on ground of height `low`, m: some are as large as a car."""
+    """Add a bush on ground of height `low`, m; some are as large as a car."""
     (length, width), high = rng.uniform((0.6, 0.6), (4.5, 2.6)).tolist(), rng.uniform(0.4, 2.8)
     place = (at[0], at[1], at[2] + rng.normal(0, 0.5))
     around.clump(rng, place, (length, width), (low, low + high), rng.uniform(0.2, 0.7), rng.uniform(0.3, 0.9))
@@ -55,7 +55,7 @@ def bush(around: Surroundings, rng: np.random.Generator, at: Place, low: float) 
 def tree(
     around: Surroundings, rng: np.random.Generator, x: float, y: float, trunk: float, clear: float
 ) -> None:
-    """A tree with a trunk of radius `trunk` whose crown begins at height `clear`, m."""
+    """Add a tree with a trunk of radius `trunk` and a crown from height `clear` on, m."""
     wide, high = rng.uniform(1.5, 6), rng.uniform(2, 6)
     around.poles.append((x, y, 0.0, clear + 0.4 * high, trunk, rng.uniform(0.2, 0.4)))
     leaves = rng.uniform(0.4, 1.1), rng.uniform(0.2, 0.7)
@@ -63,7 +63,7 @@ def tree(
 
 
 def thicket(around: Surroundings, rng: np.random.Generator, at: Place, length: float, sign: int) -> None:
-    """Wild growth of any height, with trunks in it."""
+    """Add wild growth of any height, with trunks in it."""
     for _ in range(max(1, round(length / 1.3))):
         x, y = beside(at, rng.uniform(-0.5, 0.5) * length, sign * rng.exponential(1.5))
         low, high = max(0.0, rng.uniform(-4, 2)), rng.exponential(2.5) + 0.3
@@ -74,7 +74,7 @@ def thicket(around: Surroundings, rng: np.random.Generator, at: Place, length: f
 
 
 def fence(around: Surroundings, rng: np.random.Generator, at: Place, length: float, sign: int) -> None:
-    """Wire or boards that most rays pass, or hardly any; some on a low wall."""
+    """Add a fence of wire or boards, which most or hardly any rays pass; some stand on a low wall."""
     high = rng.uniform(0.7, 2.2)
     around.block(at, (length, 0.03), (0.05, high), rng.uniform(0.2, 0.5), rng.uniform(0.08, 0.7))
     _posts(around, at, length, rng.uniform(1.5, 3), high, rng.uniform(0.02, 0.07))
@@ -83,7 +83,7 @@ def fence(around: Surroundings, rng: np.random.Generator, at: Place, length: flo
 
 
 def rail(around: Surroundings, rng: np.random.Generator, at: Place, length: float, sign: int) -> None:
-    """A guard rail."""
+    """Add a guard rail."""
     around.block(at, (length, 0.12), (0.45, 0.78), 0.5)
     _posts(around, at, length, 2.0, 0.75, 0.05)
 
@@ -94,13 +94,13 @@ def _posts(around: Surroundings, at: Place, length: float, step: float, high: fl
 
 
 def shed(around: Surroundings, rng: np.random.Generator, at: Place, length: float, sign: int) -> None:
-    """A shed, container or garage, some as large as a car."""
+    """Add a shed, container or garage, some as large as a car."""
     size = rng.uniform((2, 1.5, 1.2), (6, 4, 3)).tolist()
     around.block(at, (size[0], size[1]), (0, size[2]), rng.uniform(0.15, 0.6))
 
 
 def house(around: Surroundings, rng: np.random.Generator, at: Place, length: float, sign: int) -> None:
-    """A house: panes, steps, bays and balconies on its front."""
+    """Add a house with panes, steps, bays and balconies on its front."""
     deep, high, paint = rng.uniform(7, 12), rng.uniform(3, 14), rng.uniform(0.2, 0.6)
     yaw = at[2]
     around.block((*beside(at, 0, sign * deep / 2), yaw), (length, deep), (0, high), paint)
@@ -112,7 +112,7 @@ def house(around: Surroundings, rng: np.random.Generator, at: Place, length: flo
         place = beside(at, along, -sign * out / 2)
         around.block((*place, yaw), (wide, out), z, paint * rng.uniform(0.7, 1.2))
     for along in np.arange(-length / 2 + 1.5, length / 2 - 1, rng.uniform(1.8, 4)):
-        # A pane sends hardly anything back.
+        # A pane returns hardly any light.
         place = beside(at, along, -sign * 0.01)
         around.block((*place, yaw), (rng.uniform(0.8, 1.4), 0.02), (0.9, 2.3), 0.004)
 

@@ -1,8 +1,8 @@
 """The simulated lidar: a spinning sensor of 64 rings, ray-cast against everything around the vehicle.
 
-All rays of a cloud are of one moment (as after motion compensation). What a ray meets first returns it, with
-range noise, unless too little light comes back: the chance of a return is ``1 - exp(-power)``, where power
-falls with the square of the range and with the cosine of the angle of incidence (Lambert's law).
+All rays of a cloud belong to one moment (as after motion compensation). The first surface on a ray returns
+it, with range noise, unless too little light comes back: the chance of a return is ``1 - exp(-power)``, where
+power falls with the square of the range and with the cosine of the angle of incidence (Lambert's law).
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from perception_rt.types import ConfigError, Detections3D
 
 LIDAR_POSITION = (1.0, 0.0, 1.9)  # in base_link, m; the axes are parallel
 LIDAR_FRAME = "lidar"
-# Rad, ascending: the upper half of the rings looks at what is far.
+# Rad, ascending; the upper half of the rings covers distant objects.
 ELEVATIONS = np.deg2rad(np.concatenate([np.linspace(-25, -8, 32), np.linspace(-7.66, 3, 32)]))
 AZIMUTH_STEPS = 1080
 MIN_RANGE_M = 1.5
 MAX_RANGE_M = 100.0
 BEHIND_M = 60.0
-MIN_POINTS = 5  # on a thing that a person would label
+MIN_POINTS = 5  # minimum on a labelled object
 RANGE_SIGMA_M = 0.02
-DROPOUT = 0.015  # of the returns, for no reason
-FULL_POWER_M = 600.0  # a white wall this far away, seen squarely, returns 1 - 1/e of its rays
+DROPOUT = 0.015  # random share of the returns
+FULL_POWER_M = 600.0  # a white wall at this range, facing the sensor, returns 1 - 1/e of the rays
 FALLOFF_M = 60.0  # intensity is halved here
-GLASS_RETURN = 0.35  # of the rays that meet glass; the rest is lost in it
+GLASS_RETURN = 0.35  # of the rays that hit glass; the others are lost
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LidarSample:
-    """One revolution with its truth, in the frame LIDAR_FRAME (x forward, y left, z up).
+    """One revolution and its ground truth, in the frame LIDAR_FRAME (x forward, y left, z up).
 
     Attributes:
         stamp_ns: time since the drive's start, ns.
         points: (N, 4) float32, x y z in m and intensity in [0, 1], in the order of firing.
-        truth: every labelled thing within MAX_RANGE_M, hidden ones too; scores 1, labels into SIM_CLASSES.
-        truth_points: (T,) int64, how many of the points lie on each.
-        truth_ids: (T,) int64, stable through the drive; the same ids as the camera's.
+        truth: every labelled object within MAX_RANGE_M, including hidden ones; score 1, labels into
+            SIM_CLASSES.
+        truth_points: (T,) int64, number of points on each object.
+        truth_ids: (T,) int64, constant over the drive; the same ids as the camera's.
         truth_velocity: (T, 2) float64, over ground, along the sensor's axes, m/s.
     """
 
@@ -58,10 +59,10 @@ class LidarSample:
 
 
 class Lidar:
-    """The sensor in a world.
+    """A lidar in a world.
 
     Args:
-        world: what it sees. azimuth_steps: columns of a revolution.
+        world: the world to scan. azimuth_steps: columns of a revolution.
 
     Raises:
         ConfigError: a number of steps that is not an integer from 16 to 10000.
@@ -73,7 +74,7 @@ class Lidar:
         self.azimuth_steps, self.world, self.terrain = int(azimuth_steps), world, Terrain(world)
 
     def scan(self, t_s: float, rng: np.random.Generator) -> LidarSample:
-        """One revolution at t_s [s, >= 0]; `rng` is the source of its noise."""
+        """Return the revolution at t_s [s, >= 0]; `rng` draws its noise."""
         ego, ego_s = self.world.ego.state(t_s), self.world.ego.s(t_s)
         objects = self.world.objects(t_s, behind=BEHIND_M)
         start = rng.uniform(0, 2 * np.pi / self.azimuth_steps) - np.pi
@@ -99,14 +100,14 @@ def scan(
     objects: WorldObjects,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The returns of one revolution.
+    """Return the points of one revolution.
 
     Args:
-        grid: the rays. terrain: the ground. ego: the vehicle, at arc length ego_s. objects: what stands
+        grid: the rays. terrain: the ground. ego: the vehicle, at arc length ego_s. objects: the objects
             around. rng: source of noise.
 
     Returns:
-        (N, 4) float32 points as in LidarSample, and (N,) row in `objects` that each lies on, -1 for ground.
+        (N, 4) float32 points as in LidarSample, and for each (N,) its row in `objects`, -1 for ground.
     """
     # 15 m: half of a building.
     solids = solids_of(ego, objects, LIDAR_POSITION, MAX_RANGE_M + 15)
@@ -123,12 +124,12 @@ def scan(
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """What becomes of the light that comes back.
+    """The receiver of a lidar.
 
     Attributes:
-        sigma_m: of the range, m. dropout: share of the returns that is lost for no reason.
-        full_power_m: a white wall this far away, seen squarely, returns 1 - 1/e of its rays.
-        min_range_m: nearer returns are dropped, m.
+        sigma_m: standard deviation of the range, m. dropout: share of the returns that is lost at random.
+        full_power_m: a white wall at this range, facing the sensor, returns 1 - 1/e of the rays.
+        min_range_m: minimum range, m.
     """
 
     sigma_m: float = RANGE_SIGMA_M
@@ -139,7 +140,7 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Surface:
-    """What each ray meets first, as (rays,) arrays.
+    """The first surface on each ray, as (rays,) arrays.
 
     Attributes:
         rho: horizontal range, m, infinite for nothing. owner: row in WorldObjects, -1 for the ground.
@@ -155,7 +156,7 @@ class Surface:
 
 
 def meet_solids(grid: RayGrid, solids: Solids, rng: np.random.Generator) -> Surface:
-    """What the rays meet of the solids, whose frame is the sensor's; `rng` decides who passes the porous."""
+    """Return the first solid on each ray, in the sensor's frame; `rng` draws which pass porous ones."""
     f = len(solids.normals)
     faces = cast_faces(grid, solids.corners, solids.normals)
     if (solids.stop[:f] < 1).any():
@@ -164,7 +165,7 @@ def meet_solids(grid: RayGrid, solids: Solids, rng: np.random.Generator) -> Surf
         cast_capsules(grid, solids.ends[0], solids.ends[1], solids.radius), solids.stop[f:], rng
     )
     part, rho = nearest(len(grid.cos) * len(grid.tan), [faces, capsules], np.split(solids.bias, [f]))
-    part[part < 0] = 0  # of rays that meet nothing, of which nothing is read
+    part[part < 0] = 0  # of rays without a hit; not read
     return Surface(
         rho,
         solids.owner[part],
@@ -182,7 +183,7 @@ def _stopped(hits: Hits, stop: np.ndarray, rng: np.random.Generator) -> Hits:
 
 
 def _cosine(grid: RayGrid, solids: Solids, part: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    """(rays,) cosine of the angle of incidence on the parts that are met; 0 where none is."""
+    """Return the (rays,) cosine of the angle of incidence on the parts hit; 0 without a hit."""
     f, c = len(solids.normals), len(solids.radius)
     met = np.flatnonzero(np.isfinite(rho))
     part = part[met]
@@ -207,10 +208,10 @@ def meet_ground(
     height: float,
     ground: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    """Let the rays that reach the ground before anything else end there.
+    """End the rays on the ground that reach it first.
 
     Args:
-        grid: the rays. surface: what they meet; changed. height: of the sensor, m.
+        grid: the rays. surface: first surfaces of the rays, updated in place. height: of the sensor, m.
         ground: height and reflectivity at (N,) x, y from the sensor, m.
     """
     rings = len(grid.tan)
@@ -233,7 +234,7 @@ def meet_ground(
 def returns(
     grid: RayGrid, surface: Surface, receiver: Receiver, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 4) float32 points and the (N,) owner of each, as of `scan`."""
+    """Return (N, 4) float32 points and the (N,) owner of each, as of `scan`."""
     met = np.flatnonzero(np.isfinite(surface.rho))
     stretch = np.sqrt(1 + grid.tan**2)[met % len(grid.tan)]
     distance = surface.rho[met] * stretch
@@ -247,7 +248,7 @@ def returns(
     noise += surface.depth[met] * rng.standard_exponential(len(met))
     noise += distance
     rho = noise / stretch
-    # Real surfaces are rougher than Lambert's: what is seen at a grazing angle is not black.
+    # Real surfaces are rougher than Lambert's model: at grazing angles they are not black.
     intensity = surface.reflectivity[met] * np.sqrt(surface.cosine[met]) / (1 + (distance / FALLOFF_M) ** 2)
     intensity *= rng.normal(1, 0.08, len(met))
     column, ring = np.divmod(met, len(grid.tan))
@@ -262,7 +263,7 @@ def returns(
 def truth_of(
     ego: SimulatedEgo, objects: WorldObjects, position: tuple[float, float, float]
 ) -> tuple[Detections3D, np.ndarray]:
-    """The labelled things in range of a sensor at `position` in base_link, m, and their rows in `objects`."""
+    """Return the labelled objects in range of a sensor at `position` in base_link, m, and their rows."""
     x, y = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
     centre = np.column_stack([x, y, objects.xyz[:, 2]]) - position
     rows = np.flatnonzero((objects.labels >= 0) & (np.hypot(*centre[:, :2].T) <= MAX_RANGE_M))

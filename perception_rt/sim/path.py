@@ -1,8 +1,8 @@
-"""The road's reference line and the ego's motion along it, both in closed form.
+"""The road's reference line and the ego's motion along it, in closed form.
 
-The line is given by its heading, a sum of sines of the arc length, so curvature is exact and bounded and the
-line never crosses itself. The ego's speed is a sum of sines of time. Every derivative that a filter may be
-tested on (velocity, yaw rate, acceleration) is therefore exact, not differenced.
+The line's heading is a sum of sines of the arc length, so its curvature is exact and bounded, and the line
+never crosses itself. The ego's speed is a sum of sines of time. Velocity, yaw rate and acceleration are
+therefore exact derivatives, which makes them suitable to test filters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class RoadPath:
     """A planar curve by arc length: the middle of the ego's lane; ``s = 0`` is the world's origin.
 
     Args:
-        rng: source of the seeded shape.
+        rng: draws the shape.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -35,7 +35,7 @@ class RoadPath:
         self._phase = rng.uniform(0, 2 * np.pi, 2)
         self._heading0 = rng.uniform(-np.pi, np.pi)
         self._xy = np.zeros((1, 2))
-        self._growing = threading.Lock()  # each sensor may render on a thread of its own
+        self._growing = threading.Lock()  # sensors may render on different threads
         self._reach(512)
         self._xy -= self._xy[int(-_START_M / _STEP_M)]
 
@@ -52,7 +52,7 @@ class RoadPath:
     def position(
         self, s: np.ndarray | float, d: np.ndarray | float = 0.0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """World x, y and heading of the points at arc length s and lateral offset d (left positive), m."""
+        """Return world x, y and heading at arc length s and lateral offset d (left positive), m."""
         s = np.asarray(s, float)
         if s.size and s.min() < _START_M:
             raise ValueError(f"s={s.min()}: the road starts at {_START_M} m")
@@ -74,7 +74,7 @@ class RoadPath:
         return _START_M + (len(self._xy) - 1) * _STEP_M
 
     def _reach(self, end_m: float) -> None:
-        """Append blocks until `end_m`; of a fixed size, so that values do not depend on who asked first."""
+        """Append blocks of fixed size until `end_m`, so that values do not depend on the order of calls."""
         if self._end_m() >= end_m:
             return
         with self._growing:
@@ -102,10 +102,10 @@ class SimulatedEgo:
 
 
 class EgoMotion:
-    """How the ego runs along the path: speed is a mean and two sines, always above 3 m/s.
+    """The ego's motion along the path: its speed is a mean plus two sines, always above 3 m/s.
 
     Args:
-        rng: source of the seeded profile.
+        rng: draws the speed profile.
         path: the line that base_link follows.
     """
 
@@ -117,16 +117,16 @@ class EgoMotion:
         self._q = rng.uniform(0, 2 * np.pi, 2)
 
     def s(self, t: float) -> float:
-        """Arc length travelled at t [s], m; zero at t = 0."""
+        """Return the arc length travelled at t [s], m; zero at t = 0."""
         swing = self._a / self._w * (np.cos(self._w * t + self._q) - np.cos(self._q))
         return float(self.mean_v * t - swing.sum())
 
     def v(self, t: float) -> float:
-        """Forward speed at t, m/s."""
+        """Return the forward speed at t, m/s."""
         return float(self.mean_v + (self._a * np.sin(self._w * t + self._q)).sum())
 
     def arrival(self, s: float) -> float:
-        """The time at which the ego passes arc length s (may be negative), by bisection to 1e-6 s."""
+        """Return the time at which the ego passes arc length s (may be negative), by bisection to 1e-6 s."""
         slack = float((2 * self._a / self._w).sum()) / self.mean_v
         low, high = s / self.mean_v - slack, s / self.mean_v + slack
         while high - low > 1e-6:
@@ -135,7 +135,7 @@ class EgoMotion:
         return low
 
     def state(self, t: float) -> SimulatedEgo:
-        """The full state at t [s]."""
+        """Return the full state at t [s]."""
         s, v = self.s(t), self.v(t)
         x, y, heading = self.path.position(s)
         return SimulatedEgo(

@@ -1,4 +1,4 @@
-"""From the world to the screen: all objects in view are placed, lit and measured in one go."""
+"""Transform, light and project all objects in view at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perception_rt.sim.shapes import MAX_CORNERS, Figure, Mesh
 from perception_rt.sim.world import WorldObjects
 
 _LOD_M = 70.0
-ID_SCALE = 0.5  # of the id image that render.py measures by
+ID_SCALE = 0.5  # of the id image, in which render.py measures visibility
 
 
 class InView(NamedTuple):
@@ -70,8 +70,8 @@ class Posed(NamedTuple):
     Attributes:
         row: its row in `WorldObjects`. shape: Mesh or Figure.
         view: of all objects. points: its own ones. parts: its faces or strokes.
-        extent: xyxy px of what will be painted, not clipped to the image.
-        cut: True when it reaches behind the near plane, so that its faces must be clipped.
+        extent: xyxy px of the painted area, not clipped to the image.
+        cut: True if it reaches behind the near plane, so that its faces must be clipped.
     """
 
     row: int
@@ -84,7 +84,7 @@ class Posed(NamedTuple):
 
 
 def pose_objects(look: Look, ego: SimulatedEgo, objects: WorldObjects) -> list[Posed]:
-    """The objects that touch the image, from far to near."""
+    """Return the objects that touch the image, from far to near."""
     camera = look.camera
     rows, bx, by = _in_view(camera, ego, objects)
     if not len(rows):
@@ -136,7 +136,7 @@ def pose_objects(look: Look, ego: SimulatedEgo, objects: WorldObjects) -> list[P
 
 
 def clip_near(camera: Camera, face: np.ndarray) -> np.ndarray:
-    """(M, 2) pixels of a face, (C, 3) in base_link, cut at the near plane; M is 0 when nothing is left."""
+    """Return (M, 2) pixels of a face, (C, 3) in base_link, clipped at the near plane; M may be 0."""
     plane = camera.position[0] + NEAR_M * 1.01
     out = []
     for a, b in zip(face, np.roll(face, -1, 0), strict=True):
@@ -150,7 +150,7 @@ def clip_near(camera: Camera, face: np.ndarray) -> np.ndarray:
 def _in_view(
     camera: Camera, ego: SimulatedEgo, objects: WorldObjects
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows that may touch the image, from far to near, and their places in base_link."""
+    """Return the rows that may touch the image, from far to near, and their positions in base_link."""
     bx, by = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
     reach = np.hypot(objects.lwh[:, 0], objects.lwh[:, 1]) / 2 + 2.0
     ahead = bx - camera.position[0]
@@ -163,7 +163,7 @@ def _in_view(
 def _extents(
     uv: np.ndarray, scale: np.ndarray, reach: np.ndarray, painted: np.ndarray, starts: np.ndarray
 ) -> np.ndarray:
-    """(N, 4) xyxy of each object's painted points with the paint around them."""
+    """Return (N, 4) xyxy of each object's painted area."""
     beyond = np.full(len(uv), -np.inf)
     beyond[painted] = np.where(reach > 0, np.maximum(reach * scale, 0.5), 0.0)[painted]
     low, high = uv - beyond[:, None], uv + beyond[:, None]
@@ -171,7 +171,7 @@ def _extents(
 
 
 def _turned(points: np.ndarray, angle: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """(P, 3) points or normals, turned about z by the angle of their owner."""
+    """Return (P, 3) points or normals, rotated about z by the angle of their owner."""
     c, s = np.cos(angle)[owner], np.sin(angle)[owner]
     turned = points.copy()
     turned[:, 0] = c * points[:, 0] - s * points[:, 1]
@@ -188,7 +188,7 @@ def _lit_faces(
     points: np.ndarray,
     ahead: np.ndarray,
 ) -> tuple[Faces, dict[int, slice]]:
-    """The faces that are turned to the camera, as seen in the light and from afar, and which are whose."""
+    """Return the faces that are turned to the camera, with light and fog, and the faces of each object."""
     if not meshes:
         return Faces(np.zeros((0, MAX_CORNERS), np.int64), np.zeros(0, np.int64), np.zeros((0, 3))), {}
     rows = [i for i, _ in meshes]
@@ -220,7 +220,7 @@ def _strokes(
     depth: np.ndarray,
     scale: np.ndarray,
 ) -> tuple[Strokes, dict[int, slice]]:
-    """The capsules of all figures, and which are whose."""
+    """Return the capsules of all figures, and the capsules of each object."""
     if not figures:
         none = np.zeros(0, int)
         return Strokes(np.zeros((2, 0), np.int64), none, none, none, np.zeros((0, 3))), {}
@@ -246,7 +246,7 @@ def _strokes(
 
 
 def _rings(figures: list[tuple[int, Figure]], starts: np.ndarray) -> list[np.ndarray]:
-    """The points of the figures' rings."""
+    """Return the points of the figures' rings."""
     return [wheel + starts[i] for i, figure in figures for wheel in figure.rings]
 
 

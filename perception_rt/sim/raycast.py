@@ -1,11 +1,11 @@
-"""Ray casting from one point: which rays of a spinning sensor meet flat convex faces and capsules, and where.
+"""Ray casting from one point: intersects the rays of a spinning sensor with convex faces and capsules.
 
 A ray is ``rho * (cos(azimuth), sin(azimuth), tan(elevation))``, so ``rho`` is the horizontal range. Rays are
 numbered ``column * rings + ring``, as a spinning sensor fires them.
 
-Faces are rasterised, not searched. In the vertical plane of one azimuth a convex face is an interval of
-tan(elevation), bounded by the planes through the sensor and the face's edges: the rings inside it are hits.
-Capsules are few rays wide, so every ray of their window is tried.
+Faces are rasterised: in the vertical plane of one azimuth a convex face is an interval of tan(elevation),
+bounded by the planes through the sensor and the face's edges, and the rings inside it are hits. Capsules are
+only a few rays wide, so every ray of their window is tested.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FACING_M = 1e-6  # how far behind a face's plane its back begins
+FACING_M = 1e-6  # distance behind a face's plane that still counts as its front
 Hits = tuple[np.ndarray, np.ndarray, np.ndarray]  # index of the face or capsule, of the ray, and rho in m
 
 
@@ -34,31 +34,31 @@ class RayGrid:
 
     @classmethod
     def of(cls, columns: int, elevations: np.ndarray, start: float) -> RayGrid:
-        """A grid of `columns` azimuths from `start` [rad] on and (R,) ascending `elevations` [rad]."""
+        """Return a grid of `columns` azimuths from `start` [rad] on and (R,) ascending `elevations` [rad]."""
         azimuth = start + np.arange(columns) * (2 * np.pi / columns)
         return cls(np.cos(azimuth), np.sin(azimuth), np.tan(elevations), start)
 
     def columns_between(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First column at or after azimuth `low`, and how many up to `high` [rad]; may pass a full turn."""
+        """Return the first column from azimuth `low` on and their number up to `high` [rad]; may wrap."""
         step = 2 * np.pi / len(self.cos)
         first = np.ceil((low - self.start) / step).astype(np.int64)
         last = np.floor((high - self.start) / step).astype(np.int64)
         return first, np.clip(last - first + 1, 0, len(self.cos))
 
     def rings_between(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First ring at or above tan(elevation) `low`, and how many up to `high`."""
+        """Return the first ring from tan(elevation) `low` on, and the number up to `high`."""
         first = np.searchsorted(self.tan, low, "left")
         return first, np.maximum(np.searchsorted(self.tan, high, "right") - first, 0)
 
 
 def spread(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Write ranges out: for each range its index, repeated, and ``first, first + 1, ...`` of its count."""
+    """Expand ranges: the index of each range, repeated, and ``first, first + 1, ...``."""
     owner = np.repeat(np.arange(len(counts)), counts)
     return owner, np.arange(len(owner)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
 
 
 def cast_faces(grid: RayGrid, corners: np.ndarray, normals: np.ndarray) -> Hits:
-    """All hits on the front of convex faces, the sensor at the origin.
+    """Return all hits on the front of convex faces, with the sensor at the origin.
 
     Args:
         grid: the rays. corners: (F, K, 3) m, padded by repeating the last corner.
@@ -86,17 +86,17 @@ def cast_faces(grid: RayGrid, corners: np.ndarray, normals: np.ndarray) -> Hits:
 def _face_spans(
     grid: RayGrid, corners: np.ndarray, centre: np.ndarray, face: np.ndarray, column: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest tan(elevation) of a face in a column, for pairs of them."""
+    """Return the minimum and maximum tan(elevation) of a face in a column, for pairs of them."""
     edges = _cross(corners, np.roll(corners, -1, 1))  # normals of the planes through sensor and edge
     edges *= np.sign(dot(edges, centre[:, None]))[..., None]  # turned inward
-    # An edge that stands upright bounds the azimuth only; a repeated corner bounds nothing.
+    # A vertical edge bounds the azimuth only; a repeated corner bounds nothing.
     upright = np.abs(edges[..., 2]) <= 1e-9 * dot(corners, corners)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.where(upright[..., None], np.nan, -edges[..., :2] / edges[..., 2:])
     cos, sin = grid.cos[column], grid.sin[column]
     low, high = np.full(len(face), -np.inf), np.full(len(face), np.inf)
     below, above = ~upright & (edges[..., 2] > 0), ~upright & (edges[..., 2] <= 0)
-    for k in range(corners.shape[1]):  # edge by edge: most faces have four of the padded ten
+    for k in range(corners.shape[1]):  # edge by edge, as most faces use four of the ten padded corners
         for side, span, tighter in ((below, low, np.maximum), (above, high, np.minimum)):
             pairs = np.flatnonzero(side[:, k][face])
             f = face[pairs]
@@ -106,7 +106,7 @@ def _face_spans(
 
 
 def cast_capsules(grid: RayGrid, a: np.ndarray, b: np.ndarray, radius: np.ndarray) -> Hits:
-    """All hits on capsules (balls where the ends coincide), the sensor at the origin and outside of them.
+    """Return all hits on capsules (balls if the ends coincide), with the sensor at the origin, outside them.
 
     Args:
         grid: the rays. a, b: (K, 3) ends, m. radius: (K,) m.
@@ -133,7 +133,7 @@ def cast_capsules(grid: RayGrid, a: np.ndarray, b: np.ndarray, radius: np.ndarra
 
 
 def _meet_ball(d: np.ndarray, d_d: np.ndarray, centre: np.ndarray, squared: np.ndarray) -> np.ndarray:
-    """(N,) where rays d enter balls; infinite where they miss."""
+    """Return (N,) rho at which rays d enter balls; infinite for a miss."""
     d_c = dot(d, centre)
     inside = d_c**2 - d_d * (dot(centre, centre) - squared)
     return np.where(inside >= 0, (d_c - np.sqrt(np.maximum(inside, 0))) / d_d, np.inf)
@@ -142,13 +142,13 @@ def _meet_ball(d: np.ndarray, d_d: np.ndarray, centre: np.ndarray, squared: np.n
 def _capsule_windows(
     grid: RayGrid, a: np.ndarray, b: np.ndarray, radius: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Capsule, column and ring of every ray that may hit."""
+    """Return capsule, column and ring of every ray that may hit."""
     reach = [np.hypot(end[:, 0], end[:, 1]) for end in (a, b)]
     azimuth = [np.arctan2(end[:, 1], end[:, 0]) for end in (a, b)]
     turn = (azimuth[1] - azimuth[0] + np.pi) % (2 * np.pi) - np.pi
     half = [np.arcsin(radius / np.maximum(r, radius)) for r in reach]
     distance = _nearest(a, b)
-    over = distance <= radius  # what reaches over the sensor is looked for all around
+    over = distance <= radius  # a capsule above the sensor may be at any azimuth
     low = np.where(over, -np.pi, azimuth[0] + np.minimum(-half[0], turn - half[1]))
     high = np.where(over, np.pi, azimuth[0] + np.maximum(half[0], turn + half[1]))
     near = np.maximum(distance - radius, 1e-3)
@@ -164,7 +164,7 @@ def _capsule_windows(
 
 
 def _nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(K,) least horizontal distance of segments from the origin."""
+    """Return the (K,) minimum horizontal distance of segments from the origin."""
     axis = (b - a)[:, :2]
     u = np.clip(-(a[:, :2] * axis).sum(-1) / np.maximum((axis**2).sum(-1), 1e-12), 0, 1)
     return np.hypot(*(a[:, :2] + u[:, None] * axis).T)
@@ -182,11 +182,11 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def nearest(rays: int, hits: list[Hits], bias: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """For each ray what it meets first.
+    """Return the first hit on each ray.
 
     Args:
-        rays: how many there are. hits: casts of parts that are numbered on from cast to cast.
-        bias: per cast and part, how much nearer it counts, m: decides between faces that touch.
+        rays: number of rays. hits: results of casts; parts are numbered from cast to cast.
+        bias: distance, m, by which a part counts as nearer, per cast; decides between touching faces.
 
     Returns:
         (rays,) number of the part, -1 for none, and (rays,) rho, infinite for none.

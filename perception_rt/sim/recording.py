@@ -1,6 +1,6 @@
-"""A drive that was rendered beforehand: images, clouds and their truth in files, mapped into memory.
+"""A drive rendered in advance: images, clouds and ground truth in memory-mapped files.
 
-Images are kept as raw pixels: to decode a JPEG costs more than a tenth of a detector's time.
+Images are stored as raw pixels, as decoding a JPEG costs more than a tenth of a detector's time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BLOCK = 1 << 22
 
 
 class Course(NamedTuple):
-    """What is rendered of a drive: its seed, the image's size in px, rates in Hz, and its length in s."""
+    """The settings of a recording: seed, image size in px, rates in Hz, and length in s."""
 
     seed: int = 1
     width: int = 960
@@ -39,24 +39,24 @@ class Course(NamedTuple):
     duration_s: float = 0.0
 
     def times(self, rate_hz: float) -> list[float]:
-        """Times of a sensor's samples, s, whole ns apart as stamps are."""
+        """Return the times of a sensor's samples, s, in whole ns like stamps."""
         count = math.ceil(self.duration_s * rate_hz)
         return [round(number * 1e9 / rate_hz) / 1e9 for number in range(count)]
 
     def bytes(self) -> int:
-        """How much a recording takes at most."""
+        """The maximum size of a recording."""
         images = len(self.times(self.camera_hz)) if self.camera_hz else 0
         clouds = len(self.times(self.lidar_hz)) if self.lidar_hz else 0
         return images * self.width * self.height * 3 + clouds * CLOUD_BYTES
 
     @property
     def key(self) -> str:
-        """Names this course as this version of the simulator draws it."""
+        """A name for this course, drawn by this version of the simulator."""
         return hashlib.sha256(json.dumps([_version(), *self]).encode()).hexdigest()[:20]
 
 
 class RecordedImage(NamedTuple):
-    """What the camera has of a moment, as in DriveSample."""
+    """The image of one moment and its truth, as in DriveSample."""
 
     image: np.ndarray
     truth: Detections2D
@@ -65,7 +65,7 @@ class RecordedImage(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _version() -> str:
-    """Changes with the simulator, and with the libraries that draw for it."""
+    """Return a hash of the simulator's sources and the versions of its drawing libraries."""
     digest = hashlib.sha256(f"numpy {np.__version__} cv2 {cv2.__version__}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -78,7 +78,7 @@ def _drive(seed: int, size: tuple[int, int]) -> Drive:
 
 
 class Part(NamedTuple):
-    """Some samples of one sensor, to be rendered by any process: `first` to before `last`."""
+    """A range of samples of one sensor, from `first` to before `last`, which any process can render."""
 
     folder: Path
     course: Course
@@ -88,12 +88,14 @@ class Part(NamedTuple):
 
 
 def create(folder: Path, course: Course, size: int = 5) -> list[Part]:
-    """Make room in an existing folder, and return the parts to `render`, of `size` samples each."""
+    """Allocate the files in an existing folder, and return the parts to `render`, of `size` samples each."""
     images = len(course.times(course.camera_hz)) if course.camera_hz else 0
     clouds = len(course.times(course.lidar_hz)) if course.lidar_hz else 0
     shape = images, course.height, course.width, 3
     np.lib.format.open_memmap(folder / IMAGES, "w+", np.uint8, shape).flush()
-    with (folder / IMAGES).open("r+b") as file:  # a disk that is full would else end what writes to the map
+    with (folder / IMAGES).open(
+        "r+b"
+    ) as file:  # else a full disk would kill the process that writes to the map
         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     return [
         Part(folder, course, camera, first, min(first + size, count))
@@ -103,7 +105,7 @@ def create(folder: Path, course: Course, size: int = 5) -> list[Part]:
 
 
 def render(part: Part) -> list[Any]:
-    """Render a part: images go to the file; returned are their truths, or the clouds (LidarSample)."""
+    """Render a part: write images to the file and return their truths, or return clouds (LidarSample)."""
     course = part.course
     drive = _drive(course.seed, (course.width, course.height))
     times = course.times(course.camera_hz if part.camera else course.lidar_hz)[part.first : part.last]
@@ -121,7 +123,7 @@ def render(part: Part) -> list[Any]:
 def finish(
     folder: Path, course: Course, truths: Sequence[Detections2D], clouds: Sequence[LidarSample]
 ) -> None:
-    """Write what `render` returned, in order of time, and the index, last."""
+    """Write the results of `render` in order of time, and the index last."""
     np.save(folder / POINTS, np.concatenate([np.zeros((0, 4), np.float32), *(c.points for c in clouds)]))
     arrays = {
         "counts2d": [len(truth) for truth in truths],
@@ -147,7 +149,7 @@ def _joined(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:
 
 
 def _checksum(path: Path) -> int:
-    """CRC-32 of a file; reading it whole also brings it into the machine's page cache."""
+    """Return the CRC-32 of a file; this also loads it into the page cache."""
     value = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -156,16 +158,16 @@ def _checksum(path: Path) -> int:
 
 
 class Recording:
-    """A rendered course; samples are those of `Drive`, at its own times only.
+    """A rendered course; it has the samples of `Drive`, at the rendered times only.
 
     Args:
-        folder: what `create`, `render` and `finish` left.
+        folder: written by `create`, `render` and `finish`.
 
     Attributes:
-        course: what is in it.
+        course: the settings.
 
     Raises:
-        ConfigError: it is not whole, damaged, or of another version of the simulator.
+        ConfigError: it is incomplete, damaged, or of another version of the simulator.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -187,12 +189,12 @@ class Recording:
         self.camera = Camera.of_size((self.course.width, self.course.height))
 
     def sample(self, t_s: float) -> RecordedImage:
-        """The image at t_s [s] and its truth."""
+        """Return the image at t_s [s] and its truth."""
         number = _number(t_s, self.course.camera_hz, len(self._truths))
         return RecordedImage(self._images[number], self._truths[number], self.camera)
 
     def lidar(self, t_s: float) -> LidarSample:
-        """The cloud at t_s [s] and its truth."""
+        """Return the cloud at t_s [s] and its truth."""
         return self._clouds[_number(t_s, self.course.lidar_hz, len(self._clouds))]
 
 

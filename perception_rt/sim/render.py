@@ -1,4 +1,4 @@
-"""The painter: objects from far to near, their pixel extents, and how much of each is seen."""
+"""Draw objects from far to near, and measure their pixel extents and visibility."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from perception_rt.sim.world import WorldObjects
 
 _SCENERY_ID = 255
 _TYRE: cv2.typing.Scalar = (30, 30, 32)
-_MARGIN_PX = 8.0  # more than the rounding to the id image's pixels moves an outline
-_THIN_PX = 4.0  # scenery that is no wider hides nothing worth counting
+_MARGIN_PX = 8.0  # more than the rounding error of an outline in the id image
+_THIN_PX = 4.0  # narrower scenery hides too little to count
 
 _Box = tuple[float, ...]  # xyxy, px
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderedFrame:
-    """What became of each object, in the order of `WorldObjects`.
+    """The drawn objects, in the order of `WorldObjects`.
 
     Attributes:
         xyxy: (N, 4) float32 extent of the whole silhouette, clipped to the image; zeros where not drawn.
         unclipped_area: (N,) float32 px^2 of the extent before clipping.
-        visible: (N,) float32, seen share of the silhouette's part inside the image.
+        visible: (N,) float32, visible share of the silhouette inside the image.
     """
 
     xyxy: np.ndarray
@@ -42,11 +42,11 @@ class RenderedFrame:
 def draw_objects(
     image: np.ndarray, look: Look, ego: SimulatedEgo, objects: WorldObjects, min_height: float
 ) -> RenderedFrame:
-    """Paint the objects onto the image and measure what can be seen of them.
+    """Draw the objects onto the image and measure their visibility.
 
     Args:
         image: (H, W, 3) uint8 RGB, painted in place. look: light and camera. ego: the vehicle's state.
-        objects: what there is. min_height: objects lower than this many px are painted but not measured.
+        objects: the objects to draw. min_height: objects lower than this many px are drawn but not measured.
     """
     posed = pose_objects(look, ego, objects)
     _draw_shadows(image, look, ego, objects)
@@ -82,7 +82,7 @@ def draw_objects(
 
 
 class _Seen(NamedTuple):
-    """A measured object: its row, its mark in the id image, where that lies, how many px, and its box."""
+    """A measured object: its row, its mark in the id image, the marked area and px count, and its box."""
 
     row: int
     mark: int
@@ -92,14 +92,14 @@ class _Seen(NamedTuple):
 
 
 def _meet(extent: _Box, box: _Box) -> bool:
-    """Whether two xyxy boxes may share pixels of the id image."""
+    """Return whether two xyxy boxes may share pixels of the id image."""
     a0, b0, a1, b1 = extent
     c0, d0, c1, d1 = box
     return a0 < c1 + _MARGIN_PX and c0 < a1 + _MARGIN_PX and b0 < d1 + _MARGIN_PX and d0 < b1 + _MARGIN_PX
 
 
 def _tight(own: np.ndarray, roi: tuple[slice, slice], box: np.ndarray) -> np.ndarray:
-    """The part of the box that holds own pixels: what lies outside the image may not widen it."""
+    """Return the part of the box with visible pixels, so that parts outside the image do not widen it."""
     columns, rows = np.flatnonzero(own.any(0)), np.flatnonzero(own.any(1))
     if not len(columns):
         return np.zeros(4)
@@ -126,7 +126,7 @@ def paint(image: np.ndarray, camera: Camera, item: Posed) -> None:
 
 
 def _polygons(camera: Camera, item: Posed, zoom: float) -> Iterator[np.ndarray]:
-    """(K, 2) fixed-point corners of each face of a mesh, in the image or at ID_SCALE in the id image."""
+    """Return (K, 2) fixed-point corners of each face of a mesh, in the image or in the id image."""
     view, corners = item.view, item.view.faces.corners[item.parts]
     counts = view.faces.counts[item.parts].tolist()
     if item.cut:
@@ -179,7 +179,7 @@ def _paint_id(ids: np.ndarray, camera: Camera, item: Posed, mark: int, exact: bo
 
 
 def _draw_shadows(image: np.ndarray, look: Look, ego: SimulatedEgo, objects: WorldObjects) -> None:
-    """Darken the ground where cars, people and the like stand between it and the sun."""
+    """Draw the shadows of cars, people and similar objects on the ground."""
     camera = look.camera
     bx, by = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
     low = objects.lwh[:, 2] < 3.0

@@ -1,4 +1,4 @@
-"""What surrounds the objects: light, sky, and the road drawn on the ground."""
+"""Light, sky, and the road on the ground."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perception_rt.sim.world import World
 
 SHIFT = 4  # cv2's sub-pixel bits
 _DASH_M = 9.0
-_ROWS_M = np.concatenate([np.linspace(0, 12, 7), np.geomspace(15, 235, 22)])  # where strips are cut
+_ROWS_M = np.concatenate([np.linspace(0, 12, 7), np.geomspace(15, 235, 22)])  # at which strips are cut
 
 
 def to_fixed(uv: np.ndarray) -> np.ndarray:
@@ -30,14 +30,15 @@ def to_base(ego: SimulatedEgo, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray
 
 
 class Look:
-    """The seeded light and colours of a drive.
+    """The random light and colours of a drive.
 
     Args:
-        camera: what it is seen through. seed: of the drive.
+        camera: the camera. seed: of the drive.
 
     Attributes:
         sun: (3,) unit vector towards the sun, world frame. ambient, diffuse: (3,) light, RGB factors.
-        fog: (3,) colour that distance fades to. fog_m: distance of 1/e. zenith: (3,) colour of the upper sky.
+        fog: (3,) colour of distant objects. fog_m: distance at which contrast falls to 1/e. zenith: (3,)
+            colour of the upper sky.
         shadow: factor of shaded ground. noise: sensor noise, grey levels. ground: RGB colours by name.
     """
 
@@ -72,7 +73,7 @@ class Look:
         self.shadow = 0.9 - 0.42 * clear
 
     def fade(self, color: np.ndarray, depth: np.ndarray | float) -> np.ndarray:
-        """Colours (..., 3) as seen from a distance."""
+        """Return colours (..., 3) as seen from a distance."""
         keep = np.exp(-np.maximum(np.asarray(depth, float), 0) / self.fog_m)[..., None]
         return color * keep + self.fog * (1 - keep)
 
@@ -82,7 +83,7 @@ class Look:
         rng = np.random.default_rng([self.seed, 3])
         width, height = self.camera.size
         turn, rows = round(2 * np.pi * self.camera.focal), height // 2
-        columns = turn // 4  # clouds are soft: painted coarsely, then stretched
+        columns = turn // 4  # clouds are soft: drawn at low resolution, then upscaled
         up = np.linspace(1, 0, rows)[:, None, None] ** 0.8
         sky = np.broadcast_to(self.fog * (1 - up) + self.zenith * up, (rows, columns, 3))
         cloud = np.zeros((rows, columns))
@@ -115,7 +116,7 @@ class Look:
 
 
 def background(look: Look, ego: SimulatedEgo) -> np.ndarray:
-    """A new image with sky and meadow."""
+    """Return a new image with sky and meadow."""
     width, height = look.camera.size
     image = np.empty((height, width, 3), np.uint8)
     turn = look.panorama.shape[1] - width
@@ -142,7 +143,7 @@ def draw_road(image: np.ndarray, look: Look, world: World, ego: SimulatedEgo, eg
     edges = np.array([strip[:2] for strip in strips])
     uv, depth = _ground_pixels(look, world, ego, s[None, None], edges[:, :, None])
     fade = look.fade(np.stack([look.ground[strip[2]] for strip in strips])[:, None], depth[:, 0])
-    # Two tones a strip: the far part is a little foggier than the near part.
+    # Two colours per strip: the far part has a little more fog than the near part.
     for cells in (slice(13, 29), slice(6, 14), slice(0, 7)):
         for i in range(len(strips)):
             outline = np.concatenate([uv[i, 0, cells], uv[i, 1, cells][::-1]])
@@ -153,7 +154,7 @@ def draw_road(image: np.ndarray, look: Look, world: World, ego: SimulatedEgo, eg
 
 
 def _side_streets(world: World, near: float) -> list[tuple[float, float, float, float, str]]:
-    """Quads of the streets that meet the road, cut into pieces so that they stay before the camera."""
+    """Return quads of the side streets, cut into pieces so that they stay in front of the camera."""
     quads = []
     for s in world.streets(near - 4, near + 140):
         for sign, edge in ((-1, world.right_edge), (1, world.left_edge)):
@@ -163,7 +164,7 @@ def _side_streets(world: World, near: float) -> list[tuple[float, float, float, 
 
 
 def _marks(world: World, near: float) -> list[tuple[float, float, float, float, str]]:
-    """Quads on the road as (s0, s1, d0, d1, colour)."""
+    """Return quads on the road as (s0, s1, d0, d1, colour)."""
     marks = []
     lanes = [i for i in range(world.same_lanes + world.oncoming_lanes - 1) if i != world.same_lanes - 1]
     for n in range(int(near // 25), int((near + 70) // 25) + 1):
@@ -181,7 +182,7 @@ def _marks(world: World, near: float) -> list[tuple[float, float, float, float, 
 
 @lru_cache(maxsize=256)
 def _patch(world: World, n: int) -> tuple[float, float, float, float, str]:
-    """The n-th patch of the asphalt."""
+    """Return the n-th patch of the asphalt."""
     rng = np.random.default_rng([world.seed, 4, n + 1000])
     s0, d0 = n * 25 + rng.uniform(0, 18), rng.uniform(world.right_edge, world.left_edge - 2)
     return s0, s0 + rng.uniform(1, 7), d0, d0 + rng.uniform(0.6, 1.8), "patch"
@@ -201,7 +202,7 @@ def _draw_quads(image: np.ndarray, look: Look, world: World, ego: SimulatedEgo, 
 def _ground_pixels(
     look: Look, world: World, ego: SimulatedEgo, s: np.ndarray, d: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed-point pixels and depth of road coordinates."""
+    """Return fixed-point pixels and depth of road coordinates."""
     wx, wy, _ = world.path.position(s, d)
     x, y = to_base(ego, wx, wy)
     x = np.maximum(x, look.camera.position[0] + NEAR_M)

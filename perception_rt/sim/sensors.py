@@ -1,4 +1,4 @@
-"""Lidars of all kinds for sim/street.py: ring patterns, heights, noise, gaps, and the blur of motion."""
+"""Random lidars for sim/street.py: ring patterns, heights, noise, gaps, and motion distortion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from perception_rt.sim.lidar import ELEVATIONS, Receiver
 from perception_rt.sim.raycast import RayGrid
 
 TURN_S = 0.1
-# Degrees, ascending, and usual columns; share of the streets that are seen by each.
+# Degrees, ascending, and number of columns; share of the streets that each one scans.
 _PATTERNS = (
     (np.concatenate([np.linspace(-24.8, -8.83, 32), np.linspace(-8.33, 2.0, 32)]), 2000, 0.36),
     (np.linspace(-30.67, 10.67, 32), 1080, 0.14),
@@ -30,8 +30,8 @@ class LidarModel:
 
     Attributes:
         grid: its rays. height: above the ground, m. receiver: of the light.
-        sector: rad to either side of x that is kept; pi for all. lost: share of the revolution whose packets
-            are lost. compensated: the vehicle's own motion has been taken out of the cloud.
+        sector: half angle of view about x, rad; pi for all. lost: share of lost packets. compensated: True if
+            the cloud is corrected for the vehicle's own motion.
     """
 
     grid: RayGrid
@@ -44,7 +44,7 @@ class LidarModel:
 
     @classmethod
     def seeded(cls, rng: np.random.Generator) -> LidarModel:
-        """Any of the usual sensors, mounted by somebody."""
+        """Return a random common sensor with a random mounting."""
         share = np.array([pattern[2] for pattern in _PATTERNS])
         degrees, columns, _ = _PATTERNS[rng.choice(len(_PATTERNS), p=share / share.sum())]
         degrees = np.sort(degrees + rng.normal(0, 0.3) + rng.normal(0, 0.03, len(degrees)))
@@ -65,22 +65,24 @@ class LidarModel:
         )
 
     def seen(self, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(N,) bool, which of (N, 4) points arrive: those of the sector, in packets that are not lost."""
+        """Return (N,) bool, True for (N, 4) points within the sector and in packets that are not lost."""
         azimuth = np.arctan2(points[:, 1], points[:, 0])
         packet = ((azimuth + np.pi) * (180 / np.pi)).astype(np.int64) % 360
         arrives = rng.random(360) >= self.lost
         return (np.abs(azimuth) <= self.sector) & arrives[packet]
 
     def scatter(self, points: np.ndarray, rng: np.random.Generator) -> None:
-        """Move the stray ones of (N, 4) points away from the sensor."""
+        """Move random outliers of (N, 4) points away from the sensor."""
         count = rng.binomial(len(points), self.stray)
         rows = rng.integers(0, max(len(points), 1), count)
         points[rows, :3] *= (1 + rng.exponential(0.04, (count, 1))).astype(np.float32)
 
     def blur(self, points: np.ndarray, velocity: np.ndarray, speed: float) -> None:
-        """Move (N, 4) points to where they were when their ray was fired: (N, 2) velocity over ground, m/s.
+        """Move (N, 4) points to their positions when their ray was fired, by (N, 2) velocity over ground,
+        m/s.
 
-        The stamp is the middle of the revolution, which starts and ends behind. `speed` is the vehicle's.
+        The stamp is the middle of the revolution, which starts and ends at the rear. `speed` is the
+        vehicle's.
         """
         late = np.arctan2(points[:, 1], points[:, 0]) * np.float32(-TURN_S / (2 * np.pi))
         points[:, :2] += velocity * late[:, None]

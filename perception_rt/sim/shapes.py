@@ -1,4 +1,4 @@
-"""What things look like: meshes of flat faces and figures of capsules, in the object's own frame.
+"""Shapes of objects: meshes of flat faces and figures of capsules, in the object's own frame.
 
 Object frame: origin on the ground below the centre, x forward, y left, z up, metres.
 """
@@ -23,8 +23,8 @@ class Mesh:
     Attributes:
         points: (V, 3) float64 corners. faces: (F, MAX_CORNERS) int, padded by repeating the last corner.
         counts: (F,) corners. normals: (F, 3) outward. colors: (F, 3) float RGB 0..255.
-        glow: (F,) bool, lamps: not shaded. glass: (F,) bool, windows.
-        far_faces: how many of the first faces are enough from afar.
+        glow: (F,) bool, True for lamps, which are not shaded. glass: (F,) bool, True for windows.
+        far_faces: number of first faces to draw from afar.
         reach: (V,) zeros (see Figure).
     """
 
@@ -49,8 +49,8 @@ class Figure:
     Attributes:
         points: (J, 3) joints, m. ends: (K, 2) joint indices. radii: (K,) m. colors: (K, 3) RGB 0..255.
         rings: joint index arrays, each a closed line. ring_radius: half its thickness, m.
-        foliage: True where the balls are leaves, which light gets through.
-        reach: (J,) how far the paint goes beyond each joint, m.
+        foliage: True if the balls are leaves, which let light through.
+        reach: (J,) painted radius around each joint, m.
     """
 
     points: np.ndarray
@@ -72,7 +72,7 @@ class Figure:
 
 @dataclass
 class _MeshMaker:
-    """Collects faces; `close` freezes them."""
+    """Collects faces; `close` returns the mesh."""
 
     faces: list = field(default_factory=list)
     far_faces: int | None = None
@@ -84,7 +84,7 @@ class _MeshMaker:
         self.faces.append((np.asarray(corners, float), color, outward, glow, glass))
 
     def hull(self, low: np.ndarray, high: np.ndarray, color: tuple, top: tuple | None = None) -> None:
-        """A frustum: the (4, 3) ring `low`, the (4, 3) ring `high`, its four sides and its lid."""
+        """Add a frustum of (4, 3) rings `low` and `high`: four sides and a lid."""
         centre = (low.mean(0) + high.mean(0)) / 2
         for i in range(4):
             j = (i + 1) % 4
@@ -93,7 +93,7 @@ class _MeshMaker:
         self.face(high, top or color, np.array([0, 0, 1.0]))
 
     def close(self) -> Mesh:
-        """The finished mesh."""
+        """Return the finished mesh."""
         corners, colors, outward, glow, glass = zip(*self.faces, strict=True)
         counts = np.array([len(face) for face in corners])
         points, first = np.concatenate(corners), np.cumsum(counts) - counts
@@ -113,12 +113,12 @@ class _MeshMaker:
 
 
 def ring(x0: float, x1: float, y: float, z: float) -> np.ndarray:
-    """(4, 3) rectangle at height z, symmetric in y."""
+    """Return a (4, 3) rectangle at height z, symmetric in y."""
     return np.array([[x0, -y, z], [x1, -y, z], [x1, y, z], [x0, y, z]])
 
 
 def box(length: float, width: float, height: float, color: tuple, z0: float = 0.0) -> Mesh:
-    """A plain block from z0 to height."""
+    """Return a plain block from z0 to height."""
     maker = _MeshMaker()
     maker.hull(
         ring(-length / 2, length / 2, width / 2, z0), ring(-length / 2, length / 2, width / 2, height), color
@@ -128,7 +128,7 @@ def box(length: float, width: float, height: float, color: tuple, z0: float = 0.
 
 @dataclass(frozen=True, slots=True)
 class CarStyle:
-    """Proportions of a car body, as parts of its length and height."""
+    """Proportions of a car body, as shares of its length and height."""
 
     belt: float
     hood: float
@@ -146,7 +146,7 @@ CAR_STYLES = {
 
 
 def car(style: CarStyle, length: float, width: float, height: float, color: tuple) -> Mesh:
-    """A car: convex lower body, cabin with windows, wheels, lamps, plates.
+    """Return a car: convex lower body, cabin with windows, wheels, lamps, plates.
 
     Args:
         style: proportions. length, width, height: m. color: RGB 0..255.
@@ -155,7 +155,7 @@ def car(style: CarStyle, length: float, width: float, height: float, color: tupl
     half, y, belt = length / 2, width / 2, style.belt * height
     wheel, axles = min(0.36, 0.23 * height), (half * 0.62, -half * 0.60)
     for x in axles:
-        for side in (1, -1):  # the inner sides, seen below the body
+        for side in (1, -1):  # the inner sides, visible below the body
             _disc(maker, x, side * (y - 0.2), wheel, -side, (20, 20, 22), wheel)
     maker.hull(
         ring(-half * 0.9, half * 0.9, y * 0.9, 0.14), ring(-half * 0.9, half * 0.9, y * 0.9, 0.3), DARK
@@ -258,10 +258,10 @@ def _car_details(maker: _MeshMaker, half: float, y: float, belt: float, color: t
 
 
 def building(length: float, width: float, height: float, color: tuple, floors: int, columns: int) -> Mesh:
-    """A block with window bands cut by pillars, and a darker ground floor.
+    """Return a building: a block with window bands, pillars, and a darker ground floor.
 
     Args:
-        length, width, height: m. color: RGB. floors: window bands. columns: pillars a side.
+        length, width, height: m. color: RGB. floors: window bands. columns: pillars per side.
     """
     maker = _MeshMaker()
     low, high = ring(-length / 2, length / 2, width / 2, 0), ring(-length / 2, length / 2, width / 2, height)
@@ -286,7 +286,7 @@ def building(length: float, width: float, height: float, color: tuple, floors: i
 
 
 def trailer(length: float, width: float, height: float, color: tuple) -> Mesh:
-    """A parked box trailer: no car, though it has wheels and lamps."""
+    """Return a parked box trailer: not a car, but with wheels and lamps."""
     maker = _MeshMaker()
     half, y = length / 2, width / 2
     maker.hull(ring(-half, half, y, 0.5), ring(-half, half, y, height), color)

@@ -1,4 +1,4 @@
-"""The things around the vehicle as one set of faces and capsules, as raycast.py takes them."""
+"""The objects around the vehicle as one set of faces and capsules for raycast.py."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from perception_rt.sim.world import WorldObjects
 
 _LUMA = np.array([0.299, 0.587, 0.114]) / 255
 _TYRE = 40.0
-FOLIAGE_STOP = 0.6  # of the rays that meet a clump of leaves; the rest goes on
+FOLIAGE_STOP = 0.6  # of the rays that hit a clump of leaves; the others pass
 FOLIAGE_DEPTH_M = 0.25
 _OPAQUE = {"owner": -1, "reflectivity": 0.3, "glass": False, "stop": 1.0, "depth": 0.0, "bias": 0.0}
-_LAYER_M = 1e-4  # a later face of a mesh lies on an earlier one, e.g. a window on the body
+_LAYER_M = 1e-4  # a later face of a mesh lies on an earlier one, like a window on the body
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solids:
-    """F faces, then K capsules; a part is one of either, P = F + K.
+    """F faces, then K capsules; both are parts, P = F + K.
 
     Attributes:
         corners: (F, MAX_CORNERS, 3) m, padded by repeating the last. normals: (F, 3) outward.
         ends: (2, K, 3) m. radius: (K,) m.
         owner: (P,) row in WorldObjects, -1 for none. reflectivity: (P,) in [0, 1]. glass: (P,) bool.
-        stop: (P,) share of the rays that the part stops; the others go on.
-        depth: (P,) m, how far behind the surface a ray ends on average, as in leaves.
-        bias: (P,) m, how much nearer the part counts than one that it touches.
+        stop: (P,) share of the rays that the part stops; the others pass.
+        depth: (P,) m, mean distance of a ray's end behind the surface, as in leaves.
+        bias: (P,) m, by which the part counts as nearer than a touching part.
     """
 
     corners: np.ndarray
@@ -48,11 +48,11 @@ class Solids:
     bias: np.ndarray
 
     def with_faces(self, corners: np.ndarray, normals: np.ndarray, **parts: ArrayLike) -> Solids:
-        """The same with G quads more, (G, 4, 3) corners and (G, 3) normals.
+        """Return a copy with G more quads, (G, 4, 3) corners and (G, 3) normals.
 
         Args:
             corners: m. normals: outward.
-            parts: what differs from an opaque face without owner, by name: (G,) each, or one value for all.
+            parts: attributes that differ from an opaque face without owner, (G,) each or one value for all.
         """
         corners = np.concatenate([corners, np.repeat(corners[:, -1:], MAX_CORNERS - 4, axis=1)], 1)
         return replace(
@@ -63,7 +63,7 @@ class Solids:
         )
 
     def with_capsules(self, ends: np.ndarray, radius: np.ndarray, **parts: ArrayLike) -> Solids:
-        """The same with G capsules more, (2, G, 3) ends and (G,) radius, m; `parts` as of `with_faces`."""
+        """Return a copy with G more capsules: (2, G, 3) ends, (G,) radius, m, `parts` as in `with_faces`."""
         return replace(
             self,
             ends=np.concatenate([self.ends, ends], 1),
@@ -79,7 +79,7 @@ class Solids:
 
 
 class _Parts(NamedTuple):
-    """The faces (of a Mesh) or capsules (of a Figure) of a shape in its own frame, and what they are of.
+    """The faces (of a Mesh) or capsules (of a Figure) of a shape in its own frame, with their materials.
 
     Attributes:
         points: (3, V) m. indices: (parts, MAX_CORNERS) of faces or (parts, 2) of capsules, into the points.
@@ -131,11 +131,11 @@ def _reflectivity(colors: np.ndarray) -> np.ndarray:
 def solids_of(
     ego: SimulatedEgo, objects: WorldObjects, origin: tuple[float, float, float], range_m: float
 ) -> Solids:
-    """What stands within range of a sensor, without the faces that are turned away from it.
+    """Return the solids within range of a sensor, without the faces that are turned away from it.
 
     Args:
-        ego: the vehicle. objects: everything around. origin: the sensor's place in base_link, m; what is
-            returned is in its frame, whose axes are those of base_link.
+        ego: the vehicle. objects: the objects around. origin: the sensor's position in base_link, m. The
+            solids are in its frame, whose axes are parallel to base_link.
         range_m: horizontal, to the centres.
     """
     x, y = to_base(ego, objects.xyz[:, 0], objects.xyz[:, 1])
@@ -171,7 +171,7 @@ def solids_of(
 
 
 class _Turn(NamedTuple):
-    """Takes points (3, N) of the objects' own frames to where the objects stand."""
+    """Transforms points (3, N) from the objects' own frames to the vehicle's."""
 
     yaw: np.ndarray
     place: np.ndarray
@@ -198,7 +198,7 @@ class _Group(NamedTuple):
 
     @classmethod
     def of(cls, shapes: list[tuple[int, _Parts]], corners: int) -> _Group:
-        """Join shapes whose parts have so many corners."""
+        """Join shapes whose parts have the given number of corners."""
         rows = np.array([row for row, _ in shapes], np.int64)
         sizes = np.array([parts.points.shape[1] for _, parts in shapes], np.int64)
         counts = np.array([len(parts.indices) for _, parts in shapes], np.int64)

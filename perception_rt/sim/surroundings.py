@@ -1,4 +1,4 @@
-"""What stands along a street, as plain blocks, slopes, clumps of leaves and poles, for sim/street.py."""
+"""Plain blocks, slopes, clumps of leaves and poles along a street, for sim/street.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OUT = np.array([[1.0, 0], [0, -1], [-1, 0], [0, 1]])  # normals of the sides th
 
 @dataclass(slots=True)
 class Surroundings:
-    """Collects parts in the frame below the sensor (x forward, y left, z up from the ground, m).
+    """Collects parts in the frame on the ground below the sensor (x forward, y left, z up, m).
 
     Attributes:
         blocks: rows x y z0 length width z1 yaw reflectivity stop depth owner (see Solids).
@@ -38,7 +38,7 @@ class Surroundings:
         depth: float = 0.0,
         owner: int = -1,
     ) -> None:
-        """An upright block: centre x y and yaw, length and width, bottom and top."""
+        """Add an upright block: centre x y and yaw, length and width, bottom and top."""
         self.blocks.append((at[0], at[1], z[0], *size, z[1], at[2], reflectivity, stop, depth, owner))
 
     def clump(
@@ -50,7 +50,7 @@ class Surroundings:
         radius: float,
         stop: float,
     ) -> None:
-        """Leaves in balls that fill a block: as of `block`, `radius` of the largest ball, m."""
+        """Add balls of leaves that fill a block, given as in `block`; `radius` of the largest ball, m."""
         high = max(z[1] - z[0], 0.1)
         count = int(np.clip(size[0] * size[1] * high / (0.9 * radius**3) + 2, 3, 160))
         inner = np.maximum(np.array([*size, high]) - radius, 0.05)
@@ -64,7 +64,7 @@ class Surroundings:
         self.balls.append(ball)
 
     def joined(self, solids: Solids, height: float) -> Solids:
-        """`solids` of a sensor at this height, m, and all of this that does not reach around the sensor."""
+        """Return `solids` of a sensor at this height, m, and all parts that do not enclose the sensor."""
         lift = np.array([0, 0, height])
         if self.blocks:
             rows = np.array(self.blocks)
@@ -101,7 +101,7 @@ class Surroundings:
 
 
 def _faces(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(5 N, 4, 3) corners and (5 N, 3) normals of the sides and the tops of N blocks."""
+    """Return (5 N, 4, 3) corners and (5 N, 3) normals of the sides and tops of N blocks."""
     x, y, z0, length, width, z1, yaw = rows[:, :7].T
     c, s = np.cos(yaw), np.sin(yaw)
     turn = np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)], 1)  # (N, 2, 2), row by row the axes

@@ -1,6 +1,6 @@
-"""The ground as a lidar meets it: the road's materials, kerb stones, and unevenness of some centimetres.
+"""The ground for the lidar: materials of the road, kerb stones, and unevenness of some centimetres.
 
-Everything stands on the plane z = 0, which is what the camera paints; the unevenness is small against that.
+Objects stand on the plane z = 0, which the camera draws; the unevenness is small.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ REACH_M = 110.0
 REFLECTIVITY = {"asphalt": 0.16, "walk": 0.32, "grass": 0.42, "paint": 0.75, "kerb": 0.4}
 _STEP_M = 1.0
 _KERB_STEP_M = 4.0
-_ROUGH = (0.012, 0.035)  # standard deviation of the height, m: on what is paved, on grass
+_ROUGH = (0.012, 0.035)  # standard deviation of the height, m: on paved ground, on grass
 
 
 class Terrain:
-    """The ground of one world; a function of place alone.
+    """The ground of one world; it depends on the place only.
 
     Args:
-        world: whose road it is.
+        world: the world of the road.
     """
 
     def __init__(self, world: World) -> None:
@@ -37,8 +37,8 @@ class Terrain:
     def unevenness(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the height at world x, y in standard deviations: a sum of waves of 4 to 28 m.
 
-        The turns are counted in double precision; the sines themselves need single precision only, which
-        NumPy computes many at a time. The error is below 1e-6 standard deviations.
+        Phases are computed in double precision, and the sines in single precision, which is faster in NumPy.
+        The error is below 1e-6 standard deviations.
         """
         x, y = np.asarray(x, float), np.asarray(y, float)
         height = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
@@ -51,7 +51,7 @@ class Terrain:
     def ground(
         self, ego: SimulatedEgo, ego_s: float, x: np.ndarray, y: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Height and reflectivity of the ground.
+        """Return height and reflectivity of the ground.
 
         Args:
             ego: the vehicle, at arc length ego_s. x, y: (N,) in base_link, m, within REACH_M.
@@ -77,9 +77,9 @@ class Terrain:
         return waves * np.where(grass, _ROUGH[1], _ROUGH[0]), reflectivity
 
     def kerbs(self, ego: SimulatedEgo, ego_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """The kerb stones around: (F, 4, 3) corners in base_link, m, and (F, 3) normals.
+        """Return the kerb stones around: (F, 4, 3) corners in base_link, m, and (F, 3) normals.
 
-        They lie where the camera paints them, and are lowered at crossings and side streets.
+        They lie where the camera draws them, and are lowered at crossings and side streets.
         """
         s = np.arange(np.floor((ego_s - REACH_M) / _KERB_STEP_M), (ego_s + REACH_M) / _KERB_STEP_M)
         s = s * _KERB_STEP_M
@@ -108,12 +108,12 @@ class Terrain:
     def road_coordinates(
         self, ego: SimulatedEgo, ego_s: float, x: np.ndarray, y: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Arc length and lateral offset of (N,) points in base_link, m; to centimetres near the road."""
+        """Return arc length and lateral offset of (N,) points in base_link, m; accurate near the road."""
         line_s = ego_s + np.arange(-REACH_M - 30, REACH_M + 30, _STEP_M)
         wx, wy, heading = self.world.path.position(line_s)
         line_x, line_y = to_base(ego, wx, wy)
         c, sin = np.cos(heading - ego.yaw), np.sin(heading - ego.yaw)
-        # The road never turns back on itself (sim/path.py), so x alone is a first guess.
+        # The road never turns back (sim/path.py), so x is a first guess.
         table = np.interp(np.arange(-REACH_M, REACH_M), line_x, np.arange(len(line_s)))
         i = table[np.clip(np.rint(x + REACH_M).astype(np.int64), 0, len(table) - 1)].astype(np.int64)
         for _ in range(3):
@@ -131,7 +131,7 @@ class Terrain:
 
 
 def _quads(a: np.ndarray, b: np.ndarray, z: tuple[float, float]) -> np.ndarray:
-    """(N, 4, 3) quads between two edges (2, N, 2), the first at height z[0], the second at z[1]."""
+    """Return (N, 4, 3) quads between two edges (2, N, 2), the first at height z[0], the second at z[1]."""
     (a0, a1), (b0, b1) = (
         [np.column_stack([end, np.full(len(end), h)]) for end in edge] for edge, h in ((a, z[0]), (b, z[1]))
     )

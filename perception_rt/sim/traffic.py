@@ -1,4 +1,4 @@
-"""The layout of the road and who uses it: lanes, parking, sidewalks, and the flows that fill them."""
+"""The layout of the road and its traffic: lanes, parking, sidewalks, and flows."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ PARKING_M = 2.4
 SIDEWALK_M = 3.2
 STREET_M = 7.0
 AHEAD_M = 130.0
-# Small things are looked for up to where they are a dozen pixels high in a 960 px wide image.
+# Small objects are included as long as they are a dozen pixels high in a 960 px wide image.
 _SIGHT_M = {"pedestrian": 95.0, "waiting": 95.0, "cyclist": 95.0, "sign": 95.0, "clutter": 75.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A stream of like things along the road.
+    """A stream of similar objects along the road.
 
     Attributes:
-        number: names the flow in ids and seeds. kind: what `make_entity` makes. d: lateral place, m.
-        speed: m/s along s (negative: oncoming); None goes with the ego, at swinging gaps.
-        spacing: m between slots. fill: share of slots that are taken. spread: lateral scatter, m.
+        number: number of the flow in ids and seeds. kind: argument of `make_entity`. d: lateral position, m.
+        speed: m/s along s (negative: oncoming); None moves with the ego at a varying gap.
+        spacing: m between slots. fill: share of occupied slots. spread: lateral scatter, m.
         swing: amplitude of the slow drift along s, m. turned: yaw relative to the direction of travel, rad;
-        None for any. ahead: how far it is looked for, m.
+        None for any. ahead: range ahead of the ego, m.
     """
 
     number: int
@@ -40,14 +40,14 @@ class Flow:
 
 
 def lane_edges(same_lanes: int, oncoming_lanes: int) -> tuple[float, float]:
-    """Lateral places of the right and left end of the lanes, m; the ego's lane is the rightmost."""
+    """Return the lateral position of the right and left end of the lanes, m; the ego's lane is rightmost."""
     return -LANE_M / 2, LANE_M * (same_lanes + oncoming_lanes - 0.5)
 
 
 def make_flows(
     rng: np.random.Generator, mean_v: float, same_lanes: int, oncoming_lanes: int
 ) -> tuple[Flow, ...]:
-    """The seeded flows of a road; `mean_v` is the ego's mean speed, m/s."""
+    """Return the random flows of a road; `mean_v` is the ego's mean speed, m/s."""
     busy = rng.uniform(0.55, 1.0)
     edge_r, edge_l = lane_edges(same_lanes, oncoming_lanes)
     right, left = edge_r - PARKING_M, edge_l + PARKING_M
@@ -76,7 +76,7 @@ def make_flows(
 
 
 def _roadside(rng: np.random.Generator, sign: int, curb: float) -> list[tuple]:
-    """What stands beyond the kerb at d = curb; sign is 1 on the left."""
+    """Return the flows beyond the kerb at d = curb; sign is 1 on the left."""
     back = curb + sign * SIDEWALK_M
     face = 0.0 if sign < 0 else np.pi
     setback, built = rng.uniform(15, 19), rng.uniform(0.7, 0.95)

@@ -1,8 +1,8 @@
-"""The seeded world: who is where at time t, as closed-form functions of (seed, t).
+"""The random world: the objects at time t as closed-form functions of (seed, t).
 
-Everything is placed in road coordinates (s along the path, d to its left) and then bent with the road.
-Traffic runs in *flows*: member i of a flow stands at ``i * spacing + jitter`` in a frame that moves with it,
-so the members near the ego at any t are found without simulating what came before, and a drive never ends.
+Objects are placed in road coordinates (s along the path, d to its left), which follow the road. Traffic moves
+in *flows*: member i of a flow stands at ``i * spacing + jitter`` in a frame that moves with the flow. So the
+members near the ego at any t are found without simulating earlier times, and a drive never ends.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from perception_rt.sim.traffic import AHEAD_M, PARKING_M, STREET_M, Flow, lane_e
 
 BEHIND_M = 12.0
 _ID_STRIDE = 10_000_000
-# Who crosses: least and greatest speed, m/s, and how far from the kerb it starts and ends, m.
+# Crossing traffic: minimum and maximum speed, m/s, and distance from the kerb at start and end, m.
 _CROSSING = {"pedestrian": (1.1, 1.6, 0.8), "cyclist": (2.5, 3.5, 1.5), "car": (5.0, 8.0, 45.0)}
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One thing of a flow: its place in it and its slow drift about that."""
+    """One object of a flow: its slot and its slow drift."""
 
     id: int
     entity: Entity
@@ -39,7 +39,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Crosser:
-    """A member that waits at d = start, crosses at a speed from the time `begin` on, and stays at d = end."""
+    """A member that waits at d = start, crosses at constant speed from `begin` on, and stays at d = end."""
 
     member: Member
     begin: float
@@ -50,13 +50,13 @@ class Crosser:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WorldObjects:
-    """Things near the ego at one time, in the world (odom) frame; a struct of arrays.
+    """Objects near the ego at one time, in the world (odom) frame; a struct of arrays.
 
     Attributes:
-        entities: what they are (class, size, looks), in row order.
-        ids: (N,) int64, the same thing keeps its id. labels: (N,) int64, -1 for scenery.
+        entities: class, size and shape, in row order.
+        ids: (N,) int64, constant for an object. labels: (N,) int64, -1 for scenery.
         xyz: (N, 3) centre of the box, m. lwh: (N, 3) length width height, m. yaw: (N,) rad.
-        velocity: (N, 2) m/s. travelled: (N,) m, distance gone: the phase of gait and pedals.
+        velocity: (N, 2) m/s. travelled: (N,) m, distance travelled: the phase of gait and pedals.
     """
 
     entities: tuple[Entity, ...]
@@ -120,17 +120,17 @@ class World:
         )
 
     def crossings(self, s_low: float, s_high: float) -> list[tuple[int, float]]:
-        """Index and arc length of the zebra crossings between two arc lengths."""
+        """Return index and arc length of the zebra crossings between two arc lengths."""
         first = int(np.ceil((s_low - self.crossing_phase) / self.crossing_gap))
         last = int(np.floor((s_high - self.crossing_phase) / self.crossing_gap))
         return [(i, self.crossing_phase + i * self.crossing_gap) for i in range(first, last + 1)]
 
     def streets(self, s_low: float, s_high: float) -> list[float]:
-        """Arc lengths of the side streets between two arc lengths; each lies behind a zebra crossing."""
+        """Return the side streets between two arc lengths; each lies behind a zebra crossing."""
         return [s + 8.0 for i, s in self.crossings(s_low - 8, s_high - 8) if (i * 7 + self.seed) % 5 < 3]
 
     def _blocked(self, flow: Flow, s: float, half: float) -> bool:
-        """Whether a standing thing would stand in a side street, or a parked car on a zebra crossing."""
+        """Return whether a standing object is in a side street, or a parked car on a zebra crossing."""
         margin = half + STREET_M / 2 + 0.5
         on_road = self.right_edge - PARKING_M < flow.d < self.left_edge + PARKING_M
         return bool(self.streets(s - margin, s + margin)) or (
@@ -138,7 +138,7 @@ class World:
         )
 
     def _make_crossers(self, index: int, s: float) -> list[Crosser]:
-        """Who crosses at a zebra crossing and on its side street: clear of the lane before the ego comes."""
+        """Return the members that cross at a zebra crossing and its side street before the ego comes."""
         rng = np.random.default_rng([self.seed, 90, index + _ID_STRIDE // 2])
         kinds = ["cyclist" if rng.random() < 0.3 else "pedestrian" for _ in range(rng.integers(1, 5))]
         if self.streets(s + 7, s + 9):
@@ -169,7 +169,7 @@ class World:
         return out
 
     def _clearance(self, s: float, start: float, rate: float, begin: float) -> float:
-        """Least distance, m, along the road to the moving traffic of the lanes that a crosser passes."""
+        """Return the minimum distance, m, along the road to moving traffic in a crosser's way."""
         gap = np.inf
         for flow in self.flows:
             if flow.kind == "car" and flow.speed != 0:
@@ -179,14 +179,14 @@ class World:
         return gap
 
     def _near(self, flow: Flow, t: float, s_low: float, s_high: float) -> list[tuple[Member, float, float]]:
-        """The members of a flow between two arc lengths at t, with their arc length and its rate."""
+        """Return the members of a flow between two arc lengths at t, with their arc length and its rate."""
         base, speed = (
             (flow.speed * t, flow.speed) if flow.speed is not None else (self.ego.s(t), self.ego.v(t))
         )
         first = int(np.floor((s_low - base) / flow.spacing))
         last = int(np.ceil((s_high - base) / flow.spacing))
         if flow.speed is None:
-            first = max(first, 1)  # slot 0 is the ego itself, and nothing follows it
+            first = max(first, 1)  # slot 0 is the ego, and nothing follows it
         out = []
         for i in range(first, last + 1):
             m = self._member(flow, i)
@@ -198,11 +198,11 @@ class World:
         return out
 
     def objects(self, t: float, scenery: bool = True, behind: float = BEHIND_M) -> WorldObjects:
-        """Everything near the ego at t.
+        """Return the objects near the ego at t.
 
         Args:
-            t: s. scenery: also trees, buildings and the like (label -1).
-            behind: how far back along the road, m.
+            t: s. scenery: include trees, buildings and the like (label -1).
+            behind: range behind the ego along the road, m.
         """
         rows: list[tuple] = []
         ego_s = self.ego.s(t)
