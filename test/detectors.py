@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from perception_rt.model import bundle
 from perception_rt.model.archive import read_archive, write_archive
 from perception_rt.model.manifest import bundle_sha256
+from perception_rt.model.specs import CloudSpec
 
 
 class BrightBox(nn.Module):
@@ -88,3 +91,39 @@ def rewrite(path, **changes):
     if "sha256" not in changes:  # so that the change itself is what is refused
         manifest = dataclasses.replace(manifest, sha256=bundle_sha256(manifest, archive.members))
     write_archive(path, manifest, archive.members)
+
+
+class EarlierBox(nn.Module):
+    """One box, along the axes, around the points of earlier sweeps: class 0, score a tenth of the sweeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score_threshold: float = 0.0
+        self.nms_threshold: float = 0.5
+
+    def forward(
+        self, points: torch.Tensor, score_threshold: float = -1.0, nms_threshold: float = -1.0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        older = points[:, :3]
+        sweeps = 1
+        if points.shape[1] > 4:
+            sweeps = int(torch.unique(points[:, 4]).shape[0])
+            if sweeps > 1:
+                older = points[points[:, 4] > 0, :3]
+        low, high = older.min(0)[0], older.max(0)[0]
+        box = torch.cat(((low + high) / 2, high - low, torch.zeros(1)))
+        return box[None], torch.full((1,), sweeps / 10), torch.zeros(1, dtype=torch.long)
+
+
+def save_earlier_box(path: Path, sweeps: int) -> None:
+    """A bundle of it that takes so many sweeps."""
+    spec = CloudSpec((-100.0, -100.0, -10.0, 100.0, 100.0, 10.0), "unused", sweeps=sweeps, ages=True)
+    bundle.save(
+        path,
+        EarlierBox(),
+        name="earlier",
+        classes=["car"],
+        input_spec=spec,
+        licence="Apache-2.0",
+        task="detect3d",
+    )

@@ -18,7 +18,7 @@ from perception_rt.component.detector import DETECTOR_PARAMETERS, DetectorCompon
 from perception_rt.component.graph import output_prefixes
 from perception_rt.component.parameters import Parameter
 from perception_rt.model.task import DETECT3D
-from perception_rt.stage.deskew import deskewed, twist_between
+from perception_rt.stage.deskew import PlanarTwist, deskewed, moved_by, twist_between
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.stage.levelling import (
     LEVEL_RAD,
@@ -29,6 +29,7 @@ from perception_rt.stage.levelling import (
     moved_to_base,
     tilt,
 )
+from perception_rt.stage.sweeps import joined, still_wanted
 from perception_rt.types import ConfigError, Detections3D, LidarFrame, TransformError
 from perception_rt.types.status import Level, Status
 
@@ -52,12 +53,20 @@ class Sweep(Enum):
     UNTIMED = "clouds_without_times"
 
 
+class LidarMotion(NamedTuple):
+    """Of the base at the stamp of a cloud; and (4, 4) from the lidar then to `fixed_frame`."""
+
+    twist: PlanarTwist
+    pose: np.ndarray
+
+
 class Placed(NamedTuple):
-    """Detections, the frame that they are in, and whether the motion within their sweep was undone."""
+    """Detections, the frame that they are in, what became of their sweep's motion, how many were joined."""
 
     detections: Detections3D
     frame_id: str
     sweep: Sweep
+    joined: int
 
 
 class LidarDetector(DetectorComponent):
@@ -65,6 +74,7 @@ class LidarDetector(DetectorComponent):
 
     Attributes:
         leaning: by frame of a lidar without a transform, what to do about its ground that is not level.
+        alone: by frame of a lidar, why a bundle of several sweeps gets the newest alone.
     """
 
     NAME = "lidar_detector"
@@ -95,7 +105,8 @@ class LidarDetector(DetectorComponent):
             "fixed_frame",
             "odom",
             "Frame without motion. Where /tf has base_frame in it and the points have times (field t, time, "
-            "timestamp or time_offset), the motion within a sweep is undone; empty: never.",
+            "timestamp or time_offset), the motion within a sweep is undone; bundles of several sweeps need "
+            "it too. Empty: never.",
         ),
         Parameter(
             "max_cloud_mb", 64.0, "Maximum size of a cloud, MB; larger ones are refused.", (0.1, 1024.0)
@@ -111,6 +122,9 @@ class LidarDetector(DetectorComponent):
         self._mountings: dict[str, np.ndarray] = {}  # the last that was known, by frame
         self._sweeps: Counter[tuple[str, Sweep]] = Counter()
         self._said: set[str] = set()  # frames whose motion is not known
+        self.alone: dict[str, str] = {}
+        self._earlier: dict[str, list[tuple[LidarFrame, np.ndarray]]] = {}  # by frame, with their poses
+        self._joined: Counter[str] = Counter()  # sweeps of the last cloud, by stream
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """Return the message type and parser of each lidar topic."""
@@ -127,6 +141,8 @@ class LidarDetector(DetectorComponent):
         self._dropped.clear()
         self._sweeps.clear()
         self._said.clear()
+        self._joined.clear()
+        self.alone, self._earlier = {}, {}
         self.leaning, self._looked_ns, self._mountings = {}, {}, {}
         self._transforms = self.host.transforms() if self.values["base_frame"] else None
         for stream, prefix in output_prefixes(streams).items():
@@ -160,38 +176,66 @@ class LidarDetector(DetectorComponent):
         thresholds = self.threshold("score"), self.threshold("nms")
         base = self.values["base_frame"]
         mounting = self._mounting(frame)
-        frame, sweep = self._without_motion(frame, mounting)
+        wanted = self.runtime.manifest.input.sweeps
+        motion = self._motion(frame, mounting) if frame.times_s is not None or wanted > 1 else None
+        frame, sweep = self._without_motion(frame, motion, mounting)
+        frame, count = self._with_earlier(frame, motion, wanted) if wanted > 1 else (frame, 1)
         tilted = mounting is not None and tilt(mounting) > LEVEL_RAD
         if mounting is None or not (tilted or self.values["output_frame"] == "base"):
-            return Placed(detect3d(self.runtime, frame, *thresholds), frame.frame_id, sweep)
+            return Placed(detect3d(self.runtime, frame, *thresholds), frame.frame_id, sweep, count)
         found = detect3d(self.runtime, levelled(frame, mounting), *thresholds)
-        return Placed(moved_to_base(found, mounting), base, sweep)
+        return Placed(moved_to_base(found, mounting), base, sweep, count)
 
-    def _without_motion(self, frame: LidarFrame, mounting: np.ndarray | None) -> tuple[LidarFrame, Sweep]:
-        """Return the cloud deskewed to its stamp, if its points have times and /tf has the motion."""
-        if frame.times_s is None or self._transforms is None:
-            return frame, Sweep.UNTIMED
+    def _motion(self, frame: LidarFrame, mounting: np.ndarray | None) -> LidarMotion | str:
+        """How the lidar moves at the stamp of its cloud by /tf; else why that is not known."""
         fixed, base = self.values["fixed_frame"], self.values["base_frame"]
-        reason = f"/tf has no {base!r} <- {frame.frame_id!r}"
-        if mounting is None and frame.frame_id == base:
-            mounting = np.eye(4)
-        if mounting is not None:
-            for lag_ns in LAGS_NS:  # the newest transforms may still be on their way
-                stamps = frame.stamp_ns - lag_ns - SPAN_NS, frame.stamp_ns - lag_ns
-                try:
-                    before, after = (self._transforms.lookup(fixed, base, stamp) for stamp in stamps)
-                except TransformError as error:
-                    reason = str(error)
-                    continue
-                twist = twist_between(before, after, SPAN_NS / 1e9)
-                return deskewed(frame, twist, mounting), Sweep.DESKEWED
+        if self._transforms is None or not fixed:
+            return "base_frame or fixed_frame is empty"
+        if mounting is None and frame.frame_id != base:
+            return f"/tf has no {base!r} <- {frame.frame_id!r}"
+        reason = ""
+        for lag_ns in LAGS_NS:  # the newest transforms may still be on their way
+            stamps = frame.stamp_ns - lag_ns - SPAN_NS, frame.stamp_ns - lag_ns
+            try:
+                before, after = (self._transforms.lookup(fixed, base, stamp) for stamp in stamps)
+            except TransformError as error:
+                reason = str(error)
+                continue
+            twist = twist_between(before, after, SPAN_NS / 1e9)
+            (since,) = moved_by(twist, np.array([lag_ns / 1e9]))
+            return LidarMotion(twist, after @ since @ (np.eye(4) if mounting is None else mounting))
+        return reason
+
+    def _without_motion(
+        self, frame: LidarFrame, motion: LidarMotion | str | None, mounting: np.ndarray | None
+    ) -> tuple[LidarFrame, Sweep]:
+        """The cloud as of its stamp, where its points have times and /tf tells the motion."""
+        if frame.times_s is None or self._transforms is None or motion is None:
+            return frame, Sweep.UNTIMED
+        if isinstance(motion, LidarMotion):
+            return deskewed(frame, motion.twist, np.eye(4) if mounting is None else mounting), Sweep.DESKEWED
         if frame.frame_id not in self._said:
             self._said.add(frame.frame_id)
             self.host.info(
                 f"{frame.frame_id!r}: the motion within a sweep is not undone where /tf does not tell it "
-                f"({reason}); fixed_frame:='' if there is none"
+                f"({motion}); fixed_frame:='' if there is none"
             )
         return frame, Sweep.SKEWED
+
+    def _with_earlier(
+        self, frame: LidarFrame, motion: LidarMotion | str | None, wanted: int
+    ) -> tuple[LidarFrame, int]:
+        """The cloud with the sweeps before it, as the bundle takes `wanted`, and how many these are."""
+        if not isinstance(motion, LidarMotion):
+            self.alone[frame.frame_id] = (
+                f"{frame.frame_id!r}: the bundle takes {wanted} sweeps, and gets the newest alone: {motion}"
+            )
+            self._earlier.pop(frame.frame_id, None)
+            return frame, 1
+        self.alone.pop(frame.frame_id, None)
+        earlier = still_wanted(self._earlier.get(frame.frame_id, ()), frame.stamp_ns, wanted - 1)
+        self._earlier[frame.frame_id] = [(frame, motion.pose), *earlier]
+        return joined(frame, motion.pose, earlier), 1 + len(earlier)
 
     def _mounting(self, frame: LidarFrame) -> np.ndarray | None:
         """(4, 4) from the lidar's frame to base_frame; None where /tf has none: look at the ground then."""
@@ -214,10 +258,11 @@ class LidarDetector(DetectorComponent):
         return mounting
 
     def statuses(self) -> list[Status]:
-        """Return the statuses, with a warning if a lidar seems tilted and /tf has no transform of it."""
+        """Return the statuses, with a warning if a lidar seems tilted or its sweeps cannot be joined."""
         statuses = super().statuses()
-        if self.leaning and statuses and statuses[0].level is Level.OK:
-            statuses[0] = replace(statuses[0], level=Level.WARN, message="; ".join(self.leaning.values()))
+        found = [*self.leaning.copy().values(), *self.alone.copy().values()]  # the worker writes to them
+        if found and statuses and statuses[0].level is Level.OK:
+            statuses[0] = replace(statuses[0], level=Level.WARN, message="; ".join(found))
         return statuses
 
     def publish(self, stream: str, frame: LidarFrame, result: Placed) -> None:
@@ -226,6 +271,7 @@ class LidarDetector(DetectorComponent):
         self._detections[stream].publish(encoded)
         self._dropped[stream] += frame.dropped
         self._sweeps[stream, result.sweep] += 1
+        self._joined[stream] = result.joined
 
     def publish_extras(self, stream: str, frame: LidarFrame, result: Placed) -> None:
         """Publish markers for RViz while there are subscribers."""
@@ -235,6 +281,9 @@ class LidarDetector(DetectorComponent):
             publisher.publish(encode_markers(markers, frame.stamp_ns, result.frame_id))
 
     def stream_values(self, stream: str) -> dict[str, object]:
-        """Points without a place, and clouds by what became of their motion, of all that were published."""
+        """Points without a place, and clouds by what became of their motion, of all that were published.
+
+        `sweeps_joined`: of how many the last cloud consisted.
+        """
         sweeps = {sweep.value: self._sweeps[stream, sweep] for sweep in Sweep}
-        return {"points_dropped": self._dropped[stream], **sweeps}
+        return {"points_dropped": self._dropped[stream], **sweeps, "sweeps_joined": self._joined[stream]}

@@ -37,6 +37,23 @@ def twist_between(before: np.ndarray, after: np.ndarray, seconds: float) -> Plan
     return PlanarTwist((cos * x - sin * y) / seconds, (sin * x + cos * y) / seconds, turned / seconds)
 
 
+def moved_by(twist: PlanarTwist, seconds: np.ndarray) -> np.ndarray:
+    """Return (M, 4, 4), for each of (M,) `seconds` from now: from the base then to the base now."""
+    angle = twist.yaw_rate * seconds
+    if abs(twist.yaw_rate) < _STRAIGHT_RAD_S:
+        along, across = seconds, np.zeros_like(seconds)
+    else:
+        along = np.sin(angle) / twist.yaw_rate
+        across = (1 - np.cos(angle)) / twist.yaw_rate
+    moved = np.tile(np.eye(4), (len(seconds), 1, 1))
+    moved[:, 0, 0] = moved[:, 1, 1] = np.cos(angle)
+    moved[:, 1, 0] = np.sin(angle)
+    moved[:, 0, 1] = -moved[:, 1, 0]
+    moved[:, 0, 3] = twist.vx * along - twist.vy * across
+    moved[:, 1, 3] = twist.vx * across + twist.vy * along
+    return moved
+
+
 def deskewed(frame: LidarFrame, twist: PlanarTwist, base_from_lidar: np.ndarray) -> LidarFrame:
     """Return the cloud as if all points had been measured at the stamp.
 
@@ -51,18 +68,7 @@ def deskewed(frame: LidarFrame, twist: PlanarTwist, base_from_lidar: np.ndarray)
     first, last = int(of_point.min()), int(of_point.max())
     of_point -= first
     seconds = np.arange(first, last + 1) * _STEP_S
-    angle = twist.yaw_rate * seconds
-    if abs(twist.yaw_rate) < _STRAIGHT_RAD_S:
-        along, across = seconds, np.zeros_like(seconds)
-    else:
-        along = np.sin(angle) / twist.yaw_rate
-        across = (1 - np.cos(angle)) / twist.yaw_rate
-    moved = np.tile(np.eye(4), (len(seconds), 1, 1))  # base at the stamp from base at the time
-    moved[:, 0, 0] = moved[:, 1, 1] = np.cos(angle)
-    moved[:, 1, 0] = np.sin(angle)
-    moved[:, 0, 1] = -moved[:, 1, 0]
-    moved[:, 0, 3] = twist.vx * along - twist.vy * across
-    moved[:, 1, 3] = twist.vx * across + twist.vy * along
+    moved = moved_by(twist, seconds)
     poses = (np.linalg.inv(base_from_lidar) @ moved @ base_from_lidar).astype(np.float32)
     points = frame.points.copy()
     x, y, z = (np.ascontiguousarray(column) for column in frame.points[:, :3].T)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from perception_rt.codec.tensor import as_tensor
 from perception_rt.model.runtime import CloudRuntime
 from perception_rt.types import Detections3D, LidarFrame
@@ -17,7 +19,7 @@ def detect3d(
 
     Args:
         runtime: a bundle of task `detect3d`.
-        frame: any number of points, none included.
+        frame: any number of points, none included; of several sweeps where the bundle takes them.
         score_threshold: least score; None for the bundle's own.
         nms_threshold: footprint IoU above which the lower score goes; None for the bundle's own.
 
@@ -27,4 +29,7 @@ def detect3d(
     Raises:
         ModelError: the module failed or the device is out of memory.
     """
-    return Detections3D(*runtime(as_tensor(frame.points), score_threshold, nms_threshold))
+    points = frame.points
+    if frame.ages_s is not None and getattr(runtime.manifest.input, "ages", False):
+        points = np.column_stack((points, frame.ages_s))
+    return Detections3D(*runtime(as_tensor(points), score_threshold, nms_threshold))

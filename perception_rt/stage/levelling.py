@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import acos, degrees
 
 import numpy as np
@@ -24,7 +25,7 @@ def levelled(frame: LidarFrame, base_from_sensor: np.ndarray) -> LidarFrame:
     """The cloud in axes parallel to the vehicle's; the sensor stays at 0, as detectors look from there."""
     points = frame.points.copy()
     points[:, :3] = frame.points[:, :3] @ base_from_sensor[:3, :3].T.astype(np.float32)
-    return LidarFrame(points, frame.dropped, frame.stamp_ns, frame.frame_id)
+    return replace(frame, points=points)
 
 
 def moved_to_base(found: Detections3D, base_from_sensor: np.ndarray) -> Detections3D:

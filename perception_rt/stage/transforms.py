@@ -116,6 +116,12 @@ class TransformBuffer:
         common_from_target = self._compose(down, target, source, stamp_ns)
         return inverse(common_from_target) @ common_from_source
 
+    def copy(self) -> TransformBuffer:
+        """As it is now: what is added to one is not in the other."""
+        other = TransformBuffer(self._history_ns, self._tolerance_ns, self._zero_is_latest)
+        other._frames = {name: frame.copy() for name, frame in self._frames.items()}
+        return other
+
     def clear(self) -> None:
         """Forget all but the static transforms: the clock was set back."""
         self._frames = {name: frame for name, frame in self._frames.items() if frame.static}
@@ -158,6 +164,11 @@ class _Frame:
         self.static = static
         self._stamps: list[int] = []
         self._poses: list[np.ndarray] = []
+
+    def copy(self) -> _Frame:
+        other = _Frame(self.parent, self.static)
+        other._stamps, other._poses = self._stamps.copy(), self._poses.copy()
+        return other
 
     @property
     def newest_ns(self) -> int:

@@ -42,6 +42,8 @@ class LidarFrame:
         stamp_ns: the sensor's stamp, ns.
         frame_id: the sensor's frame (REP 103: x forward, y left, z up).
         times_s: (N,) float64, when each point was measured, s after the stamp; None where that is not known.
+        ages_s: (N,) float32, by how much the newest sweep is younger than that of each point, s; None for a
+            single sweep.
     """
 
     points: np.ndarray
@@ -49,6 +51,7 @@ class LidarFrame:
     stamp_ns: int
     frame_id: str
     times_s: np.ndarray | None = None
+    ages_s: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.points.shape, self.points.dtype

@@ -18,8 +18,10 @@ import yaml
 
 from perception_rt.cli.main import main
 from perception_rt.codec.cdr import CdrReader
+from perception_rt.codec.detections3d import decode_detections3d
 from perception_rt.replay.bag import Bag
 from test import drives
+from test.detectors import save_earlier_box
 
 CONFIG = Path(__file__).parents[2] / "config"
 SAME = ("bag/bag_0.mcap", "bag/metadata.yaml", "ledger.csv", "metrics.json")
@@ -102,6 +104,21 @@ def golden(drive, graph, tmp_path_factory) -> Path:
     done = replay_apart(*given, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return out
+
+
+def test_sweeps_are_joined_by_the_motion_in_the_bag(drive, tmp_path):
+    bundle, config, out = tmp_path / "earlier.pt", tmp_path / "graph.yaml", tmp_path / "out"
+    save_earlier_box(bundle, 4)
+    lidar = {"bundle": str(bundle), "points_topics": [drives.POINTS]}
+    config.write_text(yaml.safe_dump({"lidar_detector": {"ros__parameters": lidar}}))
+    assert replay(drive, "--config", config, "--inference", "fixed:5", "--out", out) == 0
+    with Bag(out / "bag") as bag:
+        decoded = [
+            decode_detections3d(message.data, ["car"])
+            for message in bag.messages(["/lidar_detector/detections"])
+        ]
+    joined = [round(10 * float(found.scores[0])) for _, _, found, _ in decoded]
+    assert joined == [1, 1, 2, 3] + [4] * 16  # /tf says how it moves after 100 ms
 
 
 def test_a_drive_is_replayed_scored_and_reported(golden):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -335,7 +336,8 @@ def load_checkpoint(path: Path) -> Any:
     while True:
         try:
             # torch looks these names up in its list and never imports them.
-            with torch.serialization.safe_globals(list(inert.values())):
+            known = torch.serialization.safe_globals(list(inert.values())) if inert else nullcontext()
+            with known:  # since torch 2.5
                 return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle fails in many ways
             if "weights_only" not in str(error) and "Unsupported" not in str(error):

@@ -19,8 +19,8 @@ from perception_rt.replay.lockstep.clock import NodeClock
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.router import DIAGNOSTICS, DIAGNOSTICS_TYPE, Router
 from perception_rt.replay.lockstep.timing import Timing
+from perception_rt.replay.lockstep.transforms import TransformView
 from perception_rt.replay.lockstep.worker import LockstepWorker
-from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import ConfigError
 
 DIAGNOSTICS_PERIOD_NS = 10**9
@@ -53,7 +53,7 @@ class LockstepHost:
         self.now_ns = self.clock.now_ns
         self.workers: list[LockstepWorker] = []
         self._name, self._namespace = node.name, node.namespace.rstrip("/")
-        self._router = router
+        self._router, self._view = router, TransformView(router)
         self._subscribed: set[str] = set()
         self._free_ns = 0
         self._calls: deque[Callable[[], None]] = deque()  # pending callbacks; the first is running
@@ -123,16 +123,17 @@ class LockstepHost:
 
         self.loop.every(round(period_s * 1e9), tick)
 
-    def transforms(self) -> TransformBuffer:
-        """Return the transform buffer, which all nodes share."""
+    def transforms(self) -> TransformView:
+        """Return the transforms so far, which all nodes share."""
         self._router.transform_users.append(self.path)
-        return self._router.transforms
+        self._view.used = True
+        return self._view
 
     def make_worker(
         self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox
     ) -> LockstepWorker:
         """Create a worker that runs in virtual time."""
-        self.workers.append(LockstepWorker(self.path, self.clock, pipeline, scheduler, mailbox))
+        self.workers.append(LockstepWorker(self.path, self.clock, pipeline, scheduler, mailbox, self._view))
         return self.workers[-1]
 
     def info(self, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import NamedTuple, Protocol
 
@@ -55,6 +56,7 @@ class Router:
 
     Attributes:
         transforms: all transforms so far. transform_users: the nodes that use them.
+        foreseen: all transforms before the message that is computed ahead of time.
         subscriptions: by topic.
         announced: publishing node and message type, by topic.
         visualizations: topics that are shown and not recorded.
@@ -68,7 +70,7 @@ class Router:
         observer: ReplayObserver,
         watched: bool,
     ) -> None:
-        self.transforms = TransformBuffer()
+        self.transforms, self.foreseen = TransformBuffer(), TransformBuffer()
         self.transform_users: list[str] = []
         self.subscriptions: dict[str, list[RouterSubscription]] = {}
         self.announced = {DIAGNOSTICS: ("", DIAGNOSTICS_TYPE)}  # "": every node publishes it
@@ -164,10 +166,19 @@ class Router:
         """Return whether a node publishes this topic, so that its recorded messages are skipped."""
         return topic in self.announced
 
+    def foresee(self, message: BagMessage) -> None:
+        """Take a recorded message's transforms, if it has any, for what is computed ahead of time."""
+        if self._has_transforms(message):
+            with suppress(PerceptionError):  # reported when it is delivered
+                self._add_transforms(message, self.foreseen)
+
     def deliver(self, message: BagMessage) -> None:
         """Deliver a recorded message to its subscribers now."""
-        if message.topic in self._tf and message.message_type == TF_TYPE:
-            self._add_transforms(message)
+        if self._has_transforms(message):
+            try:
+                self._add_transforms(message, self.transforms)
+            except PerceptionError as error:
+                self.refused(message.topic, error)
         self._deliver(message.topic, message.message_type, message.data)
         self._observer.delivered(message)
 
@@ -193,10 +204,10 @@ class Router:
             if subscription.message_type == message_type:
                 subscription.receive(data)
 
-    def _add_transforms(self, message: BagMessage) -> None:
-        try:
-            static = message.topic == self._tf[1]
-            for t in parse_transforms(message.data):
-                self.transforms.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
-        except PerceptionError as error:
-            self.refused(message.topic, error)
+    def _has_transforms(self, message: BagMessage) -> bool:
+        return message.topic in self._tf and message.message_type == TF_TYPE
+
+    def _add_transforms(self, message: BagMessage, buffer: TransformBuffer) -> None:
+        static = message.topic == self._tf[1]
+        for t in parse_transforms(message.data):
+            buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)

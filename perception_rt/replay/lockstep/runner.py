@@ -227,6 +227,8 @@ class _Replay:
             if isinstance(item, Damage):
                 continue
             held += len(item.data)
+            if not self._router.replaced(item.topic):
+                self._router.foresee(item)
             for worker in workers.get((item.topic, item.message_type), ()):
                 worker.anticipate(item.topic, item.data)
             while ahead and (

@@ -10,6 +10,7 @@ from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import Batch, Computed, FramePipeline, Parsed, PendingFrame
 from perception_rt.realtime.scheduler import FixedRateScheduler
 from perception_rt.replay.lockstep.clock import NodeClock
+from perception_rt.replay.lockstep.transforms import TransformView
 
 STEADY = 30  # consecutive computed frames after which frames are computed ahead again
 
@@ -32,8 +33,10 @@ class LockstepWorker:
         pipeline: FramePipeline,
         scheduler: FixedRateScheduler,
         mailbox: Mailbox,
+        view: TransformView,
     ) -> None:
         self.busy = False
+        self._view = view
         self._node = node
         self._clock = clock
         self._loop = clock.loop
@@ -60,7 +63,8 @@ class LockstepWorker:
             parsed = self._pipeline.parse(stream, data)
         except Exception:  # noqa: BLE001 - a malformed message is reported when it arrives
             return
-        future = self._thread.submit(self._pipeline.compute, {stream: parsed})
+        compute = self._view.frozen(self._pipeline.compute, ahead=True)
+        future = self._thread.submit(compute, {stream: parsed})
         self._ahead[number] = parsed.stamp_ns, future
 
     def put(self, stream: str, item: PendingFrame) -> PendingFrame | None:
@@ -111,7 +115,8 @@ class LockstepWorker:
         self._wake_ns = None
         with self._clock.timed():
             parsed = self._pipeline.take(batch)
-            future = self._begun(batch, parsed) or self._thread.submit(self._pipeline.compute, parsed)
+            compute = self._view.frozen(self._pipeline.compute, ahead=False)
+            future = self._begun(batch, parsed) or self._thread.submit(compute, parsed)
             if self._clock.timing is None:
                 future.result()
             ends_ns = self._clock.now_ns()
