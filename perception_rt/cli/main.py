@@ -25,7 +25,7 @@ SUBCOMMANDS = {
     "init": Subcommand("perception_rt.cli.init", "write the parameter file for a recording or a graph"),
     "bundle": Subcommand("perception_rt.cli.bundle", "make, verify and show model bundles"),
     "bench": Subcommand("perception_rt.cli.bench", "measure bundles on each engine of this machine"),
-    "train": Subcommand("perception_rt.cli.train", "train the shipped detectors, or score a bundle"),
+    "train": Subcommand("perception_rt.cli.train", "train a network on labelled data, or score a bundle"),
     "topic": Subcommand("perception_rt.cli.topic", "list, echo and measure topics of a running graph"),
     "param": Subcommand("perception_rt.cli.param", "list, get, describe and set parameters of running nodes"),
     "lifecycle": Subcommand("perception_rt.cli.lifecycle", "show and change the states of running nodes"),

@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from perception_rt.train.checkpoints import BEST, LAST, Stopped, StopRequest, WholeCheckpoints, checkpoints
@@ -84,6 +85,11 @@ def fit(
     return learner.average.module.eval().cpu()
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that tells and saves, of those of several devices."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
 class _Report(pl.Callback):
     """Tell the caller about each step."""
 
@@ -91,7 +97,8 @@ class _Report(pl.Callback):
         self._on_step = on_step
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
-        self._on_step(module.progress(float(outputs["loss"])))
+        if trainer.is_global_zero:
+            self._on_step(module.progress(float(outputs["loss"])))
 
 
 def _trainer(

@@ -125,7 +125,7 @@ def import_torchvision(
             provenance["weights"] = str(known[weights])
         elif weights is None:
             chosen = tuple(classes or coco)
-            model = _build(torchvision, name, len(chosen))
+            model = build_model(name, len(chosen))
             provenance["weights"] = f"random, seed {seed}"
             notes.append("weights: random; it is not trained")
         else:
@@ -133,14 +133,14 @@ def import_torchvision(
             state = read_state(path, list(known.__members__))
             if name in segmenters:
                 state = {key: value for key, value in state.items() if not key.startswith(_TRAINING)}
-            plain = _build(torchvision, name, len(coco))
+            plain = build_model(name, len(coco))
             if name in segmenters:
                 chosen = _segment_names(_last_size(plain, state), classes, coco, path, notes)
             elif is_classifier:
                 chosen = class_names(classes, None, _head_size(plain, state), notes, CLASSIFY.name)
             else:
                 chosen = _names_for(_class_count(plain, state, len(coco)), classes, coco, path, notes)
-            model = _build(torchvision, name, len(chosen))
+            model = build_model(name, len(chosen))
             fill(model, state, path)
             provenance["weights"] = f"{path.name} sha256 {sha256_of(path)}"
     if name in segmenters:
@@ -150,7 +150,19 @@ def import_torchvision(
     if is_classifier:
         published = known[weights] if weights in known.__members__ else _published(known, weights, notes)
         score = 0.0 if score_threshold is None else score_threshold
-        return _classifier(model.eval(), published.transforms(), chosen, provenance, score, notes)
+        return imported_classifier(model, published.transforms(), chosen, provenance, score, notes)
+    return imported_detector(model, chosen, provenance, score_threshold, nms_threshold, notes)
+
+
+def imported_detector(
+    model: nn.Module,
+    classes: tuple[str, ...],
+    provenance: dict[str, Any],
+    score_threshold: float | None = None,
+    nms_threshold: float | None = None,
+    notes: Sequence[str] = (),
+) -> Imported:
+    """A detection model with its weights; arguments as of `Imported`, thresholds None for its own."""
     module = TorchvisionDetector(model.eval())
     module.score_threshold = module.score_threshold if score_threshold is None else score_threshold
     module.nms_threshold = module.nms_threshold if nms_threshold is None else nms_threshold
@@ -163,14 +175,14 @@ def import_torchvision(
 
     spec = ImageSpec(size=None, resize="model", filter="model", order="rgb")
     return Imported(
-        chosen,
+        classes,
         spec,
         provenance,
         module.score_threshold,
         module.nms_threshold,
         module=module,
         reference=reference,
-        notes=notes,
+        notes=list(notes),
     )
 
 
@@ -190,17 +202,10 @@ def _head_size(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
     return len(bias) if bias is not None and bias.ndim == 1 else None
 
 
-def _classifier(
-    model: nn.Module,
-    transforms: Any,
-    classes: tuple[str, ...],
-    provenance: dict[str, Any],
-    score_threshold: float,
-    notes: list[str],
-) -> Imported:
-    """A classifier with the resize, crop and normalisation that torchvision states for its weights."""
+def classifier_spec(transforms: Any) -> ImageSpec:
+    """The resize, crop and normalisation that torchvision states for the weights of a classifier."""
     (size,), (shorter,) = transforms.crop_size, transforms.resize_size
-    spec = ImageSpec(
+    return ImageSpec(
         (size, size),
         f"{CROP}_{max(shorter, size)}",
         "bicubic" if transforms.interpolation.value == "bicubic" else "antialias",
@@ -208,8 +213,21 @@ def _classifier(
         mean=tuple(transforms.mean),
         std=tuple(transforms.std),
     )
+
+
+def imported_classifier(
+    model: nn.Module,
+    transforms: Any,
+    classes: tuple[str, ...],
+    provenance: dict[str, Any],
+    score_threshold: float = 0.0,
+    notes: Sequence[str] = (),
+) -> Imported:
+    """A classifier with its weights; `transforms` as of `classifier_spec`, the others as of `Imported`."""
+    model, spec = model.eval(), classifier_spec(transforms)
+    assert spec.size is not None
     # With a batch of two: a network that works for one alone fails here.
-    traced = trace_module(_Logits(model), torch.from_numpy(noise((2, 3, size, size))))
+    traced = trace_module(_Logits(model), torch.from_numpy(noise((2, 3, *spec.size))))
 
     def reference(image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
         def run(x: np.ndarray) -> list[np.ndarray]:
@@ -227,7 +245,7 @@ def _classifier(
         [ProgramSource("torchscript", module_bytes(traced), ("images",), ("logits",), any_batch=True)],
         DecoderSpec("classifier", {"softmax": True}),
         reference=reference,
-        notes=notes,
+        notes=list(notes),
         task=CLASSIFY.name,
     )
 
@@ -288,7 +306,10 @@ class _Logits(nn.Module):
         return (self.model(images),)
 
 
-def _build(torchvision: Any, name: str, count: int) -> nn.Module:
+def build_model(name: str, count: int) -> nn.Module:
+    """A network of torchvision of `count` classes, with random weights."""
+    import torchvision
+
     segmenters = torchvision.models.list_models(module=torchvision.models.segmentation)
     backbone = {"weights_backbone": None} if name in (*_detectors(torchvision), *segmenters) else {}
     return torchvision.models.get_model(name, weights=None, num_classes=count, **backbone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import cv2
 import numpy as np
@@ -16,6 +17,10 @@ from perception_rt.train.drives import moments, over_drives
 
 FRAMES_PER_DRIVE = 12
 CROP = (288, 512)  # height, width: a quarter of the pixels, around something
+ZOOM = 0.22  # of the logarithm of a window's size
+
+Vary = Callable[[np.ndarray, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""A window (h, w, 3) uint8, its boxes and labels, to what is learned from: (3, h, w) uint8, boxes, labels."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,12 @@ class Frames:
     """Frames at the network's size.
 
     Attributes:
-        images: (F, H, W, 3) uint8 RGB.
+        images: (F, H, W, 3) uint8 RGB; or F of them, of any sizes that hold a window.
         boxes: F tensors (n, 4) float32, xyxy in px of `images`.
         labels: F tensors (n,) int64.
     """
 
-    images: np.ndarray
+    images: np.ndarray | list[np.ndarray]
     boxes: list[Tensor]
     labels: list[Tensor]
 
@@ -98,24 +103,41 @@ def render(
     return Frames(images.reshape(-1, height, width, 3), boxes, labels)
 
 
-def draw_batch(frames: Frames, index: Sequence[int], rng: np.random.Generator) -> ImageBatch:
-    """A window of each frame of `index`: zoomed, recoloured and mirrored at random."""
-    images, boxes, labels = np.empty((len(index), *CROP, 3), np.uint8), [], []
-    for out, i in zip(images, index, strict=True):
+def draw_batch(
+    frames: Frames, index: Sequence[int], rng: np.random.Generator, vary: Vary | None = None
+) -> ImageBatch:
+    """A window of each frame of `index`, zoomed at random.
+
+    Args:
+        frames: what is drawn from.
+        index: of the frames.
+        rng: decides what is random.
+        vary: what else is done to each window and its boxes; None recolours and mirrors it.
+    """
+    images, boxes, labels = [], [], []
+    for i in index:
         window, box, keep = _window(frames.images[i], frames.boxes[i], frames.labels[i], rng)
-        cv2.LUT(window, _recolouring(rng), out)
-        if rng.random() < 0.5:
-            out[:] = out[:, ::-1].copy()
-            box = torch.stack((CROP[1] - box[:, 2], box[:, 1], CROP[1] - box[:, 0], box[:, 3]), 1)
-        boxes.append(box[keep])
-        labels.append(frames.labels[i][keep])
+        image, box, label = (vary or partial(_varied, rng=rng))(window, box[keep], frames.labels[i][keep])
+        images.append(image)
+        boxes.append(box)
+        labels.append(label)
     counts = torch.tensor([len(b) for b in boxes])
     return ImageBatch(
-        torch.from_numpy(images).permute(0, 3, 1, 2).float().mul_(1.0 / 255.0),
+        torch.stack(images).float().mul_(1.0 / 255.0),
         torch.cat(boxes),
         torch.cat(labels),
         torch.arange(len(index)).repeat_interleave(counts),
     )
+
+
+def _varied(
+    window: np.ndarray, boxes: Tensor, labels: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    window = cv2.LUT(window, _recolouring(rng))
+    if rng.random() < 0.5:
+        window = np.ascontiguousarray(window[:, ::-1])
+        boxes = torch.stack((CROP[1] - boxes[:, 2], boxes[:, 1], CROP[1] - boxes[:, 0], boxes[:, 3]), 1)
+    return torch.from_numpy(window).permute(2, 0, 1), boxes, labels
 
 
 def _recolouring(rng: np.random.Generator) -> np.ndarray:
@@ -136,7 +158,7 @@ def _window(
         The window, all boxes in its px and cut at its edges, and a mask of those of which enough is left.
     """
     height, width, _ = image.shape
-    zoom = float(np.exp(rng.uniform(-0.22, 0.22)))
+    zoom = float(np.exp(rng.uniform(-ZOOM, ZOOM)))
     h, w = round(CROP[0] / zoom), round(CROP[1] / zoom)
     x, y = rng.uniform(0, width), rng.uniform(0, height)
     if len(labels):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +25,8 @@ from perception_rt.train.task import TrainingTask
 
 SCORE_THRESHOLD = 0.4
 NMS_THRESHOLD = 0.55
-CALIBRATION_FRAMES = 48  # of drives of the training, for the ranges of the 8-bit activations
+CALIBRATION_FRAMES = 48  # of the training, for the ranges of the 8-bit activations
+SPEC = ImageSpec(size=INPUT_SIZE[::-1], resize="fit", filter="antialias", order="rgb")
 GOLDEN_DRIVE = 1
 
 
@@ -37,31 +40,54 @@ def loss(network: CameraNetwork, batch: ImageBatch) -> Tensor:
     return detection_loss(network(batch.images).float(), batch)
 
 
-def save_bundle(path: Path, network: CameraNetwork, provenance: dict) -> Manifest:
-    """Write the trained network as the bundle `sim_camera`: TorchScript, ONNX, and ONNX in 8 bits."""
+def save_bundle(
+    path: Path,
+    network: CameraNetwork,
+    provenance: dict,
+    *,
+    name: str = "sim_camera",
+    classes: Sequence[str] = SIM_CLASSES,
+    licence: str = "Apache-2.0",
+    score_threshold: float = SCORE_THRESHOLD,
+    calibration: tuple[str, Iterable[np.ndarray]] | None = None,
+    golden: np.ndarray | None = None,
+) -> Manifest:
+    """Write a trained network as a bundle: TorchScript, ONNX, and ONNX in 8 bits.
+
+    Args:
+        path: the file to write.
+        network: trained.
+        provenance: where it comes from.
+        name, classes, licence, score_threshold: of the bundle.
+        calibration: pictures (H, W, 3) uint8 RGB for the ranges of the 8-bit activations, and what they are;
+            None for simulated ones that it was trained on.
+        golden: picture (1, H, W, 3) uint8 RGB; None for a simulated one.
+    """
     network, (width, height) = fused(network), INPUT_SIZE
-    spec = ImageSpec(size=(height, width), resize="fit", filter="antialias", order="rgb")
     example, names = torch.zeros(1, 3, height, width), (("images",), ("raw",))
     dynamic = {"images": {2: "height", 3: "width"}, "raw": {1: "cells"}}
     onnx = onnx_program(network, example, *names, dynamic)
-    prepare = ImagePreparer(spec, ("images",), torch.device("cpu"))
+    prepare = ImagePreparer(SPEC, ("images",), torch.device("cpu"))
+    if calibration is None:
+        seeds = training_seeds(CAMERA.recipe.seed, CALIBRATION_FRAMES)
+        text = f"ranges of one frame each of drives {seeds[0]} to {seeds[-1]}"
+        calibration = text, (drive_samples(seed, 1)[0].image for seed in seeds)
     feeds = []
-    seeds = training_seeds(CAMERA.recipe.seed, CALIBRATION_FRAMES)
-    for seed in seeds:
-        inputs, _ = prepare(torch.from_numpy(drive_samples(seed, 1)[0].image)[None], False)
+    for image in calibration[1]:
+        inputs, _ = prepare(torch.from_numpy(image)[None], False)
         feeds.append({name: tensor.numpy().copy() for name, tensor in inputs.items()})
     return save_network(
         path,
         [torchscript_program(network, example, *names), onnx, int8_program(onnx, feeds)],
         decoder=CameraDecoder(network.classes),
-        name="sim_camera",
-        classes=SIM_CLASSES,
-        input_spec=spec,
-        licence="Apache-2.0",
-        score_threshold=SCORE_THRESHOLD,
+        name=name,
+        classes=classes,
+        input_spec=SPEC,
+        licence=licence,
+        score_threshold=score_threshold,
         nms_threshold=NMS_THRESHOLD,
-        golden=drive_samples(GOLDEN_DRIVE, 1)[0].image[None],
-        provenance={**provenance, "int8": f"ranges of one frame each of drives {seeds[0]} to {seeds[-1]}"},
+        golden=drive_samples(GOLDEN_DRIVE, 1)[0].image[None] if golden is None else golden,
+        provenance={**provenance, "int8": calibration[0]},
     )
 
 

@@ -125,7 +125,7 @@ class Samples:
 
 def read_samples(
     path: Path,
-    validation: str,
+    validation: str | None,
     wanted: Sequence[str],
     known: Sequence[str] = (),
     clouds: bool = False,
@@ -137,7 +137,7 @@ def read_samples(
     Args:
         path: as of `read_dataset`.
         validation: a share of the frames, the last by name, taken where `path` itself sets none apart; or
-            another data set.
+            another data set; None joins all frames.
         wanted: classes, as of `choose_classes`.
         known: classes of the weights that are trained on, which come first.
         clouds: as of `read_dataset`.
@@ -149,8 +149,8 @@ def read_samples(
     """
     problems = Problems(path, mend)
     dataset = read_dataset(path, problems, clouds)
-    share = _share(validation)
-    if share is None:
+    share = None if validation is None else _share(validation)
+    if validation is not None and share is None:
         other = read_dataset(Path(validation), problems, clouds)
         declared = tuple(dict.fromkeys(dataset.declared + other.declared))
         dataset = Dataset(dataset.form, declared, dataset.frames, [*other.frames, *other.validation])
@@ -159,7 +159,9 @@ def read_samples(
         total = len(frames) + len(apart)
         frames, apart = (decode_all(part, problems, lambda: on_frame(total)) for part in (frames, apart))
     problems.check()
-    if not apart:
+    if validation is None:
+        frames, apart = [*frames, *apart], []
+    elif not apart:
         frames, apart = split(frames, 0.2 if share is None else share)
     found = Counter(name for frame in (*frames, *apart) for name in frame.names)
     classes, label_of = choose_classes(wanted, dataset.declared, found, known)

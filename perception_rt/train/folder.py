@@ -1,0 +1,332 @@
+"""From a user's folder to a bundle: read, check, train, score, save."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from perception_rt.model.manifest import Manifest
+from perception_rt.model.runtime import Runtime
+from perception_rt.stage.road_users import canonical
+from perception_rt.train.dataset.read import Samples, read_samples
+from perception_rt.train.recipe import Hardware, Recipe
+from perception_rt.train.task import Report, progress_note, training_record
+from perception_rt.train.trainee import Finished, Item, Trainee, find_trainee
+from perception_rt.train.weights import Weights, read_weights, started
+from perception_rt.types import ConfigError
+
+EPOCHS, LEAST_STEPS, ROUND_STEPS = 30, 500, 50
+BALANCED = "balanced"
+MOST_REPEATED = 10.0  # how much oftener a frame with a rare class is drawn
+LICENCE = "unspecified"
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSettings:
+    """What is trained on what; with these, a run can be repeated and resumed.
+
+    Attributes:
+        network: as of `find_trainee`.
+        data: as of `read_dataset`. validation: as of `read_samples`. classes: as of `choose_classes`.
+        mend: as of `Problems`.
+        weights: a bundle or `.pth` to start from; None for random ones.
+        seed, batch, learning_rate, epochs, steps, patience: of the recipe; None for the network's own.
+        augmentations: names; None for the network's own.
+        class_weights: ``NAME=X``, or ``balanced``: how much oftener frames with a class are drawn.
+        licence: of the bundle; None for that of the weights.
+    """
+
+    network: str
+    data: str
+    validation: str = "0.2"
+    classes: tuple[str, ...] = ()
+    mend: bool = False
+    weights: str | None = None
+    seed: int = 0
+    batch: int | None = None
+    learning_rate: float | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    patience: int = 10
+    augmentations: tuple[str, ...] | None = None
+    class_weights: tuple[str, ...] = ()
+    licence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A training that can begin.
+
+    Attributes:
+        trainee, recipe: what is trained, and how.
+        samples: the data. items, examples: what is learned from at once, and what is scored on.
+        weights: to start from. frame_weights: how often each item is drawn; None for once an epoch.
+    """
+
+    trainee: Trainee
+    recipe: Recipe
+    samples: Samples
+    items: list[Item]
+    examples: list[Item]
+    weights: Weights | None
+    frame_weights: np.ndarray | None
+
+
+def prepare(settings: FolderSettings, report: Report = lambda phase, done, total, note: None) -> Prepared:
+    """Read and check everything that a training needs.
+
+    Raises:
+        ConfigError: an option that cannot be used, or labels that do not fit, listed.
+        BundleError: weights that cannot be read.
+    """
+    trainee = find_trainee(settings.network)
+    if settings.augmentations is not None:
+        trainee.use(settings.augmentations)
+    weights = None if settings.weights is None else read_weights(settings.weights)
+    samples = read_samples(
+        Path(settings.data),
+        settings.validation,
+        settings.classes,
+        () if weights is None else [name for name in weights.classes if name not in trainee.names(())],
+        trainee.clouds,
+        settings.mend,
+        _counted(report),
+    )
+    items = trainee.items(samples.frames, samples.labels)
+    examples = trainee.items(samples.validation, samples.validation_labels)
+    if not items or not examples or not any(len(item.labels) for item in examples):
+        which = "to learn from" if not items else "to score on"
+        raise ConfigError(f"--data={settings.data}: no object of {', '.join(samples.classes)} {which}")
+    recipe = recipe_of(trainee.recipe, settings, len(items))
+    frame_weights = weights_of_items(items, samples.classes, settings.class_weights)
+    return Prepared(trainee, recipe, samples, items, examples, weights, frame_weights)
+
+
+def _counted(report: Report) -> Callable[[int], None]:
+    done = 0
+
+    def count(total: int) -> None:
+        nonlocal done
+        done += 1
+        report("check", done, total, "")
+
+    return count
+
+
+def recipe_of(recipe: Recipe, settings: FolderSettings, frames: int) -> Recipe:
+    """The recipe of a network, changed by the settings and made for so many frames.
+
+    Without `steps` and `epochs` it has EPOCHS epochs, LEAST_STEPS steps at least. A round is an epoch,
+    ROUND_STEPS steps at least.
+    """
+    batch = min(settings.batch or recipe.batch, frames)
+    of_epoch = -(-frames // batch)
+    steps = settings.steps or (
+        settings.epochs * of_epoch if settings.epochs else max(EPOCHS * of_epoch, LEAST_STEPS)
+    )
+    return replace(
+        recipe,
+        seed=settings.seed,
+        frames=frames,
+        batch=batch,
+        steps=steps,
+        rounds=max(1, steps // max(of_epoch, ROUND_STEPS)),
+        learning_rate=settings.learning_rate or recipe.learning_rate,
+        patience=settings.patience,
+    )
+
+
+def weights_of_items(
+    items: Sequence[Item], classes: Sequence[str], wanted: Sequence[str]
+) -> np.ndarray | None:
+    """(N,) how often each item is drawn: as often as the class in it that is wanted most.
+
+    `balanced` draws a class by the inverse square root of the share of items that have it (LVIS,
+    arXiv:1908.03195), relative to the most frequent one.
+
+    Raises:
+        ConfigError: no number, or an unknown class.
+    """
+    if not wanted:
+        return None
+    weights = np.ones(len(classes))
+    for text in wanted:
+        if text == BALANCED:
+            have = np.array([sum(label in item.labels for item in items) for label in range(len(classes))])
+            weights = np.minimum(np.sqrt(have.max() / np.maximum(have, 1)), MOST_REPEATED)
+            continue
+        name, _, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if name not in classes or not 0 < number <= 1000:
+            raise ConfigError(
+                f"--class-weights={text}: must be {BALANCED}, or NAME=X from 0 to 1000; the classes are "
+                f"{', '.join(classes)}"
+            )
+        weights[classes.index(name)] = number
+    return np.array([weights[item.labels].max(initial=0.0) or 1.0 for item in items])
+
+
+def train_folder(
+    prepared: Prepared,
+    settings: FolderSettings,
+    out: Path,
+    hardware: Hardware,
+    report: Report = lambda phase, done, total, note: None,
+    run: Path | None = None,
+    resume: bool = False,
+) -> Manifest | None:
+    """Train, and save the weights with the best score on the frames set apart.
+
+    Args:
+        prepared, settings: what and how.
+        out: the bundle to write.
+        hardware: where; scored on a CPU.
+        report: told the phase, how much of how much is done, and a note.
+        run: folder of checkpoints and logs; None for none.
+        resume: go on from the checkpoint in `run`.
+
+    Returns:
+        The manifest; ``provenance["score"]`` is that of the bundle as it runs. None in the processes of a
+        training on several devices that do not save.
+
+    Raises:
+        BundleError: the weights do not fit, or the bundle cannot be written.
+        ConfigError, ModelError, KeyboardInterrupt: as of `perception_rt.train.fit.fit`.
+    """
+    from perception_rt.train.fit import fit, is_first_process
+    from perception_rt.train.learner import TrainingData, Validation
+
+    begun = time.monotonic()
+    trainee, classes, recipe = prepared.trainee, prepared.samples.classes, prepared.recipe
+    names = trainee.names(classes)
+    torch.manual_seed(recipe.seed)
+    network, new = started(trainee.make, names, prepared.weights)
+
+    def predict(network: nn.Module, number: int) -> Any:
+        return trainee.predict(network, prepared.examples[number])
+
+    def score(answers: Sequence[Any]) -> dict[str, Any]:
+        return trainee.score(prepared.examples, answers, classes)
+
+    draw = partial(_draw, trainee, prepared.items)
+    network = fit(
+        network,
+        TrainingData(len(prepared.items), draw, trainee.loss, prepared.frame_weights),
+        recipe,
+        hardware,
+        validation=Validation(len(prepared.examples), predict, score, trainee.metric),
+        run=run,
+        resume=resume,
+        on_step=progress_note(report),
+    )
+    if not is_first_process():
+        return None
+    weights = prepared.weights
+    with torch.inference_mode():
+        answers = [predict(network, number) for number in range(len(prepared.examples))]
+    provenance = {
+        "recipe": asdict(recipe),
+        "data": {"name": Path(settings.data).name, **prepared.samples.record()},
+        "start": {"weights": weights.record, "new": new} if weights is not None else "random weights",
+        "training": training_record(hardware, begun),
+        "torch": torch.__version__,
+    }
+    done = Finished(
+        network,
+        names,
+        prepared.items,
+        prepared.examples,
+        out.stem,
+        settings.licence or (weights.licence if weights is not None else "") or LICENCE,
+        provenance,
+        score(answers).get("threshold"),
+    )
+    with tempfile.TemporaryDirectory() as folder:  # scored as it will run: from a file, through the runtime
+        unscored = Path(folder) / out.name
+        trainee.save(unscored, done)
+        runtime = Runtime.open(unscored, device="cpu")
+        figures = score_bundle(runtime, trainee, prepared.examples, classes, report)
+    return trainee.save(out, replace(done, provenance={**provenance, "score": figures}))
+
+
+def _draw(trainee: Trainee, items: Sequence[Item], index: np.ndarray, rng: np.random.Generator) -> Any:
+    """A batch; a function of a module, so that other processes find it."""
+    return trainee.draw([items[number] for number in index], rng)
+
+
+def score_bundle(
+    runtime: Any,
+    trainee: Trainee,
+    items: Sequence[Item],
+    classes: Sequence[str],
+    report: Report = lambda phase, done, total, note: None,
+) -> dict[str, Any]:
+    """Score an open bundle on items; objects of classes that it lacks are not found.
+
+    Args:
+        runtime: a bundle of the trainee's task.
+        trainee: says how it is asked and scored.
+        items: what is scored on. classes: names, by their labels.
+        report: told of each.
+    """
+    label_of = {canonical(name): label for label, name in enumerate(classes)}
+    mine = np.array([label_of.get(canonical(name), -1) for name in runtime.manifest.classes], np.int64)
+    answers: list[Any] = []
+    for number, item in enumerate(items, 1):
+        answer = trainee.answer(runtime, item)
+        if isinstance(answer, tuple):
+            labels = mine[answer[2]]
+            answers.append((answer[0][labels >= 0], answer[1][labels >= 0], labels[labels >= 0]))
+        else:
+            answers.append(int(mine[answer]))
+        report("evaluate", number, len(items), "")
+    choice = runtime.choice
+    program = f"{choice.engine} {choice.program.precision}"
+    return {**trainee.score(items, answers, classes), "program": program}
+
+
+TRAINEES: Mapping[str, str] = {"detect2d": "camera", "detect3d": "pillars", "classify": "resnet18"}
+"""By task, a network that is asked and scored as all bundles of it are."""
+
+
+def evaluate_folder(
+    runtime: Any,
+    data: Path,
+    classes: Sequence[str] = (),
+    mend: bool = False,
+    report: Report = lambda phase, done, total, note: None,
+) -> dict[str, Any]:
+    """Score an open bundle on all frames of a data set.
+
+    Args:
+        runtime: the bundle.
+        data, classes, mend: as of `read_samples`.
+        report: told the phase, how much of how much is done, and a note.
+
+    Raises:
+        ConfigError: labels that do not fit, none of a class of the bundle, or a bundle of another task.
+    """
+    manifest = runtime.manifest
+    if manifest.task not in TRAINEES:
+        raise ConfigError(f"--evaluate={manifest.name}: task {manifest.task} is not scored on folders")
+    trainee = find_trainee(TRAINEES[manifest.task])
+    samples = read_samples(data, None, classes, manifest.classes, trainee.clouds, mend, _counted(report))
+    items = trainee.items(samples.frames, samples.labels)
+    known = {canonical(name) for name in manifest.classes}
+    if not known & {canonical(samples.classes[label]) for item in items for label in item.labels}:
+        raise ConfigError(
+            f"--data={data}: no object of a class of {manifest.name} ({', '.join(manifest.classes[:20])})"
+        )
+    return score_bundle(runtime, trainee, items, samples.classes, report)

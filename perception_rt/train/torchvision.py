@@ -1,0 +1,266 @@
+"""torchvision's detectors and classifiers, fine-tuned on a user's pictures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from perception_rt.model.host_image import ImagePreparer
+from perception_rt.model.importers.common import Imported
+from perception_rt.model.importers.export import save_checked
+from perception_rt.model.importers.torchvision import (
+    build_model,
+    classifier_spec,
+    imported_classifier,
+    imported_detector,
+)
+from perception_rt.model.manifest import Manifest
+from perception_rt.stage.classify import crops
+from perception_rt.train.augment import augmented, transform_of
+from perception_rt.train.dataset.labels import LabelledFrame, read_picture
+from perception_rt.train.pictures import PictureDetector, golden_picture, training_picture
+from perception_rt.train.recipe import Recipe
+from perception_rt.train.score import LOWEST_SCORE, Answer, classification_score
+from perception_rt.train.trainee import Finished, Item
+from perception_rt.types import CameraFrame
+
+BACKGROUND = "__background__"
+MORE_THAN_BOXES = ("maskrcnn", "keypointrcnn")
+AUXILIARY_WEIGHT = 0.3  # of the heads that only training has (inception_v3, googlenet)
+LEAST_CROP = 8  # px: smaller boxes show too little to be classified
+
+
+def detectors() -> list[str]:
+    """torchvision's detectors that learn from boxes."""
+    names = torchvision.models.list_models(module=torchvision.models.detection)
+    return [name for name in names if not name.startswith(MORE_THAN_BOXES)]
+
+
+def classifiers() -> list[str]:
+    """torchvision's classifiers."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionBatch:
+    """Pictures of any sizes and their truth, as torchvision's detectors take them.
+
+    Attributes:
+        images: (3, h, w) float32 in [0, 1] each.
+        targets: of each ``boxes`` (n, 4) float32 xyxy in px, and ``labels`` (n,) int64 from 1.
+    """
+
+    images: list[Tensor]
+    targets: list[dict[str, Tensor]]
+
+    def to(self, device: torch.device) -> DetectionBatch:
+        """The same batch on a device."""
+        targets = [{key: value.to(device) for key, value in target.items()} for target in self.targets]
+        return DetectionBatch([image.to(device) for image in self.images], targets)
+
+
+class DetectorTrainee(PictureDetector):
+    """A detector of torchvision, with the losses that it has by itself.
+
+    Args:
+        name: as torchvision's.
+    """
+
+    recipe = Recipe(seed=0, frames=1, steps=1, batch=4, learning_rate=2e-4, weight_decay=1e-4, average=0.99)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        if name.startswith("ssd"):
+            self.augmentations = ("flip", "zoom", "crop", "colour")
+        super().__init__()
+
+    def names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """After the background."""
+        return (BACKGROUND, *classes)
+
+    def make(self, classes: int) -> nn.Module:
+        """With random weights."""
+        return build_model(self._name, classes)
+
+    def draw(self, items: Sequence[Item], rng: np.random.Generator) -> DetectionBatch:
+        """Whole pictures, no larger than the network looks at."""
+        images, targets = [], []
+        for item in items:
+            image, scale = _shrunk(training_picture(item), self._longest())
+            boxes, labels = torch.from_numpy(item.frame.xyxy * scale), torch.from_numpy(item.labels)
+            varied, boxes, labels = augmented(self._transform, image, boxes, labels, rng)
+            images.append(varied.float() / 255.0)
+            targets.append({"boxes": boxes, "labels": labels + 1})
+        return DetectionBatch(images, targets)
+
+    @cache  # noqa: B019 - one object a process
+    def _longest(self) -> int:
+        """px that are enough: twice what a network of fixed size resizes to, to crop from."""
+        with torch.device("meta"):
+            resize: Any = build_model(self._name, 2).transform
+        return 2 * max(resize.fixed_size) if resize.fixed_size else int(resize.max_size)
+
+    def loss(self, network: nn.Module, batch: DetectionBatch) -> Tensor:
+        """The sum of its losses.
+
+        Batch normalisation keeps its statistics: those of a few large pictures are poor.
+        """
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        losses: dict[str, Tensor] = network(batch.images, batch.targets)
+        return torch.stack([value.float() for value in losses.values()]).sum()
+
+    def predict(self, network: nn.Module, item: Item) -> Answer:
+        """As its bundle answers."""
+        device = next(network.parameters()).device
+        image = torch.from_numpy(read_picture(item.frame.path)).permute(2, 0, 1).to(device)
+        (found,) = network([image.float() / 255.0])
+        boxes, scores, labels = (found[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
+        kept = scores >= LOWEST_SCORE
+        return boxes[kept], scores[kept], labels[kept] - 1
+
+    def save(self, path: Path, done: Finished) -> Manifest:
+        """TorchScript, which resizes and decodes by itself."""
+        provenance = {"model": self._name, "torchvision": torchvision.__version__, **done.provenance}
+        imported = imported_detector(done.network, done.classes, provenance, done.threshold)
+        return _save(path, imported, done)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassBatch:
+    """(N, 3, h, w) float32 as the network takes them, and (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> ClassBatch:
+        """The same batch on a device."""
+        return ClassBatch(self.images.to(device), self.labels.to(device))
+
+
+class ClassifierTrainee:
+    """A classifier of torchvision, on the boxes of pictures, or on whole pictures.
+
+    Args:
+        name: as torchvision's.
+    """
+
+    clouds = False
+    metric = "accuracy"
+    augmentations: tuple[str, ...] = ("crop", "flip", "colour")
+    recipe = Recipe(seed=0, frames=1, steps=1, batch=32, learning_rate=5e-4, weight_decay=0.02, average=0.99)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._published = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        self._spec = classifier_spec(self._published)
+        self._prepare = ImagePreparer(self._spec, ("images",), torch.device("cpu"))
+        self.use(self.augmentations)
+
+    def use(self, augmentations: Sequence[str]) -> None:
+        """As of `Trainee`; `crop` cuts a part out, of any proportions."""
+        assert self._spec.size is not None
+        self._transform = transform_of([name for name in augmentations if name != "crop"])
+        part = v2.RandomResizedCrop(self._spec.size, (0.4, 1.0), antialias=True)
+        self._resize = part if "crop" in augmentations else v2.Resize(self._spec.size, antialias=True)
+
+    def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[Item]:
+        """Each object that is large enough."""
+        found = []
+        for frame, of_frame in zip(frames, labels, strict=True):
+            sides = frame.xyxy[:, 2:] - frame.xyxy[:, :2]
+            for row in np.flatnonzero((sides >= LEAST_CROP).all(1) & ~frame.ignored):
+                found.append(Item(frame.only(np.arange(len(frame)) == row), of_frame[row : row + 1]))
+        return found
+
+    def names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """As they are."""
+        return tuple(classes)
+
+    def make(self, classes: int) -> nn.Module:
+        """With random weights."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on how weights are drawn
+            return build_model(self._name, classes)
+
+    def draw(self, items: Sequence[Item], rng: np.random.Generator) -> ClassBatch:
+        """Parts of the boxes, normalised."""
+        nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+        images = []
+        for item in items:
+            image, _, _ = augmented(self._transform, _cut(item), *nothing, rng)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(rng.integers(1 << 62)))
+                images.append(self._resize(image))
+        spec = self._spec
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+        batch = (torch.stack(images).float() * spec.scale - mean) / std
+        return ClassBatch(batch, torch.from_numpy(np.concatenate([item.labels for item in items])))
+
+    def loss(self, network: nn.Module, batch: ClassBatch) -> Tensor:
+        """Cross entropy; of the heads that only training has a part."""
+        answer = network(batch.images)
+        heads = [answer] if isinstance(answer, Tensor) else [head for head in answer if head is not None]
+        losses = [F.cross_entropy(head.float(), batch.labels) for head in heads]
+        return losses[0] + AUXILIARY_WEIGHT * sum(losses[1:], torch.zeros_like(losses[0]))
+
+    def predict(self, network: nn.Module, item: Item) -> int:
+        """The class of the network, prepared as its bundle does."""
+        inputs, _ = self._prepare(torch.from_numpy(_cut(item))[None], False)
+        answer: Tensor = network(inputs["images"].to(next(network.parameters()).device))
+        return int(answer.argmax())
+
+    def answer(self, runtime: Any, item: Item) -> int:
+        """The class of a bundle."""
+        return int(runtime(_cut(item)[None], score_threshold=0.0)[2][0])
+
+    def score(self, items: Sequence[Item], answers: Sequence[int], classes: Sequence[str]) -> dict[str, Any]:
+        """The share of right classes."""
+        truths = np.concatenate([item.labels for item in items])
+        return classification_score(truths, np.array(answers, np.int64), classes)
+
+    def save(self, path: Path, done: Finished) -> Manifest:
+        """TorchScript, with what torchvision states of its preprocessing."""
+        provenance = {"model": self._name, "torchvision": torchvision.__version__, **done.provenance}
+        imported = imported_classifier(done.network, self._published, done.classes, provenance)
+        return _save(path, imported, done)
+
+
+def _cut(item: Item) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of the one object of an item."""
+    frame = CameraFrame(read_picture(item.frame.path), False, 0, "")
+    left, top, right, bottom = item.frame.xyxy[0].astype(np.float64)
+    box = [(left + right) / 2, (top + bottom) / 2, 0.0, right - left, bottom - top]
+    (part,) = crops(frame, np.array([box]))
+    assert part is not None  # it has an area
+    return np.ascontiguousarray(part.pixels)
+
+
+def _shrunk(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+    """A picture whose longer side is at most `longest` px, and the scale of its boxes."""
+    scale = longest / max(image.shape[:2])
+    if scale >= 1:
+        return image, 1.0
+    size = [max(1, round(side * scale)) for side in (image.shape[1], image.shape[0])]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale
+
+
+def _save(path: Path, imported: Imported, done: Finished) -> Manifest:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what tracing and scripting say concerns their authors
+        picture = golden_picture(done.examples)[0]
+        report = save_checked(path, imported, picture, name=done.name, licence=done.licence)
+    return report.manifest

@@ -1,0 +1,141 @@
+"""Weights of a bundle or a `.pth` as the start of a training, though its classes are others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perception_rt.model.bundle import load
+from perception_rt.model.importers.common import sha256_of
+from perception_rt.model.importers.torchvision import read_state
+from perception_rt.model.runtime import resolve_bundle
+from perception_rt.stage.road_users import canonical
+from perception_rt.train.blocks import fused
+from perception_rt.types import BundleError
+
+PREFIXES = ("model.", "network.")  # of what a bundle wraps around a network
+CLASS_MAJOR = "bbox_pred"  # of these, the rows of a class lie together; else those of an anchor
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Weights to start from.
+
+    Attributes:
+        state: by name. classes: names, by label; empty where the file names none.
+        record: where they come from, for the manifest. licence: of the bundle; empty where not known.
+        score_threshold: of the bundle; None where not known.
+    """
+
+    state: dict[str, Tensor]
+    classes: tuple[str, ...]
+    record: dict[str, Any]
+    licence: str = ""
+    score_threshold: float | None = None
+
+
+def read_weights(source: str) -> Weights:
+    """Read a bundle (a file or a name), or a `.pth` whose code is never run.
+
+    Raises:
+        BundleError: neither, or a bundle without a network of torch.
+    """
+    if source.endswith(".pth"):
+        path = Path(source)
+        return Weights(read_state(path), (), {"file": path.name, "sha256": sha256_of(path)})
+    path = resolve_bundle(source)
+    module, manifest = load(path)
+    state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    if not state:
+        raise BundleError(f"--weights={source}: holds no weights of torch, which training starts from")
+    record = {"bundle": manifest.name, "sha256": manifest.sha256}
+    return Weights(state, manifest.classes, record, manifest.licence, manifest.score_threshold)
+
+
+def started(
+    make: Callable[[int], nn.Module], classes: Sequence[str], weights: Weights | None
+) -> tuple[nn.Module, list[str]]:
+    """A network with its first weights, and the names of those that are not from `weights`.
+
+    Rows of the head are taken over for the classes that both have; the others are new.
+
+    Args:
+        make: an untrained network of so many classes.
+        classes: of the network to train.
+        weights: to start from; None for random ones.
+
+    Raises:
+        BundleError: they are of another network.
+    """
+    network = make(len(classes))
+    if weights is None:
+        return network, []
+    own = network.state_dict()
+    folded = not any(name.endswith("running_mean") for name in weights.state)
+    if folded:  # batch normalisation is folded away in a bundle of ours: it stays so
+        network = fused(network).requires_grad_(True)
+        own = network.state_dict()
+    heads = _heads(make, len(classes))
+    old = {canonical(name): label for label, name in enumerate(weights.classes)}
+    pairs = [(new, old[canonical(name)]) for new, name in enumerate(classes) if canonical(name) in old]
+    new, missing = [], []
+    for name, tensor in own.items():
+        given = weights.state.get(name)
+        if name in heads:
+            rows = _rows(name, tensor, heads[name], len(classes))
+            if given is not None and pairs and _same_kind(given, tensor, heads[name], len(weights.classes)):
+                source = _rows(name, given, heads[name], len(weights.classes))
+                for here, there in pairs:
+                    rows[:, here] = source[:, there]
+                fixed = len(tensor) - heads[name] * len(classes)
+                if fixed:
+                    tensor[-fixed:] = given[-fixed:]
+            if len(pairs) < len(classes):
+                new.append(name)
+        elif given is not None and given.shape == tensor.shape:
+            tensor.copy_(given)
+        elif not name.endswith("num_batches_tracked"):
+            missing.append(name)
+    if missing:
+        raise BundleError(
+            f"--weights: of another network: {len(missing)} of {len(own)} tensors are missing or of another "
+            f"shape ({', '.join(missing[:3])})"
+        )
+    return network, new
+
+
+def _heads(make: Callable[[int], nn.Module], classes: int) -> dict[str, int]:
+    """The tensors with rows for each class, and how many for one."""
+    with torch.device("meta"):
+        one, more = (make(count).state_dict() for count in (classes, classes + 1))
+    return {
+        name: len(more[name]) - len(tensor)
+        for name, tensor in one.items()
+        if more[name].shape != tensor.shape
+    }
+
+
+def _rows(name: str, tensor: Tensor, each: int, classes: int) -> Tensor:
+    """A view (each, classes, ...) of the rows of a head."""
+    rows = tensor[: each * classes]
+    if CLASS_MAJOR in name:
+        return rows.view(classes, each, *tensor.shape[1:]).transpose(0, 1)
+    return rows.view(each, classes, *tensor.shape[1:])
+
+
+def _same_kind(given: Tensor, tensor: Tensor, each: int, classes: int) -> bool:
+    """Whether a head differs in the number of its classes alone."""
+    return given.shape[1:] == tensor.shape[1:] and len(given) >= each * classes
+
+
+def class_record(classes: Sequence[str], weights: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the manifest says about the start."""
+    return {"weights": dict(weights) if weights is not None else "random", "classes": list(classes)}
