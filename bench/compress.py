@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def measure(frames: int, console: Console) -> None:
     """Every row."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_pictures(folder / "sim", frames)
+        seeds = evaluation_seeds(max(1, frames // FRAMES_PER_DRIVE))
+        write_pictures(folder / "sim", seeds, shares(frames, len(seeds)))
         rows = rows_of("sim_camera", "sim_camera", folder / "sim", frames, folder)
         if FASTESTDET.is_file():
             bundle = export_fastestdet(folder / "fastestdet.pt")
@@ -85,12 +87,13 @@ def rows_of_record(stem: str, record: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def write_pictures(folder: Path, frames: int) -> None:
-    """Pictures of drives that no training used, with labels in YOLO's form."""
+def write_pictures(
+    folder: Path, seeds: Sequence[int], counts: Sequence[int], classes: Sequence[str] = SIM_CLASSES
+) -> None:
+    """Pictures of some drives, with labels of some classes in YOLO's form."""
     folder.mkdir()
-    (folder / "classes.txt").write_text("\n".join(SIM_CLASSES) + "\n")
-    seeds = evaluation_seeds(max(1, frames // FRAMES_PER_DRIVE))
-    for seed, count in zip(seeds, shares(frames, len(seeds)), strict=True):
+    (folder / "classes.txt").write_text("\n".join(classes) + "\n")
+    for seed, count in zip(seeds, counts, strict=True):
         for number, sample in enumerate(drive_samples(seed, count)):
             path = folder / f"{seed}_{number}.png"
             if not cv2.imwrite(str(path), np.ascontiguousarray(sample.image[:, :, ::-1])):
@@ -98,12 +101,13 @@ def write_pictures(folder: Path, frames: int) -> None:
             height, width = sample.image.shape[:2]
             low, high = np.split(sample.truth.xyxy / [width, height, width, height], 2, axis=1)
             boxes = np.concatenate([(low + high) / 2, high - low], axis=1)
-            path.with_suffix(".txt").write_text(
-                "".join(
-                    f"{label} {' '.join(f'{value:.6f}' for value in box)}\n"
-                    for label, box in zip(sample.truth.labels, boxes, strict=True)
-                )
-            )
+            named = zip((SIM_CLASSES[label] for label in sample.truth.labels), boxes, strict=True)
+            lines = [
+                f"{classes.index(name)} {' '.join(f'{value:.6f}' for value in box)}\n"
+                for name, box in named
+                if name in classes
+            ]
+            path.with_suffix(".txt").write_text("".join(lines))
 
 
 if __name__ == "__main__":
