@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
+from perception_rt.cli.train_report import print_data, print_result, print_score, progress
+from perception_rt.cli.train_run import is_first_process, resumed, run_folder
 from perception_rt.types import ConfigError
 
 if TYPE_CHECKING:  # torch takes seconds to import
-    from perception_rt.train.folder import Prepared
     from perception_rt.train.recipe import Hardware
 
 RECIPES = {
     "camera": "perception_rt.train.camera.task:CAMERA",
     "pillars": "perception_rt.train.pillars.task:PILLARS",
 }
-RUNS = Path("out", "train")
-RUN_FILE = "run.json"
 MAX_SEED = 10_000
-UNSTORED = ("run", "run_folder", "resume", "command")
 EXAMPLES = """\
   perception-rt train camera --data mined/coco/camera_detections.json --weights sim_camera --out mine.pt
   perception-rt train ssdlite320_mobilenet_v3_large --data coco/ --weights ssd.pt --classes car person
@@ -174,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
         _evaluate(args)
         return 0
     if args.resume:
-        args = _resumed(args)
+        args = resumed(args)
     if args.data is not None:
         _train_folder(args)
     else:
@@ -182,91 +172,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-# --- runs ----------------------------------------------------------------------------------------------
-
-
-def _resumed(args: argparse.Namespace) -> argparse.Namespace:
-    """The options of an earlier run; those of the hardware may be others."""
-    file = args.resume / RUN_FILE
-    try:
-        stored = json.loads(file.read_text())["options"]
-        old = argparse.Namespace(**vars(args))
-        for name, value in stored.items():
-            setattr(old, name, Path(value) if name in ("data", "out") and value else value)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"--resume={args.resume}: no run that can be resumed: {error}") from error
-    for name in ("device", "devices", "nodes", "strategy", "workers"):
-        setattr(old, name, getattr(args, name))
-    old.run_folder = old.resume = args.resume
-    return old
-
-
-@contextmanager
-def _run_folder(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> Iterator[Path]:
-    """The folder of a run, with what it takes to resume it; marked as finished where nothing goes wrong.
-
-    Args:
-        args: the options.
-        out: the bundle that is made.
-        state: what must not change before it is resumed.
-
-    Raises:
-        ConfigError: it holds another run that is not finished, or the data changed.
-    """
-    folder = args.run_folder or RUNS / out.stem
-    file, first = folder / RUN_FILE, _is_first_process()
-    options = {name: value for name, value in vars(args).items() if name not in UNSTORED}
-    for name in ("data", "val", "weights"):  # a run may be resumed from another folder
-        if options[name] and Path(options[name]).exists():
-            options[name] = Path(options[name]).absolute()
-    options["out"] = out.absolute()
-    record = {"options": options, "state": state, "finished": False}
-
-    def write() -> None:
-        if first:
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(record, indent=1, default=str) + "\n")
-            partial.replace(file)
-
-    if first and args.resume:
-        before = json.loads(file.read_text()).get("state")
-        if before != json.loads(json.dumps(state)):
-            raise ConfigError(f"--resume={folder}: the data or the weights are no longer those of the run")
-    elif first and folder.exists():
-        _clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write()
-    try:
-        yield folder
-    except KeyboardInterrupt:
-        if first:
-            Console(stderr=True).print(f"saved; go on with: perception-rt train --resume {folder}")
-        raise
-    record["finished"] = True
-    write()
-
-
-def _clear(folder: Path) -> None:
-    """Make room for another run."""
-    file = folder / RUN_FILE
-    if not file.is_file() and any(folder.iterdir()):
-        raise ConfigError(f"--run={folder}: is not empty, and holds no run")
-    if file.is_file() and not json.loads(file.read_text()).get("finished"):
-        raise ConfigError(
-            f"--run={folder}: holds an unfinished run: --resume {folder}, take another --run, or remove it"
-        )
-    shutil.rmtree(folder)
-
-
-def _is_first_process() -> bool:
-    from perception_rt.train.fit import is_first_process
-
-    return is_first_process()
-
-
 def _hardware(args: argparse.Namespace) -> Hardware:
-    import os
-
     from perception_rt.model.runtime import resolve_device
     from perception_rt.train.recipe import Hardware
 
@@ -312,42 +218,21 @@ def _train_folder(args: argparse.Namespace) -> None:
     )
     hardware, out = _hardware(args), _out(args, args.network)
     hardware.plugin()
-    with _progress() as report:
+    first = is_first_process()
+    with progress(first) as report:
         prepared = prepare(settings, report)
-    if _is_first_process():
-        _print_data(prepared)
+    if first:
+        print_data(prepared)
     state = {
         "recipe": asdict(prepared.recipe),
         "data": prepared.samples.record()["sha256"],
         "weights": None if prepared.weights is None else prepared.weights.record,
     }
-    with _run_folder(args, out, state) as folder, _progress() as report:
-        manifest = train_folder(
-            prepared, settings, out, hardware, report, folder, resume=args.resume is not None
-        )
+    with run_folder(args, out, state) as folder, progress(first) as report:
+        resume = args.resume is not None
+        manifest = train_folder(prepared, settings, out, hardware, report, folder, resume, save=first)
     if manifest is not None:
-        _print_result(out, manifest)
-
-
-def _print_data(prepared: Prepared) -> None:
-    samples = prepared.samples
-    table = Table(title=f"{samples.form}: {len(samples.frames)} frames, {len(samples.validation)} set apart")
-    for title in ("class", "objects", "set apart"):
-        table.add_column(title, justify="left" if title == "class" else "right")
-    counts = zip(samples.counts(samples.labels), samples.counts(samples.validation_labels), strict=True)
-    for name, pair in zip(samples.classes, counts, strict=True):
-        table.add_row(name, *map(str, pair))
-    console = Console()
-    console.print(table)
-    if samples.left_out:
-        left_out = ", ".join(f"{name} {count}" for name, count in sorted(samples.left_out.items()))
-        console.print(f"left out: {left_out}")
-    absent = [name for name in getattr(prepared.weights, "classes", ()) if name not in samples.classes]
-    absent = [name for name in absent if name not in prepared.trainee.names(())]
-    if absent and len(absent) <= 20:
-        console.print(f"classes of the weights that the data lack; they are forgotten: {', '.join(absent)}")
-    recipe = prepared.recipe
-    console.print(f"{recipe.steps} steps of {recipe.batch}, {recipe.rounds} rounds, seed {recipe.seed}")
+        print_result(out, manifest)
 
 
 # --- the simulator -------------------------------------------------------------------------------------
@@ -361,20 +246,22 @@ def _train_simulator(args: argparse.Namespace) -> None:
         raise ConfigError(f"network={args.network}: needs --data; on the simulator: {', '.join(RECIPES)}")
     if args.weights:
         raise ConfigError(f"--weights={args.weights}: start from these with --data; or --rebuild the bundle")
+    if args.devices * args.nodes > 1:
+        raise ConfigError(f"--devices={args.devices}: the recipes of the simulator train on one device")
     task = load_object(RECIPES[args.network])
     chosen = {"seed": args.seed, "frames": args.frames, "steps": args.steps}
     recipe = replace(task.recipe, **{key: value for key, value in chosen.items() if value is not None})
     out = _out(args, task.bundle)
     if args.rebuild:
-        with _progress() as report:
+        with progress() as report:
             manifest = rebuild_bundle(task, args.rebuild, out, args.frames, report)
     else:
         hardware = _hardware(args)
-        with _run_folder(args, out, {"recipe": asdict(recipe)}) as folder, _progress() as report:
+        with run_folder(args, out, {"recipe": asdict(recipe)}) as folder, progress() as report:
             manifest = train_bundle(
                 task, out, recipe, hardware, report=report, run=folder, resume=args.resume is not None
             )
-    _print_result(out, manifest)
+    print_result(out, manifest)
 
 
 # --- scores --------------------------------------------------------------------------------------------
@@ -389,82 +276,14 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.data is not None:
         from perception_rt.train.folder import evaluate_folder
 
-        with _progress() as report:
+        with progress() as report:
             score = evaluate_folder(runtime, args.data, args.classes, args.mend, report)
-        _print_score(score)
+        print_score(score)
         return
     recipe = TASKS[runtime.manifest.task].recipe
     if recipe not in RECIPES:
         raise ConfigError(f"--evaluate={args.evaluate}: no recipe scores task {runtime.manifest.task}")
     task = load_object(RECIPES[recipe])
-    with _progress() as report:
+    with progress() as report:
         score = evaluate(task, runtime, args.frames, report)
-    _print_score(score)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int, str], None]]:
-    """Yield a function of phase, done, total and note that shows a bar for each phase."""
-    columns = (
-        TextColumn("{task.description:<9}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def report(phase: str, done: int, total: int, note: str) -> None:
-            if phase not in tasks:
-                tasks[phase] = progress.add_task(phase, total=total, note=note)
-            progress.update(tasks[phase], completed=done, note=note)
-
-        yield report
-
-
-def _print_result(out: Path, manifest: Any) -> None:
-    score, seconds = manifest.provenance["score"], manifest.provenance["training"]["seconds"]
-    _print_score(score)
-    Console().print(
-        f"{out}: {out.stat().st_size / 1e6:.2f} MB, trained in {seconds / 60:.1f} min, scored by "
-        f"{score['program']}"
-    )
-
-
-COLUMNS = (
-    ("AP50", "ap50"),
-    ("AP50:95", "ap50_95"),
-    ("AP70", "ap70"),
-    ("AP 2 m", "ap_2m"),
-    ("accuracy", "accuracy"),
-)
-
-
-def _print_score(score: dict[str, Any]) -> None:
-    """Print a row for each class and the mean; simulated clouds have a column for each range band."""
-    if "bands" in score:
-        parts = {f"AP, BEV IoU {score['iou']:g}": score, **score["bands"]}
-        columns = [(title, part, "ap", "map") for title, part in parts.items()]
-    else:
-        columns = [(title, score, key, key) for title, key in COLUMNS if key in score]
-    title = f"{score['frames']} frames"
-    if "seeds" in score:
-        first, last = score["seeds"]
-        title = f"{score['frames']} unseen frames, drives {first} to {last}"
-    table = Table(title=title)
-    table.add_column("class")
-    for name in (*(column[0] for column in columns), "truths"):
-        table.add_column(name, justify="right")
-    for name, row in score["per_class"].items():
-        figures = (part["per_class"].get(name, {}).get(key, math.nan) for _, part, key, _ in columns)
-        table.add_row(name, *map(_figure, figures), str(row["truths"]))
-    if score["per_class"]:
-        table.add_section()
-        means = (_figure(part[key]) for _, part, _, key in columns)
-        table.add_row("mean", *means, str(sum(row["truths"] for row in score["per_class"].values())))
-    Console().print(table)
-
-
-def _figure(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+    print_score(score)

@@ -19,7 +19,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from perception_rt.train.checkpoints import BEST, LAST, Stopped, StopRequest, WholeCheckpoints, checkpoints
@@ -30,7 +29,8 @@ from perception_rt.types import ConfigError, ModelError
 LOGS = "tensorboard"
 
 # What it says is for those who write a Trainer.
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+for name in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def fit(
@@ -83,11 +83,6 @@ def fit(
     elif validation is not None:
         learner.average.module.load_state_dict(learner.best_state)
     return learner.average.module.eval().cpu()
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that tells and saves, of those of several devices."""
-    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 class _Report(pl.Callback):

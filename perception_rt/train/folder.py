@@ -20,7 +20,7 @@ from perception_rt.stage.road_users import canonical
 from perception_rt.train.dataset.read import Samples, read_samples
 from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.train.task import Report, progress_note, training_record
-from perception_rt.train.trainee import Finished, Item, Trainee, find_trainee
+from perception_rt.train.trainee import Finished, Trainee, TrainingItem, find_trainee
 from perception_rt.train.weights import Weights, read_weights, started
 from perception_rt.types import ConfigError
 
@@ -75,8 +75,8 @@ class Prepared:
     trainee: Trainee
     recipe: Recipe
     samples: Samples
-    items: list[Item]
-    examples: list[Item]
+    items: list[TrainingItem]
+    examples: list[TrainingItem]
     weights: Weights | None
     frame_weights: np.ndarray | None
 
@@ -146,7 +146,7 @@ def recipe_of(recipe: Recipe, settings: FolderSettings, frames: int) -> Recipe:
 
 
 def weights_of_items(
-    items: Sequence[Item], classes: Sequence[str], wanted: Sequence[str]
+    items: Sequence[TrainingItem], classes: Sequence[str], wanted: Sequence[str]
 ) -> np.ndarray | None:
     """(N,) how often each item is drawn: as often as the class in it that is wanted most.
 
@@ -186,6 +186,7 @@ def train_folder(
     report: Report = lambda phase, done, total, note: None,
     run: Path | None = None,
     resume: bool = False,
+    save: bool = True,
 ) -> Manifest | None:
     """Train, and save the weights with the best score on the frames set apart.
 
@@ -196,16 +197,16 @@ def train_folder(
         report: told the phase, how much of how much is done, and a note.
         run: folder of checkpoints and logs; None for none.
         resume: go on from the checkpoint in `run`.
+        save: whether this process writes the bundle, of those of several devices.
 
     Returns:
-        The manifest; ``provenance["score"]`` is that of the bundle as it runs. None in the processes of a
-        training on several devices that do not save.
+        The manifest; ``provenance["score"]`` is that of the bundle as it runs. None without `save`.
 
     Raises:
         BundleError: the weights do not fit, or the bundle cannot be written.
         ConfigError, ModelError, KeyboardInterrupt: as of `perception_rt.train.fit.fit`.
     """
-    from perception_rt.train.fit import fit, is_first_process
+    from perception_rt.train.fit import fit
     from perception_rt.train.learner import TrainingData, Validation
 
     begun = time.monotonic()
@@ -231,7 +232,7 @@ def train_folder(
         resume=resume,
         on_step=progress_note(report),
     )
-    if not is_first_process():
+    if not save:
         return None
     weights = prepared.weights
     with torch.inference_mode():
@@ -261,7 +262,9 @@ def train_folder(
     return trainee.save(out, replace(done, provenance={**provenance, "score": figures}))
 
 
-def _draw(trainee: Trainee, items: Sequence[Item], index: np.ndarray, rng: np.random.Generator) -> Any:
+def _draw(
+    trainee: Trainee, items: Sequence[TrainingItem], index: np.ndarray, rng: np.random.Generator
+) -> Any:
     """A batch; a function of a module, so that other processes find it."""
     return trainee.draw([items[number] for number in index], rng)
 
@@ -269,7 +272,7 @@ def _draw(trainee: Trainee, items: Sequence[Item], index: np.ndarray, rng: np.ra
 def score_bundle(
     runtime: Any,
     trainee: Trainee,
-    items: Sequence[Item],
+    items: Sequence[TrainingItem],
     classes: Sequence[str],
     report: Report = lambda phase, done, total, note: None,
 ) -> dict[str, Any]:

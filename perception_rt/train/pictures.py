@@ -11,7 +11,7 @@ import numpy as np
 from perception_rt.train.augment import GREY, transform_of
 from perception_rt.train.dataset.labels import LabelledFrame, read_picture
 from perception_rt.train.score import LOWEST_SCORE, Answer, detection_score
-from perception_rt.train.trainee import Item
+from perception_rt.train.trainee import TrainingItem
 
 CACHED = 128  # pictures of a few MB each
 LONGEST_GOLDEN = 1920  # px of a golden picture
@@ -31,16 +31,16 @@ class PictureDetector:
         """As of `Trainee`."""
         self._transform = transform_of(augmentations)
 
-    def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[Item]:
+    def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[TrainingItem]:
         """The frames."""
-        return [Item(*pair) for pair in zip(frames, labels, strict=True)]
+        return [TrainingItem(*pair) for pair in zip(frames, labels, strict=True)]
 
-    def answer(self, runtime: Any, item: Item) -> Answer:
+    def answer(self, runtime: Any, item: TrainingItem) -> Answer:
         """The boxes of a bundle."""
         return runtime(read_picture(item.frame.path)[None], score_threshold=LOWEST_SCORE)[:3]
 
     def score(
-        self, items: Sequence[Item], answers: Sequence[Answer], classes: Sequence[str]
+        self, items: Sequence[TrainingItem], answers: Sequence[Answer], classes: Sequence[str]
     ) -> dict[str, Any]:
         """Average precision."""
         return detection_score(
@@ -48,7 +48,7 @@ class PictureDetector:
         )
 
 
-def training_picture(item: Item) -> np.ndarray:
+def training_picture(item: TrainingItem) -> np.ndarray:
     """(H, W, 3) uint8 RGB; what is not labelled is grey, so that nothing is learned from it."""
     image = read_picture(item.frame.path)
     if not len(item.frame.regions):
@@ -66,7 +66,7 @@ def training_picture(item: Item) -> np.ndarray:
     return shown
 
 
-def golden_picture(items: Sequence[Item]) -> np.ndarray:
+def golden_picture(items: Sequence[TrainingItem]) -> np.ndarray:
     """(1, H, W, 3) uint8 RGB: that with the most objects of the first hundred, not too large for a bundle."""
     best = max(items[:100], key=lambda item: len(item.labels))
     image = read_picture(best.frame.path)

@@ -33,7 +33,7 @@ from perception_rt.train.dataset.labels import LabelledFrame, read_picture
 from perception_rt.train.pictures import PictureDetector, golden_picture, training_picture
 from perception_rt.train.recipe import Recipe
 from perception_rt.train.score import LOWEST_SCORE, Answer, classification_score
-from perception_rt.train.trainee import Finished, Item
+from perception_rt.train.trainee import Finished, TrainingItem
 from perception_rt.types import CameraFrame
 
 BACKGROUND = "__background__"
@@ -94,7 +94,7 @@ class DetectorTrainee(PictureDetector):
         """With random weights."""
         return build_model(self._name, classes)
 
-    def draw(self, items: Sequence[Item], rng: np.random.Generator) -> DetectionBatch:
+    def draw(self, items: Sequence[TrainingItem], rng: np.random.Generator) -> DetectionBatch:
         """Whole pictures, no larger than the network looks at."""
         images, targets = [], []
         for item in items:
@@ -123,7 +123,7 @@ class DetectorTrainee(PictureDetector):
         losses: dict[str, Tensor] = network(batch.images, batch.targets)
         return torch.stack([value.float() for value in losses.values()]).sum()
 
-    def predict(self, network: nn.Module, item: Item) -> Answer:
+    def predict(self, network: nn.Module, item: TrainingItem) -> Answer:
         """As its bundle answers."""
         device = next(network.parameters()).device
         image = torch.from_numpy(read_picture(item.frame.path)).permute(2, 0, 1).to(device)
@@ -177,13 +177,13 @@ class ClassifierTrainee:
         part = v2.RandomResizedCrop(self._spec.size, (0.4, 1.0), antialias=True)
         self._resize = part if "crop" in augmentations else v2.Resize(self._spec.size, antialias=True)
 
-    def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[Item]:
+    def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[TrainingItem]:
         """Each object that is large enough."""
         found = []
         for frame, of_frame in zip(frames, labels, strict=True):
             sides = frame.xyxy[:, 2:] - frame.xyxy[:, :2]
             for row in np.flatnonzero((sides >= LEAST_CROP).all(1) & ~frame.ignored):
-                found.append(Item(frame.only(np.arange(len(frame)) == row), of_frame[row : row + 1]))
+                found.append(TrainingItem(frame.only(np.arange(len(frame)) == row), of_frame[row : row + 1]))
         return found
 
     def names(self, classes: Sequence[str]) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ class ClassifierTrainee:
             warnings.simplefilter("ignore")  # on how weights are drawn
             return build_model(self._name, classes)
 
-    def draw(self, items: Sequence[Item], rng: np.random.Generator) -> ClassBatch:
+    def draw(self, items: Sequence[TrainingItem], rng: np.random.Generator) -> ClassBatch:
         """Parts of the boxes, normalised."""
         nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
         images = []
@@ -217,17 +217,19 @@ class ClassifierTrainee:
         losses = [F.cross_entropy(head.float(), batch.labels) for head in heads]
         return losses[0] + AUXILIARY_WEIGHT * sum(losses[1:], torch.zeros_like(losses[0]))
 
-    def predict(self, network: nn.Module, item: Item) -> int:
+    def predict(self, network: nn.Module, item: TrainingItem) -> int:
         """The class of the network, prepared as its bundle does."""
         inputs, _ = self._prepare(torch.from_numpy(_cut(item))[None], False)
         answer: Tensor = network(inputs["images"].to(next(network.parameters()).device))
         return int(answer.argmax())
 
-    def answer(self, runtime: Any, item: Item) -> int:
+    def answer(self, runtime: Any, item: TrainingItem) -> int:
         """The class of a bundle."""
         return int(runtime(_cut(item)[None], score_threshold=0.0)[2][0])
 
-    def score(self, items: Sequence[Item], answers: Sequence[int], classes: Sequence[str]) -> dict[str, Any]:
+    def score(
+        self, items: Sequence[TrainingItem], answers: Sequence[int], classes: Sequence[str]
+    ) -> dict[str, Any]:
         """The share of right classes."""
         truths = np.concatenate([item.labels for item in items])
         return classification_score(truths, np.array(answers, np.int64), classes)
@@ -239,7 +241,7 @@ class ClassifierTrainee:
         return _save(path, imported, done)
 
 
-def _cut(item: Item) -> np.ndarray:
+def _cut(item: TrainingItem) -> np.ndarray:
     """(H, W, 3) uint8 RGB of the one object of an item."""
     frame = CameraFrame(read_picture(item.frame.path), False, 0, "")
     left, top, right, bottom = item.frame.xyxy[0].astype(np.float64)

@@ -17,7 +17,7 @@ from perception_rt.types import ConfigError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Item:
+class TrainingItem:
     """What a network answers at once: a frame, and the labels of its objects."""
 
     frame: LabelledFrame
@@ -38,8 +38,8 @@ class Finished:
 
     network: nn.Module
     classes: tuple[str, ...]
-    items: Sequence[Item]
-    examples: Sequence[Item]
+    items: Sequence[TrainingItem]
+    examples: Sequence[TrainingItem]
     name: str
     licence: str
     provenance: dict[str, Any]
@@ -61,7 +61,7 @@ class Trainee(Protocol):
     metric: str
     augmentations: tuple[str, ...]
 
-    def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[Item]:
+    def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[TrainingItem]:
         """What it learns from at once: the frames, or parts of them."""
         ...
 
@@ -81,7 +81,7 @@ class Trainee(Protocol):
         """
         ...
 
-    def draw(self, items: Sequence[Item], rng: np.random.Generator) -> Any:
+    def draw(self, items: Sequence[TrainingItem], rng: np.random.Generator) -> Any:
         """A batch of varied items: an object with `to`."""
         ...
 
@@ -89,15 +89,17 @@ class Trainee(Protocol):
         """Of the network on a batch."""
         ...
 
-    def predict(self, network: nn.Module, item: Item) -> Any:
+    def predict(self, network: nn.Module, item: TrainingItem) -> Any:
         """The answer of the network in training."""
         ...
 
-    def answer(self, runtime: Any, item: Item) -> Any:
+    def answer(self, runtime: Any, item: TrainingItem) -> Any:
         """The answer of a bundle, by the labels of its classes."""
         ...
 
-    def score(self, items: Sequence[Item], answers: Sequence[Any], classes: Sequence[str]) -> dict[str, Any]:
+    def score(
+        self, items: Sequence[TrainingItem], answers: Sequence[Any], classes: Sequence[str]
+    ) -> dict[str, Any]:
         """Of answers to items."""
         ...
 

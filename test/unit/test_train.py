@@ -219,9 +219,9 @@ def test_options_that_cannot_be_used_are_named(capsys):
     assert main(["train", "--evaluate", "no_such_bundle"]) == 2
     assert "no_such_bundle" in capsys.readouterr().err
     assert main(["train", "camera", "--evaluate", "sim_camera"]) == 2
-    assert "recipe=camera" in capsys.readouterr().err
+    assert "network=camera" in capsys.readouterr().err
     assert main(["train"]) == 2
-    assert "camera, pillars" in capsys.readouterr().err
+    assert "name what to train" in capsys.readouterr().err
 
 
 @given(st.integers(1, 1000), st.integers(1, 200))

@@ -31,7 +31,7 @@ from perception_rt.train.dataset.labels import read_picture
 from perception_rt.train.pictures import CACHED, GREY, PictureDetector, golden_picture, training_picture
 from perception_rt.train.recipe import Recipe
 from perception_rt.train.score import LOWEST_SCORE, Answer
-from perception_rt.train.trainee import Finished, Item
+from perception_rt.train.trainee import Finished, TrainingItem
 
 LEAST_SIDES = [math.ceil(side * math.exp(ZOOM)) + 1 for side in CROP]  # of a picture that holds any window
 MOST_BOXES = 300
@@ -56,7 +56,7 @@ class CameraTrainee(PictureDetector):
         """With random weights."""
         return CameraNetwork(classes)
 
-    def draw(self, items: Sequence[Item], rng: np.random.Generator) -> ImageBatch:
+    def draw(self, items: Sequence[TrainingItem], rng: np.random.Generator) -> ImageBatch:
         """Windows of the pictures."""
         fitted = [_fitted(item) for item in items]
         frames = Frames(
@@ -78,7 +78,7 @@ class CameraTrainee(PictureDetector):
         assert isinstance(network, CameraNetwork)
         return loss(network, batch)
 
-    def predict(self, network: nn.Module, item: Item) -> Answer:
+    def predict(self, network: nn.Module, item: TrainingItem) -> Answer:
         """The boxes of the network, prepared, decoded and suppressed as its bundle does."""
         image = torch.from_numpy(read_picture(item.frame.path))[None]
         inputs, where = self._prepare(image, False)
@@ -112,7 +112,7 @@ class CameraTrainee(PictureDetector):
 
 
 @lru_cache(maxsize=CACHED)
-def _fitted(item: Item) -> tuple[np.ndarray, np.ndarray]:
+def _fitted(item: TrainingItem) -> tuple[np.ndarray, np.ndarray]:
     """A picture at the network's size, with room for any window, and (4,) the scale of its boxes."""
     image = training_picture(item)
     where = place(SPEC, image.shape[:2])

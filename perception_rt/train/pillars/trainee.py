@@ -22,7 +22,7 @@ from perception_rt.train.pillars.network import PillarsDecoder, PillarsNetwork
 from perception_rt.train.pillars.task import NMS_THRESHOLD, SCORE_THRESHOLD, loss, save_bundle
 from perception_rt.train.recipe import Recipe
 from perception_rt.train.score import LOWEST_SCORE, Answer, detection_score
-from perception_rt.train.trainee import Finished, Item
+from perception_rt.train.trainee import Finished, TrainingItem
 from perception_rt.types import ConfigError
 
 CACHED = 64  # clouds of 2 MB each
@@ -41,9 +41,9 @@ class PillarsTrainee:
         if set(augmentations) - {NONE}:
             raise ConfigError(f"--augment={augmentations[0]}: is for pictures; clouds have their own")
 
-    def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[Item]:
+    def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[TrainingItem]:
         """The frames."""
-        return [Item(*pair) for pair in zip(frames, labels, strict=True)]
+        return [TrainingItem(*pair) for pair in zip(frames, labels, strict=True)]
 
     def names(self, classes: Sequence[str]) -> tuple[str, ...]:
         """As they are."""
@@ -53,7 +53,7 @@ class PillarsTrainee:
         """With random weights."""
         return PillarsNetwork(classes)
 
-    def draw(self, items: Sequence[Item], rng: np.random.Generator) -> CloudBatch:
+    def draw(self, items: Sequence[TrainingItem], rng: np.random.Generator) -> CloudBatch:
         """Varied clouds; objects without a point are left out."""
         points = [visible_points(item.frame) for item in items]
         counts = [points_in(cloud, _boxes(item)) for cloud, item in zip(points, items, strict=True)]
@@ -71,7 +71,7 @@ class PillarsTrainee:
         assert isinstance(network, PillarsNetwork)
         return loss(network, batch)
 
-    def predict(self, network: nn.Module, item: Item) -> Answer:
+    def predict(self, network: nn.Module, item: TrainingItem) -> Answer:
         """The boxes of the network, decoded as its bundle does."""
         assert isinstance(network, PillarsNetwork)
         device = next(network.parameters()).device
@@ -82,12 +82,12 @@ class PillarsTrainee:
         boxes, scores, labels = decoder([raw], LOWEST_SCORE, NMS_THRESHOLD)
         return boxes.cpu().numpy(), scores.cpu().numpy(), labels.cpu().numpy()
 
-    def answer(self, runtime: Any, item: Item) -> Answer:
+    def answer(self, runtime: Any, item: TrainingItem) -> Answer:
         """The boxes of a bundle."""
         return runtime(visible_points(item.frame), score_threshold=LOWEST_SCORE)
 
     def score(
-        self, items: Sequence[Item], answers: Sequence[Answer], classes: Sequence[str]
+        self, items: Sequence[TrainingItem], answers: Sequence[Answer], classes: Sequence[str]
     ) -> dict[str, Any]:
         """Average precision of footprints."""
         return detection_score(
@@ -112,7 +112,7 @@ class PillarsTrainee:
         )
 
 
-def _boxes(item: Item) -> np.ndarray:
+def _boxes(item: TrainingItem) -> np.ndarray:
     assert item.frame.solid is not None  # it is a cloud
     return item.frame.solid
 
