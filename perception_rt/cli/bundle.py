@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import json
 
-from perception_rt.cli import bundle_calibrate, bundle_compress, bundle_export, bundle_get
+from perception_rt.cli import bundle_calibrate, bundle_compress, bundle_explain, bundle_export, bundle_get
 
 EXAMPLES = """\
   perception-rt bundle get fastestdet
@@ -22,6 +22,8 @@ EXAMPLES = """\
   perception-rt bundle export bev_cluster --max-range 40 --out near.pt
   perception-rt bundle calibrate yolo11n.pt --data images/val --out calibrated.pt
   perception-rt bundle compress yolo11n.pt --precision int8 --data images/val --out int8.pt
+  perception-rt bundle explain yolo11n.pt --images street.jpg --detection 0
+  perception-rt bundle explain pillars --bag drive.mcap --frame 10 --out out/explain
   perception-rt bundle verify yolo11n.pt
   perception-rt bundle show sim_camera --json
 """
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bundle_get.add_arguments(commands.add_parser("get", help="download a pretrained network by name"))
     bundle_calibrate.add_arguments(commands.add_parser("calibrate", help="make scores mean probabilities"))
     bundle_compress.add_arguments(commands.add_parser("compress", help="add a program in int8 or fp16"))
+    bundle_explain.add_arguments(commands.add_parser("explain", help="show what made a detection"))
     verify = commands.add_parser("verify", help="verify a bundle's manifest, hash and golden answer")
     show = commands.add_parser("show", help="print a bundle's manifest (runs nothing)")
     build = commands.add_parser("compile", help="build the engines that take minutes, for this machine")
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         "get": bundle_get.run,
         "calibrate": bundle_calibrate.run,
         "compress": bundle_compress.run,
+        "explain": bundle_explain.run,
         "verify": _verify,
         "show": _show,
         "compile": _compile,

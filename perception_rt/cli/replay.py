@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from perception_rt.replay.session import ReplayResult, Session
 
 LONGEST_GAP_S = 1e9
+MOST_EXPLAINED = 20  # of each sensor: one takes seconds to a minute
 EXAMPLES = """\
   perception-rt replay drive1 --config config/kitti.yaml --out out/replay
   perception-rt replay drive1 --config my_car.yaml -p camera_detector:bundle:=mine.pt --out out/mine
@@ -73,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="longer times without a message are skipped, s (60)",
     )
     parser.add_argument("--no-report", action="store_true", help="do not write report.html and report.png")
+    parser.add_argument(
+        "--explain",
+        type=int,
+        metavar="N",
+        help="heat maps of N detections of each sensor in the report: the surest, then the least sure",
+    )
     parser.add_argument("--open", action="store_true", help="open the report in the browser")
     judging = parser.add_argument_group("scores, comparison, budgets")
     judging.add_argument(
@@ -149,6 +156,8 @@ def _session(args: argparse.Namespace, bag: Path) -> Session:
 
     if args.speed is not None and not args.speed > 0:
         raise ConfigError(f"--speed={args.speed}: must be above 0")
+    if args.explain is not None and not 1 <= args.explain <= MOST_EXPLAINED:
+        raise ConfigError(f"--explain={args.explain}: must be from 1 to {MOST_EXPLAINED}")
     if args.time not in TIMES:
         raise ConfigError(f"--time={args.time}: must be one of {', '.join(TIMES)}")
     if args.max_gap is not None and not 0 < args.max_gap <= LONGEST_GAP_S:
@@ -169,6 +178,7 @@ def _session(args: argparse.Namespace, bag: Path) -> Session:
         volatile=(*VOLATILE, *args.ignore),
         budgets=[parse_budget(text, scored=bool(args.truth)) for text in args.budget],
         report=not args.no_report,
+        explain=args.explain or 0,
         arguments=_arguments(args),
     )
 
@@ -249,7 +259,7 @@ def _arguments_of_one(args: argparse.Namespace, name: str) -> list[str]:
         given += [word for value in getattr(args, option) for word in (f"--{option}", value)]
     if args.compare:
         given += ["--compare", str(args.compare / name)]
-    for option in ("tolerance", "speed", "max_gap", "mine"):
+    for option in ("tolerance", "speed", "max_gap", "mine", "explain"):
         if getattr(args, option) is not None:
             given += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
     return given + ["--no-report"] * args.no_report

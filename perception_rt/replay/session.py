@@ -19,9 +19,11 @@ from perception_rt.replay.bag import Bag
 from perception_rt.replay.budget import Budget, BudgetResult, check_budgets
 from perception_rt.replay.compare import Comparison, Tolerance, compare_runs
 from perception_rt.replay.environment import machine, versions
+from perception_rt.replay.explain import explain_run
 from perception_rt.replay.lockstep.runner import MAX_GAP_S, Run, replay
 from perception_rt.replay.lockstep.timing import parse_inference
 from perception_rt.replay.report import findings_of, write_report
+from perception_rt.replay.report.explanations import EXPLAIN
 from perception_rt.replay.score import Places, load_truth, score
 from perception_rt.replay.time_base import AUTO
 from perception_rt.types import ConfigError
@@ -30,7 +32,7 @@ GOOD, FAILED, INCOMPLETE = 0, 1, 3
 """Exit codes: success; a comparison or budget failed; part of the recording could not be used."""
 RUN, METRICS, LEDGER = "run.json", "metrics.json", "ledger.csv"
 BAG = "bag"
-WRITTEN = (RUN, METRICS, "differences.json", "report.html", "report.png", BAG, LEDGER, "mined")
+WRITTEN = (RUN, METRICS, "differences.json", "report.html", "report.png", BAG, LEDGER, "mined", EXPLAIN)
 PARTS = (*(f"{name}.part" for name in WRITTEN), ".differences.json.partial")
 """Incomplete files that an interrupted replay may leave behind."""
 
@@ -47,6 +49,7 @@ class Session:
         golden: an earlier run to compare with. tolerance, volatile: see `compare_runs`.
         budgets: limits to check.
         report: whether to write a report.
+        explain: detections of each detector's sensor to explain with heat maps.
         arguments: the arguments that determine the result, for run.json.
     """
 
@@ -65,6 +68,7 @@ class Session:
     volatile: Sequence[str] = ()
     budgets: Sequence[Budget] = ()
     report: bool = True
+    explain: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -140,6 +144,10 @@ def run_session(
         "exit_code": code,
         "findings": findings_of(out, metrics),
     }
+    if session.explain:
+        with Bag(session.bag, salvage=True) as bag:
+            bag.retime(metrics["bag"].get("clock", {}).get("behind_ns", {}))
+            explain_run(out, session.config, session.overrides, bag, metrics, session.explain)
     if session.report:
         write_report(out, session.bag, about, checks, truths, session.golden)
     _write_json(out / RUN, about)

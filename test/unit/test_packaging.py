@@ -44,6 +44,7 @@ PYPI = {
     "rerun_cli": ("rerun-sdk", ""),
     "ray": ("ray", ""),
     "openvino": ("openvino", ""),
+    "captum": ("captum", ""),
     "pytorch_lightning": ("pytorch-lightning", "python3-pytorch-lightning-pip"),
     "tensorboard": ("tensorboard", "python3-tensorboard-pip"),
 }

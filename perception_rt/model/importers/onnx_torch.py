@@ -17,7 +17,7 @@ from perception_rt.model.importers.onnx_file import OnnxNetwork
 from perception_rt.model.torchscript import module_bytes, trace_module
 
 
-class _Chosen(nn.Module):
+class Chosen(nn.Module):
     """A network's outputs that the decoder takes, as a tuple."""
 
     def __init__(self, network: nn.Module, wanted: Sequence[int]) -> None:
@@ -56,7 +56,7 @@ def torchscript_program(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = onnx2torch.convert(model).eval()
-            traced = trace_module(_Chosen(module, [network.outputs.index(o) for o in outputs]), example)
+            traced = trace_module(Chosen(module, [network.outputs.index(o) for o in outputs]), example)
         with torch.no_grad():
             answer = traced(example)
     except Exception as error:  # noqa: BLE001  (KeyError, NotImplementedError, RuntimeError and more)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.budget import BudgetResult
-from perception_rt.replay.report import charts, svg
+from perception_rt.replay.report import charts, explanations, svg
 from perception_rt.replay.report.figure import write_figure
 from perception_rt.replay.report.findings import findings_of
 from perception_rt.replay.report.folder import first_differences, read_metrics, read_run, write_page
@@ -75,6 +75,8 @@ def write_report(
         "meaning": MEANING,
         "strips": strips,
         "beside": _beside(folder, golden, bag, metrics, view),
+        "explanations": explanations.explanation_figures(folder),
+        "explanations_told": explanations.MEANING,
         "lives": [
             life | {"colour": "#{:02x}{:02x}{:02x}".format(*class_colour(life["name"]))} for life in shown
         ],
@@ -91,6 +93,7 @@ def write_report(
     anchors = (("Checks", "checks"), ("Scores", "scores"), ("Pictures", "strips"))
     sections = [("Timeline", "timeline")] if values["timeline"]["rows"] else []
     sections += [(name, name.lower()) for name, key in anchors if values[key]]
+    sections += [("Heat maps", "explanations")] if values["explanations"] else []
     sections += [("Two runs", "beside")] if values["beside"] else []
     sections += [("Objects", "objects")] if shown else []
     sections += [("Sensors", "sensors")] if values["health"] is not None else []
