@@ -1,1 +1,1 @@
-"""The commands of perception-rt."""
+"""The subcommands of perception-rt."""

@@ -1,7 +1,8 @@
 """Measure bundles on each engine, number of threads and precision.
 
-They run on a recording, a folder of pictures, or the golden input. Prints p50, p99, calls a second and memory
-of each combination, and the mean average precision at IoU 0.5 where labels are; writes table, JSON and plot.
+They run on a recording, a folder of pictures, or the golden input. Prints p50, p99, calls per second and
+memory of each combination, and the mean average precision at IoU 0.5 if there are labels; writes a table,
+JSON and a plot.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ IMAGE = "sensor_msgs/msg/Image"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 PRECISIONS = ("fp32", "fp16", "int8")
 CALLS = 50
-MOST_FRAMES = 50  # kept in memory; the calls go around them
+MOST_FRAMES = 50  # kept in memory and used in turn
 MOST_CALLS = 100_000
 
 
@@ -52,9 +53,9 @@ class Measured:
 
     Attributes:
         bundle, engine, precision, threads: what ran.
-        p50_ms, p99_ms: of a call, image or cloud to boxes; None where it did not run.
-        per_s: calls a second, one after the other.
-        memory_mib: by which the process grew when the engine was loaded.
+        p50_ms, p99_ms: of a call from image or cloud to boxes; None if it did not run.
+        per_s: sequential calls per second.
+        memory_mib: growth of the process when the engine was loaded.
         ap50: mean average precision at IoU 0.5 on the labelled frames, in [0, 1]; None without labels.
         note: why it did not run.
     """
@@ -73,18 +74,26 @@ class Measured:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bench`."""
-    parser.add_argument("bundles", nargs="+", metavar="BUNDLE", help="files, or names of shipped bundles")
-    parser.add_argument("--engine", action="append", metavar="NAME", help="this engine (default: all here)")
-    parser.add_argument("--threads", action="append", type=int, metavar="N", help="threads (default 1)")
+    parser.add_argument(
+        "bundles", nargs="+", metavar="BUNDLE", help="bundle files, or names of shipped bundles"
+    )
+    parser.add_argument(
+        "--engine", action="append", metavar="NAME", help="engine to measure (default: all installed)"
+    )
+    parser.add_argument(
+        "--threads", action="append", type=int, metavar="N", help="number of threads (default 1)"
+    )
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
     parser.add_argument(
         "--on", type=Path, metavar="PATH", help="a recording or a folder of pictures (default: golden input)"
     )
     add_labels_argument(parser)
-    parser.add_argument("--frames", type=int, default=500, help="labelled frames to score on at most (500)")
-    parser.add_argument("--calls", type=int, default=CALLS, help=f"timed calls of each ({CALLS})")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write bench.json, .txt and .png")
+    parser.add_argument(
+        "--frames", type=int, default=500, help="maximum number of labelled frames to score (500)"
+    )
+    parser.add_argument("--calls", type=int, default=CALLS, help=f"timed calls per combination ({CALLS})")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for bench.json, .txt and .png")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         BundleError: a bundle cannot be read.
-        ConfigError: an option is out of its bounds, or there is nothing to run on.
+        ConfigError: an option is out of bounds, or there is no data to run on.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -140,15 +149,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def score_key(choice: Any) -> tuple[str, str]:
-    """What decides the boxes: engine and program, not threads."""
+    """Return what determines the boxes: engine and program, not threads."""
     return choice.engine, choice.program.file
 
 
 def labelled_of(archive: Any, source: Path | None, labels: str | None, most: int) -> LabelledFrames | None:
-    """The frames of `source` with labels; None where there are none.
+    """Return the labelled frames of `source`; None if there are none.
 
     Raises:
-        ConfigError, BagError: labels that were asked for are not there, or cannot be read.
+        ConfigError, BagError: the given labels are missing or unreadable.
     """
     from perception_rt.model.task import TASKS
 
@@ -170,7 +179,7 @@ def labelled_of(archive: Any, source: Path | None, labels: str | None, most: int
 def combinations_of(
     name: str, engines: Sequence[str] | None, threads: Sequence[int], precisions: Any, device: str
 ) -> list[tuple[Any, Any]]:
-    """(archive, choice) of everything that can run."""
+    """Return (archive, choice) of every combination that can run."""
     from perception_rt.model.archive import read_archive
     from perception_rt.model.choice import candidates
     from perception_rt.model.engine import EngineOptions
@@ -194,7 +203,7 @@ def measure(
     calls: int,
     on_call: Callable[[], None] = lambda: None,
 ) -> tuple[Measured, Any]:
-    """Load one combination, verify its golden answer, time it; also the runtime, None where it fails."""
+    """Load, verify and time one combination; also return its runtime, None if it fails."""
     import torch
 
     from perception_rt.model.runtime import open_archive
@@ -223,7 +232,7 @@ def measure(
 def timed(
     runtime: Any, data: Sequence[np.ndarray], calls: int, on_call: Callable[[], None] = lambda: None
 ) -> list[float]:
-    """ms of each call, after one call of each frame."""
+    """Return the time of each call, ms, after one call per frame."""
     for frame in data[:3]:
         runtime(frame)
     times = []
@@ -236,17 +245,17 @@ def timed(
 
 
 def resident_mib() -> float:
-    """Memory of this process, MiB; 0 where the system does not say."""
+    """Return the memory of this process, MiB; 0 if unknown."""
     with contextlib.suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     return 0.0
 
 
 def frames_of(archive: Any, source: Path | None, most: int = MOST_FRAMES) -> list[np.ndarray]:
-    """What the runtime takes: images (1, H, W, 3) or clouds (N, 4).
+    """Return inputs for the runtime: images (1, H, W, 3) or clouds (N, 4).
 
     Raises:
-        ConfigError: nothing of this bundle's kind is there.
+        ConfigError: there is no input for this bundle.
     """
     from perception_rt.model.golden import read_golden
     from perception_rt.model.task import TASKS
@@ -263,7 +272,7 @@ def frames_of(archive: Any, source: Path | None, most: int = MOST_FRAMES) -> lis
 
 
 def picture_files(source: Path) -> list[Path]:
-    """The pictures of a folder, by name; none where it is no folder."""
+    """Return the pictures of a folder, by name; empty if it is not a folder."""
     files = sorted(source.glob("*")) if source.is_dir() else []
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
@@ -285,7 +294,7 @@ def _recorded(source: Path, task: Task, most: int) -> list[np.ndarray]:
 
 
 def table_of(found: Sequence[Measured]) -> Any:
-    """The results as a table, the fastest of each bundle first."""
+    """Return the results as a table, the fastest of each bundle first."""
     from rich.table import Table
 
     table = Table(pad_edge=False)
@@ -303,7 +312,7 @@ def table_of(found: Sequence[Measured]) -> Any:
 
 
 def write(folder: Path, found: Sequence[Measured], table: Any) -> None:
-    """`bench.json`, `bench.txt` and `bench.png`."""
+    """Write `bench.json`, `bench.txt` and `bench.png`."""
     from matplotlib.figure import Figure
     from rich.console import Console
 

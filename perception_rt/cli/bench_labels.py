@@ -1,8 +1,8 @@
-"""Labels of what `perception-rt bench` runs on, and how well a bundle finds them.
+"""Labels for `perception-rt bench`, and the scores of a bundle on them.
 
-Pictures have labels of YOLO (`NAME.txt`: class, centre and size as fractions; or a polygon), of KITTI's
-object benchmark, or of COCO (a `.json` of the folder). A recording has those that `perception-rt replay
---truth` takes.
+Pictures have labels in the format of YOLO (`NAME.txt`: class, centre and size as fractions; or a polygon), of
+KITTI's object benchmark, or of COCO (a `.json` for the folder). A recording has the labels of `perception-rt
+replay --truth`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 
 from perception_rt.types import BagError, CameraFrame, ConfigError, LidarFrame
 
-LOWEST_SCORE = 0.01  # average precision wants the weak boxes too
-MAX_LABELS = 256 << 20  # bytes of a file of labels
-FOLDERS = ("labels", "label_2")  # beside the folder of the pictures
+LOWEST_SCORE = 0.01  # average precision needs low scores too
+MAX_LABELS = 256 << 20  # bytes of a label file
+FOLDERS = ("labels", "label_2")  # next to the folder of the pictures
 NAME_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
 
 Frame = CameraFrame | LidarFrame
@@ -39,11 +39,11 @@ def add_labels_argument(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LabelledFrames:
-    """What a bundle is scored on.
+    """Frames with ground truth to score a bundle on.
 
     Attributes:
-        frames: reads them anew, each with the stamp of its truth.
-        count: how many.
+        frames: reads the frames, each with the stamp of its truth.
+        count: number of frames.
         truth: a `BoxTruth`.
         places: the transforms between the frame of the truth and that of the sensor.
     """
@@ -57,9 +57,9 @@ class LabelledFrames:
 def average_precision(
     runtime: Any, labelled: LabelledFrames, data_of: Callable[[Any], np.ndarray], on_frame: Callable[[], None]
 ) -> float | None:
-    """Mean over the classes of the average precision at IoU 0.5; None without an object of its classes.
+    """Return the mean average precision at IoU 0.5; None if there is no object of the classes.
 
-    In space IoU is that of footprints.
+    In space, IoU is that of footprints.
     """
     from perception_rt.replay.score.counting import precision_of
 
@@ -74,10 +74,9 @@ def scored_scenes(
     on_frame: Callable[[], None],
     lowest_score: float = LOWEST_SCORE,
 ) -> tuple[list[Any], list[str]]:
-    """Run a bundle on labelled frames; return a `ScoredScene` of each, and the classes that are scored.
+    """Run a bundle on labelled frames; return a `ScoredScene` for each, and the scored classes.
 
-    Classes are compared by their canonical names, and only those count that both the labels and the bundle
-    have.
+    Classes are compared by canonical name, and only classes that both the labels and the bundle have count.
     """
     from perception_rt.replay.score.detection import as_seen, scenes_of
     from perception_rt.replay.score.outputs import Outputs, RecordedOutput
@@ -108,14 +107,14 @@ def scored_scenes(
 def of_recording(
     source: Path, labels: str, topics: Sequence[str], flat: bool, most: int
 ) -> LabelledFrames | None:
-    """The first topic of a recording, where `labels` hold boxes of its kind; None else.
+    """Return the first topic of a recording, labelled; None if `labels` have no boxes of its kind.
 
     Args:
         source: the recording.
         labels: as of `perception_rt.replay.score.load_truth`.
-        topics: of the sensor; the first is scored.
-        flat: whether it is a camera.
-        most: labelled frames, the first ones.
+        topics: sensor topics; the first one is scored.
+        flat: True for a camera.
+        most: maximum number of labelled frames; the first ones are used.
 
     Raises:
         ConfigError, BagError: as `perception_rt.replay.score.load_truth`.
@@ -146,18 +145,18 @@ def of_recording(
 def of_pictures(
     pictures: Sequence[Path], labels: Path | None, classes: Sequence[str], most: int
 ) -> LabelledFrames | None:
-    """Pictures with labels; those without a file of labels are left out. None where no one has any.
+    """Return the pictures that have labels; None if there are none.
 
     Args:
-        pictures: of one folder.
+        pictures: pictures of one folder.
         labels: a folder of `.txt`, or COCO's `.json`; None looks for them beside the pictures.
-        classes: of the bundle: what the numbers of YOLO's labels mean where no file of names is there.
+        classes: of the bundle; they name YOLO's class numbers if there is no file of names.
 
-        most: labelled pictures, the first ones by name.
+        most: maximum number of labelled pictures, the first ones by name.
 
     Raises:
-        ConfigError: `labels` label none of these pictures.
-        BagError: labels that cannot be read, with file, line and value.
+        ConfigError: `labels` contain none of these pictures.
+        BagError: unreadable labels, with file, line and value.
     """
     from perception_rt.replay.score import BoxTruth, Places
 
@@ -192,7 +191,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 @dataclass(slots=True)
 class _Boxes:
-    """The labels of one picture: class names, boxes xyxy in px, which of them need not be found."""
+    """The labels of one picture: class names, boxes xyxy in px, and boxes to ignore."""
 
     names: list[str]
     xyxy: np.ndarray
@@ -220,7 +219,7 @@ def _text_of(path: Path) -> str:
 
 
 def _coco(pictures: Sequence[Path], labels: Path | None) -> dict[Path, _Boxes] | None:
-    """By picture, the labels of COCO's `.json`; None where there is none."""
+    """Return the labels of a COCO `.json` by picture; None if there is none."""
     files = [labels] if labels is not None else sorted(pictures[0].parent.glob("*.json"))
     for file in files:
         try:
@@ -263,7 +262,7 @@ def _of_coco(data: dict[str, Any], pictures: dict[str, Path]) -> dict[Path, _Box
 def _texts(
     pictures: Sequence[Path], labels: Path | None, classes: Sequence[str], most: int
 ) -> dict[Path, _Boxes]:
-    """By picture, the labels of its `.txt`, of YOLO or KITTI."""
+    """Return the YOLO or KITTI labels of each picture."""
     folder = pictures[0].parent
     asked = [labels] if labels is not None else [folder, *(folder.parent / name for name in FOLDERS)]
     if labels is None and "images" in folder.parts:  # images/train and labels/train
@@ -310,7 +309,7 @@ def _of_text(file: Path, picture: Path, names: Sequence[str]) -> _Boxes:
         if not np.isfinite(values).all():
             raise BagError(f"{file}:{number}: {line[:60]!r}: must be finite")
         found.append(names[int(label)])
-        if len(values) in (4, 5):  # the fifth is a score
+        if len(values) in (4, 5):  # the fifth number is a score
             x, y, w, h = values[:4]
             boxes.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
         else:

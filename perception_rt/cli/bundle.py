@@ -1,7 +1,7 @@
 """Make, check and show model bundles.
 
-A bundle is one file: the network, everything around it, and a manifest. It is also a program: open only
-those whose source you trust.
+A bundle is one file with the network, its pre- and postprocessing, and a manifest. It is also a program: only
+open bundles from sources that you trust.
 """
 
 from __future__ import annotations
@@ -30,30 +30,32 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare every action."""
+    """Declare the arguments of all actions."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     bundle_export.add_arguments(commands.add_parser("export", help="make a bundle"))
     bundle_get.add_arguments(commands.add_parser("get", help="download a pretrained network by name"))
-    bundle_calibrate.add_arguments(commands.add_parser("calibrate", help="make scores mean probabilities"))
+    bundle_calibrate.add_arguments(
+        commands.add_parser("calibrate", help="calibrate the scores to probabilities")
+    )
     bundle_compress.add_arguments(commands.add_parser("compress", help="add a program in int8 or fp16"))
     bundle_explain.add_arguments(commands.add_parser("explain", help="show what made a detection"))
     verify = commands.add_parser("verify", help="verify a bundle's manifest, hash and golden answer")
     show = commands.add_parser("show", help="print a bundle's manifest (runs nothing)")
-    build = commands.add_parser("compile", help="build the engines that take minutes, for this machine")
+    build = commands.add_parser("compile", help="compile the bundle for this machine (takes minutes)")
     for command in (verify, show, build):
-        command.add_argument("bundle", metavar="FILE", help="a file, or the name of a shipped bundle")
+        command.add_argument("bundle", metavar="FILE", help="bundle file, or name of a shipped bundle")
     for command in (verify, build):
         command.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
-    build.add_argument("--half", action="store_true", help="in fp16 (CUDA only)")
-    build.add_argument("--threads", type=int, default=1, help="of the compiled form on a CPU (1)")
-    show.add_argument("--json", action="store_true", help="the whole manifest as JSON")
+    build.add_argument("--half", action="store_true", help="compute in fp16 (CUDA only)")
+    build.add_argument("--threads", type=int, default=1, help="CPU threads of the compiled program (1)")
+    show.add_argument("--json", action="store_true", help="print the whole manifest as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked.
+    """Run one action.
 
     Raises:
-        BundleError: one line that says why not.
+        BundleError: one line with the reason.
     """
     actions = {
         "export": bundle_export.run,
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compile(args: argparse.Namespace) -> int:
-    """Build, for this machine, the engines that take minutes; `auto` then tries them too."""
+    """Build the engines that take minutes for this machine; `auto` then tries them too."""
     from perception_rt.model.archive import read_archive
     from perception_rt.model.engine import EngineOptions, engine_names, find_engine
     from perception_rt.model.runtime import resolve_bundle, resolve_device

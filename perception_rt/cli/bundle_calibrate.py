@@ -1,4 +1,4 @@
-"""`perception-rt bundle calibrate`: fit the scores of a bundle to how often they are right."""
+"""`perception-rt bundle calibrate`: calibrate the scores of a bundle to probabilities."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 from perception_rt.cli.bench_labels import add_labels_argument
 from perception_rt.types.errors import BundleError, ConfigError
 
-LOWEST_SCORE = 0.05  # of the detections that are fitted: below it nearly all are wrong
+LOWEST_SCORE = 0.05  # of the fitted detections: lower ones are nearly all wrong
 MOST_FRAMES = 100_000
 
 
 class JudgedFrames(NamedTuple):
-    """The detections of some frames: (D,) scores of the network, and whether each is right at IoU 0.5."""
+    """Detections of some frames: (D,) scores of the network, and whether each is correct at IoU 0.5."""
 
     frames: int
     scores: np.ndarray
@@ -30,10 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     from perception_rt.model.calibration import METHODS
 
-    parser.add_argument("bundle", metavar="BUNDLE", help="a file, or the name of a shipped bundle")
+    parser.add_argument("bundle", metavar="BUNDLE", help="bundle file, or name of a shipped bundle")
     add_data_arguments(parser)
     parser.add_argument(
-        "--method", choices=METHODS, default="auto", help="by the number of detections (auto)"
+        "--method",
+        choices=METHODS,
+        default="auto",
+        help="calibration method; auto chooses by the number of detections (auto)",
     )
 
 
@@ -43,7 +46,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, metavar="PATH", help="a recording, or a folder of pictures"
     )
     add_labels_argument(parser)
-    parser.add_argument("--frames", type=int, default=1000, help="labelled frames at most (1000)")
+    parser.add_argument("--frames", type=int, default=1000, help="maximum number of labelled frames (1000)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the bundle to write")
 
 
@@ -51,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     """Fit on one half of the data, measure on the other, write the bundle.
 
     Raises:
-        BundleError: too few detections, or the error does not fall on the data left out.
-        ConfigError: the data hold no labels.
+        BundleError: too few detections, or the error does not decrease on the held-out data.
+        ConfigError: the data has no labels.
     """
     from perception_rt.model.runtime import Runtime
 
@@ -77,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_data(args: argparse.Namespace) -> None:
-    """Refuse what cannot be read or written, before anything runs.
+    """Check that the data can be read and the output written, before anything runs.
 
     Raises:
         ConfigError: names the option.
@@ -91,7 +94,7 @@ def check_data(args: argparse.Namespace) -> None:
 
 
 def labelled_data(runtime: Any, args: argparse.Namespace) -> Any:
-    """The `LabelledFrames` of `--data`.
+    """Return the `LabelledFrames` of `--data`.
 
     Raises:
         ConfigError: there are none.
@@ -107,21 +110,21 @@ def labelled_data(runtime: Any, args: argparse.Namespace) -> Any:
 
 
 def calibrate(bundle: str | Path, halves: list[JudgedFrames], method: str, data: str, out: Path) -> Any:
-    """Write a calibrated copy of a bundle; thresholds are moved, so that it answers the same boxes.
+    """Write a calibrated copy of a bundle; its thresholds are adapted to give the same boxes.
 
     Args:
         bundle: file or name of the bundle.
-        halves: the frames to fit, and those to measure.
+        halves: frames to fit, and frames to measure.
         method: one of `perception_rt.model.calibration.METHODS`.
-        data: their name, for the record.
+        data: name of the data, for the record.
         out: the bundle to write.
 
     Returns:
-        Its manifest. `calibration.record` states the expected calibration error of the second half before and
-        after, over the detections that the bundle answers by its own threshold.
+        Its manifest. `calibration.record` has the expected calibration error on the second half before and
+        after, over the detections above the bundle's threshold.
 
     Raises:
-        BundleError: too few detections in one of the halves, or the error does not fall.
+        BundleError: too few detections in one of the halves, or the error does not decrease.
     """
     from perception_rt.model.archive import read_archive, write_archive
     from perception_rt.model.calibration import MIN_DETECTIONS, fit_calibration
@@ -175,7 +178,7 @@ def calibrate(bundle: str | Path, halves: list[JudgedFrames], method: str, data:
 
 
 def _judged_halves(runtime: Any, labelled: Any, on_frame: Callable[[], None]) -> list[JudgedFrames]:
-    """The first and the second half of the frames: neighbours, which are alike, stay together."""
+    """Return the first and the second half of the frames; similar neighbours stay together."""
     from perception_rt.cli.bench_labels import scored_scenes
     from perception_rt.model.task import TASKS
     from perception_rt.replay.score.counting import precision_of
@@ -193,7 +196,7 @@ def _judged_halves(runtime: Any, labelled: Any, on_frame: Callable[[], None]) ->
 
 @contextmanager
 def frame_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar; yields what to call after each frame."""
+    """Show a progress bar; yield a function to call after each frame."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

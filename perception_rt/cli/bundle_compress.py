@@ -1,4 +1,4 @@
-"""`perception-rt bundle compress`: the network of a bundle in int8 or fp16, measured beside fp32."""
+"""`perception-rt bundle compress`: convert a bundle to int8 or fp16 and compare it with fp32."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from perception_rt.types.errors import BundleError, ConfigError
 
-CALIBRATION_FRAMES = 64  # whose ranges decide those of int8
+CALIBRATION_FRAMES = 64  # that determine the ranges of int8
 UNLABELLED_FRAMES = 100  # kept in memory
 TIMED_CALLS = 20
 
@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     from perception_rt.cli.bundle_calibrate import add_data_arguments
 
-    parser.add_argument("bundle", metavar="BUNDLE", help="a file, or the name of a shipped bundle")
-    parser.add_argument("--precision", choices=("int8", "fp16"), default="int8", help="of the weights (int8)")
+    parser.add_argument("bundle", metavar="BUNDLE", help="bundle file, or name of a shipped bundle")
+    parser.add_argument(
+        "--precision", choices=("int8", "fp16"), default="int8", help="precision of the weights (int8)"
+    )
     add_data_arguments(parser)
     parser.add_argument(
         "--max-loss",
@@ -36,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compress by the first half of the data, measure on the second, write the bundle.
+    """Compress with the first half of the data, measure on the second, and write the bundle.
 
     Raises:
-        BundleError: the network cannot be compressed, or loses too much.
-        ConfigError: the data hold no pictures or clouds.
+        BundleError: the network cannot be compressed, or loses too much accuracy.
+        ConfigError: the data has no pictures or clouds.
     """
     from perception_rt.cli.bundle_calibrate import check_data, frame_bar
     from perception_rt.model import compress
@@ -91,7 +93,7 @@ Measure = Callable[[Any, Any, Callable[[], None]], dict[str, Any]]
 
 
 def _data(archive: Any, args: argparse.Namespace) -> tuple[list[np.ndarray], Measure, int]:
-    """Frames to calibrate on, how to compare two runtimes on the others, and how many those are.
+    """Return frames to calibrate on, a function to compare two runtimes on the others, and their number.
 
     Raises:
         ConfigError: there are fewer than two frames.
@@ -123,7 +125,7 @@ def _data(archive: Any, args: argparse.Namespace) -> tuple[list[np.ndarray], Mea
 
 
 def _halves(labelled: Any) -> tuple[Any, Any]:
-    """The first and the second half of labelled frames: neighbours, which are alike, stay together."""
+    """Return the first and the second half of labelled frames; similar neighbours stay together."""
     moments = labelled.truth.moments
     middle = len(moments) // 2
     border = (moments[middle - 1].stamp_ns + moments[middle].stamp_ns) / 2
@@ -142,7 +144,7 @@ def _halves(labelled: Any) -> tuple[Any, Any]:
 def _precision(
     plain: Any, small: Any, labelled: Any, data_of: Callable[[Any], np.ndarray], on_frame: Callable[[], None]
 ) -> dict[str, Any]:
-    """Mean average precision at IoU 0.5 of both on labelled frames.
+    """Return the mean average precision of both at IoU 0.5 on labelled frames.
 
     Raises:
         ConfigError: no label is of a class of the bundle.
@@ -158,11 +160,11 @@ def _precision(
 def agreement_of(
     plain: Any, small: Any, frames: Sequence[np.ndarray], on_frame: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """How far a compressed network answers what the plain one does, at the bundle's thresholds.
+    """Compare the boxes of a compressed network with the original ones, at the bundle's thresholds.
 
     Args:
         plain, small: runtimes.
-        frames: what they take.
+        frames: inputs.
         on_frame: called after each run.
 
     Returns:
@@ -170,7 +172,7 @@ def agreement_of(
         ``score_difference``: the mean of the matched ones.
 
     Raises:
-        ConfigError: the plain network finds nothing in these frames.
+        ConfigError: the original network finds nothing in these frames.
     """
     from perception_rt.model.compress import matched_scores
 
@@ -193,13 +195,13 @@ def agreement_of(
 
 
 def _accuracy(measure: str, before: float, after: float) -> dict[str, Any]:
-    """Both values, and the loss in points of 100."""
+    """Return both values, and the loss in percentage points."""
     points = round(100 * (before - after), 3)
     return {"measure": measure, "before": round(before, 5), "after": round(after, 5), "loss": points}
 
 
 def _latency(plain: Any, small: Any, frame: np.ndarray) -> tuple[float, float]:
-    """Median ms of a call of both, called in turn."""
+    """Return the median time of a call of both in ms, called in turn."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(TIMED_CALLS + 1):
         for runtime, taken in zip((plain, small), times, strict=True):
@@ -210,7 +212,7 @@ def _latency(plain: Any, small: Any, frame: np.ndarray) -> tuple[float, float]:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """How to repeat it; files by their names alone."""
+    """Return the command to repeat this, with file names only."""
     words = ["perception-rt", "bundle", "compress", args.bundle.rsplit("/", 1)[-1]]
     words += ["--precision", args.precision, "--data", args.data.name]
     if args.labels:

@@ -1,4 +1,4 @@
-"""`perception-rt bundle export`: a bundle from what a training tool wrote."""
+"""`perception-rt bundle export`: convert the output of a training tool to a bundle."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
     from perception_rt.model.importers.common import Imported
 
 BEV_CLUSTER_OPTIONS = {
-    "min_range": "m; what is nearer belongs to the own vehicle",
-    "max_range": "m; what is farther is not looked at",
-    "ground_slope": "of the steepest ground, on top of the vehicle's own tilt, m per m",
-    "gap": "from which on neighbouring points are two things, at the sensor, m",
-    "gap_per_m": "by which the gap grows with range",
-    "car_length": "of a usual car, m",
-    "car_width": "of a usual car, m",
+    "min_range": "minimum range, m; nearer points belong to the own vehicle",
+    "max_range": "maximum range, m",
+    "ground_slope": "maximum slope of the ground beyond the vehicle's own tilt, m per m",
+    "gap": "minimum gap between points of two objects at the sensor, m",
+    "gap_per_m": "growth of the gap with range, m per m",
+    "car_length": "typical length of a car, m",
+    "car_width": "typical width of a car, m",
 }
 PRESET_OPTIONS = ("resize", "filter", "order", "scale", "mean", "std", "pad")
 CHECK_PICTURE = (
-    "a picture with such objects, in which the bundle is held to the source's own runtime (default: a "
-    "rendered street)"
+    "a picture with such objects, to compare the bundle with the source's own runtime (default: a rendered "
+    "street)"
 )
 CHECK_CLOUD = (
-    "a cloud with such objects, float32 x y z intensity as KITTI's .bin: the bundle's golden input (default: "
+    "a cloud with such objects, float32 x y z intensity like KITTI's .bin, as golden input (default: "
     "a simulated street)"
 )
-MAX_PICTURE = 64 << 20  # bytes of a check picture's file
-MAX_CLOUD = 16 << 20  # bytes of a check cloud's file
+MAX_PICTURE = 64 << 20  # bytes of a check picture
+MAX_CLOUD = 16 << 20  # bytes of a check cloud
 STREET_SEED, STREET_SIZE, STREET_TIME_S = 7, (1280, 720), 12.0  # of the rendered check picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the sources."""
+    """Declare the arguments of each source."""
     from perception_rt.model.importers import other_importers
 
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     onnx = sources.add_parser("onnx", help="an ONNX detector, classifier or segmenter")
     onnx.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
     script = sources.add_parser("torchscript", help="a TorchScript file: a network, or a whole detector")
-    script.add_argument("file", type=Path, metavar="FILE", help="what torch.jit.save wrote")
+    script.add_argument("file", type=Path, metavar="FILE", help="a file written by torch.jit.save")
     script.add_argument(
         "--contract",
         action="store_true",
-        help="the module answers boxes, scores and labels by itself; no decoder",
+        help="the module returns boxes, scores and labels itself; no decoder",
     )
     vision = sources.add_parser(
         "torchvision", help="a torchvision detector, classifier or segmenter, by name"
@@ -61,34 +61,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vision.add_argument(
         "--weights",
         metavar="W",
-        help="a .pth state dict, or torchvision's name (DEFAULT); none: random weights",
+        help="a .pth state dict, or a torchvision name like DEFAULT (default: random weights)",
     )
-    vision.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    vision.add_argument("--seed", type=int, default=0, help="seed of random weights (default 0)")
     pcdet = sources.add_parser("openpcdet", help="a PointPillar or CenterPoint checkpoint of OpenPCDet")
     pcdet.add_argument(
-        "--config", type=Path, required=True, metavar="YAML", help="that it was trained with, in its folder"
+        "--config", type=Path, required=True, metavar="YAML", help="training config, in its folder"
     )
     mmdet = sources.add_parser("mmdet3d", help="a PointPillars or CenterPoint checkpoint of mmdetection3d")
     mmdet.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="that it was trained with, .py (read as data, not executed), .json or .yaml (default: what the "
-        "checkpoint holds)",
+        help="training config, .py (read as data, not executed), .json or .yaml (default: the one in the "
+        "checkpoint)",
     )
     mmdet.add_argument(
         "--mmdet3d-version",
         metavar="X.Y",
-        help="of the training, where the files do not say it: 1.0 changed boxes and yaw",
+        help="version used for training, if the files do not state it: 1.0 changed boxes and yaw",
     )
     for source in (pcdet, mmdet):
-        source.add_argument(
-            "checkpoint", type=Path, metavar="CHECKPOINT", help="the .pth that its training wrote"
-        )
+        source.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the trained .pth")
         source.add_argument(
             "--intensity",
             choices=("unused", "unit", "byte"),
-            help="of the clouds that it was trained on: 0 to 1 or 0 to 255 (default: by its data set)",
+            help="intensity of the training clouds: 0 to 1 or 0 to 255 (default: by the data set)",
         )
     for source in (onnx, script):
         _add_network_options(source)
@@ -96,17 +94,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_class_options(source)
     for source in (pcdet, mmdet):
         _add_class_options(source, CHECK_CLOUD)
-    cluster = sources.add_parser("bev_cluster", help="lidar detection by geometry alone: nothing is trained")
+    cluster = sources.add_parser("bev_cluster", help="lidar detection by geometry, without training")
     for name, text in BEV_CLUSTER_OPTIONS.items():
         cluster.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
     cluster.add_argument(
         "--scores",
         type=Path,
         metavar="FILE",
-        help="rows that `make accuracy` wrote for it, into the manifest",
+        help="result rows of `make accuracy` to store in the manifest",
     )
     cluster.set_defaults(licence="Apache-2.0")
-    others = [sources.add_parser(name, help="of another package") for name in other_importers()]
+    others = [sources.add_parser(name, help="importer of another package") for name in other_importers()]
     for other in others:
         other.add_argument("file", type=Path, metavar="FILE")
         other.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", type=_pair)
@@ -120,28 +118,30 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--decoder",
         default="auto",
         metavar="NAME",
-        help="auto (default): by the file's metadata, then the names of its outputs, then their shapes; or "
+        help="auto (default): by the file's metadata, output names, then output shapes; or "
         "classifier, detr, fastestdet, nanodet, paddle, picodet, rfdetr, rtdetr, semantic, ssd, yolov5, "
-        "yolov5seg, yolov8, yolov8seg, yolox; it sets the options that follow and the thresholds as its "
-        "authors do",
+        "yolov5seg, yolov8, yolov8seg, yolox; sets the following options and the thresholds to its "
+        "authors' values",
     )
     parser.add_argument(
         "--output",
         metavar="NAME",
-        help="the output to take of a network of several purposes, as the drivable area beside a detector",
+        help="output to use of a multi-task network, such as the drivable area beside a detector",
     )
     parser.add_argument(
-        "--input-size", type=int, nargs=2, metavar=("H", "W"), help="px, where the file leaves it open"
+        "--input-size", type=int, nargs=2, metavar=("H", "W"), help="px, if the file does not fix it"
     )
     parser.add_argument(
         "--resize", type=_resize, metavar="RULE", help=f"{', '.join(RESIZES)}, crop_N or shorter_N"
     )
     parser.add_argument("--filter", choices=("area", "bilinear", "antialias", "bicubic"))
-    parser.add_argument("--order", choices=("rgb", "bgr"), help="channel order that the network wants")
-    parser.add_argument("--pad", type=float, help="grey level of the letterbox's bars")
-    parser.add_argument("--scale", type=float, help="grey levels are multiplied by this, then less the mean,")
+    parser.add_argument("--order", choices=("rgb", "bgr"), help="channel order of the network")
+    parser.add_argument("--pad", type=float, help="grey level of the letterbox padding")
+    parser.add_argument("--scale", type=float, help="factor of the grey levels, before --mean is subtracted")
     parser.add_argument("--mean", type=float, nargs=3, metavar=("C0", "C1", "C2"))
-    parser.add_argument("--std", type=float, nargs=3, metavar=("C0", "C1", "C2"), help="then divided by this")
+    parser.add_argument(
+        "--std", type=float, nargs=3, metavar=("C0", "C1", "C2"), help="divisor after --mean is subtracted"
+    )
 
 
 def _add_class_options(parser: argparse.ArgumentParser, check: str = CHECK_PICTURE) -> None:
@@ -149,27 +149,31 @@ def _add_class_options(parser: argparse.ArgumentParser, check: str = CHECK_PICTU
         "--classes",
         type=Path,
         metavar="FILE",
-        help="class names from label 0 on: .txt (one a line), .yaml or .json (a list, index to name, or "
+        help="class names from label 0 on: .txt (one per line), .yaml or .json (a list, index to name, or "
         "either under names); default: those in the file",
     )
-    parser.add_argument("--classes-keep", nargs="+", default=[], metavar="NAME", help="only these classes")
+    parser.add_argument(
+        "--classes-keep", nargs="+", default=[], metavar="NAME", help="classes to keep (default: all)"
+    )
     parser.add_argument(
         "--score-thresholds",
         nargs="+",
         default=[],
         type=_threshold,
         metavar="NAME=X",
-        help="lowest scores of single classes",
+        help="minimum scores of single classes",
     )
     parser.add_argument("--check", type=Path, metavar="FILE", help=check)
 
 
 def _add_common_options(parser: argparse.ArgumentParser, images: bool) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the bundle to write")
-    parser.add_argument("--score-threshold", type=float, help="default lowest score of the bundle")
-    parser.add_argument("--nms-threshold", type=float, help="default IoU of NMS")
-    parser.add_argument("--name", help="of the bundle (default: the file's)")
-    parser.add_argument("--bundle-version", default="1", metavar="TEXT", help="of the bundle (default 1)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="bundle to write")
+    parser.add_argument("--score-threshold", type=float, help="default minimum score of the bundle")
+    parser.add_argument("--nms-threshold", type=float, help="default IoU threshold of NMS")
+    parser.add_argument("--name", help="name of the bundle (default: the file's)")
+    parser.add_argument(
+        "--bundle-version", default="1", metavar="TEXT", help="version of the bundle (default 1)"
+    )
     parser.add_argument("--licence", default="unspecified" if images else "Apache-2.0", help="SPDX")
 
 
@@ -197,13 +201,13 @@ def _threshold(text: str) -> tuple[str, float]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import, check against the source's own runtime, write.
+    """Import, compare with the source's own runtime, and write.
 
     Raises:
-        BundleError: one line that says why not.
+        BundleError: one line with the reason.
     """
     _check_options(args)
-    warnings.simplefilter("ignore")  # what tracing and scripting say concerns their authors, not the user
+    warnings.simplefilter("ignore")  # warnings of tracing and scripting do not concern the user
     sources = {
         "torchvision": _from_torchvision,
         "onnx": _from_onnx,
@@ -218,7 +222,7 @@ def run(args: argparse.Namespace) -> int:
     from perception_rt.model.importers.export import save_checked
 
     clouds = args.source in ("bev_cluster", "openpcdet", "mmdet3d")
-    plain = args.source == "bev_cluster"  # it has neither weights nor classes to choose
+    plain = args.source == "bev_cluster"  # it has no weights and no classes to choose
     report = save_checked(
         args.out,
         imported,
@@ -242,7 +246,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Refuse before anything is loaded what cannot be."""
+    """Refuse invalid options before anything is loaded."""
     if not args.out.parent.is_dir():
         raise BundleError(f"{args.out}: no folder {args.out.parent}")
     if args.out.is_dir():
@@ -257,7 +261,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def read_picture(path: Path | None) -> np.ndarray:
-    """The check picture (H, W, 3) uint8 RGB: a file, or a rendered street."""
+    """Return the check picture (H, W, 3) uint8 RGB: a file, or a rendered street."""
     import cv2
     import numpy as np
 
@@ -280,7 +284,7 @@ def read_picture(path: Path | None) -> np.ndarray:
 
 
 def read_cloud(path: Path | None) -> np.ndarray:
-    """The check cloud (N, 4) float32: a file of whole points, or a simulated street."""
+    """Return the check cloud (N, 4) float32: a file of whole points, or a simulated street."""
     import numpy as np
 
     if path is None:
@@ -322,7 +326,7 @@ def _from_onnx(args: argparse.Namespace) -> Imported:
     from perception_rt.model.importers.onnx_file import parse_model
 
     classes = _classes(args)
-    parse_model(args.file)  # what is no ONNX is refused before torch is loaded
+    parse_model(args.file)  # refuse files that are not ONNX before torch is loaded
     from perception_rt.model.importers.onnx import import_onnx
 
     return import_onnx(args.file, args.decoder, classes, **_network_options(args))
@@ -383,7 +387,7 @@ def _from_other(args: argparse.Namespace) -> Imported:
 
 
 def _read_scores(path: Path | None) -> dict[str, float]:
-    """The values of result rows, by name."""
+    """Return the values of result rows, by name."""
     if path is None:
         return {}
     try:

@@ -12,17 +12,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="NAME",
-        help="a network of --list, or of torchvision, e.g. RetinaNet_ResNet50_FPN_Weights.COCO_V1",
+        help="a network of --list, or torchvision weights, e.g. RetinaNet_ResNet50_FPN_Weights.COCO_V1",
     )
     parser.add_argument("--list", action="store_true", help="print the networks with size and licence")
-    parser.add_argument(
-        "--from", dest="source", type=Path, metavar="FILE", help="the published file, downloaded before"
-    )
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="use this downloaded file")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="the bundle to write (default: the cache; use it by its name)",
+        help="bundle to write (default: the cache, to be used by name)",
     )
     parser.add_argument(
         "--check",
@@ -36,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Download, check and export.
 
     Raises:
-        BundleError: one line that says why not.
+        BundleError: one line with the reason.
     """
     from perception_rt.types.errors import BundleError
 
@@ -51,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def get(name: str, source: Path | None = None, out: Path | None = None, check: Path | None = None) -> Path:
-    """Return the bundle of a network by name; say what is downloaded, and show the progress.
+    """Return the bundle of a network by name; print what is downloaded, and show progress.
 
     Raises:
         BundleError: as `perception_rt.model.zoo.get_bundle`.
@@ -81,13 +79,13 @@ def get(name: str, source: Path | None = None, out: Path | None = None, check: P
 
 
 def get_missing(name: str) -> None:
-    """Download the network of a bundle's name where it is a pretrained one that is not here yet.
+    """Download the pretrained network of a bundle's name if it is not here yet.
 
     Args:
         name: a file, or the bare name of a shipped or downloaded bundle, or of a network that `get` knows.
 
     Raises:
-        BundleError: a bare name that stands for nothing, or as `get`.
+        BundleError: an unknown bare name, or as `get`.
     """
     from perception_rt.model.runtime import resolve_bundle
     from perception_rt.model.zoo import find_entry

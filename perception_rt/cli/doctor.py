@@ -1,7 +1,7 @@
-"""Check this machine and a running graph; name each fault and its remedy in one line.
+"""Check this machine and a running graph; print each fault and its remedy in one line.
 
 Checks the Python packages, the device, the transport (shared-memory profile, free space, segments of killed
-nodes) and, for the topics given, publishers, QoS and the rate at which messages arrive.
+nodes) and, for the given topics, publishers, QoS and message rate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Finding = tuple[str, str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `doctor`."""
-    parser.add_argument("topics", nargs="*", help="topics to listen to")
+    parser.add_argument("topics", nargs="*", help="topics to check")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long to listen (3)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -57,10 +57,12 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.seconds <= LONGEST_S:
         raise ConfigError(f"--seconds={args.seconds}: must be above 0 and at most {LONGEST_S:g}")
     findings = [*transport(), *device()]
-    if not any(level == FAIL and "RMW" in text for level, text in findings):  # importing rclpy would end here
+    if not any(
+        level == FAIL and "RMW" in text for level, text in findings
+    ):  # importing rclpy would exit the process
         findings = [*packages(), *findings]
     if args.topics and not any(level == FAIL for level, _ in findings):
-        from perception_rt.node.probe import probe_topics  # rclpy is known to be importable here
+        from perception_rt.node.probe import probe_topics  # rclpy can be imported here
 
         findings += probe_topics(args.topics, args.seconds)
     if args.json:
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def packages() -> Iterator[Finding]:
-    """Check what the nodes import; the heavy packages are looked up, not imported."""
+    """Check the packages of the nodes; heavy ones are looked up, not imported."""
     for name in ("rclpy", "vision_msgs.msg", "diagnostic_msgs.msg", "rosbags"):
         try:
             importlib.import_module(name)
@@ -88,7 +90,7 @@ def packages() -> Iterator[Finding]:
 
 
 def device() -> Iterator[Finding]:
-    """Say which device `device: auto` takes, from the CUDA driver, without importing torch."""
+    """Report the device of `device: auto` from the CUDA driver, without importing torch."""
     name = cuda_device()
     if name is None:
         yield OK, f"device auto is cpu: {len(os.sched_getaffinity(0))} cores; no CUDA device is visible"
@@ -99,7 +101,7 @@ def device() -> Iterator[Finding]:
 
 
 def cuda_device() -> str | None:
-    """Return the name of the first CUDA device, or None where the driver finds none."""
+    """Return the name of the first CUDA device, or None if the driver finds none."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -113,7 +115,7 @@ def cuda_device() -> str | None:
 
 
 def transport() -> Iterator[Finding]:
-    """Check the room for images in shared memory."""
+    """Check the space for images in shared memory."""
     rmw = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
     try:
         check_rmw()

@@ -1,8 +1,7 @@
-"""Streets for a lidar detector to learn from: a new place, sensor and weather for each seed, one cloud each.
+"""Random streets to train lidar detectors: one cloud per seed, each with its own place and sensor.
 
 A drive (sim/drive.py) has one sensor and a tidy road. Here walls, hedges, fences, banks and house fronts
-stand at any distance from roads of any width; leaves and fences let rays through, panes show what is behind
-them.
+stand at any distance from roads of any width. Rays pass through leaves, fences and panes.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from perception_rt.sim.surroundings import Place, Surroundings
 from perception_rt.sim.terrain import REFLECTIVITY
 from perception_rt.sim.world import WorldObjects
 
-ALONG_M = (-55.0, 80.0)  # how far roads are built up, from the sensor on
+ALONG_M = (-55.0, 80.0)  # range of the buildings along roads, from the sensor
 STILL = SimulatedEgo(0, 0, 0, 0, 0, 0)
-PANE_STOP = 0.55  # of the rays that meet a car's window
-POOL = 160  # different looks of each kind of thing
-EMPTY = 0.08  # of the streets: nobody there
-EGO_M = (0.3, 0.0, 5.5, 2.4)  # centre x y, length and width of the room that the own vehicle takes
+PANE_STOP = 0.55  # of the rays that hit a car's window
+POOL = 160  # variants of each kind of object
+EMPTY = 0.08  # share of streets without road users
+EGO_M = (0.3, 0.0, 5.5, 2.4)  # centre x y, length and width of the space of the own vehicle
 
 
 def street_cloud(seed: int) -> LidarSample:
-    """The cloud of the street of a seed, and its truth in the sensor's frame (x forward, y left, z up)."""
+    """Return the cloud of the street of a seed, and its truth, in the sensor's frame (x forward, z up)."""
     rng = np.random.default_rng([seed, 20])
     sensor = LidarModel.seeded(rng)
     street = _Street(rng)
@@ -50,7 +49,7 @@ def street_cloud(seed: int) -> LidarSample:
     kept = sensor.seen(points, rng)
     points, owner = points[kept], owner[kept]
     truth, rows = truth_of(STILL, objects, (0, 0, sensor.height))
-    # A box is where its points are, not where the thing is in the middle of the revolution.
+    # A box lies at its points, not at the object's position in the middle of the revolution.
     sensor.blur(truth.xyzlwh_yaw, objects.velocity[rows].astype(np.float32), street.speed)
     hill = _hill(rng)
     points[:, 2] += hill(*points[:, :2].T)
@@ -71,7 +70,7 @@ def _see_through(solids: Solids) -> Solids:
 
 
 def _hill(rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """How high the ground is at x, y, m: level below the sensor, hills around it."""
+    """Return the height of the ground at x, y, m: flat below the sensor, hills around it."""
     bend, tilt = rng.normal(0, 0.0006, 3).clip(-0.0014, 0.0014), rng.normal(0, 0.008, 2)
 
     def height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -83,7 +82,7 @@ def _hill(rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.nda
 
 
 def _own_vehicle(rng: np.random.Generator) -> np.ndarray:
-    """(N, 4) float32: the few points that the own roof and bonnet return."""
+    """Return (N, 4) float32, a few points on the own roof and bonnet."""
     count = int(rng.integers(0, 120)) if rng.random() < 0.5 else 0
     low, high = np.array([-2.4, -1.0, -1.4, 0]), np.array([1.8, 1.0, -0.25, 1])
     middle = rng.uniform(low, high, (6, 4))[rng.integers(0, 6, count)]
@@ -92,7 +91,7 @@ def _own_vehicle(rng: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=16 * POOL)
 def _entity(kind: str, number: int) -> Entity:
-    """The number-th look of a kind of thing: one of `make_entity`, or a car or lorry of real streets."""
+    """Return a variant of a kind of object: one of `make_entity`, or a realistic car or lorry."""
     rng = np.random.default_rng([number, 21])
     if kind == "lorry":
         length, width, high = rng.uniform((6, 2.3, 2.8), (13, 2.6, 3.9)).tolist()
@@ -112,7 +111,7 @@ def _entity(kind: str, number: int) -> Entity:
 
 @dataclass(frozen=True, slots=True)
 class _Road:
-    """An arc: a place on its middle line, the heading there, its curvature, half its carriageway's width."""
+    """An arc: a point on its centre line, the heading there, curvature, and half the carriageway's width."""
 
     x: float
     y: float
@@ -121,7 +120,7 @@ class _Road:
     half: float
 
     def at(self, s: float, d: float) -> Place:
-        """x, y and heading at arc length s and d to the left, m."""
+        """Return x, y and heading at arc length s and offset d to the left, m."""
         turn = self.heading + self.curvature * s
         chord = s * np.sinc(self.curvature * s / (2 * np.pi))
         middle = (self.heading + turn) / 2
@@ -129,7 +128,7 @@ class _Road:
         return x - d * math.sin(turn), y + d * math.cos(turn), turn
 
     def offset(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """(N,) m to the left of the middle line."""
+        """Return (N,) offset to the left of the centre line, m."""
         c, s = math.cos(self.heading), math.sin(self.heading)
         along, left = (x - self.x) * c + (y - self.y) * s, (y - self.y) * c - (x - self.x) * s
         radius = 1 / self.curvature
@@ -137,10 +136,10 @@ class _Road:
 
 
 class _Street:
-    """One place: roads, who uses them, and what stands beside them.
+    """One place: roads, road users, and the surroundings.
 
     Attributes:
-        around: what is no thing of its own. speed: of the vehicle, m/s.
+        around: parts that are not objects. speed: of the vehicle, m/s.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -184,7 +183,7 @@ class _Street:
         return 2 * rough * waves + tufts, reflectivity
 
     def objects(self) -> WorldObjects:
-        """The things as rows; cars have seats, which show through their panes."""
+        """Return the objects as rows; cars have seats, visible through the windows."""
         entities, *pose = zip(*self._things, strict=True) if self._things else ((), (), (), (), ())
         x, y, yaw, speed = (np.array(values, float) for values in pose)
         lwh = np.array([entity.lwh for entity in entities], float).reshape(-1, 3)
@@ -208,7 +207,7 @@ class _Street:
             self.around.block(seat, (0.3, 0.7 * lwh[1]), (0.3, 0.8 * lwh[2]), 0.12, owner=row)
 
     def _clear(self, x: ArrayLike, y: ArrayLike, margin: float, roads: bool = True) -> bool:
-        """Whether a place or all of (N,) are off the roads, if asked, and off all things, by a margin, m."""
+        """Return whether one or all of (N,) points keep a margin, m, to objects and optionally roads."""
         x, y = np.atleast_1d(x), np.atleast_1d(y)
         if roads and any((np.abs(road.offset(x, y)) < road.half + margin).any() for road in self._roads):
             return False
@@ -219,7 +218,7 @@ class _Street:
         return not hit.any()
 
     def _put(self, kind: str, at: Place, speed: float = 0.0, roads: bool = False) -> Entity | None:
-        """Place a thing where nothing else is; off the roads too, if asked."""
+        """Place an object on free ground, optionally off the roads."""
         entity = _entity(kind, int(self.rng.integers(POOL)))
         if self._empty and entity.label >= 0:
             return None
@@ -251,7 +250,7 @@ class _Street:
                 s += (entity.length if entity else 3.0) + 1.0 + rng.exponential(gap)
 
     def _roadside(self, road: _Road, sign: int) -> None:
-        """Parked cars, then the sidewalk, then what stands at its back."""
+        """Add parked cars, the sidewalk, and the fronts behind it."""
         rng = self.rng
         parked = rng.choice(4, p=[0.4, 0.4, 0.12, 0.08])
         wide = (0.0, 2.1, 5.0, 4.4)[parked]
@@ -298,7 +297,7 @@ class _Street:
             self.around.quads.append(np.array([[*a, high], [*b, high], [*c, high], [*d, high]]))
 
     def _bank(self, road: _Road, sign: int, back: float) -> None:
-        """A slope up from the road, with bushes on it."""
+        """Add a slope up from the road, with bushes on it."""
         rng = self.rng
         deep, high = rng.uniform(2, 9), rng.uniform(0.5, 3.5)
         for s in np.arange(*ALONG_M, 6.0):
@@ -352,9 +351,9 @@ class _Street:
                 self._put(kind, (x, y, yaw), rng.choice([0.0, 1.3 if kind == "pedestrian" else 4.0]))
 
     def _front(self, road: _Road, sign: int, back: float) -> None:
-        """Walls, hedges, fences and houses one after another, gardens behind the low ones."""
+        """Add walls, hedges, fences and houses in a row, with gardens behind the low ones."""
         rng = self.rng
-        # A street has its own mixture.
+        # Each street has its own mixture.
         kinds = (*FRONTS, "drive")
         share = rng.dirichlet([0.5, 0.6, 0.7, 0.6, 0.5, 0.8, 0.15, 0.15, 0.5])
         s = ALONG_M[0]
@@ -376,7 +375,7 @@ class _Street:
             s += length + rng.choice([0.0, 0.3, rng.uniform(1, 5)])
 
     def _drive(self, at: Place, sign: int) -> None:
-        """A gap, perhaps with a car in it."""
+        """Add a gap, perhaps with a car in it."""
         if self.rng.random() < 0.4:
             x, y = beside(at, 0, sign * self.rng.uniform(2.5, 7))
             turned = at[2] + self.rng.choice([0.5, -0.5]) * np.pi + self.rng.normal(0, 0.15)
@@ -404,7 +403,7 @@ class _Street:
                 house(self.around, rng, at, rng.uniform(8, 16), sign)
 
     def _car_park(self) -> None:
-        """Rows of cars on a free place beside the road."""
+        """Add rows of cars on a free area beside the road."""
         rng = self.rng
         x0, y0 = rng.uniform(-15, 45), rng.choice([-1, 1]) * rng.uniform(12, 30)
         yaw = rng.uniform(-np.pi, np.pi)

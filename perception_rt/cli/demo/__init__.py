@@ -1,8 +1,8 @@
-"""Run a graph through real topics and leave a summary, pictures and films.
+"""Run a graph through real topics and write a summary, pictures and films.
 
 Without --bag: ten seconds of the simulated drive with the shipped detectors, scored against ground truth.
-With --bag: any rosbag2 with camera or lidar topics, played with its own spacing.
-With --video: a video file, a folder of images, a webcam or a stream through the camera's detector.
+With --bag: any rosbag2 with camera or lidar topics, played in real time.
+With --video: a video file, a folder of images, a webcam or a stream through the camera detector.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `demo`."""
+    """Declare the arguments of `demo`."""
     parser.add_argument(
         "--config", type=Path, help="parameter file of the simulated graph (config/demo.yaml)"
     )
@@ -32,25 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--realtime",
         action="store_true",
-        help="play the video at its own speed (default: each frame waits for the answer to the one before)",
+        help="play the video at its own speed (default: wait for the result of each frame)",
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a webcam or stream (default 10)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="duration for a webcam or stream (default 10)"
+    )
     parser.add_argument(
         "--bundle",
-        help="the cameras' detector; the name of a pretrained one (fastestdet) downloads it; needed for a "
-        "bag with cameras",
+        help="camera detector; the name of a pretrained one (fastestdet) downloads it; required for a bag "
+        "with cameras",
     )
-    parser.add_argument("--lidar-bundle", help="the lidars' detector (for a bag: bev_cluster)")
-    parser.add_argument(
-        "--topic", action="append", help="camera or lidar topic of the bag (default: all of them)"
-    )
+    parser.add_argument("--lidar-bundle", help="lidar detector (default for a bag: bev_cluster)")
+    parser.add_argument("--topic", action="append", help="camera or lidar topic of the bag (default: all)")
     parser.add_argument(
         "--rates",
         choices=("sustained", "fixed"),
         default="sustained",
-        help="of the simulated sensors: what this machine sustains, at most those of --config, or just those",
+        help="rates of the simulated sensors: sustained by this machine (at most those of --config), or fixed "
+        "to --config",
     )
-    parser.add_argument("--separate", action="store_true", help="run each node in a process of its own")
+    parser.add_argument("--separate", action="store_true", help="run each node in its own process")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
 
 
@@ -63,6 +64,6 @@ def run(args: argparse.Namespace) -> int:
 
     for name in filter(None, (args.bundle, args.lidar_bundle)):
         get_missing(name)
-    from perception_rt.cli.demo.session import run_demo  # torch: not for --help, nor for what is refused
+    from perception_rt.cli.demo.session import run_demo  # imports torch: not for --help or invalid arguments
 
     return run_demo(args)

@@ -1,4 +1,4 @@
-"""Drives that earlier demos rendered, in the user's cache folder."""
+"""The cache of rendered drives, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from perception_rt.sim.recording import Course, Recording, create, finish, rende
 from perception_rt.types import ConfigError
 
 MAX_BYTES = 2 << 30
-ABANDONED_S = 3600.0  # a folder that is still being written after this long was left by a run that was killed
+ABANDONED_S = 3600.0  # an unfinished folder older than this was left by a killed run
 
 
 def recorded(root: Path, course: Course, step: Callable[[int, int], None]) -> tuple[Path, Recording]:
-    """Return the recording of a course, rendered now unless it is there and whole.
+    """Return the recording of a course; render it if it is missing or damaged.
 
     Args:
-        root: the folder of all recordings; those used longest ago are removed so that it holds MAX_BYTES.
-        course: what to render. step: called with how many samples are rendered, and of how many.
+        root: the folder of all recordings; the least recently used ones are removed to stay within MAX_BYTES.
+        course: the course to render. step: called with the number of rendered samples and the total.
 
     Returns:
         The recording's folder, and the recording.
 
     Raises:
-        ConfigError: it would be larger than MAX_BYTES, or than half of what is free.
+        ConfigError: it would be larger than MAX_BYTES, or than half of the free space.
         OSError: the folder cannot be written.
     """
     folder = root / course.key
@@ -45,12 +45,12 @@ def recorded(root: Path, course: Course, step: Callable[[int, int], None]) -> tu
         shutil.rmtree(folder, ignore_errors=True)  # damaged
         _render(folder, course, step)
         recording = Recording(folder)
-    os.utime(folder)  # was used now
+    os.utime(folder)  # mark as used
     return folder, recording
 
 
 def make_room(root: Path, wanted: int, spare: Path) -> None:
-    """Remove recordings, the one used longest ago first, until `wanted` bytes more are within MAX_BYTES."""
+    """Remove the least recently used recordings until `wanted` more bytes are within MAX_BYTES."""
     if wanted > MAX_BYTES:
         raise ConfigError(f"a recording of {wanted >> 20} MiB is larger than {MAX_BYTES >> 20} MiB")
     kept = []
@@ -74,13 +74,13 @@ def make_room(root: Path, wanted: int, spare: Path) -> None:
 
 
 def _alone() -> None:
-    """Set up a process that renders: on one thread, and Ctrl-C is for the one that started it."""
+    """Set up a rendering process: one thread; the parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 
 def _render(folder: Path, course: Course, step: Callable[[int, int], None]) -> None:
-    """Render on all cores into a folder beside, then rename it: it is there whole or not at all."""
+    """Render on all cores into a temporary folder, then rename it, so that it is never incomplete."""
     part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
     try:
         parts = create(part, course)

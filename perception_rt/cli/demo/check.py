@@ -1,4 +1,4 @@
-"""What can be said about the arguments of a demo without torch: in a fraction of a second."""
+"""Check the arguments of a demo quickly, without torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHARE = Path(sys.prefix, "share", "perception_rt", "config")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what cannot be used, before anything is removed or computed.
+    """Refuse invalid arguments before anything is removed or computed.
 
     Raises:
-        PerceptionError: one line says why.
+        PerceptionError: one line with the reason.
     """
     _check_folder(args.out)
     if args.realtime and args.video is None:
@@ -33,13 +33,13 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("--config: is for the simulator; a bag or a video makes a graph of its own")
     _check_source(args)
     for option, bundle in (("--bundle", args.bundle), ("--lidar-bundle", args.lidar_bundle)):
-        path = Path(bundle or "")  # a bare name may be a shipped or downloaded one
+        path = Path(bundle or "")  # a bare name may be a shipped or downloaded bundle
         if bundle is not None and (not bundle or path.suffix or len(path.parts) > 1) and not path.is_file():
             raise ConfigError(f"{option}={bundle}: no such file")
 
 
 def _check_source(args: argparse.Namespace) -> None:
-    """Refuse what cannot be played."""
+    """Refuse sources that cannot be played."""
     if args.video is not None:
         from perception_rt.codec.video import check_source, is_live, read_video
 
@@ -47,13 +47,13 @@ def _check_source(args: argparse.Namespace) -> None:
         if is_live(args.video):
             if args.realtime:
                 raise ConfigError("--realtime: a camera is always played as its pictures come")
-            next(read_video(args.video))  # it may be there and give no pictures
+            next(read_video(args.video))  # the device may exist without giving pictures
     elif args.bag is None:
         simulated_graph(args.config)
     elif not args.bag.exists():
         raise ConfigError(f"--bag={args.bag}: no such file or folder")
     else:
-        from perception_rt.replay.bag import Bag  # OpenCV: not for what was refused above
+        from perception_rt.replay.bag import Bag  # imports OpenCV: only for valid arguments
 
         with Bag(args.bag) as bag:
             chosen = bag_topics(bag, args)
@@ -65,7 +65,7 @@ def _check_source(args: argparse.Namespace) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder for results that cannot be made or written."""
+    """Refuse a result folder that cannot be created or written."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -76,10 +76,10 @@ def _check_folder(folder: Path) -> None:
 
 
 def simulated_graph(config: Path | None) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The parameter file of the simulated graph, and its nodes' parameters by name.
+    """Return the parameter file of the simulated graph, and its nodes' parameters by name.
 
     Raises:
-        ConfigError: none is found, or it does not name what a demo needs.
+        ConfigError: there is none, or a node that the demo needs is missing.
     """
     from perception_rt.component.graph import read_graph
 
@@ -97,10 +97,10 @@ def simulated_graph(config: Path | None) -> tuple[Path, dict[str, dict[str, Any]
 
 
 def bag_topics(bag: Bag, args: argparse.Namespace) -> list[str]:
-    """The camera and lidar topics of `--bag` to play, or those that were named.
+    """Return the camera and lidar topics of `--bag`, or the selected ones.
 
     Raises:
-        BagError: it has no such topic, or no messages on one.
+        BagError: there is no such topic, or one has no messages.
     """
     kinds = _sensor_types(0) + _sensor_types(1)
     chosen = args.topic or bag.of_type(*kinds)
@@ -123,7 +123,7 @@ def _detectors() -> set[str]:
 
 
 def _sensor_types(number: int) -> tuple[str, ...]:
-    """Message types of cameras (0) or lidars (1)."""
+    """Return the message types of cameras (0) or lidars (1)."""
     from perception_rt.model.task import DETECT2D, DETECT3D
 
     return tuple((DETECT2D, DETECT3D)[number].sensor_types)

@@ -1,4 +1,4 @@
-"""Films of a run, and some of their frames as pictures."""
+"""Write films of a run, and some frames as pictures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Film:
     """Writes `<name>.mp4` (H.264, plays in browsers) and some of its frames as `<name>_<index>.png`.
 
     Args:
-        folder: exists.
+        folder: existing folder.
         name: of the files.
-        rate_hz: frames a second of the film.
+        rate_hz: frames per second.
         pictures: indices of the frames that become pictures.
     """
 
@@ -34,12 +34,12 @@ class Film:
             self._writer.close()
 
     def add(self, picture: np.ndarray) -> None:
-        """The next frame: (H, W, 3) uint8 RGB, of one size through the film."""
+        """Add a frame: (H, W, 3) uint8 RGB, of the same size throughout the film."""
         if self._index in self._pictures:
             path = self._folder / f"{self._name}_{self._index:04d}.png"
             cv2.imwrite(str(path), picture[:, :, ::-1])
         self._index += 1
-        # H.264 takes even sizes only.
+        # H.264 supports even sizes only.
         picture = np.ascontiguousarray(picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2])
         if self._writer is None:
             film, size = str(self._folder / f"{self._name}.mp4"), picture.shape[1::-1]

@@ -10,15 +10,15 @@ _SINGLE = ("summary.json", "vehicle_state.png", "graph.yaml")
 
 
 def kept_frames(folder: Path) -> Path:
-    """Where the frames of a live source are kept."""
+    """Return the folder for the frames of a live source."""
     return folder / "live_frames"
 
 
 def clear_results(folder: Path) -> None:
-    """Create the folder, or remove what an earlier demo left in it; all other files stay.
+    """Create the folder, or remove the files of an earlier demo; other files stay.
 
-    Films are removed with their pictures, `<film>.mp4` and `<film>_<four digits>.png`, where a summary.json
-    tells that a demo wrote them.
+    Films and their pictures, `<film>.mp4` and `<film>_<four digits>.png`, are removed if there is a
+    summary.json of a demo.
 
     Raises:
         ConfigError: a folder that cannot be created or written.
@@ -36,7 +36,7 @@ def clear_results(folder: Path) -> None:
             kept_frames(folder).rmdir()
         for name in _SINGLE:
             (folder / name).unlink(missing_ok=True)
-        # A later film without a summary, of a run that was interrupted, is recognised by this one.
+        # This file identifies the films of an interrupted run, which has no summary.
         (folder / "summary.json").write_text("{}\n")
     except OSError as error:
         raise ConfigError(f"--out={folder}: cannot be written ({error.strerror or error})") from error

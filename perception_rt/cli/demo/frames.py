@@ -1,4 +1,4 @@
-"""The very frames that were played, once more, and where the sensors were: what the pictures are made of."""
+"""Read the played frames and the sensor mountings again, to draw the pictures."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from perception_rt.types import CameraFrame, CodecError
 
 
 class Rig(NamedTuple):
-    """How a camera sees what a lidar sees: the camera, and the (4, 4) that takes the lidar's points to it."""
+    """A camera with the (4, 4) transform from the lidar to it."""
 
     camera: CameraModel
     camera_from_lidar: np.ndarray
 
 
 def frames(plan: DemoPlan, collector: Collector) -> Iterator[tuple[str, Frame]]:
-    """Topic and frame, in order of time; a drive is a function of its seed and the time."""
+    """Yield topic and frame in order of time; a simulated drive is rendered again from its seed."""
     if plan.bag:
         yield from _bag_frames(plan, plan.bag)
         return
@@ -65,11 +65,11 @@ def _bag_frames(plan: DemoPlan, path: Path) -> Iterator[tuple[str, Frame]]:
             try:
                 yield message.topic, frame_of(message)
             except CodecError:
-                continue  # the node counted it as decode_error
+                continue  # the node counted a decode_error
 
 
 def rig(plan: DemoPlan) -> Rig | None:
-    """The rig behind the fusion of a plan; None without fusion."""
+    """Return the rig for the fusion of a plan; None without fusion."""
     if not plan.of("fusion"):
         return None
     if plan.bag is None:

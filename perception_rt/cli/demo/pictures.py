@@ -1,4 +1,4 @@
-"""Films and pictures of a run: what each sensor's detector found, and what both found together."""
+"""Draw films and pictures of a run: the detections of each sensor, and the fused objects."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from perception_rt.stage.transforms import transform
 from perception_rt.types import CameraFrame, Detections2D, Detections3D, LidarFrame
 
 PICTURES = 6
-HALF_PX, WIDEST_PX = 380, 1100  # of one of the two images in a picture of both sensors
+HALF_PX, WIDEST_PX = 380, 1100  # of each image in a picture of both sensors
 TOGETHER_NS = 50_000_000
-SEEN, AHEAD_S = 12, 1.0  # positions that a motion in the image is taken from, and how far it is drawn
+SEEN, AHEAD_S = 12, 1.0  # positions to estimate image motion from, and how far ahead it is drawn
 DetectionsT = TypeVar("DetectionsT", Detections2D, Detections3D)
 
 
 def draw(plan: DemoPlan, collector: Collector, out: Path, console: Console) -> None:
-    """A film and some pictures of every detector, of fusion and of the tracks, from the very frames played.
+    """Draw a film and some pictures of every detector, of fusion and of the tracks, from the played frames.
 
-    A frame that was not answered is marked, not left out.
+    Frames without a result are marked, not skipped.
     """
     detectors = {stream.topic: stream for name in DETECTORS for stream in plan.of(name)}
     fused, tracked = (next(iter(plan.of(name)), None) for name in ("fusion", "object_tracker"))
@@ -73,7 +73,7 @@ def draw(plan: DemoPlan, collector: Collector, out: Path, console: Console) -> N
 
 
 def together(camera: CameraFrame, lidar: LidarFrame) -> bool:
-    """Whether two frames show the same moment."""
+    """Return whether two frames show the same moment."""
     return abs(camera.stamp_ns - lidar.stamp_ns) <= TOGETHER_NS
 
 
@@ -89,7 +89,7 @@ def _film(out: Path, name: str, stream: DemoStream) -> Film:
 
 
 def published(topic: str, stamp_ns: int, collector: Collector, kind: type[DetectionsT]) -> DetectionsT | None:
-    """Return what was published for a frame on a topic of this kind; None where nothing was."""
+    """Return the message published for a frame on a topic of this kind; None if there is none."""
     found = collector.detections[topic].get(stamp_ns)
     assert found is None or isinstance(found, kind)
     return found
@@ -98,13 +98,13 @@ def published(topic: str, stamp_ns: int, collector: Collector, kind: type[Detect
 def answer(
     stream: DemoStream, stamp_ns: int, collector: Collector, kind: type[DetectionsT]
 ) -> DetectionsT | None:
-    """Return what was published for a frame, without its weak answers; None where nothing was."""
+    """Return the published detections of a frame above the score limit; None if there are none."""
     found = published(stream.output, stamp_ns, collector, kind)
     return None if found is None else found[found.scores >= stream.least_score]
 
 
 def picture(frame: Frame, stream: DemoStream, collector: Collector) -> np.ndarray:
-    """A frame as RGB with its answer, or with a note where it has none."""
+    """Return a frame as RGB with its detections, or with a note if it has no result."""
     if isinstance(frame, LidarFrame):
         found3d = answer(stream, frame.stamp_ns, collector, Detections3D)
         drawn = draw_bev(frame.points, found3d or Detections3D.empty(), stream.classes)
@@ -118,7 +118,7 @@ def picture(frame: Frame, stream: DemoStream, collector: Collector) -> np.ndarra
 def fused_picture(
     camera: CameraFrame, lidar: LidarFrame, seen: Rig, stream: DemoStream, collector: Collector
 ) -> np.ndarray:
-    """The camera's image, the fused boxes in it with who saw them, and the same from above."""
+    """Return the camera's image with the fused boxes and their sensors, and a view from above."""
     found = published(stream.output, lidar.stamp_ns, collector, Detections3D)
     if found is None:
         boxes, sources = Detections3D.empty(), []
@@ -141,7 +141,7 @@ def fused_picture(
 def tracked_picture(
     lidar: LidarFrame, stream: DemoStream, plan: DemoPlan, collector: Collector
 ) -> np.ndarray:
-    """From above: the tracks with their ids, where they will be, and where the own vehicle will be."""
+    """Return a view from above: tracks with ids, and predicted paths of tracks and vehicle."""
     stamp = lidar.stamp_ns
     found = published(stream.output, stamp, collector, Detections3D)
     frame, ids = (
@@ -160,15 +160,15 @@ def tracked_picture(
 
 
 class ImageMotion:
-    """Predicts where tracks will be in the image, from a straight line through their last positions."""
+    """Predicts tracks in the image along a straight line through their last positions."""
 
     def __init__(self) -> None:
         self._seen: dict[str, deque[tuple[float, float, float]]] = {}
 
     def paths(self, ids: Sequence[str], xyxy: np.ndarray, time_s: float) -> list[np.ndarray]:
-        """Add the (N, 4) boxes of a frame; return for each the (T, 2) px where its lower edge will be.
+        """Add the (N, 4) boxes of a frame; return the predicted (T, 2) px of each lower edge.
 
-        A track that was not seen often enough has an empty path.
+        The path of a track with too few positions is empty.
         """
         found = []
         for id_, (x1, _, x2, y2) in zip(ids, xyxy.tolist(), strict=True):
@@ -191,7 +191,7 @@ class ImageMotion:
 def tracked_image(
     frame: CameraFrame, stream: DemoStream, collector: Collector, motion: ImageMotion
 ) -> np.ndarray:
-    """The image with the tracks, their ids, and where each will be in a second."""
+    """Return the image with the tracks, their ids and their motion in the next second."""
     found = published(stream.output, frame.stamp_ns, collector, Detections2D)
     if found is None:
         return note(rgb(frame))
@@ -201,7 +201,7 @@ def tracked_image(
 
 
 def own_path(collector: Collector, lidar: LidarFrame, stamp_ns: int) -> np.ndarray | None:
-    """(T, 2) of the path that was predicted last before a moment, in the lidar's frame; None without."""
+    """Return (T, 2), the latest path predicted before a moment, in the lidar's frame; None if missing."""
     before = [stamp for stamp in collector.paths if stamp <= stamp_ns]
     if not before:
         return None
@@ -211,7 +211,7 @@ def own_path(collector: Collector, lidar: LidarFrame, stamp_ns: int) -> np.ndarr
 
 
 def moved(boxes: np.ndarray, here: np.ndarray) -> np.ndarray:
-    """(N, 7) float32 boxes taken through a (4, 4) that turns about z."""
+    """Return (N, 7) float32 boxes transformed by a (4, 4) with rotation about z only."""
     out = boxes.copy()
     out[:, :3] = transform(here, boxes[:, :3].astype(np.float64))
     out[:, 6] += np.arctan2(here[1, 0], here[0, 0])
@@ -219,12 +219,12 @@ def moved(boxes: np.ndarray, here: np.ndarray) -> np.ndarray:
 
 
 def rgb(frame: CameraFrame) -> np.ndarray:
-    """The pixels of a frame in RGB."""
+    """Return the pixels of a frame in RGB."""
     return frame.pixels[:, :, ::-1] if frame.bgr else frame.pixels
 
 
 def note(drawn: np.ndarray) -> np.ndarray:
-    """The picture, marked as not answered."""
+    """Return the picture with a note that there is no result."""
     drawn = np.ascontiguousarray(drawn).copy()
     red, font = (255, 60, 60), cv2.FONT_HERSHEY_SIMPLEX
     return cv2.putText(drawn, "not answered", (10, 30), font, 0.8, red, 2, cv2.LINE_AA)

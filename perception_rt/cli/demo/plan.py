@@ -1,4 +1,4 @@
-"""What a demo runs: the nodes of a parameter file, what flows between them, and how much of it to expect."""
+"""Plan a demo: the nodes of a parameter file, their streams, and the expected number of messages."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ TRUE_ODOMETRY = "/drive_simulator/ground_truth_odometry"
 
 @dataclass(frozen=True)
 class DemoStream:
-    """Messages that go into a node, and what it answers.
+    """The messages into a node, and its output.
 
     Attributes:
-        node: whose ledger stats for them. topic: of the messages. output: of the answers.
-        task: what the answers are: the name of a task, or ``odometry``. classes: their class names, by label.
-        frames: how many messages to expect. rate_hz: of the messages.
-        least_score: weaker answers are not drawn.
-        range: of a lidar's bundle (`CloudSpec.range`), outside of which it finds nothing.
-        scored: whether the answers are held to ground truth, where there is one.
+        node: the node that counts them. topic: input topic. output: output topic.
+        task: kind of the output: the name of a task, or ``odometry``. classes: class names of the output, by
+            label.
+        frames: expected number of messages. rate_hz: of the messages.
+        least_score: minimum score to draw.
+        range: detection range of a lidar's bundle (`CloudSpec.range`).
+        scored: True to score the output, if there is ground truth.
     """
 
     node: str
@@ -53,27 +54,27 @@ class DemoStream:
 
     @property
     def name(self) -> str:
-        """In the summary: a sensor's topic; what several nodes may take has the node before it."""
+        """Name in the summary: a sensor's topic, or node and topic if several nodes may subscribe."""
         return self.topic if self.node in DETECTORS else self.status
 
     @property
     def status(self) -> str:
-        """The name of its diagnostics."""
+        """Name of its diagnostics status."""
         return f"{self.node}: {self.topic}"
 
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """What to run and how to look at it afterwards.
+    """The graph of a demo, and how to evaluate it.
 
     Attributes:
-        config: the parameter file. streams: what flows. source: the node that plays.
-        bag, video: what is played, if not the simulator; of a `live` source, the folder that its frames are
-        kept in, named by their stamps. simulator: its parameters.
+        config: the parameter file. streams: the streams of the graph. source: the node that plays.
+        bag, video: the source, if not the simulator; for a `live` source, the folder with its frames, named
+        by stamp. simulator: parameters of the simulator.
         ahead: the topic of the tracks' predictions, if any. camera_info: the topic of the camera that fusion
         looks through, in the bag. overrides: of parameters, ``node:name:=value``.
-        asked: rates of the simulated sensors by detector, Hz. loads: the detectors, to be timed.
-        recording: the simulated drive, where it was rendered beforehand. epoch_ns: of the video's stamps.
+        asked: requested rates of the simulated sensors by detector, Hz. loads: the detectors to time.
+        recording: the simulated drive, if rendered in advance. epoch_ns: start of the video's stamps.
     """
 
     config: Path
@@ -93,22 +94,22 @@ class DemoPlan:
 
     @property
     def simulated(self) -> bool:
-        """Whether the simulator plays; only it knows the truth."""
+        """True if the simulator plays; only then there is ground truth."""
         return self.source == "drive_simulator"
 
     @property
     def course(self) -> Course:
-        """What the simulator renders."""
+        """The course that the simulator renders."""
         given = {name: self.simulator[name] for name in Course._fields if name in self.simulator}
         return Course(**given)
 
     def of(self, node: str) -> list[DemoStream]:
-        """The streams into a node."""
+        """Return the streams into a node."""
         return [stream for stream in self.streams if stream.node == node]
 
 
 def plan_simulation(args: argparse.Namespace) -> DemoPlan:
-    """The simulated drive of a parameter file."""
+    """Plan the simulated drive of a parameter file."""
     config, nodes = simulated_graph(args.config)
     simulator = nodes["drive_simulator"]
     seconds = float(simulator["duration_s"])
@@ -144,7 +145,7 @@ def at_rates(plan: DemoPlan, used: dict[str, float]) -> DemoPlan:
     topics = {stream.output: tasks[stream.task] for name in used for stream in plan.of(name)}
     streams = []
     for stream in plan.streams:
-        # A stream runs at the rate of its sensor: a detector's own, or that whose answers it takes.
+        # A stream has the rate of its sensor, or of the detector that it subscribes to.
         factor = tasks[stream.task] if stream.node in used else topics.get(stream.topic, 1.0)
         if stream.node == "object_tracker" and stream.topic not in topics:
             factor = tasks.get(stream.task, 1.0)
@@ -158,10 +159,10 @@ def at_rates(plan: DemoPlan, used: dict[str, float]) -> DemoPlan:
 def make_streams(
     nodes: dict[str, dict[str, Any]], counts: dict[str, int], rates: dict[str, float]
 ) -> tuple[DemoStream, ...]:
-    """The streams of the detectors and of fusion that `nodes` (name: parameters) hold."""
+    """Return the streams of the detectors and of fusion among `nodes` (name: parameters)."""
     streams: list[DemoStream] = []
     for name, component in DETECTORS.items():
-        if name not in nodes or name not in rates:  # a node that no sensor feeds has no streams
+        if name not in nodes or name not in rates:  # a node without a sensor has no streams
             continue
         manifest = read_manifest(resolve_bundle(nodes[name].get("bundle", _default(name, "bundle"))))
         task = component.TASK.name
@@ -192,7 +193,7 @@ def make_streams(
 
 
 def fusion_streams(detectors: list[DemoStream]) -> list[DemoStream]:
-    """What fusion takes from one lidar and one camera; it answers the messages of the lidar."""
+    """Return the streams of fusion from one lidar and one camera; its output follows the lidar."""
     inputs = {stream.task: stream for stream in detectors}
     if len(detectors) != 2 or len(inputs) != 2:
         raise ConfigError("fusion: needs one camera and one lidar")
@@ -215,7 +216,7 @@ def fusion_streams(detectors: list[DemoStream]) -> list[DemoStream]:
 
 
 def tracker_stream(others: list[DemoStream], parameters: dict[str, Any]) -> DemoStream:
-    """What the tracker takes: the answers of one of the other streams."""
+    """Return the stream of the tracker: the output of another stream."""
     topic = "/" + parameters.get("detections_topic", "lidar_detector/detections").lstrip("/")
     source = next((stream for stream in others if stream.output == topic and stream.scored), None)
     wanted = DETECT2D if parameters.get("dimensions", "3d") == "2d" else DETECT3D
@@ -235,7 +236,7 @@ def tracker_stream(others: list[DemoStream], parameters: dict[str, Any]) -> Demo
 
 
 def vehicle_streams(parameters: dict[str, Any]) -> list[DemoStream]:
-    """What the ego filter takes; how many there will be is not known."""
+    """Return the streams of the ego filter; their number of messages is unknown."""
     usual = {"odometry_topic": "odom_in", "imu_topic": "imu", "fix_topic": "", "twist_topic": ""}
     topics = [parameters.get(name, default) for name, default in usual.items()]
     rate = float(parameters.get("rate_hz", 50.0))
@@ -257,7 +258,7 @@ def vehicle_streams(parameters: dict[str, Any]) -> list[DemoStream]:
 
 
 def plan_bag(args: argparse.Namespace) -> DemoPlan:
-    """A recording: its graph is written to the results, to be run again with `perception-rt up`."""
+    """Plan a recording; its parameter file is written to the results, for `perception-rt up`."""
     with Bag(args.bag) as bag:
         chosen = bag_topics(bag, args)
         graph = bag_graph(bag, chosen, args)
@@ -274,10 +275,10 @@ def plan_bag(args: argparse.Namespace) -> DemoPlan:
 
 
 def plan_video(args: argparse.Namespace) -> DemoPlan:
-    """A video through the camera's detector; its graph is written as that of a recording is.
+    """Plan a video through the camera detector; its parameter file is written to the results.
 
-    Stepwise, the player waits for the answer to each frame before it goes on. A live source is played as it
-    comes, and its frames are kept for the pictures.
+    In steps, the player waits for the result of each frame. A live source is played as it arrives, and its
+    frames are stored for the pictures.
     """
     live = is_live(args.video)
     size = measure_video(args.video)
@@ -328,7 +329,7 @@ def _ahead(nodes: dict[str, Any]) -> str:
 
 
 def bag_graph(bag: Bag, chosen: list[str], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Nodes and their parameters for the chosen topics of a bag."""
+    """Return nodes and their parameters for the chosen topics of a bag."""
     cameras = [topic for topic in chosen if bag.topics[topic][0] in DETECT2D.sensor_types]
     lidars = [topic for topic in chosen if bag.topics[topic][0] in DETECT3D.sensor_types]
     graph: dict[str, dict[str, Any]] = {}
@@ -348,7 +349,7 @@ def bag_graph(bag: Bag, chosen: list[str], args: argparse.Namespace) -> dict[str
     info = f"{cameras[0].removesuffix('/compressed').rpartition('/')[0]}/camera_info" if cameras else ""
     if len(cameras) == len(lidars) == 1 and info in bag.topics and "/tf_static" in bag.topics:
         graph["fusion"] = {"use_sim_time": True, "camera_info_topic": info}
-    if len(lidars) == 1:  # no odometry is known of: tracks live in the lidar's frame, or in that of fusion
+    if len(lidars) == 1:  # without known odometry, tracks are in the frame of the lidar or of fusion
         source = "fusion" if "fusion" in graph else "lidar_detector"
         graph["object_tracker"] = {
             "use_sim_time": True,

@@ -11,16 +11,16 @@ from perception_rt.codec.vehicle import MotionReading
 
 
 def plot_motion(path: Path, found: Mapping[int, MotionReading], truth: Mapping[int, MotionReading]) -> None:
-    """Write a PNG of a vehicle's way, speed and yaw rate, beside the true ones where they are known.
+    """Write a PNG of a vehicle's path, speed and yaw rate, with the true ones if known.
 
-    Ways begin at the origin and along x, as the frames of odometry and of truth have nothing else in common.
+    Paths start at the origin along x, as the frames of odometry and ground truth are unrelated.
 
     Args:
-        path: of the picture.
+        path: path of the picture.
         found: odometry by stamp in ns.
-        truth: the same of the truth; may be empty.
+        truth: true odometry by stamp in ns; may be empty.
     """
-    from matplotlib.figure import Figure  # half a second, and only who plots needs it
+    from matplotlib.figure import Figure  # slow to import, and only needed here
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     way, speed, turn = figure.subplot_mosaic([["way", "speed"], ["way", "turn"]]).values()
@@ -32,7 +32,7 @@ def plot_motion(path: Path, found: Mapping[int, MotionReading], truth: Mapping[i
         seconds = (np.array(stamps) - start) / 1e9
         poses = np.array([readings[stamp].pose for stamp in stamps])
         way.plot(*_from_the_start(poses), style, label=label)
-        # What was not measured is NaN, a gap in the curve.
+        # Missing values are NaN, a gap in the curve.
         speeds = np.array([readings[stamp].speed for stamp in stamps], np.float64)
         yaw_rates = np.array([readings[stamp].yaw_rate for stamp in stamps], np.float64)
         speed.plot(seconds, speeds, style, label=label)
@@ -45,7 +45,7 @@ def plot_motion(path: Path, found: Mapping[int, MotionReading], truth: Mapping[i
 
 
 def _from_the_start(poses: np.ndarray) -> np.ndarray:
-    """(2, N) x and y, seen from the first of (N, 3) poses."""
+    """Return (2, N) x and y relative to the first of (N, 3) poses."""
     x, y, yaw = poses[0]
     cos, sin = np.cos(yaw), np.sin(yaw)
     away = poses[:, :2] - (x, y)

@@ -1,4 +1,4 @@
-"""The rates that this machine sustains: every detector is timed while the others run beside it.
+"""Find the rates that this machine sustains: time every detector while the others run too.
 
 Run as a program, it times one bundle: ``python -m perception_rt.cli.demo.rates BUNDLE DEVICE THREADS``.
 """
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 TRIAL_S = 2.0
 LOAD_TIMEOUT_S = 180.0
-# Of the time between two frames; the rest is for receiving, tracking, fusion and what else the machine does.
+# Of the time between two frames; the rest is for receiving, tracking, fusion and other processes.
 SHARE = 0.6
-# Hz: few, so that a drive that was rendered for one is found again.
+# Hz; few, so that a rendered drive can be reused.
 STEPS = (60, 50, 40, 30, 25, 20, 15, 12, 10, 8, 6, 5, 4, 3, 2, 1)
 
 
@@ -47,13 +47,13 @@ class Load(NamedTuple):
 
 
 def measure(loads: Mapping[str, Load]) -> dict[str, float]:
-    """Time a forward of each bundle, all at once.
+    """Time a forward pass of each bundle, all at the same time.
 
     Returns:
-        By name, s: nine in ten forwards are faster.
+        90th percentile of the forward time by name, s.
 
     Raises:
-        PerceptionError: a bundle that cannot be loaded or timed.
+        PerceptionError: a bundle cannot be loaded or timed.
     """
     runs = {
         name: subprocess.Popen(
@@ -94,12 +94,12 @@ def _failed(name: str, load: Load, log: str) -> PerceptionError:
 
 
 def sustained(asked: Mapping[str, float], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return the rates, Hz, at which detectors keep up; never above what is asked.
+    """Return the rates, Hz, that detectors sustain, at most the requested ones.
 
     Args:
-        asked: rates by node. seconds: of a forward by node; a node that is missing here is not limited.
+        asked: requested rates by node. seconds: forward time by node; a missing node is not limited.
 
-    The camera's rate is a multiple of the lidar's where it can be, as fusion wants frames of one time.
+    The camera's rate is a multiple of the lidar's if possible, as fusion needs frames of the same time.
     """
     used = {}
     for name, rate in asked.items():
@@ -113,7 +113,7 @@ def sustained(asked: Mapping[str, float], seconds: Mapping[str, float]) -> dict[
 
 
 def trial(bundle: str, device: str, threads: int) -> None:
-    """Load a bundle, print ``ready``, wait for a line, and print how long a forward takes, s."""
+    """Load a bundle, print ``ready``, wait for a line, and print the forward time, s."""
     from perception_rt.model.runtime import Runtime
 
     runtime = Runtime.open(bundle, device=device, threads=threads)

@@ -1,4 +1,4 @@
-"""Which nodes detect, and the simulated sensors that feed them."""
+"""The detector nodes, and the simulated sensors that feed them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ Frame = CameraFrame | LidarFrame
 
 
 class SimulatedStream(NamedTuple):
-    """What `drive_simulator` has for a task.
+    """The stream of `drive_simulator` for a task.
 
     Attributes:
-        rate: the parameter for its rate. default_hz: of that parameter. truth: the topic of the ground truth.
-        frame: the drive or its recording, the time in s and the stamp in ns to what the sensor takes.
+        rate: name of the rate parameter. default_hz: default of that parameter. truth: the topic of the
+            ground truth.
+        frame: function of the drive or its recording, the time in s and the stamp in ns to a sensor frame.
     """
 
     rate: str

@@ -54,9 +54,9 @@ def run_demo(args: argparse.Namespace) -> int:
     """Plan, run, score and draw.
 
     Raises:
-        PerceptionError: an option cannot be used, or the graph failed; one line says why.
+        PerceptionError: an option is invalid, or the graph failed; one line with the reason.
     """
-    from perception_rt.cli.demo.pictures import draw  # rclpy: only when all else is sound
+    from perception_rt.cli.demo.pictures import draw  # imports rclpy: only for a valid plan
 
     console = Console()
     clear_results(args.out)
@@ -83,7 +83,7 @@ def run_demo(args: argparse.Namespace) -> int:
 
 
 def sustain(plan: DemoPlan, console: Console) -> DemoPlan:
-    """Measure the machine, say in one line at which rates the drive runs, and return the plan at those."""
+    """Measure the machine, print the rates of the drive in one line, and return the plan with them."""
     with console.status("measuring how fast the detectors are here"):
         seconds = measure(plan.loads)
     used = sustained(plan.asked, seconds)
@@ -96,9 +96,9 @@ def sustain(plan: DemoPlan, console: Console) -> DemoPlan:
 
 
 def rendered(plan: DemoPlan, console: Console) -> DemoPlan:
-    """Render the drive beforehand, unless an earlier demo did; return the plan that plays it.
+    """Render the drive in advance, unless it is cached; return the plan that plays it.
 
-    While the graph runs, the simulator then takes next to nothing of the cores that the detectors need.
+    So the simulator uses almost no processor time while the graph runs.
     """
     columns = (*BAR, TimeRemainingColumn())
     try:
@@ -117,7 +117,7 @@ def rendered(plan: DemoPlan, console: Console) -> DemoPlan:
 
 
 def run_graph(plan: DemoPlan, console: Console, separate: bool = False) -> Collector:
-    """Run `perception-rt up` as a process of its own and record what it publishes."""
+    """Run `perception-rt up` in its own process and record its messages."""
     from perception_rt.node.collector import Collector
 
     found = {stream.output: stream for stream in plan.streams if stream.task != "odometry"}
@@ -131,7 +131,7 @@ def run_graph(plan: DemoPlan, console: Console, separate: bool = False) -> Colle
         odometry |= {TRUE_ODOMETRY} if odometry else set()
     command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(plan.config), "--restarts", "0"]
     command += ["--separate"] * separate
-    # What is published before the collector is known would be missing from the results.
+    # Messages published before the collector is discovered would be missing from the results.
     listeners = f"{plan.source}:listeners:={json.dumps([*topics, *sorted(odometry)])}"
     for override in (*plan.overrides, listeners):
         command += ["-p", override]
@@ -185,7 +185,7 @@ def summaries(plan: DemoPlan, collector: Collector) -> dict[str, dict[str, Any]]
 
 
 def answers_of(stream: DemoStream, collector: Collector) -> Mapping[int, Any]:
-    """Return what was published for a stream, by stamp: detections, or the motions of odometry."""
+    """Return the output of a stream by stamp: detections or odometry."""
     return (
         collector.motions[stream.output] if stream.task == "odometry" else collector.detections[stream.output]
     )
@@ -194,7 +194,7 @@ def answers_of(stream: DemoStream, collector: Collector) -> Mapping[int, Any]:
 def common_truth(
     truths: Mapping[int, Detections2D | Detections3D], stream: DemoStream
 ) -> dict[int, Detections2D | Detections3D] | None:
-    """The simulator's truth that a bundle can find, in its labels; None where they share no class."""
+    """Return the simulator's truth in a bundle's labels; None if they share no class."""
     classes = stream.classes
     shared = {SIM_CLASSES.index(name): classes.index(name) for name in SIM_CLASSES if name in classes}
     if not shared:
@@ -212,5 +212,5 @@ def common_truth(
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with counts and time."""
+    """Return a progress bar with counts and time."""
     return Progress(*BAR, TimeElapsedColumn(), console=console)
