@@ -1,7 +1,8 @@
 """Write detections, tracks and predictions of a replay or recording for other tools.
 
-`coco` and `yolo` take boxes in images, and boxes in space through CameraInfo and transforms; `kitti` writes
-label files (and a tracking file for tracks); `mot` writes MOTChallenge rows; `csv` writes everything. Frame k
+`coco` and `yolo` contain boxes in images, and boxes in space projected by CameraInfo and transforms; `kitti`
+writes label files (and a tracking file for tracks); `mot` writes MOTChallenge rows; `csv` writes everything.
+Frame k
 is the k-th message of the sensor.
 """
 
@@ -21,15 +22,17 @@ FORMATS = ("coco", "kitti", "mot", "yolo", "csv")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `export`."""
-    parser.add_argument("source", type=Path, metavar="RUN|BAG", help="a replay's output, or a recording")
+    parser.add_argument(
+        "source", type=Path, metavar="RUN|BAG", help="output folder of a replay, or a recording"
+    )
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder to write; new or empty"
     )
     parser.add_argument(
-        "--topic", action="append", default=[], metavar="TOPIC", help="only this topic; repeatable"
+        "--topic", action="append", default=[], metavar="TOPIC", help="export only this topic; repeatable"
     )
-    parser.add_argument("--images", action="store_true", help="also write the pictures")
+    parser.add_argument("--images", action="store_true", help="also write the images")
     parser.add_argument(
         "--recording", type=Path, metavar="BAG", help="of the sensors (default: the one that was replayed)"
     )

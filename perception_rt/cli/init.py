@@ -1,7 +1,7 @@
-"""Write the parameter file for a recording, or for the graph that is running.
+"""Write a parameter file for a recording or a running graph.
 
-Finds cameras, lidars, CameraInfo, odometry, IMU, fixes and frames, with rates, QoS and mounting by /tf. What
-cannot be decided stands as a comment. `replay --config` and `up` take the file.
+Finds cameras, lidars, CameraInfo, odometry, IMU, fixes and frames, with rates, QoS and mounting by /tf. Open
+questions are written as comments. The file works with `replay --config` and `up`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LONGEST_S = 3600.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `init`."""
-    parser.add_argument("source", metavar="BAG|live", help="a recording, or `live`: the running graph")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (standard output)")
+    parser.add_argument("source", metavar="BAG|live", help="a recording, or `live` for the running graph")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: standard output)")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to listen to a graph (5)")
 

@@ -1,4 +1,4 @@
-"""Show and change the states of running lifecycle nodes, with the words of `ros2 lifecycle`."""
+"""Show and change the states of running lifecycle nodes, with the syntax of `ros2 lifecycle`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `lifecycle`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    nodes = actions.add_parser("nodes", help="nodes that have a life cycle")
-    get = actions.add_parser("get", help="the state of one or all nodes")
+    nodes = actions.add_parser("nodes", help="list the lifecycle nodes")
+    get = actions.add_parser("get", help="show the state of one or all nodes")
     get.add_argument("node", nargs="?")
-    listed = actions.add_parser("list", help="the transitions that a node can make now")
+    listed = actions.add_parser("list", help="list the available transitions of a node")
     listed.add_argument("node")
-    change = actions.add_parser("set", help="make a transition")
+    change = actions.add_parser("set", help="trigger a transition")
     change.add_argument("node")
-    change.add_argument("transition", help="name or number, as activate")
+    change.add_argument("transition", help="name or number, like activate")
     for one in (nodes, get, listed, change):
         one.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one action; 1 where a transition fails.
+    """Run one action; return 1 if a transition fails.
 
     Raises:
         ConfigError: no such node or transition.

@@ -12,14 +12,14 @@ from perception_rt import __version__
 
 
 class Subcommand(NamedTuple):
-    """A subcommand: its module, and its line in the list of commands, which costs no import."""
+    """A subcommand: its module, and its help line, which needs no import."""
 
     module: str
     summary: str
 
 
 SUBCOMMANDS = {
-    "up": Subcommand("perception_rt.cli.up", "run the nodes of a parameter file, and again when they die"),
+    "up": Subcommand("perception_rt.cli.up", "run the nodes of a parameter file; restart them when they die"),
     "demo": Subcommand("perception_rt.cli.demo", "run a simulated drive or a recording through real topics"),
     "replay": Subcommand("perception_rt.cli.replay", "replay recordings without ROS; score, compare, report"),
     "init": Subcommand("perception_rt.cli.init", "write the parameter file for a recording or a graph"),
@@ -40,7 +40,7 @@ incomplete; 130 interrupted"""
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """Build the parser; only the module of `command` is imported."""
+    """Build the parser; import only the module of `command`."""
     parser = argparse.ArgumentParser(
         prog="perception-rt",
         description=__doc__,
@@ -76,21 +76,21 @@ def main(argv: list[str] | None = None) -> int:
     """Run one subcommand.
 
     Returns:
-        Its exit status; 2 if the input cannot be used (one line says why), 130 after Ctrl-C.
+        Its exit status; 2 for unusable input (with a one-line reason), 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in SUBCOMMANDS else None
     args = build_parser(command).parse_args(argv)
-    from perception_rt.types.errors import PerceptionError  # not for --help: it imports numpy
+    from perception_rt.types.errors import PerceptionError  # imports numpy: not for --help
 
     try:
         return int(args.run(args))
     except PerceptionError as error:
         return _fail(args.command, str(error))
-    except BrokenPipeError:  # the reader, as `head`, has seen enough
+    except BrokenPipeError:  # the reader, like `head`, closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a file or folder that was named cannot be read or written
+    except OSError as error:  # a given file or folder cannot be read or written
         where = f"{error.filename}: " if error.filename is not None else ""
         return _fail(args.command, f"{where}{error.strerror or error}")
     except KeyboardInterrupt:

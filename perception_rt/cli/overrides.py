@@ -1,4 +1,4 @@
-"""Overrides of parameters and topics, as ROS writes them on a command line."""
+"""Parse overrides of parameters and topics in ROS command line syntax."""
 
 from __future__ import annotations
 

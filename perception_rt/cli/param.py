@@ -1,4 +1,4 @@
-"""List, show, describe and set parameters of running nodes, with the words of `ros2 param`."""
+"""List, show, describe and set parameters of running nodes, with the syntax of `ros2 param`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `param`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listed = actions.add_parser("list", help="names of the parameters")
+    listed = actions.add_parser("list", help="list parameter names")
     listed.add_argument("node", nargs="?", help="only of this node")
-    get = actions.add_parser("get", help="the value of a parameter")
-    describe = actions.add_parser("describe", help="type, description and limits of a parameter")
+    get = actions.add_parser("get", help="show the value of a parameter")
+    describe = actions.add_parser("describe", help="show type, description and limits of a parameter")
     put = actions.add_parser("set", help="set a parameter")
     for one in (get, describe, put):
         one.add_argument("node")
         one.add_argument("name")
-    put.add_argument("value", help="YAML, as 0.4, true or [a, b]")
+    put.add_argument("value", help="YAML, like 0.4, true or [a, b]")
     for one in (listed, get, describe, put):
         one.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one action; 1 where a node refuses a value.
+    """Run one action; return 1 if a node refuses a value.
 
     Raises:
         ConfigError: no such node or parameter, or a value that is not YAML.

@@ -20,17 +20,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `record`."""
     parser.add_argument("topics", nargs="*", help="topics to record")
     parser.add_argument("-a", "--all", action="store_true", help="record every topic")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder to create (rosbag2_<date>)")
-    parser.add_argument("--seconds", type=float, default=LONGEST_S, help="end after this time")
-    parser.add_argument("--count", type=int, default=0, help="end after so many messages")
-    parser.add_argument("--json", action="store_true", help="print the numbers of messages as JSON")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder to create (default: rosbag2_<date>)"
+    )
+    parser.add_argument("--seconds", type=float, default=LONGEST_S, help="stop after this time")
+    parser.add_argument("--count", type=int, default=0, help="stop after this number of messages")
+    parser.add_argument("--json", action="store_true", help="print the message counts as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Record; 1 if no message came.
+    """Record; return 1 if no message arrived.
 
     Raises:
-        ConfigError: no topics were named, or the graph does not have one. BagError: the folder exists.
+        ConfigError: no topics were given, or one is not in the graph. BagError: the folder exists.
     """
     if bool(args.topics) == args.all:
         raise ConfigError("name topics, or --all")

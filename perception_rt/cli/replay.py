@@ -1,6 +1,6 @@
 """Replay rosbag2 recordings through the nodes' own code in virtual time; score, compare and report.
 
-Runs without ROS. With `--inference fixed:MS` two runs give the same bytes. Exit codes: 0 success; 1 a
+Runs without ROS. With `--inference fixed:MS` two runs write identical files. Exit codes: 0 success; 1 a
 comparison or a budget failed; 2 the input cannot be used; 3 replayed, but part of the recording could not be
 read or a topic that a node subscribes to is missing.
 """
@@ -35,7 +35,9 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `replay`."""
-    parser.add_argument("bags", type=Path, nargs="+", metavar="BAG", help="a rosbag2, or a folder of them")
+    parser.add_argument(
+        "bags", type=Path, nargs="+", metavar="BAG", help="a rosbag2, or a folder of rosbag2 recordings"
+    )
     parser.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="ROS parameter file of the nodes"
     )
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FROM:=TO",
-        help="use another topic; repeatable",
+        help="remap a topic; repeatable",
     )
     parser.add_argument(
         "--time",
@@ -71,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-gap",
         type=float,
         metavar="S",
-        help="longer times without a message are skipped, s (60)",
+        help="skip longer gaps between messages, s (60)",
     )
     parser.add_argument("--no-report", action="store_true", help="do not write report.html and report.png")
     parser.add_argument(
@@ -100,20 +102,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="a further field that may differ; repeatable",
+        help="field that may differ; repeatable",
     )
     judging.add_argument(
         "--budget",
         action="append",
         default=[],
         metavar="[STREAM:]METRIC=LIMIT",
-        help="a limit that must hold, as age_p99=60 (ms); repeatable",
+        help="a limit that must hold, like age_p99=60 (ms); repeatable",
     )
     judging.add_argument(
         "--mine",
         type=int,
         metavar="N",
-        help="write the N moments of most disagreement between sensors, or of faults, to OUT/mined",
+        help="write the N moments with the largest disagreement between sensors, or faults, to OUT/mined",
     )
     live = parser.add_argument_group("live view")
     live.add_argument("--live", metavar="VIEWER", help="foxglove[:[HOST:]PORT] or rerun[:FILE.rrd|HOST:PORT]")
@@ -124,13 +126,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="playback speed, in multiples of the recording's (1 with --live)",
     )
     many = parser.add_argument_group("many bags")
-    many.add_argument("--jobs", type=int, default=1, metavar="N", help="number of bags at a time (1)")
+    many.add_argument("--jobs", type=int, default=1, metavar="N", help="number of parallel bags (1)")
     many.add_argument(
         "--ray",
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="run on Ray: the address of a cluster, or this machine",
+        help="run on Ray: address of a cluster (default: this machine)",
     )
     parser.add_argument("--progress", choices=("bar", "json", "none"), default="bar", help=argparse.SUPPRESS)
 
@@ -184,7 +186,7 @@ def _session(args: argparse.Namespace, bag: Path) -> Session:
 
 
 def _arguments(args: argparse.Namespace) -> dict[str, object]:
-    """Return the arguments that decide the outcome of a replay, for run.json."""
+    """Return the arguments that determine the outcome of a replay, for run.json."""
     names = (
         *("config", "inference", "param", "remap", "time", "max_gap"),
         *("truth", "compare", "tolerance", "ignore", "budget"),
@@ -209,7 +211,7 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
         try:
             outcome = run_session(session, viewer, stack.enter_context(_progress(args.progress, bag.name)))
             moments = mine(args.out, bag, outcome.metrics, args.mine) if args.mine else []
-        except OSError as error:  # a full disk, as a rule
+        except OSError as error:  # usually a full disk
             raise ConfigError(f"--out={args.out}: {error}") from error
     if args.progress != "json":
         _print_result(outcome, args, time.monotonic() - began_s)
@@ -245,7 +247,7 @@ def _replay_many(args: argparse.Namespace, bags: list[Path]) -> int:
 
 
 def _open(page: Path) -> None:
-    """Open a page in the browser, or say that there is none."""
+    """Open a page in the browser, or print that there is none."""
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):
@@ -295,7 +297,7 @@ def _progress(how: str, title: str) -> Iterator[Callable[[float, float], None]]:
 
 
 def _print_result(outcome: ReplayResult, args: argparse.Namespace, whole_s: float) -> None:
-    """Print the result as tables and a line; `whole_s` is the time of everything, s."""
+    """Print the result as tables and a line; `whole_s` is the total time, s."""
     from rich.console import Console
 
     from perception_rt.replay.budget import budget_table

@@ -1,4 +1,4 @@
-"""Processes that are started again when they die, ever more slowly."""
+"""Run processes and restart them when they die, with increasing delays."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-FIRST_S = 0.5  # before the first restart; twice as long before each further one
+FIRST_S = 0.5  # before the first restart; doubles with each further one
 LONGEST_S = 30.0
-HEALTHY_S = 60.0  # a process that lived as long begins anew with its count
+HEALTHY_S = 60.0  # a process that ran this long resets its count
 RESTARTS = 10
-END_S = 5.0  # after a signal, before what still runs is killed
+END_S = 5.0  # from a signal until running processes are killed
 PR_SET_PDEATHSIG = 1
 WATCHED = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGCHLD))
 
 
 class Backoff:
-    """When to start a dead process again.
+    """The delay before a dead process is restarted.
 
     Args:
-        most: restarts in a row.
+        most: maximum number of restarts in a row.
     """
 
     def __init__(self, most: int = RESTARTS) -> None:
@@ -31,12 +31,12 @@ class Backoff:
         self.restarts = 0
 
     def after(self, code: int, lived_s: float) -> float | None:
-        """Seconds to wait before the next start; None where it is not to be started again.
+        """Return the seconds to wait before the next start; None for no restart.
 
         Args:
-            code: the exit code, negative for a signal. 0 is an end; 2, or 1 at the first start, says that
-                the input cannot be used.
-            lived_s: how long the process lived.
+            code: exit code, negative for a signal. 0 is a normal end; 2, or 1 at the first start, means
+                unusable input.
+            lived_s: lifetime of the process, s.
         """
         if lived_s >= HEALTHY_S:
             self.restarts = 0
@@ -66,15 +66,15 @@ def _end_with_parent() -> None:
 
 
 def supervise(commands: Mapping[str, Sequence[str]], restarts: int, ends_all: Callable[[str], bool]) -> int:
-    """Run processes until SIGINT, SIGTERM or the end of one that ends all; start those that die again.
+    """Run processes until SIGINT, SIGTERM or the end of one that ends all; restart processes that die.
 
     Args:
         commands: by name.
-        restarts: of a process in a row.
-        ends_all: whether the run ends with the process of this name, when it ends with code 0.
+        restarts: maximum number of restarts of a process in a row.
+        ends_all: returns whether the run ends when the process of this name exits with 0.
 
     Returns:
-        0, or the first exit code of a process that was not started again.
+        0, or the first exit code of a process that was not restarted.
     """
     processes = [_Process(name, command, Backoff(restarts)) for name, command in commands.items()]
     failed, deadline_s = 0, None
@@ -98,7 +98,7 @@ def supervise(commands: Mapping[str, Sequence[str]], restarts: int, ends_all: Ca
                 continue
             process.popen = None
             if deadline_s is not None:
-                continue  # it was told to end
+                continue  # it was asked to exit
             delay = process.backoff.after(code, time.monotonic() - process.began_s)
             _say(process, code, delay)
             if delay is not None:

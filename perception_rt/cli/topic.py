@@ -1,4 +1,4 @@
-"""List topics, show their messages, rates and endpoints, with the words of `ros2 topic`."""
+"""List topics, and show their messages, rates and endpoints, with the syntax of `ros2 topic`."""
 
 from __future__ import annotations
 
@@ -22,26 +22,33 @@ LONGEST_S = 1e6
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `topic`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listed = actions.add_parser("list", help="names of all topics")
-    listed.add_argument("-t", "--show-types", action="store_true", help="with their types")
-    listed.add_argument("-c", "--count-topics", action="store_true", help="only their number")
-    info = actions.add_parser("info", help="type, and numbers of publishers and subscriptions")
+    listed = actions.add_parser("list", help="list all topics")
+    listed.add_argument("-t", "--show-types", action="store_true", help="show types too")
+    listed.add_argument("-c", "--count-topics", action="store_true", help="show only the number of topics")
+    info = actions.add_parser("info", help="show type and numbers of publishers and subscriptions")
     info.add_argument("topic")
-    info.add_argument("-v", "--verbose", action="store_true", help="with nodes and QoS")
-    hz = actions.add_parser("hz", help="the rate at which messages come")
+    info.add_argument("-v", "--verbose", action="store_true", help="show nodes and QoS too")
+    hz = actions.add_parser("hz", help="measure the message rate")
     hz.add_argument("topic")
-    hz.add_argument("-w", "--window", type=int, default=10_000, help="messages to average over (10000)")
+    hz.add_argument(
+        "-w", "--window", type=int, default=10_000, help="number of messages to average over (10000)"
+    )
     hz.add_argument("--seconds", type=float, default=LONGEST_S, help="end after this time")
     echo = actions.add_parser("echo", help="the messages")
     echo.add_argument("topic")
-    echo.add_argument("--once", action="store_true", help="end after the first")
-    echo.add_argument("-n", "--count", type=int, default=0, help="end after so many")
-    echo.add_argument("--field", default="", help="only this field, as header.stamp")
+    echo.add_argument("--once", action="store_true", help="stop after the first message")
+    echo.add_argument("-n", "--count", type=int, default=0, help="stop after this number of messages")
+    echo.add_argument("--field", default="", help="show only this field, like header.stamp")
     echo.add_argument(
-        "-l", "--truncate-length", type=int, default=128, help="elements of a list to show (128)"
+        "-l", "--truncate-length", type=int, default=128, help="maximum number of list elements to show (128)"
     )
     echo.add_argument("-f", "--full-length", action="store_true", help="show whole lists")
-    echo.add_argument("--seconds", type=float, default=LONGEST_S, help="end after this time; 1 if none came")
+    echo.add_argument(
+        "--seconds",
+        type=float,
+        default=LONGEST_S,
+        help="stop after this time; exit code 1 if no message arrived",
+    )
     for one in (listed, info, hz, echo):
         one.add_argument("--json", action="store_true", help="print JSON")
 

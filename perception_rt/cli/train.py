@@ -43,9 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="camera, pillars, or the name of a detector or classifier of torchvision; without --data the "
         "first two are trained on the simulator",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the bundle to write (out/<its name>.pt)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="bundle to write (default: out/<its name>.pt)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of data, first weights, order, augmentation (0)")
-    parser.add_argument("--steps", type=int, help="training steps (default: the recipe's)")
+    parser.add_argument("--steps", type=int, help="number of training steps (default: the recipe's)")
     data = parser.add_argument_group("a folder of labelled data")
     data.add_argument(
         "--data",
@@ -139,7 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train or score; returns the exit status.
+    """Train or score; return the exit status.
 
     Raises:
         ConfigError: an option or the data cannot be used.

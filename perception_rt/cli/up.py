@@ -1,9 +1,9 @@
-"""Run the nodes of a parameter file until Ctrl-C or the end of the recording, and again when they die.
+"""Run the nodes of a parameter file until Ctrl-C or the end of the recording; restart nodes that die.
 
 Runs the same nodes as `ros2 launch perception_rt perception.launch.py params_file:=FILE`, on machines that
-have no ros2 launch. The keys of the file are the nodes to run: in one process, or with --separate in one
-each. A process that crashes, is killed or whose executor breaks (exit code 70) is started again after 0.5 s,
-then after twice as long each time, up to 30 s.
+have no ros2 launch. The keys of the file are the nodes. They run in one process, or with --separate in one
+process each. A process that crashes, is killed, or whose executor breaks (exit code 70) is restarted after
+0.5 s; the delay doubles each time, up to 30 s.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NODE:]NAME:=VALUE",
         help="override a parameter",
     )
-    parser.add_argument("--separate", action="store_true", help="run each node in a process of its own")
+    parser.add_argument("--separate", action="store_true", help="run each node in its own process")
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="NODE",
-        help="run this node of the file: /name",
+        help="run only this node of the file: /name",
     )
     parser.add_argument(
         "--restarts",
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"restarts in a row of a process that dies (default {RESTARTS})",
     )
     parser.add_argument(
-        "--sensor-health", action="store_true", help="watch the detectors' sensors with a sensor_health node"
+        "--sensor-health", action="store_true", help="add a sensor_health node for the detectors' sensors"
     )
     parser.add_argument(
         "--live",
@@ -67,20 +67,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="foxglove[:[HOST:]PORT] or rerun[:FILE.rrd|HOST:PORT]",
     )
     parser.add_argument(
-        "--ros-args", nargs=argparse.REMAINDER, default=[], help="further ROS arguments, e.g. remappings"
+        "--ros-args", nargs=argparse.REMAINDER, default=[], help="further ROS arguments, like remappings"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Bring the graph up and wait for its end.
+    """Start the graph and wait for its end.
 
     Raises:
-        ConfigError: the file or an override cannot be used.
+        ConfigError: the file or an override is invalid.
     """
     graph = read_graph(args.params_file)
     if args.sensor_health:
         graph = with_sensor_health(graph)
-    parse_parameters(args.param)  # rcl would end in a traceback
+    parse_parameters(args.param)  # rcl would raise a traceback
     if args.restarts < 0:
         raise ConfigError(f"--restarts={args.restarts}: must be >= 0")
     if unknown := set(args.only) - {node.path for node in graph}:
@@ -96,12 +96,12 @@ def run(args: argparse.Namespace) -> int:
     if args.restarts or args.separate:
         groups = {node.path: [node] for node in graph} if args.separate else {"the graph": graph}
         commands = {name: _command(args, nodes) for name, nodes in groups.items()}
-        # In one process the nodes end together.
+        # In one process, the nodes end together.
         with _live(args.live):
             return supervise(
                 commands, args.restarts, lambda name: not args.separate or name.rpartition("/")[2] in SOURCES
             )
-    from perception_rt.node.run import check_names_of, node_factory  # rclpy only when the file is sound
+    from perception_rt.node.run import check_names_of, node_factory  # imports rclpy: only for a valid file
     from perception_rt.node.run import run as run_nodes
 
     whole = read_graph(args.params_file)
@@ -120,7 +120,7 @@ def _live(viewer: str | None) -> AbstractContextManager[None]:
 
 
 def _command(args: argparse.Namespace, nodes: Sequence[GraphNode]) -> list[str]:
-    """The command that runs these nodes in a process that is not watched."""
+    """Return the command that runs these nodes without supervision."""
     command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(args.params_file), "--restarts", "0"]
     for node in nodes:
         command += ["--only", node.path]

@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rates",
         choices=("sustained", "fixed"),
         default="sustained",
-        help="rates of the simulated sensors: sustained by this machine (at most those of --config), or fixed "
-        "to --config",
+        help="rates of the simulated sensors: sustained by this machine (at most those of --config), or "
+        "fixed to --config",
     )
     parser.add_argument("--separate", action="store_true", help="run each node in its own process")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")

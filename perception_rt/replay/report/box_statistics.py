@@ -17,11 +17,11 @@ from perception_rt.types import Detections2D
 
 DETECTIONS, FUSED, TRACKS = "detections", "fused", "tracks"
 SAME_IOU, CROWD_IOU = 0.3, 0.5
-"""IoU in the image from which boxes of two frames are one object, and boxes of one frame are a crowd."""
+"""Minimum IoU in the image of boxes of one object in two frames, or of a crowd in one frame."""
 NEAR_M, CROWD_M = 2.0, 0.5
-"""The same for boxes in space, as distance between centres."""
+"""The same for boxes in space, as maximum distance between centres."""
 LONGEST_STEP_NS = 250_000_000
-"""Frames further apart are not compared: traffic moves too far."""
+"""Frames further apart are not compared, as traffic moves too far."""
 
 
 @dataclass(slots=True)
@@ -32,7 +32,8 @@ class BoxStatistics:
         kind: DETECTIONS, FUSED or TRACKS. node: the publisher.
         frames, boxes: numbers of messages and of boxes.
         compared: messages with a neighbour before and after within `LONGEST_STEP_NS`.
-        compared_boxes: boxes of those messages. single: those without a box of the same object next door.
+        compared_boxes: boxes of those messages. single: those without a box of the same object in a
+            neighbouring frame.
         crowded: messages with three or more boxes on one object. crowd: the largest such number.
         matched: fused boxes that camera and lidar both found.
         first_ns, last_ns: stamps at which each track id was first and last published.
@@ -105,7 +106,7 @@ def _add(statistics: BoxStatistics, named: NamedDetections) -> None:
 
 
 def _compare(statistics: BoxStatistics, window: list[NamedDetections]) -> None:
-    """Count the boxes of the middle one of three messages that neither neighbour has."""
+    """Count the boxes in the middle one of three messages that neither neighbour has."""
     if len(window) < 3:
         return
     before, now, after = window
@@ -118,7 +119,7 @@ def _compare(statistics: BoxStatistics, window: list[NamedDetections]) -> None:
 
 
 def alike(one: NamedDetections, other: NamedDetections, iou: float, metres: float) -> np.ndarray:
-    """Return which boxes of two messages may be one object, (N, M) bool, whatever their names."""
+    """Return which boxes of two messages may be one object, (N, M) bool, regardless of class."""
     if isinstance(one.detections, Detections2D):
         return iou_2d(one.detections.upright().xyxy, other.detections.upright().xyxy) >= iou
     between = one.detections.xyzlwh_yaw[:, None, :2] - other.detections.xyzlwh_yaw[None, :, :2]

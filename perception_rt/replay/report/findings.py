@@ -1,4 +1,4 @@
-"""Name what is wrong with a run and what to change: the lines of the verdict and of the end of a replay."""
+"""Find problems of a run and their remedies, for the verdict and the end of a replay."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from perception_rt.replay.report.choose import sensors_of
 from perception_rt.replay.warnings import MOSTLY, warnings_of
 
 LEAST_FRAMES = 10
-"""With fewer frames, nothing is said about ages and boxes."""
+"""Minimum number of frames to judge ages and boxes."""
 LEAST_EMPTY = 30
-"""So many frames in a row without any box are worth a look."""
+"""Minimum number of frames in a row without any box to report."""
 SINGLE_A_FRAME, CROWDED = 2.0, 0.1
 SHORT_NS, LEAST_SHORT = 500_000_000, 10
 LEAST_FUSED = 20
 
 
 def findings_of(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
-    """Return what a user should know of a run, one line each.
+    """Return the findings of a run, one line each.
 
     Args:
         folder: the run; its `bag/` may be missing. metrics: content of metrics.json.
@@ -43,7 +43,7 @@ def findings_of(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _old_outputs(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the cameras and lidars whose outputs are usually older than the time between two messages."""
+    """Yield cameras and lidars whose outputs are usually older than the sensor's period."""
     bag = metrics["bag"]
     offsets_s = bag.get("clock", {}).get("offsets_s", {})
     for sensor in sensors_of(metrics):
@@ -67,7 +67,7 @@ def _health(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def box_findings(statistics: Mapping[str, BoxStatistics]) -> Iterator[str]:
-    """Yield what looks wrong in detections, fused objects and tracks; the statistics are by topic."""
+    """Yield problems of detections, fused objects and tracks; the statistics are by topic."""
     seen = any(one.boxes for one in statistics.values() if one.kind == DETECTIONS)
     for topic, one in statistics.items():
         if one.kind == DETECTIONS:
@@ -101,7 +101,7 @@ def _detections(topic: str, one: BoxStatistics) -> Iterator[str]:
 
 
 def _tracks(topic: str, one: BoxStatistics) -> Iterator[str]:
-    """Judge the ids that had time to live longer than `SHORT_NS` before the end."""
+    """Judge the ids that began at least `SHORT_NS` before the end."""
     judged = [last - first for first, last in one.lives_ns.values() if first <= one.end_ns - 2 * SHORT_NS]
     short = sum(life < SHORT_NS for life in judged)
     if short >= LEAST_SHORT and short >= MOSTLY * len(judged):

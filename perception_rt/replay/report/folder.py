@@ -47,7 +47,7 @@ def first_differences(folder: Path) -> list[dict]:
     path = folder / "differences.json"
     if not path.exists():
         return []
-    with path.open(encoding="utf-8") as lines:  # one a line, so that a file of any length can be begun
+    with path.open(encoding="utf-8") as lines:  # one per line, so that only the first lines need to be read
         begun = islice((line for line in lines if line.startswith('{"kind"')), _MOST_LINES)
         rows = [json.loads(line.rstrip(",\n")) for line in begun]
     seen: Counter[str] = Counter()

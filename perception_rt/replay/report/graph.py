@@ -47,7 +47,7 @@ def graph_chart(metrics: Mapping[str, Any]) -> Markup:
 
 
 def _edges(metrics: Mapping[str, Any]) -> dict[tuple[Vertex, Vertex], str]:
-    """Return a note for each pair of topic and subscriber, or publisher and topic."""
+    """Return a tooltip for each pair of topic and subscriber, or publisher and topic."""
     edges: dict[tuple[Vertex, Vertex], str] = {}
     for topic, row in metrics["bag"]["topics"].items():
         for node in row.get("used_by", ()):
@@ -56,13 +56,13 @@ def _edges(metrics: Mapping[str, Any]) -> dict[tuple[Vertex, Vertex], str]:
         published = f"{stream['states']['published']} of {stream['received']} published"
         edges[(TOPIC, stream["topic"]), (NODE, stream["node"])] = f"{stream['topic']}: {published}"
     for topic, row in metrics["outputs"].items():
-        if row["node"]:  # /diagnostics has none of its own
+        if row["node"]:  # no subscriptions of its own
             edges[(NODE, row["node"]), (TOPIC, topic)] = f"{row['node']} publishes {topic}"
     return edges
 
 
 def _depths(edges: set[tuple[Vertex, Vertex]]) -> dict[Vertex, int]:
-    """Return the length of the longest way to each vertex; a cycle ends after as many steps as vertices."""
+    """Return the length of the longest path to each vertex; a cycle ends after as many steps as vertices."""
     depths = {vertex: 0 for edge in edges for vertex in edge}
     for _ in range(min(len(depths), 12)):
         for a, b in sorted(edges):
@@ -73,7 +73,7 @@ def _depths(edges: set[tuple[Vertex, Vertex]]) -> dict[Vertex, int]:
 
 
 def _beside(vertex: Vertex, edges: Mapping, places: Mapping[Vertex, tuple[float, float]]) -> float:
-    """Return the mean height of the vertices that lead here, so that few edges cross."""
+    """Return the mean height of a vertex's predecessors, so that few edges cross."""
     heights = [places[a][1] for a, b in edges if b == vertex and a in places]
     return sum(heights) / len(heights) if heights else 0.0
 
@@ -96,7 +96,7 @@ def _edge(start: tuple[float, float], end: tuple[float, float], note: str) -> Ma
     x0, y0, x1, y1 = start[0] + _WIDTH, start[1] + _HEIGHT / 2, end[0], end[1] + _HEIGHT / 2
     gap = _STEP_X - _WIDTH
     path = f"M{x0:.0f} {y0:.0f}"
-    if not 0 <= x1 - x0 <= gap:  # runs between the rows, or it would seem to end at the boxes on its way
+    if not 0 <= x1 - x0 <= gap:  # runs between the rows, to avoid the boxes on its way
         lane = start[1] + (_HEIGHT + _STEP_Y) / 2
         path += _curve(x0, y0, x0 + gap, lane) + f"H{x1 - gap:.0f}"
         x0, y0 = x1 - gap, lane

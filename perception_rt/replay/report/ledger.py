@@ -28,9 +28,9 @@ LOST = OUTCOMES[1:]
 MOMENTS = 96
 STEPS_PER_DECADE = 100
 EDGES_MS = np.logspace(-2, 6, 8 * STEPS_PER_DECADE + 1)
-"""Of the steps of a time, ms; what is shorter counts as the first, what is longer as the last."""
+"""Bounds of the duration steps, ms; durations outside count in the first or last step."""
 MOST_POINTS = 600
-"""Up to so many messages a stream keeps its single values."""
+"""Maximum number of messages of a stream to keep single values."""
 _MOST_REASONS = 40
 _EXAMPLES = 6
 _CHUNK_ROWS = 100_000
@@ -170,7 +170,7 @@ def read_ledger(path: Path) -> LedgerView:
         for chunk in read_chunks(path, list(_COLUMNS)):
             for (node, topic), rows in chunk.groupby(["node", "topic"], sort=False):
                 _add(view, view.streams[f"{node}: {topic}"], rows)
-    except (OSError, ValueError) as error:  # of which pandas' own errors are
+    except (OSError, ValueError) as error:  # includes the errors of pandas
         raise ConfigError(f"{path}: not a replay's ledger: {error}") from error
     for stream in view.streams.values():
         _sort_points(stream)

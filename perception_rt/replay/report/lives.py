@@ -1,4 +1,4 @@
-"""The life of each tracked object: when it was tracked, which sensor saw it, where it was predicted."""
+"""The life of each tracked object: its times, sensors and predictions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from perception_rt.stage.transforms import TransformBuffer, transform
 from perception_rt.types import CodecError, Detections3D, TransformError
 
 MOST = 40
-"""The page shows the objects that live longest."""
+"""Number of objects on the page, the longest-lived ones."""
 MOST_PREDICTIONS = 8
 SAME_M = 1.0
-"""A fused object is a track where their centres are this near."""
+"""Maximum distance between the centres of a fused object and its track."""
 CONTINUED_NS, CONTINUED_M = 2_000_000_000, 3.0
-"""A track may continue another one that ended so long before, so far from where that one would be."""
+"""Maximum time and distance from the end of a track to another that may continue it."""
 SPEED_NS = 500_000_000
 HORIZONS_S = (1.0, 3.0)
 _MOST_TRACKS = 20_000
@@ -36,10 +36,10 @@ class ObjectLife:
     """One track.
 
     Attributes:
-        id: of the track. frame_id: of its places. names, sources: class and sensors of each message; the
-            sensors are empty where no fused object was near.
-        stamps_ns: of the messages. places: (x, y) of each, m. sizes: (length, width) of each, m.
-        predictions: when each was made, ns, its moments, ns, and (T, 2) its places, m.
+        id: of the track. frame_id: of its places. names, sources: class and sensors of each message; no
+            sensors if no fused object was near.
+        stamps_ns: stamps of the messages. places: (x, y) of each, m. sizes: (length, width) of each, m.
+        predictions: of each its stamp, ns, the predicted times, ns, and (T, 2) positions, m.
         continues: the id of the track that this one may continue.
     """
 
@@ -54,11 +54,11 @@ class ObjectLife:
 
     @property
     def name(self) -> str:
-        """The class that it had most often."""
+        """The most frequent class."""
         return Counter(self.names).most_common(1)[0][0]
 
     def speeds(self) -> np.ndarray:
-        """(N,) m/s over about half a second before each message; NaN for the first ones."""
+        """Return (N,) m/s over about half a second before each message; NaN for the first ones."""
         times, places = np.array(self.stamps_ns), np.array(self.places)
         before = np.searchsorted(times, times - SPEED_NS, side="left")
         seconds = (times - times[before]) / 1e9
@@ -66,7 +66,7 @@ class ObjectLife:
         return np.where(seconds >= SPEED_NS / 2e9, way / np.maximum(seconds, 1e-9), np.nan)
 
     def errors_m(self, ahead_s: float) -> np.ndarray:
-        """How far predictions were from where the track then was, m; of those that it lived to see."""
+        """Return the distances of predictions from the later positions of the track, m."""
         times, places = np.array(self.stamps_ns), np.array(self.places)
         found = []
         for made_ns, moments, way in self.predictions:
@@ -109,7 +109,7 @@ def read_lives(recording: Bag, outputs: Bag, metrics: Mapping[str, Any]) -> list
 
 
 class _MovingTransforms:
-    """The transforms of a recording, read no further than they are needed."""
+    """The transforms of a recording, read as far as needed."""
 
     def __init__(self, recording: Bag) -> None:
         self.buffer = TransformBuffer()
@@ -122,7 +122,7 @@ class _MovingTransforms:
         self._held: tuple[bytes, bool, int] | None = None
 
     def advance(self, log_ns: int) -> None:
-        """Read what was logged until shortly after a time."""
+        """Read the transforms logged until shortly after a time."""
         while (held := self._held or next(self._messages, None)) is not None:
             self._held = held
             data, static, at_ns = held
@@ -133,11 +133,11 @@ class _MovingTransforms:
                 for t in parse_transforms(data):
                     self.buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
             except (CodecError, TransformError):
-                continue  # the nodes say so on /diagnostics
+                continue  # the nodes report it on /diagnostics
 
 
 class _Fused(NamedTuple):
-    """What fusion said of one moment: (N, 3) places, m, and the sensors of each."""
+    """The objects of fusion at one moment: (N, 3) positions, m, and the sensors of each."""
 
     frame_id: str
     places: np.ndarray
@@ -145,7 +145,7 @@ class _Fused(NamedTuple):
 
 
 def _read_fused(outputs: Bag, topic: str) -> dict[int, _Fused]:
-    """By stamp; fusion may publish after the tracker."""
+    """Read the fused objects by stamp; fusion may publish after the tracker."""
     found = {}
     for message in outputs.messages([topic]):
         named = decode_named_detections3d(message.data)
@@ -156,7 +156,7 @@ def _read_fused(outputs: Bag, topic: str) -> dict[int, _Fused]:
 def _sources(
     tracks: NamedDetections[Detections3D], fused: _Fused | None, transforms: TransformBuffer
 ) -> list[str]:
-    """Which sensors saw each track: as fusion says of the object that is there."""
+    """Return the sensors of each track, from the fused object at its position."""
     unknown = [""] * len(tracks.ids)
     if fused is None or not len(fused.places) or not len(tracks.detections):
         return unknown
@@ -181,7 +181,7 @@ def _add(lives: dict[str, ObjectLife], named: NamedDetections[Detections3D], sou
                 continue
             life = lives[id_] = ObjectLife(id_, named.frame_id)
         if life.stamps_ns and named.stamp_ns <= life.stamps_ns[-1]:
-            continue  # the clock was set back: another object may have this id
+            continue  # the clock was set back, so another object may have this id
         life.names.append(named.classes[label])
         life.sources.append(source)
         life.stamps_ns.append(named.stamp_ns)
@@ -200,7 +200,7 @@ def _add_predictions(lives: dict[str, ObjectLife], named: NamedDetections[Detect
 
 
 def _continue(lives: Sequence[ObjectLife]) -> None:
-    """Say of each track whether it begins where another one ended shortly before."""
+    """Set `continues` of each track that begins where another one ended shortly before."""
     ended = sorted(lives, key=lambda life: life.stamps_ns[-1])
     ends_ns = np.array([life.stamps_ns[-1] for life in ended])
     taken: set[str] = set()
@@ -297,7 +297,7 @@ def _charts(life: ObjectLife, begin_s: float, end_s: float, speeds: np.ndarray) 
 
 
 def _equal_scales(points: np.ndarray) -> tuple[svg.Scale, svg.Scale]:
-    """Axes on which a metre is as long in x as in y."""
+    """Return scales on which a metre has the same length in x and y."""
     low, high = points.min(0), points.max(0)
     middle, size = (low + high) / 2, np.maximum(high - low, 1.0)
     per_m = min((svg.RIGHT - svg.LEFT) / size[0], (svg.BOTTOM - svg.TOP) / size[1]) * 0.92

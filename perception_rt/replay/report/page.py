@@ -49,7 +49,7 @@ def write_report(
         run: content of run.json; None reads the file if it exists.
         checks: budgets and comparisons in display order.
         truths: ground truth of the scores; the best and worst frames are chosen with it.
-        golden: another run of the same recording, to be shown beside this one.
+        golden: another run of the same recording to compare with.
 
     Raises:
         ConfigError: the folder does not hold a replay.
@@ -142,7 +142,7 @@ def _timeline(folder: Path, metrics: Mapping, view: LedgerView) -> dict[str, obj
 
 
 def health_table(metrics: Mapping) -> list[tuple[object, ...]] | None:
-    """The faults of the sensors as rows of a table; None where none was watched."""
+    """Return the faults of the sensors as rows of a table; None if no sensor was checked."""
     health = metrics.get("health")
     if not health or not health["sensors"]:
         return None
@@ -195,7 +195,7 @@ def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, objec
             "reason": reason,
         }
         for s in view.streams.values()
-        if s.node != "bag"  # what could not be read has a table of its own
+        if s.node != "bag"  # unreadable messages have their own table
         for (outcome, reason), count in s.reasons.most_common()
     ]
     bag = metrics["bag"]

@@ -28,7 +28,7 @@ class Picture:
 
     Attributes:
         uri: ``data:image/jpeg;base64,...``. width, height: px. alt: alternative text.
-        spots: of tracks, the id and where the middle is, as shares of width and height.
+        spots: id and centre of each track, as shares of width and height.
     """
 
     uri: str
@@ -104,7 +104,7 @@ def _boxes_on_image(
         middles[~front] = 0, 0, 1
         places = project(middles, model)
         places[~(front & in_field(middles, model))] = np.nan
-    except CodecError:  # a lens that boxes cannot be projected through
+    except CodecError:  # boxes cannot be projected with this lens
         return []
     alt = f"camera image with {_describe(classes, found.labels)} of {objects.source} in 3D"
     return [_picture(drawn, alt, objects.ids, places)]
@@ -126,7 +126,7 @@ def _fitted(frame: CameraFrame) -> tuple[np.ndarray, float]:
 def _picture(
     rgb: np.ndarray, alt: str, ids: Sequence[str] = (), middles: np.ndarray | None = None
 ) -> Picture:
-    """Encode an (H, W, 3) picture; `middles` (N, 2) are where the tracks `ids` are, px."""
+    """Encode an (H, W, 3) picture; `middles` (N, 2) are the centres of the tracks `ids`, px."""
     bgr = np.ascontiguousarray(rgb[:, :, ::-1])
     done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     if not done:

@@ -77,7 +77,7 @@ class SceneInputs:
     def __init__(self) -> None:
         self.message: BagMessage | None = None
         self._models: dict[str, CameraModel] = {}
-        self._images: dict[str, tuple[int, BagMessage]] = {}  # how far away, and the nearest
+        self._images: dict[str, tuple[int, BagMessage]] = {}  # distance, and the nearest one
 
     def take(self, message: BagMessage, sensor: SensorStream, choice: MomentChoice) -> None:
         """Keep a message if it is needed; skip an unreadable one."""
@@ -172,7 +172,7 @@ class SceneReader:
         if not sensor.is_camera:
             topics += self._bag.of_type(*IMAGES, CAMERA_INFO)
         start_ns, stop_ns = choice.near_ns - _BEFORE_NS, choice.near_ns + _AFTER_NS
-        if choice.stamp_ns is not None:  # nothing is logged before it is seen, by clocks that agree
+        if choice.stamp_ns is not None:  # with synchronized clocks, messages are logged after their stamp
             start_ns = max(start_ns, min(choice.stamp_ns, choice.near_ns) - _SAME_MOMENT_NS)
         inputs = SceneInputs()
         for message in self._bag.messages(topics, start_ns, stop_ns):
@@ -237,7 +237,7 @@ class SceneReader:
                     for t in parse_transforms(data):
                         buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
                 except (CodecError, TransformError):
-                    continue  # the nodes say so on /diagnostics; a picture only needs the sound ones
+                    continue  # the nodes report it on /diagnostics; a picture only needs the valid ones
         return buffer
 
     @staticmethod

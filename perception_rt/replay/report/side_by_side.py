@@ -1,4 +1,4 @@
-"""Two runs beside each other: the moments at which their boxes differ most, drawn on the same sensor data."""
+"""Compare two runs: draw the moments with the largest differences of boxes side by side."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from perception_rt.replay.report.scenes import SceneReader
 from perception_rt.types import BagError
 
 MOMENTS = 6
-"""Of each sensor."""
+"""Number of moments of each sensor."""
 _APART_NS = 500_000_000
-"""Chosen moments are so far from each other, so that one event is not shown again and again."""
+"""Minimum time between moments, so that one event is shown once."""
 _WINDOW_NS = 2_000_000_000
 
 
 class Differing(NamedTuple):
-    """How the boxes of one message differ from those of the other run.
+    """The difference of a message's boxes from those of the other run.
 
     Attributes:
-        stamp_ns, log_ns: of the message. here, there: numbers of boxes.
+        stamp_ns, log_ns: times of the message. here, there: numbers of boxes.
         only_here, only_there: boxes without a partner in the other run.
     """
 
@@ -43,18 +43,18 @@ class Differing(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """How much they differ."""
+        """Size of the difference."""
         return self.only_here + self.only_there
 
 
 def side_by_side(
     folder: Path, golden: Path, golden_metrics: Mapping, bag: Path, metrics: Mapping, view: LedgerView
 ) -> list[dict[str, object]]:
-    """Return of each camera and lidar the moments that differ most, each with the pictures of both runs.
+    """Return the moments of each camera and lidar that differ most, with the pictures of both runs.
 
     Args:
         folder, golden: the runs. golden_metrics, metrics: content of their metrics.json.
-        bag: the recording of both. view: the ledger of `folder`.
+        bag: the recording of both runs. view: the ledger of `folder`.
 
     Raises:
         BagError: a bag cannot be opened.
@@ -88,7 +88,7 @@ def side_by_side(
 
 
 def differing(new: Bag, golden: Bag, topic: str) -> Iterator[Differing]:
-    """Yield what differs in each message of boxes that one of the runs has, in order of time.
+    """Yield the difference of each message of boxes in either run, in order of time.
 
     Raises:
         CodecError: a message is malformed. BagError: a bag is damaged.
@@ -111,7 +111,7 @@ def _items(bag: Bag, topic: str) -> Iterator[Item]:
 
 
 def _one_to_one(pairs: np.ndarray) -> np.ndarray:
-    """Leave each row and column one partner at most, in order."""
+    """Keep at most one partner of each row and column, in order."""
     kept = np.zeros_like(pairs)
     taken = np.zeros(pairs.shape[1], bool)
     for row in range(len(pairs)):

@@ -33,10 +33,10 @@ def _parts(stream: Mapping, view: LedgerView, rows: StreamView) -> Iterator[svg.
     age = rows.times["age"]
     if age.total:
         yield svg.Chart("Age at publishing", charts.age_chart(view, rows))
-        if age.constant is None:  # one bar would say nothing
+        if age.constant is None:  # a single bar has no information
             yield svg.Chart("Ages, as a histogram", charts.age_histogram(rows))
     stages = stages_of(rows)
-    if any(rows.times[stage].constant is None for stage in stages):  # else the figures say it all
+    if any(rows.times[stage].constant is None for stage in stages):  # else the figures are enough
         keys = keys_of("series", stages)
         yield svg.Chart("Stage times", charts.stages_chart(view, rows, stages), keys)
         yield svg.Chart("Stage times, as a histogram", charts.stages_histogram(rows, stages), keys)

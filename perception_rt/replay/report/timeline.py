@@ -1,4 +1,4 @@
-"""Lay every message of a run on one timeline: a row per stream, and bars for the faults of the sensors."""
+"""Draw every message of a run on one timeline: a row per stream, and bars for sensor faults."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from perception_rt.replay.report.charts import words
 from perception_rt.replay.report.ledger import OUTCOMES, LedgerView, StreamView, read_chunks
 
 MOST_TICKS = 4000
-"""A longer stream is shown by moments, so that the page stays small."""
+"""Maximum number of messages drawn one by one; longer streams are grouped, to keep the page small."""
 _WIDTH, _HEIGHT = 1000.0, 20.0
 _LONGEST_REASON = 160
 
 
 def timeline_of(path: Path, view: LedgerView, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rows for the page, and what its script shows of the message at a time.
+    """Return the rows for the page, and the data for its script.
 
     Args:
         path: ledger.csv. view: the same ledger on its grid. metrics: content of metrics.json.
 
     Returns:
-        `{"rows": [{"name", "svg"}], "data": {"length_ms", "outcomes", "streams"}}`; of each stream the times
-        in ms, the indices of the outcomes, and texts by position.
+        `{"rows": [{"name", "svg"}], "data": {"length_ms", "outcomes", "streams"}}`; each stream has times in
+        ms, indices of outcomes, and texts by position.
     """
     streams = [stream for stream in view.streams.values() if stream.node != "bag"]
     ticks = {stream.name: _Ticks() for stream in streams}
