@@ -1,6 +1,6 @@
 """Measure scores: prints tables, writes out/accuracy/<part>.json.
 
-On simulated drives that no training used and, where the recordings are here, on real data.
+Uses held-out simulated drives and, if the recordings are available, real data.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--part", action="append", choices=list(PARTS), help="measure this part (default: all)"
     )
-    parser.add_argument("--frames", type=int, default=500, help="simulated frames a detector (default 500)")
+    parser.add_argument("--frames", type=int, default=500, help="simulated frames per detector (default 500)")
     parser.add_argument("--record", action="store_true", help="write bench/RESULTS.md")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write; 1 where a figure loses to its baseline."""
+    """Measure, print, write; return 1 if a figure is worse than its baseline."""
     args = build_parser().parse_args(argv)
     lost: list[str] = []
     return command(lambda: lost.extend(measure_all(args, Console()))) or bool(lost)
 
 
 def measure_all(args: argparse.Namespace, console: Console) -> list[str]:
-    """Every part that was asked for; the names of the rows that lose to their baseline."""
+    """Measure the selected parts; return the names of rows worse than their baseline."""
     lost = []
     if not DATA.is_dir():
         console.print("no recordings (../shared/data): only simulated drives are scored")
@@ -75,7 +75,7 @@ def lidar(frames: int, bar: Progress) -> list[Row]:
 
 
 def networks(frames: int, bar: Progress) -> list[Row]:
-    """The shipped lidar network on real clouds, before and after it learned from streets."""
+    """The shipped lidar network on real clouds, before and after training on streets."""
     from bench.pillars_accuracy import network_rows
 
     return network_rows("pillars", bar)
@@ -96,14 +96,14 @@ def ego(frames: int, bar: Progress) -> list[Row]:
 
 
 def tracking(frames: int, bar: Progress) -> list[Row]:
-    """Tracks of objects; nothing is scored where the recordings are absent."""
+    """Tracks of objects; requires the recordings."""
     from bench.tracking_accuracy import tracking_rows
 
     return tracking_rows(DATA) if DATA.is_dir() else []
 
 
 def prediction(frames: int, bar: Progress) -> list[Row]:
-    """Where objects will be."""
+    """Predictions of objects."""
     from bench.prediction_accuracy import prediction_rows
     from bench.prediction_simulated import TUNED, UNSEEN, simulated_rows
 
@@ -113,14 +113,14 @@ def prediction(frames: int, bar: Progress) -> list[Row]:
 
 
 def trust(frames: int, bar: Progress) -> list[Row]:
-    """Figures on recordings that were left out, each beside its baseline."""
+    """Figures on held-out recordings, each beside its baseline."""
     from bench.trust_accuracy import trust_rows
 
     return trust_rows(DATA) if DATA.is_dir() else []
 
 
 def replay(frames: int, bar: Progress) -> list[Row]:
-    """Whole replays, lateness included."""
+    """Whole replays, including latency."""
     from bench.replay_accuracy import RUNS, replay_rows
 
     task = bar.add_task("replay", total=RUNS)

@@ -1,7 +1,7 @@
 """Prediction on Argoverse 2: a log's labelled boxes through the object tracker's stages, three seconds ahead.
 
 Nothing is fitted on it (Wilson et al., "Argoverse 2: Next generation datasets for self-driving perception and
-forecasting", NeurIPS Datasets and Benchmarks 2021). The baseline goes on with the last step, of 0.1 s.
+forecasting", NeurIPS Datasets and Benchmarks 2021). The baseline repeats the last step, of 0.1 s.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOVING_M_S = 1.0  # mean speed over the three seconds
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ahead:
-    """What was predicted for N objects at their moments, and what came.
+    """Predictions for N objects at their moments, and the truth.
 
     Attributes:
         groups: (N,) names of GROUPS. tracks: (N,) of the log. frames: (N,) numbers of the moments.
@@ -42,7 +42,7 @@ class Ahead:
     covariance: np.ndarray
 
     def __getitem__(self, index: np.ndarray) -> Ahead:
-        """Those that a mask selects."""
+        """Return the objects that a mask selects."""
         return Ahead(*(getattr(self, name)[index] for name in self.__slots__))
 
     def errors(self, paths: np.ndarray) -> tuple[float, float]:
@@ -52,14 +52,14 @@ class Ahead:
 
     @property
     def moving(self) -> np.ndarray:
-        """(N,) bool: not at rest, nor parked."""
+        """Return (N,) bool, True for objects that move."""
         return np.linalg.norm(self.truth[:, -1] - self.truth[:, 0], axis=-1) > MOVING_M_S * (
             HORIZON_S - STEP_S
         )
 
 
 def group_of(category: str) -> str:
-    """Return the group of a category of Argoverse 2; empty for what is not predicted here."""
+    """Return the group of a category of Argoverse 2; empty if it is not predicted."""
     if category in VEHICLES:
         return "vehicle"
     name = group(canonical(category))
@@ -67,7 +67,7 @@ def group_of(category: str) -> str:
 
 
 def frames_of(path: Path) -> Iterator[tuple[NamedDetections[Detections3D], np.ndarray, np.ndarray]]:
-    """Each moment's boxes, the vehicle's pose in the city (4, 4), and the log's track of each box."""
+    """Yield the boxes of each moment, the vehicle's pose in the city (4, 4), and the track of each box."""
     log = np.load(path)
     poses = dict(zip(log["ego_timestamp_ns"].tolist(), log["ego_pose"], strict=True))
     names, labels = np.unique(log["category"], return_inverse=True)
@@ -99,7 +99,7 @@ def _matrix(pose: np.ndarray) -> np.ndarray:
 
 
 def predict_log(path: Path) -> Ahead:
-    """Predict every object of a log at every moment at which three seconds are known after it."""
+    """Predict every object of a log at every moment with three seconds of truth after it."""
     frames = list(frames_of(path))
     origin = frames[0][1][:2, 3]
     where: list[dict[int, np.ndarray]] = []

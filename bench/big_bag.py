@@ -15,7 +15,7 @@ from perception_rt.replay.bag import Bag, BagMessage
 from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.types import PerceptionError
 
-STATIC = "/tf_static"  # once is enough
+STATIC = "/tf_static"  # written once
 STAMPED = {
     f"sensor_msgs/msg/{name}"
     for name in ("Image", "CompressedImage", "PointCloud2", "CameraInfo", "Imu", "NavSatFix")
@@ -25,10 +25,10 @@ _STAMP = 4  # behind the encapsulation: sec int32, nanosec uint32
 
 
 def repeated(bag: Bag) -> Iterator[BagMessage]:
-    """The messages of `bag` again and again, each time behind the last; without end."""
+    """Yield the messages of `bag` repeatedly, each repetition after the previous one; endless."""
     messages = list(bag.messages())
     length_ns = messages[-1].log_ns - messages[0].log_ns
-    step_ns = length_ns + max(length_ns // max(len(messages) - 1, 1), 1)  # so that no two fall together
+    step_ns = length_ns + max(length_ns // max(len(messages) - 1, 1), 1)  # so that no two times coincide
     for number in range(sys.maxsize):
         for message in messages:
             if not (number and message.topic == STATIC):
@@ -36,7 +36,7 @@ def repeated(bag: Bag) -> Iterator[BagMessage]:
 
 
 def shifted(message: BagMessage, by_ns: int) -> BagMessage:
-    """The message so much later, its stamp too, if its type is one of `STAMPED`."""
+    """Return the message with its stamp moved, if its type is one of `STAMPED`."""
     data = message.data
     if message.message_type in STAMPED:
         layout = "<iI" if data[1] & 1 else ">iI"
@@ -47,10 +47,10 @@ def shifted(message: BagMessage, by_ns: int) -> BagMessage:
 
 
 def main() -> int:
-    """Write it, and say how far it is."""
+    """Write the bag and print the progress."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bag", type=Path, help="what to repeat; its messages are held in memory")
-    parser.add_argument("out", type=Path, help="the folder to write; must not be there")
+    parser.add_argument("bag", type=Path, help="bag to repeat; its messages are held in memory")
+    parser.add_argument("out", type=Path, help="folder to write; must not exist")
     parser.add_argument("--gb", type=float, default=10.0, help="size, GB (10^9 bytes)")
     args = parser.parse_args()
     size, told = 0, 0

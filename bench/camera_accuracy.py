@@ -26,7 +26,7 @@ Step = Callable[[], None]
 
 
 def camera_rows(out: Path, bundle: str, frames: int, bar: Progress) -> list[Row]:
-    """Every score of the camera; those on recordings where they are here."""
+    """Return every score of the camera; scores on recordings only if available."""
     task = bar.add_task("camera, simulated frames", total=frames)
     rows = sim_rows(bundle, frames, lambda: bar.advance(task))
     if FASTESTDET.is_file():
@@ -67,7 +67,7 @@ def drive() -> Iterator[CameraFrame]:
 
 
 def onnx_rows(bundle: Path, frames: Sequence[CameraFrame], step: Step) -> list[Row]:
-    """The network inside the bundle against ONNX Runtime, on the pixels that the bundle prepared."""
+    """Compare the network of the bundle with ONNX Runtime, on the bundle's preprocessed pixels."""
     import onnxruntime
 
     module, _ = load(bundle)

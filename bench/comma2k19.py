@@ -11,7 +11,7 @@ from perception_rt.stage.vehicle_state.geodesy import enu_from_ecef
 from perception_rt.types import BagError
 from perception_rt.types.state import Fix, Imu, Measurement, Twist
 
-# What the instruments are worth, from their kind, not from this recording.
+# Noise of the instruments by their type, not fitted to this recording.
 SPEED_SIGMA = 0.1  # m/s: a CAN bus's wheel speed, tyres and road
 GYRO_SIGMA = 0.01  # rad/s: a phone's gyro on a windscreen, vibration
 ACCEL_SIGMA = 1.0  # m/s^2: the same of its accelerometer
@@ -48,7 +48,7 @@ def read_segment(path: Path) -> Segment:
     """Read a segment.
 
     Raises:
-        BagError: the file is not there or lacks a signal.
+        BagError: the file is missing or lacks a signal.
     """
     try:
         with np.load(path) as file:

@@ -1,4 +1,4 @@
-"""What the commands of this folder share: the graph that they run in, and how they end."""
+"""Shared by the commands of this folder: their graph and their shutdown."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from perception_rt.types import PerceptionError
 
 
 def use_private_graph() -> None:
-    """Keep this process and what it starts to a ROS domain of this machine, with room for images."""
+    """Keep this process and its children in a local ROS domain, with room for images."""
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 200))
     os.environ.update(transport_environment())
 
 
 def command(work: Callable[[], None]) -> int:
-    """Run `work`; whatever ends it early, what it started is ended too.
+    """Run `work`; end its child processes even if it fails.
 
     Returns:
-        The exit status: 2 where something cannot be used (printed as one line), 130 after Ctrl-C.
+        The exit status: 2 for unusable input (printed as one line), 130 after Ctrl-C.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

@@ -1,7 +1,7 @@
 """Measure compressed networks beside fp32; writes out/bench/compress.json.
 
-`sim_camera` on pictures of simulated drives that it was not trained on (mAP50), FastestDet on a recording of
-a city (agreement with fp32). The first half of the data calibrates, the second is measured.
+`sim_camera` on held-out simulated drives (mAP50), FastestDet on a recording of a city (agreement with fp32).
+The first half of the data calibrates, the second is measured.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def rows_of(name: str, bundle: str, data: Path, frames: int, folder: Path) -> li
 
 
 def rows_of_record(stem: str, record: dict[str, Any]) -> list[Row]:
-    """The rows of what `bundle compress` wrote."""
+    """Return the rows of a record of `bundle compress`."""
     size, took = record["size_mb"], record["latency_ms"]
     rows = [
         row(f"{stem}/size_mb", size[1], "MB", f"< {size[0]:g} MB of fp32"),

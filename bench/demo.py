@@ -1,8 +1,7 @@
 """The part demo: the whole demo on two cores, at fixed and sustained rates, beside busy processes.
 
-`separate` runs each node in a process of its own, where the others run all in one.
-
-And how many images and clouds the simulator makes in a second of one core.
+`separate` runs each node in its own process; the others run all nodes in one. Also measures how many images
+and clouds the simulator renders per second on one core.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ for make, hz in ((drive.sample, 30), (drive.lidar, 10)):
 
 
 def demo_part(folder: Path, quick: bool, step: Callable[[float, str], None]) -> list[Row]:
-    """Every row of the demo; `step` is told the seconds that a run took."""
+    """Return every row of the demo; `step` is called with the seconds of each run."""
     rows = simulator_rows(10 if quick else 60)
     cores = sorted(os.sched_getaffinity(0))[:CORES]
     for name, (rates, busy, options) in RUNS.items():
@@ -60,7 +59,7 @@ def demo_part(folder: Path, quick: bool, step: Callable[[float, str], None]) -> 
 
 
 def simulator_rows(count: int) -> list[Row]:
-    """How fast one thread renders, in a process of its own."""
+    """Measure the rendering speed of one thread, in its own process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SPEED, str(count)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -77,12 +76,12 @@ def run_demo(
     """Run the demo on these cores, and return its summary.
 
     Raises:
-        PerceptionError: it failed; the last line of its log says why.
+        PerceptionError: it failed; the last line of its log has the reason.
     """
     command = [sys.executable, "-m", "perception_rt.cli.main", "demo", "--rates", rates, "--out", str(out)]
     command += options
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)  # inherited by what is started
+    os.sched_setaffinity(0, cores)  # inherited by child processes
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     finally:

@@ -1,4 +1,4 @@
-"""What the motion within a sweep does to boxes, and what is left of it after `deskew`.
+"""The effect of motion within a sweep on boxes, before and after `deskew`.
 
     python -m bench.deskew
 
@@ -29,7 +29,7 @@ SWEEP_S = 0.1
 TWISTS = {"straight_15_m_s": PlanarTwist(15, 0, 0), "turn_15_m_s": PlanarTwist(15, 0, 0.3)}
 SEEDS, TIMES_S = (31, 32), (2.0, 5.0, 8.0)
 ODOMETRY = 0.97  # of the true twist
-NEAR_M = 3.0  # a box farther from every box of the still cloud is another object
+NEAR_M = 3.0  # a box farther from every box of the still cloud belongs to another object
 
 
 def bent(points: np.ndarray, twist: PlanarTwist) -> LidarFrame:
@@ -47,7 +47,7 @@ def bent(points: np.ndarray, twist: PlanarTwist) -> LidarFrame:
 
 
 def centre_errors(found: np.ndarray, truth: np.ndarray) -> list[float]:
-    """Return the distance of each true centre to the nearest found one, m, where one is near."""
+    """Return the distance of each true centre to the nearest detected one, m, if one is near."""
     if not len(found) or not len(truth):
         return []
     distances = np.linalg.norm(truth[:, None, :2] - found[None, :, :2], axis=2).min(1)

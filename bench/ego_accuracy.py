@@ -19,7 +19,7 @@ SIGHTINGS = DATA / "udacity_ekf" / "obj_pose-laser-radar-synthetic-input.txt"
 
 
 def ego_rows(bar: Progress) -> list[Row]:
-    """Every score of the ego vehicle; those on recordings where they are here."""
+    """Return every score of the ego vehicle; scores on recordings only if available."""
     task = bar.add_task("ego, simulated drives", total=len(TUNED) + len(UNSEEN))
     rows = simulated_rows(lambda: bar.advance(task))
     if SEGMENT.is_file():
@@ -32,7 +32,7 @@ def ego_rows(bar: Progress) -> list[Row]:
 
 
 def ego_trust_rows() -> list[Row]:
-    """Drift without fixes beside dead reckoning: the Husky, and a car on the unseen half."""
+    """Return the drift without fixes beside dead reckoning: the Husky, and a car on the held-out half."""
     rows = []
     if BAG.is_file():
         found = [entry for entry in husky_rows() if entry.baseline is not None]

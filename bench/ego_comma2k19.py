@@ -19,7 +19,7 @@ from perception_rt.stage.prediction.ego import predict_path
 from perception_rt.stage.vehicle_state import VehicleStateConfig, VehicleStateFilter
 from perception_rt.types.state import EgoPath, EgoState, Fix
 
-# The device hangs behind the windscreen of a RAV4, whose wheelbase is 2.66 m.
+# The device is mounted behind the windscreen of a RAV4, whose wheelbase is 2.66 m.
 CONFIG = VehicleStateConfig(latency_s={"fix": 0.1}, fix_lever_arm_m=(1.7, 0.0))
 CUT_OUTS_S = ((15.0, 35.0), (25.0, 45.0), (37.0, 57.0))
 STEPS_A_SECOND = 10
@@ -28,11 +28,11 @@ ELLIPSE = float(chi2.ppf(0.95, 2))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Errors:
-    """Horizontal errors of the device's place, one row a moment.
+    """Horizontal position errors of the device, one row per moment.
 
     Attributes:
-        stamps_ns: (N,) int64, for which the place was said.
-        xy: (N, 2) m. inside: (N,) bool, whether the 95 % ellipse held the truth.
+        stamps_ns: (N,) int64, stamps of the positions.
+        xy: (N, 2) m. inside: (N,) bool, whether the 95 % ellipse contains the truth.
     """
 
     stamps_ns: np.ndarray
@@ -75,7 +75,7 @@ def comma2k19_rows(path: Path) -> list[Row]:
 
 
 def coverage_rows(prefix: str, errors: Errors, first: np.ndarray) -> list[Row]:
-    """How often the 95 % ellipse held the truth; both bounds are asked of the whole."""
+    """Return how often the 95 % ellipse contains the truth; the total has both bounds as targets."""
     held = 100 * errors.inside
     return [
         row(f"{prefix}in_95_ellipse_percent", float(held.mean()), "%", ">= 90"),
@@ -86,7 +86,7 @@ def coverage_rows(prefix: str, errors: Errors, first: np.ndarray) -> list[Row]:
 
 
 def cut_out_row(prefix: str, segment: Segment, cut_s: tuple[float, float]) -> Row:
-    """The error at the end of a time without fixes, of the way driven in it."""
+    """Return the error at the end of a time without fixes, as a share of the distance driven."""
     name = f"{prefix}/cut_out_{cut_s[0]:.0f}_{cut_s[1]:.0f}s_drift_percent"
     return row(name, 100 * drift_in(segment, cut_s)[0], "% of the way", "<= 1.0")
 
@@ -94,7 +94,7 @@ def cut_out_row(prefix: str, segment: Segment, cut_s: tuple[float, float]) -> Ro
 def drift_in(
     segment: Segment, cut_s: tuple[float, float], config: VehicleStateConfig = CONFIG
 ) -> tuple[float, float]:
-    """Drift in a time without fixes as a share of the way: the filter's, and dead reckoning's."""
+    """Return the drift without fixes as a share of the distance: the filter's, and dead reckoning's."""
     ego, states = drive(segment, cut_s, config)
     seconds = (segment.truth_ns - segment.truth_ns[0]) * 1e-9
     during = np.flatnonzero((seconds >= cut_s[0]) & (seconds < cut_s[1]))
@@ -113,10 +113,10 @@ def drift_in(
 def drive(
     segment: Segment, cut_s: tuple[float, float] | None = None, config: VehicleStateConfig = CONFIG
 ) -> tuple[VehicleStateFilter, list[EgoState | None]]:
-    """Feed a segment as it was logged; the state at each moment of the truth, from what had come by then.
+    """Feed a segment in log order; return the state at each moment of the truth, from the messages so far.
 
     Args:
-        segment: the drive. cut_s: from and until when, since its start, fixes are withheld.
+        segment: the drive. cut_s: start and end of the time without fixes, s since the start.
         config: of the filter.
     """
     ego, states, at = VehicleStateFilter(config), [], 0
@@ -132,7 +132,7 @@ def drive(
 
 
 def errors_ahead(segment: Segment, paths: list[EgoPath], seconds: int, origin: np.ndarray) -> Errors:
-    """Of all predictions for so many seconds ahead whose moment the truth covers; 0 is the state itself."""
+    """Return the errors of all predictions for a horizon, s, with known truth; 0 is the state itself."""
     index = seconds * STEPS_A_SECOND
     paths = [path for path in paths if path.stamps_ns[index] <= segment.truth_ns[-1]]
     stamps = np.array([path.stamps_ns[index] for path in paths])

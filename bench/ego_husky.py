@@ -26,11 +26,11 @@ from perception_rt.stage.vehicle_state.geodesy import enu_from_geodetic
 from perception_rt.types.state import Fix, Imu, Measurement, Twist
 
 BAG = DATA / "bags" / "husky_test1.bag"
-# The nodes' defaults, but that a skid-steered robot turns where it stands.
+# The nodes' defaults, except that a skid-steered robot turns on the spot.
 CONFIG = VehicleStateConfig(turns_in_place=True)
 CUT_S = 20.0
 ALIGNED_S = 30.0  # of 5, 10, 20, 30 and 40 s that with which dead reckoning drifts least
-LEAST_WAY_M = 15.0  # of a cut-out: where the robot stands nothing drifts
+LEAST_WAY_M = 15.0  # of a cut-out: a standing robot does not drift
 
 
 def husky_rows(path: Path = BAG) -> list[Row]:
@@ -55,7 +55,7 @@ def husky_rows(path: Path = BAG) -> list[Row]:
 
 @lru_cache(maxsize=1)
 def read_husky(path: Path) -> list[Measurement]:
-    """The measurements in the order of their arrival, with the covariances that the messages state."""
+    """Return the measurements in order of arrival, with the covariances of the messages."""
     from rosbags.highlevel import AnyReader
 
     found: list[Measurement] = []
@@ -81,7 +81,7 @@ def read_husky(path: Path) -> list[Measurement]:
 
 
 def next_fix_errors(measurements: list[Measurement]) -> np.ndarray:
-    """(N,) m: how far each fix is from the state before it."""
+    """Return (N,) distance of each fix from the state before it, m."""
     ego, errors = VehicleStateFilter(CONFIG), []
     for measurement in measurements:
         state = ego.state_at(measurement.stamp_ns) if isinstance(measurement, Fix) else None
@@ -97,7 +97,7 @@ def place_of(fix: Fix, ego: VehicleStateFilter) -> np.ndarray:
 
 
 def cut_outs(measurements: list[Measurement]) -> list[tuple[float, float, float]]:
-    """Drifts as shares of the way from fix to fix: the filter's, and dead reckoning's with either yaw."""
+    """Return drifts as shares of the distance: the filter's, and dead reckoning's with either yaw."""
     stamps = [m.stamp_ns for m in measurements if isinstance(m, Fix)]
     starts = np.arange(stamps[0] + 40 * 10**9, stamps[-1] - CUT_S * 1e9, CUT_S * 1e9)
     reckoned, ego, found = reckon(measurements), VehicleStateFilter(CONFIG), []
@@ -113,7 +113,7 @@ def cut_outs(measurements: list[Measurement]) -> list[tuple[float, float, float]
 def cut_out(
     measurements: list[Measurement], at: int, start_ns: int, ego: VehicleStateFilter, reckoned: Reckoned
 ) -> tuple[float, float, float] | None:
-    """Drift of one cut-out, from measurement `at` on; None where the robot hardly moves."""
+    """Return the drift of one cut-out, from measurement `at` on; None if the robot hardly moves."""
     end_ns = start_ns + round(CUT_S * 1e9)
     begun, fixes = ego.state_at(measurements[at].stamp_ns), []
     for measurement in measurements[at:]:
@@ -137,7 +137,7 @@ def cut_out(
 
 
 def aligned(fixes: list[Fix], ego: VehicleStateFilter, reckoned: Reckoned) -> complex:
-    """The turn, a complex number of length 1, that takes the reckoned way onto the fixes; least squares."""
+    """Return the least-squares rotation from the reckoned path to the fixes, a complex number of length 1."""
     told = np.array([complex(*place_of(fix, ego)) for fix in fixes])
     ours = np.array([reckoned.at(fix.stamp_ns).place for fix in fixes])
     turn = np.vdot(ours - ours.mean(), told - told.mean())
@@ -145,7 +145,7 @@ def aligned(fixes: list[Fix], ego: VehicleStateFilter, reckoned: Reckoned) -> co
 
 
 class Moment(NamedTuple):
-    """Place as a complex number, m; yaw, rad; way driven, m."""
+    """Position as a complex number, m; yaw, rad; distance driven, m."""
 
     place: complex
     yaw: float
@@ -153,7 +153,7 @@ class Moment(NamedTuple):
 
 
 class Reckoned(NamedTuple):
-    """The way that wheel speed and gyro lead to, from the origin: (N,) each, stamps in ns."""
+    """The path from wheel speed and gyro, from the origin: (N,) each, stamps in ns."""
 
     stamps_ns: np.ndarray
     place: np.ndarray
@@ -161,12 +161,12 @@ class Reckoned(NamedTuple):
     way: np.ndarray
 
     def at(self, stamp_ns: float) -> Moment:
-        """Between two measurements."""
+        """Return the moment at a time between two measurements."""
         return Moment(*(np.interp(stamp_ns, self.stamps_ns, values) for values in self[1:]))
 
 
 def reckon(measurements: list[Measurement]) -> Reckoned:
-    """Dead reckoning over a whole recording."""
+    """Compute dead reckoning over a whole recording."""
     place, yaw, way, speed, rate = 0j, 0.0, 0.0, 0.0, 0.0
     rows = []
     for measurement, following in pairwise(sorted(measurements, key=lambda m: m.stamp_ns)):

@@ -1,4 +1,4 @@
-"""Whether the ego filter and its prediction know how wrong they are: NEES on simulated drives.
+"""Consistency of the ego filter and its prediction: NEES on simulated drives.
 
 The sensors are the simulator's, with errors as the filter assumes them drawn for every drive: speed scale,
 gyro and accelerometer bias that walk, and fixes whose error partly persists. The motion is the simulator's
@@ -37,7 +37,7 @@ Step = Callable[[], None]
 
 
 def simulated_rows(step: Step) -> list[Row]:
-    """NEES of the state, all six values, and of the poses predicted; whether it is within its bounds."""
+    """Return the NEES of the state, all six values, and of the predicted poses, with its bounds."""
     rows = []
     for name, seeds in (("tuned_drives_", TUNED), ("", UNSEEN)):
         nees = drives_nees(seeds, step)
@@ -53,7 +53,7 @@ def simulated_rows(step: Step) -> list[Row]:
 
 
 def drives_nees(seeds: range, step: Step) -> dict[str, list[float]]:
-    """Squared Mahalanobis errors, one a drive: of the state, and of the pose predicted 1, 2, 3 s ahead."""
+    """Return squared Mahalanobis errors per drive: of the state, and of the pose 1, 2, 3 s ahead."""
     nees: dict[str, list[float]] = {"state": [], **{f"ahead_{seconds}s": [] for seconds in AHEAD_S}}
     for seed in seeds:
         drive = Drive(seed, (64, 64))
@@ -98,7 +98,7 @@ def measurements(drive: Drive, seed: int) -> Iterator[Measurement]:
 
 
 def persistent_offsets(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 2) m, one a fix: a first-order Gauss-Markov process."""
+    """Return (count, 2) offsets, m, one per fix: a first-order Gauss-Markov process."""
     sigma = FIX_SIGMA * np.sqrt(CONFIG.fix_correlated_share)
     stays = np.exp(-FIX_EVERY * TICK_S / CONFIG.fix_correlation_time_s)
     offsets = np.empty((count, 2))

@@ -1,4 +1,4 @@
-"""What a measurement costs the ego filter, its history and replay included, and that it lasts.
+"""The time per measurement of the ego filter, including history and replay, and its long-term stability.
 
 The messages are those of a real drive where the recordings are here, else of a simulated one, each handed
 over as late as a real system would: by its sensor's transport, and fixes by their receiver too.
@@ -22,7 +22,7 @@ from perception_rt.stage.vehicle_state import VehicleStateConfig, VehicleStateFi
 from perception_rt.stage.vehicle_state.estimator import Estimator
 from perception_rt.types.state import Imu, Measurement, Steering, Twist
 
-TRANSPORT_S = {Twist: 0.01, Imu: 0.002}  # mean of what a bus and a driver add; exponential
+TRANSPORT_S = {Twist: 0.01, Imu: 0.002}  # mean delay of bus and driver; exponential
 REPEATS = 5
 STEPS = 1_000_000
 
@@ -49,7 +49,7 @@ def ego_speed_rows(quick: bool) -> list[Row]:
 
 
 def in_order_of_arrival(drive: Sequence[Measurement]) -> list[Measurement]:
-    """The messages as transport delays them; a fix's own latency is in its stamp already."""
+    """Return the messages in order of arrival; the latency of a fix is already in its stamp."""
     rng = np.random.default_rng(0)
     delays = [rng.exponential(TRANSPORT_S.get(type(measurement), 0.0)) for measurement in drive]
     arrivals = [measurement.stamp_ns + delay * 1e9 for measurement, delay in zip(drive, delays, strict=True)]
@@ -77,7 +77,7 @@ def us_per_path(count: int) -> float:
 
 
 def covariance_after(steps: int) -> tuple[float, float]:
-    """Smallest eigenvalue of the correlation, and largest asymmetry, at every thousandth of so many steps."""
+    """Return smallest eigenvalue of the correlation and largest asymmetry, at every thousandth step."""
     rng = np.random.default_rng(0)
     estimator = Estimator(VehicleStateConfig(start_at_origin=True))
     estimate, stamp_ns = estimator.first(), 0

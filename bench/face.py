@@ -1,4 +1,4 @@
-"""What a newcomer waits for: start-up times and memory, the length of README, warnings of the documentation.
+"""Start-up times and memory, the length of README, and warnings of the documentation build.
 
     python -m bench.face
 

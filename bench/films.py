@@ -1,7 +1,7 @@
 """Films of two real recordings, with pictures; writes out/films/six_cameras.mp4 and out/films/deskew.mp4.
 
-`six_cameras`: the keyframe of six cameras and a lidar, by `config/six_cameras.yaml`: what each camera found,
-what the lidar found, and both fused in base_link, on all six pictures and from above.
+`six_cameras`: the keyframe of six cameras and a lidar, by `config/six_cameras.yaml`: the detections of each
+camera, of the lidar, and both fused in base_link, on all six pictures and from above.
 
 `deskew`: the drive through a city on a made vehicle at 15 m/s in a turn: each sweep is bent as its motion
 bends it, and its points get times. Left as measured, right with the motion undone by /tf, of which odometry
@@ -58,12 +58,12 @@ WIDTH, HEIGHT = 640, 360  # of a picture of the six
 RATE_HZ, SECONDS = 10.0, 2.5  # of the film of one moment; how long each of its scenes is shown
 TWIST = TWISTS["turn_15_m_s"]
 LIDAR_HEIGHT_M = 1.73
-FORWARD_M, SIDEWAYS_M, PX_PER_M = (-3.0, 40.0), (-20.0, 20.0), 16.0  # what is shown of the drive from above
+FORWARD_M, SIDEWAYS_M, PX_PER_M = (-3.0, 40.0), (-20.0, 20.0), 16.0  # range of the view from above
 TOLD = PlanarTwist(*(ODOMETRY * value for value in TWIST))
 
 
 class Camera(NamedTuple):
-    """A picture, (H, W, 3) uint8 RGB, its lens, and what takes base_link to its optical frame."""
+    """A picture, (H, W, 3) uint8 RGB, its lens, and the transform from base_link to its optical frame."""
 
     picture: np.ndarray
     model: CameraModel
@@ -109,7 +109,7 @@ def six_cameras(out: Path) -> None:
 
 
 def _rig(bag: Bag) -> tuple[dict[str, Camera], np.ndarray, np.ndarray]:
-    """The cameras by name, the cloud in base_link, and what takes its frame there."""
+    """Return the cameras by name, the cloud in base_link, and the transform from its frame to base_link."""
     transforms, models, pictures = TransformBuffer(), {}, {}
     cloud: LidarFrame | None = None
     for message in bag.messages():
@@ -209,7 +209,7 @@ def deskew(out: Path) -> None:
 
 
 def _above(cloud: LidarFrame, answer: NamedDetections[Detections3D], truth: Detections3D) -> np.ndarray:
-    """The cloud from above with what was found in it, and the boxes that it should be."""
+    """Draw the cloud from above with the detected and the true boxes."""
     drawn = draw_bev(cloud.points, answer.detections, answer.classes, FORWARD_M, SIDEWAYS_M, PX_PER_M)
     corners = box_corners(truth.xyzlwh_yaw.astype(np.float64))[:, :4, :2]
     pixels = (np.array((SIDEWAYS_M[1], FORWARD_M[1])) - corners[..., ::-1]) * PX_PER_M
@@ -252,7 +252,7 @@ def _make_drive(folder: Path) -> tuple[dict[int, LidarFrame], dict[int, np.ndarr
 
 
 def _detect(bag_path: Path, out: Path, fixed_frame: str) -> dict[int, NamedDetections[Detections3D]]:
-    """What the shipped lidar detector finds in a recording, by stamp."""
+    """Return the detections of the shipped lidar detector in a recording, by stamp."""
     out.mkdir()
     config = out / "config.yaml"
     config.write_text("lidar_detector: {ros__parameters: {points_topics: [/lidar/points]}}")
@@ -267,7 +267,7 @@ def _detect(bag_path: Path, out: Path, fixed_frame: str) -> dict[int, NamedDetec
 
 
 def _driven(twist: PlanarTwist, seconds: float) -> np.ndarray:
-    """(4, 4) where a constant twist without sideways motion has led."""
+    """Return the (4, 4) pose after a constant twist without sideways motion."""
     angle = twist.yaw_rate * seconds
     radius = twist.vx / twist.yaw_rate
     pose = np.eye(4)

@@ -56,7 +56,7 @@ class Scene:
 
 
 def fusion_rows(out: Path, bar: Progress) -> list[Row]:
-    """Every score of fusion on recordings, where they are here; leaves a picture in `out`."""
+    """Return every score of fusion on recordings, if available; writes a picture to `out`."""
     if not FASTESTDET.is_file():
         return []
     task = bar.add_task("fusion, real frames", total=1)
@@ -81,7 +81,7 @@ def read_scene(folder: Path) -> Scene:
 
 
 def fuse_scene(scene: Scene, camera: Runtime, lidar: Runtime) -> tuple[Detections2D, Fused]:
-    """What the camera's detector saw, and the objects of both."""
+    """Return the camera's detections, and the fused objects."""
     (seen,) = detect2d(camera, [CameraFrame(scene.pixels, True, 0, "camera")])
     found = detect3d(lidar, LidarFrame(scene.points, 0, 0, "velodyne"))
     classes = camera.manifest.classes, lidar.manifest.classes
@@ -95,9 +95,10 @@ def label_iou(scene: Scene) -> np.ndarray:
 
 
 def match_labels(scene: Scene, fused: Fused) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of objects and of labels that are the same by their places: nearest in sum, `NEAR_M` at most.
+    """Match objects and labels by position, at most `NEAR_M` apart, with the least total distance; return
+    rows.
 
-    The places decide, not the overlap in the image, which is what is scored.
+    Matching uses positions, as the overlap in the image is scored.
     """
     away = fused.detections.xyzlwh_yaw[:, None, :2] - scene.boxes[None, :, :2]
     distance = np.hypot(away[..., 0], away[..., 1])

@@ -1,7 +1,7 @@
 """Measure the shipped camera detector on a GPU: prints a table, writes out/bench/gpu.json.
 
-Needs torch, torchvision and NumPy only: no ROS, no network, no recordings. Without a GPU the same code runs
-on the CPU, rows of the GPU say "not measured", and nothing is written.
+Needs only torch, torchvision and NumPy. Without a GPU the same code runs on the CPU, the rows of the GPU are
+"not measured", and nothing is written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sensor health: how soon faults made on purpose are found, false alarms, cost; writes out/bench/health.json.
+"""Sensor health: detection time of injected faults, false alarms, cost; writes out/bench/health.json.
 
 The limits were chosen with kitti_city and drives 1, 5 and 9 of the simulator at hand; the simulator's figures
 are of other drives, and false alarms are counted on every recording. Time is that of the recording.
@@ -57,7 +57,7 @@ def measure_all(console: Console) -> None:
 
 
 def fault_rows(drives: dict[str, SensorDrive]) -> list[Row]:
-    """Of each fault, the longest time until it was found, of all drives; without one where it was missed."""
+    """Return the longest detection time of each fault over all drives; None if one was missed."""
     rows, missed, tried = [], 0, 0
     for name, fault in track(FAULTS.items(), "faults"):
         times = []
@@ -86,7 +86,7 @@ def alarm_rows(drives: dict[str, SensorDrive]) -> list[Row]:
 
 
 def alarms(drives: dict[str, SensorDrive]) -> Iterator[tuple[str, list[Finding]]]:
-    """Every recording without a fault, and what was found in it."""
+    """Return the findings in every recording without a fault."""
     for name, drive in drives.items():
         yield f"{name}_{QUIET_S:g}s", play(drive, None, 0.0, QUIET_S).findings
     if not DATA.is_dir():

@@ -1,4 +1,4 @@
-"""Drives of two sensors with faults made on purpose, for the health of sensors."""
+"""Drives of two sensors with injected faults, to test sensor health."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPTICAL_FROM_BASE = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
 
 @dataclass(frozen=True, eq=False)
 class SensorDrive:
-    """What a camera and a lidar saw at 10 Hz; repeated where more is asked for.
+    """Frames of a camera and a lidar at 10 Hz; repeated if more are needed.
 
     Attributes:
         pictures: (H, W, 3) uint8 each. clouds: (N, 4) float32 each.
@@ -272,7 +272,7 @@ def play(drive: SensorDrive, fault: Fault | None, at_s: float, seconds: float) -
 
 
 def found_s(monitor: HealthMonitor, fault: Fault, at_s: float) -> float | None:
-    """How long after its beginning a fault was found; None if it was not."""
+    """Return the time from the start of a fault to its detection; None if it was missed."""
     since_ns = START_NS + round(at_s * 1e9)
     times = [
         (finding.found_ns - since_ns) / 1e9

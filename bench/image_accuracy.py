@@ -1,6 +1,6 @@
 """Scores of the node's 2D tracker on real sequences, beside SORT's on the same boxes.
 
-The settings were chosen on these fourteen sequences together: the figures are tuned ones.
+The settings were chosen on these fourteen sequences, so the figures are tuned.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def image_rows(data: Path) -> list[Row]:
 
 
 def track_with_defaults(sequence: ImageSequence) -> list[TrackFrame]:
-    """Return what the node's settings make of a sequence."""
+    """Return the tracks of a sequence with the node's settings."""
     return track_with(sequence, config_2d((sequence.class_name,)))
 
 
 def track_with(sequence: ImageSequence, config: TrackerConfig2D) -> list[TrackFrame]:
-    """Return what a tracker makes of a sequence."""
+    """Return the tracks of a tracker on a sequence."""
     tracker, found = Tracker2D(config), []
     for number, frame in enumerate(sequence.frames):
         tracks = tracker.update(number * 10**9 // sequence.hz, frame.detections)
@@ -52,6 +52,6 @@ def track_with(sequence: ImageSequence, config: TrackerConfig2D) -> list[TrackFr
 
 
 def track_with_sort(sequence: ImageSequence) -> list[TrackFrame]:
-    """Return what SORT makes of a sequence."""
+    """Return the tracks of SORT on a sequence."""
     tracker = Sort()
     return [frame.followed(*tracker.update(frame.detections.xyxy)) for frame in sequence.frames]

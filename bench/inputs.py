@@ -1,4 +1,4 @@
-"""What is measured: the model, the picture, the clouds; real ones where the recordings are here."""
+"""The inputs of the measurements: model, picture and clouds; real ones if the recordings are available."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model(folder: Path) -> str:
 
 
 def export_fastestdet(path: Path) -> Path:
-    """Write the bundle, by the command that users have and in a process of its own: it imports a lot."""
+    """Write the bundle with the user's command, in its own process, as it imports a lot."""
     path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "perception_rt.cli.main", "bundle", "export", "onnx", str(FASTESTDET)]
     options = ["--decoder", "fastestdet", "--licence", "BSD-3-Clause", "--out", str(path)]

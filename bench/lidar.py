@@ -1,4 +1,4 @@
-"""The part lidar: both shipped bundles on real clouds of two sizes through real topics, and the parts."""
+"""The part lidar: both shipped bundles on real clouds of two sizes through real topics, and their parts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def lidar_part(folder: Path, length: Length, quick: bool, step: Step) -> list[Ro
 
 
 def feed(bundle: str, name: str, folder: Path) -> Feed:
-    """A cloud, written for the publisher."""
+    """Write a cloud for the publisher."""
     file, points = folder / f"{name}.cdr", cloud(name)
     file.write_bytes(encode_points(points, 0, "lidar"))
     return Feed(f"lidar/{bundle}/{name}", "PointCloud2", file, points, LIDAR_HZ)
@@ -83,7 +83,7 @@ def encode_ms(count: int, repeats: int) -> float:
 
 
 def sim_rate(frames: int) -> tuple[float, float]:
-    """Clouds that the simulator casts in a second of one core's time, and their mean number of points."""
+    """Return the simulated clouds per second of processor time, and their mean number of points."""
     took, points = 0.0, []
     for seed in SIM_SEEDS:
         drive = Drive(seed)

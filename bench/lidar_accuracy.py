@@ -38,7 +38,7 @@ LEAST_POINTS = 50
 BANDS = ((0, 10), (10, 20), (20, 30), (30, 40))
 IOUS = {30: 0.3, 50: 0.5}
 TARGETS = {"recall_iou30": ">= 0.80", "precision_iou30": ">= 0.30"}
-LANES = 6.0  # m to either side: the own lane and those beside it
+LANES = 6.0  # m to either side: the own lane and its neighbours
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +52,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What was asked of one frame and what came of it.
+    """The matched labels and detections of one frame.
 
     Attributes:
         asked: (T,) range of each Car and Van that has to be found, m.
@@ -68,7 +68,7 @@ class Outcome:
 
 
 def lidar_rows(bundle: str, bar: Progress) -> list[Row]:
-    """Every score of a bundle on recordings, where they are here; its classes hold `car`."""
+    """Return every score of a bundle on recordings, if available; its classes include `car`."""
     if not DATA.is_dir():
         return []
     runtime = Runtime.open(bundle, device="cpu")
@@ -105,7 +105,7 @@ def labelled_sequence() -> list[Scene]:
 
 
 def detect(runtime: CloudRuntime, points: np.ndarray, bar: Progress, task: TaskID) -> Detections3D:
-    """What the bundle finds at its own thresholds."""
+    """Return the detections at the bundle's own thresholds."""
     found = detect3d(runtime, LidarFrame(points, 0, 0, "velodyne"))
     bar.advance(task)
     return found
@@ -136,7 +136,7 @@ def score_rows(
 
 
 def share(good: np.ndarray) -> float:
-    """How many of all are true; NaN of none."""
+    """Return the share of True values; NaN if there are none."""
     return float(good.mean()) if len(good) else float("nan")
 
 
@@ -164,7 +164,7 @@ def outcome(scene: Scene, found: Detections3D, classes: Sequence[str], threshold
 
 
 def points_inside(points: np.ndarray, box: np.ndarray) -> int:
-    """How many points a box holds."""
+    """Return the number of points in a box."""
     away = points[:, :3] - box[:3]
     cos, sin = np.cos(box[6]), np.sin(box[6])
     along, left = away[:, 0] * cos + away[:, 1] * sin, away[:, 1] * cos - away[:, 0] * sin

@@ -72,7 +72,7 @@ def circle_rows(prefix: str, runtime: CloudRuntime) -> list[Row]:
 
 
 def counts(circle: Circle, found: Detections3D, name: str) -> tuple[int, int, int, int]:
-    """Truths found and asked for, detections right and claimed, of a class."""
+    """Return found and all truths, correct and all detections, of a class."""
     label, boxes = CLASSES.index(name), found.xyzlwh_yaw
     if name == "car":
         near, least = iou_bev(torch.from_numpy(circle.boxes).float(), torch.from_numpy(boxes)).numpy(), 0.3
@@ -96,7 +96,7 @@ def counts(circle: Circle, found: Detections3D, name: str) -> tuple[int, int, in
 
 
 def cars_found(runtime: CloudRuntime, circle: Circle, step: int) -> int:
-    """How many of the cars with 50 points are found with one ring of `step`, by bands of elevation."""
+    """Return how many cars with 50 points are found with every `step`-th ring, by bands of elevation."""
     points = circle.points
     elevation = np.degrees(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])))
     ring = ((elevation + 24.8) / 26.8 * 63).round().astype(int)

@@ -64,7 +64,7 @@ def encode_ms(count: int, repeats: int) -> float:
 
 
 def timer_error_ms(seconds: float) -> float:
-    """p99 of how far the intervals between runs are from the period, where frames come more often."""
+    """Return the p99 of the difference between run intervals and the period, if frames arrive more often."""
     runs: list[int] = []
     worker = Worker(
         lambda batch: runs.append(time.perf_counter_ns()),
@@ -82,7 +82,7 @@ def timer_error_ms(seconds: float) -> float:
 
 
 def sim_rate(frames: int) -> float:
-    """Frames that the simulator draws, with their truth, in a second of one core's time."""
+    """Return the simulated frames, with truth, per second of processor time."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -1,4 +1,4 @@
-"""The part models: what `auto` gains on one thread over the bundles of BASELINE, and how far its answers are.
+"""The part models: speed and accuracy of `auto` on one thread against the bundles of BASELINE.
 
 FastestDet is compared with its own TorchScript program.
 """
@@ -23,7 +23,7 @@ from perception_rt.model.golden import read_golden
 from perception_rt.model.runtime import Runtime, resolve_bundle
 
 CALLS = 40
-BASELINE = "c7897eb"  # the commit whose bundles, in format 1, the targets speak of
+BASELINE = "c7897eb"  # the targets refer to the bundles, in format 1, of this commit
 TARGETS = {"fastestdet": "<= 0.40", "sim_camera": "<= 0.34", "pillars": "<= 0.30"}
 
 
@@ -37,7 +37,7 @@ def models_part(folder: Path, quick: bool) -> list[Row]:
 
 
 def baseline(name: str, bundle: str, folder: Path) -> Runtime | None:
-    """The old bundle, or the TorchScript of `bundle`; None where the history is not here."""
+    """Return the old bundle, or the TorchScript of `bundle`; None if the git history is missing."""
     if name == "fastestdet":
         kinds = {program.kind for program in read_archive(Path(bundle)).manifest.programs}
         return (
@@ -54,7 +54,7 @@ def baseline(name: str, bundle: str, folder: Path) -> Runtime | None:
 
 
 def bundle_rows(name: str, bundle: str, calls: int, folder: Path) -> list[Row]:
-    """Alternating calls of the two in one process, idle and beside a busy process on each core in turn."""
+    """Time both alternately in one process, idle and beside a busy process on each core in turn."""
     archive = read_archive(resolve_bundle(bundle))
     data = read_golden(archive.manifest.golden, archive.members)
     old, auto = baseline(name, bundle, folder), Runtime.open(bundle, "cpu", threads=1)
@@ -78,13 +78,13 @@ def bundle_rows(name: str, bundle: str, calls: int, folder: Path) -> list[Row]:
 
 
 def score_difference(first: Any, second: Any) -> float:
-    """The largest difference of the scores, best with best."""
+    """Return the largest difference of the sorted scores."""
     count = min(len(first[1]), len(second[1]))
     return float(np.abs(np.sort(first[1])[-count:] - np.sort(second[1])[-count:]).max(initial=0))
 
 
 def alternate(runtimes: dict[str, Any], data: np.ndarray, calls: int) -> dict[str, list[float]]:
-    """ms of each call, one of each runtime in turn."""
+    """Return the time of each call, ms, alternating between the runtimes."""
     times: dict[str, list[float]] = {name: [] for name in runtimes}
     for index in range(calls + 2):
         for name, runtime in runtimes.items():
@@ -97,7 +97,7 @@ def alternate(runtimes: dict[str, Any], data: np.ndarray, calls: int) -> dict[st
 
 @contextmanager
 def busy_core(core: int) -> Iterator[None]:
-    """A process that never rests on one core."""
+    """Run a process that keeps one core busy."""
     code = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
     other = subprocess.Popen([sys.executable, "-c", code, str(core)])
     try:

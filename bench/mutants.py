@@ -40,7 +40,7 @@ FOLDERS = ("perception_rt/realtime", "perception_rt/stage/tracking", "perception
 COUNT, SEED = 300, 1
 OUT = ROOT / "out/mutants.json"
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
-SLOWER, GRACE_S = 5.0, 30.0  # how much longer than usual a mutant's tests may run
+SLOWER, GRACE_S = 5.0, 30.0  # maximum time of a mutant's tests, relative to the usual one
 
 COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -83,7 +83,7 @@ class Mutant(NamedTuple):
 
 
 def replacements(node: ast.AST) -> Iterator[str]:
-    """The texts that may stand in place of a node."""
+    """Yield the replacements of a node, as text."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
         yield f"({ast.unparse(ast.Compare(node.left, [COMPARISONS[type(node.ops[0])]()], node.comparators))})"
     elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
@@ -106,7 +106,7 @@ def replacements(node: ast.AST) -> Iterator[str]:
 
 
 def mutable(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below one whose change is a change of behaviour: no types, no texts, no interfaces."""
+    """Yield the nodes below one that affect behaviour: no types, no texts, no interfaces."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases", "type_comment"):
             continue
@@ -299,7 +299,7 @@ def _run_pytest(
 
 
 def prepare() -> None:
-    """Import once what every forked process needs, but nothing of the package."""
+    """Import the modules that every forked process needs, except those of the package."""
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
     sys.dont_write_bytecode = True

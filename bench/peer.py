@@ -1,4 +1,4 @@
-"""The detector nodes against the node that most people write (`bench.peer_node`), and the load plot.
+"""Compare the detector nodes with a straightforward node (`bench.peer_node`), and plot rising loads.
 
     python -m bench.peer                 # every case, about half an hour
     python -m bench.peer --quick         # one camera and the lidar, a smoke run
@@ -29,7 +29,7 @@ from perception_rt.codec.encode import encode_image, encode_points
 
 OUT = Path("out/bench")
 OURS, TORCH, ONNX = "perception_rt", "torch", "onnxruntime"
-START_S = 9.0  # of a node, for the progress bar
+START_S = 9.0  # start-up of a node, for the progress bar
 IDLE, BUSY = "idle", "busy_core"
 OVERLOAD_HZ = 150.0
 
@@ -205,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--load", action="store_true", help="rising loads instead of the comparison")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement (default 12)")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: its figures mean little")
+    parser.add_argument("--quick", action="store_true", help="a short run; its figures are not meaningful")
     args = parser.parse_args(argv)
     use_private_graph()
     return command(lambda: measure(args, Console()))
@@ -226,7 +226,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
             lambda spent, what: bar.update(task, advance=spent, description=what),
         ):
             rows += found
-            write_rows(OUT / f"{name}.json", rows)  # what is measured stays, whatever follows
+            write_rows(OUT / f"{name}.json", rows)  # keep the results if a later case fails
     console.print(table_of(rows))
     console.print(f"written: {OUT / f'{name}.json'}")
 

@@ -1,4 +1,4 @@
-"""The node that most people write around a detector, to compare with.
+"""A straightforward detector node, to compare with.
 
 A deserialized message, reliable and ten deep; the pixels copied out of it as cv_bridge does, resized,
 divided by 255 and transposed; the network in the callback, on rclpy's own executor; NMS; a Python loop over
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-MEMORY = 10_000  # forwards that are kept
+MEMORY = 10_000  # number of forward times to keep
 
 
 def torch_network(bundle: str) -> Callable[[np.ndarray], list[Any]]:

@@ -1,4 +1,4 @@
-"""Does the age depend on the luck of the start? Twenty starts at random phase against the sensor.
+"""Measure how the age depends on the start: twenty starts at random phase to the sensor.
 
     python -m bench.phase            # virtual time and real topics, about five minutes
     python -m bench.phase --virtual  # virtual time alone, a second

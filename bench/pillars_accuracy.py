@@ -1,4 +1,4 @@
-"""Scores of the shipped lidar network: simulated drives that no training used, and real clouds."""
+"""Scores of the shipped lidar network on held-out simulated drives and real clouds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pillars_rows(bundle: str, frames: int, bar: Progress) -> list[Row]:
 
 
 def network_rows(bundle: str, bar: Progress) -> list[Row]:
-    """Cars on real clouds, on which nothing was trained: of the bundle, and of the one before it.
+    """Cars on real clouds, without training on them: of this bundle and of the previous one.
 
     The thresholds of the bundle were chosen on the frames and the circles, not on the sequence.
     """

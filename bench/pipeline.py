@@ -1,4 +1,4 @@
-"""The detector nodes under the stop-watch, in the process that measures."""
+"""Detector nodes with timing, in the measuring process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from perception_rt.types import PerceptionError
 
 TOPIC = "/sensor"
 SETTLE_S = 0.5
-FASTEST_HZ = 1000.0  # a scheduler rate that never holds a frame back
+FASTEST_HZ = 1000.0  # a scheduler rate that never delays a frame
 
 
 class Answer(NamedTuple):
@@ -35,7 +35,7 @@ class Answer(NamedTuple):
 
 
 class Measured(DetectorComponent):
-    """A detector that keeps when it answered which frame; mixed into that of a sensor.
+    """Mixin of a detector that records when it published each frame.
 
     Attributes:
         answers: every published frame.
@@ -47,14 +47,14 @@ class Measured(DetectorComponent):
         self._infer_ns = 0
 
     def infer(self, frames: list) -> list:
-        """As it is, timed."""
+        """Infer and measure the time."""
         began = time.perf_counter_ns()
         results = super().infer(frames)
         self._infer_ns = time.perf_counter_ns() - began
         return results
 
     def publish(self, stream: str, frame: Any, result: Any) -> None:
-        """As it is; then the time."""
+        """Publish, then record the time."""
         super().publish(stream, frame, result)
         self.answers.append(Answer(frame.stamp_ns, self._infer_ns, time.time_ns()))
 
@@ -83,7 +83,7 @@ class MeasuredDetector(DetectorNode):
         self.set_parameters([Parameter("rate_hz", value=float(hz))])
 
     def forward_ns(self, data: np.ndarray, seconds: float) -> np.ndarray:
-        """Run the bundle alone on what it takes, on the thread that it always runs on: ns of each run."""
+        """Run the bundle alone on its worker thread; return the time of each run, ns."""
         self._halt.clear()
 
         def loop() -> np.ndarray:
@@ -96,7 +96,7 @@ class MeasuredDetector(DetectorNode):
         return self.component.worker.call(loop).result()
 
     def answered(self, seconds: float) -> list[Answer]:
-        """What is answered within the next `seconds`."""
+        """Return the frames published within the next `seconds`."""
         first = len(self.answers)
         time.sleep(seconds)
         return self.answers[first:]
@@ -106,7 +106,7 @@ class MeasuredDetector(DetectorNode):
         return self.component.stats[TOPIC].ledger.snapshot()
 
     def lost(self) -> int:
-        """Messages that the transport says it lost."""
+        """Messages reported as lost by the transport."""
         return sum(subscription.lost for subscription in self._host.subscriptions)
 
     def deadline_misses(self) -> int:
@@ -155,7 +155,7 @@ def running(node_class: type[MeasuredDetector], **values: Any) -> Iterator[Measu
 
 @contextmanager
 def active(node: MeasuredDetector, hz: float) -> Iterator[None]:
-    """Activated at a scheduler rate, settled; deactivated afterwards, so that no frame is pending."""
+    """Activate the node at a scheduler rate and let it settle; deactivate it afterwards."""
     node.set_rate(hz)
     node.trigger_activate()
     try:

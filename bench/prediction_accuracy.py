@@ -69,7 +69,7 @@ def window_rows(prefix: str, windows: Windows) -> list[Row]:
 
 
 def predict(windows: Windows) -> Predictions:
-    """What comes after each window's positions."""
+    """Predict the path after each window's positions."""
     n = len(windows)
     labels, sd = np.zeros(n, np.int64), np.full(n, CLICK_SD)
     return predict_after(windows.seen, labels, STEP_S, CONFIG, sd, WALKING_SD)

@@ -10,7 +10,7 @@ from perception_rt.types.predictions import Predictions
 
 
 def bare_tracks(xy: np.ndarray, labels: np.ndarray, speed_sd: float) -> Tracks:
-    """N tracks that are all detected now, in order, and whose velocities are not known yet.
+    """Return N tracks with current detections, in order, and unknown velocities.
 
     Args:
         xy: (N, 2) m. labels: (N,) int64. speed_sd: of each part of the velocity, m/s.
@@ -43,7 +43,7 @@ def predict_after(
     sd: np.ndarray,
     speed_sd: float,
 ) -> Predictions:
-    """What is predicted after the last of K positions.
+    """Predict the path after the last of K positions.
 
     Args:
         seen: (N, K, 2) m, every step_s. labels: (N,) int64. sd: (N,) standard deviation of the positions, m.

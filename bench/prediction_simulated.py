@@ -1,4 +1,4 @@
-"""Whether object prediction knows how wrong it is: NEES on simulated drives.
+"""Consistency of object prediction: NEES on simulated drives.
 
 Objects are seen with noise at 10 Hz for three seconds, in the world's frame. Each counts once, so that the
 samples are independent. The simulator's traffic is steadier than people are (sums of slow sines), so its
@@ -52,7 +52,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Objects:
-    """What became of N objects of several drives.
+    """N objects of several drives.
 
     Attributes:
         seen: (N, 31, 2) true positions up to now, m. ahead: (N, 3, 2) those in 1, 2, 3 s.
@@ -106,7 +106,7 @@ def distances_of(objects: Objects, config: PredictorConfig) -> np.ndarray:
 
 
 def gather(seeds: range, step: Step) -> Objects:
-    """Every object that is near for six seconds around one of MOMENTS_S, the first time it is."""
+    """Return every object that is near for six seconds around one of MOMENTS_S, once."""
     rows = []
     for seed in seeds:
         drive, known = Drive(seed, (64, 64)), set()

@@ -1,4 +1,4 @@
-"""Sensors in a process of their own: one message, published over and over, stamped with the current time.
+"""Sensors in their own process: publish one message repeatedly, stamped with the current time.
 
 `python -m bench.publisher TOPICS TYPE FILE RELIABILITY` publishes on each of the comma-separated topics in
 turn, nothing until told. Commands, a line each on standard input: `rate HZ` (of all topics together; 0
@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-STAMP = slice(4, 12)  # after the four bytes that say how the rest is serialized
+STAMP = slice(4, 12)  # after the four bytes of the encapsulation header
 READY_S = 30.0
 
 
 class Sensor:
-    """The publisher, from the side of who measures.
+    """The publisher, controlled by the measuring process.
 
     Args:
         topic: topic, or several, comma-separated: sensors that take turns.
@@ -41,7 +41,7 @@ class Sensor:
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
-            start_new_session=True,  # Ctrl-C is for who measures, who then ends this
+            start_new_session=True,  # the measuring process handles Ctrl-C and ends this one
         )
 
     def __enter__(self) -> Sensor:
@@ -61,14 +61,14 @@ class Sensor:
         self._tell(f"rate {hz}")
 
     def sent(self) -> int:
-        """How many messages were published so far."""
+        """Return the number of messages published so far."""
         return self._ask()["sent"]
 
     def wait_until_heard(self, timeout_s: float = READY_S) -> None:
-        """Until a subscription matches, and a moment longer, as discovery is not the same for both sides.
+        """Wait until a subscription matches, and shortly longer, as discovery differs on both sides.
 
         Raises:
-            TimeoutError: nobody subscribes.
+            TimeoutError: there is no subscription.
         """
         end = time.monotonic() + timeout_s
         while not self._ask()["subscribers"]:
@@ -90,7 +90,7 @@ class Sensor:
 
 
 class Pace:
-    """Emits at a rate that may change at any time; keeps its phase, and never makes up for what it missed."""
+    """Emits at a rate that may change at any time; keeps its phase and never catches up."""
 
     def __init__(self, emit: Callable[[], None]) -> None:
         self.sent = 0

@@ -20,7 +20,7 @@ Absolute times are those of the machine named; ratios are measured side by side 
 
 
 def write(out: Path = OUT, results: Path = RESULTS) -> Path:
-    """Write the record of every result file below `out`; what was not measured anew stays. Returns where."""
+    """Write the record of every result file below `out`, keep other sections, and return its path."""
     sections = recorded(results.read_text()) if results.is_file() else {}
     for kind in COMMANDS:
         for path in sorted((out / kind).glob("*.json")):

@@ -1,8 +1,8 @@
-"""Run every recording here from end to end; writes out/accuracy/recordings.json.
+"""Run every available recording from end to end; writes out/accuracy/recordings.json.
 
-Real bags run on the parameter file that `perception-rt init` writes for them; the cases, made to be hard to
-read, on the files below. A row tells how many messages of a stream were answered, and the exit code. Each is
-replayed (`recordings/`), and those that `bag_player` can play run in a live graph too (`recordings/live/`).
+Real bags run with the parameter file of `perception-rt init`; the cases, which are hard to read on purpose,
+with the files below. A row has the share of answered messages of a stream, or the exit code. Each recording
+is replayed (`recordings/`) and, if `bag_player` can play it, run in a live graph too (`recordings/live/`).
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class RecordingCase(NamedTuple):
     config: str | Path
     code: int = 0
     least: float = 0.95
-    """Share of the received messages of each stream that must be answered; 0: none may be."""
+    """Required share of answered messages of each stream; 0: none may be answered."""
     speed: float = 0.0
-    """Of `bag_player`, slow for detectors so that any machine keeps up; 0: replayed only."""
+    """Rate of `bag_player`, slow for detectors so that any machine keeps up; 0: replay only."""
 
 
 def recording_cases() -> Iterator[RecordingCase]:
@@ -120,7 +120,7 @@ def _played(case: RecordingCase, config: Path, live: Path) -> Iterator[Row]:
         node["ros__parameters"]["use_sim_time"] = True
     player = {"use_sim_time": False, "bag": str(case.bag), "speed": case.speed}
     graph["bag_player"] = {"ros__parameters": player}
-    live.write_text(yaml.safe_dump(graph, sort_keys=False))  # the player comes last, when all others are up
+    live.write_text(yaml.safe_dump(graph, sort_keys=False))  # the player starts last
     up = [sys.executable, "-m", "perception_rt.cli.main", "up", str(live), "--restarts", "0"]
     with Collector({}) as collector:
         done = subprocess.run(up, capture_output=True, check=False, timeout=UP_S)
@@ -137,7 +137,7 @@ def _played(case: RecordingCase, config: Path, live: Path) -> Iterator[Row]:
 def _share(where: str, received: int, published: int, least: float) -> Iterator[Row]:
     yield row(f"{where}/received", received, "messages")
     target = f">= {least}" if least else "<= 0"
-    if received or least:  # nothing comes of what must be refused
+    if received or least:  # refused messages have no results
         yield row(f"{where}/published_share", published / received if received else None, "", target)
 
 

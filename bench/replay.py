@@ -1,4 +1,4 @@
-"""The part replay: how fast a recording goes through the whole graph against its models alone; memory.
+"""The part replay: speed of a replay through the whole graph relative to the models alone; memory.
 
 The models alone and the replay are measured in alternating blocks of one process, on the same frames. The
 models alone run one after the other on frames that are decoded already; the replay reads, decodes, schedules,
@@ -34,7 +34,7 @@ from perception_rt.types import CameraFrame, LidarFrame
 CONFIG = Path(__file__).parents[1] / "config" / "kitti.yaml"
 IMAGES, CLOUDS = "/camera/front/image_raw", "/lidar/points"
 FIXED = "fixed:20"
-GRAPHS = {  # by name: the nodes, what of the recording their models take, the target
+GRAPHS = {  # by name: nodes, topics of their models, target
     "kitti_city": (None, (IMAGES, CLOUDS), ">= 0.95"),
     "camera": (("camera_detector",), (IMAGES,), ""),
     "lidar": (("lidar_detector",), (CLOUDS,), ""),
@@ -69,7 +69,7 @@ def replay_part(
 
 
 def repeat(folder: Path, times: int) -> Path:
-    """The recording so many times over, one after the other."""
+    """Repeat the recording a number of times."""
     with Bag(CITY) as source, BagWriter(folder) as target:
         left = {topic: times * source.topics[topic][1] for topic in (IMAGES, CLOUDS)}
         messages = repeated(source)
@@ -96,7 +96,7 @@ def speed_rows(name: str, rates: dict[str, list[float]], target: str) -> list[Ro
 
 
 class Alone:
-    """The models without anything, on the frames of the recording; one thread, as in the replay."""
+    """The models alone on the frames of the recording; one thread, as in the replay."""
 
     def __init__(self, bundle: str) -> None:
         torch.set_num_threads(1)
@@ -149,7 +149,7 @@ def replay_rate(
 
 
 def memory_rows(bundle: str, folder: Path, times: int, step: Step) -> list[Row]:
-    """The most memory that a process needs for a long recording, from begin to end."""
+    """Measure the peak memory of a process that replays a long recording."""
     bag = repeat(folder / "long", times)
     size = sum(file.stat().st_size for file in bag.iterdir())
     step(times * 0.1, "replay memory")

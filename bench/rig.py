@@ -1,4 +1,4 @@
-"""Sensors, a detector node in a process of its own, and an observer that measures it from outside.
+"""Sensors, a detector node in its own process, and an observer that measures it from outside.
 
 The observer sees what any subscriber sees: which results arrive, and how old their stamps are then.
 """
@@ -32,7 +32,7 @@ ARRAYS = {"Image": "Detection2DArray", "PointCloud2": "Detection3DArray"}
 
 @dataclass(frozen=True)
 class Scene:
-    """What is sent to which kind of node.
+    """The input of a measurement and its node.
 
     Attributes:
         kind: message type in sensor_msgs: ``Image`` or ``PointCloud2``.
@@ -58,7 +58,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Observed:
-    """What the observer saw in a run.
+    """The results of the observer in a run.
 
     Attributes:
         sent: messages of the sensors in the time of the measurement.

@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", action="append", choices=PARTS, help="measure this part (default: all)")
     parser.add_argument("--bundle", help="the camera's (default: FastestDet; without data: sim_camera)")
     parser.add_argument("--soak", type=float, default=600.0, metavar="SECONDS", help="length of the long run")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: its figures mean little")
+    parser.add_argument("--quick", action="store_true", help="a short run; its figures are not meaningful")
     parser.add_argument("--record", action="store_true", help="write bench/RESULTS.md")
     return parser
 

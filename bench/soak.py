@@ -42,7 +42,7 @@ from perception_rt.codec.cdr import stamp_bytes
 from perception_rt.codec.encode import encode_image
 
 SETTLE_S = 2.0  # between the end of a fault and the next one
-PATIENCE_S = 60.0  # for an answer; what takes longer counts as this
+PATIENCE_S = 60.0  # maximum time for an answer; longer times count as this
 STOP_S = 5.0
 MOODY = "/moody/camera_detector"
 OUTPUTS = {
@@ -70,7 +70,7 @@ ALSO_DAMAGED = {
     "/lidar_detector/detections": "vision_msgs/msg/Detection3DArray",
     "/fusion/detections": "vision_msgs/msg/Detection3DArray",
 }
-TROUBLE = (111, 113, 115)  # image widths that the moody detector does not take
+TROUBLE = (111, 113, 115)  # image widths on which the failing detector fails
 START_NS = 1_700_000_000 * 10**9
 CLOCK_HZ = 100
 MS = 1_000_000
@@ -95,7 +95,7 @@ def graph(moody: str) -> dict[str, Any]:
 
 
 def moody_bundle(path: Path) -> str:
-    """A detector that raises, runs out of memory or mislabels by the width of the image."""
+    """Write a detector that raises, runs out of memory or mislabels, depending on the image width."""
     from perception_rt.model import bundle
     from perception_rt.model.manifest import ImageSpec
     from test.graph.models import Moody  # beside this package, not in it
@@ -198,7 +198,7 @@ class Sensors:
 
 
 def bright(width: int, stamp_ns: int) -> bytes:
-    """A picture in which the moody detector finds one box."""
+    """Return an image in which the failing detector finds one box."""
     image = np.zeros((120, width, 3), np.uint8)
     image[20:50, 10:40, 0] = 255
     return encode_image(image, "rgb8", stamp_ns, "camera")
@@ -209,12 +209,12 @@ def bright(width: int, stamp_ns: int) -> bytes:
 
 @dataclass
 class Watch:
-    """What the nodes answer and say of themselves.
+    """Records the outputs and diagnostics of the nodes.
 
     Attributes:
         answers: by node, the stamp of the latest answer, ns, and when it came, s.
         ledgers: by status, the latest counts.
-        violations: what did not sum.
+        violations: ledgers whose counts do not add up.
     """
 
     answers: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -591,7 +591,7 @@ def _run(
 
 
 def usage_rows(processes: Processes, since_s: float) -> list[Row]:
-    """Memory, descriptors and threads of the processes that lived from `since_s` to the end."""
+    """Return memory, descriptors and threads of the processes that ran from `since_s` to the end."""
     rows = []
     for pid, name in processes.names.items():
         if pid in processes.killed or not processes.samples[pid, "VmRSS"]:

@@ -21,7 +21,7 @@ from bench.rows import Row, row
 
 OVERLOAD = 1.3  # messages published for one that the model could take
 ROOM = 0.85  # of a period, the most that a forward may take where a sensor's rate is to be held
-WARM_S = 20.0  # until the memory of a process has found its size
+WARM_S = 20.0  # until the memory of a process has settled
 IN_FLIGHT_S = 0.5
 
 Step = Callable[[float, str], None]
@@ -57,7 +57,7 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Feed:
-    """What a sensor sends, over and over.
+    """The message that a sensor sends repeatedly.
 
     Attributes:
         name: of the rows, as ``camera/720p``.
@@ -192,7 +192,7 @@ def soak(
     seconds: float,
     step: Step,
 ) -> list[Row]:
-    """Minutes at the sensor's rate: what was sent against what the ledger knows, and memory."""
+    """Run for minutes at the sensor's rate; compare sent messages with the ledger, and measure memory."""
     before, lost = node.book(), node.lost()
     grown_from = None
     with feed.sensor(environment) as sensor, active(node, rate_hz):

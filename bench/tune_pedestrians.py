@@ -1,4 +1,4 @@
-"""How people move and how far off predictions of them are, chosen on all scenes of ETH/UCY but one.
+"""Choose the motion model and error radii of pedestrians on all scenes of ETH/UCY but one.
 
 The motion is chosen for the least ratio to constant velocity's errors on the worst of the other scenes; then
 the radii that hold 50 % and 95 % of what came there, on average over the scenes.

@@ -1,4 +1,4 @@
-"""Lives of tracks, chosen on all recordings but one.
+"""Choose the track lifecycle settings on all recordings but one.
 
 In space on KITTI's sequences with PointRCNN's boxes, in the image on MOT15 and KITTI's with RRC's boxes.
 The settings differ from the presets in one or two things at a time: there is little to choose on.
@@ -52,7 +52,7 @@ def _kitti(folder: Path, choice: int) -> dict[str, Pairs]:
 
 
 def merit_3d(score: Score) -> float:
-    """What the choice is by: sAMOTA and MOTA alike, a fragment as much as a tenth of a point of them."""
+    """The criterion: sAMOTA plus MOTA, minus a tenth of a point per fragment."""
     return 100 * (score.samota + score.best.mota) - 0.1 * score.best.fragments
 
 
