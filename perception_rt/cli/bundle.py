@@ -99,6 +99,8 @@ def _verify(args: argparse.Namespace) -> int:
 
     manifest = bundle.verify(args.bundle, args.device)
     noise = "; its golden input is noise" if manifest.golden.origin == "noise" else ""
+    if len({"".join(row[i : i + 2]) for row in manifest.golden.cells for i in range(0, len(row), 2)}) == 1:
+        noise += "; its golden label map has one class"
     print(f"{args.bundle}: ok ({manifest.name} {manifest.version}, sha256 {manifest.sha256[:12]}{noise})")
     return 0
 

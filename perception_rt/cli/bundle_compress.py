@@ -169,13 +169,17 @@ def agreement_of(
 
     Returns:
         ``after``: 2 M / (K + L) of K and L boxes, M of them matched (same class, IoU 0.5); ``before`` is 1.
-        ``score_difference``: the mean of the matched ones.
+        ``score_difference``: the mean of the matched ones. Of networks that label pixels ``after`` is the
+        part with the same label, of the pixels that either of them labels.
 
     Raises:
         ConfigError: the original network finds nothing in these frames.
     """
     from perception_rt.model.compress import matched_scores
+    from perception_rt.model.segmenter import SegmenterRuntime
 
+    if isinstance(plain, SegmenterRuntime):
+        return _agreement_of_pixels(plain, small, frames, on_frame)
     boxes, pairs = [0, 0], []
     for frame in frames:
         answers = []
@@ -192,6 +196,27 @@ def agreement_of(
     difference = float(np.abs(matched[:, 0] - matched[:, 1]).mean()) if len(matched) else None
     accuracy = _accuracy("agreement", 1.0, 2 * len(matched) / sum(boxes))
     return {**accuracy, "boxes": boxes, "score_difference": difference and round(difference, 5)}
+
+
+def _agreement_of_pixels(
+    plain: Any, small: Any, frames: Sequence[np.ndarray], on_frame: Callable[[], None]
+) -> dict[str, Any]:
+    from perception_rt.types.segmentation import UNLABELLED
+
+    same = labelled = 0
+    for frame in frames:
+        maps = []
+        for runtime in (plain, small):
+            maps.append(runtime(frame)[4])
+            on_frame()
+        either = (maps[0] != UNLABELLED) | (maps[1] != UNLABELLED)
+        labelled += int(either.sum())
+        same += int((maps[0] == maps[1])[either].sum())
+    if not labelled:
+        raise ConfigError(
+            "the network labels nothing in these frames: they cannot show what compression loses"
+        )
+    return _accuracy("agreement", 1.0, same / labelled)
 
 
 def _accuracy(measure: str, before: float, after: float) -> dict[str, Any]:

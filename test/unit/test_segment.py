@@ -30,11 +30,13 @@ from perception_rt.model.device_image import DevicePreparer
 from perception_rt.model.golden import cells_of, golden_difference
 from perception_rt.model.host_image import ImagePreparer, Placement, labels_to_native, place
 from perception_rt.model.importers import import_onnx, import_torchscript, import_torchvision, save_checked
+from perception_rt.model.importers.common import sha256_of
 from perception_rt.model.importers.reference import prepare
 from perception_rt.model.manifest import DecoderSpec, parse_manifest
 from perception_rt.model.runtime import Runtime
 from perception_rt.model.specs import ImageSpec, parse_image
 from perception_rt.model.torchscript import module_bytes, trace_module
+from perception_rt.model.zoo import find_entry, get_bundle
 from perception_rt.stage.draw import draw_segmentation
 from perception_rt.stage.segment import segment
 from perception_rt.types import BundleError, CameraFrame, CodecError, ConfigError, ModelError
@@ -573,30 +575,53 @@ class Same(nn.Module):
         return (F.avg_pool2d(images, 4) * 0 + torch.tensor([1.0, 0, 0])[None, :, None, None],)
 
 
-@pytest.mark.parametrize(
-    ("network", "decoder", "text"),
-    [
-        (Same(), "semantic", "or one class in all of it"),
-        (ColourMap(), "fastestdet", "answers no label of pixels"),
-    ],
-)
-def test_a_network_that_proves_nothing_or_labels_nothing_is_refused(tmp_path, network, decoder, text):
-    traced = trace_module(network, torch.zeros(1, 3, 64, 96))
-    program = ProgramSource("torchscript", module_bytes(traced), ("images",), ("logits",))
-    with pytest.raises(BundleError, match=text):
-        save_network(
-            tmp_path / "x.pt",
-            [program],
-            decoder=DecoderSpec(decoder),
-            name="x",
-            classes=CLASSES,
-            input_spec=ImageSpec((64, 96), "letterbox", "bilinear", "rgb"),
-            licence="Apache-2.0",
-            score_threshold=0.0,
-            nms_threshold=1.0,
-            task="segment",
-        )
+def save_traced(path: Path, network: nn.Module, decoder: str) -> None:
+    program = ProgramSource(
+        "torchscript",
+        module_bytes(trace_module(network, torch.zeros(1, 3, 64, 96))),
+        ("images",),
+        ("logits",),
+    )
+    save_network(
+        path,
+        [program],
+        decoder=DecoderSpec(decoder),
+        name="x",
+        classes=CLASSES,
+        input_spec=ImageSpec((64, 96), "letterbox", "bilinear", "rgb"),
+        licence="Apache-2.0",
+        score_threshold=0.0,
+        nms_threshold=1.0,
+        task="segment",
+    )
+
+
+def test_one_class_everywhere_is_an_answer_of_which_one_is_warned(tmp_path, capsys):
+    save_traced(tmp_path / "x.pt", Same(), "semantic")
+    assert main(["bundle", "verify", str(tmp_path / "x.pt")]) == 0
+    assert "its golden label map has one class" in capsys.readouterr().out
+    torch.jit.trace(Same(), torch.rand(1, 3, 64, 96)).save(str(tmp_path / "same.ts"))
+    imported = import_torchscript(tmp_path / "same.ts", "semantic", CLASSES, (64, 96))
+    report = save_checked(tmp_path / "same.pt", imported, bands(), name="same")
+    assert any("every pixel of the check picture has one class" in text for text in report.warnings)
+    assert report.manifest.golden.origin == "picture"
+
+
+def test_a_decoder_that_labels_no_pixels_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="answers no label of pixels"):
+        save_traced(tmp_path / "x.pt", ColourMap(), "fastestdet")
     assert not (tmp_path / "x.pt").exists()
+
+
+def test_torchvision_s_weights_are_had_by_their_name(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "lraspp.pth"
+    torch.save(models.get_model("lraspp_mobilenet_v3_large", weights_backbone=None).state_dict(), path)
+    entry = find_entry("LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1")
+    get_bundle(entry._replace(sha256=sha256_of(path)), path, tmp_path / "net.pt", bands(90, 120))
+    manifest = read_manifest(tmp_path / "net.pt")
+    assert (manifest.task, manifest.classes[7], len(manifest.classes)) == ("segment", "car", 21)
+    assert manifest.input.resize == "shorter_520"
 
 
 def test_engines_and_commands_know_the_task(tmp_path, capsys, monkeypatch):
