@@ -1,6 +1,6 @@
 """Teach a camera detector a class that it misses, from few pictures; writes out/accuracy/finetune.json.
 
-A network is trained on simulated pictures in which nobody labelled cyclists. Then it is fine-tuned on a
+A network is trained on simulated pictures without labels of cyclists. Then it is fine-tuned on a
 hundred others, with cyclists. Both are scored on drives that no training used.
 """
 

@@ -73,7 +73,7 @@ class Sensor:
         end = time.monotonic() + timeout_s
         while not self._ask()["subscribers"]:
             if time.monotonic() > end:
-                raise TimeoutError(f"nobody subscribed within {timeout_s:g} s")
+                raise TimeoutError(f"no subscription within {timeout_s:g} s")
             time.sleep(0.05)
         time.sleep(1.0)
 

@@ -44,16 +44,16 @@ from perception_rt.codec.encode import encode_image
 SETTLE_S = 2.0  # between the end of a fault and the next one
 PATIENCE_S = 60.0  # maximum time for an answer; longer times count as this
 STOP_S = 5.0
-MOODY = "/moody/camera_detector"
+FAILING = "/failing/camera_detector"
 OUTPUTS = {
     "/camera_detector": "vision_msgs/msg/Detection2DArray detections",
     "/lidar_detector": "vision_msgs/msg/Detection3DArray detections",
     "/fusion": "vision_msgs/msg/Detection3DArray detections",
     "/object_tracker": "vision_msgs/msg/Detection3DArray tracks",
     "/vehicle_state": "nav_msgs/msg/Odometry odometry",
-    MOODY: "vision_msgs/msg/Detection2DArray detections",
+    FAILING: "vision_msgs/msg/Detection2DArray detections",
 }
-DETECTORS = ("/camera_detector", "/lidar_detector", MOODY)
+DETECTORS = ("/camera_detector", "/lidar_detector", FAILING)
 INPUTS = {
     "/camera/image_raw": "sensor_msgs/msg/Image",
     "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
@@ -61,7 +61,7 @@ INPUTS = {
     "/odom": "nav_msgs/msg/Odometry",
     "/imu": "sensor_msgs/msg/Imu",
     "/tf": "tf2_msgs/msg/TFMessage",
-    "/moody/image_raw": "sensor_msgs/msg/Image",
+    "/failing/image_raw": "sensor_msgs/msg/Image",
     "/clock": "rosgraph_msgs/msg/Clock",
     "/tf_static": "tf2_msgs/msg/TFMessage",
 }
@@ -79,7 +79,7 @@ MS = 1_000_000
 # What is run.
 
 
-def graph(moody: str) -> dict[str, Any]:
+def graph(failing: str) -> dict[str, Any]:
     """The parameter file: the demo's nodes under simulated time, and a detector that can fail."""
     sim = {"use_sim_time": True}
     one = {**sim, "threads": 1}
@@ -89,20 +89,20 @@ def graph(moody: str) -> dict[str, Any]:
         "/fusion": {**sim, "fixed_frame": "odom"},
         "/object_tracker": sim,
         "/vehicle_state": {**sim, "odometry_topic": "odom"},
-        MOODY: {**one, "bundle": moody, "warmup_sizes": ["160x120"], "image_topics": ["image_raw"]},
+        FAILING: {**one, "bundle": failing, "warmup_sizes": ["160x120"], "image_topics": ["image_raw"]},
     }
     return {name: {"ros__parameters": values} for name, values in nodes.items()}
 
 
-def moody_bundle(path: Path) -> str:
+def failing_bundle(path: Path) -> str:
     """Write a detector that raises, runs out of memory or mislabels, depending on the image width."""
     from perception_rt.model import bundle
     from perception_rt.model.manifest import ImageSpec
-    from test.graph.models import Moody  # beside this package, not in it
+    from test.graph.models import Failing  # beside this package, not in it
 
     spec = ImageSpec(size=None, resize="model", filter="model", order="rgb")
-    fields = {"name": "moody", "classes": ["bright"], "licence": "Apache-2.0"}
-    bundle.save(path, Moody(10_000), input_spec=spec, **fields)
+    fields = {"name": "failing", "classes": ["bright"], "licence": "Apache-2.0"}
+    bundle.save(path, Failing(10_000), input_spec=spec, **fields)
     return str(path)
 
 
@@ -170,7 +170,7 @@ class Sensors:
         """One message of a topic, with the stamp of now."""
         if topic == "/clock":
             return b"\0\1\0\0" + stamp_bytes(self.now_ns())
-        if topic == "/moody/image_raw":
+        if topic == "/failing/image_raw":
             return bright(160, self.now_ns())
         data = next(data for _, name, data in reversed(self.messages) if name == topic)
         return self.stamped(topic, data, self.now_ns())
@@ -180,8 +180,10 @@ class Sensors:
         ticks = [
             (number * 1000 * MS // CLOCK_HZ, "/clock", b"") for number in range(length_ns * CLOCK_HZ // 10**9)
         ]
-        moody = [(number * 200 * MS, "/moody/image_raw", b"") for number in range(length_ns // (200 * MS))]
-        schedule = sorted([*self.messages, *ticks, *moody], key=lambda message: message[0])
+        failing = [
+            (number * 200 * MS, "/failing/image_raw", b"") for number in range(length_ns // (200 * MS))
+        ]
+        schedule = sorted([*self.messages, *ticks, *failing], key=lambda message: message[0])
         loop_ns = time.monotonic_ns()
         number = 0
         while True:
@@ -189,7 +191,7 @@ class Sensors:
                 if self._stop.wait(max(loop_ns + at_ns - time.monotonic_ns(), 0) / 1e9):
                     return
                 number += 1
-                if topic == "/clock" or (topic == "/moody/image_raw" and not self.silent):
+                if topic == "/clock" or (topic == "/failing/image_raw" and not self.silent):
                     self.publish(topic, self.example(topic))
                 elif topic != "/tf_static" and not self.silent:
                     stamp_ns = self.now_ns() + (self.stamp_ns if number % 2 else 0)
@@ -386,7 +388,7 @@ class Faults:
         """A model that raises, wants more memory than there is, and answers a class that it does not have."""
         for _ in range(5):
             for width in TROUBLE:
-                self.sensors.publish("/moody/image_raw", bright(width, self.sensors.now_ns()))
+                self.sensors.publish("/failing/image_raw", bright(width, self.sensors.now_ns()))
                 time.sleep(0.05)
 
     def swaps(self) -> None:
@@ -428,7 +430,7 @@ class Faults:
 
     def kill(self) -> None:
         """A process is killed, and started again by `up`."""
-        name = self.victims.pop(0) if self.victims else MOODY
+        name = self.victims.pop(0) if self.victims else FAILING
         pid = self.processes.pids().get(name)
         if pid is not None:
             self.processes.killed.add(pid)
@@ -500,7 +502,7 @@ def soak(minutes: float, say: Callable[[str], None], names: Sequence[str], seed:
         folder = Path(name)
         os.environ["ROS_LOG_DIR"] = str(folder / "log")
         config = folder / "graph.yaml"
-        config.write_text(yaml.safe_dump(graph(moody_bundle(folder / "moody.pt"))))
+        config.write_text(yaml.safe_dump(graph(failing_bundle(folder / "failing.pt"))))
         messages = drive(folder / "drive", min(10.0, 10 * minutes))
         log = folder / "up.log"
         with log.open("wb") as file:
@@ -547,7 +549,7 @@ def _run(
                     turn = count % len(turns)
                     kill = turns[turn] == "kill" or (minutes >= 5 and faults.victims and count % 2)
                     name = "kill" if kill else turns[turn]
-                    victim = (faults.victims[0] if faults.victims else MOODY) if kill else ""
+                    victim = (faults.victims[0] if faults.victims else FAILING) if kill else ""
                     getattr(faults, name)()
                     end_s, end_ns = time.monotonic(), sensors.now_ns()
                     found = watch.answered(end_ns, end_ns + 10**9 * 3600, end_s)

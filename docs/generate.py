@@ -76,7 +76,7 @@ class Topic(NamedTuple):
 
 
 class RecordingOutput:
-    """A publisher that nobody subscribes to."""
+    """A publisher without subscribers."""
 
     def publish(self, data: bytes) -> None:
         """Do nothing."""

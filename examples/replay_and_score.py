@@ -9,7 +9,7 @@ import perception_rt
 
 
 def main(bag: str, config: str, out: str, *truth: str) -> None:
-    """Print what became of each stream, and the scores."""
+    """Print the outcomes of each stream, and the scores."""
     result = perception_rt.replay_bag(bag, config, out, inference="fixed:20", truth=truth)
     for name, stream in result.metrics["streams"].items():
         print(f"{name}: {stream}")

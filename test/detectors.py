@@ -72,7 +72,7 @@ class TallBox(nn.Module):
         self, points: torch.Tensor, score_threshold: float = -1.0, nms_threshold: float = -1.0
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if points.shape[0] == 13:
-            raise ValueError("thirteen points are not to my taste")
+            raise ValueError("thirteen points are too few")
         threshold = self.score_threshold if score_threshold < 0 else score_threshold
         tall = points[points[:, 2] > self.above, :3]
         n = 1 if tall.shape[0] > 0 and threshold <= 0.9 else 0

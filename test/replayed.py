@@ -35,7 +35,7 @@ Output = tuple[str, str, str, int, bytes]  # node, topic, type, log time in ns, 
 
 
 def make_run(folder: Path, bag: Path, image: str, points: str) -> Path:
-    """Detect and track in every second message of a recording, and write down what became of all.
+    """Detect and track in every second message of a recording, and record all outcomes.
 
     Args:
         folder: of the run; made here. bag: the recording. image, points: its topics.

@@ -45,14 +45,17 @@ WORDS = {
     r"\bplayers\(": "replayable_nodes(",
     r"\bwind_down\b": "shut_down",
     r"no patience": "faster than real time",
-    r"somebody (looks|watches|subscribes)": "while there are subscribers",
+    r"\bsomebody\b|\banybody\b": "a user, another process; while there are subscribers",
     r"(hold|held|holds) (a |the )?bundles? to": "verify a bundle's hash and golden output",
     r"does not believe": "fail the gate",
     r"has its turn|next frame has": "the next frame is processed",
     r"whatever (a )?\w+ does": "say what may fail",
     r"\b(is|are) told of\b|\btell of\b|\btold in lumps\b": "reported",
     r"\bfor people\b": "for visualization, as text",
-    r"\bnobody asked\b|\bnobody listens\b": "there are no subscribers",
+    r"\bnobody\b": "there is no ...; there are no subscribers",
+    r"\bbecame of\b": "the outcome of",
+    r"\bto my taste\b|\bmoody\b": "not supported; failing",
+    r"\bnode that most people write\b|\bknow how wrong\b": "a straightforward node; consistency",
 }
 
 

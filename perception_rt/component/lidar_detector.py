@@ -61,7 +61,7 @@ class LidarMotion(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """Detections, the frame that they are in, what became of their sweep's motion, how many were joined."""
+    """Detections, their frame, the outcome of deskewing, and the number of joined sweeps."""
 
     detections: Detections3D
     frame_id: str
@@ -281,7 +281,7 @@ class LidarDetector(DetectorComponent):
             publisher.publish(encode_markers(markers, frame.stamp_ns, result.frame_id))
 
     def stream_values(self, stream: str) -> dict[str, object]:
-        """Points without a place, and clouds by what became of their motion, of all that were published.
+        """Points without a place, and clouds by outcome of deskewing, of all published ones.
 
         `sweeps_joined`: of how many the last cloud consisted.
         """

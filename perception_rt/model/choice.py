@@ -23,7 +23,7 @@ from perception_rt.types.errors import BundleError, ConfigError, ModelError
 TRIAL_S = 0.25  # of one candidate, once it is warm
 TRIAL_CALLS = (3, 30)  # least and most
 # Of the time on fewer threads, what one on more must take at most: each call waits for the slowest of them,
-# which is the one whose core somebody else wants too.
+# as its core is shared with another process.
 MORE_THREADS = 0.9
 CACHE_FILE = "engines.json"
 

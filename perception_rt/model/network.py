@@ -106,7 +106,7 @@ class ImageNetwork:
         nms = manifest.nms_threshold if nms_threshold < 0 else nms_threshold
         try:
             found = self._decode(outputs, place.size, score_threshold)
-        except Exception as error:  # a decoder is the code of anybody
+        except Exception as error:  # a decoder may be third-party code
             raise ModelError(f"decoder: {reason(error)}") from error
         found = _checked(found)
         each = torch.from_numpy(least).to(found.scores.device)[found.labels.clamp(0, len(least) - 1)]

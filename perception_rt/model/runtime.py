@@ -25,7 +25,7 @@ from perception_rt.types.errors import BundleError, ConfigError, ModelError
 
 SHIPPED = Path(__file__).parents[1] / "bundles"
 
-# Frames are views into messages, which nobody may write to; nobody here does.
+# Frames are views into messages, which must not be written to; nothing here does.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 

@@ -90,7 +90,7 @@ class SegmentNetwork(ImageNetwork):
         found = super()._select(outputs, place, score_threshold, nms_threshold, least)
         try:
             labels = self._decode.label_map(outputs, found, place, least)
-        except Exception as error:  # a decoder is the code of anybody
+        except Exception as error:  # a decoder may be third-party code
             raise ModelError(f"decoder: {reason(error)}") from error
         if labels.shape != place.native or labels.dtype != torch.uint8:
             given = f"{tuple(labels.shape)} {labels.dtype}"

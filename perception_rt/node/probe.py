@@ -53,7 +53,7 @@ def _judge(node: Node, topic: str, sizes: list[int], seconds: float) -> tuple[st
             if name.split("/")[-1] == topic.split("/")[-1]
         ]
         hint = f"; did you mean {' or '.join(sorted(close))}?" if close else ""
-        return "FAIL", f"{topic}: nobody publishes it in domain {node.context.get_domain_id()}{hint}"
+        return "FAIL", f"{topic}: no publisher in domain {node.context.get_domain_id()}{hint}"
     offered = ", ".join(
         f"{info.node_name} ({info.topic_type}, {info.qos_profile.reliability.name.lower()})"
         for info in publishers

@@ -54,12 +54,12 @@ def _scene(frame: LabelledFrame, labels: np.ndarray, answer: Answer) -> ScoredSc
             excused = unlabelled(found, View(read_calibration(frame.calibration), IMAGE_SIZE), regions)
     else:
         excused = inside(found, regions) > MOST_IN_REGION
-    nobody = np.full(len(labels), -1, np.int64)
-    moment = Moment(0, boxes, labels, nobody, frame.ignored, regions)
+    no_ids = np.full(len(labels), -1, np.int64)
+    moment = Moment(0, boxes, labels, no_ids, frame.ignored, regions)
     return ScoredScene(
         boxes,
         labels,
-        nobody,
+        no_ids,
         frame.ignored,
         found,
         scores,

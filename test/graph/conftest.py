@@ -30,12 +30,12 @@ from perception_rt.node.transport import transport_environment  # noqa: E402
 from test.detectors import TallBox  # noqa: E402
 from test.domains import claim_domain  # noqa: E402
 
-from .models import Moody  # noqa: E402
+from .models import Failing  # noqa: E402
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ |= transport_environment()
 
-TALL = 240  # rows from which `Moody` becomes slow
+TALL = 240  # rows from which `Failing` becomes slow
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 15.0) -> bool:
@@ -239,11 +239,13 @@ def bench(capfd):
 
 
 @pytest.fixture(scope="session")
-def moody(tmp_path_factory) -> str:
-    """The bundle of a `Moody` detector."""
-    path = tmp_path_factory.mktemp("moody") / "moody.pt"
+def failing(tmp_path_factory) -> str:
+    """The bundle of a `Failing` detector."""
+    path = tmp_path_factory.mktemp("failing") / "failing.pt"
     spec = ImageSpec(size=None, resize="model", filter="model", order="rgb")
-    bundle.save(path, Moody(TALL), name="moody", classes=["bright"], input_spec=spec, licence="Apache-2.0")
+    bundle.save(
+        path, Failing(TALL), name="failing", classes=["bright"], input_spec=spec, licence="Apache-2.0"
+    )
     return str(path)
 
 
@@ -381,7 +383,7 @@ def run_lidar(bench, tall):
 
 
 @pytest.fixture
-def run_camera(bench, moody):
+def run_camera(bench, failing):
     """Bring up a camera detector with one camera (`run_camera.several`: with several), wired and ready.
 
     publisher: QoS of the cameras; wired: wait for discovery; all else: parameters of the node.
@@ -395,7 +397,7 @@ def run_camera(bench, moody):
     ) -> list[Camera]:
         from perception_rt.node.camera_detector import CameraDetectorNode
 
-        values = {"bundle": moody, "warmup_sizes": ["160x120"], "threads": 1, "rate_hz": 1000.0} | values
+        values = {"bundle": failing, "warmup_sizes": ["160x120"], "threads": 1, "rate_hz": 1000.0} | values
         values = {"bundle_folders": [tempfile.gettempdir()]} | values
         node = bench.start(CameraDetectorNode, image_topics=topics, **values)
         assert bench.up, bench.logs

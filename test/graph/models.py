@@ -10,7 +10,7 @@ from ..detectors import BrightBox  # noqa: TID252
 RAISES, EXHAUSTS, MISLABELS = 111, 113, 115  # image widths
 
 
-class Moody(nn.Module):
+class Failing(nn.Module):
     """A `BrightBox` whose mood the image's size decides.
 
     Args:
@@ -36,7 +36,7 @@ class Moody(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         width = images.shape[2]
         if width == self.raises:
-            raise ValueError("this width is not to my taste")
+            raise ValueError("this width is not supported")
         if width == self.exhausts:
             images = images + torch.empty([1 << 50], dtype=torch.uint8)[0]
         noise = torch.ones(512, 512)

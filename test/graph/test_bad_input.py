@@ -133,14 +133,14 @@ def test_a_model_that_raises_costs_one_frame(run_camera):
     camera = run_camera()
     bad = encode_image(square(shape=(100, RAISES)), "rgb8", camera.bench.now_ns(), "camera")
     assert camera.publish(bad) == {"model_error": 1}
-    assert "not to my taste" in camera.book()["reasons"]["model_error"]
+    assert "this width is not supported" in camera.book()["reasons"]["model_error"]
     camera.ask()
     assert wait_for(lambda: camera.status().get("model_error") == "1")
     assert camera.level() == b"\x01"
-    assert "not to my taste" in camera.message()
+    assert "this width is not supported" in camera.message()
     camera.ask()
     assert wait_for(lambda: camera.message() == "frames flow")
-    assert "not to my taste" in camera.status()["last_model_error"]
+    assert "this width is not supported" in camera.status()["last_model_error"]
 
 
 def test_out_of_memory_costs_one_frame(run_camera):

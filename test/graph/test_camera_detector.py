@@ -19,7 +19,7 @@ SECOND = 10**9
 
 
 def slow(rounds: int) -> np.ndarray:
-    """An image on which `Moody` spends this many matrix products."""
+    """An image on which `Failing` spends this many matrix products."""
     return square(shape=(TALL + rounds, 160))
 
 
@@ -124,7 +124,7 @@ def test_diagnostics_tell_the_ledger_the_times_and_the_bundle(run_camera):
     camera.send(np.zeros((1, 1, 3), np.uint8))
     assert wait_for(lambda: camera.status().get("published") == "6")
     whole, stream = camera.bench.diagnostics("camera_detector"), camera.status()
-    assert whole["bundle"] == "moody"
+    assert whole["bundle"] == "failing"
     assert len(whole["bundle_sha256"]) == 64
     assert whole["device"] == str(camera.node.component.runtime.device)
     assert whole["rate_hz_asked"] == "40.00"
@@ -138,7 +138,7 @@ def test_diagnostics_tell_the_ledger_the_times_and_the_bundle(run_camera):
     assert camera.level() == b"\x00"
 
 
-def test_the_annotated_image_is_drawn_where_somebody_watches(run_camera):
+def test_the_annotated_image_is_drawn_for_subscribers(run_camera):
     camera = run_camera()
     watched = []
     camera.bench.node.create_subscription(Image, "/camera_detector/image_annotated", watched.append, 1)
@@ -220,10 +220,10 @@ def test_a_broken_frame_of_one_camera_costs_the_others_nothing(run_camera):
         ("bundle", "/nowhere/x.pt", "no such file"),
     ],
 )
-def test_parameters_that_cannot_work_fail_the_start_with_the_reason(bench, moody, parameter, value, reason):
+def test_parameters_that_cannot_work_fail_the_start_with_the_reason(bench, failing, parameter, value, reason):
     from perception_rt.node.camera_detector import CameraDetectorNode
 
-    values = {"bundle": moody, "device": "cpu", "warmup_sizes": ["160x120"], parameter: value}
+    values = {"bundle": failing, "device": "cpu", "warmup_sizes": ["160x120"], parameter: value}
     bench.start(CameraDetectorNode, **values)
     assert not bench.up
     assert bench.said("cannot configure", reason), bench.logs

@@ -158,7 +158,7 @@ def test_several_lidars_have_topics_and_books_of_their_own(run_lidar):
     assert front.book()["received"] == rear.book()["received"] == 1
 
 
-def test_markers_are_published_where_somebody_watches(run_lidar):
+def test_markers_are_published_for_subscribers(run_lidar):
     lidar = run_lidar()
     lidar.ask()
     seen = lidar.bench.listen("/lidar_detector/markers", MarkerArray)
@@ -185,11 +185,11 @@ def test_diagnostics_tell_ledger_times_and_bundle(run_lidar):
         assert 0 <= float(stream[f"{stage}_ms_p50"]) <= float(stream[f"{stage}_ms_p99"])
 
 
-def test_the_bundle_is_swapped_while_it_runs_and_a_cameras_is_refused(run_lidar, moody):
-    lidar = run_lidar(bundle_folders=[str(Path(moody).parent)])
+def test_the_bundle_is_swapped_while_it_runs_and_a_cameras_is_refused(run_lidar, failing):
+    lidar = run_lidar(bundle_folders=[str(Path(failing).parent)])
     bench = lidar.bench
     lidar.ask()
-    assert bench.set_parameter("bundle", moody, "lidar_detector").successful
+    assert bench.set_parameter("bundle", failing, "lidar_detector").successful
     answer = bench.swap("lidar_detector")
     assert wait_for(answer.done, 30.0)
     assert not answer.result().success

@@ -80,20 +80,20 @@ def test_deactivating_in_the_middle_of_inference_settles_the_frames(run_camera):
     assert wait_for(lambda: camera.count("published") == 1)
 
 
-def test_a_bad_bundle_fails_configure_and_a_good_one_mends_it(bench, moody, tmp_path):
+def test_a_bad_bundle_fails_configure_and_a_good_one_mends_it(bench, failing, tmp_path):
     bad = tmp_path / "bad.pt"
     bad.write_bytes(b"not a model")
-    folders = [str(Path(moody).parent)]
+    folders = [str(Path(failing).parent)]
     node = bench.start(CameraDetectorNode, bundle=str(bad), warmup_sizes=["160x120"], bundle_folders=folders)
     assert not bench.up
     assert bench.said("cannot configure", "bad.pt", "not a bundle"), bench.logs
     assert bench.state() == "unconfigured"
     assert not bench.change_state(CONFIGURE)
-    assert bench.set_parameter("bundle", moody).successful
+    assert bench.set_parameter("bundle", failing).successful
     assert bench.change_state(CONFIGURE)
     assert bench.change_state(ACTIVATE)
     assert bench.state() == "active"
-    assert node.component.runtime.manifest.name == "moody"
+    assert node.component.runtime.manifest.name == "failing"
 
 
 def test_the_score_threshold_changes_between_two_frames(run_camera):
@@ -122,8 +122,8 @@ def test_classes_and_their_thresholds_change_while_running(run_camera):
     assert len(camera.ask().detections) == 1  # nothing of it was taken
 
 
-def test_a_class_that_the_bundle_does_not_have_fails_the_start(bench, moody):
-    bench.start(CameraDetectorNode, bundle=moody, warmup_sizes=["160x120"], classes=["birght"])
+def test_a_class_that_the_bundle_does_not_have_fails_the_start(bench, failing):
+    bench.start(CameraDetectorNode, bundle=failing, warmup_sizes=["160x120"], classes=["birght"])
     assert not bench.up
     assert bench.said("cannot configure", "birght", "did you mean bright?"), bench.logs
 

@@ -178,7 +178,7 @@ def test_boxes_in_the_image_are_tracked_too(bench):
     assert track.bbox.center.position.x == pytest.approx(165, abs=3)
 
 
-def test_markers_show_boxes_and_paths_where_somebody_watches(bench):
+def test_markers_show_boxes_and_paths_to_subscribers(bench):
     driver = Driver(bench, fixed_frame="")
     seen = bench.listen("/object_tracker/markers", MarkerArray)
     assert wait_for(driver.node.component._markers.get_subscription_count)

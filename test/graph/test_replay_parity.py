@@ -161,7 +161,7 @@ def test_nothing_is_taken_before_simulated_time_begins(bench, run_camera):
 
 
 @pytest.fixture
-def slowed(bench, moody):
+def slowed(bench, failing):
     """Bring up a camera detector, on the machine's own clock, whose model takes `infer_ms` more.
 
     Returns its parameters, its publisher, and its ledger's entries as they end.
@@ -170,7 +170,7 @@ def slowed(bench, moody):
     def run(infer_ms: float, rate_hz: float):
         from perception_rt.node.camera_detector import CameraDetectorNode
 
-        values = {"bundle": moody, "device": "cpu", "threads": 1, "engine": "reference", "rate_hz": rate_hz}
+        values = {"bundle": failing, "device": "cpu", "threads": 1, "engine": "reference", "rate_hz": rate_hz}
         values |= {"image_topics": [IMAGE], "warmup_sizes": ["160x120"]}
         node = bench.start(CameraDetectorNode, **values)
         detector, ended = node.component, []

@@ -20,12 +20,12 @@ SECONDS_OF_WORK = square(shape=(TALL + 3000, 160))
 
 
 @pytest.fixture
-def process(bench, moody):
+def process(bench, failing):
     """Run the node's executable in a process group of its own, as a launcher does; ended with the test."""
     processes = []
 
     def run(**values) -> subprocess.Popen:
-        values = {"bundle": moody, "warmup_sizes": "['160x120']", "threads": 1, "rate_hz": 100.0} | values
+        values = {"bundle": failing, "warmup_sizes": "['160x120']", "threads": 1, "rate_hz": 100.0} | values
         arguments = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
         processes.append(
             subprocess.Popen(

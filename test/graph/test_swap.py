@@ -74,7 +74,7 @@ def test_a_bad_bundle_leaves_the_running_one(run_camera, tmp_path, feed, kind):
     assert "the running bundle stays" in swap.result().message
     asked = len(answers)
     assert wait_for(lambda: len(answers) >= asked + 3)
-    assert camera.node.component.runtime.manifest.name == "moody"
+    assert camera.node.component.runtime.manifest.name == "failing"
     feed.end()
     assert camera.count("published") == camera.book()["received"]
 
@@ -144,12 +144,12 @@ def test_a_swap_while_the_node_comes_up_is_refused_with_the_reason(run_camera):
     assert camera.node.callback_errors == 0
 
 
-def test_a_bundle_from_another_folder_is_not_loaded_and_the_folders_stay(run_camera, moody, tmp_path):
+def test_a_bundle_from_another_folder_is_not_loaded_and_the_folders_stay(run_camera, failing, tmp_path):
     camera = run_camera(bundle_folders=[""])  # that of the bundle
     bench = camera.bench
     elsewhere = tmp_path / "elsewhere.pt"
-    elsewhere.write_bytes(Path(moody).read_bytes())
-    link = Path(moody).with_name("link.pt")
+    elsewhere.write_bytes(Path(failing).read_bytes())
+    link = Path(failing).with_name("link.pt")
     link.symlink_to(elsewhere)
 
     def swap(bundle):
@@ -158,13 +158,13 @@ def test_a_bundle_from_another_folder_is_not_loaded_and_the_folders_stay(run_cam
         assert wait_for(done.done, 30)
         return done.result()
 
-    for outside in (elsewhere, link, Path(moody).parent / ".." / "x" / ".." / elsewhere):
+    for outside in (elsewhere, link, Path(failing).parent / ".." / "x" / ".." / elsewhere):
         answer = swap(outside)
         assert not answer.success
         assert "not below bundle_folders" in answer.message
     refused = bench.set_parameter("bundle_folders", ["/"])
     assert not refused.successful
-    for inside in (moody, "sim_camera"):
+    for inside in (failing, "sim_camera"):
         assert swap(inside).success
     bench.set_parameter("bundle", str(elsewhere))  # nor by way of the lifecycle
     assert bench.change_state(Transition.TRANSITION_DEACTIVATE)
@@ -172,7 +172,7 @@ def test_a_bundle_from_another_folder_is_not_loaded_and_the_folders_stay(run_cam
     assert not bench.set_parameter("bundle_folders", ["/"]).successful
     assert not bench.change_state(Transition.TRANSITION_CONFIGURE)
     link.unlink()
-    assert bench.set_parameter("bundle", moody).successful
+    assert bench.set_parameter("bundle", failing).successful
     assert bench.change_state(Transition.TRANSITION_CONFIGURE)
 
 

@@ -195,7 +195,7 @@ def test_messages_that_were_written_out_of_order_come_in_order(options, tmp_path
     assert in_any_order(found) == in_any_order(logged)
 
 
-def test_types_that_nobody_knows_pass_through(tmp_path):
+def test_unknown_types_pass_through(tmp_path):
     logged = [BagMessage("/odd", "their_msgs/msg/Odd", START_NS + size, bytes(size)) for size in range(9)]
     assert read(write_mcap(tmp_path / "drive.mcap", logged)) == logged
 

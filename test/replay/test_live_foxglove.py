@@ -145,7 +145,7 @@ def test_what_is_told_of_a_channel_is_enough_to_read_it(live, shared_data):
 
 def test_ages_are_numbers_on_a_topic_of_their_own(live):
     topic = f"{looks.DETECTIONS}/age_ms"
-    live.ages(looks.DETECTIONS, 5, 12.5)  # nobody looks yet
+    live.ages(looks.DETECTIONS, 5, 12.5)  # no client yet
     viewer = Viewer(live.port)
     viewer.read_until(lambda: topic in viewer.channels)
     wait_for(live, [topic])
@@ -173,7 +173,7 @@ def test_without_a_viewer_it_goes_on(live):
     live.message(looks.IMAGE, "sensor_msgs/msg/Image", 1, b"\0\1\0\0")
 
 
-def test_a_type_that_nobody_knows_has_no_channel(live):
+def test_an_unknown_type_has_no_channel(live):
     live.message("/strange", "strange_msgs/msg/Thing", 1, b"\0\1\0\0")
     live.ages("/known", 2, 1.0)
     viewer = Viewer(live.port)

@@ -264,7 +264,7 @@ def test_a_recording_is_never_overwritten_by_its_replay(drive, camera, tmp_path,
     assert sorted(path.name for path in (tmp_path / "bag").iterdir()) == ["drive_0.mcap", "metadata.yaml"]
 
 
-def test_a_recording_of_somebody_else_is_not_taken_for_a_replay(drive, camera, tmp_path, capsys):
+def test_another_recording_is_not_taken_for_a_replay(drive, camera, tmp_path, capsys):
     shutil.copytree(drive, tmp_path / "out" / "bag")
     assert replay(drive, "--config", camera, "--out", tmp_path / "out") == 2
     assert "contains bag, which is not from a replay" in capsys.readouterr().err

@@ -206,7 +206,7 @@ def test_people_of_tud_campus_as_their_own_answer_and_as_detected(shared_data, t
 
 
 def kitti_answers(folder, labels, calibration, count: int):
-    """The labels in the lidar's frame as the answer to each cloud, by somebody who takes vans for cars."""
+    """The labels in the lidar's frame as the answer to each cloud, by a detector that takes vans for cars."""
     kinds = ("Car", "Pedestrian", "Cyclist", "Van")
     encoder, messages = Detection3DEncoder((*kinds[:3], "Car")), []
     for number in range(count):

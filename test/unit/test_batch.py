@@ -213,7 +213,7 @@ def test_bags_at_work_have_cores_of_their_own(batch, tmp_path, monkeypatch):
     assert not {*one[1:]} & {*two[1:]}
 
 
-def test_a_bag_that_cannot_be_used_is_told_and_stops_nobody(batch):
+def test_a_bag_that_cannot_be_used_is_reported_and_stops_no_other(batch):
     outcomes, said = batch({"bad": {"code": 2, "says": "replay: bad: not a bag"}, "good": {}})
     bad = outcomes["bad"]
     assert (bad.state, bad.exit_code, bad.attempts, bad.reason) == ("failed", 2, 1, "replay: bad: not a bag")
@@ -265,7 +265,7 @@ def test_a_folder_of_our_name_where_one_works_is_not_what_runs(tmp_path):
     assert "--compare" in told.stdout
 
 
-def test_a_folder_of_somebody_else_is_left_alone(batch):
+def test_an_unrelated_folder_is_left_alone(batch):
     (batch.out / "one").mkdir(parents=True)
     (batch.out / "one/thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="one: exists and is not from a batch"):

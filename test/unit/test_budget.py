@@ -169,8 +169,8 @@ def test_scores_are_meant_by_the_end_of_their_path():
     [
         ("age_p98=1", "no such metric; the metrics are: age_p50,"),
         ("ap51=1", "the scores are: as_seen.ap50, "),
-        ("/nobody:age_p99=1", f"no such stream; the streams are: {STREAM}, {OTHER}"),
-        ("/nobody:ap50=1", "no such scored topic; the scored topics are: /camera_detector/detections, "),
+        ("/absent:age_p99=1", f"no such stream; the streams are: {STREAM}, {OTHER}"),
+        ("/absent:ap50=1", "no such scored topic; the scored topics are: /camera_detector/detections, "),
         ("/vehicle_state/odometry:ap50=1", "has only: rmse.position_m, rate_hz, "),
         ("within_95=0.9", "write <= or >="),
     ],

@@ -212,7 +212,7 @@ def test_refuses_what_is_no_device(toy, device):
 
 
 def test_flipped_bytes_never_load_silently(toy):
-    """Damage anywhere ends in a typed error, or (in a part that nobody reads) changes no answer."""
+    """Damage anywhere ends in a typed error, or (in an unused part) changes no answer."""
     whole = bytearray(toy.read_bytes())
     images = golden_input(5, (1, 40, 40, 3))
     expected = Runtime.open(toy)(images)

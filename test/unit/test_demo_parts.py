@@ -57,7 +57,7 @@ def test_results_of_an_earlier_run_are_removed_and_other_files_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*stay, "summary.json"])
 
 
-def test_films_of_somebody_else_stay(tmp_path):
+def test_unrelated_films_stay(tmp_path):
     (tmp_path / "holiday.mp4").write_text("x")
     clear_results(tmp_path)
     assert (tmp_path / "holiday.mp4").exists()

@@ -317,7 +317,7 @@ def test_what_fails_at_drawing_is_told_and_is_no_fault_of_the_recording(caplog):
     assert refused == ["/image"]
 
 
-def test_topics_are_remapped_once_and_a_remapping_that_nobody_needs_is_refused():
+def test_topics_are_remapped_once_and_an_unused_remapping_is_refused():
     loop = EventLoop(0)
     router = Router(loop, {}, {"/image": "/b", "/b": "/image"}, Seen(), False)
     slow_host(loop, router)
@@ -363,7 +363,7 @@ def test_an_override_that_names_the_node_more_exactly_wins():
         ({"": {"bag": "drive"}}, "bag: not a parameter of any node"),
     ],
 )
-def test_an_override_that_nobody_takes_is_refused(overrides, said):
+def test_an_unknown_override_is_refused(overrides, said):
     with pytest.raises(ConfigError, match=said):
         check_overrides(GRAPH, overrides)
 

@@ -144,7 +144,7 @@ def test_traffic_is_plausible(seed):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_nobody_stands_where_the_ego_drives(seed):
+def test_the_way_of_the_ego_is_free(seed):
     for t in np.arange(0, 90, 0.2):
         near = drive(seed).objects3d(float(t))
         x, y, _, length, width = near.xyzlwh_yaw[:, :5].T

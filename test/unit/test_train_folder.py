@@ -480,7 +480,7 @@ def test_a_run_that_is_not_finished_is_not_overwritten(data, tmp_path, capsys):
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(trained, data, tmp_path):
-    """`kill -9` after the first checkpoint, then --resume: the weights of the run that nobody killed."""
+    """`kill -9` after the first checkpoint, then --resume: the weights of an uninterrupted run."""
     run = tmp_path / "run"
     options = [*QUICK, "--seed", "0", "--weights", "sim_camera", "--device", "cpu"]
     words = ["train", "camera", "--data", str(data), *options, "--out", str(tmp_path / "mine.pt")]

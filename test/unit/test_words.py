@@ -23,6 +23,8 @@ words = importlib.import_module("words")
         "published while somebody looks",
         "whatever a model does",
         "What its filter does not believe",
+        "prints what became of every frame",
+        "a topic that nobody needs",
     ],
 )
 def test_old_words_are_found(line):

@@ -125,7 +125,7 @@ def _shuffled_half(gather: Any, makers: dict[str, Any], constants: dict[str, Any
 
 
 def _drop_unused(model: Any) -> None:
-    """Remove the nodes whose results nobody reads any more."""
+    """Remove the nodes whose results are not used."""
     nodes = list(model.graph.node)
     while True:
         read = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}

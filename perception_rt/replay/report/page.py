@@ -207,7 +207,7 @@ def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, objec
         "faults": [(fault,) for fault in sorted(bag["faults"])],
         "missing": [(topic, ", ".join(nodes)) for topic, nodes in sorted(bag["missing_topics"].items())],
         "recording": [
-            (topic, row["type"], row["messages"], ", ".join(row["used_by"]) or "nobody")
+            (topic, row["type"], row["messages"], ", ".join(row["used_by"]) or "none")
             for topic, row in sorted(bag["topics"].items())
         ],
         "outputs": [

@@ -48,7 +48,7 @@
     scrubber.focus();
     show();
   });
-  // The life of an object is folded until something leads to it.
+  // The life of an object is collapsed until a link opens it.
   const unfold = () => {
     const target = document.getElementById(location.hash.slice(1));
     if (target instanceof HTMLDetailsElement) { target.open = true; target.scrollIntoView(); }

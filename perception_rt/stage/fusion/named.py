@@ -78,7 +78,7 @@ def _other_size(model: CameraModel, what: str, size: tuple[int, int]) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What became of one message of the lidar.
+    """The outcome of one message of the lidar.
 
     Attributes:
         fused: the objects; `partners` has a column for each view that is not None.

@@ -5,7 +5,7 @@ parts has no singular heading at rest, where people and parked cars spend their 
 
 * `constant_velocity`: the velocity wanders slowly; nothing is known of acceleration and yaw rate.
 * `turn`: constant turn rate and acceleration (CTRA; Schubert, Richter, Wanielik, FUSION 2008), both fading
-  to 0 with a time constant (Singer 1970): nobody keeps them for long. Braking ends at rest, not in reverse.
+  to 0 with a time constant (Singer 1970): they do not last long. Braking ends at rest, not in reverse.
 * `stop`: the velocity fades to 0, so it brakes to rest and stands.
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class UpdateStatus(str, Enum):
-    """What became of a measurement; equal to its name in small letters."""
+    """Outcome of a measurement; the value is its name in lower case."""
 
     __hash__ = str.__hash__  # a few times faster than Enum's own
 

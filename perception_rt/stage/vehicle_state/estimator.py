@@ -109,7 +109,7 @@ class Estimator:
         return Estimate(stamp_ns, np.array(mean), covariance, *estimate[3:])
 
     def step(self, before: Estimate, measurement: Measurement, stamp_ns: int) -> tuple[Estimate, Outcomes]:
-        """The estimate at stamp_ns, and what became of each quantity of the measurement.
+        """Return the estimate at stamp_ns, and the outcome of each quantity of the measurement.
 
         Args:
             before: an estimate that is not later.

@@ -27,7 +27,7 @@ Key = tuple[int, str, tuple[float, ...], list[float]]
 
 
 class _Entry:
-    """A measurement in the history, what became of it, and the estimate `after` it, which `_replay` sets."""
+    """A measurement in the history, its outcome, and the estimate `after` it, which `_replay` sets."""
 
     __slots__ = ("after", "key", "measurement", "outcome", "outcomes")
 
@@ -47,8 +47,8 @@ class VehicleStateFilter:
         config: vehicle and sensors.
 
     Attributes:
-        counters: by sensor, how many measurements came to each outcome. A late measurement can change what
-            became of later ones; the counts follow.
+        counters: by sensor, the number of measurements by outcome. A late measurement can change the
+            outcome of later ones; the counts follow.
         quantity_counters: the same by quantity, as ``imu.yaw_rate``.
         reasons: by sensor, why the last one that was not used was not.
         restarts: how often the filter began anew: the stamps left the history, or the numbers failed.
@@ -77,7 +77,7 @@ class VehicleStateFilter:
             measurement: of one sensor.
 
         Returns:
-            What became of it; `UpdateStatus.used` says whether the state now knows of it.
+            Its outcome; `UpdateStatus.used` if it changed the state.
         """
         sensor = measurement.sensor
         stamp_ns = measurement.stamp_ns - self._latency_ns.get(sensor, 0)
@@ -186,7 +186,7 @@ class VehicleStateFilter:
                 self._count(entry, outcomes)
 
     def _count(self, entry: _Entry, outcomes: dict[str, UpdateStatus]) -> None:
-        """Count what became of a measurement and of its quantities, instead of what was counted before."""
+        """Count the outcomes of a measurement and its quantities, replacing the earlier ones."""
         sensor, overall = entry.measurement.sensor, summary(outcomes)
         for counted, sign in ((entry.outcomes, -1), (outcomes, 1)):
             for quantity, outcome in counted.items():
@@ -205,7 +205,7 @@ class VehicleStateFilter:
 
 
 def summary(outcomes: dict[str, UpdateStatus]) -> UpdateStatus:
-    """Return what became of a measurement: the best that became of one of its quantities."""
+    """Return the outcome of a measurement: the best one of its quantities."""
     used = [outcome for outcome in outcomes.values() if outcome.used]
     if UpdateStatus.RECOVERED in used:
         return UpdateStatus.RECOVERED
