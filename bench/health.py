@@ -1,6 +1,6 @@
 """Sensor health: detection time of injected faults, false alarms, cost; writes out/bench/health.json.
 
-The limits were chosen with kitti_city and drives 1, 5 and 9 of the simulator at hand; the simulator's figures
+The limits were chosen on kitti_city and drives 1, 5 and 9 of the simulator; the simulator's figures
 are of other drives, and false alarms are counted on every recording. Time is that of the recording.
 """
 

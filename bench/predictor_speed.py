@@ -1,4 +1,4 @@
-"""How fast objects are predicted, on one core by the time of its own thread: other processes do not count."""
+"""Speed of the predictor on one core, in processor time of its thread: other processes do not count."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ LIDAR, TRACKS = "/lidar_detector/detections", "/object_tracker/tracks"
 
 
 def replay_rows(step: Callable[[], None]) -> list[Row]:
-    """Every row; `step` is told after each of the `RUNS`."""
+    """Return every row; `step` is called after each of the `RUNS`."""
     with TemporaryDirectory() as folder:
         rows = kitti_rows(Path(folder), step) if DATA.is_dir() else []
         return rows + simulated_rows(Path(folder), step)

@@ -26,11 +26,11 @@ class Row:
 
     Attributes:
         name: slashes from the general to the particular, e.g. ``camera/720p/throughput_ratio``.
-        value: None where it could not be measured.
+        value: None if it could not be measured.
         unit: of the value.
         target: a comparison and a number, then words if any (``<= 6 ms at 720p``); "" where none is asked.
         holds: whether the value meets the target; None without one.
-        tuned_value: the same figure with parameters that were chosen on these data too; None where `value` is
+        tuned_value: the same figure with parameters chosen on this data too; None where `value` is
             not one of data left out.
         baseline: the figure of the naive way, by the same protocol.
         tuned_on: what the parameters come from.
@@ -47,7 +47,7 @@ class Row:
 
 
 def row(name: str, value: float | None, unit: str, target: str = "") -> Row:
-    """A row whose value is held to its target, then rounded to five significant digits.
+    """Return a row that checks its value against the target and rounds it to five significant digits.
 
     Raises:
         ValueError: the target does not start with a comparison and a number.
@@ -65,7 +65,7 @@ def against(
     tuned_value: float | None = None,
     tuned_on: str = "",
 ) -> Row:
-    """A row that must be at least as good as its baseline: not above it if `most`, else not below."""
+    """Return a row that must be as good as its baseline: not above it if `most`, else not below."""
     target = f"{'<=' if most else '>='} {baseline:.5g} of the baseline"
     holds = meets(value, target)
     return Row(
@@ -74,14 +74,14 @@ def against(
 
 
 def _rounded(value: float | None) -> float | None:
-    """Five significant digits; None for what is not finite."""
+    """Round to five significant digits; None if not finite."""
     if value is None or not math.isfinite(value):
         return None
     return value if isinstance(value, int) else float(f"{value:.5g}")
 
 
 def meets(value: float | None, target: str) -> bool | None:
-    """Whether `value` meets `target`; what could not be measured does not; None without a target."""
+    """Return whether `value` meets `target`; None without a target. A missing value does not meet it."""
     if not target:
         return None
     match = TARGET.match(target)
@@ -91,7 +91,7 @@ def meets(value: float | None, target: str) -> bool | None:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write `{"machine": {...}, "rows": [...]}`, whole or not at all."""
+    """Write `{"machine": {...}, "rows": [...]}` atomically."""
     names = [entry.name for entry in rows]
     if len(set(names)) != len(names):
         raise ValueError(f"rows: twice {sorted({name for name in names if names.count(name) > 1})}")
@@ -103,7 +103,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _fields(entry: Row) -> dict[str, object]:
-    """A row as JSON; what only figures beside a baseline have is left out of others."""
+    """Return a row as JSON, without unused baseline fields."""
     values = asdict(entry)
     return values if entry.baseline is not None else dict(list(values.items())[:5])
 
@@ -115,12 +115,12 @@ def read_rows(path: Path) -> tuple[dict, list[Row]]:
 
 
 def show(value: float | None) -> str:
-    """A value as the tables show it."""
+    """Return a value as shown in tables."""
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """The rows as a table, a section for each stem of the names; narrow enough for any terminal."""
+    """Return the rows as a table with a section for each name prefix; it fits any terminal."""
     compared = any(entry.baseline is not None for entry in rows)
     headings = ("figure", "value", *(("tuned", "baseline") if compared else ()), "unit", "target", "")
     table = Table(pad_edge=False)

@@ -1,4 +1,4 @@
-"""The demo's graph for minutes, each node a process of its own, under one fault after the other.
+"""Run the demo's graph for minutes, one process per node, under one fault after the other.
 
 `python -m bench.soak --minutes 30` prints what each fault did and writes `out/bench/soak.json`. Sensors are a
 simulated drive in a loop with /clock, published from here, so that they can fail. /dev/shm can be filled only
@@ -150,24 +150,24 @@ class Sensors:
         self._thread.join()
 
     def now_ns(self) -> int:
-        """The simulated time."""
+        """Return the simulated time."""
         return START_NS + time.monotonic_ns() - self._began + self.jump_ns
 
     def latch(self) -> None:
-        """Publish where the sensors are, for those who come later too."""
+        """Publish the sensor mountings, transient local."""
         self.publish("/tf_static", next(data for _, topic, data in self.messages if topic == "/tf_static"))
 
     def publish(self, topic: str, data: bytes) -> None:
-        """Publish a message as it is."""
+        """Publish a message unchanged."""
         self._publishers[topic].publish(data)
 
     def stamped(self, topic: str, data: bytes, stamp_ns: int) -> bytes:
-        """A message with another stamp."""
+        """Return a message with another stamp."""
         at = 8 if topic == "/tf" else 4  # after the encapsulation, and the number of transforms
         return data[:at] + stamp_bytes(stamp_ns) + data[at + 8 :]
 
     def example(self, topic: str) -> bytes:
-        """One message of a topic, with the stamp of now."""
+        """Return one message of a topic with the current stamp."""
         if topic == "/clock":
             return b"\0\1\0\0" + stamp_bytes(self.now_ns())
         if topic == "/failing/image_raw":
@@ -254,7 +254,7 @@ class Watch:
             self.ledgers[status.name] = values
 
     def answered(self, since_ns: int, until_ns: int, began_s: float) -> dict[str, float]:
-        """Seconds until each node answered what was stamped in a span; PATIENCE_S where it never did."""
+        """Return the seconds until each node answered a stamp in a span; PATIENCE_S if it never did."""
         found: dict[str, float] = {}
         while len(found) < len(OUTPUTS) and time.monotonic() - began_s < PATIENCE_S:
             for name, (stamp_ns, at_s) in list(self.answers.items()):
@@ -265,7 +265,7 @@ class Watch:
 
 
 class Processes:
-    """The nodes under `perception-rt up --separate`, and what they use.
+    """The nodes under `perception-rt up --separate`, and their resource usage.
 
     Attributes:
         samples: by process id and measure: (time s, value).
@@ -296,7 +296,7 @@ class Processes:
         return found
 
     def sample(self) -> None:
-        """Note memory, descriptors and threads of every process; and which are gone."""
+        """Record memory, descriptors and threads of every process, and ended ones."""
         now, present = time.monotonic(), self.pids()
         for pid, name in self.names.items():
             if pid not in present.values() and pid not in self.killed:
@@ -325,39 +325,39 @@ class Processes:
             self.up.wait()
 
 
-# The faults. Each returns when it is over; its first line says what it is.
+# The faults. Each method returns when its fault is over; its docstring describes the fault.
 
 
 class Faults:
-    """What can go wrong, each made by a method whose name is that of its rows."""
+    """Injects faults; a method's name is the name of its rows."""
 
     def __init__(self, sensors: Sensors, processes: Processes, watch: Watch, node: Any, seed: int) -> None:
         self.sensors, self.processes, self.watch, self.node = sensors, processes, watch, node
         self.rng = random.Random(seed)
         self.unanswered: list[str] = []
-        self.victims = list(OUTPUTS)  # of kill -9, one after the other
+        self.victims = list(OUTPUTS)  # targets of kill -9, in turn
         self._clients: dict[str, Any] = {}
 
     def silence(self) -> None:
-        """No sensor says anything for a while."""
+        """Stop all sensors for a while."""
         self.sensors.silent = True
         time.sleep(3.0)
         self.sensors.silent = False
 
     def burst(self) -> None:
-        """A hundred messages of each sensor at once."""
+        """Send a hundred messages of each sensor at once."""
         for topic in INPUTS:
             if topic not in ("/clock", "/tf_static"):
                 for _ in range(100):
                     self.sensors.publish(topic, self.sensors.example(topic))
 
     def malformed(self) -> None:
-        """Messages cut off, with other bytes, or of nothing but noise, on every topic that a node reads."""
+        """Send truncated, corrupted and random messages on every topic that a node reads."""
         for topic in (*INPUTS, *ALSO_DAMAGED):
             whole = self.sensors.example("/odom" if topic in ALSO_DAMAGED else topic)
             for _ in range(10):
                 self.sensors.publish(topic, self._damaged(whole, topic == "/clock"))
-        self.sensors.latch()  # who is started later gets the last one
+        self.sensors.latch()  # for nodes that start later
 
     def _damaged(self, data: bytes, short: bool) -> bytes:
         kind = self.rng.randrange(3)
@@ -371,28 +371,28 @@ class Faults:
         return bytes(damaged)
 
     def stamps_backwards(self) -> None:
-        """Every second stamp a little behind, then a minute behind."""
+        """Set every second stamp a little back, then a minute back."""
         for back_ns in (100 * MS, 60_000 * MS):
             self.sensors.stamp_ns = -back_ns
             time.sleep(1.0)
         self.sensors.stamp_ns = 0
 
     def clock_jumps(self) -> None:
-        """/clock and all stamps jump ahead, back, and further back than they began; and below zero once."""
+        """Let /clock and all stamps jump ahead, back, before the start, and once below zero."""
         for by_ns in (10_000 * MS, -10_000 * MS, -20_000 * MS, 20_000 * MS):
             self.sensors.jump_ns += by_ns
             time.sleep(0.7)
         self.sensors.publish("/clock", struct.pack("<4BiI", 0, 1, 0, 0, -5, 0))
 
     def model_exceptions(self) -> None:
-        """A model that raises, wants more memory than there is, and answers a class that it does not have."""
+        """Let a model raise, run out of memory, and return an unknown class."""
         for _ in range(5):
             for width in TROUBLE:
                 self.sensors.publish("/failing/image_raw", bright(width, self.sensors.now_ns()))
                 time.sleep(0.05)
 
     def swaps(self) -> None:
-        """The bundle of each detector is loaded anew, asked ten times at once."""
+        """Reload the bundle of each detector, with ten requests at once."""
         from std_srvs.srv import Trigger
 
         calls = [
@@ -403,7 +403,7 @@ class Faults:
         self._await(calls, "swap_bundle")
 
     def parameters(self) -> None:
-        """Parameters change to good, bad and unknown values."""
+        """Set parameters to valid, invalid and unknown values."""
         from rcl_interfaces.srv import SetParameters
         from rclpy.parameter import Parameter
 
@@ -422,14 +422,14 @@ class Faults:
         self._await(calls, "set_parameters")
 
     def sigstop(self) -> None:
-        """A process stands still."""
+        """Stop a process with SIGSTOP."""
         pid = self._any()
         os.kill(pid, signal.SIGSTOP)
         time.sleep(STOP_S)
         os.kill(pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """A process is killed, and started again by `up`."""
+        """Kill a process, which `up` restarts."""
         name = self.victims.pop(0) if self.victims else FAILING
         pid = self.processes.pids().get(name)
         if pid is not None:
@@ -438,19 +438,19 @@ class Faults:
             os.kill(pid, signal.SIGKILL)
 
     def full_disk(self) -> None:
-        """No process can write a byte to a file."""
+        """Let no process write to files."""
         with self._limited(resource.RLIMIT_FSIZE, 0):
             self.swaps()
             time.sleep(2.0)
 
     def few_descriptors(self) -> None:
-        """No process may have more than 64 descriptors."""
+        """Limit every process to 64 descriptors."""
         with self._limited(resource.RLIMIT_NOFILE, 64):
             self.swaps()
             time.sleep(2.0)
 
     def full_shared_memory(self) -> None:
-        """/dev/shm, in which messages travel, is full."""
+        """Fill /dev/shm, which transports the messages."""
         path = Path("/dev/shm/soak_fills_it")
         space = os.statvfs("/dev/shm")
         with path.open("wb") as file:
@@ -616,7 +616,7 @@ def usage_rows(processes: Processes, since_s: float) -> list[Row]:
 
 
 def with_own_shm(argv: list[str]) -> None:
-    """Run this anew with a /dev/shm of its own, where the system lets it; else return."""
+    """Run this again with a private /dev/shm if the system permits; else return."""
     if shutil.which("unshare") is None:
         return
     script = 'mount -t tmpfs -o size=2g tmpfs /dev/shm || exit 125; exec "$@"'

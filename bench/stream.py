@@ -19,8 +19,8 @@ from bench.pipeline import FASTEST_HZ, SETTLE_S, TOPIC, Answer, MeasuredDetector
 from bench.publisher import Sensor
 from bench.rows import Row, row
 
-OVERLOAD = 1.3  # messages published for one that the model could take
-ROOM = 0.85  # of a period, the most that a forward may take where a sensor's rate is to be held
+OVERLOAD = 1.3  # published messages per message that the model can process
+ROOM = 0.85  # maximum share of a period for a forward pass at a sensor's rate
 WARM_S = 20.0  # until the memory of a process has settled
 IN_FLIGHT_S = 0.5
 
@@ -37,13 +37,13 @@ class Length:
     soak_s: float = 600.0
 
     def total_s(self, sizes: int) -> float:
-        """How long it takes for so many feeds, about and without a long run, s."""
+        """Return the approximate duration for a number of feeds, without a long run, s."""
         return sizes * (self.pairs * 2 * (self.block_s + SETTLE_S) + 3 * self.paced_s)
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Frames a second of each block, and ms of every forward alone."""
+    """Frames per second of each block, and the time of every forward pass alone, ms."""
 
     end_to_end: list[float]
     alone: list[float]
@@ -76,14 +76,14 @@ class Feed:
     age_target: str = ""
 
     def sensor(self, environment: dict[str, str]) -> Sensor:
-        """The process that sends it."""
+        """Return the process that publishes it."""
         return Sensor(TOPIC, self.kind, self.file, "best_effort", environment)
 
 
 def measure(
     node: MeasuredDetector, feed: Feed, environment: dict[str, str], length: Length, step: Step
 ) -> tuple[list[Row], float, float]:
-    """All rows of one feed.
+    """Measure all rows of one feed.
 
     Returns:
         The rows, the rate at which ages were measured, and one that is more than the model can take, Hz.
@@ -114,7 +114,7 @@ def measure(
 def pairs(
     node: MeasuredDetector, data: np.ndarray, length: Length, step: Callable[[float], None]
 ) -> Throughput:
-    """Alternate the node and the bundle alone; which comes first alternates too."""
+    """Alternate the node and the bundle alone, in alternating order."""
     end_to_end, alone, alone_ms = [], [], []
 
     def whole() -> None:

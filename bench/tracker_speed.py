@@ -1,4 +1,4 @@
-"""How fast the tracker is, on one core: the time of its own thread, so that other processes do not count."""
+"""Speed of the tracker on one core, in processor time of its thread, so that other processes do not count."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Scores of the trackers on KITTI (in space) and TUD-Campus (in the image).
 
 Parameters, one set a class, were chosen for the sequences of `TUNED` and the first half of TUD-Campus. The
-other halves were scored along with them in most trials, so they are held out, but no blind test.
+other halves are held out, but not a blind test, as they were scored too in most trials.
 """
 
 from __future__ import annotations

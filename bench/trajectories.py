@@ -1,4 +1,4 @@
-"""Trajectories of people seen from above, cut into windows of what was seen and what came next.
+"""Trajectories of people from above, cut into windows of past and future positions.
 
 The protocol is that of Schöller, Aravantinos, Lay and Knoll, "What the constant velocity model can teach us
 about pedestrian motion prediction", RA-L 5(2), 2020, with a least length of 10: 8 positions are seen and up
@@ -29,7 +29,7 @@ class Windows:
         seen: (W, 8, 2) float64, positions that are known, m.
         ahead: (W, 12, 2) float64, those that follow; NaN after the trajectory's end, never in the first two.
         frames: (W,) int64, frame of the first position.
-        ids: (W,) int64, whose they are.
+        ids: (W,) int64, ids of the persons.
     """
 
     seen: np.ndarray

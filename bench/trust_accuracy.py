@@ -1,7 +1,8 @@
-"""Figures on recordings that had no part in the choice of parameters, each beside its baseline.
+"""Figures on recordings not used to choose parameters, each beside its baseline.
 
-`value` is that of the recording left out, `tuned_value` that of the shipped parameters, which come from all.
-Argoverse 2 is never chosen on, so that there the shipped parameters are scored.
+`value` is the figure of the held-out recording, `tuned_value` the figure with the shipped parameters, which
+were chosen on all recordings. Argoverse 2 was never used to choose, so there the shipped parameters are
+scored.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Choose parameters by leaving one recording out, and score them on it.
 
-A figure counts only where the recording had no part in the choice. Argoverse 2 is never chosen on.
+A figure counts only if its recording was not used to choose. Argoverse 2 is never used to choose.
 """
 
 from __future__ import annotations

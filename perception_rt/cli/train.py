@@ -26,11 +26,11 @@ EXAMPLES = """\
   perception-rt train fasterrcnn_resnet50_fpn --data data.yaml --weights coco.pth --precision bf16 --devices 2
   perception-rt train resnet18 --data signs/ --weights resnet18.pt --class-weights balanced --augment colour
   perception-rt train pillars --data kitti/training --weights pillars --classes car=Car,Van pedestrian cyclist
-  perception-rt train --resume out/train/mine              go on where a run was interrupted
+  perception-rt train --resume out/train/mine              continue an interrupted run
   perception-rt train --evaluate mine.pt --data val/       score a bundle on labelled data
   perception-rt train camera                               the shipped camera bundle, on the simulator
   perception-rt train pillars --out lidar.pt --seed 1      lidar; other drives and initial weights
-  perception-rt train camera --rebuild sim_camera          quantize and score the same weights anew
+  perception-rt train camera --rebuild sim_camera          quantize and score the same weights again
   perception-rt train --evaluate sim_camera --frames 500   score a bundle on unseen simulated drives
 """
 
@@ -40,13 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "network",
         nargs="?",
-        help="camera, pillars, or the name of a detector or classifier of torchvision; without --data the "
+        help="camera, pillars, or the name of a torchvision detector or classifier; without --data the "
         "first two are trained on the simulator",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="bundle to write (default: out/<its name>.pt)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of data, first weights, order, augmentation (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of data, initial weights, order and augmentation (0)"
+    )
     parser.add_argument("--steps", type=int, help="number of training steps (default: the recipe's)")
     data = parser.add_argument_group("a folder of labelled data")
     data.add_argument(
@@ -124,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoints and TensorBoard logs (out/train/<name of --out>)",
     )
     runs.add_argument(
-        "--resume", type=Path, metavar="DIR", help="go on with the run in this folder, by its own options"
+        "--resume", type=Path, metavar="DIR", help="continue the run in this folder with its own options"
     )
     other = parser.add_argument_group("without training")
     other.add_argument(
@@ -135,7 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     other.add_argument(
         "--rebuild",
         metavar="BUNDLE",
-        help="write the programs of a bundle anew from its weights, score it",
+        help="write the programs of a bundle again from its weights, and score it",
     )
     parser.add_argument("--frames", type=int, help="simulated frames to train or score on")
 
