@@ -75,10 +75,11 @@ def lidar(frames: int, bar: Progress) -> list[Row]:
 
 
 def networks(frames: int, bar: Progress) -> list[Row]:
-    """The shipped lidar network on real clouds, before and after training on streets."""
+    """The shipped lidar network on real clouds, before and after training on streets; imported networks."""
+    from bench.lidar_checkpoints import checkpoint_rows
     from bench.pillars_accuracy import network_rows
 
-    return network_rows("pillars", bar)
+    return [*network_rows("pillars", bar), *checkpoint_rows()]
 
 
 def fusion(frames: int, bar: Progress) -> list[Row]:
