@@ -24,6 +24,7 @@ from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_de
 from perception_rt.codec.encode import encode_compressed, encode_image, encode_points
 from perception_rt.component.graph import read_graph
 from perception_rt.model.archive import read_archive
+from perception_rt.model.importers.mmdet3d_config import read_config
 from perception_rt.model.importers.onnx_file import read_onnx
 from perception_rt.model.manifest import parse_manifest
 from perception_rt.model.runtime import resolve_bundle
@@ -33,6 +34,7 @@ from perception_rt.replay.storage import metadata, records, unpack
 from perception_rt.replay.storage.values import FormatError
 from perception_rt.types import Detections2D, Detections3D, PerceptionError
 from perception_rt.types.bounded_yaml import load_yaml
+from test import lidar_networks
 from test.drives import write_drive
 
 ALLOWED = (PerceptionError, FormatError, yaml.YAMLError)
@@ -342,6 +344,14 @@ def _onnx_seeds() -> list[bytes]:
     return [model.SerializeToString()]
 
 
+def _python_seeds() -> list[bytes]:
+    text = lidar_networks.read("mmdet3d_centerpoint")["config"]
+    return [
+        text.encode(),
+        b"x = [1, 2][:1] + 2 * [3]\ny = dict(**dict(a=x), b={'c': -1 / 2})\nz = '{{_base_.a}}'\n",
+    ]
+
+
 TARGETS = {
     "cdr": Target(_cdr, _cdr_seeds, 200_000, 4096),
     "image": Target(_image, _image_seeds, 150_000, 4096),
@@ -365,4 +375,5 @@ TARGETS = {
     "yaml": Target(_yaml, _yaml_seeds, 30_000, 4096),
     "graph": Target(_file("graph.yaml", read_graph), _yaml_seeds, 10_000, 4096),
     "onnx": Target(_file("model.onnx", _onnx), _onnx_seeds, 2_000),
+    "mmdet3d": Target(_file("config.py", read_config), _python_seeds, 30_000, 4096),
 }

@@ -211,6 +211,8 @@ def test_the_log_beside_the_weights_becomes_nothing(tmp_path, monkeypatch, zippe
         (PILLARS, "use_sigmoid=True", "use_sigmoid=False", "loss_cls.use_sigmoid"),
         (PILLARS, "sizes=[[0.8, 0.6, 1.73]", "sizes=[[0.8, 0.6]", "sizes[0]"),
         (PILLARS, "rotations=[0, 1.57]", "rotations=[], scales=[1]", "rotations"),
+        (PILLARS, "rotations=[0, 1.57]", "rotations=[0.5] * 99 + [1, 2] * 30", "rotations"),
+        (PILLARS, "num_classes=2", "num_classes=10**6", "num_classes"),
         (PILLARS, "rotations=[0, 1.57]", "rotations=[0, 1.57], scales=[1, 2]", "scales"),
         (PILLARS, "use_rotate_nms=True", "use_rotate_nms=False", "test_cfg.use_rotate_nms"),
         (PILLARS, "max_voxels=(100, 150)", "max_voxels=(100, -1)", "max_voxels"),

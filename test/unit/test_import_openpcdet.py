@@ -154,6 +154,7 @@ def test_nothing_in_the_files_is_executed(files, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+HUGE = {**yaml.safe_load(CONFIG)["MODEL"]["BACKBONE_2D"], "LAYER_NUMS": [99, 99], "NUM_FILTERS": [1024] * 2}
 ANCHORS = "MODEL DENSE_HEAD ANCHOR_GENERATOR_CONFIG"
 
 
@@ -185,6 +186,7 @@ ANCHORS = "MODEL DENSE_HEAD ANCHOR_GENERATOR_CONFIG"
         (f"{ANCHORS} 0 anchor_sizes", [[3.9, -1.6, 1.56]]),
         (f"{ANCHORS} 0 anchor_bottom_heights", [-1.78, 0.0]),
         (ANCHORS, []),
+        ("MODEL BACKBONE_2D", HUGE),
         ("MODEL DENSE_HEAD TARGET_ASSIGNER_CONFIG BOX_CODER", "PreviousResidualDecoder"),
         ("MODEL ROI_HEAD", {"NAME": "PVRCNNHead"}),
         ("MODEL POST_PROCESSING SCORE_THRESH", 1.5),

@@ -9,6 +9,9 @@ from perception_rt.model.pointpillars import BevBackbone, PillarGrid
 from perception_rt.types.errors import BundleError
 
 MAX_CELLS = 1 << 22  # pillars of the map; KITTI's has 214 272
+MAX_SIDE = 8192
+MAX_VALUES = 1 << 28  # of weights or of a map; KITTI's network has 4.8 million weights
+MAX_ANCHORS = 256  # of a cell
 MAX_CHANNELS = 1024
 MAX_CONFIG = 1 << 20  # bytes of a file
 
@@ -106,10 +109,10 @@ def pillar_grid(
     """
     size = sizes.numbers(0.01, 1000, 3)
     counts = [round((area[3 + i] - area[i]) / size[i]) for i in range(3)]
-    if min(counts) < 1 or counts[2] != 1 or counts[0] * counts[1] > MAX_CELLS:
+    if min(counts) < 1 or max(counts) > MAX_SIDE or counts[2] != 1 or counts[0] * counts[1] > MAX_CELLS:
         raise BundleError(
-            f"{sizes.where}={size}: gives {counts} pillars along x y z: must be 1 along z, at least 1 and at "
-            f"most {MAX_CELLS} in all"
+            f"{sizes.where}={size}: gives {counts} pillars along x y z: must be 1 along z, from 1 to "
+            f"{MAX_SIDE} along x and y, and at most {MAX_CELLS} in all"
         )
     return PillarGrid(
         low=(area[0], area[1], area[2]),
@@ -145,8 +148,10 @@ def bev_backbone(
     """
     layers = levels[0].integers(0, 100)
     count = len(layers)
+    check_size(inputs * cells[0] * cells[1], levels[2])
     strides = levels[1].integers(1, 16, count)
     filters = levels[2].integers(1, MAX_CHANNELS, count)
+    check_size(9 * sum((n + 1) * width**2 for n, width in zip(layers, filters, strict=True)), levels[2])
     up = ups[0]
     up_strides, up_filters = up.numbers(1 / 16, 16), ups[1].integers(1, MAX_CHANNELS, count)
     whole = all(value == (round(value) if value >= 1 else 1 / round(1 / value)) for value in up_strides)
@@ -162,8 +167,19 @@ def bev_backbone(
         raise up.refusal(f"such that all levels become one size, not {sorted(sizes)} for {cells} pillars")
     last = int(up_strides[-1]) if len(up_strides) > count else 1
     height, width = sizes.pop()
+    check_size(sum(up_filters) * max(height * width * last**2, max(filters) * 16**2), ups[1])
     backbone = BevBackbone(inputs, layers, strides, filters, up_strides, up_filters, conv_at_one, eps)
     return backbone, (height * last, width * last)
+
+
+def check_size(values: int, where: Setting) -> None:
+    """Refuse a network or a map of more than `MAX_VALUES`.
+
+    Raises:
+        BundleError: naming `where`.
+    """
+    if values > MAX_VALUES:
+        raise where.refusal(f"such that weights and maps have at most {MAX_VALUES} values, not {values}")
 
 
 def check_stride(stride: Setting, grid: PillarGrid, cells: tuple[int, int]) -> int:

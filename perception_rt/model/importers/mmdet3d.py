@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from perception_rt.model.centerpoint import BranchShape, CenterDecoding, CenterHead, ClassGroup
 from perception_rt.model.importers.common import Imported, sha256_of
 from perception_rt.model.importers.lidar import (
+    MAX_ANCHORS,
     MAX_CHANNELS,
     Setting,
     bev_backbone,
+    check_size,
     intensity_of,
     pillar_grid,
 )
@@ -378,10 +380,13 @@ def _anchor_head(
     if code == 9:
         notes.append("config: it predicts velocities: they are left out, as detections have none")
     tests.get("use_rotate_nms").one_of(True)
+    classes = node.get("num_classes").integer(1, 1000)
+    anchors = _anchors(node.get("anchor_generator"))
+    check_size(inputs * len(anchors) * classes, node.get("num_classes"))
     head = AnchorHead(
         inputs,
-        node.get("num_classes").integer(1, 1000),
-        _anchors(node.get("anchor_generator")),
+        classes,
+        anchors,
         cells,
         2,
         node.maybe("dir_offset", 0.0 if turned else -math.pi / 2).number(-math.tau, math.tau),
@@ -410,8 +415,8 @@ def _anchors(node: Setting) -> list[AnchorBox]:
         bottom = (area[2] + area[5]) / 2 if aligned else area[2]
         place = (area[0], area[1], area[3], area[4])
         anchors += [AnchorBox((size[0], size[1], size[2]), yaw, bottom, place, aligned) for yaw in yaws]
-    if not anchors:
-        raise node.get("rotations").refusal("one yaw or more")
+    if not 1 <= len(anchors) <= MAX_ANCHORS:
+        raise node.maybe("rotations", yaws).refusal(f"such that a cell has 1 to {MAX_ANCHORS} anchors")
     return anchors
 
 
@@ -454,6 +459,8 @@ def _center_head(
     if _eps(separate) != eps:
         raise separate.get("norm_cfg").refusal(f"as of the head, eps {eps}")
     between = separate.maybe("head_conv", 64).integer(1, MAX_CHANNELS)
+    wide = max(shared, between)
+    check_size(kernel.value**2 * len(groups) * sum(layers.values()) * wide**2, node.get("tasks"))
     limits = coder.get("post_center_range").numbers(-10_000, 10_000, 6)
     size = coder.get("voxel_size").numbers(0.01, 1000)
     stride = coder.get("out_size_factor").integer(1, 256)

@@ -16,10 +16,12 @@ from torch import nn
 from perception_rt.model.centerpoint import BranchShape, CenterDecoding, CenterHead, ClassGroup
 from perception_rt.model.importers.common import Imported, first_line, sha256_of
 from perception_rt.model.importers.lidar import (
+    MAX_ANCHORS,
     MAX_CHANNELS,
     MAX_CONFIG,
     Setting,
     bev_backbone,
+    check_size,
     check_stride,
     intensity_of,
     pillar_grid,
@@ -288,8 +290,11 @@ def _anchor_head(
         for size in item.get("anchor_sizes").items():
             length, width, height = size.numbers(0.01, 100, 3)
             anchors += [AnchorBox((length, width, height), yaw, bottom, area, centred) for yaw in yaws]
-    if not anchors:
-        raise BundleError(f"{node.at('ANCHOR_GENERATOR_CONFIG')}: has no anchor")
+            if len(anchors) > MAX_ANCHORS:
+                break
+    if not 1 <= len(anchors) <= MAX_ANCHORS:
+        raise node.get("ANCHOR_GENERATOR_CONFIG").refusal(f"1 to {MAX_ANCHORS} anchors of a cell")
+    check_size(inputs * len(anchors) * len(names), node.get("ANCHOR_GENERATOR_CONFIG"))
     # OpenPCDet asks whether the key is there, not whether it is true.
     bins = node.get("NUM_DIR_BINS").integer(1, 64) if node.has("USE_DIRECTION_CLASSIFIER") else 0
     return AnchorHead(
@@ -333,6 +338,7 @@ def _center_head(
     after.maybe("USE_IOU_TO_RECTIFY_SCORE", False).one_of(False)
     shared = node.get("SHARED_CONV_CHANNEL").integer(1, MAX_CHANNELS)
     bias = node.maybe("USE_BIAS_BEFORE_NORM", False).flag()
+    check_size(9 * len(groups) * sum(layers.values()) * shared**2, node.get("SHARED_CONV_CHANNEL"))
     eps = node.maybe("BN_EPS", 1e-5).number(0, 1)
     suppression = after.get("NMS_CONFIG")
     decoding = CenterDecoding(
