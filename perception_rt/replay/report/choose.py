@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from perception_rt.codec import NamedDetections, decode_named_detections, decode_named_detections3d
+from perception_rt.codec.segmentation import decode_segmentation
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.report.ledger import LOST, LedgerView, Row, StreamView
 from perception_rt.replay.report.quality import AnswerQuality
@@ -25,8 +26,10 @@ DECODERS: dict[str, Callable[[bytes], NamedDetections]] = {
     ARRAY_3D: decode_named_detections3d,
 }
 HIGHEST, LOWEST = "highest confidence", "lowest confidence"
+MOST, FEWEST = "most classes", "fewest classes"
 BEST, WORST, OLDEST = "best", "worst", "oldest output"
 _OLDEST = 1
+_SEEN = 0.005  # of the picture
 _LOST = 3
 
 
@@ -37,6 +40,8 @@ class SensorStream:
     Attributes:
         node, topic: the subscriber and its topic. message_type: type of the topic.
         output: the detector's output topic; None if it published nothing. output_type: type of the output.
+        labels: the topic with the labels of pixels; None if the node publishes none.
+        classes: names by label of the node's bundle.
     """
 
     node: str
@@ -44,6 +49,8 @@ class SensorStream:
     message_type: str
     output: str | None
     output_type: str
+    labels: str | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def is_camera(self) -> bool:
@@ -79,16 +86,17 @@ def sensors_of(metrics: Mapping) -> list[SensorStream]:
         kind = topics.get(topic, {}).get("type", "")
         if kind in IMAGES + CLOUDS:
             wanted = ARRAY_2D if kind in IMAGES else ARRAY_3D
-            found.append(
-                SensorStream(node, topic, kind, _output_of(metrics["outputs"], node, topic, wanted), wanted)
-            )
+            output = _output_of(metrics["outputs"], node, topic, "detections", wanted)
+            labels = _output_of(metrics["outputs"], node, topic, "segmentation", IMAGES[0])
+            classes = tuple(metrics.get("bundles", {}).get(node, {}).get("classes", ()))
+            found.append(SensorStream(node, topic, kind, output, wanted, labels, classes))
     return sorted(found, key=lambda sensor: (not sensor.is_camera, sensor.node, sensor.topic))
 
 
-def _output_of(outputs: Mapping, node: str, topic: str, kind: str) -> str | None:
-    """Return the output topic of a detector; with several sensors its name contains the sensor."""
+def _output_of(outputs: Mapping, node: str, topic: str, output: str, kind: str) -> str | None:
+    """Return an output topic of a node; with several sensors its name contains the sensor."""
     prefix = topic.removesuffix("/compressed").rpartition("/")[0]
-    for name in (f"{node}{prefix}/detections", f"{node}/detections"):
+    for name in (f"{node}{prefix}/{output}", f"{node}/{output}"):
         if outputs.get(name, {}).get("type") == kind:
             return name
     return None
@@ -116,6 +124,8 @@ def choose(
         choices += _extremes(view, parts, _by_truth(judged), (BEST, WORST))
     elif sensor.output is not None and sensor.output in outputs.topics:
         choices += _extremes(view, parts, _by_confidence(outputs, sensor.output), (HIGHEST, LOWEST))
+    elif sensor.labels is not None and sensor.labels in outputs.topics:
+        choices += _extremes(view, parts, _by_classes(outputs, sensor), (MOST, FEWEST))
     if stream is not None:
         choices += [_oldest(row) for row in stream.oldest[:_OLDEST]]
         choices += [_lost(row) for row in _lost_messages(stream)]
@@ -164,6 +174,15 @@ def _by_confidence(outputs: Bag, topic: str) -> Iterator[tuple[float, MomentChoi
             boxes = "1 box" if count == 1 else f"{count} boxes"
             detail = f"mean confidence {mean:.2f} of {boxes}"
             yield mean, MomentChoice("", detail, found.stamp_ns, message.log_ns)
+
+
+def _by_classes(outputs: Bag, sensor: SensorStream) -> Iterator[tuple[float, MomentChoice]]:
+    """Rate labels of pixels by how many classes cover a part of the image that can be seen."""
+    for message in outputs.messages([str(sensor.labels)]):
+        stamp_ns, _, found = decode_segmentation(message.data, sensor.classes)
+        shares = [share for share in found.shares().values() if share >= _SEEN]
+        told = f"{len(shares)} classes on {sum(shares):.0%} of the picture"
+        yield float(len(shares)), MomentChoice("", told, stamp_ns, message.log_ns)
 
 
 def _oldest(row: Row) -> MomentChoice:

@@ -11,10 +11,11 @@ import numpy as np
 
 from perception_rt.codec import CameraModel, NamedDetections
 from perception_rt.replay.report.scenes import ReportScene, SceneObjects
-from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections, draw_outlines
+from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections, draw_outlines, draw_segmentation
 from perception_rt.stage.fusion.project import NEAR_M, box_corners, in_field, project
 from perception_rt.stage.transforms import transform
 from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFrame
+from perception_rt.types.segmentation import Segmentation
 
 _WIDTH_PX = 720
 _X_RANGE, _Y_RANGE = (-5.0, 50.0), (-30.0, 30.0)  # m
@@ -43,6 +44,8 @@ def pictures_of(scene: ReportScene) -> list[Picture]:
     if scene.frame is None:
         return []
     if isinstance(scene.frame, CameraFrame):
+        if scene.labels is not None:
+            return [_labelled(scene.frame, *scene.labels)]
         return [_camera(scene.frame, scene.detections, scene.choice.truth)]
     on_image = [] if scene.camera is None else _boxes_on_image(*scene.camera)
     return [*on_image, _from_above(scene, scene.frame)]
@@ -58,6 +61,14 @@ def _camera(frame: CameraFrame, found: NamedDetections | None, truth: np.ndarray
     if truth is not None:
         drawn = draw_outlines(drawn, truth * scale)
     return _picture(drawn, f"camera image with {contents}")
+
+
+def _labelled(frame: CameraFrame, found: Segmentation, classes: Sequence[str]) -> Picture:
+    pixels, _ = _fitted(frame)
+    size = pixels.shape[1], pixels.shape[0]
+    small = Segmentation(cv2.resize(found.labels, size, interpolation=cv2.INTER_NEAREST))
+    names = ", ".join(f"{share:.0%} {classes[label]}" for label, share in small.shares().items())
+    return _picture(draw_segmentation(pixels, small, classes), f"camera image with {names or 'no labels'}")
 
 
 def _from_above(scene: ReportScene, cloud: LidarFrame) -> Picture:

@@ -15,10 +15,12 @@ from perception_rt.codec import (
     parse_transforms,
 )
 from perception_rt.codec.cdr import CdrReader
+from perception_rt.codec.segmentation import decode_segmentation
 from perception_rt.replay.bag import Bag, BagMessage, frame_of
 from perception_rt.replay.report.choose import ARRAY_3D, DECODERS, IMAGES, MomentChoice, SensorStream
 from perception_rt.stage.transforms import TransformBuffer, transform
 from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFrame, TransformError
+from perception_rt.types.segmentation import Segmentation
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 _BEFORE_NS, _AFTER_NS = 2_000_000_000, 300_000_000
@@ -53,6 +55,7 @@ class ReportScene:
         choice: the chosen message and the reason.
         frame: sensor data; None if unreadable. missing: reasons for everything that is not shown.
         detections: the detector's output in the sensor frame.
+        labels: of pixels, and the names of the classes.
         objects: for a lidar, tracks if available, else fused boxes, else detections.
         ego_path: (T, 2) predicted positions of the vehicle, m.
         camera: for a lidar, the image of that moment with the tracks or the fused boxes.
@@ -62,6 +65,7 @@ class ReportScene:
     frame: CameraFrame | LidarFrame | None = None
     missing: list[str] = field(default_factory=list)
     detections: NamedDetections | None = None
+    labels: tuple[Segmentation, tuple[str, ...]] | None = None
     objects: SceneObjects | None = None
     ego_path: np.ndarray | None = None
     camera: tuple[CameraFrame, SceneObjects, CameraModel, np.ndarray] | None = None
@@ -161,6 +165,8 @@ class SceneReader:
         answers = self._answers(sensor, choice.stamp_ns, inputs.message.log_ns)
         if sensor.output is not None:
             scene.detections = answers.get(sensor.output)
+        if sensor.labels is not None:
+            scene.labels = self._labels(sensor, choice.stamp_ns, inputs.message.log_ns)
         if isinstance(scene.frame, LidarFrame):
             shown = (sensor.output,) if own else (self._tracks, self._fused, sensor.output)
             self._fill_space(scene, scene.frame, shown, inputs, answers)
@@ -196,6 +202,17 @@ class SceneReader:
             if len(found) == len(wanted) and stamp_ns > seen_ns:
                 break
         return found
+
+    def _labels(
+        self, sensor: SensorStream, seen_ns: int, start_ns: int
+    ) -> tuple[Segmentation, tuple[str, ...]] | None:
+        """Return the labels of the image with stamp `seen_ns`."""
+        span = start_ns - _SAME_MOMENT_NS, start_ns + _ANSWER_NS
+        for message in self._outputs.messages([str(sensor.labels)], *span):
+            stamp_ns, _ = CdrReader(message.data).header()
+            if stamp_ns == seen_ns:
+                return decode_segmentation(message.data, sensor.classes)[2], sensor.classes
+        return None
 
     def _fill_space(
         self,
