@@ -266,7 +266,7 @@ def _write(
         blank = recorded(_example(task.box_columns), threshold)
         parse_manifest(blank.to_json())  # an invalid field is named before anything runs
         answer = _answer(Archive(path, blank, members), next(iter(entries)), data)
-        if finds_something(answer) or len(answer) > 4:  # a network may see one class everywhere
+        if finds_something(answer):
             break
     else:
         raise BundleError("the module finds nothing in the golden input at score 0: that would prove nothing")

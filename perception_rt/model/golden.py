@@ -14,6 +14,7 @@ import torch
 from perception_rt.model.manifest import MAX_CELLS, Golden
 from perception_rt.model.task import Task
 from perception_rt.types.errors import BundleError
+from perception_rt.types.segmentation import UNLABELLED
 
 GOLDEN_ROWS = 32
 # Two near-equal scores may swap in NMS on another processor, and 8-bit weights move weak boxes: a few go.
@@ -132,10 +133,13 @@ def cells_of(labels: np.ndarray) -> tuple[str, ...]:
 
 
 def finds_something(outputs: Outputs) -> bool:
-    """Whether an answer holds a box, or label maps of more than one value."""
-    if len(outputs[1]):
-        return True
-    return len(outputs) > 4 and bool((outputs[4] != outputs[4].flat[0]).any())
+    """Whether an answer holds a box, or a pixel with a label."""
+    return bool(len(outputs[1])) or (len(outputs) > 4 and bool((outputs[4] != UNLABELLED).any()))
+
+
+def is_uniform(outputs: Outputs) -> bool:
+    """Whether an answer holds label maps of one value and nothing else."""
+    return not len(outputs[1]) and len(outputs) > 4 and bool((outputs[4] == outputs[4].flat[0]).all())
 
 
 def encode_golden(data: np.ndarray) -> tuple[str, bytes]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from perception_rt.model import bundle
 from perception_rt.model.class_thresholds import check_classes
-from perception_rt.model.golden import Outputs, finds_something, golden_difference, make_golden
+from perception_rt.model.golden import Outputs, finds_something, golden_difference, is_uniform, make_golden
 from perception_rt.model.importers.common import Imported
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
@@ -86,7 +86,7 @@ def save_checked(
     source = None
     if picture is not None and imported.reference is not None:
         source = imported.reference(picture, imported.score_threshold)
-    golden = cloud if picture is None or source is None or not _records(source) else picture[None]
+    golden = cloud if picture is None or source is None or not finds_something(source) else picture[None]
     scratch = path.with_name(f".{path.name}.unchecked")  # appears under its name only when all is well
     try:
         if imported.module is not None:
@@ -122,7 +122,7 @@ def _compare(
     mine = runtime(picture[None], score_threshold=imported.score_threshold)
     lines = side_by_side(source, mine, imported.classes)
     warnings = []
-    if len(source) > 4 and not finds_something(source):
+    if finds_something(source) and is_uniform(source):
         warnings.append(
             "every pixel of the check picture has one class: give --check with a picture of several; until "
             "then the bundle's golden answer cannot show where a class is in the wrong place"
@@ -143,11 +143,6 @@ def _compare(
     return lines, warnings
 
 
-def _records(outputs: Outputs) -> bool:
-    """Whether an answer can be recorded as the golden one: boxes, or labels of pixels."""
-    return finds_something(outputs) or len(outputs) > 4
-
-
 def _first_engine(imported: Imported) -> str:
     kind = "torchscript" if imported.module is not None else imported.programs[0].kind
     return {"onnx": "onnxruntime", "torchscript": "torchscript", "pt2": "aoti"}[kind]
@@ -158,7 +153,7 @@ def _difference(imported: Imported, picture: np.ndarray, source: Outputs, mine: 
     precision = imported.programs[0].precision if imported.programs else "fp32"
     task = find_task(imported.task)
     for one, other, whose in ((source, mine, "the source"), (mine, source, "the bundle")):
-        if _records(one):
+        if finds_something(one):
             expected = make_golden(
                 one, task, picture[None], origin=task.golden_origin, file="x", score_threshold=0.0
             )
