@@ -43,7 +43,7 @@ def test_the_command_writes_a_bundle(tmp_path, capsys):
     cloud().tofile(tmp_path / "cloud.bin")
     assert main([*command, "--check", str(tmp_path / "cloud.bin")]) == 0
     printed = capsys.readouterr().out
-    assert "mmdetection3d 1.1" in printed
+    assert "mmdetection3d 1.1 or newer" in printed
     assert "velocities" in printed
     manifest = read_manifest(out)
     assert manifest.classes == ("car", "pedestrian", "traffic_cone")

@@ -190,7 +190,7 @@ def _turned(version: str | None, meta: Mapping[str, Any], model: Setting, notes:
     elif isinstance(own, str):
         said, number = "the checkpoint's meta.mmdet3d_version", own
     elif isinstance(meta.get("mmengine_version"), str) or model.has("data_preprocessor"):
-        said, number = "mmengine came with 1.1", "1.1"
+        said, number = "the files are of mmengine's form", "1.1 or newer"
     else:
         raise BundleError(
             f"{model.where}: neither it nor the checkpoint says which mmdetection3d it was trained with, and "
