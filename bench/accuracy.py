@@ -75,11 +75,14 @@ def lidar(frames: int, bar: Progress) -> list[Row]:
 
 
 def networks(frames: int, bar: Progress) -> list[Row]:
-    """The shipped lidar network on real clouds, before and after training on streets; imported networks."""
+    """The shipped lidar network on real clouds, before and after training on streets; other networks."""
+    from bench.explanations import explanation_rows
     from bench.lidar_checkpoints import checkpoint_rows
     from bench.pillars_accuracy import network_rows
+    from bench.segments import segment_rows
 
-    return [*network_rows("pillars", bar), *checkpoint_rows()]
+    rows = [*network_rows("pillars", bar), *checkpoint_rows()]
+    return [*rows, *segment_rows(), *explanation_rows(bar)]
 
 
 def fusion(frames: int, bar: Progress) -> list[Row]:

@@ -12,9 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from perception_rt.model.bundle import ProgramSource, save_network
+from perception_rt.model.host_image import ImagePreparer
 from perception_rt.model.manifest import DecoderSpec, Manifest
 from perception_rt.model.specs import ImageSpec
 from perception_rt.model.torchscript import module_bytes, trace_module
+from perception_rt.types.segmentation import UNLABELLED
 
 CLASSES = ("red", "green", "blue")
 STRIDE = 4
@@ -134,3 +136,29 @@ def native_masks(
     y, x = np.mgrid[: size[0], : size[1]]
     inside = [(x >= x1) & (x < x2) & (y >= y1) & (y < y2) for x1, y1, x2, y2 in boxes]
     return (whole > 0) & np.array(inside)
+
+
+def formula_labels(image: np.ndarray, spec: ImageSpec) -> tuple[np.ndarray, np.ndarray, bool]:
+    """What the network of `ROWS` answers for an image by its authors' formula.
+
+    Returns:
+        (K, 4) boxes in px of the image, (H, W) uint8 labels, and whether the letterbox ends at whole cells,
+        to which the authors round it.
+    """
+    inputs, where = ImagePreparer(spec, ("images",), torch.device("cpu"))(
+        torch.from_numpy(image)[None], False
+    )
+    small = F.avg_pool2d(inputs["images"], STRIDE)[0].numpy()
+    prototypes = np.concatenate((small, np.ones((1, *CELLS), np.float32)))
+    kept = [0, 2, 3]  # of ROWS, best first
+    boxes, labels = ROWS[kept, :4], ROWS[kept, 4:6].argmax(1)
+    boxes = np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
+    size = image.shape[:2]
+    scale = where.width / size[1], where.height / size[0]
+    boxes = (boxes - [where.left, where.top] * 2) / [*scale, *scale]
+    boxes = boxes.clip(0, [size[1], size[0]] * 2).astype(np.float32)
+    expected = np.full(size, UNLABELLED, np.uint8)
+    for row, mask in reversed(list(enumerate(native_masks(ROWS[kept, 6:], prototypes, boxes, size)))):
+        expected[mask] = labels[row]
+    whole = all(side % STRIDE == 0 for side in (where.top, where.left, where.width, where.height))
+    return boxes, expected, whole

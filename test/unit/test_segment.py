@@ -42,14 +42,12 @@ from perception_rt.stage.segment import segment
 from perception_rt.types import BundleError, CameraFrame, CodecError, ConfigError, ModelError
 from perception_rt.types.segmentation import UNLABELLED, Segmentation
 from test.segmenters import (
-    CELLS,
     CLASSES,
-    ROWS,
     SIZE,
     ULTRALYTICS,
     ColourMap,
     bands,
-    native_masks,
+    formula_labels,
     save_colour_map,
     save_masks_onnx,
 )
@@ -94,25 +92,11 @@ def test_masks_are_those_of_the_authors_formula(tmp_path, layout, size):
 
     runtime = perception_rt.open_bundle(tmp_path / "net.pt", device="cpu")
     found = perception_rt.segment(runtime, image)
-    inputs, where = ImagePreparer(manifest.input, ("images",), torch.device("cpu"))(
-        torch.from_numpy(image)[None], False
-    )
-    small = F.avg_pool2d(inputs["images"], 4)[0].numpy()
-    prototypes = np.concatenate((small, np.ones((1, *CELLS), np.float32)))
-    kept = [0, 2, 3]  # of ROWS, best first
-    boxes = ROWS[kept, :4]
-    boxes = np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
-    scale = where.width / size[1], where.height / size[0]
-    boxes = (boxes - [where.left, where.top] * 2) / [*scale, *scale]
-    boxes = boxes.clip(0, [size[1], size[0]] * 2).astype(np.float32)
+    boxes, expected, whole = formula_labels(image, manifest.input)
     np.testing.assert_allclose(found.detections.xyxy, boxes, atol=1e-3)
     assert found.detections.labels.tolist() == [0, 1, 0]
-    expected = np.full(size, UNLABELLED, np.uint8)
-    for row, mask in reversed(list(enumerate(native_masks(ROWS[kept, 6:], prototypes, boxes, size)))):
-        expected[mask] = found.detections.labels[row]
     assert len(np.unique(expected)) == 3
     # The authors round the letterbox to whole cells; here its exact place is taken.
-    whole = where.top % 4 == where.left % 4 == where.width % 4 == where.height % 4 == 0
     same = float((found.labels == expected).mean())
     print(f"{layout} {size}: {same:.4f} of the pixels as by the formula, whole cells: {whole}")
     assert same == 1.0 if whole else same >= 0.97
@@ -234,6 +218,16 @@ def test_one_channel_is_one_class_or_none():
     scores = Semantic(None, form="scores").label_map([values.sigmoid()], None, where, np.zeros(1, np.float32))
     assert scores.tolist() == [[255, 0], [0, 255]]
     assert none.numel() == 0
+
+
+def test_one_channel_at_a_time_gives_what_all_at_once_give():
+    values = torch.randn(1, 7, 16, 24, generator=torch.Generator().manual_seed(0))
+    where = Placement((64, 96), (64, 96), 0, 0, 64, 96)
+    labels = Semantic(None).label_map([values], None, where, np.zeros(7, np.float32))
+    whole = F.interpolate(values, (64, 96), mode="bilinear", align_corners=False)[0]
+    assert torch.equal(labels, whole.argmax(0).to(torch.uint8))
+    with_scores = Semantic(None).label_map([values], None, where, np.full(7, 1e-6, np.float32))
+    assert torch.equal(labels, with_scores)
 
 
 def test_labels_of_the_network_are_taken_as_they_are():

@@ -76,9 +76,10 @@ class Semantic:
         if self._form == "labels":
             return labels_to_native(self._given_labels(values, place, least), place)
         fits(len(values) == len(least), f"{len(values)} channels, but {len(least)} classes")
-        if values.shape[1:] != place.size:
-            values = F.interpolate(values[None], place.size, mode="bilinear", align_corners=False)[0]
-        labels, scores = self._best(values, bool((least > 0).any()))
+        scored = bool((least > 0).any())
+        if values.device.type == "cpu" and len(values) > 1 and not scored:
+            return labels_to_native(_best_channels(values, place.size), place)
+        labels, scores = self._best(_enlarged(values, place.size), scored)
         if scores is not None:
             lowest = torch.from_numpy(least).to(labels.device)
             known = labels.long().clamp(max=len(least) - 1)
@@ -152,6 +153,25 @@ class Semantic:
             return Match("metadata", f"task={ULTRALYTICS}; {why}", parameters, (name,), preset)
         alone = not set(network.names) - {name, AUXILIARY}
         return Match("rest" if alone else "given", why, parameters, (name,))
+
+
+def _enlarged(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, h, w) at a size."""
+    if values.shape[1:] == size:
+        return values
+    return F.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def _best_channels(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """The best channel of each pixel, uint8, one channel at a time: half the time of all at once on a CPU."""
+    best = _enlarged(values[:1], size)[0].clone()
+    labels = torch.zeros(size, dtype=torch.uint8)
+    for channel in range(1, len(values)):
+        scores = _enlarged(values[channel : channel + 1], size)[0]
+        labels.masked_fill_(scores > best, channel)
+        torch.maximum(best, scores, out=best)
+    fits(bool(torch.isfinite(best).all()), "the scores hold NaN or infinity")
+    return labels
 
 
 def _layout(
