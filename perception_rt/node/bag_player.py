@@ -15,6 +15,7 @@ from perception_rt.node.messages import message_class
 from perception_rt.node.run import run
 from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
 from perception_rt.replay.bag import Bag, BagMessage
+from perception_rt.replay.message_types import is_latched
 from perception_rt.replay.time_base import AUTO, TIMES, choose_time_base
 from perception_rt.replay.warnings import clock_warnings
 from perception_rt.types import ConfigError
@@ -57,7 +58,7 @@ class BagPlayerNode(SourceNode):
             if message_type is None:
                 self.get_logger().warning(f"{topic}: {kind}: not installed, or not read: not played")
                 continue
-            self._outputs[topic] = self.create_publisher(message_type, topic, qos_of(topic))
+            self._outputs[topic] = self.create_publisher(message_type, topic, qos_of(topic, kind))
         base = choose_time_base(self._bag, list(self._outputs), self.values["time"])
         self._bag.retime(base.behind_ns)
         for line in clock_warnings(base.summary()):
@@ -90,9 +91,10 @@ class BagPlayerNode(SourceNode):
             yield message.log_ns, partial(emit, message)
 
 
-def qos_of(topic: str) -> QoSProfile:
-    """Return a reliable QoS, which matches every subscriber; static transforms are transient local."""
-    durability = DurabilityPolicy.TRANSIENT_LOCAL if topic == "/tf_static" else DurabilityPolicy.VOLATILE
+def qos_of(topic: str, message_type: str) -> QoSProfile:
+    """Return a reliable QoS, which matches every subscriber; transient local for what is published once."""
+    latched = is_latched(topic, message_type)
+    durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
     return QoSProfile(depth=10, durability=durability)
 
 

@@ -17,8 +17,8 @@ from perception_rt.component.parameters import Parameter
 from perception_rt.node.messages import message_class
 from perception_rt.node.run import run
 from perception_rt.node.shell import PerceptionNode
-from perception_rt.replay.events import STATIC, EventBuffer, EventFolder, KeptMessage
-from perception_rt.replay.message_types import typestore
+from perception_rt.replay.events import EventBuffer, EventFolder, KeptMessage
+from perception_rt.replay.message_types import is_latched, typestore
 from perception_rt.types import BagError, PerceptionError
 from perception_rt.types.status import Level, Status
 
@@ -133,8 +133,12 @@ class EventRecorderNode(PerceptionNode):
                 continue
             message_type = message_class(types[0])
             if message_type is not None:
-                latched = DurabilityPolicy.TRANSIENT_LOCAL if topic == STATIC else DurabilityPolicy.VOLATILE
-                qos = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT, durability=latched)
+                latched = is_latched(topic, types[0])
+                qos = QoSProfile(
+                    depth=DEPTH,
+                    reliability=ReliabilityPolicy.BEST_EFFORT,
+                    durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+                )
                 keep = self.guard(partial(self._keep, topic, types[0]))
                 self._kept_topics[topic] = self.create_subscription(message_type, topic, keep, qos, raw=True)
 

@@ -16,11 +16,10 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
-from perception_rt.replay.message_types import typestore
+from perception_rt.replay.message_types import is_latched, typestore
 from perception_rt.types import BagError
 
 METADATA_VERSION: Final = 8  # the newest that Humble and later can read; 9 changed the format of QoS
-LABEL_INFO: Final = "vision_msgs/msg/LabelInfo"
 LATEST_NS = 2**63 - 1
 _NEVER = QosTime(LATEST_NS // 10**9, LATEST_NS % 10**9)
 
@@ -106,12 +105,11 @@ class BagWriter:
 
 def _offered(topic: str, message_type: str) -> Qos:
     """Return a reliable QoS, which matches every subscriber; transient local for what is published once."""
-    latched = topic == "/tf_static" or message_type == LABEL_INFO
     return Qos(
         QosHistory.KEEP_LAST,
         10,
         QosReliability.RELIABLE,
-        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        QosDurability.TRANSIENT_LOCAL if is_latched(topic, message_type) else QosDurability.VOLATILE,
         deadline=_NEVER,
         lifespan=_NEVER,
         liveliness=QosLiveliness.AUTOMATIC,

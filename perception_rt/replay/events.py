@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from perception_rt.replay.bag_writer import BagWriter
+from perception_rt.replay.message_types import is_latched
 from perception_rt.types import BagError
 
 PREFIX, PART = "event_", ".part"
 OVERHEAD_BYTES = 64  # of a message in a bag
 SPARE_BYTES = 50_000_000  # left free on the disk
-STATIC = "/tf_static"
 KEPT_STATIC = 100
 
 
@@ -29,7 +29,7 @@ class KeptMessage(NamedTuple):
 
 
 class EventBuffer:
-    """The newest messages, bounded in time and in bytes; static transforms stay.
+    """The newest messages, bounded in time and in bytes; what is published once, as static transforms, stays.
 
     Args:
         seconds: how long a message is kept. max_bytes: of all messages; the oldest go first.
@@ -46,7 +46,7 @@ class EventBuffer:
 
     def add(self, message: KeptMessage) -> None:
         """Keep a message; where time was set back, all earlier ones go."""
-        if message.topic == STATIC:
+        if is_latched(message.topic, message.message_type):
             if message.data not in [kept.data for kept in self._static]:
                 self._static.append(message)
             return

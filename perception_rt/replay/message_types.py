@@ -27,6 +27,15 @@ VISION_MSGS = {
 """The types of vision_msgs that the nodes publish; rosbags does not include them."""
 
 
+STATIC = "/tf_static"
+LABEL_INFO = "vision_msgs/msg/LabelInfo"
+
+
+def is_latched(topic: str, message_type: str) -> bool:
+    """Return whether a topic is published once, for those that come later too (transient local)."""
+    return topic == STATIC or message_type == LABEL_INFO
+
+
 @cache
 def typestore() -> Typestore:
     """Return the store of all types; it is shared, so do not register types in it."""

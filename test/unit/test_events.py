@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from perception_rt.replay import events
 from perception_rt.replay.bag import Bag
-from perception_rt.replay.events import STATIC, EventBuffer, EventFolder, KeptMessage
+from perception_rt.replay.events import EventBuffer, EventFolder, KeptMessage
+from perception_rt.replay.message_types import LABEL_INFO, STATIC
 from perception_rt.types import BagError
 from test.drives import TOPICS, write_drive
 
@@ -44,12 +45,15 @@ def test_the_buffer_is_bounded_in_time_and_bytes(steps, seconds, limit):
         assert not times or times[-1] - times[0] <= seconds * SECOND
 
 
-def test_static_transforms_stay_and_come_first_once_each():
+@pytest.mark.parametrize(
+    ("topic", "message_type"), [(STATIC, STRING), ("/camera_segmenter/label_info", LABEL_INFO)]
+)
+def test_what_is_published_once_stays_and_comes_first_once_each(topic, message_type):
     buffer = EventBuffer(1.0, 1000)
     for _ in range(3):
-        buffer.add(kept(5, topic=STATIC))
+        buffer.add(kept(5, topic=topic)._replace(message_type=message_type))
     buffer.add(kept(100 * SECOND))
-    assert [(m.topic, m.log_ns) for m in buffer.messages()] == [(STATIC, 100 * SECOND), ("/x", 100 * SECOND)]
+    assert [(m.topic, m.log_ns) for m in buffer.messages()] == [(topic, 100 * SECOND), ("/x", 100 * SECOND)]
 
 
 def test_a_bag_of_an_event_reads_as_what_was_kept(tmp_path):
