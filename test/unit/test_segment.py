@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -668,6 +669,19 @@ def test_label_info_names_every_value():
     for cut in range(4, len(data), 5):
         with pytest.raises(CodecError):
             decode_label_info(data[:cut])
+
+
+LABELS = encode_segmentation(Segmentation(np.zeros((4, 5), np.uint8)), 7, "camera")
+INFO = encode_label_info(CLASSES, 0.25, 7, "camera")
+
+
+@given(at=st.integers(0, 120), value=st.binary(min_size=1, max_size=4))
+def test_damaged_messages_raise_codec_errors_alone(at, value):
+    for data, decode in ((LABELS, lambda raw: decode_segmentation(raw, CLASSES)), (INFO, decode_label_info)):
+        damaged = bytearray(data)
+        damaged[at : at + len(value)] = value
+        with contextlib.suppress(CodecError):
+            decode(bytes(damaged))
 
 
 def test_the_overlay_tints_what_has_a_class_and_leaves_the_background():
