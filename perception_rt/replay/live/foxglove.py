@@ -11,12 +11,11 @@ import foxglove
 from foxglove.websocket import Capability, ChannelView, Client
 
 from perception_rt.replay.live.address import HERE, parse_address
-from perception_rt.replay.message_types import definition
+from perception_rt.replay.message_types import definition, is_latched
 from perception_rt.types import ConfigError
 
 PORT = 8765
 AGE_TYPE = "std_msgs/msg/Float64"
-_LATCHED = "/tf_static"
 _BACKLOG = 256
 """Messages that wait for a slow viewer; the oldest go first. Pictures have some MB each."""
 _TIME_PERIOD_NS = 50_000_000
@@ -39,7 +38,7 @@ class Foxglove(foxglove.ServerListener):
         host, port = parse_address(target, PORT)
         self._context = foxglove.Context()  # its own: the library's is for the whole program
         self._channels: dict[str, foxglove.Channel | None] = {}
-        self._latched: list[tuple[int, bytes]] = []
+        self._latched: dict[str, list[tuple[int, bytes]]] = {}
         self._sent_time_ns = -_TIME_PERIOD_NS
         self._looked_at = threading.Event()
         try:
@@ -69,8 +68,8 @@ class Foxglove(foxglove.ServerListener):
         channel = self._channel(topic, message_type)
         if channel is None:
             return
-        if topic == _LATCHED:
-            self._latched.append((log_ns, data))
+        if is_latched(topic, message_type):
+            self._latched.setdefault(topic, []).append((log_ns, data))
         if abs(log_ns - self._sent_time_ns) >= _TIME_PERIOD_NS:
             self._sent_time_ns = log_ns
             self._server.broadcast_time(log_ns)
@@ -93,11 +92,9 @@ class Foxglove(foxglove.ServerListener):
     def on_subscribe(self, client: Client, channel: ChannelView) -> None:
         """Send the latched messages of a channel to a new subscriber."""
         self._looked_at.set()
-        if channel.topic != _LATCHED:
-            return
-        latched = self._channels[_LATCHED]
-        assert latched is not None  # a viewer took it
-        for log_ns, data in list(self._latched):
+        latched = self._channels.get(channel.topic)
+        for log_ns, data in list(self._latched.get(channel.topic, ())):
+            assert latched is not None  # a viewer took it
             latched.log(data, log_time=log_ns)
 
     def _channel(self, topic: str, message_type: str) -> foxglove.Channel | None:
