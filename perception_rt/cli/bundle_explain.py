@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: an option is out of bounds, or there is no such frame or detection.
     """
     _check(args)
+    warnings.simplefilter("ignore")  # what a converted network says concerns its authors
     from perception_rt.model.runtime import Runtime
     from perception_rt.replay.explain import Explained, ExplanationFolder
     from perception_rt.replay.report.explanations import EXPLANATIONS

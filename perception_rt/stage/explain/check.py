@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +46,8 @@ class OcclusionCheck:
 def check_parts(
     lost: Callable[[np.ndarray], float],
     marked: np.ndarray,
-    random: list[np.ndarray],
-    near: list[np.ndarray],
+    random: Iterable[np.ndarray],
+    near: Iterable[np.ndarray],
 ) -> OcclusionCheck:
     """Measure what is lost without each part.
 

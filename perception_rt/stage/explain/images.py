@@ -119,9 +119,9 @@ def occlusion_check(probe: Probe, target: Target, heat: np.ndarray, seed: int = 
     rng = np.random.default_rng(seed)
     rows, columns = window_of(target, image.shape[:2])
     whole = slice(0, image.shape[0]), slice(0, image.shape[1])
-    parts = [[_moved(marked, rng, *where) for _ in range(PARTS)] for where in (whole, (rows, columns))]
-    near = parts[1] if target.region is None else []
-    return check_parts(lost, marked, parts[0], near)
+    random = (_moved(marked, rng, *whole) for _ in range(PARTS))
+    near = (_moved(marked, rng, rows, columns) for _ in range(PARTS if target.region is None else 0))
+    return check_parts(lost, marked, random, near)
 
 
 def _moved(mask: np.ndarray, rng: np.random.Generator, rows: slice, columns: slice) -> np.ndarray:

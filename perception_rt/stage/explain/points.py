@@ -116,5 +116,5 @@ def occlusion_check(probe: Probe, target: Target, heat: np.ndarray, seed: int = 
 
     near = np.flatnonzero(cells_around(points, box, len(points)) >= 0)
     everywhere = np.arange(len(points))
-    random = [around_one_of(everywhere) for _ in range(PARTS)]
-    return check_parts(lost, marked, random, [around_one_of(near) for _ in range(PARTS)])
+    random = (around_one_of(everywhere) for _ in range(PARTS))
+    return check_parts(lost, marked, random, (around_one_of(near) for _ in range(PARTS)))
