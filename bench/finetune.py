@@ -26,7 +26,7 @@ from perception_rt.types import PerceptionError
 
 OUT = Path("out/accuracy/finetune.json")
 MISSED = "cyclist"
-BASE_PICTURES, BASE_STEPS, BASE_SEED = 600, 2500, 41
+BASE_PICTURES, BASE_STEPS, BASE_SEED = 480, 1500, 41
 PICTURES, SEED = 100, 42
 DRIVES = 125  # that are scored on
 
@@ -49,7 +49,7 @@ def measure(folder: Path, frames: int, console: Console) -> None:
     pictures(folder / "unseen", drives, frames)
     if not base.is_file():
         pictures(folder / "base", training_seeds(BASE_SEED, BASE_PICTURES // 12), BASE_PICTURES, known)
-        train("--data", folder / "base", "--steps", BASE_STEPS, "--learning-rate", 3e-3, "--out", base)
+        train("--data", folder / "base", "--steps", BASE_STEPS, "--out", base)
     pictures(folder / "few", training_seeds(SEED, PICTURES), PICTURES)
     began = time.monotonic()
     train("--data", folder / "few", "--weights", base, "--out", tuned)

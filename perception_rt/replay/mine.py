@@ -16,6 +16,8 @@ import numpy as np
 from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.replay.export import (
+    ARRAY_2D,
+    ARRAY_3D,
     NEAR_NS,
     ExportTopic,
     boxes_in_picture,
@@ -63,7 +65,8 @@ def mine(folder: Path, recording: Path, metrics: Mapping[str, Any], count: int) 
     """Write the `count` moments with the most disagreement to `folder/mined`.
 
     Pictures with the boxes of both sides lie in `pictures/`; the raw images with labels in `coco/` and
-    `kitti/`, for labelling tools; `moments.json` lists the moments.
+    `kitti/`, for labelling tools and `perception-rt train`: the boxes of the replay, and those that the
+    recording itself has, as ground truth. `moments.json` lists the moments.
 
     Args:
         folder: output of a replay. recording: what was replayed. metrics: content of metrics.json.
@@ -87,7 +90,7 @@ def mine(folder: Path, recording: Path, metrics: Mapping[str, Any], count: int) 
         out.mkdir()
         (out / "moments.json").write_text(json.dumps([one.__dict__ for one in moments], indent=1) + "\n")
         if moments:
-            _write_labels(topics, moments, sensors, out)
+            _write_labels([*topics.values(), *_recorded(sensors)], moments, sensors, out)
             _draw(topics, moments, sensors, survey, out / "pictures")
     return moments
 
@@ -218,12 +221,17 @@ def _health(outputs: Bag) -> Iterator[MinedMoment]:
 # What is written.
 
 
+def _recorded(recording: Bag) -> list[ExportTopic]:
+    """The boxes in a recording itself."""
+    return read_topics(recording, recording) if recording.of_type(ARRAY_2D, ARRAY_3D) else []
+
+
 def _write_labels(
-    topics: Mapping[str, ExportTopic], moments: Sequence[MinedMoment], recording: Bag, out: Path
+    topics: Sequence[ExportTopic], moments: Sequence[MinedMoment], recording: Bag, out: Path
 ) -> None:
     """Write images and labels of the moments; a sensor's own topics, and fused ones."""
     chosen = []
-    for topic in topics.values():
+    for topic in topics:
         near = [_nearest_stamp(topic, one.stamp_ns, SPACING_NS) for one in moments]
         stamps = {stamp for stamp in near if stamp is not None}
         messages = {stamp: topic.messages[stamp] for stamp in sorted(stamps)}

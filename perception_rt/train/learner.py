@@ -17,6 +17,7 @@ from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.types import ModelError
 
 CLIP_NORM = 10.0
+NEW_RATE = 10.0  # a head with new classes learns faster than what is trained already
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,14 @@ class TrainingData:
         draw: the frames of an index array, varied by a generator, as a batch: an object with `to`.
         loss: of the network on a batch.
         weights: (frames,) how often each is drawn, relative to the others; None for once an epoch.
+        new: names of parameters with random values beside trained ones: they learn NEW_RATE times as fast.
     """
 
     frames: int
     draw: Callable[[np.ndarray, np.random.Generator], Any]
     loss: Callable[[nn.Module, Any], Tensor]
     weights: np.ndarray | None = None
+    new: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +137,19 @@ class Learner(pl.LightningModule):
         """AdamW on a one-cycle schedule."""
         recipe, (_, total) = self._recipe, steps_of(self._recipe)
         fused = self._hardware.plugin() != "16-mixed"  # that one unscales by itself, after the clipping
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                rate = recipe.learning_rate * (NEW_RATE if name in self._data.new else 1.0)
+                groups.setdefault(rate, []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [parameter for parameter in self.network.parameters() if parameter.requires_grad],
+            [{"params": parameters} for parameters in groups.values()],
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             fused=fused,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, recipe.learning_rate, total_steps=total + 1, pct_start=0.1
+            optimizer, list(groups), total_steps=total + 1, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -67,8 +67,8 @@ def training_picture(item: TrainingItem) -> np.ndarray:
 
 
 def golden_picture(items: Sequence[TrainingItem]) -> np.ndarray:
-    """(1, H, W, 3) uint8 RGB: that with the most objects of the first hundred, not too large for a bundle."""
-    best = max(items[:100], key=lambda item: len(item.labels))
+    """(1, H, W, 3) uint8 RGB: that with the most objects, not too large for a bundle."""
+    best = max(items, key=lambda item: len(item.labels))
     image = read_picture(best.frame.path)
     scale = LONGEST_GOLDEN / max(image.shape[:2])
     if scale < 1:

@@ -51,7 +51,7 @@ class Trainee(Protocol):
 
     Attributes:
         clouds: whether it takes clouds, not pictures.
-        recipe: by which it is trained, for 1 frame; `perception_rt.train.folder` sets steps and rounds.
+        recipe: by which it is fine-tuned, for 1 frame; `perception_rt.train.folder` sets steps and rounds.
         metric: that decides which weights are kept.
         augmentations: those that are used where none are named.
     """

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 
 from perception_rt.codec import Detection3DEncoder, DetectionEncoder, encode_image
 from perception_rt.codec.diagnostics import encode_diagnostics
+from perception_rt.replay.bag import Bag
 from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.kitti import read_object_labels
 from perception_rt.replay.mine import (
@@ -25,6 +26,8 @@ from perception_rt.replay.mine import (
     choose_moments,
     mine,
 )
+from perception_rt.train.dataset.labels import Problems
+from perception_rt.train.dataset.read import read_dataset
 from perception_rt.types import ConfigError, Detections2D, Detections3D
 from perception_rt.types.status import Level, Status
 
@@ -151,3 +154,26 @@ def test_a_count_out_of_range_is_refused(count):
     with pytest.raises(ConfigError, match=f"--mine={count}: must be from 1 to 1000"):
         check_count(count)
     check_count(None)
+
+
+def test_boxes_of_the_recording_are_labels_too_and_training_reads_them(run):
+    folder, recording = run
+    truth, flat = "/simulator/truth", DetectionEncoder(("cyclist",))
+    labelled = recording.with_name("labelled")
+    with BagWriter(labelled) as bag, Bag(recording) as old:
+        for message in old.messages():
+            bag.write(message.topic, message.message_type, message.log_ns, message.data)
+        for number in range(4):
+            stamp, shift = (number + 1) * S, np.float32([[number, 0, number, 0]])
+            found = Detections2D(SEEN + shift, np.ones(1, np.float32), np.zeros(1, np.int64))
+            bag.write(truth, ARRAY_2D, stamp, flat.encode(found, stamp, "camera"))
+    mine(folder, labelled, METRICS, 5)
+    mined = folder / "mined"
+    dataset = read_dataset(mined / "coco" / "simulator_truth.json", problems := Problems(mined))
+    assert [frame.names for frame in dataset.frames] == [("cyclist",)] * 3
+    assert [frame.xyxy[0, 0] for frame in dataset.frames] == [51, 52, 53]
+    dataset = read_dataset(mined / "kitti" / "simulator_truth", problems)
+    assert [frame.names for frame in dataset.frames] == [("cyclist",)] * 3
+    assert not problems.count
+    with pytest.raises(ConfigError, match=r"files of labels: give one of .*simulator_truth\.json"):
+        read_dataset(mined, problems)
