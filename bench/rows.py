@@ -52,7 +52,7 @@ def row(name: str, value: float | None, unit: str, target: str = "") -> Row:
     Raises:
         ValueError: the target does not start with a comparison and a number.
     """
-    return Row(name, _rounded(value), unit, target, meets(value, target))
+    return Row(name, rounded(value), unit, target, meets(value, target))
 
 
 def against(
@@ -68,12 +68,10 @@ def against(
     """Return a row that must be as good as its baseline: not above it if `most`, else not below."""
     target = f"{'<=' if most else '>='} {baseline:.5g} of the baseline"
     holds = meets(value, target)
-    return Row(
-        name, _rounded(value), unit, target, holds, _rounded(tuned_value), _rounded(baseline), tuned_on
-    )
+    return Row(name, rounded(value), unit, target, holds, rounded(tuned_value), rounded(baseline), tuned_on)
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
     """Round to five significant digits; None if not finite."""
     if value is None or not math.isfinite(value):
         return None

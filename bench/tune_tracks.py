@@ -1,7 +1,7 @@
 """Choose the track lifecycle settings on all recordings but one.
 
 In space on KITTI's sequences with PointRCNN's boxes, in the image on MOT15 and KITTI's with RRC's boxes.
-The settings differ from the presets in one or two things at a time: there is little to choose on.
+There is little to choose on: few settings, and what is left of them comes from the presets.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,25 @@ from rich.table import Table
 
 from bench.image_accuracy import track_with, track_with_sort
 from bench.image_sequences import ImageScore, image_sequences, pooled, score_image_tracks
-from bench.tracking_accuracy import AB3DMOT, CLASSES, KITTI, KITTI_NAMES, kitti_sequence
-from perception_rt.replay.clear_mot import Score, Trajectories, score_tracks
+from bench.tracking_accuracy import (
+    AB3DMOT,
+    AB3DMOT_MORE,
+    CLASSES,
+    KITTI,
+    KITTI_NAMES,
+    hota_3d,
+    kitti_scenes,
+)
+from perception_rt.replay.clear_mot import Scene, Score, score_scenes
 from perception_rt.replay.score.hota import TrackFrame
 from perception_rt.stage.tracking.presets import config_2d
 
 Changes = dict[str, Any]
-LIVES_3D: tuple[Changes, ...] = (
-    {},
-    {"coast_s": 0.3},
-    {"coast_s": 0.5},
-    {"coast_s": 0.3, "gate": 0.999},
-    {"coast_s": 0.3, "hits_to_confirm": 3},
-    {"coast_s": 0.3, "memory_s": 2.0},
+LIVES_3D: tuple[Changes, ...] = tuple(
+    {"coast_s": coast_s, "wide_gate": wide_gate, "sure_score": sure_score}
+    for coast_s, wide_gate, sure_score in product((0.15, 0.35, 0.55), (0.99, 0.999), (0.95, 0.98))
 )
+FRAGMENT = 0.4  # points of sAMOTA and MOTA together that a fragment counts as
 LIVES_2D: tuple[Changes, ...] = (
     {},
     {"birth_score": 0.6},
@@ -41,57 +47,64 @@ LIVES_2D: tuple[Changes, ...] = (
     {"high_score": 0.35},
     {"high_score": 0.5},
 )
-Pairs = list[tuple[Trajectories, Trajectories]]
 
 
 @cache
-def _kitti(folder: Path, choice: int) -> dict[str, Pairs]:
+def _kitti(folder: Path, choice: int) -> dict[str, list[Scene]]:
     """Truth and tracks of each class, by sequence, with one of LIVES_3D."""
     lives = tuple(replace(life, **LIVES_3D[choice]) for life in KITTI.lives)
-    return {name: kitti_sequence(folder, name, replace(KITTI, lives=lives)) for name in KITTI_NAMES}
+    config = replace(KITTI, lives=lives)
+    return {name: kitti_scenes(folder, name, config) for name in KITTI_NAMES}
 
 
 def merit_3d(score: Score) -> float:
-    """The criterion: sAMOTA plus MOTA, minus a tenth of a point per fragment."""
-    return 100 * (score.samota + score.best.mota) - 0.1 * score.best.fragments
+    """The criterion: sAMOTA plus MOTA, minus `FRAGMENT` points per fragment."""
+    return 100 * (score.samota + score.best.mota) - FRAGMENT * score.best.fragments
 
 
-def left_out_3d(folder: Path, label: int) -> tuple[dict[str, int], Score]:
-    """For each sequence the choice of the others, and the score of all sequences, each tracked by its own."""
+def left_out_3d(folder: Path, label: int) -> tuple[dict[str, int], list[Scene]]:
+    """For each sequence the choice of the others, and each as tracked by its own."""
 
-    def merit(choice: int, names: Sequence[str]) -> float:
-        return merit_3d(score_tracks([_kitti(folder, choice)[name][label] for name in names]))
+    def merit(choice: int, left: str) -> float:
+        scenes = _kitti(folder, choice)
+        return merit_3d(score_scenes([scenes[name][label] for name in KITTI_NAMES if name != left]))
 
-    chosen = {}
-    for name in KITTI_NAMES:
-        others = [other for other in KITTI_NAMES if other != name]
-        chosen[name] = max(range(len(LIVES_3D)), key=lambda choice: merit(choice, others))
-    return chosen, score_tracks([_kitti(folder, chosen[name])[name][label] for name in KITTI_NAMES])
+    chosen = {left: max(range(len(LIVES_3D)), key=lambda choice: merit(choice, left)) for left in KITTI_NAMES}
+    return chosen, [_kitti(folder, chosen[name])[name][label] for name in KITTI_NAMES]
 
 
 def tune_tracks3d(data: Path, console: Console) -> None:
     """Print what each setting scores on all, each fold's choice, and the score of what was left out."""
     folder = data / "tracking_kitti"
     for label, kind in enumerate(CLASSES):
-        table = Table("settings", "sAMOTA", "MOTA", "switches", "fragments", title=kind)
+        table = Table("settings", "sAMOTA", "MOTA", "HOTA", "switches", "fragments", title=kind)
         for choice, changes in enumerate(LIVES_3D):
-            score = score_tracks([_kitti(folder, choice)[name][label] for name in KITTI_NAMES])
-            table.add_row(str(changes), *_cells(score))
-        chosen, score = left_out_3d(folder, label)
+            scenes = _kitti(folder, choice)
+            table.add_row(_text(changes), *_cells([scenes[name][label] for name in KITTI_NAMES]))
+        chosen, scenes_left = left_out_3d(folder, label)
         table.add_section()
         for name, choice in chosen.items():
-            table.add_row(f"without {name}: {LIVES_3D[choice]}")
-        table.add_row("left out, together", *_cells(score))
+            table.add_row(f"without {name}: {_text(LIVES_3D[choice])}")
+        table.add_row("left out, together", *_cells(scenes_left))
+        shipped = [kitti_scenes(folder, name, KITTI)[label] for name in KITTI_NAMES]
+        table.add_row("presets", *_cells(shipped))
         samota, mota = AB3DMOT[kind][2]
-        table.add_row("AB3DMOT", f"{samota:.2f}", f"{mota:.2f}", "0", "9" if kind == "Car" else "12")
+        hota, fragments = AB3DMOT_MORE[kind]
+        table.add_row("AB3DMOT", f"{samota:.2f}", f"{mota:.2f}", f"{hota:.2f}", "0", str(fragments))
         console.print(table)
 
 
-def _cells(score: Score) -> list[str]:
+def _text(changes: Changes) -> str:
+    return " ".join(f"{name}={value:g}" for name, value in changes.items())
+
+
+def _cells(scenes: Sequence[Scene]) -> list[str]:
+    score = score_scenes(scenes)
     best = score.best
     return [
         f"{100 * score.samota:.2f}",
         f"{100 * best.mota:.2f}",
+        f"{hota_3d(scenes, score.threshold):.2f}",
         str(best.switches),
         str(best.fragments),
     ]

@@ -117,7 +117,11 @@ def score_tracks(recordings: Sequence[tuple[Trajectories, Trajectories]]) -> Sco
     Raises:
         ValueError: all truths are ignored.
     """
-    scenes = [_Scene(truth, tracks) for truth, tracks in recordings]
+    return score_scenes([Scene(truth, tracks) for truth, tracks in recordings])
+
+
+def score_scenes(scenes: Sequence[Scene]) -> Score:
+    """`score_tracks` of recordings whose overlaps are known."""
     if not sum(scene.truths for scene in scenes):
         raise ValueError("recordings: no truth that is not ignored")
     everything, confidences = _count(scenes, -np.inf)
@@ -143,15 +147,20 @@ def _thresholds(confidences: np.ndarray, truths: int) -> list[tuple[float, float
     return levels[1:]
 
 
-def _count(scenes: Sequence[_Scene], threshold: float) -> tuple[Counts, np.ndarray]:
+def _count(scenes: Sequence[Scene], threshold: float) -> tuple[Counts, np.ndarray]:
     """Return the counts over all scenes, and the confidences of the matched tracks."""
     results = [scene.count(threshold) for scene in scenes]
     total = np.sum([counts for counts, _ in results], 0)
     return Counts(*(int(value) for value in total)), np.concatenate([found for _, found in results])
 
 
-class _Scene:
-    """One recording: the overlaps of all that could pair, computed once for all thresholds."""
+class Scene:
+    """One recording: the overlaps of truth and tracks, computed once for all thresholds.
+
+    Attributes:
+        confidence: (N,) of each box of the tracks, the mean of its track.
+        frames: (truth rows, track rows, IoU) of each frame with both.
+    """
 
     def __init__(self, truth: Trajectories, tracks: Trajectories) -> None:
         self.truth, self.tracks = truth, tracks
@@ -160,13 +169,11 @@ class _Scene:
         means = np.bincount(inverse, tracks.scores) / np.maximum(np.bincount(inverse), 1)
         self.confidence = means[inverse]
         self.rows = [np.flatnonzero(truth.ids == of) for of in np.unique(truth.ids)]
-        self.frames = []  # (truth rows, track rows, IoU) of frames where something overlaps enough
+        self.frames = []
         for frame in np.intersect1d(truth.frames, tracks.frames):
             i, j = (np.arange(*np.searchsorted(of.frames, (frame, frame + 1))) for of in (truth, tracks))
             a, b = (torch.from_numpy(np.asarray(of.xyzlwh_yaw[k])) for of, k in ((truth, i), (tracks, j)))
-            iou = iou_3d(a, b).numpy()
-            if (iou >= LEAST_IOU).any():
-                self.frames.append((i, j, iou))
+            self.frames.append((i, j, iou_3d(a, b).numpy()))
 
     def count(self, threshold: float) -> tuple[tuple[int, ...], np.ndarray]:
         """The fields of `Counts` for tracks of at least that mean confidence, and the pairs' confidences."""

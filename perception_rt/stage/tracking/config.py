@@ -22,8 +22,10 @@ class Life:
         probation_s: a track that is not confirmed dies after this time without a detection, s.
         memory_s: a confirmed track dies after this time without a detection, s: the longest occlusion that
             an id outlives.
-        coast_s: a confirmed track is reported for this time without a detection, s.
+        coast_s: a confirmed track is reported for this time without a detection, s, while it is in the field
+            of view.
         gate: probability that a detection of a track lies inside its Mahalanobis gate, in space.
+        wide_gate: of the second association, in space.
     """
 
     least_score: float = 0.1
@@ -35,13 +37,15 @@ class Life:
     memory_s: float = 1.0
     coast_s: float = 0.3
     gate: float = 0.99
+    wide_gate: float = 0.999
 
     def __post_init__(self) -> None:
         for name in ("least_score", "high_score", "birth_score", "sure_score"):
             _check(name, getattr(self, name), 0.0, 1.0)
         for name in ("probation_s", "memory_s", "coast_s"):
             _check(name, getattr(self, name), 0.0, 3600.0)
-        _check("gate", self.gate, 0.5, 1.0 - 1e-9)
+        for name in ("gate", "wide_gate"):
+            _check(name, getattr(self, name), 0.5, 1.0 - 1e-9)
         if self.birth_score < self.least_score:
             raise ConfigError(f"birth_score={self.birth_score}: must be at least {self.least_score=}")
         if self.hits_to_confirm < 1:

@@ -96,6 +96,11 @@ class LifeCycle:
         for name, values in zip(COLUMNS, new, strict=True):
             setattr(self, name, np.concatenate((getattr(self, name), values)))
 
-    def reported(self) -> np.ndarray:
-        """(R,) rows of the tracks to report: confirmed, the last detection not too long ago."""
-        return np.flatnonzero(self.confirmed & (self.missed_s <= self._coast[self.labels]))
+    def reported(self, visible: np.ndarray) -> np.ndarray:
+        """(R,) rows of the tracks to report: confirmed, and seen now or not long ago.
+
+        Args:
+            visible: (T,) bool, whether the sensor would see it.
+        """
+        coasting = visible & (self.missed_s <= self._coast[self.labels])
+        return np.flatnonzero(self.confirmed & ((self.detection >= 0) | coasting))

@@ -67,7 +67,7 @@ class ObjectTracking3D:
         self.classes = ClassNames()
         slots = self.classes.slots
         self._tracker = Tracker3D(config_3d(slots, odometry))
-        motions = motions_of(slots)
+        motions = motions_of(slots, odometry)
         self._position = np.array([motion.position for motion in motions])
         self._predictor = ObjectPredictor(PredictorConfig(motions, horizon_s, step_s))
 

@@ -34,7 +34,7 @@ class Preset3D(NamedTuple):
 
 # A half is where PointRCNN is undecided.
 _LIFE = Life(
-    least_score=0.3, high_score=0.5, birth_score=0.5, sure_score=0.95, hits_to_confirm=2, coast_s=0.15
+    least_score=0.3, high_score=0.5, birth_score=0.5, sure_score=0.98, hits_to_confirm=2, coast_s=0.55
 )
 # A rider turns as a vehicle does, but is a thing of a person's size and of a bicycle's speed; of KITTI's
 # sequences too few hold one to choose on.

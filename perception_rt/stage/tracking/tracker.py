@@ -18,6 +18,7 @@ from perception_rt.stage.tracking.boxes2d import BoxFilters2D
 from perception_rt.stage.tracking.boxes3d import BoxFilters3D
 from perception_rt.stage.tracking.config import Life, TrackerConfig2D, TrackerConfig3D
 from perception_rt.stage.tracking.lifecycle import LifeCycle
+from perception_rt.stage.tracking.view import FieldOfView
 from perception_rt.types.detections import Detections2D, Detections3D
 from perception_rt.types.errors import TrackingError
 from perception_rt.types.tracks import Tracks, Tracks2D
@@ -91,10 +92,10 @@ class _Tracker(Generic[Filters]):
         if len(life) and len(scores):
             distance, spread, gates = self._distances(measured, life.labels[:, None] == labels)
             distance[self._group[life.labels][:, None] != self._group[labels]] = np.inf
-            low = (scores >= self._least[labels]) & ~high
-            stages = (high, np.ones(len(life), bool), gates[0]), (low, life.confirmed, gates[1])
+            able = scores >= self._least[labels]
+            stages = (high, np.ones(len(life), bool), gates[0]), (able, life.confirmed, gates[1])
             for part, among, gate in stages:
-                rows, columns = np.flatnonzero(among & (life.detection < 0)), np.flatnonzero(part)
+                rows, columns = np.flatnonzero(among & (life.detection < 0)), np.flatnonzero(part & free)
                 if len(rows) and len(columns):
                     pairs = rows[:, None], columns
                     i, j = assign(distance[pairs], spread[pairs], gate[rows])
@@ -192,8 +193,10 @@ class Tracker3D(_Tracker[BoxFilters3D]):
     def __init__(self, config: TrackerConfig3D) -> None:
         super().__init__(config.lives, BoxFilters3D(config.motions), config.groups)
         self._own = np.array([2 * motion.position_sd**2 for motion in config.motions])
-        self._gate = 2 * gammaincinv(BoxFilters3D.distance_degrees / 2, [life.gate for life in config.lives])
+        shares = np.array([(life.gate, life.wide_gate) for life in config.lives])
+        self._gates = 2 * gammaincinv(BoxFilters3D.distance_degrees / 2, shares)
         self._in_odom: bool | None = None
+        self._view, self._pose = FieldOfView(), np.eye(4)
         self.stated = np.zeros((0, 3, 3))
 
     def update(
@@ -222,6 +225,7 @@ class Tracker3D(_Tracker[BoxFilters3D]):
         """
         boxes, scores = self._checked("xyzlwh_yaw", detections)
         stated = self._stated(covariance, detections.labels)
+        pose, seen = np.eye(4), boxes
         if odom_from_sensor is not None:
             pose = _checked_pose(odom_from_sensor)
             turn = np.eye(3)
@@ -232,8 +236,10 @@ class Tracker3D(_Tracker[BoxFilters3D]):
             self._reset()
         self._in_odom = in_odom
         self._advance(stamp_ns)
-        self.stated = stated
+        self.stated, self._pose = stated, pose
         self._update(Sighting(boxes, stated), scores, detections.labels)
+        found = self._life.detection >= 0
+        self._view.widen(seen[self._life.detection[found]], self._life.ids[found])
         return self._tracks()
 
     def _stated(self, covariance: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
@@ -251,7 +257,8 @@ class Tracker3D(_Tracker[BoxFilters3D]):
     def _distances(self, measured: Sighting, alike: np.ndarray) -> Distances:
         labels = self._life.labels
         distance, spread = self._filters.distances(measured.boxes, labels, measured.stated, alike)
-        return Distances(distance, spread, (self._gate[labels], self._gate[labels]))
+        first, second = self._gates[labels].T
+        return Distances(distance, spread, (first, second))
 
     def _twins(self, measured: Sighting, some: np.ndarray, others: np.ndarray) -> np.ndarray:
         a, b = measured.boxes[some], measured.boxes[others]
@@ -269,7 +276,9 @@ class Tracker3D(_Tracker[BoxFilters3D]):
         self._filters.update(rows, boxes, mine, stated, mine == labels[detections])
 
     def _tracks(self) -> Tracks:
-        life, filters, rows = self._life, self._filters, self._life.reported()
+        life, filters = self._life, self._filters
+        boxes = filters.boxes(np.arange(len(life))).astype(np.float64)
+        rows = life.reported(self._view.holds(_moved(boxes, np.linalg.inv(self._pose))))
         mean = filters.mean[rows].astype(np.float32)
         return Tracks(
             ids=life.ids[rows],
@@ -346,7 +355,7 @@ class Tracker2D(_Tracker[BoxFilters2D]):
         return self._tracks()
 
     def _tracks(self) -> Tracks2D:
-        life, filters, rows = self._life, self._filters, self._life.reported()
+        life, filters, rows = self._life, self._filters, self._life.reported(np.ones(len(self._life), bool))
         centre, half = filters.value[rows, :2], filters.value[rows, 2:] / 2
         return Tracks2D(
             ids=life.ids[rows],
