@@ -7,23 +7,35 @@ scored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from bench.argoverse import GROUPS, predict_log
 from bench.ego_accuracy import ego_trust_rows
 from bench.image_accuracy import PEERS, track_with_defaults
 from bench.image_sequences import image_sequences, pooled, score_image_tracks
 from bench.prediction_accuracy import SETS
-from bench.rows import Row, against, row
-from bench.tracking_accuracy import AB3DMOT, CLASSES, KITTI, KITTI_NAMES, kitti_sequence
+from bench.rows import Row, against, rounded, row
+from bench.tracking_accuracy import (
+    AB3DMOT,
+    AB3DMOT_MORE,
+    CLASSES,
+    KITTI,
+    KITTI_NAMES,
+    hota_3d,
+    kitti_scenes,
+)
 from bench.trajectories import STEP_S, constant_velocity, displacement_errors, read_windows
 from bench.tune_pedestrians import left_out, run
 from bench.tune_tracks import left_out_2d, left_out_3d
-from perception_rt.replay.clear_mot import score_tracks
+from perception_rt.replay.clear_mot import Scene, score_scenes
 from perception_rt.stage.prediction.motion import PEDESTRIAN
 
-AB3DMOT_FRAGMENTS = {"Car": 9, "Pedestrian": 12}
-HELD_AT_S = (1.2, 2.0, 2.8, 4.8)
+UNITS_3D = {"id_switches": "switches", "fragments": "fragments"}  # counts: less is better
+STEPS = [round(seconds / STEP_S) - 1 for seconds in (1.2, 2.0, 2.8, 4.8)]
 SHARES = {"50%": (0.42, 0.58), "95%": (0.90, 0.98)}
 
 
@@ -54,14 +66,21 @@ def pedestrian_rows(data: Path) -> list[Row]:
                     tuned_value=errors[1][at], tuned_on=tuned_on,
                 )
             )  # fmt: skip
-        for share, (label, (least, most)) in enumerate(SHARES.items()):
-            steps = [round(seconds / STEP_S) - 1 for seconds in HELD_AT_S]
-            held = unseen.held(share)[steps]
-            rows += [
-                row(f"{prefix}/held_{label}_least", held.min(), "share", f">= {least}"),
-                row(f"{prefix}/held_{label}_most", held.max(), "share", f"<= {most}"),
-            ]
+        runs = unseen, shipped, run(windows, replace(PEDESTRIAN, spread=None))
+        for share, label in enumerate(SHARES):
+            held = [each.held(share)[STEPS] for each in runs]
+            rows += [held_row(f"{prefix}/held_{label}", which, label, held) for which in ("least", "most")]
     return rows
+
+
+def held_row(prefix: str, which: str, label: str, held: Sequence[np.ndarray]) -> Row:
+    """The least or the most that ellipses hold over the horizons: left out, tuned, of the filter alone."""
+    value, tuned, plain = (float(getattr(each, {"least": "min", "most": "max"}[which])()) for each in held)
+    least, most = SHARES[label]
+    found = row(f"{prefix}_{which}", value, "share", f">= {least}" if which == "least" else f"<= {most}")
+    return replace(
+        found, tuned_value=rounded(tuned), baseline=rounded(plain), tuned_on="ETH/UCY but this scene"
+    )
 
 
 def argoverse_rows(folder: Path) -> list[Row]:
@@ -88,28 +107,33 @@ def argoverse_rows(folder: Path) -> list[Row]:
 
 def tracks_3d_rows(folder: Path) -> list[Row]:
     """Scores of KITTI's sequences, each with the settings that the others chose."""
-    shipped = {name: kitti_sequence(folder, name, KITTI) for name in KITTI_NAMES}
+    shipped = {name: kitti_scenes(folder, name, KITTI) for name in KITTI_NAMES}
     rows = []
     for label, kind in enumerate(CLASSES):
-        _, unseen = left_out_3d(folder, label)
-        tuned = score_tracks([shipped[name][label] for name in KITTI_NAMES])
-        samota, mota = AB3DMOT[kind][2]
-        prefix, tuned_on = f"trust/kitti/{kind.lower()}", "the other sequences"
-        figures = (
-            ("samota", 100 * unseen.samota, "%", samota, 100 * tuned.samota),
-            ("mota", 100 * unseen.best.mota, "%", mota, 100 * tuned.best.mota),
-        )
+        unseen = figures_3d(left_out_3d(folder, label)[1])
+        tuned = figures_3d([shipped[name][label] for name in KITTI_NAMES])
+        (samota, mota), (hota, fragments) = AB3DMOT[kind][2], AB3DMOT_MORE[kind]
+        base = {"samota": samota, "mota": mota, "hota": hota, "id_switches": 0, "fragments": fragments}
         rows += [
-            against(f"{prefix}/{name}", value, unit, base, tuned_value=all_, tuned_on=tuned_on)
-            for name, value, unit, base, all_ in figures
-        ]
-        rows.append(
             against(
-                f"{prefix}/fragments", unseen.best.fragments, "fragments", AB3DMOT_FRAGMENTS[kind], most=True,
-                tuned_value=tuned.best.fragments, tuned_on=tuned_on,
+                f"trust/kitti/{kind.lower()}/{name}", value, UNITS_3D.get(name, "%"), base[name],
+                most=name in UNITS_3D, tuned_value=tuned[name], tuned_on="the other sequences",
             )
-        )  # fmt: skip
+            for name, value in unseen.items()
+        ]  # fmt: skip
     return rows
+
+
+def figures_3d(scenes: Sequence[Scene]) -> dict[str, float]:
+    """sAMOTA, and where MOTA is best it, HOTA, switches and fragments."""
+    score = score_scenes(scenes)
+    return {
+        "samota": 100 * score.samota,
+        "mota": 100 * score.best.mota,
+        "hota": hota_3d(scenes, score.threshold),
+        "id_switches": score.best.switches,
+        "fragments": score.best.fragments,
+    }
 
 
 def tracks_2d_rows(data: Path) -> list[Row]:

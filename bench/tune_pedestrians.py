@@ -29,7 +29,7 @@ from bench.trajectories import (
 )
 from perception_rt.stage.prediction.motion import PEDESTRIAN, Motion
 from perception_rt.stage.prediction.predictor import ObjectPredictor, PredictorConfig
-from perception_rt.stage.prediction.spread import LEAD_S, SHARES, Spread
+from perception_rt.stage.prediction.spread import LEADS_S, SHARES, Spread
 from perception_rt.types.predictions import Predictions
 
 WALKS, STOP_SHARES, KEEP_TIMES_S = (0.25, 0.36, 0.5), (0.001, 0.01, 0.05), (75.0, 150.0)
@@ -41,7 +41,8 @@ HELD = (0.5, 0.95)  # in the middle of what 50 % and 95 % may be
 class Run(NamedTuple):
     """Predictions of a scene, and what scales their radii.
 
-    `unit`: (2, W) m/s, unrest by the factors of 50 % and 95 %. `lead`: the radii found while running, s.
+    `unit`: (2, W, T) m/s, unrest by the factors of 50 % and 95 %. `lead`: (2, L), the radii found while
+    running, s.
     """
 
     windows: Windows
@@ -70,10 +71,11 @@ def run(windows: Windows, motion: Motion) -> Run:
         tracks = bare_tracks(xy, labels, WALKING_SD)
         predictions = predictor.update(round(step * STEP_S * 1e9), tracks, xy, covariance)
     if motion.spread is None:
-        return Run(windows, predictions, np.ones((2, len(windows))), np.ones(2))
+        return Run(windows, predictions, np.ones((2, len(windows), AHEAD)), np.ones((2, len(LEADS_S))))
     errors = predictor._errors
-    factors = errors.factors()[:, 0]
-    return Run(windows, predictions, factors[:, None] * errors.unrest(labels), factors * motion.spread.lead)
+    unit = errors.growth(predictor.config.times_s)[:, 0, None] * errors.unrest(labels)[:, None]
+    leads = np.array((motion.spread.lead_half, motion.spread.lead_most))
+    return Run(windows, predictions, unit, errors.factors()[..., 0] * leads)
 
 
 def choose_motion(scenes: Sequence[Windows]) -> Motion:
@@ -101,12 +103,13 @@ def motions() -> Iterator[Motion]:
 def fit_spread(scenes: Sequence[Windows], motion: Motion, start: Spread) -> Spread:
     """The radii of `start`'s unrest that hold on average over the scenes what they say."""
     found = [run(scene, replace(motion, spread=start)).lead for scene in scenes]
-    spread = replace(start, lead=tuple(np.exp(np.mean(np.log(found), 0)).tolist()))
+    half, most = (tuple(float(f"{s:.3g}") for s in row) for row in np.exp(np.mean(np.log(found), 0)))
+    spread = replace(start, lead_half=half, lead_most=most)
     runs = [run(scene, replace(motion, spread=spread)) for scene in scenes]
     radii = []
     for share, wanted in enumerate(HELD):
         errors = [
-            np.linalg.norm(each.windows.ahead - each.predictions.xy, axis=-1) / each.unit[share, :, None]
+            np.linalg.norm(each.windows.ahead - each.predictions.xy, axis=-1) / each.unit[share]
             for each in runs
         ]
         at = [round(seconds / STEP_S) - 1 for seconds in HORIZONS_S]
@@ -148,4 +151,4 @@ def tune_pedestrians(data: Path, console: Console) -> None:
             table.add_row(name or f"none: {scene}", *cells, ratios, *held)
     console.print(table)
     console.print(f"chosen on all: {left_out(data, '')}")
-    console.print(f"shares held at {', '.join(f'{seconds:g}' for seconds in HORIZONS_S[2:])} s; {LEAD_S=}")
+    console.print(f"shares held at {', '.join(f'{seconds:g}' for seconds in HORIZONS_S[2:])} s; {LEADS_S=}")

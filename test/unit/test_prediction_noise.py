@@ -37,3 +37,9 @@ def test_what_was_learned_outlives_the_objects():
     before = scale.of(np.array([1]))[0]
     scale.forget()
     assert scale.of(np.array([1]))[0] == before
+
+
+def test_three_positions_bound_the_noise():
+    """Four tell it; three that lie in a line show already that it is far below what is stated."""
+    assert learned(0.0, 0.1, np.full(3, 0.1)).of(np.array([1]))[0] < 0.03
+    assert learned(0.1, 0.1, np.full(3, 0.1)).of(np.array([1]))[0] > 0.7

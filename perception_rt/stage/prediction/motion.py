@@ -26,6 +26,7 @@ CONSTANT_VELOCITY, TURN, STOP = range(3)
 CREEP_M_S = (
     0.2  # below this speed a direction of travel means little, and the acceleration along it fades out
 )
+LEAST_KEPT, MOST_KEPT = 0.2, 10.0  # of a keep time, at most twice as fast as normal
 _LEGENDRE, _WEIGHTS = np.polynomial.legendre.leggauss(3)
 _NODES, _WEIGHTS = (_LEGENDRE + 1) / 2, _WEIGHTS / 2  # of Gauss-Legendre quadrature on [0, 1]
 
@@ -47,6 +48,8 @@ class Motion:
         turn_share, stop_share: how much of the time is spent in `turn` and `stop`; what is left is
             `constant_velocity`.
         mode_time_s: mean time after which the mode is drawn anew.
+        normal_speed: speed for which `keep_time_s` holds, m/s; the time is shorter for faster ones, as the
+            square of the speed, and longer for slower ones. None: the same for all.
         spread: errors of predictions as recordings show them; None for the filter's own covariance.
 
     Raises:
@@ -66,11 +69,14 @@ class Motion:
     turn_share: float
     stop_share: float
     mode_time_s: float
+    normal_speed: float | None = None
     spread: Spread | None = None
 
     def __post_init__(self) -> None:
-        for name in NUMBERS:
+        for name in (*NUMBERS, "normal_speed"):
             value = getattr(self, name)
+            if value is None:
+                continue
             if not (np.isfinite(value) and value > 0):
                 raise ConfigError(f"{name}={value!r}: must be finite and positive")
         if self.turn_share + self.stop_share >= 1:
@@ -78,19 +84,21 @@ class Motion:
             raise ConfigError(f"{shares}: must be below 1 together")
 
 
-NUMBERS = tuple(field.name for field in fields(Motion) if field.name != "spread")
+NUMBERS = tuple(field.name for field in fields(Motion) if field.name not in ("normal_speed", "spread"))
 
 # Chosen by `python -m bench.tune --part pedestrians` on ETH, Hotel and zara1: each scene left out
-# is below constant velocity. `position` is that of lidar, not of these recordings.
+# is below constant velocity. `position` is that of lidar, not of these recordings; `normal_speed` is
+# the mean of people who walk (Weidmann, Transporttechnik der Fussgaenger, 1993).
 PEDESTRIAN = Motion(
-    position=0.1, walk=0.36, keep_time_s=75.0, acceleration=0.3, acceleration_time_s=1.5,
-    yaw_rate=1.0, yaw_rate_time_s=1.7, stop_time_s=3.0, stop_speed=0.012, start_speed=0.27,
-    turn_share=0.001, stop_share=0.001, mode_time_s=40.0,
+    position=0.1, walk=0.36, keep_time_s=75.0, acceleration=0.1, acceleration_time_s=1.5,
+    yaw_rate=0.2, yaw_rate_time_s=1.7, stop_time_s=3.0, stop_speed=0.012, start_speed=0.27,
+    turn_share=0.001, stop_share=0.001, mode_time_s=40.0, normal_speed=1.34,
     spread=Spread(
-        base=0.04, restless=3.0, lead=(0.351, 1.44),
+        base=0.04, restless=3.0,
+        lead_half=(0.0701, 0.178, 0.318), lead_most=(0.387, 0.827, 1.3),
         horizons_s=(0.4, 0.8, 1.2, 2.0, 2.8, 3.6, 4.8),
-        half=(0.0926, 0.209, 0.344, 0.661, 0.987, 1.32, 1.82),
-        most=(0.484, 0.919, 1.36, 2.47, 3.82, 5.15, 7.42),
+        half=(0.0744, 0.191, 0.331, 0.656, 0.983, 1.29, 1.76),
+        most=(0.392, 0.814, 1.28, 2.36, 3.68, 4.89, 7.01),
     ),
 )  # fmt: skip
 # By what riders and drivers do in towns; no recording here shows them for long enough to be tuned on.
@@ -107,9 +115,10 @@ VEHICLE = Motion(
 
 
 def columns(motions: Sequence[Motion]) -> np.ndarray:
-    """A row a motion, a field a number of it, float64."""
-    table = [tuple(getattr(motion, name) for name in NUMBERS) for motion in motions]
-    return np.array(table, [(name, float) for name in NUMBERS])
+    """A row a motion, a field a number of it, float64; NaN for none."""
+    names = (*NUMBERS, "normal_speed")
+    table = [tuple(getattr(motion, name) for name in names) for motion in motions]
+    return np.array(table, [(name, float) for name in names])
 
 
 def fading(time_s: np.ndarray, dt: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -125,6 +134,13 @@ def fading(time_s: np.ndarray, dt: np.ndarray | float) -> tuple[np.ndarray, np.n
     left = np.exp(-dt / time_s)
     gain = time_s * (1 - left)
     return left, gain, time_s * (2 * dt - 2 * gain - gain * (1 - left))
+
+
+def keep_times(motion: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """(N,) s, time constants with which objects (N,) of these speeds, m/s, forget a kept velocity."""
+    times = motion["normal_speed"] / np.maximum(speed, 1e-3)
+    factor = (times**2).clip(LEAST_KEPT, MOST_KEPT)
+    return motion["keep_time_s"] * np.where(np.isnan(factor), 1.0, factor)
 
 
 def kept_variance(motion: np.ndarray) -> np.ndarray:

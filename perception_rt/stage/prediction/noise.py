@@ -2,8 +2,9 @@
 
 The noise of a position shows in accelerations that change sign from step to step; motion does not do that.
 The correlation of successive accelerations gives its variance (after Mehra: On the identification of
-variances and adaptive Kalman filtering, IEEE Transactions on Automatic Control 15(2), 1970). It belongs to
-the sensor and the class more than to one object, so all objects of a class share it.
+variances and adaptive Kalman filtering, IEEE Transactions on Automatic Control 15(2), 1970). It takes four
+positions, and noise and motion together, which three positions show, are a bound on it. It belongs to the
+sensor and the class more than to one object, so all objects of a class share it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,34 @@ import numpy as np
 PRIOR_SCALE = 1.0  # before anything is known, what is stated holds
 PRIOR_WEIGHT = 1.0  # of it, in samples: positions without noise, like those of a map, show within a second
 SIZE_WEIGHT = 20.0  # few samples may cancel out by chance: their mean size counts as so many
+MARGIN = 2.0  # of the bound: few samples may be small by chance
 MEMORY = 400.0  # samples after which old ones fade
 LEAST_SCALE, MOST_SCALE = 1e-5, 4.0
 MOST_RATIO = 9.0  # of one sample: a change of identity is no noise
 _PAST = 3
+
+
+class _Mean:
+    """Means by class that forget.
+
+    Attributes:
+        value, weight: (C,), and how many samples each is of.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.value, self.weight = np.zeros(classes), np.zeros(classes)
+
+    def add(self, values: np.ndarray, labels: np.ndarray) -> None:
+        """Take samples (M,) of the classes `labels` (M,)."""
+        kept = np.minimum(self.weight, MEMORY)
+        self.weight = kept + np.bincount(labels, minlength=len(kept))
+        total = self.value * kept + np.bincount(labels, values, len(kept))
+        self.value = total / np.maximum(self.weight, 1)
+
+    def with_prior(self, labels: np.ndarray, prior: np.ndarray | float, weight: float) -> np.ndarray:
+        """(N,) means of the classes `labels` (N,), a prior of that weight among the samples."""
+        known = self.weight[labels]
+        return (self.value[labels] * known + prior * weight) / (known + weight)
 
 
 class NoiseScale:
@@ -27,8 +52,7 @@ class NoiseScale:
     """
 
     def __init__(self, classes: int) -> None:
-        self._weight = np.zeros(classes)
-        self._mean, self._size = np.zeros(classes), np.zeros(classes)
+        self._mean, self._size, self._bound = _Mean(classes), _Mean(classes), _Mean(classes)
         self.forget()
 
     def forget(self) -> None:
@@ -43,10 +67,10 @@ class NoiseScale:
 
     def of(self, labels: np.ndarray) -> np.ndarray:
         """(N,) factors for objects of these classes."""
-        weight = self._weight[labels]
-        size = (self._size[labels] * weight + PRIOR_SCALE * PRIOR_WEIGHT) / (weight + PRIOR_WEIGHT)
-        mean = (self._mean[labels] * weight + size * SIZE_WEIGHT) / (weight + SIZE_WEIGHT)
-        return mean.clip(LEAST_SCALE, MOST_SCALE)
+        size = self._size.with_prior(labels, PRIOR_SCALE, PRIOR_WEIGHT)
+        mean = self._mean.with_prior(labels, size, SIZE_WEIGHT)
+        bound = MARGIN * self._bound.with_prior(labels, PRIOR_SCALE, PRIOR_WEIGHT)
+        return np.minimum(mean, bound).clip(LEAST_SCALE, MOST_SCALE)
 
     def observe(
         self, rows: np.ndarray, time_s: float, xy: np.ndarray, variance: np.ndarray, labels: np.ndarray
@@ -66,15 +90,14 @@ class NoiseScale:
         velocities = np.diff(places, axis=1) / steps[..., None]
         first, second = np.diff(velocities, axis=1).swapaxes(0, 1)
         one, two, three = steps.T
-        expected = (1 / one + 2 / two + 1 / three) / two * variance  # of -first * second, in x and in y
-        ratio = -(first * second).sum(1) / 2 / expected
-        good = np.isfinite(ratio)
-        count = np.bincount(labels[good], minlength=len(self._mean))
-        ratio, classes = ratio[good].clip(-MOST_RATIO, MOST_RATIO), labels[good]
-        kept = np.minimum(self._weight, MEMORY)
-        weight = np.maximum(kept + count, 1)
-        self._mean = (self._mean * kept + np.bincount(classes, ratio, len(kept))) / weight
-        self._size = (self._size * kept + np.bincount(classes, np.abs(ratio), len(kept))) / weight
-        self._weight = kept + count
+        # What noise alone makes of -first * second and of second^2, in x and in y.
+        product = (1 / one + 2 / two + 1 / three) / two * variance
+        square = (1 / two**2 + (1 / two + 1 / three) ** 2 + 1 / three**2) * variance
+        ratio, bound = -(first * second).sum(1) / 2 / product, (second**2).sum(1) / 2 / square
+        good, bounded = np.isfinite(ratio), np.isfinite(bound)
+        ratio = ratio[good].clip(-MOST_RATIO, MOST_RATIO)
+        self._mean.add(ratio, labels[good])
+        self._size.add(np.abs(ratio), labels[good])
+        self._bound.add(bound[bounded].clip(max=MOST_RATIO), labels[bounded])
         self._xy[rows] = places[:, 1:]
         self._times_s[rows] = np.concatenate((self._times_s[rows, 1:], now), 1)

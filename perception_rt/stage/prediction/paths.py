@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from perception_rt.stage.prediction.imm import Bank
-from perception_rt.stage.prediction.motion import CONSTANT_VELOCITY, STOP, TURN, fading, kept_variance, turn
+from perception_rt.stage.prediction.motion import (
+    CONSTANT_VELOCITY,
+    STOP,
+    TURN,
+    fading,
+    keep_times,
+    kept_variance,
+    turn,
+)
 
 LONGEST_STEP_S = 0.5
 
@@ -22,7 +30,9 @@ def positions_ahead(bank: Bank, times_s: np.ndarray) -> tuple[np.ndarray, np.nda
     n, steps = len(bank), len(times_s)
     mean, covariance = np.empty((n, 3, steps, 2)), np.empty((n, 3, steps, 2, 2))
     motion = bank.motion
-    _, gain, spread = fading(motion["keep_time_s"][:, None], times_s)
+    speed = np.linalg.norm(bank.mean[:, CONSTANT_VELOCITY, 2:4], axis=1)
+    _, gain, _ = fading(keep_times(motion, speed)[:, None], times_s)
+    _, _, spread = fading(motion["keep_time_s"][:, None], times_s)
     variance = kept_variance(motion)[:, None]
     _straight(bank, CONSTANT_VELOCITY, gain, variance * spread, mean, covariance)
     _, gain, spread = fading(motion["stop_time_s"][:, None], times_s)

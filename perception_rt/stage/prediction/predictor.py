@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,13 +55,16 @@ class PredictorConfig:
         return np.arange(1, steps + 1) * (self.horizon_s / steps)
 
 
-def motions_of(classes: Sequence[str]) -> tuple[Motion, ...]:
+def motions_of(classes: Sequence[str], odometry: bool = True) -> tuple[Motion, ...]:
     """Return the motion of each class: that of people, of riders, or of vehicles for all else.
 
     Args:
         classes: names by label.
+        odometry: whether positions are in a frame that stands still. Where they are not, the ego vehicle's
+            motion is theirs too, and the speed tells nothing of how they walk.
     """
-    return tuple(_OF_GROUP.get(group(canonical(name)), VEHICLE) for name in classes)
+    motions = (_OF_GROUP.get(group(canonical(name)), VEHICLE) for name in classes)
+    return tuple(motion if odometry else replace(motion, normal_speed=None) for motion in motions)
 
 
 class ObjectPredictor:

@@ -4,7 +4,7 @@ A filter's covariance says how uncertain its state is, but not what people decid
 ellipses hold too much, on busy ones too little. So the spread of a class is scaled to quantiles of errors on
 recordings, by horizon (split conformal prediction; Lei et al., "Distribution-free predictive inference for
 regression", JASA 113, 2018). Errors are counted in units of an object's unrest, how much its velocity has
-changed of late, and the quantiles of errors LEAD_S ahead are followed while running.
+changed of late, and the quantiles of errors LEADS_S ahead are followed while running.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ SHARES = (0.5, 0.95)
 GAUSSIAN = np.sqrt(2 * gammaincinv(1.0, SHARES))  # Mahalanobis distances that hold these shares of a Gaussian
 SLOW_S = 1.0  # time constant of the velocity that the present one is compared with
 MEMORY_S = 3.0  # for which a change of velocity counts
-KNOWN_S = 1.0  # an object is seen for so long before its prediction is checked
+KNOWN_S = 1.3  # an object is seen for so long before its prediction is checked
 YOUNG_S = 2.3  # predictions of one seen for so long are twice as far off as of one seen for ever
-LEAD_S, EARLIEST_S, LATEST_S = 1.2, 1.0, 2.0  # how far ahead predictions are checked
-GROWTH = 1.3  # errors grow with this power of the time, between EARLIEST_S and LATEST_S
+LEADS_S = (0.4, 0.8, 1.2)  # how far ahead predictions are checked
+LATEST = 1.5  # a check after so many times its lead says nothing
+GROWTH = 1.3  # errors grow with this power of the time around a lead
+TREND = (1 / 3, 1 / 2)  # how much of the factors' trend over the last two leads goes on, at 50 % and 95 %
+MOST_TREND = 1.0  # power of the time at most
 PRIOR_WEIGHT, MEMORY = 20.0, 4000.0  # errors that the recordings count as, and after which old ones fade
 _BINS = np.geomspace(1e-2, 1e2, 129)  # of errors over their expected median
 
@@ -34,14 +37,15 @@ class Spread:
     Attributes:
         base: unrest of one whose velocity does not change, m/s.
         restless: what the mean square of the changes of velocity adds to its square.
-        lead: radii that hold 50 % and 95 % after LEAD_S as they are found while running, s.
+        lead_half, lead_most: radii that hold 50 % and 95 % after LEADS_S as they are found while running, s.
         horizons_s: moments ahead, increasing, s.
-        half, most: radii that hold 50 % and 95 % at each of them, where `lead` is right, s.
+        half, most: radii that hold 50 % and 95 % at each of them, where those of the leads are right, s.
     """
 
     base: float
     restless: float
-    lead: tuple[float, float]
+    lead_half: tuple[float, ...]
+    lead_most: tuple[float, ...]
     horizons_s: tuple[float, ...]
     half: tuple[float, ...]
     most: tuple[float, ...]
@@ -70,32 +74,34 @@ class Errors:
         self._spreads = spreads
         learned = [spread is not None for spread in spreads]
         self._learned = np.array(learned, bool)
-        self._base, self._restless, half, most = np.array(
-            [(s.base, s.restless, *s.lead) if s else (1.0, 1.0, 1.0, 2.0) for s in spreads]
-        ).T
-        self._lead = np.stack((half, most))
-        # A log-normal distribution with the recordings' quantiles.
-        sd = np.log(most / half) / ndtri(SHARES[1])
-        below = ndtr(np.log(_BINS) / sd[:, None])
-        self._counts = PRIOR_WEIGHT * np.diff(below, axis=1)
+        self._base, self._restless = np.array([(s.base, s.restless) if s else (1.0, 1.0) for s in spreads]).T
+        nothing = (1.0,) * len(LEADS_S), (2.0,) * len(LEADS_S)
+        leads = np.array([(s.lead_half, s.lead_most) if s else nothing for s in spreads])
+        self._lead = leads.transpose(1, 2, 0)  # (2, L, C)
+        # Log-normal distributions with the recordings' quantiles, (L, C, B).
+        sd = np.log(self._lead[1] / self._lead[0]) / ndtri(SHARES[1])
+        below = ndtr(np.log(_BINS) / sd[..., None])
+        self._counts = PRIOR_WEIGHT * np.diff(below, axis=-1)
         self.forget()
 
     def forget(self) -> None:
         """Drop the objects, keep what was learned."""
-        # slow velocity, mean square of changes, time it is known for; then the prediction that is checked:
-        # place, velocity, unrest, time since.
-        self._objects = np.zeros((0, 10))
+        # Slow velocity, mean square of changes, time it is known for.
+        self._objects = np.zeros((0, 4))
+        # For each lead the prediction that is checked: place, velocity, unrest, time since.
+        self._checked = np.zeros((0, len(LEADS_S), 6))
 
     def align(self, rows: np.ndarray, known: np.ndarray) -> None:
         """Take the objects `rows` (N,) of those before; where `known` (N,) is false, a new one."""
-        objects = np.full((len(rows), 10), np.nan)
-        objects[:, 2:4] = 0
-        objects[known] = self._objects[rows[known]]
-        self._objects = objects
+        new = np.tile([np.nan, np.nan, 0.0, 0.0], (len(rows), 1))
+        new[known] = self._objects[rows[known]]
+        checked = np.full((len(rows), len(LEADS_S), 6), np.nan)
+        checked[known] = self._checked[rows[known]]
+        self._objects, self._checked = new, checked
 
     def advance(self, dt: float) -> None:
         """Let dt s go by."""
-        self._objects[:, 9] += dt
+        self._checked[..., 5] += dt
 
     def unrest(self, labels: np.ndarray) -> np.ndarray:
         """(N,) m/s, of objects of these classes; infinite where one velocity at most is known."""
@@ -114,9 +120,6 @@ class Errors:
         """
         rows, mine = rows[self._learned[labels[rows]]], self._learned[labels[rows]]
         xy, velocity, objects = xy[mine], velocity[mine], self._objects[rows]
-        age = objects[:, 9]
-        due = (age >= EARLIEST_S - 1e-6) & (age <= LATEST_S)
-        self._check(objects[due], xy[due], labels[rows[due]])
         slow = np.where(np.isnan(objects[:, :2]), velocity, objects[:, :2])
         off, kept = velocity - slow, objects[:, 3] * np.exp(-dt / MEMORY_S)
         total = np.maximum(kept + dt, 1e-9)
@@ -124,36 +127,51 @@ class Errors:
         objects[:, 3] = total
         objects[:, :2] = slow + off * (1 - np.exp(-dt / SLOW_S))
         self._objects[rows] = objects
-        fresh = (objects[:, 3] >= KNOWN_S - 1e-6) & ~(age < EARLIEST_S - 1e-6)
-        kept_rows = rows[fresh]
-        self._objects[kept_rows, 4:6], self._objects[kept_rows, 6:8] = xy[fresh], velocity[fresh]
-        self._objects[kept_rows, 8] = self.unrest(labels)[kept_rows]
-        self._objects[kept_rows, 9] = 0.0
+        known = objects[:, 3] >= KNOWN_S - 1e-6
+        now = np.column_stack((xy, velocity, self.unrest(labels)[rows], np.zeros(len(rows))))
+        for lead, lead_s in enumerate(LEADS_S):
+            age = self._checked[rows, lead, 5]
+            due = age >= lead_s - 1e-6
+            self._check(lead, self._checked[rows[due], lead], xy[due], labels[rows[due]])
+            fresh = known & (due | np.isnan(age))
+            self._checked[rows[fresh], lead] = now[fresh]
 
-    def _check(self, objects: np.ndarray, xy: np.ndarray, labels: np.ndarray) -> None:
-        age = objects[:, 9]
-        error = np.linalg.norm(xy - objects[:, 4:6] - age[:, None] * objects[:, 6:8], axis=1)
-        expected = objects[:, 8] * self._lead[0, labels] * (age / LEAD_S) ** GROWTH
+    def _check(self, lead: int, checked: np.ndarray, xy: np.ndarray, labels: np.ndarray) -> None:
+        """Count by how much predictions (K, 6) of objects that are now at `xy` (K, 2) were off."""
+        late = checked[:, 5] / LEADS_S[lead]
+        soon = late <= LATEST
+        checked, xy, labels, late = checked[soon], xy[soon], labels[soon], late[soon]
+        error = np.linalg.norm(xy - checked[:, :2] - checked[:, 5:] * checked[:, 2:4], axis=1)
+        expected = checked[:, 4] * self._lead[0, lead, labels] * late**GROWTH
         place = (np.searchsorted(_BINS, error / expected) - 1).clip(0, len(_BINS) - 2)
-        fade = np.minimum(MEMORY / self._counts.sum(1), 1.0)
-        self._counts *= fade[:, None]
-        np.add.at(self._counts, (labels, place), 1.0)
+        counts = self._counts[lead]
+        counts *= np.minimum(MEMORY / counts.sum(1), 1.0)[:, None]
+        np.add.at(counts, (labels, place), 1.0)
 
     def factors(self) -> np.ndarray:
-        """(2, C): by what the errors at hand exceed the recordings', at 50 % and at 95 %."""
-        below = np.cumsum(self._counts, axis=1) / self._counts.sum(1, keepdims=True)
-        edges = np.log(_BINS)
-        found = np.array([[np.interp(share, row, edges[1:]) for row in below] for share in SHARES])
+        """(2, L, C): by what the errors at hand exceed the recordings' at each lead, at 50 % and at 95 %."""
+        below = np.cumsum(self._counts, axis=-1) / self._counts.sum(-1, keepdims=True)
+        edges = np.log(_BINS[1:])
+        found = [[[np.interp(share, row, edges) for row in lead] for lead in below] for share in SHARES]
         return np.exp(found) * self._lead[0] / self._lead
+
+    def growth(self, times_s: np.ndarray) -> np.ndarray:
+        """(2, C, T): the factors at times ahead; beyond the last lead their trend goes on, damped."""
+        logs, x, at = np.log(self.factors()), np.log(times_s), np.log(LEADS_S)
+        trend = (logs[:, -1] - logs[:, -2]) / (at[-1] - at[-2])
+        power = (np.reshape(TREND, (-1, 1)) * trend).clip(-MOST_TREND, MOST_TREND)
+        beyond = power[..., None] * (x - at[-1]).clip(min=0)
+        inner = [[np.interp(x, at, of) for of in share.T] for share in logs]
+        return np.exp(inner + beyond)
 
     def radii(self, labels: np.ndarray, times_s: np.ndarray) -> np.ndarray:
         """(2, N, T) radii that hold 50 % and 95 %, m; infinite where nothing is known of them."""
         radii = np.full((2, len(labels), len(times_s)), np.inf)
-        factors, unrest = self.factors(), self.unrest(labels)
+        factors, unrest = self.growth(times_s), self.unrest(labels)
         for label in np.unique(labels):
             spread = self._spreads[label]
             if spread is not None:
                 mine = labels == label
-                scaled = spread.radii(times_s) * factors[:, label, None]
+                scaled = spread.radii(times_s) * factors[:, label]
                 radii[:, mine] = scaled[:, None] * unrest[mine][:, None]
         return radii
