@@ -223,7 +223,7 @@ def train_folder(
     def score(answers: Sequence[Any]) -> dict[str, Any]:
         return trainee.score(prepared.examples, answers, classes)
 
-    draw = partial(_draw, trainee, prepared.items)
+    draw = partial(draw_items, trainee, prepared.items)
     network = fit(
         network,
         TrainingData(len(prepared.items), draw, trainee.loss, prepared.frame_weights, frozenset(new)),
@@ -264,7 +264,7 @@ def train_folder(
     return trainee.save(out, replace(done, provenance={**provenance, "score": figures}))
 
 
-def _draw(
+def draw_items(
     trainee: Trainee, items: Sequence[TrainingItem], index: np.ndarray, rng: np.random.Generator
 ) -> Any:
     """A batch; a function of a module, so that other processes find it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -119,6 +121,15 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, whole, 
     assert same(rest.fit(tmp_path, resume=True), whole)
     assert rest.steps == 12 - at_step
     assert len(stopped.scored) + len(rest.scored) == 3
+
+
+def test_sigterm_stops_and_saves_as_sigint_does(tmp_path, whole):
+    stopped = Task(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(tmp_path)
+    rest = Task()
+    assert same(rest.fit(tmp_path, resume=True), whole)
+    assert rest.steps == 6
 
 
 class Killed(BaseException):
@@ -283,3 +294,45 @@ def test_bfloat16_trains():
     network = task.fit(hardware=Hardware(precision="bf16"))
     assert all(value.dtype in (torch.float32, torch.int64) for value in network.state_dict().values())
     assert task.scored[-1] > task.scored[0]
+
+
+ON_TWO = """
+import os, sys
+from pathlib import Path
+import numpy as np, torch
+from perception_rt.train.fit import fit
+from perception_rt.train.learner import TrainingData, Validation
+from perception_rt.train.recipe import Hardware, Recipe
+
+frames = torch.from_numpy(np.random.default_rng(0).normal(size=(10, 5)).astype(np.float32))
+def loss(network, batch):
+    return (network(batch)[:, 0] - batch.sum(1)).square().mean()
+def predict(network, number):
+    return number
+def score(answers):
+    assert answers == list(range(10)), answers
+    return {"fit": 0.5}
+torch.manual_seed(0)
+recipe = Recipe(seed=3, frames=10, steps=6, batch=4, learning_rate=0.05, weight_decay=0.01, average=0.9)
+hardware = Hardware(devices=int(sys.argv[1]), strategy=sys.argv[2], precision="32")
+data = TrainingData(10, lambda index, rng: frames[index], loss)
+check = Validation(10, predict, score, "fit")
+run = Path(sys.argv[3])
+network = fit(torch.nn.Linear(5, 1), data, recipe, hardware, validation=check, run=run)
+if os.environ.get("LOCAL_RANK", "0") == "0":
+    torch.save(network.state_dict(), run / "weights.pth")
+"""
+
+
+def test_two_processes_share_a_batch_and_learn_what_one_learns(tmp_path):
+    script = tmp_path / "on_two.py"
+    script.write_text(ON_TWO)
+    weights = []
+    for devices, strategy in ((1, "auto"), (2, "ddp")):
+        run = tmp_path / str(devices)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, script, str(devices), strategy, run]
+        subprocess.run(command, check=True, timeout=120, env=environment)
+        weights.append(torch.load(run / "weights.pth"))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5)

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,8 +24,11 @@ from perception_rt.train.augment import AUGMENTATIONS, augmented, transform_of
 from perception_rt.train.camera.data import CROP, drive_samples
 from perception_rt.train.dataset.labels import LabelledFrame
 from perception_rt.train.dataset.read import read_samples
-from perception_rt.train.folder import FolderSettings, recipe_of, weights_of_items
+from perception_rt.train.fit import fit
+from perception_rt.train.folder import FolderSettings, draw_items, recipe_of, weights_of_items
+from perception_rt.train.learner import TrainingData
 from perception_rt.train.pictures import training_picture
+from perception_rt.train.recipe import Hardware
 from perception_rt.train.score import LOWEST_SCORE, detection_score
 from perception_rt.train.trainee import TrainingItem, find_trainee
 from perception_rt.train.weights import Weights, read_weights, started
@@ -358,6 +363,22 @@ def test_a_network_that_is_not_there_is_named_with_those_that_are():
         find_trainee("maskrcnn_resnet50_fpn")
     with pytest.raises(ConfigError, match="--augment=rotate: must be of flip, colour"):
         find_trainee("camera").use(["rotate"])
+
+
+def test_reading_in_other_processes_changes_nothing(samples):
+    """The same batches in the same order, whoever reads and augments them."""
+    trainee = find_trainee("camera")
+    items = trainee.items(samples.frames, samples.labels)
+    recipe = replace(trainee.recipe, frames=len(items), steps=3, batch=2)
+    networks = []
+    for workers in (0, 1):
+        torch.manual_seed(0)
+        data = TrainingData(len(items), partial(draw_items, trainee, items), trainee.loss)
+        networks.append(
+            fit(trainee.make(len(SIM_CLASSES)), data, recipe, Hardware(precision="32", workers=workers))
+        )
+    pairs = zip(*(network.state_dict().values() for network in networks), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 # --- the command ---------------------------------------------------------------------------------------
