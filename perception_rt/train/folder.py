@@ -16,6 +16,7 @@ from torch import nn
 
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
+from perception_rt.model.task import CLASSIFY, DETECT2D, DETECT3D
 from perception_rt.stage.road_users import canonical
 from perception_rt.train.dataset.read import Samples, read_samples
 from perception_rt.train.recipe import Hardware, Recipe
@@ -302,7 +303,7 @@ def score_bundle(
     return {**trainee.score(items, answers, classes), "program": program}
 
 
-TRAINEES: Mapping[str, str] = {"detect2d": "camera", "detect3d": "pillars", "classify": "resnet18"}
+TRAINEES: Mapping[str, str] = {DETECT2D.name: "camera", DETECT3D.name: "pillars", CLASSIFY.name: "resnet18"}
 """By task, a network that is asked and scored as all bundles of it are."""
 
 

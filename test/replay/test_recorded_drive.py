@@ -39,7 +39,7 @@ def drive(shared_data):
 
 def arguments(**changes) -> argparse.Namespace:
     names = ("config", "bag", "bundle", "lidar_bundle", "topic", "out", "video", "realtime")
-    return argparse.Namespace(**dict.fromkeys(names) | changes)
+    return argparse.Namespace(**dict.fromkeys(names) | {"seconds": 10.0} | changes)
 
 
 @pytest.fixture(scope="module")

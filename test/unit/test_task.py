@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from argparse import Namespace
+from argparse import ArgumentParser
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,7 +113,9 @@ def test_bench_takes_what_the_task_takes(path, tmp_path):
 
 
 def test_a_task_without_recipe_or_score_has_none(toy, path):
-    given = Namespace(evaluate=str(path), recipe=None, seed=0, frames=1, steps=None, device="cpu")
+    parser = ArgumentParser()
+    train.add_arguments(parser)
+    given = parser.parse_args(["--evaluate", str(path), "--frames", "1", "--device", "cpu"])
     with pytest.raises(ConfigError, match="no recipe scores task toy"):
         train.run(given)
     found = Detections2D.empty()
