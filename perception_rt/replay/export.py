@@ -21,7 +21,15 @@ from perception_rt.replay.message_types import header_stamp_ns, typestore
 from perception_rt.replay.survey import Survey, survey_bag
 from perception_rt.stage.fusion.project import project_boxes
 from perception_rt.stage.transforms import transform
-from perception_rt.types import BagError, CameraFrame, CodecError, ConfigError, Detections2D, PerceptionError
+from perception_rt.types import (
+    BagError,
+    CameraFrame,
+    CodecError,
+    ConfigError,
+    Detections2D,
+    LidarFrame,
+    PerceptionError,
+)
 
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -235,6 +243,8 @@ def export(topics: Sequence[ExportTopic], recording: Bag, how: str, out: Path, i
             folder = out / _FOLDERS.get(how, "images").format(topic.file_name)
             number = write_images(recording, topic.picture, set(topic.pictures.values()), folder)
             lines.append(f"{topic.picture}: {number} pictures")
+            if how == "kitti" and topic.is_3d and (number := write_clouds(recording, topic, folder.parent)):
+                lines.append(f"{topic.sensor}: {number} clouds")
     if not written:
         raise ConfigError(f"--format={how}: nothing can be written: {'; '.join(lines)}")
     return lines
@@ -252,6 +262,34 @@ def write_images(recording: Bag, sensor: str, numbers: Collection[int], folder: 
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = frame.pixels if frame.bgr else frame.pixels[:, :, ::-1]
         cv2.imwrite(str(path), np.ascontiguousarray(pixels))
+        count += 1
+    return count
+
+
+def write_clouds(recording: Bag, topic: ExportTopic, folder: Path) -> int:
+    """Write the clouds of boxes in space as KITTI's `velodyne` and `calib`; return how many.
+
+    They have the numbers of the pictures. Boxes of another frame than their cloud's have none.
+    """
+    assert topic.view is not None  # it has pictures
+    if recording.topics.get(topic.sensor, ("",))[0] != CLOUD:
+        return 0
+    k, pose = (matrix.copy() for matrix in (topic.view.model.k, topic.view.camera_from_boxes[:3]))
+    rows = {"P2": np.column_stack([k, np.zeros(3)]), "R0_rect": np.eye(3), "Tr_velo_to_cam": pose}
+    calibration = "".join(f"{key}: {' '.join(f'{v:.9e}' for v in m.ravel())}\n" for key, m in rows.items())
+    count = 0
+    for message in recording.messages([topic.sensor]):
+        stamp = header_stamp_ns(message.data)
+        if stamp not in topic.pictures or stamp not in topic.messages:
+            continue
+        frame = frame_of(message)
+        if not isinstance(frame, LidarFrame) or frame.frame_id != topic.messages[stamp].frame_id:
+            continue
+        name = Path(image_name(topic.picture, topic.pictures[stamp]))
+        for kind in ("velodyne", "calib"):
+            (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
+        np.ascontiguousarray(frame.points, "<f4").tofile((folder / "velodyne" / name).with_suffix(".bin"))
+        (folder / "calib" / name).with_suffix(".txt").write_text(calibration)
         count += 1
     return count
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from perception_rt.replay.kitti import read_calibration
 from perception_rt.replay.score.counting import Precision, precision_of
-from perception_rt.replay.score.labels import IMAGE_SIZE
 from perception_rt.replay.score.scene import ScoredScene, inside, unlabelled
 from perception_rt.replay.score.truth import Moment, View
 from perception_rt.train.dataset.labels import LabelledFrame
@@ -51,7 +50,7 @@ def _scene(frame: LabelledFrame, labels: np.ndarray, answer: Answer) -> ScoredSc
     if solid:
         excused = np.zeros(len(found), bool)
         if frame.calibration is not None and len(found):
-            excused = unlabelled(found, View(read_calibration(frame.calibration), IMAGE_SIZE), regions)
+            excused = unlabelled(found, View(read_calibration(frame.calibration), frame.view), regions)
     else:
         excused = inside(found, regions) > MOST_IN_REGION
     no_ids = np.full(len(labels), -1, np.int64)

@@ -15,6 +15,9 @@ from perception_rt.model.archive import read_manifest
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.train.camera.task import save_bundle
+from perception_rt.train.dataset.labels import Problems
+from perception_rt.train.dataset.read import read_dataset
+from perception_rt.train.pillars.trainee import points_in, visible_points
 from perception_rt.train.trainee import find_trainee
 from perception_rt.train.weights import read_weights, started
 from perception_rt.types import CameraFrame
@@ -108,6 +111,13 @@ def test_from_a_class_that_is_missed_to_a_bundle_in_the_running_graph(run_camera
     labels = folder / "mined" / "mined" / "coco" / f"{TRUTH.strip('/').replace('/', '_')}.json"
     pictures = labels.parent / "images" / "camera_image_raw"
     assert len(list(pictures.iterdir())) == len({one["stamp_ns"] for one in moments})
+
+    # What was mined trains the lidar's network too: clouds, their boxes, and the camera's view.
+    clouds = read_dataset(labels.parents[1] / "kitti" / f"{labels.stem}_3d", Problems(folder), clouds=True)
+    assert len(clouds.frames) == len({one["stamp_ns"] for one in moments})
+    hits = [points_in(visible_points(frame), frame.solid) for frame in clouds.frames]
+    assert np.mean(np.concatenate(hits) > 0) > 0.9
+    assert {frame.view for frame in clouds.frames} == {SIZE}
 
     # Train on the labels of what was mined, and compress.
     train = ["train", "camera", "--data", str(labels), "--weights", str(folder / "misses.pt")]

@@ -15,7 +15,7 @@ from perception_rt.replay.kitti import (
     read_calibration,
     read_velodyne,
 )
-from perception_rt.replay.score.labels import image_labels
+from perception_rt.replay.score.labels import IMAGE_SIZE, image_labels
 from perception_rt.train.dataset.labels import (
     SUFFIXES,
     Dataset,
@@ -66,9 +66,13 @@ def _labels(file: Path, problems: Problems) -> tuple[Labels, list[int]]:
     return object_labels(rows), lines
 
 
-def _picture(root: Path, file: Path, problems: Problems) -> LabelledFrame | None:
+def _picture_file(root: Path, file: Path) -> Path:
     stem = root / PICTURES / file.relative_to(root / LABELS)
-    path = next((p for p in map(stem.with_suffix, SUFFIXES) if p.is_file()), stem.with_suffix(SUFFIXES[0]))
+    return next((p for p in map(stem.with_suffix, SUFFIXES) if p.is_file()), stem.with_suffix(SUFFIXES[0]))
+
+
+def _picture(root: Path, file: Path, problems: Problems) -> LabelledFrame | None:
+    path = _picture_file(root, file)
     size = size_of(path, problems, file)
     if size is None:
         return None
@@ -96,6 +100,8 @@ def _cloud(root: Path, file: Path, problems: Problems) -> LabelledFrame | None:
     if not np.isfinite(points).all() or not len(points):
         problems.add(path, None, "holds NaN or infinity" if len(points) else "holds no points")
         return None
+    picture = _picture_file(root, file)
+    view = size_of(picture, problems, file) if picture.is_file() else None
     solid, kept = labels.hwlxyz_ry, labels.types != DONT_CARE
     for row in np.flatnonzero(kept):
         if (solid[row, :3] <= 0).any():
@@ -111,4 +117,5 @@ def _cloud(root: Path, file: Path, problems: Problems) -> LabelledFrame | None:
         regions.astype(np.float32),
         boxes_in_velodyne(labels.hwlxyz_ry, camera),
         calibration,
+        view or IMAGE_SIZE,
     )

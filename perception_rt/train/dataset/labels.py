@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from perception_rt.replay.score.labels import IMAGE_SIZE
 from perception_rt.types import ConfigError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -39,6 +40,7 @@ class LabelledFrame:
         regions: (R, 4) float32 xyxy, px: whatever is there, is not labelled.
         solid: (N, 7) float32 xyzlwh_yaw in the frame of the cloud; None of pictures.
         calibration: file of the camera in whose view the cloud is labelled; None for all of it.
+        view: (width, height) of that camera's pictures, px.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class LabelledFrame:
     regions: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     solid: np.ndarray | None = None
     calibration: Path | None = None
+    view: tuple[int, int] = IMAGE_SIZE
 
     def __len__(self) -> int:
         return len(self.names)

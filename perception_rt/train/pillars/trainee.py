@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from perception_rt.model.manifest import Manifest
 from perception_rt.replay.kitti import read_calibration, read_velodyne
-from perception_rt.replay.score.labels import IMAGE_SIZE
 from perception_rt.sim.lidar import MIN_POINTS
 from perception_rt.train.augment import NONE
 from perception_rt.train.dataset.labels import LabelledFrame
@@ -124,7 +123,7 @@ def visible_points(frame: LabelledFrame) -> np.ndarray:
     if frame.calibration is None:
         return points
     pixels, depth = read_calibration(frame.calibration).project(points[:, :3])
-    inside = (pixels >= 0).all(1) & (pixels < np.array(IMAGE_SIZE)).all(1) & (depth > 0)
+    inside = (pixels >= 0).all(1) & (pixels < np.array(frame.view)).all(1) & (depth > 0)
     return np.ascontiguousarray(points[inside])
 
 
