@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sqlite3
@@ -32,6 +33,9 @@ from perception_rt.replay import kitti, kitti_tracking, mot
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.replay.storage import metadata, records, unpack
 from perception_rt.replay.storage.values import FormatError
+from perception_rt.train.dataset.coco import read_coco
+from perception_rt.train.dataset.labels import Problems
+from perception_rt.train.dataset.yolo import read_yolo
 from perception_rt.types import Detections2D, Detections3D, PerceptionError
 from perception_rt.types.bounded_yaml import load_yaml
 from test import lidar_networks
@@ -254,6 +258,45 @@ def _kitti(path: Path) -> None:
             continue
 
 
+def _coco(path: Path) -> None:
+    _picture(path.parent / "a.png")
+    read_coco(path, Problems(path))
+
+
+def _coco_seeds() -> list[bytes]:
+    data = {
+        "info": {"images": []},
+        "images": [{"id": 1, "file_name": "a.png", "width": 32, "height": 24}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 8, 9.5], "iscrowd": 0}],
+        "categories": [{"id": 3, "name": "car"}],
+    }
+    return [json.dumps(data).encode(), json.dumps(data, indent=1).encode()]
+
+
+def _yolo(path: Path) -> None:
+    """The labels of a picture, and the description of a data set."""
+    folder = path.parent / "yolo"
+    folder.mkdir(exist_ok=True)
+    _picture(folder / "a.png")
+    for name in ("a.txt", "data.yaml"):
+        (folder / "a.txt").write_text("0 .5 .5 .1 .1\n")
+        (folder / "data.yaml").write_text("{names: [car, bus], train: a.png.list}")
+        (folder / "a.png.list").write_text("a.png\n")
+        (folder / name).write_bytes(path.read_bytes())
+        with contextlib.suppress(*ALLOWED):
+            read_yolo(folder / "data.yaml", Problems(folder))
+
+
+def _yolo_seeds() -> list[bytes]:
+    polygon = b"1 .1 .1 .5 .1 .5 .5\n"
+    return [b"0 .5 .5 .25 .5\n" + polygon, b"path: .\ntrain: a.png.list\nval: []\nnames: {0: car, 1: bus}\n"]
+
+
+@cache
+def _picture(path: Path) -> None:
+    cv2.imwrite(str(path), np.zeros((24, 32, 3), np.uint8))
+
+
 def _kitti_seeds() -> list[bytes]:
     numbers = " ".join(["1.5"] * 12)
     calibration = "".join(
@@ -368,6 +411,8 @@ TARGETS = {
     "chunk": Target(_chunk, _chunk_seeds, 50_000),
     "metadata": Target(_file("metadata.yaml", _metadata), _metadata_seeds, 10_000),
     "kitti": Target(_file("kitti.txt", _kitti), _kitti_seeds, 30_000, 4096),
+    "coco": Target(_file("labels.json", _coco), _coco_seeds, 20_000, 4096),
+    "yolo": Target(_file("labels.txt", _yolo), _yolo_seeds, 20_000, 4096),
     "mot": Target(_file("mot.txt", mot.read_mot), _mot_seeds, 30_000, 4096),
     "sequence": Target(_file("clouds.npz", kitti.read_velodyne_sequence), _npz_seeds, 10_000),
     "manifest": Target(_manifest, _manifest_seeds, 50_000),

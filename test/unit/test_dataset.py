@@ -408,6 +408,15 @@ def test_lines_of_a_list_are_found_in_any_json(elements, first):
         assert rows[line - 1].startswith(element.split("\n")[0])
 
 
+def test_of_a_list_that_stands_there_twice_the_last_counts(tmp_path):
+    file = coco(tmp_path)
+    bad = '\n "annotations": [\n  1,\n  2,\n  3,\n  4,\n  5,\n  6]\n}'
+    file.write_text(file.read_text().rstrip().removesuffix("}").rstrip() + "," + bad)
+    first = file.read_text().split("\n").index("  1,") + 1
+    places = [int(line.split(":")[1]) for line in problems_of(tmp_path)]
+    assert places == list(range(first, first + 6))
+
+
 def test_a_record_changes_with_the_labels(tmp_path):
     yolo(tmp_path)
     before = read_samples(tmp_path, "0.25", ()).record()

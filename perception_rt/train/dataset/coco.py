@@ -168,25 +168,29 @@ def _finder(file: Path) -> Any:
 
 
 def element_lines(text: str, key: str) -> list[int]:
-    """The line, from 1, on which each element of a list begins that an object of JSON has under `key`."""
-    decoder, lines, at, line = json.JSONDecoder(), [], text.index("{") + 1, 1
+    """The line, from 1, on which each element of a list begins that an object of JSON has under `key`.
+
+    Of a key that stands there twice the last counts, as for `json.loads`.
+    """
+    lines: list[int] = []
+    decoder, at, counted, line = json.JSONDecoder(), text.index("{") + 1, 0, 1
 
     def skip(at: int, signs: str) -> int:
         while text[at] in signs:
             at += 1
         return at
 
-    counted = 0
-    while True:
-        name, at = decoder.raw_decode(text, skip(at, " \t\r\n,"))
+    while text[at := skip(at, " \t\r\n,")] != "}":
+        name, at = decoder.raw_decode(text, at)
         at = skip(at, " \t\r\n:")
-        if name != key:
+        if name != key or text[at] != "[":
             _, at = decoder.raw_decode(text, at)
             continue
-        at += 1
+        lines, at = [], at + 1
         while text[at := skip(at, " \t\r\n,")] != "]":
             line += text.count("\n", counted, at)
             counted = at
             lines.append(line)
             _, at = decoder.raw_decode(text, at)
-        return lines
+        at += 1
+    return lines
