@@ -29,6 +29,8 @@ from bench.tracking_accuracy import (
     kitti_scenes,
 )
 from bench.trajectories import STEP_S, constant_velocity, displacement_errors, read_windows
+from bench.tune_clusters import left_out as left_out_clusters
+from bench.tune_clusters import plain, tuned
 from bench.tune_pedestrians import left_out, run
 from bench.tune_tracks import left_out_2d, left_out_3d
 from perception_rt.replay.clear_mot import Scene, score_scenes
@@ -47,6 +49,7 @@ def trust_rows(data: Path) -> list[Row]:
         *tracks_3d_rows(data / "tracking_kitti"),
         *tracks_2d_rows(data),
         *ego_trust_rows(),
+        *cluster_rows(),
     ]
 
 
@@ -146,4 +149,23 @@ def tracks_2d_rows(data: Path) -> list[Row]:
             tuned_value=getattr(tuned, name), tuned_on="the other sequences",
         )
         for name, peer in PEERS.items()
+    ]  # fmt: skip
+
+
+def cluster_rows() -> list[Row]:
+    """What `bev_cluster` finds in each recording with the parameters that the others chose."""
+    unseen, all_, base = left_out_clusters(), tuned(), plain()
+    cars = [(one.recall(), one.precision(), one.recall(1), one.recall(2)) for one in (unseen, all_, base)]
+    names = ("car_recall", "car_precision", "car_recall_half_the_rings", "car_recall_a_quarter_of_the_rings")
+    people = [one.people[[0, 2]] / one.people[[1, 3]] for one in (unseen, all_, base)]
+    figures = [
+        *zip(names, *cars, strict=True),
+        *zip(("person_recall", "person_precision"), *people, strict=True),
+    ]
+    return [
+        against(
+            f"trust/bev_cluster/{name}", float(value), "ratio", float(peer),
+            tuned_value=float(tuned_value), tuned_on="the other recordings",
+        )
+        for name, value, tuned_value, peer in figures
     ]  # fmt: skip

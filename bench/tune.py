@@ -13,10 +13,12 @@ from rich.console import Console
 
 from bench.command import command
 from bench.inputs import DATA
+from bench.tune_clusters import tune_clusters
 from bench.tune_pedestrians import tune_pedestrians
 from bench.tune_tracks import tune_tracks2d, tune_tracks3d
 
 PARTS: dict[str, Callable[[Console], None]] = {
+    "bev": tune_clusters,
     "pedestrians": lambda console: tune_pedestrians(DATA, console),
     "tracks2d": lambda console: tune_tracks2d(DATA, console),
     "tracks3d": lambda console: tune_tracks3d(DATA, console),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from perception_rt.model.boxes3d import nms_bev
 from perception_rt.model.components import components, neighbours, occupied_cells
 from perception_rt.model.ground import height_above_ground
-from perception_rt.model.lshape import Shapes, best_angle, chosen, extremes, shapes_of, total
+from perception_rt.model.lshape import Shapes, chosen, closeness, extremes, shapes_of, total, usual_direction
 from perception_rt.model.shape_classes import (
     explained,
     like_inside,
@@ -21,7 +22,7 @@ from perception_rt.model.shape_classes import (
     upright_box,
     whole_vehicles,
 )
-from perception_rt.model.visibility import ray_spacing, returns_by_direction
+from perception_rt.model.visibility import ground_before, ray_spacing, returns_by_direction
 from perception_rt.types.errors import ConfigError
 
 CLASSES = ("car", "pedestrian", "cyclist")
@@ -44,6 +45,8 @@ class Obstacles(NamedTuple):
         overhead: (M,) float, 1 where something is above the cell's points.
         tall: (M,) float, 1 where the cell's points go on without a gap to above a vehicle.
         rays: (elevations, 2) as `ray_spacing` gives them.
+        highest: elevation of the highest ray, rad.
+        mounted: how far the ground about the lidar lies below it, m.
         body: (sectors, rings) the points as `returns_by_direction` gives them.
         ground: (sectors, rings) the same for the points on the ground.
     """
@@ -56,6 +59,8 @@ class Obstacles(NamedTuple):
     overhead: Tensor
     tall: Tensor
     rays: Tensor
+    highest: float
+    mounted: float
     body: Tensor
     ground: Tensor
 
@@ -78,6 +83,10 @@ class BevCluster(nn.Module):
         gap_per_m: by which the gap grows with range, up to 30 m, as points lie farther apart.
         car_length: of a usual car, m.
         car_width: of a usual car, m.
+        ground_shown: share of what is seen of a thing that has ground right before it, from which on it is
+            taken to stand there.
+        alike: by how much it is less plausible that a car stands across what is long near by, in [0, 1].
+        strict: power of a car's score: half of it is where other things become as frequent as cars.
 
     Raises:
         ConfigError: a parameter is out of its bounds.
@@ -89,11 +98,14 @@ class BevCluster(nn.Module):
         nms_threshold: float = 0.15,
         min_range: float = 2.0,
         max_range: float = 60.0,
-        ground_slope: float = 0.15,
+        ground_slope: float = 0.1,
         gap: float = 0.45,
         gap_per_m: float = 0.01,
         car_length: float = 4.1,
         car_width: float = 1.65,
+        ground_shown: float = 0.25,
+        alike: float = 0.6,
+        strict: float = 1.15,
     ) -> None:
         super().__init__()
         _check("score_threshold", score_threshold, 0, 1)
@@ -105,6 +117,9 @@ class BevCluster(nn.Module):
         _check("gap_per_m", gap_per_m, 0, 0.1)
         _check("car_length", car_length, 1, 6)
         _check("car_width", car_width, 0.5, 2.4)
+        _check("ground_shown", ground_shown, 0, 1)
+        _check("alike", alike, 0, 1)
+        _check("strict", strict, 0.1, 10)
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.min_range = min_range
@@ -114,11 +129,14 @@ class BevCluster(nn.Module):
         self.gap_per_m = gap_per_m
         self.car_length = car_length
         self.car_width = car_width
+        self.ground_shown = ground_shown
+        self.alike = alike
+        self.strict = strict
         self.ground_cell = 1.0  # m; a car hides two cells across, and the ground at both sides shows
         self.cell = 0.2  # m
         self.body = (0.25, 2.8)  # m above the ground: over kerbs and what the model misses, up to tall vans
         self.standing = 2.0  # m above the ground; a person is not taller
-        self.lowest, self.longest = 0.9, 12.0  # m: what is lower or longer is no road user that is looked for
+        self.lowest, self.longest = 0.6, 12.0  # m: what is lower or longer is no road user that is looked for
         self.fewest = 3  # points of a cluster
         self.upper = 0.9  # m above the ground; a person is a torso there, a bicycle its rider
         self.overhead = 4.0  # m above the ground; what hangs higher is of no concern
@@ -127,7 +145,8 @@ class BevCluster(nn.Module):
         self.narrow = (0.5, 0.7)  # of the gap: keep neighbours apart
         self.loose = 1.5  # of the gap: keeps whole what was seen in pieces
         # There are no weights: these are what the bundle's hash tells apart, on /diagnostics too.
-        numbers = (min_range, max_range, ground_slope, gap, gap_per_m, car_length, car_width)
+        sizes = (min_range, max_range, ground_slope, gap, gap_per_m, car_length, car_width)
+        numbers = (*sizes, ground_shown, alike, strict)
         self.register_buffer("given", torch.tensor(numbers, dtype=torch.float64))
         self.grazed = 0.7  # share of a distance along the ray that counts for the loose gap
         self.reach = 6  # cells; no gap is wider
@@ -158,9 +177,10 @@ class BevCluster(nn.Module):
         inside = inside & (points[:, 2].abs() < self.max_range)
         points = points[:, :3].index_select(0, inside.nonzero()[:, 0])
         height = height_above_ground(points, self.max_range, self.ground_cell, self.ground_slope)
-        rays = ray_spacing(points, 90)
+        rays, highest = ray_spacing(points, 90)
         low, high = self.body
         on_ground = points.index_select(0, (height.abs() < low - 0.05).nonzero()[:, 0])
+        mounted = -float(on_ground[:, 2].median()) if len(on_ground) else 0.0  # most of its points are near
         raised = ((height > low) & (height < self.overhead)).nonzero()[:, 0]
         points, height = points.index_select(0, raised), height.index_select(0, raised)
         cells, cell_of = occupied_cells(points[:, :2], self.max_range, self.cell)
@@ -194,6 +214,8 @@ class BevCluster(nn.Module):
             overhead=(top[used] > high).float(),
             tall=(goes_on & (top > high))[used].float(),
             rays=rays,
+            highest=highest,
+            mounted=mounted,
             body=returns_by_direction(points[:, :2], self.max_range, self.sectors, self.step),
             ground=returns_by_direction(on_ground[:, :2], self.max_range, self.sectors, self.step),
         )
@@ -231,7 +253,7 @@ class BevCluster(nn.Module):
         clusters, of_cell = int(possible.sum()), index.index_select(0, root)
         kept = (of_cell >= 0).nonzero()[:, 0]
         cell, cluster = cell.index_select(0, kept), of_cell.index_select(0, kept)
-        angle = best_angle(middle.index_select(0, cell), cluster, clusters, self.angles)
+        angle, way = self.directions(middle.index_select(0, cell), cluster, clusters)
         share = torch.stack((obstacles.overhead, obstacles.tall), 1)[cell]
         share = total(share, cluster, clusters) / torch.bincount(cluster, minlength=clusters)[:, None]
         # The points of each cell, once for every cluster that has the cell.
@@ -249,8 +271,24 @@ class BevCluster(nn.Module):
             share[:, 0],
             share[:, 1],
             piece[possible],
+            way,
             self.upper,
         )
+
+    def directions(self, xy: Tensor, cluster: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The angle of each cluster's rectangle, and `usual_direction` where it is."""
+        close, sides = closeness(xy, cluster, count, self.angles)
+        step = math.pi / 2 / self.angles
+        best = close.argmax(1)
+        size = sides[torch.arange(count, device=best.device), best]
+        yaw = best * step + (size[:, 1] > size[:, 0]) * (math.pi / 2)
+        length = size.amax(1)
+        at = total(xy, cluster, count) / torch.bincount(cluster, minlength=count)[:, None]
+        way = usual_direction(at, yaw, length, 4)
+        angle = torch.arange(self.angles, device=xy.device) * step
+        usual = way @ torch.stack(((4 * angle).cos(), (4 * angle).sin()))
+        best = (close / close.amax(1, keepdim=True) + 0.1 * usual).argmax(1)
+        return best * step, usual_direction(at, yaw, length, 2)
 
     def labels(self, cells: Tensor, middle: Tensor) -> list[Tensor]:
         """(M,) component of each cell, as `components` labels, at each of the gaps from narrow to wide."""
@@ -275,21 +313,46 @@ class BevCluster(nn.Module):
         labels.append(components(first.index_select(0, near), second.index_select(0, near), label))
         return labels
 
+    def on_ground(self, boxes: Tensor, spacing: Tensor, clear: float, obstacles: Obstacles) -> Tensor:
+        """(B,) in [0, 1], how well what the lidar saw before boxes agrees with their standing on the ground.
+
+        Args:
+            boxes: (B, 7) xyzlwh_yaw.
+            spacing: (B,) between rings there, m.
+            clear: nothing but ground may lie so near before a box, m; where rings lie closer, up to the next.
+            obstacles: what was seen.
+        """
+        distance = torch.hypot(boxes[:, 0], boxes[:, 1])
+        between = 1.5 * spacing * distance / min(max(obstacles.mounted, 0.5), 3.0)  # rings on the ground
+        reach = between.clamp(1.0, 8.0)
+        shown = ground_before(
+            boxes, obstacles.body, obstacles.ground, self.step, reach, reach.clamp(max=clear)
+        )
+        told = (reach / between).clamp(max=1)  # where rings lie farther apart none may show the ground
+        return 1 - 0.7 * told * (1 - (shown / max(self.ground_shown, 1e-6)).clamp(max=1))
+
     def classify(
         self, s: Shapes, obstacles: Obstacles, least: float, overlap: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and labels of what clusters are, as `forward` gives them."""
         spacing = spacing_at(s, obstacles.rays)
-        vehicle = like_vehicle(s, spacing)
-        could = torch.where(vehicle >= least)[0]
+        vehicle = like_vehicle(s, spacing, obstacles.highest)
+        could = torch.where(vehicle >= least ** (1 / self.strict))[0]
         car, fits = whole_vehicles(
-            chosen(s, could), self.car_length, self.car_width, obstacles.body, obstacles.ground, self.step
+            chosen(s, could),
+            self.car_length,
+            self.car_width,
+            self.alike,
+            obstacles.body,
+            obstacles.ground,
+            self.step,
         )
         side = int(2 * self.max_range / self.cell) + 1
         tops = torch.zeros([side, side], device=s.top.device)
         tops[obstacles.cells[:, 0], obstacles.cells[:, 1]] = obstacles.top
+        fits = fits * self.on_ground(car, spacing[could, 0], 8.0, obstacles)
         fits = fits * like_inside(car, tops, self.max_range, self.cell, spacing[could, 0])
-        scores = vehicle[could] * fits
+        scores = (vehicle[could] * fits) ** self.strict
         good = torch.where(scores >= max(least, 1e-3))[0]
         car, cars = car[good], scores[good]
         good = nms_bev(car, cars, torch.zeros_like(good), overlap, True)
@@ -297,6 +360,7 @@ class BevCluster(nn.Module):
         pedestrian, cyclist = like_person(s, spacing)
         boxes = torch.cat((upright_box(s, 0.7, 0.6), upright_box(s, 1.7, 0.6)))
         scores = torch.cat((pedestrian, cyclist))
+        scores = scores * self.on_ground(boxes, spacing[:, 0].repeat(2), 2.0, obstacles)
         labels = torch.cat((torch.ones_like(s.points), torch.full_like(s.points, 2)))
         seen = middles(s).repeat(2, 1)
         good = torch.where(scores >= max(least, 1e-3))[0]

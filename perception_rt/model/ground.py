@@ -151,8 +151,9 @@ def height_above_ground(points: Tensor, reach_m: float, cell_m: float, slope: fl
     expected = (found[0] + found[1] * x + found[2] * y)[None, None]
     height = without_echoes(height, expected, torch.hypot(x, y)[None, None], slope, 0.5)
     # A lorry, 12 m long, shows the ground at its ends.
-    envelope = lower_envelope(height, slope * cell_m, int(6.0 / cell_m))
-    surface = filled(envelope, height - envelope < 0.1)
+    above = height - expected
+    envelope = lower_envelope(above, slope * cell_m, int(6.0 / cell_m))
+    surface = expected + filled(envelope, above - envelope < 0.1)
     # grid_sample takes (column, row), the outer edges of the grid at -1 and 1.
     at = ((points[:, :2] + reach_m) * (2 / (cell_m * side)) - 1).flip(1)
     ground = functional.grid_sample(

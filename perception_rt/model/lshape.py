@@ -30,6 +30,9 @@ class Shapes(NamedTuple):
         tall: (C,) share of the cells in which it reaches without a gap from what a vehicle may be as high as.
         piece: (C,) bool, whether it is a part of a cluster at the next wider gap, and small for a vehicle.
         upper: (C,) longer side of the part of it that shows torsos and riders, m.
+        drop: (C,) by how much the lower of its two ends is lower than its middle, m, as a hood is; 0.2 where
+            nothing shows its middle.
+        usual: (C, 2) as of `usual_direction`, for fold 2.
     """
 
     angle: Tensor
@@ -44,6 +47,8 @@ class Shapes(NamedTuple):
     tall: Tensor
     piece: Tensor
     upper: Tensor
+    drop: Tensor
+    usual: Tensor
 
 
 def chosen(s: Shapes, rows: Tensor) -> Shapes:
@@ -61,6 +66,8 @@ def chosen(s: Shapes, rows: Tensor) -> Shapes:
         s.tall[rows],
         s.piece[rows],
         s.upper[rows],
+        s.drop[rows],
+        s.usual[rows],
     )
 
 
@@ -81,31 +88,49 @@ def total(value: Tensor, cluster: Tensor, count: int) -> Tensor:
     return torch.zeros(shape, device=value.device, dtype=value.dtype).index_add(0, cluster, value)
 
 
-def best_angle(xy: Tensor, cluster: Tensor, count: int, steps: int) -> Tensor:
-    """The direction along whose axes each cluster's points lie closest to the edges of their rectangle.
+def closeness(xy: Tensor, cluster: Tensor, count: int, steps: int) -> tuple[Tensor, Tensor]:
+    """How close each cluster's points lie to the edges of its rectangle, for each direction of its axes.
 
     Args:
         xy: (M, 2) m.
         cluster: (M,) int64.
         count: of clusters.
-        steps: angles tried in a quarter turn.
+        steps: angles tried in a quarter turn, `pi / 2 / steps` apart.
 
     Returns:
-        (count,) rad in [0, pi / 2).
+        (count, steps) the mean of Zhang's closeness, 1 / distance, bounded for points on the edge; (count,
+        steps, 2) sides of the rectangle along the direction and across it, m.
     """
     angle = torch.arange(steps, device=xy.device, dtype=xy.dtype) * (math.pi / 2 / steps)
     along = xy[:, :1] * angle.cos() + xy[:, 1:] * angle.sin()
     across = xy[:, 1:] * angle.cos() - xy[:, :1] * angle.sin()
-    away = torch.minimum(_to_edge(along, cluster, count), _to_edge(across, cluster, count))
-    # Zhang's closeness: 1 / distance, bounded for points on the edge.
-    closeness = total(1 / away.clamp(min=0.1), cluster, count)
-    return angle[closeness.argmax(1)]
+    low, high = extremes(along, cluster, count)
+    left, right = extremes(across, cluster, count)
+    away = torch.minimum(along - low[cluster], high[cluster] - along)
+    away = torch.minimum(away, torch.minimum(across - left[cluster], right[cluster] - across))
+    number = torch.bincount(cluster, minlength=count)[:, None]
+    mean = total(1 / away.clamp(min=0.1), cluster, count) / number
+    return mean, torch.stack((high - low, right - left), 2)
 
 
-def _to_edge(value: Tensor, cluster: Tensor, count: int) -> Tensor:
-    """Distance of each value from the nearer end of its cluster's interval."""
-    low, high = extremes(value, cluster, count)
-    return torch.minimum(value - low[cluster], high[cluster] - value)
+def usual_direction(xy: Tensor, yaw: Tensor, length: Tensor, fold: int) -> Tensor:
+    """Which way the long things near each place lie.
+
+    Args:
+        xy: (C, 2) places of things, m.
+        yaw: (C,) direction of the longer side of each, rad.
+        length: (C,) of that side, m; from 2.5 m on it tells the way.
+        fold: 2 where opposite directions are the same, 4 where those across are the same too.
+
+    Returns:
+        (C, 2) cos and sin of `fold` times the direction, times how much the things agree, in [0, 1].
+    """
+    tell = (length > 2.5).nonzero()[:, 0]
+    apart = (xy[:, None] - xy[tell][None]).square().sum(2)
+    weight = (length[tell] / 4).square() / (1 + apart / 12.0**2).square()
+    weight = weight * (apart > 2.0**2)  # a thing says nothing about itself
+    way = torch.stack(((fold * yaw[tell]).cos(), (fold * yaw[tell]).sin()), 1)
+    return weight @ way / (weight.sum(1) + 0.3)[:, None]
 
 
 def shapes_of(
@@ -116,6 +141,7 @@ def shapes_of(
     overhead: Tensor,
     tall: Tensor,
     piece: Tensor,
+    usual: Tensor,
     upper_m: float,
 ) -> Shapes:
     """Measure clusters whose rectangles have these angles.
@@ -128,6 +154,7 @@ def shapes_of(
         overhead: (C,) as `Shapes` has it.
         tall: (C,) likewise.
         piece: (C,) likewise.
+        usual: (C, 2) likewise.
         upper_m: height above the ground of what counts for `upper`, m.
     """
     count = len(angle)
@@ -142,6 +169,15 @@ def shapes_of(
     above = (height > upper_m).nonzero()[:, 0]
     places = torch.stack((along, across), 1).index_select(0, above)
     left, right = extremes(places, cluster.index_select(0, above), count)
+    # A seventh of the longer side at each end, and what lies between.
+    sides = high[:, :2] - low[:, :2]
+    turned = (sides[:, 1] > sides[:, 0])[cluster]
+    start, size = torch.where(turned, low[:, 1][cluster], low[:, 0][cluster]), sides.amax(1)[cluster]
+    part = (torch.where(turned, across, along) - start) / size.clamp(min=0.1)
+    section = (part * 7).long().clamp(0, 6)
+    tops = extremes(height, cluster * 7 + section, count * 7)[1].view(count, 7)
+    middle = tops[:, 2:5].amax(1)
+    drop = middle - torch.minimum(tops[:, 0], tops[:, 6])
     mean = total(torch.stack((points[:, 2] - height, edge), 1), cluster, count) / number[:, None]
     shorter = torch.minimum(high[:, 0] - low[:, 0], high[:, 1] - low[:, 1])
     return Shapes(
@@ -157,4 +193,6 @@ def shapes_of(
         tall=tall,
         piece=piece,
         upper=(right - left).amax(1).clamp(min=0),
+        drop=torch.where(torch.isfinite(middle), drop, torch.full_like(drop, 0.2)),
+        usual=usual,
     )

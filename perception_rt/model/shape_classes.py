@@ -27,27 +27,35 @@ def sides(s: Shapes) -> tuple[Tensor, Tensor]:
     return torch.maximum(along, across), torch.minimum(along, across)
 
 
-def like_vehicle(s: Shapes, spacing: Tensor) -> Tensor:
+def like_vehicle(s: Shapes, spacing: Tensor, highest: float) -> Tensor:
     """(C,) in [0, 1], how much a shape is like the seen part of a car or van, completion apart.
 
     Args:
         s: (C,) shapes.
         spacing: (C, 2) as of `spacing_at`: where rings lie far apart less of a car shows.
+        highest: elevation of the highest ray, rad.
     """
     longer, shorter = sides(s)
-    unseen = (0.7 * spacing[:, 0]).clamp(max=0.5)  # of the height
+    unseen = spacing[:, 0].clamp(max=0.65)  # of the height, between two rings
+    cut = s.top + spacing[:, 0] > away(s) * math.tan(highest) - s.ground  # a low lidar sees no roofs
+    higher = s.top + torch.where(cut, torch.full_like(unseen, 0.65), unseen)
     rows = (1.3 / spacing[:, 0] / 4).clamp(0.25, 1)  # of four, which show a hood and a roof
-    enough = (s.points / (0.4 * returns(1.5, spacing)).clamp(4, 30)).clamp(max=1)
+    enough = (s.points / (0.4 * returns(1.5, spacing)).clamp(12, 30)).clamp(max=1)
     enough = enough * ramp(longer + 2 * spacing[:, 1], 1.0, 1.6)
     # Cars stay below 2 m; what shows the length of a van may be as high as one.
     high = ramp(s.top - 0.6 * ramp(longer, 2.5, 4.5), 2.5, 2.0)
-    stands = ramp(s.top + unseen, 1.1, 1.4) * ramp(s.bottom - unseen, 0.8, 0.4) * high * (1 - s.overhead)
+    stands = ramp(higher, 1.1, 1.4) * ramp(s.bottom - unseen, 0.8, 0.4) * high * (1 - s.overhead)
     # A side without any depth is a wall: a car's roof and hood lie behind its side.
     deep = ramp(longer, 2.0, 3.0)
     deep = ramp_between(shorter, rows * (0.15 + 0.1 * deep), rows * (0.5 + 0.2 * deep))
+    # Where all of its length shows, its hood or its ends are lower than its roof; a wall's are not.
+    whole = ramp(longer, 3.0, 3.6)
+    car = whole * ramp(longer, 6.0, 5.5) * ramp(s.drop, 0.3, 0.5)
+    wall = whole * (1 - torch.maximum(ramp(s.drop, 0.1, 0.3), ramp(spacing[:, 0], 0.15, 0.3))) * ~cut
     # What is small and close to other things is a piece of them.
     alone = torch.where(s.piece, ramp(longer, 3.0, 4.0) * ramp(shorter, 0.8, 1.3), torch.ones_like(longer))
-    return enough * stands * deep * alone * ramp(s.hollow, 0.24, 0.17)
+    deep = torch.maximum(deep * alone, car) * (1 - 0.6 * wall)
+    return enough * stands * deep * ramp(s.hollow, 0.24, 0.17)
 
 
 def like_person(s: Shapes, spacing: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,6 +70,7 @@ def like_person(s: Shapes, spacing: Tensor) -> tuple[Tensor, Tensor]:
     upright = ramp(s.top + unseen, 1.3, 1.55) * ramp(s.top, 2.2, 1.95) * ramp(s.bottom - unseen, 0.7, 0.4)
     points, expected = s.points.float(), returns(0.65, spacing)
     upright = upright * ramp_between(points, 0.1 * expected, 0.5 * expected) * ramp(points, 2.0, 5.0)
+    upright = upright * torch.where(s.piece, 0.7, 1.0)
     upright = upright * (1 - s.tall) * ramp(away(s), 50.0, 25.0)  # farther away a post looks the same
     # As thick as a person, and not much longer than thick, but for a stride.
     compact = ramp(longer - 0.5 * shorter, 0.9, 0.65) * ramp(longer, 1.2, 0.9)
@@ -131,17 +140,19 @@ def boxes_of(along: Tensor, across: Tensor, yaw: Tensor, ground: Tensor, height:
 
 
 def whole_vehicles(
-    s: Shapes, length: float, width: float, body: Tensor, ground: Tensor, step_m: float
+    s: Shapes, length: float, width: float, alike: float, body: Tensor, ground: Tensor, step_m: float
 ) -> tuple[Tensor, Tensor]:
     """Complete what was seen of vehicles: of all ways, the one that the lidar contradicts least.
 
     Either axis may be the length, and each may grow either way or both. Growing is no error by itself, since
-    a car from behind shows no length; but where the lidar saw the ground, there is no car.
+    a car from behind shows no length; but where the lidar saw the ground, there is no car. Cars mostly stand
+    as what is long beside them.
 
     Args:
         s: (C,) shapes.
         length: of a usual car, m.
         width: of a usual car, m.
+        alike: by how much it is less plausible to stand across all that is long near by, in [0, 1].
         body: as of `seen_and_seen_through`.
         ground: likewise.
         step_m: likewise.
@@ -158,6 +169,8 @@ def whole_vehicles(
         yaw = s.angle + quarter * (math.pi / 2)
         # Up to long vans, with mirrors.
         size = ramp(along[:, 1] - along[:, 0], 8.0, 6.0) * ramp(across[:, 1] - across[:, 0], 2.9, 2.4)
+        along_it = s.usual[:, 0] * (2 * yaw).cos() + s.usual[:, 1] * (2 * yaw).sin()
+        size = size * (1 - alike / 2 * (torch.hypot(s.usual[:, 0], s.usual[:, 1]) - along_it))
         for i in range(3):
             whole_length, by_length = grown(along, length, i)
             for j in range(3):
@@ -166,7 +179,7 @@ def whole_vehicles(
                 plausible.append(size * by_length * by_width)
     ways, count = len(boxes), len(s.angle)
     seen, through = seen_and_seen_through(torch.cat(boxes), body, ground, step_m)
-    clear = ramp(seen / (seen + through).clamp(min=1e-6), 0.5, 1.0)
+    clear = ramp(seen / (seen + through).clamp(min=1e-6), 0.6, 1.0)
     fits, way = (torch.stack(plausible) * clear.view(ways, count)).max(0)
     return torch.stack(boxes)[way, torch.arange(count, device=way.device)], fits
 
@@ -193,7 +206,7 @@ def like_inside(boxes: Tensor, tops: Tensor, reach_m: float, cell_m: float, spac
     low, high = profile.amin(1), profile.amax(1)
     aside = (boxes[:, 6] - torch.atan2(boxes[:, 1], boxes[:, 0])).sin().abs()
     # Between rings far apart, or from its side, a roof and so the width may go unseen.
-    unseen = torch.maximum(0.75 * ramp(spacing, 0.3, 0.6), ramp(aside, 0.7, 0.95))
+    unseen = torch.maximum(ramp(spacing, 0.15, 0.3), ramp(aside, 0.7, 0.95))
     whole = ramp(low, 0.4, 0.8) * ramp(high - low, 1.6, 1.1)
     step = torch.arange(-4, 4, device=boxes.device) / 4
     one = torch.ones_like(step)

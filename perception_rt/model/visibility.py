@@ -35,7 +35,7 @@ def _sector(azimuth: Tensor, sectors: int) -> Tensor:
     return torch.remainder((azimuth * (sectors / (2 * math.pi))).floor().long(), sectors)
 
 
-def ray_spacing(points: Tensor, elevations: int) -> Tensor:
+def ray_spacing(points: Tensor, elevations: int) -> tuple[Tensor, float]:
     """How far apart the rays of a lidar are, by elevation, from where they return.
 
     A sector of one degree of azimuth crosses each ring once: the share of the bins of 0.2 degrees of
@@ -47,7 +47,8 @@ def ray_spacing(points: Tensor, elevations: int) -> Tensor:
         elevations: rows from -pi / 2 to pi / 2; 90 for those of 2 degrees that the widths above belong to.
 
     Returns:
-        (elevations, 2) angles between rings, and between the points of a ring, rad, in windows of three rows.
+        (elevations, 2) angles between rings, and between the points of a ring, rad, in windows of three rows;
+        the elevation of the highest ray, rad.
     """
     sector = _sector(torch.atan2(points[:, 1], points[:, 0]), 360)
     elevation = torch.atan2(points[:, 2], torch.hypot(points[:, 0], points[:, 1]))
@@ -61,7 +62,10 @@ def ray_spacing(points: Tensor, elevations: int) -> Tensor:
     mean = (window.sum(2) / sectors.clamp(min=1)).clamp(min=1)
     rings = (3 * math.pi / elevations / mean[1]).clamp(max=0.1)
     in_ring = 3 * math.pi / elevations * (math.pi / 180) / (mean[0] * rings)
-    return torch.stack((rings, in_ring), 1)
+    # A few stray points are no ring.
+    shown = ((count > 0).sum(2).view(-1) >= 4).nonzero()[:, 0]
+    highest = (int(shown[-1]) + 1) / (10 * elevations) * math.pi - math.pi / 2 if len(shown) else 0.0
+    return torch.stack((rings, in_ring), 1), highest
 
 
 def crossed(boxes: Tensor, azimuth: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +92,25 @@ def crossed(boxes: Tensor, azimuth: Tensor) -> tuple[Tensor, Tensor]:
     return enter.clamp(min=0), leave
 
 
+def directions_over(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Twelve directions spread over each footprint, 0.2 m inside of its corners: those of a car are round.
+
+    Returns:
+        (B, 12) azimuth, rad; (B, 12) and (B, 12) entry and exit, m, as of `crossed`.
+    """
+    middle = torch.atan2(boxes[:, 1], boxes[:, 0])
+    inner = boxes.clone()
+    inner[:, 3:5] = (boxes[:, 3:5] - 0.4).clamp(min=0.2)
+    corners = corners_bev(inner)
+    off = torch.atan2(corners[..., 1], corners[..., 0]) - middle[:, None]
+    off = torch.remainder(off + math.pi, 2 * math.pi) - math.pi
+    low, high = off.amin(1), off.amax(1)
+    part = (torch.arange(12, device=boxes.device) + 0.5) / 12
+    azimuth = (middle + low)[:, None] + (high - low)[:, None] * part
+    enter, leave = crossed(boxes, azimuth)
+    return azimuth, enter, leave
+
+
 def seen_and_seen_through(
     boxes: Tensor, body: Tensor, ground: Tensor, step_m: float
 ) -> tuple[Tensor, Tensor]:
@@ -105,18 +128,43 @@ def seen_and_seen_through(
     Returns:
         (B,) and (B,) in [0, 1]; the rest of the directions saw neither (something nearer hides the box).
     """
-    middle = torch.atan2(boxes[:, 1], boxes[:, 0])
-    corners = corners_bev(boxes)
-    off = torch.atan2(corners[..., 1], corners[..., 0]) - middle[:, None]
-    off = torch.remainder(off + math.pi, 2 * math.pi) - math.pi
-    low, high = off.amin(1), off.amax(1)
-    part = (torch.arange(12, device=boxes.device) + 0.5) / 12
-    azimuth = (middle + low)[:, None] + (high - low)[:, None] * part
-    enter, leave = crossed(boxes, azimuth)
+    azimuth, enter, leave = directions_over(boxes)
     sector = _sector(azimuth, body.shape[0])
     hit = _between(body, sector, enter - 0.3, leave + 0.3, step_m) > 0
     through = _between(ground, sector, enter + 0.3, torch.maximum(leave, 1.5 * enter), step_m) > 0
     return hit.float().mean(1), (through & ~hit).float().mean(1)
+
+
+def ground_before(
+    boxes: Tensor, body: Tensor, ground: Tensor, step_m: float, reach_m: Tensor, clear_m: Tensor
+) -> Tensor:
+    """How much of what was seen of a box has ground right before it.
+
+    What stands on a road does; what shows through or over a hedge, a fence or a wall does not.
+
+    Args:
+        boxes: (B, 7) xyzlwh_yaw.
+        body: as of `seen_and_seen_through`.
+        ground: likewise.
+        step_m: likewise.
+        reach_m: (B,) the ground may lie so far before the box, m.
+        clear_m: (B,) nothing else may stand so near before it, m.
+
+    Returns:
+        (B,) in [0, 1], a share of the directions in which the box was seen; 1 where nothing was seen before
+        it, as close to the lidar.
+    """
+    azimuth, enter, leave = directions_over(boxes)
+    sector = _sector(azimuth, body.shape[0])
+    front, foot = enter - 0.4, enter + 0.5
+    hit = _between(body, sector, enter - 0.3, leave + 0.3, step_m) > 0
+    shown = _between(ground, sector, enter - reach_m[:, None], torch.minimum(leave, foot), step_m) > 0
+    hidden = _between(body, sector, enter - clear_m[:, None], front, step_m) > 0
+    start = torch.zeros_like(enter)
+    before = _between(body, sector, start, front, step_m) + _between(ground, sector, start, foot, step_m)
+    told = (hit & (before > 0)).float().sum(1)
+    share = (hit & shown & ~hidden).float().sum(1) / told.clamp(min=1)
+    return torch.where(told > 0, share, torch.ones_like(share))
 
 
 def _between(nearer: Tensor, sector: Tensor, start: Tensor, end: Tensor, step_m: float) -> Tensor:
