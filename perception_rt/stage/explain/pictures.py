@@ -75,6 +75,8 @@ def draw_points(points: np.ndarray, heat: np.ndarray, target: Target, classes: S
         level = _levels(np.maximum(sign * heat, 0), np.abs(heat))
         order = np.argsort(level, kind="stable")
         order = order[level[order] > FAINT]
+        if not len(order):
+            continue  # OpenCV colours no empty list
         colours = cv2.applyColorMap((60 + level[order] * 180).astype(np.uint8)[:, None], colour_map)[
             :, 0, ::-1
         ]
