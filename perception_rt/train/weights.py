@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,8 +134,3 @@ def _rows(name: str, tensor: Tensor, each: int, classes: int) -> Tensor:
 def _same_kind(given: Tensor, tensor: Tensor, each: int, classes: int) -> bool:
     """Whether a head differs in the number of its classes alone."""
     return given.shape[1:] == tensor.shape[1:] and len(given) >= each * classes
-
-
-def class_record(classes: Sequence[str], weights: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the manifest says about the start."""
-    return {"weights": dict(weights) if weights is not None else "random", "classes": list(classes)}
