@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.staged import StagedNetwork
 from perception_rt.model.archive import Archive, read_archive
 from perception_rt.model.manifest import Program
 from perception_rt.model.runtime import SHIPPED
-from perception_rt.model.staged import StagedNetwork
 from perception_rt.model.torchscript import load_module, load_operators
 
 OUT = Path("out/bench/gpu.json")

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from bench.kitti import ignored_in_image
 from perception_rt.replay.kitti import DONT_CARE, Labels, read_tracking_labels
-from perception_rt.replay.kitti_tracking import MOST_OCCLUDED, NEIGHBOURS, ignored_in_image
+from perception_rt.replay.kitti_tracking import MOST_OCCLUDED, NEIGHBOURS
 from perception_rt.replay.mot import read_mot
 from perception_rt.replay.score.hota import TrackFrame, hota
 from perception_rt.replay.score.tracking import LEAST_IOU_2D, overlap, paired

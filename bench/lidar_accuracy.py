@@ -10,6 +10,7 @@ import torch
 from rich.progress import Progress, TaskID
 
 from bench.inputs import CITY, DATA
+from bench.kitti import read_velodyne_sequence
 from bench.rows import Row, row
 from perception_rt.model.boxes3d import iou_bev
 from perception_rt.model.runtime import CloudRuntime, Runtime
@@ -23,7 +24,6 @@ from perception_rt.replay.kitti import (
     read_object_labels,
     read_tracking_labels,
     read_velodyne,
-    read_velodyne_sequence,
 )
 from perception_rt.replay.metrics3d import match_greedy
 from perception_rt.replay.score.labels import IMAGE_SIZE

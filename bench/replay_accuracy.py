@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.inputs import DATA
+from bench.kitti import read_velodyne_sequence
 from bench.rows import Row, row
 from perception_rt.codec import encode_points
 from perception_rt.replay.bag_writer import BagWriter
-from perception_rt.replay.kitti import read_velodyne_sequence
 from perception_rt.replay.session import Session, run_session
 from perception_rt.sim.lidar import AZIMUTH_STEPS
 

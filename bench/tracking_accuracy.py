@@ -16,10 +16,11 @@ from torchvision.ops import box_iou
 
 from bench.image_accuracy import image_rows
 from bench.image_sequences import pooled
+from bench.kitti import ignored_in_image, read_detections
 from bench.rows import Row, row
 from perception_rt.replay.clear_mot import LEAST_IOU, Scene, Trajectories, score_scenes
 from perception_rt.replay.kitti import Labels, read_tracking_labels
-from perception_rt.replay.kitti_tracking import ignored_in_image, read_detections, truth
+from perception_rt.replay.kitti_tracking import truth
 from perception_rt.replay.mot import MotFrame, read_mot
 from perception_rt.replay.score.hota import TrackFrame, hota
 from perception_rt.replay.score.tracking import paired

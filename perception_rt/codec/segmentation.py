@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from perception_rt.codec.cdr import BYTES_LIKE, CdrReader, CdrWriter
+from perception_rt.codec.cdr import CdrWriter
 from perception_rt.codec.image import parse_image
 from perception_rt.types import CodecError
 from perception_rt.types.segmentation import UNLABELLED, Segmentation
@@ -77,22 +77,3 @@ def encode_label_info(classes: Sequence[str], threshold: float, stamp_ns: int, f
         writer.string(name)
     writer.scalars("f", threshold)
     return writer.bytes()
-
-
-def decode_label_info(source: bytes | bytearray | memoryview) -> tuple[dict[int, str], float]:
-    """Names by value, and the threshold, of a serialized vision_msgs/LabelInfo.
-
-    Raises:
-        CodecError: for truncated bytes.
-    """
-    if not isinstance(source, BYTES_LIKE):
-        raise CodecError("source", type(source).__name__, "must be serialized")
-    reader = CdrReader(source)
-    reader.header()
-    (count,) = reader.scalars("class_map", "I")
-    names = {}
-    for _ in range(count):
-        (label,) = reader.scalars("class_id", "H")
-        names[label] = reader.string("class_name")
-    (threshold,) = reader.scalars("threshold", "f")
-    return names, threshold

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Protocol
 
 
@@ -12,14 +11,6 @@ class Clock(Protocol):
     def now_ns(self) -> int:
         """Return the time now, ns."""
         ...
-
-
-class MonotonicClock:
-    """The machine's monotonic clock, for intervals; its zero is arbitrary."""
-
-    def now_ns(self) -> int:
-        """Return monotonic time, ns."""
-        return time.monotonic_ns()
 
 
 class VirtualClock:

@@ -6,9 +6,6 @@ for autonomous driving? The KITTI vision benchmark suite", CVPR 2012).
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +18,6 @@ from perception_rt.types.errors import BagError
 DONT_CARE = "DontCare"
 MAX_VALUE = 1e9
 """The maximum magnitude of a number in a label file."""
-MAX_CLOUD_BYTES = 1 << 30
-"""The maximum size of an uncompressed array in an .npz file, bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,38 +194,6 @@ def read_velodyne(path: str | Path) -> np.ndarray:
     if len(data) % 16:
         raise BagError(f"{path}: {len(data)} bytes: not a whole number of points of 16 bytes")
     return np.frombuffer(data, "<f4").reshape(-1, 4).astype(np.float32)
-
-
-def read_velodyne_sequence(path: str | Path) -> list[np.ndarray]:
-    """Read an .npz of consecutive clouds: `x_mm y_mm z_mm intensity_pct`, split by `counts`.
-
-    Returns:
-        One (N, 4) float32 cloud for each frame, as of `read_velodyne`.
-
-    Raises:
-        BagError: it cannot be read, an array is missing, or the lengths disagree.
-    """
-    names = ("x_mm", "y_mm", "z_mm", "intensity_pct")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-        large = [f"{name}: {size} bytes" for name, size in sizes.items() if size > MAX_CLOUD_BYTES]
-        if large:
-            raise BagError(f"{path}: {large[0]}: more than {MAX_CLOUD_BYTES}")
-        with np.load(path) as arrays:
-            columns, counts = [arrays[name] for name in names], arrays["counts"]
-    except (OSError, KeyError, ValueError, EOFError, NotImplementedError, MemoryError) as error:
-        raise BagError(f"{path}: cannot be read: {error}") from error
-    except (zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, RuntimeError) as error:
-        raise BagError(f"{path}: cannot be read: {error}") from error
-    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
-        raise BagError(f"{path}: counts={counts!r}: must be whole numbers from 0")
-    for name, column in zip(names, columns, strict=True):
-        if column.shape != (counts.sum(),):
-            raise BagError(f"{path}: {name} has shape {column.shape}, counts add up to {counts.sum()}")
-    scale = np.array([1e-3, 1e-3, 1e-3, 1e-2])
-    cloud = (np.stack(columns, 1) * scale).astype(np.float32)
-    return np.split(cloud, np.cumsum(counts)[:-1])[: len(counts)]
 
 
 def _lines(path: str | Path) -> list[str]:

@@ -27,15 +27,13 @@ class TransformBuffer:
         zero_is_latest: False where time may begin at 0, and stamp 0 is a moment like others.
 
     Attributes:
-        ignored: transforms that came too late.
-        evicted: frames that were dropped because there were more than `MAX_FRAMES`.
+        ignored: number of transforms that came too late.
     """
 
     def __init__(
         self, history_ns: int = HISTORY_NS, tolerance_ns: int = 0, zero_is_latest: bool = True
     ) -> None:
         self.ignored = 0
-        self.evicted = 0
         self._history_ns = history_ns
         self._tolerance_ns = tolerance_ns
         self._zero_is_latest = zero_is_latest
@@ -130,7 +128,6 @@ class TransformBuffer:
         """Drop the frame that was updated longest ago; static ones last, as they come only once."""
         oldest = next((name for name, frame in self._frames.items() if not frame.static), None)
         del self._frames[oldest or next(iter(self._frames))]
-        self.evicted += 1
 
     def _way_up(self, name: str) -> list[str]:
         """Return `name`, its parent, and so on to the root."""

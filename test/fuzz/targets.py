@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import yaml
 
+from bench.kitti import read_detections, read_velodyne_sequence
 from perception_rt import codec
 from perception_rt.codec import camera_info, transforms, vehicle
 from perception_rt.codec.cdr import CdrReader
@@ -29,7 +30,7 @@ from perception_rt.model.importers.mmdet3d_config import read_config
 from perception_rt.model.importers.onnx_file import read_onnx
 from perception_rt.model.manifest import parse_manifest
 from perception_rt.model.runtime import resolve_bundle
-from perception_rt.replay import kitti, kitti_tracking, mot
+from perception_rt.replay import kitti, mot
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.replay.storage import metadata, records, unpack
 from perception_rt.replay.storage.values import FormatError
@@ -249,7 +250,7 @@ def _metadata_seeds() -> list[bytes]:
 def _kitti(path: Path) -> None:
     readers = (
         kitti.read_calibration, kitti.read_object_labels, kitti.read_tracking_labels, kitti.read_velodyne,
-        lambda file: kitti_tracking.read_detections(file, 1),
+        lambda file: read_detections(file, 1),
     )  # fmt: skip
     for read in readers:
         try:
@@ -414,7 +415,7 @@ TARGETS = {
     "coco": Target(_file("labels.json", _coco), _coco_seeds, 20_000, 4096),
     "yolo": Target(_file("labels.txt", _yolo), _yolo_seeds, 20_000, 4096),
     "mot": Target(_file("mot.txt", mot.read_mot), _mot_seeds, 30_000, 4096),
-    "sequence": Target(_file("clouds.npz", kitti.read_velodyne_sequence), _npz_seeds, 10_000),
+    "sequence": Target(_file("clouds.npz", read_velodyne_sequence), _npz_seeds, 10_000),
     "manifest": Target(_manifest, _manifest_seeds, 50_000),
     "archive": Target(_file("bundle.pt", read_archive), _archive_seeds, 2_000),
     "yaml": Target(_yaml, _yaml_seeds, 30_000, 4096),

@@ -10,9 +10,9 @@ import numpy as np
 import yaml
 
 from perception_rt.cli.main import main
-from perception_rt.codec.segmentation import decode_label_info, decode_segmentation
+from perception_rt.codec.segmentation import decode_segmentation
 from perception_rt.replay.bag import Bag
-from perception_rt.replay.message_types import header_stamp_ns
+from perception_rt.replay.message_types import header_stamp_ns, typestore
 from test import drives
 from test.segmenters import CLASSES, save_colour_map
 
@@ -37,7 +37,8 @@ def test_labels_of_a_recording_and_their_names_are_recorded(tmp_path):
         found = list(answers.messages(["/camera_segmenter/segmentation"]))
     assert len(infos) == 1
     assert infos[0].log_ns <= found[0].log_ns
-    names, _ = decode_label_info(infos[0].data)
+    info = typestore().deserialize_cdr(infos[0].data, "vision_msgs/msg/LabelInfo")
+    names = {one.class_id: one.class_name for one in info.class_map}
     assert [names[label] for label in range(3)] == list(CLASSES)
     decoded = [decode_segmentation(one.data, CLASSES) for one in found]
     assert [stamp for stamp, _, _ in decoded] == images

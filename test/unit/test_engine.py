@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench.staged import StagedNetwork
 from perception_rt.cli.main import main
 from perception_rt.model import bundle, choice
 from perception_rt.model.archive import MANIFEST_FILE, read_archive, read_manifest, write_archive
@@ -20,7 +21,6 @@ from perception_rt.model.export import onnx_program, torchscript_program
 from perception_rt.model.host_image import ImagePreparer
 from perception_rt.model.manifest import ImageSpec, bundle_sha256
 from perception_rt.model.runtime import SHIPPED, Runtime
-from perception_rt.model.staged import StagedNetwork
 from perception_rt.types import BundleError, ConfigError
 
 SIZE = (64, 96)

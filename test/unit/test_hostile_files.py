@@ -14,11 +14,12 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.kitti import read_velodyne_sequence
 from perception_rt.cli.overrides import parse_parameters
 from perception_rt.component.graph import read_graph
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.batch import find_bags, name_bags
-from perception_rt.replay.kitti import read_calibration, read_tracking_labels, read_velodyne_sequence
+from perception_rt.replay.kitti import read_calibration, read_tracking_labels
 from perception_rt.replay.mot import read_mot
 from perception_rt.replay.storage import files
 from perception_rt.types import BagError, ConfigError, PerceptionError

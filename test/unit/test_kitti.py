@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.kitti import read_velodyne_sequence
 from perception_rt.replay.kitti import (
     Calibration,
     boxes_in_velodyne,
@@ -12,7 +13,6 @@ from perception_rt.replay.kitti import (
     read_object_labels,
     read_tracking_labels,
     read_velodyne,
-    read_velodyne_sequence,
 )
 from perception_rt.types import BagError
 

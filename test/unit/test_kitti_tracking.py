@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.kitti import ignored_in_image, read_detections
 from perception_rt.replay.kitti import read_tracking_labels
-from perception_rt.replay.kitti_tracking import ignored_in_image, in_front, read_detections, truth
+from perception_rt.replay.kitti_tracking import in_front, truth
 from perception_rt.types import BagError
 
 BOX = "100 100 200 180 1.5 1.7 4.0 2.0 1.7 20.0 -1.5707963"

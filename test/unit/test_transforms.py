@@ -99,7 +99,6 @@ def test_frames_with_ever_new_names_are_bounded_and_what_is_in_use_stays():
         buffer.add("odom", "base_link", k * MS, (2.0, 0, 0), STILL)
         buffer.add("map", f"frame_{k}", k * MS, (0, 0, 0), STILL)
     assert len(buffer._frames) == MAX_FRAMES
-    assert buffer.evicted == 3 * MAX_FRAMES + 2 - MAX_FRAMES
     assert buffer.lookup("odom", "camera", (3 * MAX_FRAMES - 1) * MS)[0, 3] == 3.0
     assert buffer.lookup("map", f"frame_{3 * MAX_FRAMES - 1}", 0) is not None
     with pytest.raises(TransformError):
