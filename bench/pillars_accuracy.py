@@ -42,10 +42,14 @@ def pillars_rows(bundle: str, frames: int, bar: Progress) -> list[Row]:
     ]
 
 
-def network_rows(bundle: str, bar: Progress) -> list[Row]:
+def network_rows(bundle: str, bar: Progress, first77: bool) -> list[Row]:
     """Cars on real clouds, without training on them: of this bundle and of the previous one.
 
-    The thresholds of the bundle were chosen on the frames and the circles, not on the sequence.
+    Args:
+        bundle: name of a shipped bundle.
+        bar: told of each cloud.
+        first77: score on KITTI sequence 0000 too. The thresholds of the bundle were chosen on the frames
+            and the circles; that the sequence says something, nothing may be chosen by it.
     """
     if not DATA.is_dir():
         return []
@@ -57,14 +61,15 @@ def network_rows(bundle: str, bar: Progress) -> list[Row]:
         return [
             entry
             for name, runtime in runtimes.items()
-            for entry in real_rows(f"networks/{name}", runtime, bar, name == bundle)
+            for entry in real_rows(f"networks/{name}", runtime, bar, name == bundle, first77)
         ]
 
 
-def real_rows(prefix: str, runtime: CloudRuntime, bar: Progress, held: bool) -> list[Row]:
+def real_rows(prefix: str, runtime: CloudRuntime, bar: Progress, held: bool, first77: bool) -> list[Row]:
     """Scores of a bundle on KITTI's frames and sequence, and on whole circles; `held`: to the targets."""
     rows = []
-    for name, scenes in (("frames", labelled_frames()), ("tracking_0000", labelled_sequence())):
+    for name in ("frames", *(["tracking_0000"] if first77 else [])):
+        scenes = labelled_frames() if name == "frames" else labelled_sequence()
         task = bar.add_task(f"{prefix}, {name}", total=len(scenes))
         found = [detect(runtime, scene.points, bar, task) for scene in scenes]
         targets = TARGETS if held and name == "tracking_0000" else {}

@@ -1,5 +1,6 @@
 """Checkpoints of mmdetection3d: tiny networks with the answers of the original's own modules."""
 
+import re
 import sys
 import types
 
@@ -198,6 +199,13 @@ def test_the_log_beside_the_weights_becomes_nothing(tmp_path, monkeypatch, zippe
     [
         (PILLARS, "type='VoxelNet'", "type='VoteNet'", "model.type=VoteNet"),
         (PILLARS, "type='PillarFeatureNet'", "type='DynamicPillarFeatureNet'", "voxel_encoder.type"),
+        (PILLARS, "type='PillarFeatureNet'", "type='HardSimpleVFE'", "voxel_encoder.type=HardSimpleVFE"),
+        (PILLARS, "type='PointPillarsScatter'", "type='SparseEncoder'", "middle_encoder.type=SparseEncoder"),
+        (PILLARS, "type='VoxelNet'", "type='DynamicVoxelNet'", "model.type=DynamicVoxelNet"),
+        (PILLARS, "type='VoxelNet'", "type='PartA2'", "model.type=PartA2"),
+        (PILLARS, "type='SECOND'", "type='NoStemRegNet'", "backbone.type=NoStemRegNet"),
+        (PILLARS, "type='Anchor3DHead'", "type='FreeAnchor3DHead'", "bbox_head.type=FreeAnchor3DHead"),
+        (PILLARS, "type='Anchor3DHead'", "type='ShapeAwareHead'", "bbox_head.type=ShapeAwareHead"),
         (PILLARS, "feat_channels=[6]", "feat_channels=[]", "feat_channels"),
         (PILLARS, "feat_channels=[6]", "feat_channels=[6], mode='avg'", "mode=avg"),
         (PILLARS, "in_channels=4", "in_channels=5", "use_dim=4"),
@@ -243,3 +251,12 @@ def test_a_config_of_another_network_names_the_field(tmp_path, case, old, new, n
         import_mmdet3d(*files)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_voxel_network_is_named_by_its_encoder_not_by_its_grid(tmp_path):
+    """mmdetection3d's SECOND is a VoxelNet too, with many voxels along z."""
+    config = PILLARS["config"].replace("type='PillarFeatureNet'", "type='HardSimpleVFE'")
+    config = re.sub(r"voxel_size=\[.*?\]", "voxel_size=[1.0, 1.0, 0.1]", config)
+    files = write({**PILLARS, "config": config}, tmp_path)
+    with pytest.raises(BundleError, match=r"voxel_encoder\.type=HardSimpleVFE: must be PillarFeature"):
+        import_mmdet3d(*files)

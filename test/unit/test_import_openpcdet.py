@@ -225,6 +225,51 @@ def test_a_center_head_of_another_kind_names_the_field(tmp_path, where, value):
     assert named in refusal(checkpoint, config)
 
 
+VOXELS = {"MODEL VFE": {"NAME": "MeanVFE"}, "MODEL BACKBONE_3D": {"NAME": "VoxelBackBone8x"}}
+COMMON = {  # OpenPCDet's own configurations by what tells them apart; "" for a bundle
+    "kitti_models/pointpillar": (POINTPILLAR, {}, ""),
+    "kitti_models/pointpillar_newaugs": (POINTPILLAR, {"DATA_CONFIG DATA_AUGMENTOR": {"AUG_LIST": [1]}}, ""),
+    "waymo_models/pointpillar_1x": (POINTPILLAR, {"DATA_CONFIG DATASET": "WaymoDataset"}, ""),
+    "waymo_models/centerpoint_pillar_1x": (CENTERPOINT, {}, ""),
+    "nuscenes_models/cbgs_dyn_pp_centerpoint": (DYNAMIC, {}, ""),
+    "nuscenes_models/cbgs_pp_multihead": (
+        POINTPILLAR,
+        {"MODEL DENSE_HEAD NAME": "AnchorHeadMulti"},
+        "MODEL.DENSE_HEAD.NAME=AnchorHeadMulti",
+    ),
+    "nuscenes_models/cbgs_voxel01_res3d_centerpoint": (CENTERPOINT, VOXELS, "MODEL.VFE.NAME=MeanVFE"),
+    "waymo_models/dsvt_pillar": (CENTERPOINT, {"MODEL VFE NAME": "DynamicVoxelVFE"}, "DynamicVoxelVFE"),
+    **{
+        name: (POINTPILLAR, {"MODEL NAME": kind, **VOXELS}, f"MODEL.NAME={kind}: must be PointPillar")
+        for name, kind in {
+            "kitti_models/second": "SECONDNet",
+            "kitti_models/second_iou": "SECONDNetIoU",
+            "kitti_models/pv_rcnn": "PVRCNN",
+            "kitti_models/PartA2": "PartA2Net",
+            "kitti_models/pointrcnn": "PointRCNN",
+            "kitti_models/voxel_rcnn_car": "VoxelRCNN",
+            "kitti_models/CaDDN": "CaDDN",
+            "waymo_models/pv_rcnn_plusplus": "PVRCNNPlusPlus",
+            "nuscenes_models/cbgs_pillar0075_res2d_centerpoint": "PillarNet",
+            "nuscenes_models/cbgs_voxel0075_voxelnext": "VoxelNeXt",
+            "nuscenes_models/transfusion_lidar": "TransFusion",
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_a_common_config_gives_a_network_or_names_what_is_not_supported(tmp_path, name):
+    case, changes, named = COMMON[name]
+    checkpoint, config = write(case, tmp_path / "a.pth", tmp_path / "tiny.yaml")
+    for where, value in changes.items():
+        change(config, where, value)
+    if named:
+        assert named in refusal(checkpoint, config)
+    else:
+        assert difference(case, import_openpcdet(checkpoint, config)).raw < 1e-5
+
+
 def change(config, where, value):
     """Set what stands at `where`; its last name."""
     data = yaml.safe_load(config.read_text())

@@ -38,6 +38,13 @@ NORMS = ("BN", "BN1d", "BN2d", "SyncBN", "naiveSyncBN1d", "naiveSyncBN2d")
 PARTS = {"center": ("reg", 2), "center_z": ("height", 1), "dim": ("dim", 3), "rot": ("rot", 2)}
 HEAT_MAP = "heatmap"
 RIGHT_ANGLE = 1.5707963
+KINDS = {
+    "voxel_encoder": ("PillarFeatureNet", "HardVFE"),
+    "middle_encoder": ("PointPillarsScatter",),
+    "backbone": ("SECOND",),
+    "neck": ("SECONDFPN",),
+    "bbox_head": ("Anchor3DHead", "CenterHead"),
+}
 
 
 def import_mmdet3d(
@@ -77,6 +84,7 @@ def import_mmdet3d(
     model = top.get("model")
     model.get("type").one_of(*MODELS)
     parts = _Parts(model, state_of(loaded, checkpoint))
+    _check_kinds(parts)
     turned = _turned(version, meta, model, notes)
     grid = _grid(parts, model)
     columns, sweeps = _points(top, parts.get("voxel_encoder").maybe("in_channels", 4), notes)
@@ -84,7 +92,6 @@ def import_mmdet3d(
     backbone, cells = _backbone(parts, vfe.channels, grid)
     tests = _tests(top, model)
     node = parts.get("bbox_head")
-    node.get("type").one_of("Anchor3DHead", "CenterHead")
     head: nn.Module
     state = parts.state
     if node.value["type"] == "CenterHead":
@@ -149,9 +156,9 @@ class _Parts:
         self.prefix = MODELS[model.value["type"]]
         self.layers = "pfn_layers"
 
-    def get(self, name: str) -> Setting:
-        """The configuration of a part."""
-        return self.model.get(self.prefix + name)
+    def get(self, name: str, *keys: str) -> Setting:
+        """The configuration of a part, or what stands in it under `keys`."""
+        return self.model.get(self.prefix + name, *keys)
 
     def name_of(self, own: str) -> str:
         """From a parameter of `PointPillars` to its name in the checkpoint."""
@@ -180,6 +187,12 @@ def _is_of(key: str, unused: Sequence[str]) -> bool:
     """Whether a weight belongs to a branch that is left out."""
     found = re.search(r"bbox_head\.task_heads\.\d+\.(\w+)\.", key)
     return found is not None and found[1] in unused
+
+
+def _check_kinds(parts: _Parts) -> None:
+    """Refuse networks of other parts, before the settings of the parts."""
+    for name, kinds in KINDS.items():
+        parts.get(name, "type").one_of(*kinds)
 
 
 def _turned(version: str | None, meta: Mapping[str, Any], model: Setting, notes: list[str]) -> bool:
@@ -224,9 +237,7 @@ def _grid(parts: _Parts, model: Setting) -> PillarGrid:
         node.get("max_num_points").integer(1, 10_000),
         most.integer(1, 1 << 22),
     )
-    scatter = parts.get("middle_encoder")
-    scatter.get("type").one_of("PointPillarsScatter")
-    shape = scatter.get("output_shape")
+    shape = parts.get("middle_encoder", "output_shape")
     if tuple(shape.integers(1, 1 << 22, 2)) != (grid.rows, grid.columns):
         raise shape.refusal(f"the pillars along y and x, {(grid.rows, grid.columns)}")
     return grid
@@ -283,7 +294,6 @@ def _eps(node: Setting, eps: float = 1e-5) -> float:
 
 def _features(parts: _Parts, grid: PillarGrid, columns: int, turned: bool) -> PillarFeatures:
     node = parts.get("voxel_encoder")
-    node.get("type").one_of("PillarFeatureNet", "HardVFE")
     plain = node.value["type"] == "PillarFeatureNet"
     parts.layers = "pfn_layers" if plain else "vfe_layers"
     node.maybe("mode", "max").one_of("max")
@@ -322,8 +332,6 @@ def _features(parts: _Parts, grid: PillarGrid, columns: int, turned: bool) -> Pi
 
 def _backbone(parts: _Parts, inputs: int, grid: PillarGrid) -> tuple[Any, tuple[int, int]]:
     node, neck = parts.get("backbone"), parts.get("neck")
-    node.get("type").one_of("SECOND")
-    neck.get("type").one_of("SECONDFPN")
     for part, key, kind in (
         (node, "conv_cfg", "Conv2d"),
         (neck, "conv_cfg", "Conv2d"),
