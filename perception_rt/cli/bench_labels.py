@@ -20,7 +20,6 @@ import numpy as np
 from perception_rt.types import BagError, CameraFrame, ConfigError, LidarFrame
 
 LOWEST_SCORE = 0.01  # average precision needs low scores too
-MAX_LABELS = 256 << 20  # bytes of a label file
 FOLDERS = ("labels", "label_2")  # next to the folder of the pictures
 NAME_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
 
@@ -151,12 +150,11 @@ def of_pictures(
         pictures: pictures of one folder.
         labels: a folder of `.txt`, or COCO's `.json`; None looks for them beside the pictures.
         classes: of the bundle; they name YOLO's class numbers if there is no file of names.
-
         most: maximum number of labelled pictures, the first ones by name.
 
     Raises:
-        ConfigError: `labels` contain none of these pictures.
-        BagError: unreadable labels, with file, line and value.
+        ConfigError: `labels` contain none of these pictures, or cannot be read.
+        BagError: invalid labels, with file, line and value.
     """
     from perception_rt.replay.score import BoxTruth, Places
 
@@ -209,21 +207,14 @@ class _Boxes:
         return Moment(stamp_ns, boxes, np.array(labels, np.int64), ids, self.ignored, self.regions)
 
 
-def _text_of(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_LABELS:
-            raise BagError(f"{path}: over {MAX_LABELS} bytes")
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BagError(f"{path}: cannot be read: {error}") from error
-
-
 def _coco(pictures: Sequence[Path], labels: Path | None) -> dict[Path, _Boxes] | None:
     """Return the labels of a COCO `.json` by picture; None if there is none."""
+    from perception_rt.train.dataset.labels import text_of
+
     files = [labels] if labels is not None else sorted(pictures[0].parent.glob("*.json"))
     for file in files:
         try:
-            data = json.loads(_text_of(file))
+            data = json.loads(text_of(file))
         except (ValueError, RecursionError) as error:
             raise BagError(f"{file}: not JSON: {error}") from error
         if isinstance(data, dict) and {"images", "annotations", "categories"} <= data.keys():
@@ -237,20 +228,22 @@ def _coco(pictures: Sequence[Path], labels: Path | None) -> dict[Path, _Boxes] |
 
 
 def _of_coco(data: dict[str, Any], pictures: dict[str, Path]) -> dict[Path, _Boxes]:
+    from perception_rt.train.dataset.coco import annotation_row
+
     names = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
     files = {entry["id"]: Path(str(entry["file_name"])).name for entry in data["images"]}
     rows: dict[Path, list[tuple[str, list[float], bool]]] = {
         pictures[name]: [] for name in files.values() if name in pictures
     }
     for entry in data["annotations"]:
+        row = annotation_row(entry, names, files.keys())
+        if isinstance(row, str):
+            raise ValueError(row)
+        if min(entry["bbox"][2:]) < 0:
+            raise ValueError(f"annotation {entry.get('id')}: bbox={entry['bbox']}: size must not be negative")
         path = pictures.get(files[entry["image_id"]])
-        if path is None:
-            continue
-        x, y, width, height = (float(value) for value in entry["bbox"])
-        box = [x, y, x + width, y + height]
-        if not np.isfinite(box).all() or width < 0 or height < 0:
-            raise ValueError(f"annotation {entry.get('id')}: bbox={entry['bbox']}")
-        rows[path].append((names[entry["category_id"]], box, bool(entry.get("iscrowd"))))
+        if path is not None:
+            rows[path].append(row)
     found = {}
     for path, entries in rows.items():
         crowd = np.array([many for _, _, many in entries], bool)
@@ -263,12 +256,12 @@ def _texts(
     pictures: Sequence[Path], labels: Path | None, classes: Sequence[str], most: int
 ) -> dict[Path, _Boxes]:
     """Return the YOLO or KITTI labels of each picture."""
+    from perception_rt.train.dataset.yolo import label_file
+
     folder = pictures[0].parent
     asked = [labels] if labels is not None else [folder, *(folder.parent / name for name in FOLDERS)]
-    if labels is None and "images" in folder.parts:  # images/train and labels/train
-        parts = list(folder.parts)
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-        asked.append(Path(*parts))
+    if labels is None:
+        asked.append(label_file(pictures[0]).parent)  # images/train and labels/train
     for place in asked:
         files = {path: place / f"{path.stem}.txt" for path in pictures}
         files = {path: file for path, file in files.items() if file.is_file()}
@@ -289,7 +282,10 @@ def _names(place: Path) -> list[str] | None:
 
 
 def _of_text(file: Path, picture: Path, names: Sequence[str]) -> _Boxes:
-    lines = _text_of(file).splitlines()
+    from perception_rt.train.dataset.labels import text_of
+    from perception_rt.train.dataset.yolo import label_row
+
+    lines = text_of(file).splitlines()
     first = next((line.split() for line in lines if line.strip()), [])
     if first and not first[0].replace(".", "").isdecimal():
         return _of_kitti(file)
@@ -298,23 +294,11 @@ def _of_text(file: Path, picture: Path, names: Sequence[str]) -> _Boxes:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            label, *values = (float(value) for value in line.split())
-        except ValueError as error:
-            raise BagError(f"{file}:{number}: {line[:60]!r}: must be numbers") from error
-        if not (label.is_integer() and 0 <= label < len(names)):
-            raise BagError(f"{file}:{number}: class {label:g}: must be one of {len(names)}")
-        if len(values) not in (4, 5) and (len(values) < 6 or len(values) % 2):
-            raise BagError(f"{file}:{number}: {len(values)} values: must be 4 of a box, or a polygon")
-        if not np.isfinite(values).all():
-            raise BagError(f"{file}:{number}: {line[:60]!r}: must be finite")
-        found.append(names[int(label)])
-        if len(values) in (4, 5):  # the fifth number is a score
-            x, y, w, h = values[:4]
-            boxes.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
-        else:
-            points = np.reshape(values, (-1, 2))
-            boxes.append([*points.min(0), *points.max(0)])
+        row = label_row(line, names)
+        if isinstance(row, str):
+            raise BagError(f"{file}:{number}: {row}")
+        found.append(row[0])
+        boxes.append(row[1])
     xyxy = np.array(boxes, np.float64).reshape(-1, 4) * [width, height, width, height]
     return _Boxes(found, xyxy, np.zeros(len(found), bool), np.zeros((0, 4)))
 

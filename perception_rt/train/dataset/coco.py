@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def read_coco(file: Path, problems: Problems) -> Dataset:
     }
     rows: dict[Any, list[tuple[str, list[float], bool]]] = {key: [] for key in pictures}
     for number, entry in enumerate(data["annotations"]):
-        row = _row(entry, names, listed)
+        row = annotation_row(entry, names, listed)
         if isinstance(row, str):
             note("annotations", number, row)
         elif entry["image_id"] in pictures:  # those of other pictures are listed already
@@ -130,8 +130,10 @@ def _is_key(value: Any) -> bool:
     return isinstance(value, int | str)
 
 
-def _row(entry: Any, names: Mapping[Any, str], pictures: set[Any]) -> tuple[str, list[float], bool] | str:
-    """Class, xyxy in px, and whether it is a crowd; or what is wrong."""
+def annotation_row(
+    entry: Any, names: Mapping[Any, str], pictures: Collection[Any]
+) -> tuple[str, list[float], bool] | str:
+    """Return the class, xyxy in px, and whether it is a crowd, or what is wrong with an annotation."""
     if not isinstance(entry, dict):
         return "annotation: must be an object"
     which = f"annotation {entry.get('id')!r}"

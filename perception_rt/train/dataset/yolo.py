@@ -118,7 +118,7 @@ def _frame(path: Path, names: Sequence[str], problems: Problems) -> LabelledFram
     for number, line in enumerate(text_of(file).split("\n") if file.is_file() else (), 1):
         if not line.strip():
             continue
-        row = _row(line, names)
+        row = label_row(line, names)
         if isinstance(row, str):
             problems.add(file, number, row)
             continue
@@ -129,8 +129,8 @@ def _frame(path: Path, names: Sequence[str], problems: Problems) -> LabelledFram
     return LabelledFrame(path, tuple(found), objects(boxes), np.zeros(len(found), bool))
 
 
-def _row(line: str, names: Sequence[str]) -> tuple[str, list[float]] | str:
-    """Class name and xyxy as fractions of the picture; or what is wrong."""
+def label_row(line: str, names: Sequence[str]) -> tuple[str, list[float]] | str:
+    """Return the class name and xyxy as fractions of the picture, or what is wrong with a line."""
     try:
         label, *values = (float(word) for word in line.split())
     except ValueError:
