@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from perception_rt.codec.cdr import BYTES_LIKE, CdrReader, message_header, message_octets
 from perception_rt.codec.image import BAYER_TO_RGB, MAX_BYTES, to_8_bit, unused_bits
@@ -370,6 +369,8 @@ def _ends_early(view: memoryview, end: int, progressive: bool) -> bool:
     A decoder ignores what follows a complete scan, and takes it for the rest of one that is not. Pillow
     decodes, as OpenCV writes a line to the terminal for each such stream.
     """
+    from PIL import Image
+
     if progressive and not _is_refined(bytes(view[:end])):
         return True
     shown = []

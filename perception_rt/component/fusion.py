@@ -8,12 +8,9 @@ from functools import partial
 from typing import Any
 
 from perception_rt.codec.camera_info import parse_camera_info
-from perception_rt.codec.compressed import parse_compressed
 from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.codec.detections import decode_named_detections
 from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
-from perception_rt.codec.encode import encode_image
-from perception_rt.codec.image import parse_image
 from perception_rt.codec.markers import box_markers, encode_markers
 from perception_rt.component.component import Component, Host, Publisher
 from perception_rt.component.graph import output_prefixes
@@ -22,7 +19,6 @@ from perception_rt.realtime.grouping import Group, StampGrouping
 from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.pipeline import Parsed, StreamStats
 from perception_rt.realtime.ready_queue import ReadyQueue
-from perception_rt.stage.draw import draw_boxes3d, draw_outlines
 from perception_rt.stage.fusion.named import Answer, FusionStage
 from perception_rt.types import ConfigError, PerceptionError
 from perception_rt.types.status import Level, Status
@@ -242,6 +238,10 @@ class Fusion(Component):
 
     def _on_image(self, index: int, data: bytes) -> None:
         """Note the size; keep the latest images while ~/image_annotated has subscribers."""
+        # Late: a node that sees no image does without the image libraries.
+        from perception_rt.codec.compressed import parse_compressed
+        from perception_rt.codec.image import parse_image
+
         camera = self._cameras[index]
         try:
             compressed = camera.image_topic.endswith("/compressed")
@@ -340,6 +340,9 @@ class Fusion(Component):
             image = camera.images.get(held.stamp_ns) if camera.annotated.get_subscription_count() else None
             if image is None:
                 continue
+            from perception_rt.codec.encode import encode_image
+            from perception_rt.stage.draw import draw_boxes3d, draw_outlines
+
             frame = image.decode()
             picture = draw_outlines(frame.pixels, view.detections.xyxy)
             picture = draw_boxes3d(

@@ -15,4 +15,4 @@ class ObjectTrackerNode(ComponentNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""
-    return run([ObjectTrackerNode], args)
+    return run([ObjectTrackerNode], args, images=False)

@@ -221,6 +221,7 @@ def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:
 def run(
     factories: Sequence[Callable[[], PerceptionNode]],
     args: list[str] | None = None,
+    images: bool = True,
 ) -> NoReturn:
     """Run nodes until SIGINT, SIGTERM or the end of a player; then end the process.
 
@@ -230,9 +231,10 @@ def run(
     Args:
         factories: make the nodes, after rclpy is up.
         args: ROS arguments (`--ros-args ...`), as from a command line.
+        images: whether a node sends images or clouds; see `transport_environment`.
     """
     keep_large_blocks()
-    os.environ.update(transport_environment())  # before rclpy.init: DDS reads it once
+    os.environ.update(transport_environment(images))  # before rclpy.init: DDS reads it once
     clean_shared_memory()
     if little := shortage():
         print(little, file=sys.stderr)

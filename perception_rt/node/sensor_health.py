@@ -15,4 +15,4 @@ class SensorHealthNode(ComponentNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""
-    return run([SensorHealthNode], args)
+    return run([SensorHealthNode], args, images=False)

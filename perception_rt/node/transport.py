@@ -12,17 +12,23 @@ from perception_rt.types import ConfigError
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # new name, old name
 OLD_NAME_DISTROS = ("humble", "iron", "jazzy")  # later ones warn about the old name
 PROFILE = Path(__file__).with_name("fastdds.xml")
+SMALL_PROFILE = Path(__file__).with_name("fastdds_small.xml")
 RMW_LIBRARY = re.compile(
     r"lib(rmw_(?:(?:fastrtps|fastrtps_dynamic|cyclonedds|zenoh|gurumdds)_cpp|connextdds\w*))\.so"
 )
 
 
-def transport_environment() -> dict[str, str]:
-    """Return the variables that give Fast DDS room for images; empty if the user has set a profile."""
-    if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
+def transport_environment(images: bool = True) -> dict[str, str]:
+    """Return the variables that give Fast DDS room for messages; empty if the user has set a profile.
+
+    Args:
+        images: whether the process sends images or clouds; without, its shared memory is 2 MB instead of 64.
+    """
+    set_here = {os.environ.get(variable) for variable in PROFILE_VARIABLES} - {None, ""}
+    if set_here - {str(PROFILE)}:  # which the launch files set
         return {}
     old = os.environ.get("ROS_DISTRO") in OLD_NAME_DISTROS
-    return {PROFILE_VARIABLES[old]: str(PROFILE)}
+    return {PROFILE_VARIABLES[old]: str(PROFILE if images else SMALL_PROFILE)}
 
 
 def installed_rmw() -> list[str]:

@@ -15,4 +15,4 @@ class VehicleStateNode(ComponentNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""
-    return run([VehicleStateNode], args)
+    return run([VehicleStateNode], args, images=False)

@@ -51,6 +51,36 @@ def test_torch_is_not_imported_before_it_is_needed(args):
     assert "torch" not in modules_after(*args)
 
 
+HEAVY = {
+    "torch",
+    "torchvision",
+    "onnxruntime",
+    "scipy",
+    "scipy.optimize",
+    "scipy.special",
+    "pandas",
+    "matplotlib",
+}
+
+
+@pytest.mark.parametrize(
+    ("node", "without"),
+    [
+        ("fusion", {"cv2", "PIL"}),
+        ("object_tracker", {"cv2", "PIL"}),
+        ("vehicle_state", {"cv2", "PIL"}),
+        ("sensor_health", {"PIL"}),
+    ],
+)
+def test_nodes_without_a_network_import_no_heavy_library(node, without):
+    pytest.importorskip("rclpy")
+    code = f"import sys, perception_rt.node.{node}\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert not (HEAVY | {"rich", "mcap", "rosbags", "pycocotools"} | without) & set(done.stdout.split())
+
+
 WORDS = [
     "", "-", "--", "=", "-1", "nan", "1e999", "/", "/nonexistent/x", ".", "\N{SNOWMAN}", "-p", "rate_hz=20.0",
     "rate_hz:=20.0", "--out", "--config", "config/demo.yaml", "README.md", "--budget", "age_p99=x", "--truth",

@@ -139,6 +139,23 @@ def test_the_transport_profile_gives_room_for_images(monkeypatch):
     assert int(segment.text) >= 16 * 2**20
 
 
+def test_a_process_without_images_takes_little_shared_memory_also_in_a_launch(monkeypatch):
+    for variable in transport.PROFILE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    big, small = (
+        ElementTree.parse(transport_environment(images)["FASTDDS_DEFAULT_PROFILES_FILE"]).getroot()
+        for images in (True, False)
+    )
+    sizes = [profile.find(".//{*}segment_size") for profile in (big, small)]
+    assert int(sizes[1].text) <= 4 * 2**20
+    sizes[1].text = sizes[0].text  # nothing else differs
+    assert ElementTree.canonicalize(ElementTree.tostring(big)) == ElementTree.canonicalize(
+        ElementTree.tostring(small)
+    )
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", str(transport.PROFILE))  # as the launch files do
+    assert transport_environment(False)["FASTDDS_DEFAULT_PROFILES_FILE"] == str(transport.SMALL_PROFILE)
+
+
 @pytest.mark.parametrize("variable", transport.PROFILE_VARIABLES)
 def test_a_profile_of_the_user_is_left_alone(monkeypatch, variable):
     monkeypatch.setenv(variable, "/etc/mine.xml")

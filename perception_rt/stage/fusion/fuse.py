@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from perception_rt.codec.camera_info import CameraModel
+from perception_rt.stage.assignment import linear_sum_assignment
 from perception_rt.stage.fusion.monocular import place
 from perception_rt.stage.fusion.project import ProjectedBoxes, project_boxes
 from perception_rt.stage.road_users import ROAD_USERS, UNKNOWN, canonical, compatible, group

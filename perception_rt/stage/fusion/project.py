@@ -1,10 +1,12 @@
-"""Points and boxes of space to the image and back, through the lens."""
+"""Points and boxes of space to the image and back, through the lens.
+
+OpenCV is imported where it is used, so that a node without a camera does without its 16 MB.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from perception_rt.codec.camera_info import CameraModel
@@ -122,6 +124,8 @@ def unproject(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
     widest = valid_radius(model)
     if _lens(model) == "fisheye":
         return _undo_fisheye(straight, model, widest)
+    import cv2
+
     criteria = (cv2.TERM_CRITERIA_MAX_ITER | cv2.TERM_CRITERIA_EPS, 60, 1e-9)
     # OpenCV takes None for "no rotation" and "no new camera matrix"; its stub does not say so.
     rays = cv2.undistortPointsIter(
@@ -160,6 +164,8 @@ def undistortion(
     """
     if not model.d.any():
         return None
+    import cv2
+
     if _lens(model) == "fisheye":
         return cv2.fisheye.initUndistortRectifyMap(k, model.d[:4], np.eye(3), k, size, cv2.CV_32FC1)
     return cv2.initUndistortRectifyMap(k, model.d, np.eye(3), k, size, cv2.CV_32FC1)
@@ -237,6 +243,8 @@ def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel, widest: fl
     Returns:
         (Q, 2) rays; none where the box is out of view.
     """
+    import cv2
+
     corners = cv2.convexHull(rays.astype(np.float32), returnPoints=False)[:, 0]
     polygon = _clip(rays[corners], field)
     if not model.d.any() or not len(polygon):
@@ -329,6 +337,8 @@ def _to_pixels(rays: np.ndarray, model: CameraModel) -> np.ndarray:
 def _distort(rays: np.ndarray, model: CameraModel) -> np.ndarray:
     if not len(rays):
         return np.zeros((0, 2))
+    import cv2
+
     points, still = np.concatenate((rays, np.ones((len(rays), 1))), 1)[:, None], np.zeros(3)
     if _lens(model) == "fisheye":
         return cv2.fisheye.projectPoints(points, still, still, model.k, model.d[:4])[0][:, 0]

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import gammaincinv, ndtr, ndtri
+
+from perception_rt.stage.quantiles import chi_square_quantile
 
 SHARES = (0.5, 0.95)
-GAUSSIAN = np.sqrt(2 * gammaincinv(1.0, SHARES))  # Mahalanobis distances that hold these shares of a Gaussian
+# Mahalanobis distances that hold these shares of a Gaussian.
+GAUSSIAN = np.sqrt([chi_square_quantile(share, 2) for share in SHARES])
 SLOW_S = 1.0  # time constant of the velocity that the present one is compared with
 MEMORY_S = 3.0  # for which a change of velocity counts
 KNOWN_S = 1.3  # an object is seen for so long before its prediction is checked
@@ -79,8 +82,9 @@ class Errors:
         leads = np.array([(s.lead_half, s.lead_most) if s else nothing for s in spreads])
         self._lead = leads.transpose(1, 2, 0)  # (2, L, C)
         # Log-normal distributions with the recordings' quantiles, (L, C, B).
-        sd = np.log(self._lead[1] / self._lead[0]) / ndtri(SHARES[1])
-        below = ndtr(np.log(_BINS) / sd[..., None])
+        normal = NormalDist()
+        sd = np.log(self._lead[1] / self._lead[0]) / normal.inv_cdf(SHARES[1])
+        below = np.vectorize(normal.cdf)(np.log(_BINS) / sd[..., None])
         self._counts = PRIOR_WEIGHT * np.diff(below, axis=-1)
         self.forget()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+
+from perception_rt.stage.assignment import linear_sum_assignment
 
 
 def assign(distance: np.ndarray, spread: np.ndarray, gate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

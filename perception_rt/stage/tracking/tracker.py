@@ -8,11 +8,12 @@ arXiv:2110.06864), corrects, ends and begins tracks. Nothing is random: the same
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from scipy.special import gammaincinv
 
+from perception_rt.stage.quantiles import chi_square_quantile
 from perception_rt.stage.tracking.associate import assign
 from perception_rt.stage.tracking.boxes2d import BoxFilters2D
 from perception_rt.stage.tracking.boxes3d import BoxFilters3D
@@ -193,8 +194,8 @@ class Tracker3D(_Tracker[BoxFilters3D]):
     def __init__(self, config: TrackerConfig3D) -> None:
         super().__init__(config.lives, BoxFilters3D(config.motions), config.groups)
         self._own = np.array([2 * motion.position_sd**2 for motion in config.motions])
-        shares = np.array([(life.gate, life.wide_gate) for life in config.lives])
-        self._gates = 2 * gammaincinv(BoxFilters3D.distance_degrees / 2, shares)
+        quantile = partial(chi_square_quantile, degrees=BoxFilters3D.distance_degrees)
+        self._gates = np.array([(quantile(life.gate), quantile(life.wide_gate)) for life in config.lives])
         self._in_odom: bool | None = None
         self._view, self._pose = FieldOfView(), np.eye(4)
         self.stated = np.zeros((0, 3, 3))

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from math import ceil, exp, hypot, inf, nan
 
 import numpy as np
-from scipy.special import gammaincinv
 
+from perception_rt.stage.quantiles import chi_square_quantile
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig
 from perception_rt.stage.vehicle_state.estimate import Estimate, UpdateStatus
 from perception_rt.stage.vehicle_state.geodesy import enu_from_geodetic
@@ -76,7 +76,7 @@ class Estimator:
     def __init__(self, config: VehicleStateConfig) -> None:
         self.config = config
         self._observer = MeasurementModel(config)
-        self._gates = [float(2 * gammaincinv(m / 2, config.gate_probability)) for m in (1, 2, 3)]
+        self._gates = [chi_square_quantile(config.gate_probability, degrees) for degrees in (1, 2, 3)]
         size = SIZE + (not config.non_holonomic)
         self._transition, self._spread = np.eye(size), np.zeros((size, size))
         walks = (config.gyro_bias_walk, config.acceleration_bias_walk, config.speed_scale_walk)
