@@ -1,1 +1,1 @@
-"""Bundles: one TorchScript file that carries preprocessing, network, decoding and NMS."""
+"""Bundles: one file that carries a network with its preprocessing, decoding and NMS."""

@@ -1,4 +1,4 @@
-"""The file of a bundle: a zip archive of the manifest and its members; read and write it.
+"""Read and write bundle files: zip archives of a manifest and its members.
 
 Format 2 stores every member uncompressed, so no member is larger than the file. Format 1 is a TorchScript
 archive with the manifest among its extra files; both have it at the same place.
@@ -28,9 +28,9 @@ class Archive:
     """A bundle in memory.
 
     Attributes:
-        path: where it came from.
-        manifest: checked.
-        members: by name, the bytes of every member that the manifest names, held to the hash.
+        path: the file it was read from.
+        manifest: the validated manifest.
+        members: by name, the bytes of every member that the manifest names, checked against the hash.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Archive:
 
 
 def write_archive(path: Path, manifest: Manifest, members: Mapping[str, bytes]) -> None:
-    """Write a bundle of format 2; a reader sees the old file or the whole new one, never a part.
+    """Write a bundle of format 2. Readers see either the old file or the complete new one.
 
     Raises:
         BundleError: it cannot be written.
@@ -81,10 +81,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_archive(path: Path) -> Archive:
-    """Read a bundle and hold it to its hash (format 1: when its module is loaded).
+    """Read a bundle and check its hash (format 1: when its module is loaded).
 
     Raises:
-        BundleError: as `read_manifest`; also a member that is missing, damaged, or not the manifest's.
+        BundleError: as `read_manifest`; also if a member is missing, damaged or not listed in the manifest.
     """
     manifest = read_manifest(path)
     if manifest.schema_version == 1:

@@ -1,4 +1,4 @@
-"""Free functions over turned boxes `x y z length width height yaw`; all can be scripted into a bundle."""
+"""Functions over rotated boxes `x y z length width height yaw`. All of them can be scripted into a bundle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def corners_bev(boxes: Tensor) -> Tensor:
-    """The footprints of boxes, counter-clockwise from front left.
+    """Return the footprints of boxes, counter-clockwise from the front left corner.
 
     Args:
         boxes: (N, 7) xyzlwh_yaw.
@@ -24,7 +24,7 @@ def corners_bev(boxes: Tensor) -> Tensor:
 
 
 def _inside(points: Tensor, corners: Tensor) -> Tensor:
-    """(P, K) whether each of (P, K, 2) points lies in the convex, counter-clockwise (P, 4, 2) polygon."""
+    """Return (P, K) whether each of (P, K, 2) points lies in the convex (P, 4, 2) polygon."""
     edge = corners.roll(-1, 1) - corners
     to = points[:, :, None] - corners[:, None]
     cross = edge[:, None, :, 0] * to[..., 1] - edge[:, None, :, 1] * to[..., 0]
@@ -32,7 +32,7 @@ def _inside(points: Tensor, corners: Tensor) -> Tensor:
 
 
 def intersection_bev(a: Tensor, b: Tensor) -> Tensor:
-    """Area of overlap of pairs of footprints, row by row.
+    """Return the overlap area of pairs of footprints, row by row.
 
     The vertices of the common polygon are the corners of each that lie in the other and the points where
     their edges cross; in order of their angle about their middle, the shoelace formula gives the area.
@@ -82,7 +82,7 @@ def near_pairs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def iou_bev(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of footprints.
+    """Return the intersection over union of footprints.
 
     Args:
         a: (N, 7) boxes.
@@ -100,7 +100,7 @@ def iou_bev(a: Tensor, b: Tensor) -> Tensor:
 
 
 def iou_3d(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of volumes; arguments and result as of `iou_bev`."""
+    """Return the intersection over union of volumes; arguments and result as for `iou_bev`."""
     iou = torch.zeros((a.shape[0], b.shape[0]), device=a.device)
     i, j = near_pairs(a, b)
     p, q = a[i].double(), b[j].double()
@@ -113,17 +113,17 @@ def iou_3d(a: Tensor, b: Tensor) -> Tensor:
 
 
 def nms_bev(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, across: bool) -> Tensor:
-    """Greedy suppression by overlap of footprints.
+    """Suppress overlapping footprints greedily.
 
     Args:
         boxes: (N, 7).
         scores: (N,).
         labels: (N,).
-        iou_threshold: of two boxes with a higher IoU the one with the lower score goes.
+        iou_threshold: if two boxes have a higher IoU, the one with the lower score is removed.
         across: boxes of different labels suppress each other too.
 
     Returns:
-        (K,) int64 rows that stay, best score first.
+        (K,) int64 rows that are kept, best score first.
     """
     order = scores.argsort(descending=True, stable=True)
     ranked = boxes[order]

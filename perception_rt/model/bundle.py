@@ -1,7 +1,7 @@
-"""Save, load and verify bundles: one file of manifest, programs and what surrounds them.
+"""Save, load and verify bundles: one file with a manifest, programs, and the code around them.
 
-A bundle is a program: opening one runs the code inside it. Open only those whose source you trust. The
-hash in the manifest guards against damage and mix-ups, not against an author with bad intent.
+Opening a bundle runs the code inside it. Open only bundles from sources you trust. The
+hash in the manifest detects damage and mix-ups, but does not protect against a malicious author.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class ProgramSource:
     Attributes:
         kind, inputs, outputs, precision, any_batch: as of `Program`.
         data: of the file.
-        optional: where its answer differs from the golden one, it is left out and ``provenance.left_out``
-            says why; else nothing is written.
+        optional: if True and the output differs from the golden one, the program is left out and
+            ``provenance.left_out`` gives the reason; if False, nothing is written.
     """
 
     kind: str
@@ -88,15 +88,15 @@ def save(
     score_thresholds: Mapping[str, float] | None = None,
     classes_keep: Sequence[str] = (),
 ) -> Manifest:
-    """Script a module that takes the sensor's data and answers boxes; write it whole or not at all.
+    """Script a module that maps sensor data to boxes, and write it as a bundle; a failure writes nothing.
 
     Args:
         path: the file to write; its folder must exist.
         module: takes ``(images, bgr, score_threshold, nms_threshold)`` as `Detector` does, or, for task
-            ``detect3d``, ``(points, score_threshold, nms_threshold)``, and answers as `ImageRuntime` or
-            `CloudRuntime` says. It has the float attributes ``score_threshold`` and ``nms_threshold``: the
-            defaults of the bundle.
-        name: what the bundle is called.
+            ``detect3d``, ``(points, score_threshold, nms_threshold)``, and returns what `ImageRuntime` or
+            `CloudRuntime` document. It has the float attributes ``score_threshold`` and ``nms_threshold``:
+            the defaults of the bundle.
+        name: name of the bundle.
         classes: class names, by label.
         input_spec: how images reach the network, or what clouds it takes.
         licence: of the weights.
@@ -106,14 +106,14 @@ def save(
         golden_seed: of the golden input where `golden` is None: noise.
         golden: a picture (1, H, W, 3) uint8 RGB or a cloud (N, 4) float32 with objects that the module finds.
         score_thresholds: by class name, lowest scores that differ.
-        classes_keep: the classes that are answered; empty for all.
+        classes_keep: the classes to return; empty for all.
 
     Returns:
         The manifest that was written.
 
     Raises:
-        BundleError: where the module cannot be scripted, answers nothing to the golden input, or a
-            field is invalid.
+        BundleError: the module cannot be scripted, detects nothing in the golden input, or a field is
+            invalid.
     """
     find_task(task)
     scripted = script_module(copy.deepcopy(module).to("cpu"))
@@ -149,16 +149,17 @@ def save_network(
     provenance: Mapping[str, Any] | None = None,
     golden_seed: int = 0,
 ) -> Manifest:
-    """Write a network in one or several forms, and what surrounds it; whole or not at all.
+    """Write a network in one or several forms with the code around it; a failure writes nothing.
 
     Args:
         path: the file to write; its folder must exist.
-        programs: the network; the first is the reference, and each must give its answer.
-        decoder: from the outputs to boxes; or a module to script: of images it takes ``(outputs, height,
+        programs: the network in each form; the first is the reference, and the others must give the same
+            output.
+        decoder: maps the outputs to boxes; or a module to script: for images it takes ``(outputs, height,
             width, score_threshold)``, the size being that of the network's input, and returns boxes, scores
             and labels of one image before NMS; of clouds ``(outputs, score_threshold, nms_threshold)``, and
             returns them after NMS, best score first. `outputs` is a list of tensors.
-        name: what the bundle is called.
+        name: name of the bundle.
         classes: class names, by label.
         input_spec: how the sensor's data reach the network.
         licence: of the weights.
@@ -166,10 +167,10 @@ def save_network(
         nms_threshold: default IoU of NMS.
         golden: a picture (1, H, W, 3) uint8 RGB or a cloud (N, 4) float32 with objects; None for noise.
         expected: boxes, scores and labels that the source's own runtime gives for `golden` at
-            `score_threshold`; None records the first program's answer.
+            `score_threshold`; None records the output of the first program.
         encoder: of clouds: a module to script that maps points (N, 4) to the list of the network's inputs.
         score_thresholds: by class name, lowest scores that differ.
-        classes_keep: the classes that are answered; empty for all.
+        classes_keep: the classes to return; empty for all.
         max_detections: most boxes of an image.
         version: of the bundle.
         task: a key of `perception_rt.model.task.TASKS`.
@@ -214,7 +215,7 @@ def _manifest(
     provenance: Mapping[str, Any] | None,
     licence: str,
 ) -> Manifest:
-    """A manifest without programs and golden answer yet; thresholds: of the score and of NMS."""
+    """Return a manifest that has no programs and no golden output yet."""
     score_threshold, nms_threshold = thresholds
     unknown = Golden(0, (), (), (), (), 0.0)
     return Manifest(
@@ -241,7 +242,7 @@ def _write(
     seed: int,
     expected: Outputs | None,
 ) -> Manifest:
-    """Record the golden answer, hold every program to it, hash, write."""
+    """Record the golden output, check every program against it, compute the hash, and write the file."""
     path = Path(path)
     if not path.parent.is_dir():
         raise BundleError(f"{path}: no folder {path.parent}")
@@ -280,7 +281,7 @@ def _write(
 
 
 def program_entry(index: int, program: ProgramSource) -> Program:
-    """The manifest's entry for a program."""
+    """Return the manifest's entry for a program."""
     return Program(
         program.kind,
         MODULE_FILE
@@ -295,7 +296,9 @@ def program_entry(index: int, program: ProgramSource) -> Program:
 
 
 def _held(archive: Archive, entries: Mapping[Program, ProgramSource], data: np.ndarray) -> Manifest:
-    """The manifest with the programs that give the golden answer; BundleError where one must and does not."""
+    """Return the manifest with the programs that give the golden output; BundleError if a required one does
+    not.
+    """
     manifest, left_out = archive.manifest, {}
     for entry, program in entries.items():
         difference = golden_difference(manifest.golden, _answer(archive, entry, data), entry.precision)
@@ -309,18 +312,18 @@ def _held(archive: Archive, entries: Mapping[Program, ProgramSource], data: np.n
 
 
 def _example(columns: int) -> Outputs:
-    """One box, for a manifest whose answer is not known yet."""
+    """Return one box as a placeholder for a golden output that is not known yet."""
     return np.zeros((1, columns), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64)
 
 
 def _answer(archive: Archive, program: Program, data: np.ndarray) -> Outputs:
-    """What a program answers to the golden input, on the CPU."""
+    """Return the output of a program for the golden input, on the CPU."""
     runtime = open_archive(archive, torch.device("cpu"), False, 1, program)
     return runtime.golden_outputs(data)
 
 
 def _threshold(scripted: torch.jit.ScriptModule, name: str) -> float:
-    """The module's own, which becomes the bundle's default."""
+    """Return the module's own threshold, which becomes the bundle's default."""
     value = getattr(scripted, name, None)
     if not isinstance(value, float):
         raise BundleError(f"module attribute {name}={value!r}: must be a float, the bundle's default")
@@ -328,10 +331,10 @@ def _threshold(scripted: torch.jit.ScriptModule, name: str) -> float:
 
 
 def load(path_or_name: str | Path, device: str = "cpu") -> tuple[torch.nn.Module, Manifest]:
-    """Load a bundle's TorchScript module as it was saved, held to its hash; to run one use `Runtime`.
+    """Load a bundle's TorchScript module as it was saved and check its hash. Use `Runtime` to run a bundle.
 
     Raises:
-        BundleError: one line that says why not.
+        BundleError: the bundle cannot be loaded; the message is one line.
     """
     archive = read_archive(resolve_bundle(path_or_name))
     for program in archive.manifest.programs:
@@ -347,7 +350,7 @@ def verify(path_or_name: str | Path, device: str = "cpu") -> Manifest:
     """Verify a bundle's hash and the golden answer of each program that an engine here can run.
 
     Raises:
-        BundleError: one line that says what is wrong.
+        BundleError: a check failed; the message is one line.
     """
     archive = read_archive(resolve_bundle(path_or_name))
     target = resolve_device(device)

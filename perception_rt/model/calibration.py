@@ -1,4 +1,4 @@
-"""Calibration of scores: a score of 0.7 is to be right seven times out of ten."""
+"""Calibrate scores, so that a score of 0.7 is right in seven of ten cases."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MAX_KNOTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class ScoreCalibration:
-    """A strictly rising line from the network's scores to those that are answered: their order stays.
+    """A strictly increasing map from the network's scores to calibrated ones; it keeps their order.
 
     Attributes:
-        scores: (N,) of the network, rising from 0 to 1.
-        calibrated: (N,) what is answered for them, rising from 0 to 1; linear in between.
-        record: how it was fitted, and how well it does on data left out, JSON values.
+        scores: (N,) scores of the network, increasing from 0 to 1.
+        calibrated: (N,) the calibrated scores, increasing from 0 to 1; linear in between.
+        record: how it was fitted, and its error on held-out data, JSON values.
     """
 
     scores: tuple[float, ...]
@@ -33,11 +33,13 @@ class ScoreCalibration:
     record: Mapping[str, Any]
 
     def __call__(self, scores: np.ndarray | float) -> np.ndarray:
-        """Calibrated scores, float64; what lies outside [0, 1] comes to its ends."""
+        """Return calibrated scores, float64; scores outside [0, 1] are clipped."""
         return np.asarray(np.interp(scores, self.scores, self.calibrated))
 
     def inverse(self, calibrated: np.ndarray) -> np.ndarray:
-        """The network's scores for calibrated ones; NaN and infinity, of thresholds, stay."""
+        """Return the network's scores for calibrated ones; NaN and infinity, which thresholds use, stay as
+        they are.
+        """
         found = np.interp(calibrated, self.calibrated, self.scores)
         return np.where(np.isfinite(calibrated), found, calibrated)
 
@@ -63,7 +65,7 @@ def parse_calibration(value: Any) -> ScoreCalibration:
 
 
 def fit_calibration(scores: np.ndarray, hits: np.ndarray, method: str = "auto") -> ScoreCalibration:
-    """Fit a calibration; its record holds the method, and the temperature where there is one.
+    """Fit a calibration; its record contains the method, and the temperature if there is one.
 
     ``temperature`` divides the logit of a score by one number, the most likely one (Guo, Pleiss, Sun and
     Weinberger, "On calibration of modern neural networks", ICML 2017). ``isotonic`` is the rising line
@@ -72,7 +74,7 @@ def fit_calibration(scores: np.ndarray, hits: np.ndarray, method: str = "auto") 
     Args:
         scores: (D,) in [0, 1].
         hits: (D,) bool, whether each detection is right.
-        method: one of `METHODS`; ``auto`` takes the likelier one by two-fold cross-validation.
+        method: one of `METHODS`; ``auto`` chooses by the likelihood in two-fold cross-validation.
 
     Raises:
         BundleError: there are too few detections, or all are right, or none.
@@ -90,7 +92,7 @@ def fit_calibration(scores: np.ndarray, hits: np.ndarray, method: str = "auto") 
 
 
 def _left_out_loss(fit: Any, scores: np.ndarray, hits: np.ndarray) -> float:
-    """Log loss of every other detection by the fit to those between, and the other way round."""
+    """Return the log loss in two-fold cross-validation over alternate detections."""
     fold, loss = np.arange(len(scores)) % 2 == 0, 0.0
     for kept in (fold, ~fold):
         chance = np.clip(fit(scores[kept], hits[kept])(scores[~kept]), 1e-6, 1 - 1e-6)
@@ -130,7 +132,7 @@ def _temperature(scores: np.ndarray, hits: np.ndarray) -> ScoreCalibration:
 
 
 def _line(knots: np.ndarray, values: np.ndarray, record: dict[str, Any]) -> ScoreCalibration:
-    """The line through the knots and the two corners; equal numbers, after rounding, are one knot."""
+    """Return the line through the knots and the two corners; equal knots, after rounding, are merged."""
     rounded = np.round([np.r_[0.0, knots, 1.0], np.r_[0.0, values, 1.0]], 6)
     kept = [rounded[:, 0]]
     for knot in rounded[:, 1:-1].T:

@@ -24,8 +24,8 @@ class ClassGroup:
 
     Attributes:
         labels: of the network, by channel of the heat map.
-        radius_squared: m^2; of two boxes whose centres are not farther apart the lesser is dropped. 0: by
-            their overlap alone.
+        radius_squared: m^2; of two boxes whose centres are at most this far apart, the one with the lower
+            score is dropped; 0 uses their overlap only.
     """
 
     labels: tuple[int, ...]
@@ -55,7 +55,7 @@ class BranchShape:
 
 @dataclass(frozen=True, slots=True)
 class CenterDecoding:
-    """From maps to boxes.
+    """How maps become boxes.
 
     Attributes:
         low: x and y of the corner of the map, m.
@@ -81,7 +81,7 @@ class CenterDecoding:
 
 
 class Branch(nn.Module):
-    """What one group of classes answers."""
+    """The outputs for one group of classes."""
 
     if TYPE_CHECKING:  # TorchScript refuses Any here
         hm: Any
@@ -109,14 +109,14 @@ class Branch(nn.Module):
 
 
 def _same(inputs: int, outputs: int, kernel: int, bias: bool) -> nn.Module:
-    """A convolution that keeps the size of the map."""
+    """Return a convolution that keeps the size of the map."""
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
 
 
 class CenterHead(nn.Module):
-    """Peaks of heat maps, one for each class, and what the boxes there are like.
+    """Heat map peaks for each class, and the box parameters at them.
 
-    Velocities that the original answers too are left out: the package's detections have none.
+    The velocities of the original are left out, as the package's detections have none.
 
     Args:
         inputs: channels.
@@ -149,7 +149,7 @@ class CenterHead(nn.Module):
         self.register_buffer("limits", torch.tensor(decoding.limits), persistent=False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(1, inputs, h, w) -> the maps of each group, in the order of `PARTS`."""
+        """Return the maps of each group for (1, inputs, h, w), in the order of `PARTS`."""
         x = self.shared_conv(x)
         maps: list[Tensor] = []
         for branch in self.heads_list:
@@ -190,7 +190,7 @@ class CenterHead(nn.Module):
         return torch.cat(every)[order], together[order], torch.cat(labels)[order]
 
     def boxes(self, maps: list[Tensor], score_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes of a group before NMS.
+        """Return the boxes of a group before NMS.
 
         Args:
             maps: of the group.
@@ -222,10 +222,10 @@ def thin(boxes: Tensor, radius_squared: float) -> Tensor:
 
     Args:
         boxes: (N, 7), best score first.
-        radius_squared: m^2; of two boxes whose centres are not farther apart the later one goes.
+        radius_squared: m^2; of two boxes whose centres are at most this far apart, the later one is removed.
 
     Returns:
-        (K,) int64 rows that stay.
+        (K,) int64 rows that are kept.
     """
     away = ((boxes[:, None, :2] - boxes[None, :, :2]) ** 2).sum(2)
     near = (away <= radius_squared).cpu()

@@ -1,4 +1,4 @@
-"""Choose the engine of a bundle: the fastest here among those that give its golden answer."""
+"""Choose the fastest engine on this machine that reproduces a bundle's golden output."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ CACHE_FILE = "engines.json"
 
 
 def choose(archive: Archive, engine: str, options: EngineOptions) -> Any:
-    """Open a bundle with the engine that was asked for, or with the fastest.
+    """Open a bundle with the requested engine, or with the fastest.
 
     Args:
         archive: the bundle.
-        engine: a name; ``auto`` for the fastest; ``reference`` for the first program, without a trial: the
-            same on every machine.
-        options: device and precision; `threads` is the most.
+        engine: a name; ``auto`` for the fastest; ``reference`` for the first program without a trial, which
+            is the same on every machine.
+        options: device and precision; `threads` is the maximum.
 
     Returns:
-        The runtime; its golden answer was checked.
+        The runtime, after its golden output was checked.
 
     Raises:
-        BundleError: no engine gives the golden answer.
-        ConfigError: the engine is unknown or absent here.
+        BundleError: no engine reproduces the golden output.
+        ConfigError: the engine is unknown or not available.
     """
     found = candidates(archive, "auto" if engine == "reference" else engine, options)
     if len(found) == 1 or engine == "reference":
@@ -56,11 +56,11 @@ def choose(archive: Archive, engine: str, options: EngineOptions) -> Any:
 
 
 def candidates(archive: Archive, engine: str, options: EngineOptions) -> list[Choice]:
-    """What could run the bundle here, the reference first.
+    """Return what can run the bundle on this machine, the reference first.
 
     Raises:
-        BundleError: nothing can.
-        ConfigError: the engine is unknown or absent here.
+        BundleError: no engine can run it.
+        ConfigError: the engine is unknown or not available.
     """
     names = engine_names() if engine == "auto" else (engine,)
     found, reasons = [], {}
@@ -69,7 +69,7 @@ def candidates(archive: Archive, engine: str, options: EngineOptions) -> list[Ch
             kind = find_engine(name)
             if program.kind not in kind.KINDS:
                 continue
-            # A program that takes the sensor's data runs in torch: only there has it the operators.
+            # Only torch has the operators of a program that takes sensor data.
             if archive.manifest.decoder is None and name != "torchscript":
                 continue
             if (why := kind.available(options)) is not None:
@@ -88,7 +88,7 @@ def candidates(archive: Archive, engine: str, options: EngineOptions) -> list[Ch
 
 
 def _threads(options: EngineOptions) -> Iterator[EngineOptions]:
-    """One thread, and as many as are allowed."""
+    """Return the thread counts to try: one, and the maximum that is allowed."""
     if options.device != "cpu":
         yield options
         return
@@ -97,7 +97,7 @@ def _threads(options: EngineOptions) -> Iterator[EngineOptions]:
 
 
 def _checked(archive: Archive, choice: Choice) -> Any:
-    """A runtime that gives the golden answer."""
+    """Return a runtime after checking that it reproduces the golden output."""
     torch.set_num_threads(choice.torch_threads)
     options = choice.options
     device = torch.device(options.device)
@@ -108,7 +108,7 @@ def _checked(archive: Archive, choice: Choice) -> Any:
 
 
 def _trial(archive: Archive, found: list[Choice], key: str) -> Any:
-    """Time each candidate; keep and return the fastest, on more threads only where that is worth it."""
+    """Time each candidate, and store and return the fastest; more threads are used only if they pay off."""
     data = read_golden(archive.manifest.golden, archive.members)
     fastest: dict[int, Any] = {}  # by number of threads
     took: dict[str, float] = {}
@@ -139,12 +139,12 @@ def _trial(archive: Archive, found: list[Choice], key: str) -> Any:
 
 
 def _name(choice: Choice) -> str:
-    """What tells one candidate from the others of a bundle."""
+    """Return a name that is unique among the candidates of a bundle."""
     return f"{choice.engine}/{choice.program.precision}/{choice.options.threads}"
 
 
 def _milliseconds(runtime: Any, data: Any) -> float:
-    """The median of some calls."""
+    """Return the median time of several calls."""
     runtime(data)
     least, most = TRIAL_CALLS
     times: list[float] = []
@@ -155,7 +155,7 @@ def _milliseconds(runtime: Any, data: Any) -> float:
     return sorted(times)[len(times) // 2] * 1e3
 
 
-# --- what was chosen before ----------------------------------------------------------------------------
+# --- stored choices ----------------------------------------------------------------------------
 
 
 def _key(archive: Archive, engine: str, options: EngineOptions) -> str:
@@ -164,7 +164,7 @@ def _key(archive: Archive, engine: str, options: EngineOptions) -> str:
 
 
 def _cache() -> dict[str, Any]:
-    """What was chosen before; nothing where the file is absent or damaged."""
+    """Return the stored choices; empty if the file is missing or damaged."""
     try:
         data = json.loads((cache_folder() / CACHE_FILE).read_text())
     except (OSError, ValueError):
@@ -173,7 +173,7 @@ def _cache() -> dict[str, Any]:
 
 
 def _remembered(key: str, found: list[Choice]) -> Choice | None:
-    """The candidate that won before; None where it is none any more."""
+    """Return the candidate that was chosen before; None if it is no longer a candidate."""
     kept = _cache().get(key)
     if not isinstance(kept, dict):
         return None
@@ -187,7 +187,7 @@ def _remembered(key: str, found: list[Choice]) -> Choice | None:
 
 
 def _remember(key: str, choice: Choice) -> None:
-    """Keep a choice; a folder that cannot be written costs a trial at the next start, nothing else."""
+    """Store a choice; if the folder is not writable, the next start repeats the trial."""
     entry = {
         "name": _name(choice),
         "program": choice.program.sha256,

@@ -1,4 +1,4 @@
-"""Which classes a detector answers, and the lowest score of each."""
+"""Which classes a detector returns, and the lowest score of each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SHOWN_CLASSES = 12
 
 
 def check_classes(names: Iterable[str], classes: Sequence[str]) -> None:
-    """Refuse what is not the name of a class.
+    """Check that every name is a class.
 
     Raises:
-        ConfigError: names it, the nearest that exist, and the classes.
+        ConfigError: the message has the unknown name, similar ones, and the classes.
     """
     for name in names:
         if name in classes:
@@ -30,7 +30,7 @@ def check_classes(names: Iterable[str], classes: Sequence[str]) -> None:
 
 
 def parse_score_threshold(text: str) -> tuple[str, float]:
-    """``car=0.4`` to a class name and its lowest score.
+    """Parse ``car=0.4`` into a class name and its lowest score.
 
     Raises:
         ConfigError: the text has another form, or the score is not within 0 and 1.
@@ -48,7 +48,7 @@ def parse_score_threshold(text: str) -> tuple[str, float]:
 def lowest_scores(
     classes: Sequence[str], thresholds: Mapping[str, float], wanted: Sequence[str]
 ) -> np.ndarray:
-    """(C,) lowest score of each class: NaN where that of all counts, infinity for a class that is not wanted.
+    """Return (C,) the lowest score of each class: NaN for the general one, infinity for an unwanted class.
 
     Args:
         classes: class names, by label.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def occupied_cells(xy: Tensor, reach_m: float, cell_m: float) -> tuple[Tensor, Tensor]:
-    """The cells of a square grid that hold points.
+    """Return the cells of a square grid that contain points.
 
     Args:
         xy: (N, 2) m, within `reach_m` in x and in y.
@@ -29,7 +29,7 @@ def occupied_cells(xy: Tensor, reach_m: float, cell_m: float) -> tuple[Tensor, T
 
 
 def neighbours(cells: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Pairs of occupied cells whose centres are at most `radius` cells apart, each pair once.
+    """Return pairs of occupied cells whose centres are at most `radius` cells apart, each pair once.
 
     Args:
         cells: (M, 2) row and column, ordered by row, then column.
@@ -55,7 +55,7 @@ def neighbours(cells: Tensor, radius: int) -> tuple[Tensor, Tensor]:
 
 
 def components(first: Tensor, second: Tensor, label: Tensor) -> Tensor:
-    """Label the connected components of a graph by the least of their nodes.
+    """Label the connected components of a graph by their smallest node.
 
     Every node takes the least label around it and hands it to its label's node, then labels are followed to
     their ends (as FastSV by Zhang, Azad and Hu, 2020); links inside of a component are dropped on the way.

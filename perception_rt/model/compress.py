@@ -23,7 +23,7 @@ COMPRESSIONS = ("int8", "fp16")
 
 
 def onnx_runtime(archive: Archive, precision: str = "fp32") -> Any:
-    """A runtime of the bundle's ONNX program in a precision, on one thread of the CPU.
+    """Return a runtime of the bundle's ONNX program in a precision, with one CPU thread.
 
     Raises:
         BundleError: there is none.
@@ -40,7 +40,7 @@ def onnx_runtime(archive: Archive, precision: str = "fp32") -> Any:
 def network_inputs(
     runtime: Any, frames: Iterable[np.ndarray], on_frame: Callable[[], None] = lambda: None
 ) -> list[Mapping[str, np.ndarray]]:
-    """What reaches the network for each frame: its inputs by name, after preprocessing."""
+    """Return the preprocessed inputs of the network for each frame, by name."""
     recorder = _RecordingEngine(runtime._detect._engine)
     runtime._detect._engine = recorder
     try:
@@ -53,20 +53,20 @@ def network_inputs(
 
 
 class _RecordingEngine:
-    """An engine that keeps what it is given."""
+    """An engine that records its inputs."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.inputs: list[Mapping[str, np.ndarray]] = []
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """As the engine does."""
+        """Run the engine and record the inputs."""
         self.inputs.append({name: tensor.cpu().numpy().copy() for name, tensor in inputs.items()})
         return self.engine.run(inputs)
 
 
 def compressed(archive: Archive, precision: str, feeds: list[Mapping[str, np.ndarray]]) -> Archive:
-    """The bundle with its reference and one compressed program, held to the golden answer.
+    """Return the bundle with its reference and one compressed program, after checking the golden output.
 
     Args:
         archive: a bundle with an ONNX program in fp32.
@@ -74,7 +74,7 @@ def compressed(archive: Archive, precision: str, feeds: list[Mapping[str, np.nda
         feeds: inputs of the network by name, whose ranges decide those of int8; fp16 needs none.
 
     Raises:
-        BundleError: the network cannot be compressed, or does not give the golden answer any more.
+        BundleError: the network cannot be compressed, or no longer gives the golden output.
     """
     plain = onnx_runtime(archive).choice.program
     source = ProgramSource("onnx", archive.members[plain.file], plain.inputs, plain.outputs)
@@ -92,7 +92,7 @@ def compressed(archive: Archive, precision: str, feeds: list[Mapping[str, np.nda
 
 
 def write_compressed(path: Path, archive: Archive, record: Mapping[str, Any]) -> Manifest:
-    """Write what `compressed` made, with its record under ``provenance.compression``."""
+    """Write the result of `compressed`, with its record under ``provenance.compression``."""
     provenance = {**archive.manifest.provenance, "compression": dict(record)}
     manifest = replace(archive.manifest, provenance=provenance)
     manifest = replace(manifest, sha256=bundle_sha256(manifest, archive.members))
@@ -101,12 +101,12 @@ def write_compressed(path: Path, archive: Archive, record: Mapping[str, Any]) ->
 
 
 def program_size(archive: Archive, precision: str) -> float:
-    """MB of the bundle's ONNX program in a precision."""
+    """Return the size of the bundle's ONNX program in a precision, MB."""
     return len(archive.members[onnx_runtime(archive, precision).choice.program.file]) / 1e6
 
 
 def matched_scores(first: tuple[np.ndarray, ...], second: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Pair the boxes of two answers: of one class, the most alike first, at an IoU of at least 0.5.
+    """Pair the boxes of two outputs by class and IoU of at least 0.5, the highest IoU first.
 
     Args:
         first, second: boxes (K, 4) xyxy or (K, 7) xyzlwh_yaw, scores, labels.
@@ -124,7 +124,7 @@ def matched_scores(first: tuple[np.ndarray, ...], second: tuple[np.ndarray, ...]
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(K, L) IoU in the image, or of footprints."""
+    """Return (K, L) IoU in the image, or of footprints."""
     if first.shape[1] == 7:
         from perception_rt.model.boxes3d import iou_bev
 

@@ -1,4 +1,4 @@
-"""What a decoder is: from a network's raw outputs for one image to candidate boxes."""
+"""The interface of decoders, which map a network's raw outputs for one image to candidate boxes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Candidates(NamedTuple):
         boxes: (N, 4) float32 xyxy in px of the network's input.
         scores: (N,) float32.
         labels: (N,) int64.
-        extras: by name, what else belongs to each box, N rows (``keypoints`` (N, K, 3) in px of the network's
+        extras: by name, more values of each box, N rows (``keypoints`` (N, K, 3) in px of the network's
             input, ``theta`` (N,) rad).
     """
 
@@ -27,7 +27,7 @@ class Candidates(NamedTuple):
 
 
 class Decoder(Protocol):
-    """A decoder, constructed as ``Decoder(spec, **parameters)``; ValueError refuses a parameter.
+    """A decoder, constructed as ``Decoder(spec, **parameters)``; raises ValueError for an invalid parameter.
 
     Registered by name in `perception_rt.model.decoders.DECODERS`, or by another package under the entry point
     group ``perception_rt.decoders``.

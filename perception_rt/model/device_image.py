@@ -1,4 +1,4 @@
-"""A sensor's uint8 images to a network's input where they are: on a GPU, or on a CPU to test it."""
+"""Convert uint8 images to a network's input on their device: a GPU, or a CPU in tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEPT_SIZES = 16
 
 
 class DevicePreparer:
-    """uint8 images to the network's input by products of matrices, which a GPU does best.
+    """Converts uint8 images to the network's input by matrix products, which are fast on a GPU.
 
     Args:
         spec: how.

@@ -1,4 +1,4 @@
-"""A torch network as the programs of a bundle: TorchScript, ONNX, ONNX in 8-bit integers or fp16."""
+"""Export a torch network as programs of a bundle: TorchScript, ONNX, and ONNX in int8 or fp16."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUANTIZED = ("Conv", "Relu", "Add", "Concat", "Resize", "MaxPool")  # Relu: its 
 def torchscript_program(
     network: nn.Module, example: Tensor, inputs: Sequence[str], outputs: Sequence[str]
 ) -> ProgramSource:
-    """Trace a network of one input."""
+    """Trace a network with one input."""
     data = module_bytes(trace_module(network, example))
     return ProgramSource("torchscript", data, tuple(inputs), tuple(outputs))
 
@@ -39,7 +39,7 @@ def onnx_program(
     outputs: Sequence[str],
     dynamic: Mapping[str, Mapping[int, str]],
 ) -> ProgramSource:
-    """Export a network of one input to ONNX.
+    """Export a network with one input to ONNX.
 
     Args:
         network: in eval mode.
@@ -71,14 +71,14 @@ def onnx_program(
 
 
 def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]]) -> ProgramSource:
-    """Quantize an ONNX program: 8-bit weights for each channel, activations as `feeds` have them.
+    """Quantize an ONNX program to 8-bit weights for each channel and 8-bit activations.
 
-    The convolutions that make the outputs stay in float: their values are coordinates. Weights keep to 7
-    bits, as the products of processors without VNNI saturate at 16 bits.
+    The last convolutions stay in float because their outputs are coordinates. Weights use 7 bits because
+    products saturate at 16 bits on processors without VNNI.
 
     Args:
         source: fp32.
-        feeds: inputs by name, a few dozen of what the network will see.
+        feeds: inputs by name, a few dozen typical ones.
 
     Raises:
         BundleError: onnxruntime cannot quantize it.
@@ -112,7 +112,7 @@ def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]
 
 
 def _scaled_by_channel(data: bytes) -> bytes:
-    """The model at an opset whose DequantizeLinear has a scale for each channel."""
+    """Return the model at an opset whose DequantizeLinear has a scale for each channel."""
     import onnx
 
     model = onnx.load_from_string(data)
@@ -138,7 +138,7 @@ def fp16_program(source: ProgramSource) -> ProgramSource:
 
 
 def last_convolutions(graph: Any) -> list[str]:
-    """The convolutions after which none follows."""
+    """Return the convolutions that no other convolution follows."""
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
@@ -152,11 +152,11 @@ def last_convolutions(graph: Any) -> list[str]:
 
 
 class _Feeds:
-    """What `quantize_static` reads its inputs from."""
+    """The data reader of `quantize_static`."""
 
     def __init__(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> None:
         self._feeds = iter(feeds)
 
     def get_next(self) -> Mapping[str, np.ndarray] | None:
-        """The next inputs; None at the end."""
+        """Return the next inputs; None at the end."""
         return next(self._feeds, None)

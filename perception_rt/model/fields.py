@@ -1,4 +1,6 @@
-"""Checks of the fields of a JSON object: a check returns the value that is kept, or says what it must be."""
+"""Check the fields of a JSON object: a check returns the value to keep, or raises an error with the
+requirement.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,13 @@ MAX_ITEMS = 100_000
 
 
 def shortened(value: object) -> str:
-    """The value as a line of text, of 80 characters at most."""
+    """Return the value as one line of text with at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def field(data: dict[str, Any], name: str, check: Callable[[Any], Any], prefix: str = "") -> Any:
-    """A checked field of a manifest; BundleError names it and its value."""
+    """Return a checked field of a manifest; BundleError names the field and its value."""
     if name not in data:
         raise BundleError(f"manifest {prefix}{name} is missing")
     try:
@@ -30,14 +32,14 @@ def field(data: dict[str, Any], name: str, check: Callable[[Any], Any], prefix: 
 
 
 def no_others(data: dict[str, Any], kind: type[Any], prefix: str) -> None:
-    """Raise BundleError at a field that `kind` does not have."""
+    """Raise BundleError for a field that `kind` does not have."""
     for name in data:
         if name not in kind.__dataclass_fields__:
             raise BundleError(f"manifest {prefix}{name}={shortened(data[name])}: not a field of this schema")
 
 
 def nonempty_text(value: Any) -> str:
-    """A text that is not empty and that UTF-8 can encode, as a message must."""
+    """Check a text that is not empty and can be encoded as UTF-8, as messages require."""
     if not isinstance(value, str) or not value:
         raise ValueError("must be a non-empty text")
     if len(value) > MAX_TEXT:
@@ -50,19 +52,19 @@ def nonempty_text(value: Any) -> str:
 
 
 def truth(value: Any) -> bool:
-    """True or false."""
+    """Check true or false."""
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
 
 
 def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A check for null, or for what passes `check`."""
+    """Return a check for null or a value that passes `check`."""
     return lambda value: None if value is None else check(value)
 
 
 def mapping_of(check: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
-    """A check for an object whose values pass `check`."""
+    """Return a check for an object whose values pass `check`."""
 
     def check_mapping(value: Any) -> dict[str, Any]:
         return {nonempty_text(key): check(item) for key, item in json_object(value).items()}
@@ -71,21 +73,21 @@ def mapping_of(check: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
 
 
 def json_object(value: Any) -> dict[str, Any]:
-    """A JSON object."""
+    """Check a JSON object."""
     if not isinstance(value, dict):
         raise ValueError("must be an object")
     return value
 
 
 def hex_sha256(value: Any) -> str:
-    """64 lower-case hex digits."""
+    """Check 64 lower-case hex digits."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
         raise ValueError("must be 64 lower-case hex digits")
     return value
 
 
 def one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
-    """A check for one of some texts."""
+    """Return a check for one of several texts."""
 
     def check(value: Any) -> str:
         if value not in choices:
@@ -96,14 +98,14 @@ def one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
 
 
 def file_name(value: Any) -> str:
-    """The name of a member of the archive: no folder, nothing that a shell or a path would read."""
+    """Check the name of an archive member: no folder, and no character with a meaning in a shell or path."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", value):
         raise ValueError("must be a plain file name")
     return value
 
 
 def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
-    """A check for a whole number from `low` to `high`."""
+    """Return a check for an integer from `low` to `high`."""
 
     def check(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
@@ -116,7 +118,7 @@ def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Callable[[Any], float]:
-    """A check for a finite number from `low` to `high`."""
+    """Return a check for a finite number from `low` to `high`."""
 
     def check(value: Any) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -135,7 +137,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> Callable[[Any], fl
 
 
 def list_of(check: Callable[[Any], Any], length: int | None = None) -> Callable[[Any], tuple]:
-    """A check for a list of what passes `check`, as a tuple."""
+    """Return a check for a list of values that pass `check`; it returns a tuple."""
 
     def check_list(value: Any) -> tuple:
         if not isinstance(value, list | tuple) or (length is not None and len(value) != length):

@@ -1,4 +1,4 @@
-"""The self-test of a bundle: a weight hash, an input from a seed, and the comparison of answers."""
+"""The self-test of a bundle: a weight hash, an input from a seed, and the comparison of outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perception_rt.types.errors import BundleError
 from perception_rt.types.segmentation import UNLABELLED
 
 GOLDEN_ROWS = 32
-# Two near-equal scores may swap in NMS on another processor, and 8-bit weights move weak boxes: a few go.
+# Similar scores may swap in NMS on another processor, and 8-bit weights move weak boxes, so a few may differ.
 MATCHED_SHARE = {"fp32": 0.9, "fp16": 0.9, "int8": 0.8}
 SAME_CELLS = {"fp32": 0.99, "fp16": 0.97, "int8": 0.9}  # share of a label map's cells that must be the same
 LOOSER = {"fp32": 1.0, "fp16": 4.0, "int8": 6.0}  # by precision, factor of the tolerances
@@ -48,7 +48,8 @@ def weights_sha256(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
 def golden_input(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Make the golden input: (N, H, W, 3) uint8 of flat random blocks, or a (N, 4) float32 cloud.
 
-    The bytes come from SHAKE-256, as no generator of NumPy or torch promises one stream for ever.
+    The bytes come from SHAKE-256 because NumPy and torch do not guarantee their random streams across
+    versions.
     """
     return _images(seed, shape) if len(shape) == 4 else _cloud(seed, shape[0])
 
@@ -66,9 +67,10 @@ def _images(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _cloud(seed: int, count: int) -> np.ndarray:
-    """Flat ground 1.8 m below the sensor, and the near sides of turned blocks as large as cars and people.
+    """Return flat ground 1.8 m below the sensor, and the near sides of rotated blocks of the size of cars and
+    people.
 
-    Only sums, products and square roots, which round alike everywhere.
+    It uses only sums, products and square roots, which round the same on every machine.
     """
     uniform = _random_bytes(seed, 4 * (count * 4 + len(_BLOCKS) * 4)).view("<u4") / np.float64(1 << 32)
     place, per_point = uniform[: len(_BLOCKS) * 4].reshape(-1, 4), uniform[len(_BLOCKS) * 4 :]
@@ -104,7 +106,7 @@ def make_golden(
     score_threshold: float,
     seed: int = 0,
 ) -> Golden:
-    """Record the best rows of `outputs`, the answer to `data`."""
+    """Record the best rows of `outputs`, the output for `data`."""
     boxes, scores, labels = outputs[:3]
     box_tolerance, score_tolerance = task.tolerances
     best = np.argsort(-scores, kind="stable")[:GOLDEN_ROWS]
@@ -124,7 +126,9 @@ def make_golden(
 
 
 def cells_of(labels: np.ndarray) -> tuple[str, ...]:
-    """A grid of at most 64 x 64 labels over (N, H, W) uint8, the images below each other, as rows of hex."""
+    """Return a grid of at most 64 x 64 labels over (N, H, W) uint8 as rows of hex; the images are stacked
+    vertically.
+    """
     whole = labels.reshape(-1, labels.shape[2])
     places = [
         (2 * np.arange(min(side, MAX_CELLS)) + 1) * side // (2 * min(side, MAX_CELLS)) for side in whole.shape
@@ -133,17 +137,17 @@ def cells_of(labels: np.ndarray) -> tuple[str, ...]:
 
 
 def finds_something(outputs: Outputs) -> bool:
-    """Whether an answer holds a box, or a pixel with a label."""
+    """Return whether an output contains a box or a labelled pixel."""
     return bool(len(outputs[1])) or (len(outputs) > 4 and bool((outputs[4] != UNLABELLED).any()))
 
 
 def is_uniform(outputs: Outputs) -> bool:
-    """Whether an answer holds label maps of one value and nothing else."""
+    """Return whether an output consists of label maps with a single value."""
     return not len(outputs[1]) and len(outputs) > 4 and bool((outputs[4] == outputs[4].flat[0]).all())
 
 
 def encode_golden(data: np.ndarray) -> tuple[str, bytes]:
-    """The name and the bytes of the member that keeps a golden input: PNG of one image, else NPY."""
+    """Return the name and the bytes of the member that stores a golden input: PNG for one image, else NPY."""
     if data.ndim == 4 and len(data) == 1:
         import cv2
 
@@ -157,7 +161,7 @@ def encode_golden(data: np.ndarray) -> tuple[str, bytes]:
 
 
 def read_golden(golden: Golden, members: Mapping[str, bytes]) -> np.ndarray:
-    """The golden input: from its member, or made from its seed where there is none.
+    """Return the golden input: from its member, or made from its seed if there is none.
 
     Raises:
         BundleError: the member is damaged or has another shape than the manifest says.
@@ -166,7 +170,7 @@ def read_golden(golden: Golden, members: Mapping[str, bytes]) -> np.ndarray:
         return golden_input(golden.seed, golden.shape)
     raw = members[golden.file]
     if golden.file.endswith(".png"):
-        # The size stands at a fixed place in a PNG: refused before anything is unpacked.
+        # A PNG has its size at a fixed offset, so a wrong one is rejected before decoding.
         size = struct.unpack(">II", raw[16:24]) if len(raw) >= 24 else (0, 0)
         if (1, size[1], size[0], 3) != golden.shape:
             raise BundleError(f"golden picture has {size[0]}x{size[1]} px, manifest {golden.shape}")
@@ -190,15 +194,15 @@ def read_golden(golden: Golden, members: Mapping[str, bytes]) -> np.ndarray:
 
 
 def golden_difference(golden: Golden, outputs: Outputs, precision: str = "fp32") -> str | None:
-    """Compare an answer with the recorded one.
+    """Compare an output with the recorded one.
 
     Args:
         golden: the recorded answer.
         outputs: the answer to the golden input at `golden.score_threshold`.
-        precision: in which the answer was computed; `LOOSER` and `MATCHED_SHARE` say what it allows.
+        precision: precision of the output; `LOOSER` and `MATCHED_SHARE` define its tolerances.
 
     Returns:
-        None where they agree, else one line that says what differs.
+        None if they agree, otherwise one line with the difference.
     """
     boxes, scores, labels = outputs[:3]
     factor, share = LOOSER[precision], MATCHED_SHARE[precision]
@@ -223,7 +227,7 @@ def golden_difference(golden: Golden, outputs: Outputs, precision: str = "fp32")
         )
     if difference := _cells_difference(golden, outputs, SAME_CELLS[precision]):
         return difference
-    # Where the record is not cut off, it names every detection; near the threshold some may come or go.
+    # A record that is not truncated has every detection; those near the threshold may be missing or new.
     surplus = int((free & (scores > golden.score_threshold + 2 * score_limit)).sum())
     if expected < GOLDEN_ROWS and surplus > max(1, (1 - share) * expected):
         return f"{surplus} detections that are not expected ({top})"

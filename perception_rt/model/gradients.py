@@ -1,4 +1,4 @@
-"""The network of a bundle of images with gradients, for explanations."""
+"""Run the network of an image bundle with gradients, for explanations."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LEAST_CELLS = 25  # that the gradient of a layer must reach, for its map to have
 
 
 class GradientNetwork:
-    """Heat maps of one image's candidates by gradients.
+    """Gradient heat maps of one image's candidates.
 
     Args:
         runtime: of a bundle of images.
-        layers: whether the layers of the network are needed, which TorchScript hides.
+        layers: whether the layers of the network must be accessible, which TorchScript does not allow.
 
     Raises:
-        ConfigError: the bundle's network cannot be differentiated here.
+        ConfigError: the bundle's network cannot be differentiated.
     """
 
     def __init__(self, runtime: Any, layers: bool = False) -> None:
@@ -61,7 +61,8 @@ class GradientNetwork:
         return _to_image(parts.sum(1, keepdim=True), place)
 
     def class_activation(self, image: np.ndarray, label: int, box: np.ndarray) -> np.ndarray:
-        """Gradient times activation of the deepest layer whose map has a shape (HiResCAM, Draelos, 2020).
+        """Return gradient times activation of the deepest layer with more than one cell (HiResCAM, Draelos,
+        2020).
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -87,7 +88,7 @@ class GradientNetwork:
         return next(iter(inputs.values())).clone(), place
 
     def _score(self, x: Tensor, place: Placement, label: int, box: np.ndarray) -> Any:
-        """The score of the candidate that became the detection, as a function of the network's input."""
+        """Return the score of the detection's candidate as a function of the network's input."""
         mine = torch.from_numpy(np.asarray(box, np.float32))[None]
 
         def score(images: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class GradientNetwork:
         return self._decode(outputs, place.size, -1.0)
 
     def _deepest(self, score: Any, x: Tensor) -> nn.Module:
-        """The last convolution whose gradient reaches several cells."""
+        """Return the last convolution whose gradient reaches several cells."""
         seen: list[tuple[nn.Module, Tensor]] = []
 
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -132,10 +133,10 @@ class GradientNetwork:
 
 
 def _module(archive: Archive, layers: bool) -> nn.Module:
-    """The network as a torch module that keeps its gradients.
+    """Return the network as a torch module that keeps its gradients.
 
     Raises:
-        ConfigError: the bundle holds none that torch can run so.
+        ConfigError: the bundle has no program that torch can differentiate.
     """
     programs = {program.kind: program for program in reversed(archive.manifest.programs) if _plain(program)}
     if not layers and "torchscript" in programs:
@@ -176,7 +177,7 @@ def _from_onnx(data: bytes, outputs: tuple[str, ...]) -> nn.Module:
 
 
 def _to_image(heat: Tensor, place: Placement) -> np.ndarray:
-    """(1, 1, h, w) over the network's input to (H, W) float32 over the image."""
+    """Map (1, 1, h, w) over the network's input to (H, W) float32 over the image."""
     heat = heat.detach().float()
     if heat.shape[2:] != place.size:
         heat = F.interpolate(heat, place.size, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""A local model of the ground: one height a cell, robust to what stands on it; can be scripted."""
+"""A local ground model with one height for each cell, robust to objects on it; can be scripted."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch.nn import functional
 
 
 def lowest(cells: Tensor, z: Tensor, count: int) -> Tensor:
-    """(count,) the smallest of `z` in each cell, inf where a cell is empty."""
+    """Return (count,) the smallest of `z` in each cell, inf for an empty cell."""
     empty = torch.full([count], float("inf"), device=z.device, dtype=z.dtype)
     return empty.scatter_reduce(0, cells, z, "amin")
 
 
 def plane(height: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The plane on which most of the lowest points near the sensor lie.
+    """Fit the plane of the lowest points near the sensor.
 
-    Iteratively reweighted least squares with Cauchy's weights (Holland and Welsch, 1977); what stands on the
-    ground counts less than what lies below it.
+    Iteratively reweighted least squares with Cauchy's weights (Holland and Welsch, 1977); objects on the
+    ground get less weight than points below it.
 
     Args:
         height: (N,) of the lowest points, m.
@@ -25,7 +25,7 @@ def plane(height: Tensor, x: Tensor, y: Tensor) -> Tensor:
         y: (N,) m.
 
     Returns:
-        (3,) float64: height at the sensor, m, and slopes along x and y; zeros where there are no points.
+        (3,) float64: height at the sensor, m, and slopes along x and y; zeros without points.
     """
     if len(height) == 0:
         return torch.zeros(3, dtype=torch.float64, device=height.device)
@@ -45,11 +45,11 @@ def plane(height: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def without_echoes(height: Tensor, expected: Tensor, distance: Tensor, slope: float, depth: float) -> Tensor:
-    """Empty the cells that hold no ground: echoes by way of a reflecting surface, and what hangs.
+    """Empty the cells without ground: echoes from a reflecting surface, and overhanging objects.
 
-    Echoes appear below the road: those deeper than ground of slope `slope` can be, and those deeper than
-    `depth` below the third lowest cell of the ring of 5 x 5 about them, as they are few. What is higher than
-    half that slope allows belongs to a front or a crown below which no ground was seen.
+    Echoes appear below the road. A cell is an echo if it is deeper than ground of slope `slope`, or more than
+    `depth` below the third lowest cell of the ring of 5 x 5 cells around it. A cell above half that slope
+    belongs to a house front or a tree crown without visible ground.
 
     Args:
         height: (1, 1, H, W) m, inf where empty.
@@ -76,9 +76,9 @@ def without_echoes(height: Tensor, expected: Tensor, distance: Tensor, slope: fl
 
 
 def lower_envelope(height: Tensor, rise: float, reach: int) -> Tensor:
-    """The highest surface below `height` that rises by at most `rise` from a cell to the next.
+    """Return the highest surface below `height` that rises by at most `rise` from cell to cell.
 
-    What stands on the ground rises faster than any road and is cut off, up to a width of twice `reach`.
+    Objects rise faster than any road and are cut off, up to a width of twice `reach`.
 
     Args:
         height: (1, 1, H, W) m, inf where empty.
@@ -92,10 +92,10 @@ def lower_envelope(height: Tensor, rise: float, reach: int) -> Tensor:
 
 
 def filled(height: Tensor, valid: Tensor) -> Tensor:
-    """Smooth, and fill the cells that are not `valid` from the nearest that are.
+    """Smooth a height map, and fill the cells that are not `valid` from the nearest valid ones.
 
-    Normalised convolution (Knutsson and Westin, 1993) at doubling widths; a wider one counts a thousandth, so
-    that it shows only where the narrower ones saw nothing. Where nothing is valid the height is 0.
+    Normalised convolution (Knutsson and Westin, 1993) at doubling widths; a wider one has a thousandth of the
+    weight, so it matters only where the narrower ones have no data. Without any valid cell the height is 0.
 
     Args:
         height: (1, 1, H, W) m.
@@ -130,7 +130,7 @@ def _box(x: Tensor, radius: int) -> Tensor:
 
 
 def height_above_ground(points: Tensor, reach_m: float, cell_m: float, slope: float) -> Tensor:
-    """Height of points above the ground near them.
+    """Return the height of points above the ground near them.
 
     Args:
         points: (N, 3 or more) x y z in m, |x| and |y| below `reach_m`.

@@ -1,7 +1,7 @@
-"""A sensor's uint8 image to a network's inputs, and boxes back: on the host by OpenCV, else by torch.
+"""Convert a sensor's uint8 image to a network's inputs, and boxes back: by OpenCV on a CPU, else by torch.
 
-On a CPU the picture is resized by OpenCV and scaled into a tensor that is kept: a third of the time of the
-same steps inside a network. `perception_rt.model.device_image` does them on a GPU.
+On a CPU, OpenCV resizes the image, and a buffer is reused for the input; this takes a third of the time of
+the same steps inside a network. `perception_rt.model.device_image` does them on a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Placement:
     Attributes:
         size: (height, width) of the input, px.
         native: (height, width) of the image, px.
-        top, left, height, width: of the image within the input, px; what lies outside of it is cut off.
+        top, left, height, width: of the image within the input, px; parts outside of the input are cropped.
     """
 
     size: tuple[int, int]
@@ -61,7 +61,9 @@ class Placement:
         )
 
     def to_native(self, found: Candidates) -> Candidates:
-        """Boxes and keypoints from px of the input to px of the image, upright boxes clipped to it."""
+        """Map boxes and keypoints from px of the input to px of the image; upright boxes are clipped to the
+        image.
+        """
         height, width = self.native
         scale = found.boxes.new_tensor([width / self.width, height / self.height])
         origin = found.boxes.new_tensor([self.left, self.top])
@@ -78,10 +80,10 @@ class Placement:
 
 
 def labels_to_native(labels: Tensor, place: Placement) -> Tensor:
-    """Bring labels from the network's input to the image: (h, w) uint8 at the size of the input.
+    """Map labels from the network's input to the image: (h, w) uint8 at the size of the input.
 
     Returns:
-        (H, W) uint8; what the input does not show of the image is `UNLABELLED`.
+        (H, W) uint8; `UNLABELLED` where the input does not show the image.
     """
     rows, row_seen = _sources(place.native[0], place.height, place.top, place.size[0], labels.device)
     columns, column_seen = _sources(place.native[1], place.width, place.left, place.size[1], labels.device)
@@ -96,7 +98,9 @@ def labels_to_native(labels: Tensor, place: Placement) -> Tensor:
 def _sources(
     native: int, resized: int, start: int, size: int, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """Along an axis, the place in the input of each of `native` pixels; which are seen, None for all."""
+    """Return the position in the input of each of `native` pixels along an axis, and which are visible (None:
+    all).
+    """
     places = torch.div((2 * torch.arange(native) + 1) * resized, 2 * native, rounding_mode="floor") + start
     seen = (places >= 0) & (places < size)
     places = places.clamp(0, size - 1).to(device)
@@ -104,7 +108,7 @@ def _sources(
 
 
 def place(spec: ImageSpec, native: tuple[int, int]) -> Placement:
-    """Where an image of (height, width) `native` lies in the input that `spec` describes."""
+    """Return where an image of (height, width) `native` lies in the input of `spec`."""
     height, width = native
     rows, columns = spec.size or native
     if spec.resize == "stretch":
@@ -134,12 +138,12 @@ def place(spec: ImageSpec, native: tuple[int, int]) -> Placement:
 
 
 def _sides(shorter: int, native: tuple[int, int]) -> tuple[int, int]:
-    """The shorter and the longer side where the shorter becomes `shorter`, as torchvision's Resize rounds."""
+    """Return the shorter and the longer side after a resize to `shorter`, rounded as torchvision's Resize."""
     return shorter, int(shorter * max(native) / min(native))
 
 
 class ImagePreparer:
-    """Images to the inputs of a network; the tensors are overwritten by the next call.
+    """Converts images to the inputs of a network; the next call overwrites the tensors.
 
     Args:
         spec: how.
@@ -162,7 +166,7 @@ class ImagePreparer:
             self._on_device = DevicePreparer(spec, device)
 
     def __call__(self, image: Tensor, bgr: bool) -> tuple[dict[str, Tensor], Placement]:
-        """The inputs for one image (1, H, W, 3) uint8, and where it lies in them."""
+        """Return the inputs for one image (1, H, W, 3) uint8, and its placement in them."""
         spec = self._spec
         if spec.shorter_side is not None:
             image = _middle(image)
@@ -198,7 +202,7 @@ class ImagePreparer:
         return buffer
 
     def _buffer(self, where: Placement) -> Tensor:
-        """The kept input for images that lie there: its bars are filled, its middle is overwritten."""
+        """Return the buffer for images of a placement; its bars are already filled."""
         if where not in self._buffers:
             if len(self._buffers) >= 16:
                 self._buffers.clear()
@@ -212,7 +216,7 @@ class ImagePreparer:
 
 
 def resize(pixels: np.ndarray, width: int, height: int, method: str) -> np.ndarray:
-    """(H, W, 3) uint8 to (height, width, 3) uint8, rounded to whole grey levels."""
+    """Resize (H, W, 3) uint8 to (height, width, 3) uint8, rounded to whole grey levels."""
     if pixels.shape[:2] == (height, width):
         return pixels
     if mode := ANTIALIASED.get(method):
@@ -230,7 +234,7 @@ def resize(pixels: np.ndarray, width: int, height: int, method: str) -> np.ndarr
 
 
 def _by_axis(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """`area` where an axis shrinks, bilinear where it grows; OpenCV has its own rule for the mixture."""
+    """Resize by `area` along axes that shrink and bilinearly along axes that grow."""
     import cv2
 
     rows, columns = pixels.shape[:2]
@@ -241,7 +245,9 @@ def _by_axis(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _middle(image: Tensor) -> Tensor:
-    """(1, H, W, 3) without the ends that a crop cuts off: resized whole, a narrow strip would fill memory."""
+    """Return (1, H, W, 3) without the ends that a crop removes, as resizing a narrow strip would need much
+    memory.
+    """
     height, width = image.shape[1:3]
     excess = [max(side - MAX_ASPECT * min(height, width), 0) // 2 for side in (height, width)]
     return image[:, excess[0] : height - excess[0], excess[1] : width - excess[1]]

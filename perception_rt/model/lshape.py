@@ -1,4 +1,4 @@
-"""Oriented rectangles about clusters of points, all clusters at once; can be scripted.
+"""Fit oriented rectangles to clusters of points, all clusters at once; can be scripted.
 
 Zhang, Xu, Dong and Dolan, "Efficient L-shape fitting for vehicle detection using laser scanners", IV 2017:
 search over the angle, scored by how close the points lie to the rectangle's nearest edges.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Shapes(NamedTuple):
-    """C clusters: their rectangles in axes turned by `angle`, and what tells objects apart.
+    """The rectangles of C clusters in axes rotated by `angle`, and features to classify them.
 
     Attributes:
         angle: (C,) rad.
@@ -23,7 +23,7 @@ class Shapes(NamedTuple):
         ground: (C,) z of the ground, m.
         bottom: (C,) height of the lowest point above the ground, m.
         top: (C,) of the highest.
-        points: (C,) int64, how many.
+        points: (C,) int64, number of points.
         hollow: (C,) mean distance of the points from the nearest edge as a share of the rectangle's shorter
             side: about 0.1 for an L, 0.17 to 0.25 for a filled rectangle.
         overhead: (C,) share of the cells that have something above them.
@@ -52,7 +52,7 @@ class Shapes(NamedTuple):
 
 
 def chosen(s: Shapes, rows: Tensor) -> Shapes:
-    """The clusters that `rows`, int64 or bool, select."""
+    """Return the clusters that `rows`, int64 or bool, select."""
     return Shapes(
         s.angle[rows],
         s.along[rows],
@@ -72,7 +72,7 @@ def chosen(s: Shapes, rows: Tensor) -> Shapes:
 
 
 def extremes(value: Tensor, cluster: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Least and greatest of (M, ...) values in each of `count` clusters: (count, ...) each."""
+    """Return the least and greatest of (M, ...) values in each of `count` clusters: (count, ...) each."""
     shape = list(value.shape)
     shape[0] = count
     index = cluster.view([-1] + [1] * (value.dim() - 1)).expand_as(value)
@@ -82,14 +82,15 @@ def extremes(value: Tensor, cluster: Tensor, count: int) -> tuple[Tensor, Tensor
 
 
 def total(value: Tensor, cluster: Tensor, count: int) -> Tensor:
-    """Sum of (M, ...) values in each of `count` clusters: (count, ...)."""
+    """Return the sum of (M, ...) values in each of `count` clusters: (count, ...)."""
     shape = list(value.shape)
     shape[0] = count
     return torch.zeros(shape, device=value.device, dtype=value.dtype).index_add(0, cluster, value)
 
 
 def closeness(xy: Tensor, cluster: Tensor, count: int, steps: int) -> tuple[Tensor, Tensor]:
-    """How close each cluster's points lie to the edges of its rectangle, for each direction of its axes.
+    """Return how close each cluster's points lie to the edges of its rectangle, for each direction of its
+    axes.
 
     Args:
         xy: (M, 2) m.
@@ -114,7 +115,7 @@ def closeness(xy: Tensor, cluster: Tensor, count: int, steps: int) -> tuple[Tens
 
 
 def usual_direction(xy: Tensor, yaw: Tensor, length: Tensor, fold: int) -> Tensor:
-    """Which way the long things near each place lie.
+    """Return the usual direction of long objects near each place.
 
     Args:
         xy: (C, 2) places of things, m.
@@ -128,7 +129,7 @@ def usual_direction(xy: Tensor, yaw: Tensor, length: Tensor, fold: int) -> Tenso
     tell = (length > 2.5).nonzero()[:, 0]
     apart = (xy[:, None] - xy[tell][None]).square().sum(2)
     weight = (length[tell] / 4).square() / (1 + apart / 12.0**2).square()
-    weight = weight * (apart > 2.0**2)  # a thing says nothing about itself
+    weight = weight * (apart > 2.0**2)  # an object does not count for itself
     way = torch.stack(((fold * yaw[tell]).cos(), (fold * yaw[tell]).sin()), 1)
     return weight @ way / (weight.sum(1) + 0.3)[:, None]
 
@@ -144,7 +145,7 @@ def shapes_of(
     usual: Tensor,
     upper_m: float,
 ) -> Shapes:
-    """Measure clusters whose rectangles have these angles.
+    """Measure clusters whose rectangles have the given angles.
 
     Args:
         points: (N, 3) m.

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what the model is, what it takes, and what it must answer."""
+"""The manifest of a bundle: the model, its inputs, and its golden output."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ MAX_CELLS = 64  # of the grid over a golden label map, each way
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """An input that has objects in it, and what the model answers to it.
+    """An input with objects, and the model's output for it.
 
     Attributes:
         seed: of the generated input (`perception_rt.model.golden.golden_input`), where `file` is None.
         shape: (N, H, W, 3) of the uint8 images, (N, 4) of the float32 cloud.
-        boxes: the answer's boxes, K rows of xyxy in px or xyzlwh_yaw in m and rad, best score first.
+        boxes: the boxes of the output, K rows of xyxy in px or xyzlwh_yaw in m and rad, best score first.
         scores: K scores.
         labels: K class indices.
         box_tolerance: largest difference of a box coordinate, px, or m and rad.
         score_tolerance: largest difference of a score.
         file: the member of the archive that holds the input: PNG, or NPY of a cloud; None in format 1.
-        origin: ``noise``, which cannot show a wrong decoder, or a scene: the `golden_origin` of the task.
-        score_threshold: the input is run with it.
+        origin: ``noise``, which does not reveal a wrong decoder, or a scene: the `golden_origin` of the task.
+        score_threshold: the threshold at which the input is run.
         cells: of a label map, the rows of a grid over it, two hex digits a label
             (`perception_rt.model.golden.cells_of`); empty for other tasks.
     """
@@ -61,7 +61,7 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The network in one form. All programs of a bundle answer alike.
+    """The network in one form. All programs of a bundle have the same outputs.
 
     Attributes:
         kind: ``torchscript``, ``onnx`` or ``pt2`` (torch.export).
@@ -70,7 +70,7 @@ class Program:
         inputs: names of its inputs, the image first.
         outputs: names of its outputs, in the order in which the decoder takes them.
         precision: ``fp32``, ``fp16`` or ``int8``: of the weights.
-        any_batch: whether it takes several images at once.
+        any_batch: whether it takes batches.
     """
 
     kind: str
@@ -84,7 +84,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """From the network's outputs to boxes.
+    """How the network's outputs become boxes.
 
     Attributes:
         name: a key of `perception_rt.model.decoders.DECODERS`, or ``script``: the member ``parameters.file``
@@ -98,10 +98,10 @@ class DecoderSpec:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything about a bundle that is not code or weights.
+    """All data of a bundle except code and weights.
 
     Attributes:
-        name: what the bundle is called, e.g. ``sim_camera``.
+        name: name of the bundle, e.g. ``sim_camera``.
         version: its version, free text.
         task: a key of `perception_rt.model.task.TASKS`.
         input: how images or clouds reach the network.
@@ -114,12 +114,13 @@ class Manifest:
         provenance: where the weights come from (recipe, seed, scores, ...), JSON values.
         licence: licence of the weights, SPDX where there is one.
         programs: the network, in one or several forms; the first is the reference.
-        decoder: from outputs to boxes; None where the programs take the sensor's data and answer boxes,
-            scores and labels themselves.
+        decoder: maps outputs to boxes; None if the programs map sensor data to boxes, scores and labels
+            themselves.
         score_thresholds: by class name, lowest scores that differ from `score_threshold`.
-        classes_keep: the classes that are answered; empty for all.
+        classes_keep: the classes to return; empty for all.
         max_detections: most boxes of an image.
-        calibration: of the scores. Thresholds are of calibrated scores; the golden answer has the network's.
+        calibration: of the scores. Thresholds apply to calibrated scores; the golden output has the
+            network's.
         schema_version: of this layout.
     """
 
@@ -143,12 +144,12 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
-        """The manifest as JSON text, keys in declaration order."""
+        """Return the manifest as JSON text, keys in declaration order."""
         return json.dumps(asdict(self), indent=1)
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every member of the archive that the manifest names."""
+        """Return every archive member that the manifest names."""
         names: list[str | None] = [program.file for program in self.programs]
         names += [getattr(self.input, "encoder", None), self.golden.file]
         if self.decoder is not None and self.decoder.name == "script":
@@ -157,7 +158,9 @@ class Manifest:
 
 
 def bundle_sha256(manifest: Manifest, members: Mapping[str, bytes]) -> str:
-    """Hash a bundle: every field of the manifest but the hash itself, then each member in name order."""
+    """Return the hash of a bundle: every field of the manifest except the hash itself, then each member by
+    name.
+    """
     data = asdict(manifest)
     del data["sha256"]
     for name in ("classes_keep", "calibration"):

@@ -1,8 +1,8 @@
-"""Decoders: from a network's raw outputs to candidate boxes, a file a family.
+"""Decoders map a network's raw outputs to candidate boxes; there is one file for each family.
 
-Another package adds one under the entry point group ``perception_rt.decoders``; see
-`perception_rt.model.decoder.Decoder` for what the runtime asks of it. Where it also has ``preset`` (a
-`Preset`), ``class_count`` and ``match``, the importers use it as they use these.
+Another package can add one under the entry point group ``perception_rt.decoders``; see
+`perception_rt.model.decoder.Decoder` for its interface. If it also has ``preset`` (a
+`Preset`), ``class_count`` and ``match``, the importers recognise its networks, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Classifiers of whole images: ResNet and its kin, Ultralytics cls."""
+"""Classifiers of whole images: ResNet and similar networks, Ultralytics cls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ USUAL_CROP = 224 / 256  # of torchvision's and timm's evaluation: side of the cr
 
 
 class Classifier:
-    """(1, C) class scores: a row for each class, whose box is what the network sees of the image.
+    """Class scores (1, C): one row for each class, whose box is the part of the image that the network sees.
 
     Args:
         spec: not used.
@@ -53,7 +53,7 @@ class Classifier:
         return every_class(scores[None], box, score_threshold)
 
     def class_count(self, outputs: list[Tensor]) -> int:
-        """How many classes this output holds."""
+        """Return the number of classes of this output."""
         return outputs[0].flatten(1).shape[1]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What decoders share: how they describe themselves to the importers, and the geometry of boxes."""
+"""Shared parts of decoders: what importers need to recognise a network, and box geometry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What the authors of a family of networks use: thresholds, and how images are prepared."""
+    """Thresholds and preprocessing that the authors of a family of networks use."""
 
     resize: str
     filter: str
@@ -32,7 +32,7 @@ class Preset:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a file says of its network, and one answer of it.
+    """What is known of a network: names, metadata, and its outputs for a noise image.
 
     Attributes:
         inputs: names of the inputs.
@@ -52,11 +52,11 @@ class Signature:
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of the outputs."""
+        """Shapes of the outputs."""
         return [tuple(output.shape) for output in self.outputs]
 
     def of(self, name: str) -> Tensor:
-        """The output of that name."""
+        """Return the output of that name."""
         return self.outputs[self.names.index(name)]
 
 
@@ -66,9 +66,9 @@ class Match(NamedTuple):
     Attributes:
         by: ``metadata``, ``names``, ``shapes`` or ``rest`` (where no other decoder fits), the strongest
             first; ``given``: only where the user names the decoder.
-        why: half a sentence for the user.
+        why: the reason, for the user.
         parameters: of the decoder.
-        outputs: names of the outputs that it takes, in its order.
+        outputs: names of the outputs that the decoder takes, in its order.
         preset: where it differs from the decoder's own.
     """
 
@@ -80,13 +80,13 @@ class Match(NamedTuple):
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre x, centre y, width, height -> left, top, right, bottom."""
+    """Convert (..., 4) centre x, centre y, width, height to left, top, right, bottom."""
     centre, half = boxes[..., :2], boxes[..., 2:4] / 2
     return torch.cat([centre - half, centre + half], -1)
 
 
 def above(scores: Tensor, labels: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows whose score is at least `threshold`, their scores and labels."""
+    """Return the rows whose score is at least `threshold`, their scores and labels."""
     rows = torch.nonzero(scores >= threshold).squeeze(1)
     return rows, scores[rows], labels[rows]
 
@@ -94,7 +94,7 @@ def above(scores: Tensor, labels: Tensor, threshold: float) -> tuple[Tensor, Ten
 def best_class(
     classes: Tensor, threshold: float, boxes_of: Callable[[Tensor], Tensor], factor: Tensor | None = None
 ) -> Candidates:
-    """One candidate for each row of class scores (A, C), where the best reaches the threshold.
+    """Return a candidate for each row of class scores (A, C) whose best one reaches the threshold.
 
     Args:
         classes: (A, C) scores.
@@ -109,18 +109,20 @@ def best_class(
 
 
 def every_class(classes: Tensor, boxes: Tensor, threshold: float) -> Candidates:
-    """A candidate for each class of a row (A, C) that reaches the threshold: a query may name several."""
+    """Return a candidate for each class of a row (A, C) that reaches the threshold."""
     rows, labels = torch.nonzero(classes >= threshold).unbind(1)
     return Candidates(boxes[rows], classes[rows, labels], labels, {})
 
 
 def cell_count(size: tuple[int, int], strides: Sequence[int]) -> int:
-    """How many cells the levels have together."""
+    """Return the number of cells of all levels."""
     return sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in strides)
 
 
 def cells(size: tuple[int, int], strides: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Column and row (A, 2) of every cell, level by level, and the stride (A, 1) of its level, float32."""
+    """Return column and row (A, 2) of every cell, level by level, and the stride (A, 1) of its level,
+    float32.
+    """
     grids, steps = [], []
     for stride in strides:
         rows, columns = -(-size[0] // stride), -(-size[1] // stride)
@@ -131,17 +133,17 @@ def cells(size: tuple[int, int], strides: Sequence[int], device: torch.device) -
 
 
 def scaled(boxes: Tensor, input_size: tuple[int, int]) -> Tensor:
-    """xyxy as fractions of the input -> px."""
+    """Convert xyxy from fractions of the input to px."""
     height, width = input_size
     return boxes * boxes.new_tensor([width, height, width, height])
 
 
 def are_scores(values: Tensor) -> bool:
-    """Whether all values lie in [0, 1], as scores after a sigmoid or softmax do."""
+    """Return whether all values lie in [0, 1], as scores after a sigmoid or softmax do."""
     return bool(values.numel()) and bool(((values >= -1e-3) & (values <= 1 + 1e-3)).all())
 
 
 def fits(condition: bool, what: str) -> None:
-    """Raise ValueError where outputs do not have a decoder's layout."""
+    """Raise ValueError if outputs do not have a decoder's layout."""
     if not condition:
         raise ValueError(what)

@@ -61,7 +61,7 @@ class Detr:
 def query_outputs(
     network: Signature, logits: tuple[str, ...], boxes: tuple[str, ...]
 ) -> tuple[str, str] | None:
-    """The names of the outputs that hold logits (1, Q, S) and boxes (1, Q, 4); None where there are none."""
+    """Return the names of the outputs with logits (1, Q, S) and boxes (1, Q, 4); None if there are none."""
     first = [name for name in network.names if name in logits]
     second = [name for name in network.names if name in boxes]
     if len(first) != 1 or len(second) != 1:

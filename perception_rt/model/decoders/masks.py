@@ -1,4 +1,4 @@
-"""Networks that tell the mask of every object: YOLOv8-seg and later, YOLOv5-seg.
+"""Instance segmentation networks: YOLOv8-seg and later, YOLOv5-seg.
 
 A mask is a sum of prototypes, which one output holds, weighted by the coefficients behind each box (YOLACT,
 Bolya et al., 2019). It is positive inside of the object, and is cut to the box.
@@ -24,7 +24,7 @@ COEFFICIENTS = "coefficients"
 
 
 class PrototypeMasks:
-    """What the two families share: outputs are the boxes and (1, M, h, w) prototypes."""
+    """Common code of the two families, whose outputs are boxes and (1, M, h, w) prototypes."""
 
     has_boxes = True
     task = SEGMENT.name
@@ -32,7 +32,7 @@ class PrototypeMasks:
     def label_map(
         self, outputs: list[Tensor], found: Candidates, place: Placement, least: np.ndarray
     ) -> Tensor:
-        """Paint the masks, the surest on top; see `perception_rt.model.segmenter.SegmentDecoder`."""
+        """Paint the masks, the best score on top; see `perception_rt.model.segmenter.SegmentDecoder`."""
         fits(len(outputs) == 2 and outputs[1].ndim == 4, "masks take boxes and (1, M, h, w) prototypes")
         prototypes, coefficients = outputs[1][0].float(), found.extras[COEFFICIENTS].float()
         fits(
@@ -127,17 +127,17 @@ class YoloV5Seg(PrototypeMasks, YoloV5):
 
 
 def _sampled(mask: Tensor, place: Placement, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-    """Values of (h, w) over the network's input at pixels of the image, by bilinear interpolation."""
+    """Return values of (h, w) over the network's input at pixels of the image, by bilinear interpolation."""
     vertical = _weights(rows, place.native[0], place.height, place.top, place.size[0], mask.shape[0])
     horizontal = _weights(columns, place.native[1], place.width, place.left, place.size[1], mask.shape[1])
     return vertical.to(mask.device) @ mask @ horizontal.to(mask.device).T
 
 
 def _weights(span: tuple[int, int], native: int, resized: int, start: int, size: int, cells: int) -> Tensor:
-    """(P, cells): what each cell along an axis gives to each pixel of `span`, which has two neighbours."""
+    """Return (P, cells) the weights of the two neighbouring cells along an axis for each pixel of `span`."""
     pixels = torch.arange(*span, dtype=torch.float64)
     at = ((pixels + 0.5) * resized / native + start) * cells / size - 0.5
-    # As at the border of the picture: what lies in the letterbox bars has no part in it.
+    # Replicate the border of the picture; cells in the letterbox bars must not contribute.
     first, last = start * cells // size, -(-(start + resized) * cells // size) - 1
     at = at.clamp(max(first, 0), min(last, cells - 1))
     low = at.floor().clamp(max=cells - 1).long()

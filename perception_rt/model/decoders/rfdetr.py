@@ -48,7 +48,7 @@ class RfDetr:
         return every_class(scores, scaled(cxcywh_to_xyxy(boxes), input_size), score_threshold)
 
     def class_count(self, outputs: list[Tensor]) -> int:
-        """How many slots count."""
+        """Return the number of slots that count."""
         return outputs[1].shape[-1] if self._classes is None else self._classes
 
     @staticmethod

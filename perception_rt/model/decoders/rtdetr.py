@@ -1,4 +1,4 @@
-"""RT-DETR, D-FINE, DEIM and DEIMv2: labels, boxes and scores, ready."""
+"""RT-DETR, D-FINE, DEIM and DEIMv2: labels, boxes and scores without further decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that tell the class of every pixel: FCN, DeepLab, SegFormer, BiSeNet, drivable area."""
+"""Semantic segmentation networks: FCN, DeepLab, SegFormer, BiSeNet, drivable area."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ LARGEST_STRIDE = 8  # of a grid that is finer than a detector's
 class Semantic:
     """(1, C, h, w) class scores, or (1, h, w) labels, of a grid over the network's input.
 
-    Scores are interpolated to the size of the input before the best class is taken. Of one channel alone,
-    a pixel shows the class where its score is at least 0.5.
+    Scores are interpolated to the size of the input before the best class is taken. With a single channel, a
+    pixel has the class if its score is at least 0.5.
 
     Args:
         spec: not used.
@@ -59,7 +59,7 @@ class Semantic:
     def __call__(
         self, outputs: list[Tensor], input_size: tuple[int, int], score_threshold: float
     ) -> Candidates:
-        """No objects; the outputs are checked."""
+        """Check the outputs; there are no boxes."""
         values = self._values(outputs)
         return Candidates(
             torch.zeros((0, 4), device=values.device),
@@ -71,7 +71,7 @@ class Semantic:
     def label_map(
         self, outputs: list[Tensor], found: Candidates, place: Placement, least: np.ndarray
     ) -> Tensor:
-        """The best class of every pixel; see `perception_rt.model.segmenter.SegmentDecoder`."""
+        """Return the best class of every pixel; see `perception_rt.model.segmenter.SegmentDecoder`."""
         values = self._values(outputs)
         if self._form == "labels":
             return labels_to_native(self._given_labels(values, place, least), place)
@@ -87,7 +87,7 @@ class Semantic:
         return labels_to_native(labels, place)
 
     def _best(self, values: Tensor, scored: bool) -> tuple[Tensor, Tensor | None]:
-        """Label and score of each pixel of (C, h, w); the scores only where they are wanted."""
+        """Return label and score of each pixel of (C, h, w); the scores only if `scored`."""
         if len(values) == 1:
             score = values[0] if self._form == "scores" else values[0].sigmoid()
             fits(bool(torch.isfinite(score).all()), "the scores hold NaN or infinity")
@@ -100,7 +100,7 @@ class Semantic:
         return labels.to(torch.uint8), scores
 
     def _values(self, outputs: list[Tensor]) -> Tensor:
-        """(C, h, w) float32 scores, or (h, w) labels."""
+        """Return (C, h, w) float32 scores, or (h, w) labels."""
         fits(len(outputs) == 1, "semantic takes one output: give --output")
         values = outputs[0]
         if self._form == "labels":
@@ -114,7 +114,7 @@ class Semantic:
         return (values[0].permute(2, 0, 1) if self._last else values[0]).float()
 
     def _given_labels(self, values: Tensor, place: Placement, least: np.ndarray) -> Tensor:
-        """Labels of the network at the size of its input, uint8."""
+        """Return the network's labels at the size of its input, uint8."""
         values = values.to(torch.int64)
         values = torch.where((values < 0) | (values >= UNLABELLED), UNLABELLED, values)
         known = values[values != UNLABELLED]
@@ -156,14 +156,14 @@ class Semantic:
 
 
 def _enlarged(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """(C, h, w) at a size."""
+    """Resize (C, h, w) to a size."""
     if values.shape[1:] == size:
         return values
     return F.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def _best_channels(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """The best channel of each pixel, uint8, one channel at a time: half the time of all at once on a CPU."""
+    """Return the best channel of each pixel, uint8; one channel at a time takes half the time on a CPU."""
     best = _enlarged(values[:1], size)[0].clone()
     labels = torch.zeros(size, dtype=torch.uint8)
     for channel in range(1, len(values)):
@@ -177,7 +177,7 @@ def _best_channels(values: Tensor, size: tuple[int, int]) -> Tensor:
 def _layout(
     output: Tensor, input_size: tuple[int, int], classes: int | None
 ) -> tuple[str, dict[str, Any]] | None:
-    """What an output says of each pixel, and the parameters of the decoder; None where it is no image."""
+    """Return what an output says of each pixel and the decoder's parameters; None if it is no image."""
     if output.ndim not in (3, 4) or len(output) != 1 or not output.numel():
         return None
     sides = tuple(side for side in output.shape[1:] if side != 1)
@@ -198,20 +198,20 @@ def _layout(
 
 
 def _form(values: Tensor) -> str:
-    """What (C, h, w) values are."""
+    """Return the form of (C, h, w) values."""
     whole = len(values) == 1 or bool(((values.sum(0) - 1).abs() < 1e-2).all())
     return "scores" if are_scores(values) and whole else "logits"
 
 
 def _are_labels(plane: Tensor, classes: int | None) -> bool:
-    """Whether a single plane holds labels; floats of 0 and 1 are scores where there is one class."""
+    """Return whether a plane contains labels; floats of 0 and 1 are scores if there is one class."""
     if not plane.is_floating_point():
         return True
     return bool((plane == plane.round()).all()) and not (are_scores(plane) and classes in (None, 1))
 
 
 def _is_grid(sides: tuple[int, ...], input_size: tuple[int, int]) -> bool:
-    """Whether an output of (h, w) lies over the network's input."""
+    """Return whether an output of (h, w) covers the network's input."""
     if len(sides) != 2 or min(sides) < MIN_CELLS:
         return False
     strides = input_size[0] / sides[0], input_size[1] / sides[1]

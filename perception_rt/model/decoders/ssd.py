@@ -1,4 +1,4 @@
-"""SSD and what answers like it: boxes, scores and labels as outputs of their own."""
+"""SSD and networks with the same outputs: boxes, scores and labels."""
 
 from __future__ import annotations
 

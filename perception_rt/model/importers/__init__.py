@@ -1,6 +1,6 @@
-"""Importers: from what training tools write to bundles, a file a source.
+"""Importers convert the files of training tools to bundles; there is one file for each source.
 
-Another package adds one under the entry point group ``perception_rt.importers``: a function
+Another package can add one under the entry point group ``perception_rt.importers``: a function
 ``(path: Path, options: dict[str, str]) -> Imported``, run by ``perception-rt bundle export NAME FILE``.
 """
 
@@ -39,11 +39,11 @@ def __getattr__(name: str) -> Any:
 
 
 def other_importers() -> dict[str, Any]:
-    """The entry points of other packages, by name, not loaded yet."""
+    """Return the entry points of other packages by name, without loading them."""
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
 def run_other(name: str, path: Path, options: dict[str, str]) -> Imported:
-    """Import a file by another package's importer."""
+    """Import a file with the importer of another package."""
     function: Callable[[Path, dict[str, str]], Imported] = other_importers()[name].load()
     return function(path, options)

@@ -1,4 +1,4 @@
-"""Which decoder fits a network: by its metadata first, then by names, by shapes where nothing else fits."""
+"""Choose the decoder for a network: by its metadata first, then by names, then by shapes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ STRENGTHS = ("metadata", "names", "shapes", "rest")
 
 
 def decoder_names() -> list[str]:
-    """Every decoder that can be given, without the aliases."""
+    """Return the names of all decoders without the aliases."""
     return sorted(known_decoders())
 
 
 def find_decoder(name: str) -> tuple[str, type[Any]]:
-    """The decoder of that name or alias.
+    """Return the decoder with this name or alias.
 
     Raises:
-        BundleError: there is none.
+        BundleError: there is no such decoder.
     """
     name = ALIASES.get(name, name)
     kinds = known_decoders()
@@ -41,26 +41,26 @@ def find_decoder(name: str) -> tuple[str, type[Any]]:
 
 
 def task_of(decoder: str) -> str:
-    """Task of the bundles with this decoder."""
+    """Return the task of bundles with this decoder."""
     return str(getattr(known_decoders()[decoder], "task", DETECT2D.name))
 
 
 def choose_decoder(network: Signature, wanted: str = "auto") -> tuple[str, Match]:
-    """The decoder for a network, and why.
+    """Return the decoder for a network, and the reason.
 
     Args:
-        network: what is known of it.
+        network: its names, metadata and outputs.
         wanted: ``auto``, or a name that the user gave.
 
     Raises:
-        BundleError: none fits, several do, or the wanted one does not.
+        BundleError: no decoder fits, several fit, or the given one does not fit.
     """
     if wanted != "auto":
         name, kind = find_decoder(wanted)
         match = _match(kind, network)
         others = {} if match else {n: _match(other, network) for n, other in known_decoders().items()}
         fitting = [n for n, other in others.items() if other]
-        # What a file says of itself counts more than what can be read into its shapes.
+        # Metadata and names count more than a guess by shapes.
         if match is None and not any(
             other and other.by in ("metadata", "names") for other in others.values()
         ):
@@ -84,7 +84,7 @@ def choose_decoder(network: Signature, wanted: str = "auto") -> tuple[str, Match
 
 
 def outputs_text(network: Signature) -> str:
-    """Names and shapes of the outputs, eight at most."""
+    """Return names and shapes of the outputs, eight at most."""
     pairs = list(zip(network.names, network.shapes, strict=True))
     more = f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
     return ", ".join(f"{name} {shape}" for name, shape in pairs[:8]) + more
@@ -101,7 +101,7 @@ def _match(kind: type[Any], network: Signature) -> Match | None:
 
 
 def _forced(kind: type[Any], network: Signature) -> Match | None:
-    """What the user says, where the file says nothing else: parameters that can decode the outputs."""
+    """Return parameters with which the user's decoder can decode the outputs, if the file gives none."""
     parameters, names = _guess(kind, network)
     outputs = [network.of(name) for name in names]
     try:
@@ -116,7 +116,7 @@ def _forced(kind: type[Any], network: Signature) -> Match | None:
 
 
 def _guess(kind: type[Any], network: Signature) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Parameters of a decoder and the outputs that it takes, by their shapes alone."""
+    """Guess the parameters of a decoder and the outputs that it takes from their shapes."""
     if kind in (Detr, RfDetr):
         boxes = [n for n, shape in zip(network.names, network.shapes, strict=True) if shape[-1:] == (4,)]
         named = [n for n in boxes if "box" in n.lower() or "dets" in n.lower()]

@@ -1,4 +1,4 @@
-"""The detector of clouds that needs no training."""
+"""The lidar detector that needs no training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from perception_rt.model.task import DETECT3D
 
 
 def import_bev_cluster(parameters: Mapping[str, float], scores: Mapping[str, float]) -> Imported:
-    """Make the detector of clouds that needs no training.
+    """Make the lidar detector that needs no training.
 
     Args:
         parameters: of `BevCluster`, by name; those not given keep their defaults.
-        scores: what it reached with them, for the manifest.
+        scores: scores with these parameters, for the manifest.
 
     Raises:
         ConfigError: a parameter is out of its bounds.

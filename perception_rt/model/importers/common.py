@@ -1,4 +1,4 @@
-"""What every importer hands over, and class names from files."""
+"""The result of every importer, and class names from files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _COCO_GAPS = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # of COCO's 91 ids, th
 
 @dataclass(slots=True)
 class Imported:
-    """A network that became a detector or a classifier, and what its bundle needs.
+    """An imported network with everything that its bundle needs.
 
     Attributes:
         classes: class names, by label.
@@ -51,12 +51,12 @@ class Imported:
         provenance: where the weights come from, JSON values.
         score_threshold: default lowest score.
         nms_threshold: default IoU of NMS.
-        programs: the network, in one or several forms; empty where `module` is all.
-        decoder: from the outputs of the programs to boxes.
-        module: takes the sensor's data and answers boxes, as `perception_rt.model.bundle.save` says.
-        reference: what the source's own runtime answers: (H, W, 3) uint8 RGB, lowest score -> boxes, scores,
+        programs: the network, in one or several forms; empty if `module` is given.
+        decoder: maps the outputs of the programs to boxes.
+        module: maps sensor data to boxes; see `perception_rt.model.bundle.save`.
+        reference: the source's own runtime: maps (H, W, 3) uint8 RGB and lowest score to boxes, scores,
             labels, best score first.
-        notes: lines that the user should read.
+        notes: messages for the user.
         task: a key of `perception_rt.model.task.TASKS`.
     """
 
@@ -74,42 +74,42 @@ class Imported:
 
 
 def coco91() -> tuple[str, ...]:
-    """COCO's names by their 91 ids; ids that stand for nothing are ``N/A 12`` and the like."""
+    """Return COCO's names by their 91 ids; unused ids are ``N/A 12`` and so on."""
     names = iter(COCO80)
     return tuple(f"N/A {i}" if i in _COCO_GAPS else next(names) for i in range(91))
 
 
 def imagenet1k() -> tuple[str, ...]:
-    """ImageNet's 1000 names in the order of all published classifiers."""
+    """Return the 1000 class names of ImageNet in the usual order."""
     from torchvision.models import ResNet18_Weights  # 1.7 s, and only export needs it
 
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def noise(shape: tuple[int, ...]) -> np.ndarray:
-    """The same float32 values in [0, 1) on every call."""
+    """Return the same float32 values in [0, 1) on every call."""
     return np.random.default_rng(0).random(shape, np.float32)
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, 64 hex digits."""
+    """Return the SHA-256 of a file, 64 hex digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that is not empty."""
+    """Return the first line of an error's text that is not empty."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)[:300]
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Class names from a text (one a line), YAML or JSON file.
+    """Read class names from a text file (one per line), YAML or JSON.
 
-    YAML and JSON hold a list, an object of index to name, or either under ``names`` (as a data set of
+    YAML and JSON contain a list, an object of index to name, or either under ``names`` (as a data set of
     Ultralytics), ``classes`` or ``id2label`` (as a model of Hugging Face), or ``categories`` (as COCO).
 
     Raises:
-        BundleError: no file, no names, an index that is missing.
+        BundleError: there is no file, no names, or a missing index.
     """
     try:
         if path.stat().st_size > MAX_NAMES_FILE:
@@ -136,10 +136,10 @@ def _parsed(text: str, path: Path) -> Any:
 
 
 def named_list(value: Any, what: str) -> list[str]:
-    """Class names in order of their index, from a list, an object, or an object that holds one.
+    """Return class names in order of their index, from a list, an object, or an object with a list.
 
     Raises:
-        BundleError: `what` holds none, or leaves out an index.
+        BundleError: `what` has none, or an index is missing.
     """
     if isinstance(value, Mapping):
         for key in ("names", "classes", "id2label", "categories"):
@@ -181,17 +181,17 @@ def class_names(
     notes: list[str],
     task: str = DETECT2D.name,
 ) -> tuple[str, ...]:
-    """The names of a network's classes.
+    """Return the class names of a network.
 
     Args:
         given: by the user.
         own: of the file.
-        count: how many the network has; None where its outputs do not tell.
-        notes: gets a line where COCO's names are taken, or, of a classifier, ImageNet's.
+        count: number of classes of the network; None if its outputs do not show it.
+        notes: gets a line if the names of COCO, or of ImageNet for a classifier, are used.
         task: of the network.
 
     Raises:
-        BundleError: their number is not the network's, or there are none.
+        BundleError: their number differs from the network's, or there are none.
     """
     names = given if given is not None else own
     if names is not None:

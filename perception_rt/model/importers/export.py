@@ -1,4 +1,4 @@
-"""Write what was imported as a bundle, held to the answer of the source's own runtime."""
+"""Write an imported network as a bundle and compare it with the source's own runtime."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SHOWN = 12  # rows of the two lists
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an export found out.
+    """The result of an export.
 
     Attributes:
         manifest: of the bundle that was written.
         lines: the two lists of detections, side by side.
-        warnings: what the user should look at.
+        warnings: messages that the user should check.
     """
 
     manifest: Manifest
@@ -49,7 +49,7 @@ def save_checked(
     score_thresholds: Mapping[str, float] | None = None,
     classes_keep: Sequence[str] = (),
 ) -> Report:
-    """Write a bundle whose answer to a picture is that of the source's own runtime; else write nothing.
+    """Write a bundle if its output for a picture equals that of the source's own runtime.
 
     Args:
         path: the file to write.
@@ -63,7 +63,7 @@ def save_checked(
         classes_keep: class names that are kept; empty for all.
 
     Raises:
-        BundleError: the answers differ, or as `perception_rt.model.bundle.save`.
+        BundleError: the outputs differ, or as `perception_rt.model.bundle.save`.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -87,7 +87,7 @@ def save_checked(
     if picture is not None and imported.reference is not None:
         source = imported.reference(picture, imported.score_threshold)
     golden = cloud if picture is None or source is None or not finds_something(source) else picture[None]
-    scratch = path.with_name(f".{path.name}.unchecked")  # appears under its name only when all is well
+    scratch = path.with_name(f".{path.name}.unchecked")  # renamed only after all checks have passed
     try:
         if imported.module is not None:
             manifest = bundle.save(scratch, imported.module, golden=golden, **fields)
@@ -114,7 +114,7 @@ def save_checked(
 def _compare(
     path: Path, imported: Imported, picture: np.ndarray | None, source: Outputs | None
 ) -> tuple[list[str], list[str]]:
-    """Both lists, and warnings; BundleError where they differ."""
+    """Return both lists and warnings; BundleError if they differ."""
     if picture is None or source is None:
         return [], []
     runtime = Runtime.open(path, "cpu", engine=_first_engine(imported))
@@ -149,7 +149,7 @@ def _first_engine(imported: Imported) -> str:
 
 
 def _difference(imported: Imported, picture: np.ndarray, source: Outputs, mine: Outputs) -> str | None:
-    """What differs, both ways; None where the answers agree."""
+    """Return the difference in both directions; None if the outputs agree."""
     precision = imported.programs[0].precision if imported.programs else "fp32"
     task = find_task(imported.task)
     for one, other, whose in ((source, mine, "the source"), (mine, source, "the bundle")):
@@ -164,14 +164,14 @@ def _difference(imported: Imported, picture: np.ndarray, source: Outputs, mine: 
 
 
 def _outside(boxes: np.ndarray, size: tuple[int, int]) -> int:
-    """How many boxes have nothing of them within the image."""
+    """Return the number of boxes that lie outside of the image."""
     height, width = size
     sides = np.minimum(boxes[:, 2:], [width, height]) - np.maximum(boxes[:, :2], 0)
     return int((sides <= 0).any(1).sum())
 
 
 def side_by_side(source: Outputs, mine: Outputs, classes: Sequence[str]) -> list[str]:
-    """Lines of both lists, best score first; of pixels the classes, those that cover most first."""
+    """Return lines of both lists, best score first; for label maps the classes, largest area first."""
     if len(source) > 4 and not len(source[1]) and not len(mine[1]):
         return _shares_side_by_side(source[4], mine[4], classes)
     rows = max(len(source[1]), len(mine[1]))
@@ -195,7 +195,7 @@ def _row(found: Outputs, row: int, classes: Sequence[str]) -> str:
 
 
 def _shares_side_by_side(source: np.ndarray, mine: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Of (1, H, W) labels, the part of the picture that each class covers."""
+    """Return the share of (1, H, W) labels that each class covers."""
     theirs, ours = (Segmentation(labels[0]).shares() for labels in (source, mine))
     lines = [f"{'class':18} source  bundle"]
     for label in [*theirs, *(label for label in ours if label not in theirs)][:SHOWN]:

@@ -1,4 +1,4 @@
-"""What the importers of lidar networks share: configurations that name what is wrong, grid, backbone."""
+"""Shared code of the importers of lidar networks: checked settings, grid, backbone."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ MAX_CONFIG = 1 << 20  # bytes of a file
 
 
 class Setting:
-    """A value of the configuration that knows where it stands, so that an error can name it."""
+    """A value of the configuration with its path, so that errors can name it."""
 
     def __init__(self, value: Any, where: str, inner: bool = True) -> None:
         self.value, self.where, self.inner = value, where, inner
 
     def refusal(self, must: str) -> BundleError:
-        """The error that says what it must be."""
+        """Return the error that states the requirement."""
         return BundleError(f"{self.where}={str(self.value)[:80]}: must be {must}")
 
     def at(self, key: str) -> str:
-        """Where `key` stands."""
+        """Return the path of `key`."""
         return f"{self.where}{'.' if self.inner else ': '}{key}"
 
     def has(self, key: str) -> bool:
-        """Whether it is an object with `key`."""
+        """Return whether it is an object with `key`."""
         return isinstance(self.value, Mapping) and self.value.get(key) is not None
 
     def get(self, *keys: str) -> Setting:
-        """What stands under `keys`, one in the other."""
+        """Return the value under nested `keys`."""
         node = self
         for key in keys:
             if not node.has(key):
@@ -44,35 +44,35 @@ class Setting:
         return node
 
     def maybe(self, key: str, default: Any) -> Setting:
-        """What stands under `key`, else `default`."""
+        """Return the value under `key`, or `default`."""
         return self.get(key) if self.has(key) else Setting(default, self.at(key))
 
     def one_of(self, *values: Any) -> None:
-        """Refuse anything else."""
+        """Return the value if it is one of several."""
         if not any(self.value == value and type(self.value) is type(value) for value in values):
             raise self.refusal(" or ".join(str(value) for value in values))
 
     def number(self, least: float, most: float) -> float:
-        """A finite number in bounds."""
+        """Return a finite number in bounds."""
         value = self.value
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             raise self.refusal(f"a number from {least:g} to {most:g}")
         return float(value)
 
     def integer(self, least: int, most: int) -> int:
-        """A whole number in bounds."""
+        """Return an integer in bounds."""
         if isinstance(self.value, bool) or not isinstance(self.value, int) or not least <= self.value <= most:
             raise self.refusal(f"a whole number from {least} to {most}")
         return self.value
 
     def flag(self) -> bool:
-        """True or false."""
+        """Return a boolean."""
         if not isinstance(self.value, bool):
             raise self.refusal("true or false")
         return self.value
 
     def sequence(self, count: int | None = None) -> list[Any]:
-        """A list of at most 100 values, or of `count`."""
+        """Return a list of at most 100 values, or of exactly `count`."""
         if (
             not isinstance(self.value, list | tuple)
             or len(self.value) > 100
@@ -82,22 +82,22 @@ class Setting:
         return list(self.value)
 
     def items(self, count: int | None = None) -> list[Setting]:
-        """Of a list."""
+        """Return the values of a list as settings."""
         return [Setting(value, f"{self.where}[{i}]") for i, value in enumerate(self.sequence(count))]
 
     def numbers(self, least: float, most: float, count: int | None = None) -> list[float]:
-        """A list of numbers in bounds."""
+        """Return a list of numbers in bounds."""
         return [item.number(least, most) for item in self.items(count)]
 
     def integers(self, least: int, most: int, count: int | None = None) -> list[int]:
-        """A list of whole numbers in bounds."""
+        """Return a list of integers in bounds."""
         return [item.integer(least, most) for item in self.items(count)]
 
 
 def pillar_grid(
     area: list[float], sizes: Setting, max_points: int, max_pillars: int, dynamic: bool = False
 ) -> PillarGrid:
-    """The grid of pillars.
+    """Return the grid of pillars.
 
     Args:
         area: least x y z, greatest x y z, m.
@@ -105,7 +105,7 @@ def pillar_grid(
         max_points, max_pillars, dynamic: as of `PillarGrid`.
 
     Raises:
-        BundleError: it has several layers, no pillars, or too many.
+        BundleError: the grid has several layers, no pillars, or too many.
     """
     size = sizes.numbers(0.01, 1000, 3)
     counts = [round((area[3 + i] - area[i]) / size[i]) for i in range(3)]
@@ -134,7 +134,7 @@ def bev_backbone(
     conv_at_one: bool,
     eps: tuple[float, float],
 ) -> tuple[BevBackbone, tuple[int, int]]:
-    """The backbone, and rows and columns of what it answers.
+    """Return the backbone, and rows and columns of its output.
 
     Args:
         inputs: channels of the map of pillars.
@@ -144,7 +144,7 @@ def bev_backbone(
         conv_at_one, eps: as of `BevBackbone`.
 
     Raises:
-        BundleError: the levels do not become one size.
+        BundleError: the upsampled levels differ in size.
     """
     layers = levels[0].integers(0, 100)
     count = len(layers)
@@ -173,7 +173,7 @@ def bev_backbone(
 
 
 def check_size(values: int, where: Setting) -> None:
-    """Refuse a network or a map of more than `MAX_VALUES`.
+    """Raise BundleError for a network or a map of more than `MAX_VALUES`.
 
     Raises:
         BundleError: naming `where`.
@@ -183,10 +183,10 @@ def check_size(values: int, where: Setting) -> None:
 
 
 def check_stride(stride: Setting, grid: PillarGrid, cells: tuple[int, int]) -> int:
-    """How many pillars a cell of the head is wide.
+    """Return the width of a cell of the head in pillars.
 
     Raises:
-        BundleError: the backbone answers another number of cells.
+        BundleError: the backbone returns another number of cells.
     """
     value = stride.integer(1, 256)
     if (grid.rows // value, grid.columns // value) != cells:
@@ -198,5 +198,5 @@ def check_stride(stride: Setting, grid: PillarGrid, cells: tuple[int, int]) -> i
 
 
 def intensity_of(dataset: Setting) -> str:
-    """How the intensities of a training tool's data set are scaled, as of `CloudSpec`."""
+    """Return how the intensities of a training tool's data set are scaled, as in `CloudSpec`."""
     return "byte" if any(name in str(dataset.value) for name in ("NuScenes", "Lyft")) else "unit"

@@ -1,6 +1,6 @@
 """mmdetection3d's PointPillars and CenterPoint checkpoints with pillars, without mmcv.
 
-The configuration says what to build, the weights fill it.
+The configuration defines the network, the checkpoint has its weights.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def import_mmdet3d(
         classes: names instead of those in the files.
         intensity: of the clouds that it was trained on, one of `perception_rt.model.specs.INTENSITIES`; None
             for that of the configuration's data set.
-        version: of mmdetection3d, where the files do not tell: 1.0 changed what the numbers of a box mean.
+        version: of mmdetection3d, if the files do not give it; 1.0 changed the meaning of box parameters.
         score_threshold: lowest score kept; None for the configuration's.
         nms_threshold: IoU of NMS; None for the configuration's.
 
     Raises:
-        BundleError: a file cannot be read, the configuration asks for another network or holds code, or the
-            weights do not fit.
+        BundleError: a file cannot be read, the configuration describes another network or contains code, or
+            the weights do not fit.
     """
     loaded = load_checkpoint(checkpoint)
     meta = loaded.get("meta") if isinstance(loaded, Mapping) else None
@@ -137,7 +137,7 @@ def import_mmdet3d(
 
 
 def _configuration(config: Path | None, meta: Mapping[str, Any], checkpoint: Path) -> tuple[Setting, str]:
-    """The configuration and where it comes from."""
+    """Return the configuration and its source."""
     if config is not None:
         source = f"{config.name} sha256 {sha256_of(config)}" if config.is_file() else config.name
         return Setting(read_config(config), str(config), inner=False), source
@@ -161,7 +161,7 @@ class _Parts:
         return self.model.get(self.prefix + name, *keys)
 
     def name_of(self, own: str) -> str:
-        """From a parameter of `PointPillars` to its name in the checkpoint."""
+        """Return the name in the checkpoint of a parameter of `PointPillars`."""
         part, _, rest = own.partition(".")
         keys = rest.split(".")
         if part == "vfe":
@@ -184,7 +184,7 @@ class _Parts:
 
 
 def _is_of(key: str, unused: Sequence[str]) -> bool:
-    """Whether a weight belongs to a branch that is left out."""
+    """Return whether a weight belongs to an unused branch."""
     found = re.search(r"bbox_head\.task_heads\.\d+\.(\w+)\.", key)
     return found is not None and found[1] in unused
 
@@ -196,7 +196,7 @@ def _check_kinds(parts: _Parts) -> None:
 
 
 def _turned(version: str | None, meta: Mapping[str, Any], model: Setting, notes: list[str]) -> bool:
-    """Whether boxes are those of mmdetection3d below 1.0; says so."""
+    """Return whether boxes are those of mmdetection3d below 1.0, with a note."""
     own = meta.get("mmdet3d_version")
     if version is not None:
         said, number = "option", version
@@ -244,7 +244,7 @@ def _grid(parts: _Parts, model: Setting) -> PillarGrid:
 
 
 def _pipeline(top: Setting) -> list[Setting]:
-    """The steps that load a cloud for a test; empty where the configuration has none."""
+    """Return the steps that load a cloud for a test; empty if the configuration has none."""
     for keys in (
         ("test_pipeline",),
         ("test_dataloader", "dataset", "pipeline"),
@@ -259,7 +259,7 @@ def _pipeline(top: Setting) -> list[Setting]:
 
 
 def _points(top: Setting, inputs: Setting, notes: list[str]) -> tuple[list[int], int]:
-    """Columns of a point, and of how many sweeps a cloud consists."""
+    """Return the columns of a point, and the number of sweeps of a cloud."""
     loaders = {step.get("type").value: step for step in _pipeline(top) if step.has("type")}
     sweeps, single = loaders.get("LoadPointsFromMultiSweeps"), loaders.get("LoadPointsFromFile")
     width = inputs.integer(3, 64)
@@ -284,7 +284,7 @@ def _points(top: Setting, inputs: Setting, notes: list[str]) -> tuple[list[int],
 
 
 def _eps(node: Setting, eps: float = 1e-5) -> float:
-    """Of the batch normalisation under ``norm_cfg``; `eps` where the configuration has none."""
+    """Return epsilon of the batch normalisation under ``norm_cfg``, or the default."""
     if not node.has("norm_cfg"):
         return eps
     norm = node.get("norm_cfg")
@@ -354,13 +354,13 @@ def _backbone(parts: _Parts, inputs: int, grid: PillarGrid) -> tuple[Any, tuple[
 
 
 def _tests(top: Setting, model: Setting) -> Setting:
-    """The settings of a test."""
+    """Return the test settings."""
     node = model.get("test_cfg") if model.has("test_cfg") else top.get("test_cfg")
     return node.get("pts") if node.has("pts") else node
 
 
 def _names(top: Setting, meta: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    """Class names of an Anchor3DHead; none where no file has as many."""
+    """Return the class names of an Anchor3DHead; empty if no file has the right number."""
     data = meta.get("dataset_meta")
     found: list[Any] = [meta.get("CLASSES"), data.get("classes") if isinstance(data, Mapping) else None]
     found += [top.maybe("class_names", None).value, top.maybe("metainfo", {}).maybe("classes", None).value]
@@ -378,7 +378,7 @@ def _anchor_head(
     turned: bool,
     notes: list[str],
 ) -> tuple[AnchorHead, tuple[float, float]]:
-    """The head; thresholds of score and IoU."""
+    """Return the head, and the thresholds of score and IoU."""
     node.get("feat_channels").one_of(inputs)
     node.maybe("use_direction_classifier", True).one_of(True)
     node.get("loss_cls", "use_sigmoid").one_of(True)
@@ -437,7 +437,7 @@ def _center_head(
     turned: bool,
     notes: list[str],
 ) -> tuple[CenterHead, tuple[str, ...], tuple[float, float], list[str]]:
-    """The head, its class names, thresholds of score and IoU, and the branches that are left out."""
+    """Return the head, its class names, the thresholds of score and IoU, and the unused branches."""
     node.get("in_channels").one_of(inputs)
     groups = [
         [str(name) for name in task.get("class_names").sequence()] for task in node.get("tasks").items()

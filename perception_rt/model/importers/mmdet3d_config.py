@@ -1,9 +1,9 @@
-"""Configurations of mmdetection3d, read as data.
+"""Read configurations of mmdetection3d as data.
 
-A Python file is parsed and its expressions are worked out here; nothing in it is executed. Understood are
+A Python file is parsed and its expressions are evaluated here; nothing in it is executed. Supported are
 names, literals, ``dict(...)`` and a few functions of numbers, arithmetic, subscripts, ``_base_`` files with
-``_delete_`` and ``{{_base_.name}}``. The rest is refused with its line. Files that mmengine dumped as JSON or
-YAML are read too.
+``_delete_`` and ``{{_base_.name}}``. Anything else is an error with its line. JSON and YAML files that
+mmengine wrote are read, too.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A configuration file with what it is based on.
+    """Read a configuration file and its base files.
 
     Raises:
-        BundleError: it cannot be read, or holds more than data; the file and the line are named.
+        BundleError: it cannot be read, or contains more than data; the message has file and line.
     """
     return _read(path, [0], ())
 
 
 def parse_config(text: str, what: str) -> dict[str, Any]:
-    """A whole configuration from its Python text, as a checkpoint carries it; `what` names it in errors."""
+    """Parse a configuration from Python text, as checkpoints contain it; `what` is its name in errors."""
     values = _evaluate(text, what, lambda names: {})
     return {key: value for key, value in values.items() if key != BASE}
 
@@ -115,7 +115,7 @@ def _read(path: Path, files: list[int], chain: tuple[Path, ...]) -> dict[str, An
 
 
 def _parsed(text: str, path: Path, what: str) -> dict[str, Any]:
-    """A JSON or YAML file."""
+    """Parse a JSON or YAML file."""
     try:
         if path.suffix.lower() == ".json":
             data = json.loads(text)
@@ -129,7 +129,7 @@ def _parsed(text: str, path: Path, what: str) -> dict[str, Any]:
 
 
 def _filled(value: Any, base: Mapping[str, Any], what: str) -> Any:
-    """With ``{{_base_.name}}`` in texts replaced."""
+    """Replace ``{{_base_.name}}`` in texts."""
     if isinstance(value, dict):
         return {key: _filled(item, base, what) for key, item in value.items()}
     if isinstance(value, list):
@@ -150,7 +150,7 @@ def _looked_up(base: Any, names: list[str], what: str) -> Any:
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any], what: str) -> dict[str, Any]:
-    """`own` laid over `base`; an object with ``_delete_`` replaces what it would be laid over."""
+    """Merge `own` into `base`; an object with ``_delete_`` replaces the base's."""
     both = dict(base)
     for key, value in own.items():
         under = both.get(key)
@@ -167,7 +167,7 @@ def _merged(base: dict[str, Any], own: dict[str, Any], what: str) -> dict[str, A
 
 
 def _evaluate(text: str, what: str, bases: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """The names that a Python file sets; `BASE` holds what the files of its ``_base_`` set."""
+    """Return the names that a Python file sets; `BASE` has those of its ``_base_`` files."""
     try:
         values: dict[str, Any] = {}
         for statement in ast.parse(text).body:
@@ -187,7 +187,7 @@ def _evaluate(text: str, what: str, bases: Callable[[Any], dict[str, Any]]) -> d
 
 
 def _refusal(node: ast.AST, what: str) -> BundleError:
-    """The error for what is no data."""
+    """Return the error for code that is not data."""
     found = first_line(ValueError(ast.unparse(node)))[:60]
     return BundleError(
         f"{what}: line {getattr(node, 'lineno', '?')}: {found}: is code, and code is not run: give the file "
@@ -196,13 +196,13 @@ def _refusal(node: ast.AST, what: str) -> BundleError:
 
 
 class _Expression:
-    """Works out expressions of literals and of the names in `values`."""
+    """Evaluates expressions of literals and of the names in `values`."""
 
     def __init__(self, values: Mapping[str, Any], what: str) -> None:
         self.values, self.what = values, what
 
     def value(self, node: ast.expr) -> Any:
-        """What it stands for; BundleError where it is more than data."""
+        """Return the value of a node; BundleError if it is more than data."""
         try:
             result = self._value(node)
         except (TypeError, ValueError, KeyError, IndexError, ArithmeticError) as error:

@@ -1,4 +1,4 @@
-"""ONNX detectors, classifiers and segmenters of any training tool."""
+"""Import ONNX detectors, classifiers and segmenters of any training tool."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ def import_onnx(
 
     Args:
         path: the file: one image input, and ``orig_target_sizes``, ``im_shape`` or ``scale_factor``.
-        decoder: one of `perception_rt.model.decoders.DECODERS`, or ``auto``; it also sets how images are
-            prepared.
-        classes: class names; None takes those of the file, or COCO's with a note where it has 80 or 91.
-        input_size: (height, width) where the file leaves them open.
-        output: the one to take of a network of several purposes; None for what the decoder takes.
+        decoder: one of `perception_rt.model.decoders.DECODERS`, or ``auto``; it also defines the
+            preprocessing.
+        classes: class names; None takes those of the file, or COCO's with a note if there are 80 or 91
+            classes.
+        input_size: (height, width) if the file has dynamic sizes.
+        output: the output to use if a network has several heads; None for those that the decoder takes.
         **changes: fields of `Preset` that differ for this network.
 
     Raises:
-        BundleError: a file, decoder or class list that does not fit, in one line.
+        BundleError: a file, decoder or class list does not fit.
     """
     path = Path(path)
     if decoder != "auto":
@@ -71,7 +72,7 @@ def import_onnx(
     name, match = choose_decoder(signature, decoder)
     preset = match.preset or find_decoder(name)[1].preset
     if is_open and preset.resize == "letterbox" and "task" in network.metadata:
-        # As the tool's own predict: the picture is padded to a multiple of the stride, not to a square.
+        # Like the tool's own predict, pad the picture to a multiple of the stride, not to a square.
         preset = replace(preset, resize=f"letterbox_{64 if network.metadata.get('stride') == '64' else 32}")
     preset = changed(preset, changes)
     spec = image_spec(network, preset)
@@ -124,10 +125,10 @@ def _check_task(network: OnnxNetwork) -> None:
 
 
 def changed(preset: Preset, changes: dict[str, Any]) -> Preset:
-    """The preset with what the user gave.
+    """Return the preset with the user's changes.
 
     Raises:
-        BundleError: a change that `Preset` has no field for, or of a wrong kind.
+        BundleError: `Preset` has no such field, or the type is wrong.
     """
     known = {field.name for field in fields(Preset)}
     unknown = sorted(set(changes) - known)
@@ -141,7 +142,7 @@ def changed(preset: Preset, changes: dict[str, Any]) -> Preset:
 
 
 def only_output(signature: Signature, name: str | None) -> Signature:
-    """The signature with one of its outputs alone; as it is for None.
+    """Return the signature with a single output; unchanged for None.
 
     Raises:
         BundleError: there is no such output.
@@ -154,7 +155,7 @@ def only_output(signature: Signature, name: str | None) -> Signature:
 
 
 def check_names(names: Sequence[str], task: str) -> None:
-    """Refuse more classes than an image of labels can tell.
+    """Check the number of classes.
 
     Raises:
         BundleError: there are more than 255 of task `segment`.
@@ -164,7 +165,7 @@ def check_names(names: Sequence[str], task: str) -> None:
 
 
 def image_spec(network: OnnxNetwork, preset: Preset) -> ImageSpec:
-    """How a picture reaches the network."""
+    """Return the preprocessing of pictures for a network."""
     return ImageSpec(
         size=network.size,
         resize=preset.resize,
@@ -180,7 +181,7 @@ def image_spec(network: OnnxNetwork, preset: Preset) -> ImageSpec:
 
 
 def make_decoder(name: str, match: Match, spec: ImageSpec, outputs: list[torch.Tensor]) -> Any:
-    """The decoder, tried on `outputs`.
+    """Return the decoder after a trial on `outputs`.
 
     Raises:
         BundleError: it does not fit.
@@ -196,7 +197,7 @@ def make_decoder(name: str, match: Match, spec: ImageSpec, outputs: list[torch.T
 
 
 def _only(run: Run, network: OnnxNetwork, match: Match) -> Run:
-    """`run`, with those outputs that the decoder takes."""
+    """Return `run` with only the outputs that the decoder takes."""
     wanted = [network.outputs.index(output) for output in match.outputs]
 
     def chosen(x: np.ndarray) -> list[np.ndarray]:
@@ -209,7 +210,7 @@ def _only(run: Run, network: OnnxNetwork, match: Match) -> Run:
 def _programs(
     network: OnnxNetwork, match: Match, answer: list[np.ndarray], any_batch: bool, any_size: bool
 ) -> tuple[list[ProgramSource], list[str]]:
-    """The ONNX itself; TorchScript as well where it answers alike."""
+    """Return the ONNX program, and TorchScript if its outputs agree."""
     precision = _precision(network)
     data = network.model.SerializeToString()
     source = ProgramSource("onnx", data, (network.image,), match.outputs, precision, any_batch)

@@ -1,4 +1,4 @@
-"""Run an ONNX network by onnxruntime, and bring one of a fixed batch to single images."""
+"""Run an ONNX network with onnxruntime, and convert one with a fixed batch to single images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def session(network: OnnxNetwork) -> Run:
-    """The network by onnxruntime on one thread.
+    """Return an onnxruntime session on one thread.
 
     Raises:
-        BundleError: onnxruntime is not there, or cannot run it.
+        BundleError: onnxruntime is not installed, or cannot run the network.
     """
     try:
         import onnxruntime
@@ -46,10 +46,10 @@ def session(network: OnnxNetwork) -> Run:
 
 
 def single_images(network: OnnxNetwork) -> tuple[OnnxNetwork, Run, bool, list[str]]:
-    """The network for one image at a time, what runs it, whether it takes any batch, and notes.
+    """Return the network for single images, its runner, whether it takes any batch, and notes.
 
-    A file of a fixed batch of N is written anew with its batch open, or its reshapes for one; where neither
-    answers as the file does, each image is repeated N times inside.
+    A file with a fixed batch of N is rewritten with a dynamic batch, or with its reshapes for one image. If
+    neither gives the outputs of the file, each image is repeated N times inside.
 
     Raises:
         BundleError: onnxruntime cannot run it.
@@ -78,7 +78,7 @@ def single_images(network: OnnxNetwork) -> tuple[OnnxNetwork, Run, bool, list[st
 
 
 def _takes_two(network: OnnxNetwork, run: Run) -> bool:
-    """Whether two images at once are answered as the two alone."""
+    """Return whether two images in a batch give the same outputs as each alone."""
     example = network.example(2)
     try:
         both = run(example)
@@ -92,7 +92,7 @@ def _takes_two(network: OnnxNetwork, run: Run) -> bool:
 
 
 def _changes(network: OnnxNetwork) -> Iterator[OnnxNetwork]:
-    """The network with its batch open; the same with its constant shapes for one image."""
+    """Return the network with a dynamic batch, and the same with its constant shapes for one image."""
     opened = copy.deepcopy(network.model)
     _open_batch(opened, network.image)
     yield replace(network, model=opened, batch=None)
@@ -113,7 +113,7 @@ def _open_batch(model: Any, image: str) -> None:
 
 
 def _narrow_shapes(model: Any, count: int) -> None:
-    """Let every constant shape that begins with the batch begin with 1 instead."""
+    """Change every constant shape that begins with the batch size to begin with 1."""
     from onnx import numpy_helper
 
     shapes = {n.input[1] for n in model.graph.node if n.op_type in ("Reshape", "Expand") and len(n.input) > 1}

@@ -1,4 +1,4 @@
-"""An ONNX file, read and made ready to run: one image in, a batch of one or any, everything in one file."""
+"""Read an ONNX file and prepare it to run: one image input, a batch of one or any, no external data."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SECOND_INPUTS = ("orig_target_sizes", "im_shape", "scale_factor")
 
 @dataclass(slots=True)
 class OnnxNetwork:
-    """A network that takes an image.
+    """An ONNX network that takes an image.
 
     Attributes:
-        path: where it came from.
+        path: the file.
         model: the ModelProto, external data inside, second inputs folded into constants.
         image: name of the input.
         second: names of the inputs that were folded.
@@ -49,14 +49,14 @@ class OnnxNetwork:
     size_is_open: bool = False
 
     def example(self, count: int = 1) -> np.ndarray:
-        """Noise that the network takes: ``count`` images."""
+        """Return ``count`` noise images for the network."""
         values = noise((count, 3, *self.size))
         values = values.transpose(0, 2, 3, 1) if self.layout == "NHWC" else values
         values = values * 255 if self.dtype == "uint8" else values
         return np.ascontiguousarray(values.astype(self.dtype))
 
     def names(self) -> list[str] | None:
-        """Class names of the metadata; None where it holds none."""
+        """Return the class names of the metadata; None if it has none."""
         text = self.metadata.get("names")
         if not text or len(text) > 1 << 20:
             return None
@@ -67,14 +67,14 @@ class OnnxNetwork:
 
 
 def read_onnx(path: Path, input_size: tuple[int, int] | None) -> OnnxNetwork:
-    """Read a file and find out what it takes.
+    """Read a file and find its image input.
 
     Args:
         path: the file.
-        input_size: (height, width) where the file leaves it open.
+        input_size: (height, width) if the file has a dynamic size.
 
     Raises:
-        BundleError: one line that says why not.
+        BundleError: the network cannot be used; the message is one line.
     """
     model = load_model(path)
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -113,7 +113,7 @@ _DTYPES = {1: "float32", 10: "float16", 2: "uint8"}  # TensorProto.DataType
 
 
 def load_model(path: Path) -> Any:
-    """The ModelProto of a file, with its external data.
+    """Return the ModelProto of a file, with its external data.
 
     Raises:
         BundleError: as `parse_model`; external data that is missing or lies elsewhere; NaN weights.
@@ -126,10 +126,10 @@ def load_model(path: Path) -> Any:
 
 
 def parse_model(path: Path) -> Any:
-    """The ModelProto of a file.
+    """Return the ModelProto of a file.
 
     Raises:
-        BundleError: no file, not ONNX.
+        BundleError: there is no file, or it is not ONNX.
     """
     try:
         import onnx
@@ -181,7 +181,7 @@ def _check_finite(tensor: Any, path: Path) -> None:
         values = numpy_helper.to_array(tensor)
     except Exception as error:
         raise BundleError(f"{path}: weights {tensor.name!r} are damaged: {first_line(error)}") from error
-    # Infinity is a usual constant of masks, on its own; among weights it is a fault.
+    # A scalar infinity is a usual mask constant; among weights it is an error.
     if np.isnan(values).any() or (values.size > 1 and np.isinf(values).any()):
         raise BundleError(f"{path}: weights {tensor.name!r} hold NaN or infinity")
 
@@ -192,7 +192,7 @@ def _dims(value: Any) -> list[int | None]:
 
 
 def _image_input(inputs: list[Any], path: Path) -> Any:
-    """The one input of four sides, three of them channels."""
+    """Return the one input with four axes, one of which has three channels."""
     images = []
     for value in inputs:
         dims = _dims(value)
@@ -229,7 +229,7 @@ def _size(
 
 
 def open_size(network: OnnxNetwork) -> OnnxNetwork:
-    """The same network with the size of its image left open again."""
+    """Return the same network with a dynamic image size."""
     model = copy.deepcopy(network.model)
     image = next(value for value in model.graph.input if value.name == network.image)
     first = 2 if network.layout == "NCHW" else 1
@@ -239,7 +239,7 @@ def open_size(network: OnnxNetwork) -> OnnxNetwork:
 
 
 def _fix_size(image: Any, layout: str, size: tuple[int, int]) -> None:
-    """Write the size into the graph's input, so that engines may plan for it."""
+    """Write the size into the graph's input, so that engines can optimise for it."""
     dims = image.type.tensor_type.shape.dim
     first = 2 if layout == "NCHW" else 1
     for dim, side in zip(dims[first : first + 2], size, strict=True):
@@ -247,7 +247,7 @@ def _fix_size(image: Any, layout: str, size: tuple[int, int]) -> None:
 
 
 def _fold(model: Any, value: Any, size: tuple[int, int]) -> None:
-    """Replace a second input by what it says of an image of the network's own size."""
+    """Replace a second input by its value for an image of the network's own size."""
     from onnx import numpy_helper
 
     height, width = size

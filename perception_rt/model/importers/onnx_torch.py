@@ -1,4 +1,4 @@
-"""An ONNX network as TorchScript, where it can be converted and answers alike."""
+"""Convert an ONNX network to TorchScript, if that is possible and gives the same outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perception_rt.model.torchscript import module_bytes, trace_module
 
 
 class Chosen(nn.Module):
-    """A network's outputs that the decoder takes, as a tuple."""
+    """The outputs of a network that the decoder takes, as a tuple."""
 
     def __init__(self, network: nn.Module, wanted: Sequence[int]) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Chosen(nn.Module):
         self.wanted = tuple(wanted)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, h, w) -> raw outputs."""
+        """Return the raw outputs for (1, 3, h, w)."""
         out = self.network(x)
         every = (out,) if isinstance(out, Tensor) else tuple(out)
         return tuple(every[i] for i in self.wanted)
@@ -35,12 +35,12 @@ class Chosen(nn.Module):
 def torchscript_program(
     network: OnnxNetwork, outputs: tuple[str, ...], expected: list[np.ndarray], any_batch: bool
 ) -> tuple[ProgramSource | None, str]:
-    """The network as TorchScript, or why there is none.
+    """Return the network as TorchScript, or the reason why that is not possible.
 
     Args:
         network: what to convert.
-        outputs: names of the outputs that are wanted.
-        expected: what they hold for `network.example()`.
+        outputs: names of the outputs to keep.
+        expected: their values for `network.example()`.
         any_batch: whether the network takes several images.
     """
     if network.dtype != "float32":
@@ -72,7 +72,7 @@ def torchscript_program(
 
 
 def slice_shuffles(model: Any) -> None:
-    """Write the channel shuffles of ShuffleNet v2 as strided slices, in place.
+    """Replace the channel shuffles of ShuffleNet v2 by strided slices, in place.
 
     Exporters spell "every second channel" as reshape, transpose, reshape and gather, with a batch of one
     in their shapes. A slice does the same for any batch, with one copy less.
@@ -100,7 +100,9 @@ def slice_shuffles(model: Any) -> None:
 
 
 def _shuffled_half(gather: Any, makers: dict[str, Any], constants: dict[str, Any]) -> tuple[str, int] | None:
-    """The shuffled tensor and which half of its channels (0 or 1) `gather` takes; None for no shuffle."""
+    """Return the shuffled tensor and which half of its channels (0 or 1) `gather` takes; None if it is no
+    shuffle.
+    """
     nodes = [gather]
     for _ in range(3):
         maker = makers.get(nodes[-1].input[0]) if nodes[-1].input else None

@@ -1,6 +1,6 @@
 """OpenPCDet's PointPillar and CenterPoint checkpoints, without spconv.
 
-The YAML says what to build, the weights fill it.
+The YAML file defines the network, the checkpoint has its weights.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def import_openpcdet(
     Args:
         checkpoint: the ``.pth`` that its training wrote, or a state dict; nothing in it is executed.
         config: the YAML that it was trained with. Its ``_BASE_CONFIG_`` is read where it lies below a folder
-            that holds the YAML, as in OpenPCDet's ``tools``; without it the YAML must say all by itself.
+            that holds the YAML, as in OpenPCDet's ``tools``; otherwise the YAML must be complete.
         classes: names instead of those in the YAML.
         intensity: of the clouds that it was trained on, one of `perception_rt.model.specs.INTENSITIES`; None
             for that of the YAML's data set.
@@ -77,7 +77,7 @@ def import_openpcdet(
         nms_threshold: IoU of NMS; None for the YAML's.
 
     Raises:
-        BundleError: a file cannot be read, the YAML asks for another network, or the weights do not fit.
+        BundleError: a file cannot be read, the YAML describes another network, or the weights do not fit.
     """
     notes: list[str] = []
     top = Setting(_read_config(config, notes), str(config), inner=False)
@@ -135,13 +135,13 @@ def import_openpcdet(
 
 
 def _is_of(key: str, unused: Sequence[str]) -> bool:
-    """Whether a weight belongs to a branch that is left out."""
+    """Return whether a weight belongs to an unused branch."""
     parts = key.split(".")
     return parts[:2] == ["dense_head", "heads_list"] and len(parts) > 3 and parts[3] in unused
 
 
 def _read_config(path: Path, notes: list[str], depth: int = 0) -> dict[str, Any]:
-    """The configuration with what it is based on."""
+    """Return the configuration, merged with its base files."""
     what = f"config={str(path)!r}"
     try:
         if path.stat().st_size > MAX_CONFIG:
@@ -190,7 +190,7 @@ def _overlaid(base: Any, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_kind(top: Setting) -> None:
-    """Refuse networks of other parts."""
+    """Raise BundleError for networks with other parts."""
     model = top.get("MODEL")
     model.get("NAME").one_of(*HEADS)
     model.get("VFE", "NAME").one_of("PillarVFE", "DynPillarVFE")
@@ -215,7 +215,7 @@ def _check_kind(top: Setting) -> None:
 
 
 def _points(data: Setting, notes: list[str]) -> tuple[list[int], int]:
-    """Columns of a point, and of how many sweeps a cloud consists."""
+    """Return the columns of a point, and the number of sweeps of a cloud."""
     used = data.maybe("POINT_FEATURE_ENCODING", {}).maybe("used_feature_list", list(COLUMNS)[:4])
     names = used.sequence()
     for item in used.items():
@@ -318,7 +318,7 @@ def _center_head(
     cells: tuple[int, int],
     notes: list[str],
 ) -> tuple[CenterHead, list[str]]:
-    """The head, and the branches that are left out."""
+    """Return the head, and the unused branches."""
     stride = check_stride(node.get("TARGET_ASSIGNER_CONFIG", "FEATURE_MAP_STRIDE"), grid, cells)
     every = node.get("CLASS_NAMES_EACH_HEAD")
     groups = [[str(name) for name in item.sequence() if name in names] for item in every.items()]

@@ -1,6 +1,6 @@
-"""The same picture the plain way: prepared by OpenCV and NumPy, decoded, NMS by a loop.
+"""A simple reference implementation: preprocessing with OpenCV and NumPy, decoding, NMS in a loop.
 
-What a bundle answers is held to this, so it shares no code with the runtime but the decoder.
+Bundles are compared with it, so it shares no code with the runtime except the decoder.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ def reference_answer(
     most: int = 300,
     classes: int = 0,
 ) -> Outputs:
-    """What the source's own runtime finds in one picture.
+    """Return the detections of the source's own runtime in a picture.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        spec: how the network wants it.
+        spec: how images reach the network.
         run: the source's own runtime.
         decode: its decoder.
         score_threshold: lowest score kept.
         nms_threshold: IoU of NMS, where the decoder needs it.
         most: boxes kept.
 
-        classes: how many classes the network has; used where it labels pixels.
+        classes: how many classes the network has; used for segmentation.
 
     Returns:
         boxes (K, 4) float32 xyxy in px of the image, scores (K,) float32, labels (K,) int64; best first.
-        Where the decoder labels pixels, also image_index (K,) int64 and the labels (1, H, W) uint8.
+        For segmentation also image_index (K,) int64 and the labels (1, H, W) uint8.
     """
     x, ratio, shift = prepare(image, spec)
     outputs = [torch.from_numpy(np.ascontiguousarray(array)) for array in run(x)]
@@ -82,7 +82,9 @@ def reference_answer(
 def prepare(
     image: np.ndarray, spec: ImageSpec
 ) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
-    """The network's input for (H, W, 3) uint8 RGB; scale (x, y) and origin (x, y) of the image in it."""
+    """Return the network's input for (H, W, 3) uint8 RGB, and scale (x, y) and origin (x, y) of the image in
+    it.
+    """
     height, width = image.shape[:2]
     rows, columns = spec.size or (height, width)
     top = left = 0

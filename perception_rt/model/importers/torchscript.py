@@ -1,4 +1,4 @@
-"""TorchScript files: a network with a named decoder, or a module that already answers boxes."""
+"""Import TorchScript files: a network with a named decoder, or a module that returns boxes."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ MAX_CONFIG = 1 << 20
 
 
 class Contract(nn.Module):
-    """A module (list of (3, H, W) float images in [0, 1]) -> boxes, scores, labels behind the bundle's call.
+    """Adapts a module (list of (3, H, W) float images in [0, 1]) -> boxes, scores, labels to the call of
+    bundles.
 
-    It answers as torchvision's detectors do: a list of dictionaries, or a tuple of losses and that list; or
-    boxes, scores and labels of one image as a tuple. Boxes are xyxy in px of the image.
+    The module returns what torchvision's detectors return: a list of dictionaries, or a tuple of losses and
+    that list; or boxes, scores and labels of one image as a tuple. Boxes are xyxy in px of the image.
 
     Args:
         module: scripted.
         form: ``list`` (one dictionary an image), ``losses`` (with losses before) or ``tuple``.
         score_threshold: default lowest score kept.
-        nms_threshold: told in the manifest; the module does its own NMS.
+        nms_threshold: for the manifest; the module does its own NMS.
     """
 
     def __init__(self, module: nn.Module, score_threshold: float, nms_threshold: float) -> None:
@@ -54,7 +55,7 @@ class Contract(nn.Module):
         self.nms_threshold = nms_threshold
 
     def answer(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of one (3, H, W) image."""
+        """Return boxes, scores and labels of one (3, H, W) image."""
         raise NotImplementedError
 
     def forward(
@@ -82,7 +83,7 @@ class LossesContract(Contract):
     """A scripted torchvision detector: a tuple of losses and a list of dictionaries."""
 
     def answer(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of one (3, H, W) image."""
+        """Return boxes, scores and labels of one (3, H, W) image."""
         _, found = self.module([image])
         return found[0]["boxes"], found[0]["scores"], found[0]["labels"]
 
@@ -91,7 +92,7 @@ class ListContract(Contract):
     """A list of dictionaries for a list of images."""
 
     def answer(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of one (3, H, W) image."""
+        """Return boxes, scores and labels of one (3, H, W) image."""
         found = self.module([image])
         return found[0]["boxes"], found[0]["scores"], found[0]["labels"]
 
@@ -100,13 +101,13 @@ class TupleContract(Contract):
     """Boxes, scores and labels for (1, 3, H, W)."""
 
     def answer(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of one (3, H, W) image."""
+        """Return boxes, scores and labels of one (3, H, W) image."""
         boxes, scores, labels = self.module(image.unsqueeze(0))
         return boxes.reshape(-1, 4), scores.flatten(), labels.flatten()
 
 
 class DictOutput(nn.Module):
-    """One output of a module that answers a dictionary, as torchvision's segmentation networks do."""
+    """One output of a module that returns a dictionary, as torchvision's segmentation networks do."""
 
     def __init__(self, module: nn.Module, key: str) -> None:
         super().__init__()
@@ -114,13 +115,13 @@ class DictOutput(nn.Module):
         self.key = key
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """(N, 3, h, w) -> the output."""
+        """Return the output for (N, 3, h, w)."""
         found: dict[str, Tensor] = self.module(images)
         return (found[self.key],)
 
 
 class TupleOutput(nn.Module):
-    """One output of a module that answers a tuple."""
+    """One output of a module that returns a tuple."""
 
     __constants__ = ("index",)
 
@@ -130,15 +131,15 @@ class TupleOutput(nn.Module):
         self.index = index
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """(N, 3, h, w) -> the output."""
+        """Return the output for (N, 3, h, w)."""
         return (self.module(images)[self.index],)
 
 
 def read_torchscript(path: Path) -> tuple[torch.jit.ScriptModule, bytes, Mapping[str, str]]:
-    """The module, its file, and Ultralytics' metadata (``config.txt``) where it has them.
+    """Return the module, the file's bytes, and Ultralytics' metadata (``config.txt``) if there are any.
 
     Raises:
-        BundleError: no file, not TorchScript, NaN weights.
+        BundleError: there is no file, it is not TorchScript, or weights are NaN.
     """
     if not path.is_file():
         raise BundleError(f"{path}: no such file")
@@ -172,17 +173,17 @@ def import_torchscript(
     """Import a TorchScript file.
 
     Args:
-        path: what `torch.jit.save` wrote.
+        path: a file that `torch.jit.save` wrote.
         decoder: as of `perception_rt.model.importers.onnx.import_onnx`.
-        classes: class names; None takes those that Ultralytics puts into its files.
-        input_size: (height, width) px; TorchScript does not tell it. Ultralytics' files do.
-        contract: the module answers boxes, scores and labels itself (see `Contract`); no decoder.
-        output: the one to take of a network of several purposes: its key in a dictionary, or ``output0``,
-            ``output1``, ...; None for what the decoder takes.
+        classes: class names; None takes those in files of Ultralytics.
+        input_size: (height, width) px; TorchScript files do not contain it, except those of Ultralytics
+        contract: the module returns boxes, scores and labels itself (see `Contract`), without a decoder.
+        output: the output to use if a network has several heads: its key in a dictionary, or ``output0``,
+            ``output1``, ...; None for those that the decoder takes.
         **changes: fields of `Preset` that differ for this network.
 
     Raises:
-        BundleError: one line that says why not.
+        BundleError: the network cannot be used; the message is one line.
     """
     path = Path(path)
     module, data, metadata = read_torchscript(path)
@@ -247,7 +248,7 @@ def _size(path: Path, metadata: Mapping[str, str]) -> tuple[int, int]:
 
 @torch.no_grad()
 def _run(module: torch.jit.ScriptModule, x: Tensor, path: Path) -> dict[str, Tensor]:
-    """The outputs by name: the keys of a dictionary, else ``output0`` and so on."""
+    """Return the outputs by name: the keys of a dictionary, else ``output0`` and so on."""
     try:
         found = module(x)
     except (RuntimeError, torch.jit.Error) as error:
@@ -266,7 +267,7 @@ def _run(module: torch.jit.ScriptModule, x: Tensor, path: Path) -> dict[str, Ten
 
 
 def _one_output(module: torch.jit.ScriptModule, name: str) -> torch.jit.ScriptModule:
-    """The module with one of its outputs alone."""
+    """Return the module with a single output."""
     forward: Any = module.forward
     if forward.schema.returns[0].type.kind() == "DictType":
         return script_module(DictOutput(module, name))
@@ -311,7 +312,7 @@ def _contract(
             f"{path}: does not answer boxes, scores and labels, neither for a list of (3, H, W) images nor "
             f"for (1, 3, H, W): {reasons[-1]}"
         )
-    # The module as it came answers, not the scripted wrapper.
+    # The original module is the reference, not the scripted wrapper.
     plain = form(module, score, nms)
 
     def reference(picture: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:

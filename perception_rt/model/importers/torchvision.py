@@ -1,4 +1,4 @@
-"""torchvision's networks of detection, classification and segmentation, with its weights or a `.pth`."""
+"""Import detection, classification and segmentation models of torchvision, with its weights or a `.pth`."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ MAX_INERT = 32
 
 
 class TorchvisionDetector(nn.Module):
-    """A torchvision detection model behind the bundle's call.
+    """Adapts a torchvision detection model to the call of bundles.
 
-    The model resizes, normalises, decodes and suppresses by itself, and maps boxes back to the image.
+    The model itself resizes, normalises, decodes, runs NMS, and maps boxes back to the image.
 
     Args:
         model: any of `torchvision.models.detection`.
@@ -86,7 +86,7 @@ def import_torchvision(
     score_threshold: float | None = None,
     nms_threshold: float | None = None,
 ) -> Imported:
-    """Build a torchvision detection model, a classifier or a network of semantic segmentation.
+    """Build a detection, classification or semantic segmentation model of torchvision.
 
     Args:
         name: as torchvision's, e.g. ``fasterrcnn_mobilenet_v3_large_320_fpn``, ``resnet18`` or
@@ -100,7 +100,7 @@ def import_torchvision(
         nms_threshold: IoU of NMS; None for torchvision's own.
 
     Raises:
-        BundleError: an unknown name, weights that are not there or do not fit.
+        BundleError: the name is unknown, or the weights do not exist or do not fit.
     """
     import torchvision  # 1.7 s, and only export needs it
 
@@ -162,7 +162,7 @@ def imported_detector(
     nms_threshold: float | None = None,
     notes: Sequence[str] = (),
 ) -> Imported:
-    """A detection model with its weights; arguments as of `Imported`, thresholds None for its own."""
+    """Return a detection model with its weights; for the arguments see `Imported`."""
     module = TorchvisionDetector(model.eval())
     module.score_threshold = module.score_threshold if score_threshold is None else score_threshold
     module.nms_threshold = module.nms_threshold if nms_threshold is None else nms_threshold
@@ -187,7 +187,7 @@ def imported_detector(
 
 
 def _published(known: Any, path: str | None, notes: list[str]) -> Any:
-    """The weights of torchvision that a file is a copy of, by its hash; the default ones where of none."""
+    """Return the torchvision weights whose hash a file has, or the default ones."""
     sha256 = "" if path is None else sha256_of(Path(path))
     for weights in known:
         if sha256.startswith(weights.url.rpartition("-")[2].partition(".")[0]):
@@ -197,13 +197,13 @@ def _published(known: Any, path: str | None, notes: list[str]) -> Any:
 
 
 def _head_size(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """How many classes the weights of a classifier have: its last bias has one value for each."""
+    """Return the number of classes of a classifier's weights, the size of its last bias."""
     bias = state.get(list(model.state_dict())[-1])
     return len(bias) if bias is not None and bias.ndim == 1 else None
 
 
 def classifier_spec(transforms: Any) -> ImageSpec:
-    """The resize, crop and normalisation that torchvision states for the weights of a classifier."""
+    """Return the resize, crop and normalisation that torchvision states for a classifier's weights."""
     (size,), (shorter,) = transforms.crop_size, transforms.resize_size
     return ImageSpec(
         (size, size),
@@ -223,7 +223,9 @@ def imported_classifier(
     score_threshold: float = 0.0,
     notes: Sequence[str] = (),
 ) -> Imported:
-    """A classifier with its weights; `transforms` as of `classifier_spec`, the others as of `Imported`."""
+    """Return a classifier with its weights; `transforms` as for `classifier_spec`, the others as for
+    `Imported`.
+    """
     model, spec = model.eval(), classifier_spec(transforms)
     assert spec.size is not None
     # With a batch of two: a network that works for one alone fails here.
@@ -258,7 +260,7 @@ def _segmenter(
     score_threshold: float,
     notes: list[str],
 ) -> Imported:
-    """A network of pixels with the resize and normalisation that torchvision states for its weights."""
+    """Return a segmentation model with the resize and normalisation of its torchvision weights."""
     check_names(classes, SEGMENT.name)
     (shorter,) = transforms.resize_size
     spec = ImageSpec(
@@ -295,19 +297,19 @@ def _segmenter(
 
 
 class _Logits(nn.Module):
-    """A classifier's answer as a tuple."""
+    """A classifier whose output is a tuple."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """(N, 3, h, w) -> (N, C)."""
+        """Return (N, C) for (N, 3, h, w)."""
         return (self.model(images),)
 
 
 def build_model(name: str, count: int) -> nn.Module:
-    """A network of torchvision of `count` classes, with random weights."""
+    """Return a torchvision model with `count` classes and random weights."""
     import torchvision
 
     segmenters = torchvision.models.list_models(module=torchvision.models.segmentation)
@@ -333,10 +335,10 @@ def _own_names(classes: Sequence[str] | None, coco: tuple[str, ...], weights: st
 
 
 def read_state(path: Path, names: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The state dict of a `.pth`, out of its wrappers and prefixes. Nothing in the file is executed.
+    """Read the state dict of a `.pth` without its wrappers and prefixes. Nothing in the file is executed.
 
     Raises:
-        BundleError: no file, not a `.pth`, a whole module, no tensors in it, NaN weights.
+        BundleError: there is no file, or it is not a `.pth`, has a whole module, no tensors, or NaN weights.
     """
     if not path.is_file():
         raise BundleError(f"weights={str(path)!r}: neither a file nor one of {', '.join(names)}")
@@ -344,10 +346,10 @@ def read_state(path: Path, names: Sequence[str] = ()) -> dict[str, Tensor]:
 
 
 def load_checkpoint(path: Path) -> Any:
-    """What `torch.save` wrote. Nothing in the file is executed; objects of `INERT` become empty ones.
+    """Load what `torch.save` wrote without executing code; objects of `INERT` become empty ones.
 
     Raises:
-        BundleError: no file, not a `.pth`, code in it.
+        BundleError: there is no file, it is not a `.pth`, or it contains code.
     """
     what = f"weights={str(path)!r}"
     if not path.is_file():
@@ -356,7 +358,7 @@ def load_checkpoint(path: Path) -> Any:
     inert: dict[str, type] = {}
     while True:
         try:
-            # torch looks these names up in its list and never imports them.
+            # torch looks these names up in its allowlist and does not import them.
             known = torch.serialization.safe_globals(list(inert.values())) if inert else nullcontext()
             with known:  # since torch 2.5
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -376,7 +378,7 @@ def load_checkpoint(path: Path) -> Any:
 
 
 class _Inert:
-    """Stands for an object of a training tool; takes what it is given and keeps nothing."""
+    """A placeholder for an object of a training tool; it ignores its state."""
 
     def __new__(cls, *arguments: Any) -> _Inert:
         return super().__new__(cls)
@@ -389,10 +391,10 @@ class _Inert:
 
 
 def state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict of what `load_checkpoint` returns; `path` is for errors.
+    """Return the state dict in the result of `load_checkpoint`; `path` is for errors.
 
     Raises:
-        BundleError: no tensors in it, NaN weights.
+        BundleError: it has no tensors, or NaN weights.
     """
     what = f"weights={str(path)!r}"
     for wrapper in WRAPPERS:
@@ -416,7 +418,7 @@ def state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _check_zip(path: Path, what: str) -> None:
-    """Refuse an archive that unpacks to more than itself: torch stores its members as they are."""
+    """Raise BundleError for an archive that unpacks to more than its size, as torch does not compress."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -429,7 +431,9 @@ def _check_zip(path: Path, what: str) -> None:
 
 
 def _class_count(model: nn.Module, state: Mapping[str, Tensor], count: int) -> int | None:
-    """How many classes weights have, where `model` of the same family has `count`; None: it does not show."""
+    """Return the number of classes of weights, given `model` of the same family with `count`; None if
+    unknown.
+    """
     for key, own in model.state_dict().items():
         head = "cls_score" in key or "cls_logits" in key or "classification_head" in key
         if not head or not key.endswith("bias") or key not in state or own.shape[0] % count:
@@ -443,7 +447,7 @@ def _class_count(model: nn.Module, state: Mapping[str, Tensor], count: int) -> i
 
 
 def _last_size(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """How many classes the weights of a segmentation model have; None where it does not show."""
+    """Return the number of classes of a segmentation model's weights; None if unknown."""
     keys = [key for key in model.state_dict() if key.startswith("classifier.") and key.endswith("bias")]
     bias = state.get(keys[-1])
     return len(bias) if bias is not None and bias.ndim == 1 else None
@@ -484,10 +488,10 @@ def fill(
         model: to fill.
         state: by their names in the file.
         path: for errors.
-        name_of: from the name of a parameter of `model` to that in the file.
+        name_of: maps the name of a parameter of `model` to that in the file.
 
     Raises:
-        BundleError: some are missing, unexpected or of another shape; it names them.
+        BundleError: weights are missing, unexpected or of another shape; the message names them.
     """
     own = {name_of(key): value for key, value in model.state_dict().items()}
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
