@@ -21,10 +21,10 @@ __all__ = ["CloudSpec", "DecoderSpec", "Golden", "ImageSpec", "InputSpec", "Mani
 SCHEMA_VERSION = 2
 KINDS = ("torchscript", "onnx", "pt2")
 PRECISIONS = ("fp32", "fp16", "int8")
-MAX_GOLDEN_VALUES = 1 << 26  # of the golden input: its sides are bounded, and so is their product
-MAX_TOLERANCES = (4.0, 0.1)  # of a box coordinate and a score: a looser golden answer would prove nothing
+MAX_GOLDEN_VALUES = 1 << 26  # of the golden input; the product of its sides is bounded, too
+MAX_TOLERANCES = (4.0, 0.1)  # of a box coordinate and a score: larger tolerances would not detect errors
 MAX_DETECTIONS = 10_000
-MAX_CELLS = 64  # of the grid over a golden label map, each way
+MAX_CELLS = 64  # of the grid over a golden label map, along each axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +158,7 @@ class Manifest:
 
 
 def bundle_sha256(manifest: Manifest, members: Mapping[str, bytes]) -> str:
-    """Return the hash of a bundle: every field of the manifest except the hash itself, then each member by
-    name.
-    """
+    """Return the hash of every manifest field except the hash itself, and of each member by name."""
     data = asdict(manifest)
     del data["sha256"]
     for name in ("classes_keep", "calibration"):
@@ -181,7 +179,7 @@ def parse_manifest(text: str) -> Manifest:
     """Read and check a manifest of format 1 or 2.
 
     Raises:
-        BundleError: naming the field and its value, or saying that the schema is newer than this package.
+        BundleError: the message has the field and its value, or the schema is newer than this package.
     """
     try:
         data = json.loads(text)
@@ -221,7 +219,7 @@ def parse_manifest(text: str) -> Manifest:
 
 
 def _parse_format2(data: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
-    """The fields that format 2 adds."""
+    """Return the fields that format 2 adds."""
     programs = fields.field(data, "programs", fields.list_of(_parse_program))
     if not programs:
         raise BundleError("manifest programs=(): must be at least one")
@@ -307,7 +305,7 @@ def _parse_golden(data: dict[str, Any], task: Task, n_classes: int) -> Golden:
 
 
 def label_cells(value: Any, n_classes: int) -> tuple[str, ...]:
-    """Rows of a grid of labels, two hex digits each; ValueError says what they must be."""
+    """Return rows of a grid of labels, two hex digits each; ValueError gives the requirement."""
     rows = fields.list_of(fields.nonempty_text)(value)
     if len(rows) > MAX_CELLS or len({len(row) for row in rows}) > 1:
         raise ValueError(f"must be at most {MAX_CELLS} rows of one length")

@@ -1,4 +1,4 @@
-"""A network with what surrounds it: preprocessing, an engine, a decoder, NMS; for pictures and for clouds."""
+"""Run a network with its preprocessing, engine, decoder and NMS, on images and on clouds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ImageNetwork:
         device: where decoding and NMS run.
 
     Attributes:
-        together: whether several images make one run of the network.
+        together: whether several images share one run of the network.
     """
 
     def __init__(self, archive: Archive, program: Program, engine: Engine, device: torch.device) -> None:
@@ -48,21 +48,21 @@ class ImageNetwork:
         assert isinstance(spec, ImageSpec)  # as the task parsed it
         self._prepare = ImagePreparer(spec, program.inputs, device)
         self._decode = make_decoder(archive, device)
-        # On a CPU a batch takes as long as its images one by one, and needs their memory at once.
+        # On a CPU a batch takes as long as single images, and more memory.
         self.together = program.any_batch and device.type != "cpu"
 
     @torch.inference_mode()
     def __call__(
         self, images: Images, bgr: bool, score_threshold: float, nms_threshold: float, least: np.ndarray
     ) -> Answer:
-        """Detect in uint8 images on the host.
+        """Detect objects in uint8 images on the host.
 
         Args:
             images: (N, H, W, 3) of one size, or a list of (1, H, W, 3) of any; of one channel order.
             bgr: the channel order.
             score_threshold: lowest score that the decoder must keep.
             nms_threshold: IoU of NMS; negative takes the bundle's.
-            least: (C,) lowest score of each class: what is below takes no place among the best.
+            least: (C,) lowest score of each class, applied before the best are selected.
         """
         parts = [
             self._select(outputs, place, score_threshold, nms_threshold, least)
@@ -76,7 +76,7 @@ class ImageNetwork:
         return boxes, scores, labels, torch.cat(index), extras
 
     def _run(self, images: Images, bgr: bool) -> Iterator[tuple[list[Tensor], Placement]]:
-        """The outputs for each image, and where it lies in the input; they hold until the next image's."""
+        """Yield the outputs for each image and its placement; they are valid until the next image."""
         each = images.split(1) if isinstance(images, Tensor) else images
         if not self.together or len(each) == 1:
             for image in each:
@@ -101,7 +101,7 @@ class ImageNetwork:
         nms_threshold: float,
         least: np.ndarray,
     ) -> Candidates:
-        """The boxes of one image."""
+        """Return the boxes of one image."""
         manifest = self._manifest
         nms = manifest.nms_threshold if nms_threshold < 0 else nms_threshold
         try:
@@ -115,7 +115,7 @@ class ImageNetwork:
 
 
 def _checked(found: Any) -> Candidates:
-    """What a decoder returned.
+    """Return the output of a decoder after checking it.
 
     Raises:
         ModelError: it is not `Candidates`, or its tensors do not have a row for each box.
@@ -138,12 +138,12 @@ def _checked(found: Any) -> Candidates:
 def best_candidates(
     found: Candidates, score_threshold: float | Tensor, nms_threshold: float, suppress: bool, most: int
 ) -> Candidates:
-    """Drop weak candidates, then those that a better one of their class covers; best score first.
+    """Drop boxes with low scores, then run NMS by class; best score first.
 
     Args:
         found: of one image.
         score_threshold: lowest score kept, of all or (N,) of each.
-        nms_threshold: IoU above which the weaker of two boxes of one class goes.
+        nms_threshold: IoU above which the weaker of two boxes of one class is removed.
         suppress: whether to run NMS.
         most: boxes kept.
     """
@@ -155,7 +155,7 @@ def best_candidates(
         rows = rows[oriented_nms(*columns, nms_threshold)]
     elif suppress and len(rows) > 1:
         boxes, labels = found.boxes[rows].double(), found.labels[rows]
-        # Classes are moved apart so that they never overlap; float64 keeps the last digits.
+        # Boxes are shifted by class so that classes never overlap; float64 keeps the precision.
         span = boxes.max() - boxes.min() + 1
         apart = boxes + (labels.double() * span).unsqueeze(1)
         rows = rows[torch.ops.torchvision.nms(apart, found.scores[rows].double(), nms_threshold)]
@@ -165,7 +165,7 @@ def best_candidates(
 
 
 class CloudNetwork:
-    """Runs one program of a bundle on clouds; arguments as of `ImageNetwork`."""
+    """Runs one program of a bundle on clouds; for the arguments see `ImageNetwork`."""
 
     def __init__(self, archive: Archive, program: Program, engine: Engine, device: torch.device) -> None:
         load_operators()
@@ -181,7 +181,7 @@ class CloudNetwork:
     def __call__(
         self, points: Tensor, score_threshold: float, nms_threshold: float, least: np.ndarray
     ) -> Any:
-        """What the bundle's decoder answers for (N, 4) float32 points; the caller holds it to `least`."""
+        """Return the boxes for (N, 4) float32 points; the caller applies `least`."""
         points = points.to(self._device)
         tensors = [points] if self._encode is None else self._encode(points)
         outputs = self._engine.run(dict(zip(self._program.inputs, tensors, strict=True)))
@@ -190,7 +190,7 @@ class CloudNetwork:
 
 
 class ScriptDecoder:
-    """A decoder of images that the bundle itself brings."""
+    """A decoder of images that is part of the bundle."""
 
     needs_nms = True
 
@@ -200,7 +200,7 @@ class ScriptDecoder:
     def __call__(
         self, outputs: list[Tensor], input_size: tuple[int, int], score_threshold: float
     ) -> Candidates:
-        """As `perception_rt.model.decoder.Decoder`."""
+        """See `perception_rt.model.decoder.Decoder`."""
         found = self._module(outputs, *input_size, score_threshold)
         if not isinstance(found, tuple) or len(found) != 3:
             kind = f"{len(found)} values" if isinstance(found, tuple | list) else type(found).__name__
@@ -209,10 +209,10 @@ class ScriptDecoder:
 
 
 def make_decoder(archive: Archive, device: torch.device) -> Any:
-    """The decoder that the manifest names.
+    """Return the decoder that the manifest names.
 
     Raises:
-        BundleError: it is not known here, or refuses its parameters.
+        BundleError: it is unknown, or its parameters are invalid.
     """
     manifest = archive.manifest
     spec = manifest.decoder or DecoderSpec("")
@@ -229,7 +229,7 @@ def make_decoder(archive: Archive, device: torch.device) -> Any:
 
 
 def known_decoders() -> Mapping[str, type[Any]]:
-    """The decoders of this package and of others, by name."""
+    """Return the decoders of this package and of others, by name."""
     from perception_rt.model.decoders import DECODERS
 
     others = {point.name: point.load() for point in entry_points(group=DECODER_ENTRY_POINTS)}

@@ -22,7 +22,7 @@ EPS = 1e-3  # of every batch normalisation
 
 @dataclass(frozen=True, slots=True)
 class PillarGrid:
-    """How space is cut into pillars.
+    """The grid of pillars.
 
     Attributes:
         low: least x y z, m.
@@ -30,9 +30,9 @@ class PillarGrid:
         size: of a pillar along x y z, m.
         columns: pillars along x.
         rows: pillars along y.
-        max_points: of a pillar; what comes later is dropped.
-        max_pillars: of a cloud; points that would open another are dropped.
-        dynamic: all points count, whatever their number and height.
+        max_points: maximum number of points in a pillar; further ones are dropped.
+        max_pillars: maximum number of pillars of a cloud; points of further ones are dropped.
+        dynamic: use all points, without limits of number and height.
     """
 
     low: tuple[float, float, float]
@@ -53,8 +53,8 @@ class AnchorBox:
         size: length width height, m.
         yaw: rad.
         bottom: z of its lower side, m.
-        area: least x y and greatest x y of where such boxes stand, m.
-        centred: it stands in the middle of its cell; else the outermost stand on the border of `area`.
+        area: least x y and greatest x y of the region of such boxes, m.
+        centred: it lies in the middle of its cell; otherwise the outermost lie on the border of `area`.
     """
 
     size: tuple[float, float, float]
@@ -65,7 +65,7 @@ class AnchorBox:
 
 
 class Voxeliser(nn.Module):
-    """Sorts points into pillars; the result depends on the points and their order alone."""
+    """Sorts points into pillars; the result depends only on the points and their order."""
 
     def __init__(self, grid: PillarGrid) -> None:
         super().__init__()
@@ -81,13 +81,13 @@ class Voxeliser(nn.Module):
         self.register_buffer("cells", cells, persistent=False)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Keep the first `max_points` of each of the `max_pillars` pillars that are met first.
+        """Keep the first `max_points` points of each of the first `max_pillars` pillars.
 
         Args:
-            points: (N, C) float32 x y z in m, and what else is known of each.
+            points: (N, C) float32 x y z in m, and further columns.
 
         Returns:
-            points (P, C) by pillar and in their order within it, pillar (P,) that each is of, cell (V,) int64
+            points (P, C) by pillar and in their order within it, pillar (P,) of each, cell (V,) int64
             ``row * columns + column`` of each pillar, count (V,) of points.
         """
         at = ((points[:, : self.axes] - self.low) / self.size).floor()
@@ -108,7 +108,7 @@ class Voxeliser(nn.Module):
 
 
 class PillarLayer(nn.Module):
-    """Linear, batch normalisation where `norm`, ReLU."""
+    """Linear, batch normalisation if `norm`, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, norm: bool, eps: float) -> None:
         super().__init__()
@@ -116,23 +116,23 @@ class PillarLayer(nn.Module):
         self.norm = nn.BatchNorm1d(outputs, eps=eps) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(P, inputs) -> (P, outputs)."""
+        """Return (P, outputs) for (P, inputs)."""
         return F.relu(self.norm(self.linear(x)))
 
 
 class PillarFeatures(nn.Module):
-    """Features of a pillar from its points: OpenPCDet's PillarVFE and DynPillarVFE, mmdetection3d's kin.
+    """Features of a pillar from its points: OpenPCDet's PillarVFE and DynPillarVFE, and mmdetection3d's.
 
     Args:
         grid: of the pillars.
         columns: of the points.
-        filters: channels after each layer; all layers but the last hand on the maximum of the pillar too.
+        filters: channels after each layer; all layers except the last also return the maximum of the pillar.
         norm: batch normalisation instead of a bias.
         absolute: x y z are features too.
-        distance: from the sensor is one too.
+        distance: the distance from the sensor is a feature too.
         cluster: x y z from the mean of the pillar's points are features too.
-        middle: of how many of x y z the place in the pillar is a feature: 0, 2 or 3.
-        relative: the place in the pillar takes the place of x y z.
+        middle: number of axes whose position in the pillar is a feature: 0, 2 or 3.
+        relative: the position in the pillar replaces x y z.
         eps: of the batch normalisation.
     """
 
@@ -167,7 +167,7 @@ class PillarFeatures(nn.Module):
         self.channels = filters[-1]
 
     def forward(self, points: Tensor, number: Tensor, cell: Tensor, count: Tensor) -> Tensor:
-        """Arguments as `Voxeliser` returns them -> (V, C)."""
+        """Return (V, C) features; for the arguments see `Voxeliser`."""
         xyz = points[:, :3]
         sums = torch.zeros((count.shape[0], 3), device=points.device).index_add_(0, number, xyz)
         place = torch.stack((cell % self.columns, cell // self.columns, torch.zeros_like(cell)), 1)
@@ -183,8 +183,8 @@ class PillarFeatures(nn.Module):
             parts.append(points[:, :3].norm(2, 1, True))
         x = torch.cat(parts, 1)
         if self.padded:
-            # The original pads pillars with rows of zeros, and these take part in the maximum. After a layer
-            # they are not zero, but all those of a pillar are equal: one row stands for them.
+            # The original pads pillars with rows of zeros, which count for the maximum. All padding rows of a
+            # pillar stay equal after a layer, so one row represents them.
             padded = (count < self.max_points).nonzero().squeeze(1)
             x = torch.cat((x, torch.zeros((padded.shape[0], x.shape[1]), device=x.device)))
             number = torch.cat((number, padded))
@@ -199,17 +199,18 @@ class PillarFeatures(nn.Module):
 
 
 class BevBackbone(nn.Module):
-    """OpenPCDet's BaseBEVBackbone: levels of convolutions, each brought to one resolution, side by side.
+    """OpenPCDet's BaseBEVBackbone: levels of convolutions, resized to one resolution and concatenated.
 
     Args:
         inputs: channels of the map of pillars.
         layers: convolutions of each level after the first one.
         strides: of each level's first convolution.
         filters: channels of each level.
-        up_strides: by which each level is enlarged (below 1: reduced); one more enlarges the result.
-        up_filters: channels of each enlarged level.
-        conv_at_one: where a level keeps its size, a convolution and not a transposed one.
-        eps: of the batch normalisation, of the levels and of what enlarges them.
+        up_strides: upsampling factor of each level (below 1: downsampling); one more factor upsamples the
+            result.
+        up_filters: channels of each upsampled level.
+        conv_at_one: use a convolution instead of a transposed one for levels that keep their size.
+        eps: epsilon of the batch normalisation, for the levels and for the upsampling.
     """
 
     def __init__(
@@ -250,7 +251,7 @@ class BevBackbone(nn.Module):
         self.blocks, self.deblocks = nn.ModuleList(blocks), nn.ModuleList(deblocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(1, inputs, rows, columns) -> (1, channels, h, w)."""
+        """Return (1, channels, h, w) for (1, inputs, rows, columns)."""
         levels: list[Tensor] = []
         for block, deblock in zip(self.blocks, self.deblocks):  # noqa: B905  # TorchScript knows no strict
             x = block(x)
@@ -260,7 +261,7 @@ class BevBackbone(nn.Module):
 
 
 def normed(layer: nn.Module, eps: float) -> list[nn.Module]:
-    """A convolution, its batch normalisation and ReLU."""
+    """Return a convolution, its batch normalisation and ReLU."""
     return [layer, nn.BatchNorm2d(int(layer.out_channels), eps=eps), nn.ReLU()]  # type: ignore[arg-type]
 
 
@@ -269,17 +270,17 @@ class AnchorHead(nn.Module):
 
     Args:
         inputs: channels.
-        classes: how many.
+        classes: number of classes.
         anchors: of every cell, in the order of the output's channels.
         cells: (rows, columns) of the output.
-        bins: directions that a classifier tells apart; 0 without one.
+        bins: number of directions of the classifier; 0 without one.
         dir_offset: rad; where the first bin begins.
         dir_limit_offset: as in the configuration.
         most_before: boxes that reach NMS, best first.
         most: boxes of a cloud.
-        by_class: NMS takes each class by itself, and a cell may answer one box for several; else each box has
-            its best class, and suppresses others whatever theirs.
-        code: numbers that each anchor answers: 7 of the box, then what is not used (its velocity).
+        by_class: NMS runs for each class, and a cell may return a box for several classes; otherwise each box
+            has its best class, and NMS ignores classes.
+        code: values of each anchor: 7 of the box, then unused ones (the velocity).
         turned: boxes are in the frame of mmdetection3d below 1.0, as `from_turned` says.
     """
 
@@ -317,7 +318,9 @@ class AnchorHead(nn.Module):
         self.register_buffer("ys", torch.stack(ys), persistent=False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(1, inputs, h, w) -> logits, box residuals, and directions if told apart: (1, h, w, channels)."""
+        """Return logits, box residuals, and directions if there are any, (1, h, w, channels), for (1, inputs,
+        h, w).
+        """
         raw = [self.conv_cls(x).permute(0, 2, 3, 1), self.conv_box(x).permute(0, 2, 3, 1)]
         if self.bins > 0:
             raw.append(self.conv_dir_cls(x).permute(0, 2, 3, 1))
@@ -326,7 +329,7 @@ class AnchorHead(nn.Module):
     def detect(
         self, raw: list[Tensor], score_threshold: float, nms_threshold: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode and suppress.
+        """Decode the maps and run NMS.
 
         Args:
             raw: as `forward` returns it.
@@ -360,7 +363,7 @@ class AnchorHead(nn.Module):
         return boxes[found // self.classes], scores, found % self.classes
 
     def boxes(self, raw: list[Tensor], rows: Tensor) -> Tensor:
-        """(K,) int64 numbers of anchors, cell by cell -> their (K, 7) boxes."""
+        """Return (K, 7) boxes for (K,) int64 indices of anchors, cell by cell."""
         code = raw[1].float().reshape(-1, self.code)[rows]
         kind = rows % self.kinds.shape[0]
         cell = rows // self.kinds.shape[0]
@@ -387,31 +390,31 @@ class AnchorHead(nn.Module):
 
 
 def from_turned(boxes: Tensor) -> Tensor:
-    """Boxes of mmdetection3d below 1.0: width before length, yaw 0 along -y and growing clockwise."""
+    """Convert boxes of mmdetection3d below 1.0: width before length, yaw 0 along -y and clockwise."""
     yaw = -boxes[:, 6] - math.pi / 2
     yaw = torch.atan2(yaw.sin(), yaw.cos())[:, None]
     return torch.cat((boxes[:, :3], boxes[:, 4:5], boxes[:, 3:4], boxes[:, 5:6], yaw), 1)
 
 
 def _along(low: float, high: float, count: int, centred: bool) -> Tensor:
-    """(count,) float32 places of the anchors along one axis, m."""
+    """Return (count,) float32 positions of the anchors along one axis, m."""
     step = (high - low) / (count if centred else max(count - 1, 1))
     at = torch.arange(count, dtype=torch.float64) * step + (low + step / 2 if centred else low)
     return at.float()
 
 
 def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int, block: int = 256) -> Tensor:
-    """`nms_bev` across classes, a block at a time: memory does not grow with the square of the boxes.
+    """Run `nms_bev` across classes in blocks, so that memory does not grow with the square of the boxes.
 
     Args:
         boxes: (N, 7), best score first.
         scores: (N,).
-        iou_threshold: of two boxes with a higher footprint IoU the one with the lower score goes.
-        most: boxes that stay.
+        iou_threshold: if two footprints have a higher IoU, the box with the lower score is removed.
+        most: maximum number of boxes kept.
         block: boxes that are compared with each other at a time.
 
     Returns:
-        (K,) int64 rows that stay, best score first.
+        (K,) int64 rows that are kept, best score first.
     """
     kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
     for start in range(0, boxes.shape[0], block):
@@ -425,12 +428,12 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int, blo
 
 
 class PointPillars(nn.Module):
-    """Detects in a cloud: pillars, their features, a map of them, convolutions, a head.
+    """A detector for clouds: pillars, their features, a map, a convolutional backbone, a head.
 
     Args:
         grid: of the pillars.
-        columns: of a point, those that are features: 0 to 3 are x y z intensity, 4 the age of its sweep where
-            the clouds have it; what they do not have is 0.
+        columns: columns of a point that are features: 0 to 3 are x y z intensity, 4 the age of its sweep;
+            missing columns are 0.
         vfe: features of a pillar.
         backbone_2d: on the map.
         dense_head: predicts boxes.
@@ -459,14 +462,14 @@ class PointPillars(nn.Module):
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
 
     def scatter(self, features: Tensor, cell: Tensor) -> Tensor:
-        """(V, C) features of pillars at their (V,) cells -> (1, C, rows, columns), 0 where no pillar is."""
+        """Return (1, C, rows, columns) with features (V, C) of pillars at their (V,) cells, 0 elsewhere."""
         width = features.shape[1]
         grid = torch.zeros((self.rows * self.columns, width), device=features.device, dtype=features.dtype)
         grid.index_copy_(0, cell, features)
         return grid.view(1, self.rows, self.columns, width).permute(0, 3, 1, 2)
 
     def raw(self, points: Tensor) -> list[Tensor]:
-        """(N, 4) or (N, 5) points -> what the head answers."""
+        """Return the output of the head for (N, 4) or (N, 5) points."""
         if self.chosen != list(range(points.shape[1])):
             points = F.pad(points, [0, max(self.chosen) + 1])[:, self.chosen]
         points, number, cell, count = self.voxeliser(points)
@@ -475,14 +478,12 @@ class PointPillars(nn.Module):
     def forward(
         self, points: Tensor, score_threshold: float = -1.0, nms_threshold: float = -1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Detect.
+        """Detect objects in a cloud.
 
         Args:
-            points: (N, 4) float32 x y z in m, intensity; z up; (N, 5) where the age of a point's sweep in s
-                counts too.
+            points: (N, 4) float32 x y z in m, intensity; z up; (N, 5) with the age of a point's sweep in s.
             score_threshold: lowest score kept; negative takes the default.
-            nms_threshold: of two boxes whose footprints overlap more (IoU) the lesser is dropped, where the
-                head compares them; negative takes the default.
+            nms_threshold: footprint IoU above which NMS drops the weaker box; negative takes the default.
 
         Returns:
             boxes (K, 7) float32 xyzlwh_yaw in the frame of the points, scores (K,), labels (K,) int64; best

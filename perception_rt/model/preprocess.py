@@ -1,4 +1,4 @@
-"""Resizing by products of matrices, as a GPU does it best.
+"""Resize images by matrix products, which are fast on a GPU.
 
 Resizing is separable: each output pixel is a weighted sum of a few input rows, then columns. ``area`` weights
 are the exact overlaps of the pixels (as `cv2.INTER_AREA` when it shrinks; adaptive pooling is something
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def axis_taps(n_in: int, n_out: int, area: bool) -> tuple[Tensor, Tensor]:
-    """Which inputs make each output along one axis.
+    """Return the inputs of each output along one axis, and their weights.
 
     Args:
         n_in: input length.
         n_out: output length.
-        area: overlap weights where the axis shrinks; else, and where it grows, bilinear.
+        area: overlap weights if the axis shrinks; bilinear weights otherwise.
 
     Returns:
         index (n_out, K) int64 in [0, n_in), weight (n_out, K) float32; each row sums to 1.
@@ -39,7 +39,7 @@ def axis_taps(n_in: int, n_out: int, area: bool) -> tuple[Tensor, Tensor]:
 
 
 def dense_tables(h: int, w: int, new_h: int, new_w: int, area: bool, swap: bool) -> list[Tensor]:
-    """What `resize_dense` needs to bring images of h x w px to new_h x new_w."""
+    """Return the tables with which `resize_dense` resizes images of h x w px to new_h x new_w."""
     rows, row_weights = axis_taps(h, new_h, area)
     columns, column_weights = axis_taps(w, new_w, area)
     vertical = torch.zeros(new_h, h).scatter_add_(1, rows, row_weights)
@@ -49,7 +49,7 @@ def dense_tables(h: int, w: int, new_h: int, new_w: int, area: bool, swap: bool)
 
 
 def resize_dense(images: Tensor, tables: list[Tensor]) -> Tensor:
-    """Resize on a GPU, where two dense products cost less than many small calls.
+    """Resize on a GPU, where two dense products take less time than many small calls.
 
     Returns:
         (N, new_h, new_w, 3) float32 grey levels.

@@ -25,12 +25,12 @@ from perception_rt.types.errors import BundleError, ConfigError, ModelError
 
 SHIPPED = Path(__file__).parents[1] / "bundles"
 
-# Frames are views into messages, which must not be written to; nothing here does.
+# Frames are read-only views into messages; nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def resolve_bundle(path_or_name: str | Path) -> Path:
-    """The file of a bundle; a bare name (no suffix, no slash) is a shipped or downloaded one."""
+    """Return the file of a bundle; a bare name (no suffix, no slash) is a shipped or downloaded one."""
     path = Path(path_or_name)
     if path.suffix or len(path.parts) != 1 or path.exists():
         return path
@@ -47,10 +47,10 @@ def resolve_bundle(path_or_name: str | Path) -> Path:
 
 
 def resolve_device(device: str) -> torch.device:
-    """The torch device for ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    """Return the torch device for ``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        BundleError: where the device is not one, or absent.
+        BundleError: the device is invalid or not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -67,21 +67,21 @@ def resolve_device(device: str) -> torch.device:
 
 
 class Runtime:
-    """A bundle, loaded, checked and ready to run; `open` gives the one that fits the bundle's task.
+    """A bundle, loaded and checked; `open` returns the subclass for the bundle's task.
 
     One thread should load, warm up and call it: torch's parallel operators slow down by half when two
-    threads share them. A bundle is a program: open only those whose source you trust.
+    threads share them. Opening a bundle runs its code: open only bundles from sources you trust.
 
     Attributes:
-        manifest: what the bundle says of itself.
+        manifest: the manifest of the bundle.
         device: where it runs.
         half: whether the network runs in fp16.
-        source: what `open` was asked for, empty where something else made it.
+        source: the argument of `open`; empty if created otherwise.
         choice: which engine runs which program, and why.
-        class_thresholds: (C,) lowest score of each class: NaN where `score_threshold` counts, infinity for a
-            class that is not wanted. May be replaced at any time: a call uses what it finds at its start.
-        calibration: of the scores; None answers the network's own.
-        extras: by name, what else belongs to each box of the last answer: ``keypoints`` (K, P, 3), x y in px
+        class_thresholds: (C,) lowest score of each class: NaN to use `score_threshold`, infinity for an
+            unwanted class. May be replaced at any time; a call uses the value at its start.
+        calibration: of the scores; None returns those of the network.
+        extras: by name, more values of each box of the last output: ``keypoints`` (K, P, 3), x y in px
             of the image and visibility; ``theta`` (K,) rad.
     """
 
@@ -98,7 +98,7 @@ class Runtime:
         self.extras: dict[str, np.ndarray] = {}
 
     def thresholds_of(self, thresholds: Mapping[str, float], wanted: Sequence[str]) -> np.ndarray:
-        """Values for `class_thresholds`: the bundle's own, changed.
+        """Return values for `class_thresholds`: the bundle's own with changes.
 
         Args:
             thresholds: lowest scores by class name, where they differ from the bundle's.
@@ -113,7 +113,7 @@ class Runtime:
 
     @property
     def sha256(self) -> str:
-        """Of the bundle (format 1: of its weights), 64 hex digits."""
+        """The hash of the bundle (format 1: of its weights), 64 hex digits."""
         return self.manifest.sha256
 
     @staticmethod
@@ -124,21 +124,21 @@ class Runtime:
         threads: int | None = None,
         engine: str = "auto",
     ) -> Any:
-        """Load a bundle, verify its hash and its golden answer, and choose what runs it.
+        """Load a bundle, verify its hash and golden output, and choose an engine.
 
         Args:
             path_or_name: a file, or the bare name of a shipped bundle.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             half: run the network in fp16 (CUDA only).
             threads: CPU threads at most; None leaves torch's.
-            engine: one of `perception_rt.model.engine.engine_names`, or ``auto``: the fastest that gives the
-                golden answer, by a short trial whose result is kept in the user's cache folder.
+            engine: one of `perception_rt.model.engine.engine_names`, or ``auto``: the fastest that reproduces
+                the golden output in a short trial, whose result is stored in the user's cache folder.
 
         Returns:
             An `ImageRuntime`, a `ClassifierRuntime` or a `CloudRuntime`, by the task of the bundle.
 
         Raises:
-            BundleError: one line that says why the bundle or the device cannot be used.
+            BundleError: the bundle or the device cannot be used; the message is one line.
             ConfigError: `half` on a CPU, `threads` below 1, an unknown engine.
         """
         from perception_rt.model.choice import choose
@@ -156,10 +156,10 @@ class Runtime:
         return runtime
 
     def check_golden(self, path: str | Path = "") -> None:
-        """Run the golden input.
+        """Run the golden input and compare the output.
 
         Raises:
-            BundleError: where the answer is not the manifest's.
+            BundleError: the output differs from the manifest's.
         """
         golden = self.manifest.golden
         try:
@@ -174,7 +174,7 @@ class Runtime:
             raise BundleError(f"{path}: golden mismatch on {self.device}: {difference}")
 
     def golden_outputs(self, data: np.ndarray) -> Outputs:
-        """The answer to the golden input; thresholds of classes and calibration are left aside."""
+        """Return the output for the golden input, without class thresholds and calibration."""
         saved = self.class_thresholds, self.calibration
         self.class_thresholds, self.calibration = np.full(len(self.manifest.classes), np.nan), None
         try:
@@ -190,7 +190,7 @@ class Runtime:
     """What the network answers of each box."""
 
     def _network(self, archive: Archive, choice: Choice, engine: Engine) -> Any:
-        """What surrounds the network of this task."""
+        """Return the network with the processing steps of this task."""
         raise NotImplementedError
 
     def _load(self, archive: Archive, choice: Choice) -> Any:
@@ -201,16 +201,16 @@ class Runtime:
         return self._network(archive, choice, engine)
 
     def _run(self, data: Images, bgr: tuple[bool, ...], score: float | None, nms: float | None) -> Any:
-        """What the network answers, on the host, held to the thresholds of the classes.
+        """Return the network's output on the host, after applying the class thresholds.
 
         Raises:
-            ModelError: whatever went wrong inside, CUDA out of memory included.
+            ModelError: the network failed, for example with CUDA out of memory.
         """
         wanted = self.manifest.score_threshold if score is None else float(score)
         own = self.class_thresholds
         least = np.where(np.isnan(own), wanted, own).astype(np.float32)
         lowest, raw, calibration = min(wanted, float(least.min())), least, self.calibration
-        if calibration is not None:  # a little lower, so that rounding takes none: the scores decide below
+        if calibration is not None:  # a little lower: rounding must not drop anything that passes below
             lowest = max(0.0, float(calibration.inverse(np.float64(lowest))) - 1e-6)
             raw = (calibration.inverse(least) - 1e-6).astype(np.float32)
         try:
@@ -235,7 +235,7 @@ class Runtime:
 
 
 class ContractModule:
-    """A TorchScript module that takes the sensor's data and answers boxes."""
+    """A TorchScript module that maps sensor data to boxes."""
 
     def __init__(self, archive: Archive, program: Program, device: torch.device, half: bool) -> None:
         self._device, self._half = device, half
@@ -256,7 +256,7 @@ class ContractModule:
 
     @torch.inference_mode()
     def __call__(self, data: torch.Tensor, *options: bool | float, least: np.ndarray) -> Any:
-        """What the module returns, on the device; `least` is for the caller to hold it to."""
+        """Return the output of the module, on the device; the caller applies `least`."""
         if self._device.type == "cuda":
             data = data.pin_memory().to(self._device, non_blocking=True)
         with torch.autocast(self._device.type, torch.float16, enabled=self._half):
@@ -271,7 +271,7 @@ def open_archive(
     program: Program,
     engine: str | None = None,
 ) -> Any:
-    """A runtime of one program of a bundle; the golden answer is not checked.
+    """Return a runtime of one program of a bundle without checking the golden output.
 
     Args:
         archive: the bundle.
@@ -279,10 +279,10 @@ def open_archive(
         half: in fp16.
         threads: CPU threads.
         program: one of the bundle's.
-        engine: which; None for the first that takes the program here.
+        engine: name of the engine; None for the first that can run the program.
 
     Raises:
-        BundleError: no engine here can run it.
+        BundleError: no engine can run it.
     """
     options = EngineOptions(str(device), half, threads)
     name = engine or first_engine(program, options)
@@ -290,10 +290,10 @@ def open_archive(
 
 
 def first_engine(program: Program, options: EngineOptions) -> str:
-    """The first engine that can run `program` here.
+    """Return the first engine that can run `program` on this machine.
 
     Raises:
-        BundleError: there is none.
+        BundleError: no engine can run it.
     """
     reasons = []
     for name in engine_names():
@@ -321,10 +321,10 @@ class ImageRuntime(Runtime):
         return ImageNetwork(archive, choice.program, engine, self.device)
 
     def warmup(self, sizes: list[tuple[int, int]], batch: int = 1, runs: int = 3) -> float:
-        """Run zeros of each (height, width), so that the first frame is not slower than the others.
+        """Run zeros of each (height, width), so that the first frame is as fast as the others.
 
         Returns:
-            The processor time of an image of the last size, ms: the least of the runs.
+            The lowest processor time for an image of the last size, ms.
         """
         cpu_ms = 0.0
         for height, width in sizes:
@@ -345,14 +345,14 @@ class ImageRuntime(Runtime):
             images: (N, H, W, 3) uint8, on the host; may be read-only and strided.
             bgr: channel order of `images`.
             score_threshold: lowest score kept; None takes the bundle's own.
-            nms_threshold: IoU above which the weaker box of a class goes; None takes the bundle's own.
+            nms_threshold: IoU above which the weaker box of a class is removed; None takes the bundle's own.
 
         Returns:
             boxes (K, 4) float32 xyxy in px of the images, scores (K,) float32, labels (K,) int64,
             image_index (K,) int64; by image, best score first.
 
         Raises:
-            ModelError: wrong input, or whatever went wrong inside, CUDA out of memory included.
+            ModelError: the input is invalid or the network failed, for example with CUDA out of memory.
         """
         batch = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
         if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[3] != 3 or 0 in batch.shape[1:]:
@@ -363,7 +363,9 @@ class ImageRuntime(Runtime):
 
 
 class ClassifierRuntime(ImageRuntime):
-    """Runs a bundle of task `classify`: a row for each class, whose box is what the network saw."""
+    """Runs a bundle of task `classify`. It returns a row for each class; the box is the visible part of the
+    image.
+    """
 
     def _load(self, archive: Archive, choice: Choice) -> Any:
         if archive.manifest.decoder is None:
@@ -377,7 +379,7 @@ class ClassifierRuntime(ImageRuntime):
         score_threshold: float | None = None,
         nms_threshold: float | None = None,
     ) -> Outputs:
-        """As of `ImageRuntime`; also for a list of images (1, H, W, 3) of any sizes, as one batch."""
+        """See `ImageRuntime`; also takes a list of images (1, H, W, 3) of any sizes as one batch."""
         if not isinstance(images, list):
             return super().__call__(images, bgr, score_threshold, nms_threshold)
         return self._run(images, (bgr,), score_threshold, nms_threshold)
@@ -392,10 +394,10 @@ class CloudRuntime(Runtime):
         return CloudNetwork(archive, choice.program, engine, self.device)
 
     def warmup(self, runs: int = 3) -> float:
-        """Run the golden cloud, so that the first frame is not slower than the others.
+        """Run the golden cloud, so that the first frame is as fast as the others.
 
         Returns:
-            The processor time of the cloud, ms: the least of the runs.
+            The lowest processor time for the cloud, ms.
         """
         cloud = read_golden(self.manifest.golden, self._archive.members)
         return _cpu_ms(lambda: self(cloud), runs)
@@ -410,17 +412,17 @@ class CloudRuntime(Runtime):
 
         Args:
             points: (N, 4) float32 x y z intensity in the sensor's frame, finite, on the host; may be
-                read-only. (N, 5) with the age of each point's sweep in s, where the bundle takes it; without
-                it the cloud is one sweep.
+                read-only. (N, 5) with the age of each point's sweep in s, if the bundle takes it; otherwise
+                the cloud is one sweep.
             score_threshold: lowest score kept; None takes the bundle's own.
-            nms_threshold: footprint IoU above which the weaker box goes; None takes the bundle's own.
+            nms_threshold: footprint IoU above which the weaker box is removed; None takes the bundle's own.
 
         Returns:
             boxes (K, 7) float32 xyzlwh_yaw in the sensor's frame, scores (K,) float32, labels (K,) int64;
             best score first.
 
         Raises:
-            ModelError: wrong input, or whatever went wrong inside, CUDA out of memory included.
+            ModelError: the input is invalid or the network failed, for example with CUDA out of memory.
         """
         cloud = torch.from_numpy(points) if isinstance(points, np.ndarray) else points
         widths = (4, 5) if getattr(self.manifest.input, "ages", False) else (4,)
@@ -430,10 +432,10 @@ class CloudRuntime(Runtime):
 
 
 def _checked(found: Any, names: Sequence[str], box_columns: int) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """The tensors that a network answered, by `names`, and what else belongs to each box.
+    """Return the output tensors of a network, named by `names`, and the extra values of each box.
 
     Raises:
-        ModelError: there are others than these, or they do not have a row for each box.
+        ModelError: other tensors, or not one row for each box.
     """
     values = list(found) if isinstance(found, tuple | list) else [found]
     extras = values.pop() if values and isinstance(values[-1], dict) else {}
@@ -449,7 +451,7 @@ def _checked(found: Any, names: Sequence[str], box_columns: int) -> tuple[list[T
 
 
 def _unpack(rows: np.ndarray, box_columns: int) -> tuple[np.ndarray, ...]:
-    """Boxes, scores and the integer columns of packed rows."""
+    """Return boxes, scores and the integer columns of packed rows."""
     boxes, scores = rows[:, :box_columns], rows[:, box_columns]
     whole = (rows[:, column].astype(np.int64) for column in range(box_columns + 1, rows.shape[1]))
     return np.ascontiguousarray(boxes), np.ascontiguousarray(scores), *whole

@@ -1,4 +1,4 @@
-"""Run a bundle of task `segment`: the class of every pixel, and the objects where the network tells them."""
+"""Run a bundle of task `segment`: the class of every pixel, and boxes if the network detects objects."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from perception_rt.types.segmentation import UNLABELLED
 
 
 class SegmentDecoder(Protocol):
-    """What a decoder of task `segment` has beyond `perception_rt.model.decoder.Decoder`.
+    """The additional interface of decoders of task `segment`; see `perception_rt.model.decoder.Decoder`.
 
     Attributes:
-        has_boxes: whether it answers objects; a network without them returns no candidates.
+        has_boxes: whether it detects objects; otherwise there are no candidates.
     """
 
     has_boxes: bool
@@ -33,22 +33,22 @@ class SegmentDecoder(Protocol):
     def label_map(
         self, outputs: list[Tensor], found: Candidates, place: Placement, least: np.ndarray
     ) -> Tensor:
-        """The label of every pixel of the image.
+        """Return the label of every pixel of the image.
 
         Args:
             outputs: of the network for one image.
-            found: the objects that are answered, best score first, boxes in px of the image.
+            found: the detected objects, best score first, boxes in px of the image.
             place: where the image lies in the network's input.
-            least: (C,) lowest score of each class; infinity for a class that is not wanted.
+            least: (C,) lowest score of each class; infinity for an unwanted class.
 
         Returns:
-            (H, W) uint8, `UNLABELLED` where no class is sure enough.
+            (H, W) uint8, `UNLABELLED` where no class reaches its lowest score.
         """
         ...
 
 
 class SegmentNetwork(ImageNetwork):
-    """An `ImageNetwork` that also keeps the labels of the pixels.
+    """An `ImageNetwork` that also returns pixel labels.
 
     Attributes:
         maps: of the images of the last call, (H, W) uint8 each.
@@ -69,13 +69,13 @@ class SegmentNetwork(ImageNetwork):
 
     @property
     def has_boxes(self) -> bool:
-        """Whether the network answers objects, too."""
+        """Whether the network detects objects, too."""
         return self._decode.has_boxes
 
     def __call__(
         self, images: Images, bgr: bool, score_threshold: float, nms_threshold: float, least: np.ndarray
     ) -> Answer:
-        """As of `ImageNetwork`."""
+        """See `ImageNetwork`."""
         self.maps = []
         return super().__call__(images, bgr, score_threshold, nms_threshold, least)
 
@@ -103,7 +103,7 @@ class SegmenterRuntime(ImageRuntime):
     """Runs a bundle of task `segment`.
 
     Attributes:
-        has_boxes: whether it answers objects, too.
+        has_boxes: whether it detects objects, too.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -132,15 +132,15 @@ class SegmenterRuntime(ImageRuntime):
         """Label every pixel of a batch of equally sized images.
 
         Args:
-            images, bgr, score_threshold, nms_threshold: as of `ImageRuntime`; the lowest score is that of an
-                object, or of a pixel where the network tells classes only.
+            images, bgr, score_threshold, nms_threshold: see `ImageRuntime`; the threshold applies to objects,
+                or to pixels if the network detects no objects.
 
         Returns:
-            boxes (K, 4), scores (K,), labels (K,), image_index (K,) as of `ImageRuntime`, K = 0 of a network
-            that answers no objects; then (N, H, W) uint8, the label of every pixel or `UNLABELLED`.
+            boxes (K, 4), scores (K,), labels (K,), image_index (K,) as for `ImageRuntime`, with K = 0 if the
+            network detects no objects; then (N, H, W) uint8, the label of every pixel or `UNLABELLED`.
 
         Raises:
-            ModelError: as of `ImageRuntime`.
+            ModelError: as for `ImageRuntime`.
         """
         answer = super().__call__(images, bgr, score_threshold, nms_threshold)
         if len(answer) == 4:  # no image

@@ -1,4 +1,4 @@
-"""What a cluster's shape can be, and the whole box of which the lidar saw a part; can be scripted."""
+"""Classify clusters by shape, and complete the boxes of partly visible vehicles; can be scripted."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from perception_rt.model.visibility import seen_and_seen_through
 
 
 def ramp(value: Tensor, zero: float, one: float) -> Tensor:
-    """0 at `zero`, 1 at `one`, straight between, constant beyond; `zero` may be the greater."""
+    """Return 0 at `zero`, 1 at `one`, linear in between, constant outside; `zero` may exceed `one`."""
     return ((value - zero) / (one - zero)).clamp(0, 1)
 
 
 def ramp_between(value: Tensor, zero: Tensor, one: Tensor) -> Tensor:
-    """`ramp` with ends of each value's own."""
+    """Return `ramp` with separate ends for each value."""
     return ((value - zero) / (one - zero)).clamp(0, 1)
 
 
 def sides(s: Shapes) -> tuple[Tensor, Tensor]:
-    """(C,) and (C,) the longer and the shorter side of each rectangle, m."""
+    """Return (C,) the longer and (C,) the shorter side of each rectangle, m."""
     along, across = s.along[:, 1] - s.along[:, 0], s.across[:, 1] - s.across[:, 0]
     return torch.maximum(along, across), torch.minimum(along, across)
 
 
 def like_vehicle(s: Shapes, spacing: Tensor, highest: float) -> Tensor:
-    """(C,) in [0, 1], how much a shape is like the seen part of a car or van, completion apart.
+    """Return (C,) in [0, 1], how similar a shape is to the visible part of a car or van, before completion.
 
     Args:
         s: (C,) shapes.
@@ -59,7 +59,7 @@ def like_vehicle(s: Shapes, spacing: Tensor, highest: float) -> Tensor:
 
 
 def like_person(s: Shapes, spacing: Tensor) -> tuple[Tensor, Tensor]:
-    """(C,) and (C,) in [0, 1], how much a shape is like a pedestrian, and like a cyclist.
+    """Return (C,) and (C,) in [0, 1], how similar a shape is to a pedestrian, and to a cyclist.
 
     Args:
         s: (C,) shapes.
@@ -85,17 +85,17 @@ def like_person(s: Shapes, spacing: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def away(s: Shapes) -> Tensor:
-    """(C,) distance of the middles from the sensor, m."""
+    """Return (C,) distance of the centres from the sensor, m."""
     return torch.hypot(s.along.mean(1), s.across.mean(1))
 
 
 def returns(area: float, spacing: Tensor) -> Tensor:
-    """(C,) how many points a surface of so many m^2 would show there."""
+    """Return (C,) the expected number of points on a surface of this area, m^2."""
     return area / (spacing[:, 0] * spacing[:, 1]).clamp(min=1e-6)
 
 
 def spacing_at(s: Shapes, rays: Tensor) -> Tensor:
-    """(C, 2) m between the rings near the top of each shape, and between the points of a ring.
+    """Return (C, 2) m between the rings near the top of each shape, and between the points of a ring.
 
     Args:
         s: (C,) shapes.
@@ -108,7 +108,7 @@ def spacing_at(s: Shapes, rays: Tensor) -> Tensor:
 
 
 def grown(interval: Tensor, size: float, growth: int) -> tuple[Tensor, Tensor]:
-    """Intervals grown to at least `size`, and how plausible that is.
+    """Enlarge intervals to at least `size`, and return how plausible that is.
 
     Args:
         interval: (C, 2) from, to, m, the sensor at 0.
@@ -132,7 +132,7 @@ def grown(interval: Tensor, size: float, growth: int) -> tuple[Tensor, Tensor]:
 
 
 def boxes_of(along: Tensor, across: Tensor, yaw: Tensor, ground: Tensor, height: Tensor) -> Tensor:
-    """(C, 7) xyzlwh_yaw of intervals in axes turned by `yaw`, standing on the ground."""
+    """Return (C, 7) xyzlwh_yaw of intervals in axes rotated by `yaw`, on the ground."""
     a, b = along.mean(1), across.mean(1)
     x, y = a * yaw.cos() - b * yaw.sin(), a * yaw.sin() + b * yaw.cos()
     length, width = along[:, 1] - along[:, 0], across[:, 1] - across[:, 0]
@@ -142,11 +142,11 @@ def boxes_of(along: Tensor, across: Tensor, yaw: Tensor, ground: Tensor, height:
 def whole_vehicles(
     s: Shapes, length: float, width: float, alike: float, body: Tensor, ground: Tensor, step_m: float
 ) -> tuple[Tensor, Tensor]:
-    """Complete what was seen of vehicles: of all ways, the one that the lidar contradicts least.
+    """Complete the visible parts of vehicles in the way that contradicts the lidar least.
 
-    Either axis may be the length, and each may grow either way or both. Growing is no error by itself, since
-    a car from behind shows no length; but where the lidar saw the ground, there is no car. Cars mostly stand
-    as what is long beside them.
+    Either axis may be the length, and each may grow in one or both directions. A car seen from behind shows
+    no length, so growing has no cost by itself, but there is no car where the lidar saw the ground. Most cars
+    are parallel to long objects beside them.
 
     Args:
         s: (C,) shapes.
@@ -185,7 +185,7 @@ def whole_vehicles(
 
 
 def like_inside(boxes: Tensor, tops: Tensor, reach_m: float, cell_m: float, spacing: Tensor) -> Tensor:
-    """(B,) in [0, 1], how much what stands in and beside each footprint is like a vehicle.
+    """Return (B,) in [0, 1], how similar the contents and surroundings of each footprint are to a vehicle.
 
     A vehicle shows its whole width, from behind or by its roof, about as high everywhere, and has nothing
     half a metre beside it; what is made up of a post, a wall and a bush does not.
@@ -219,7 +219,7 @@ def like_inside(boxes: Tensor, tops: Tensor, reach_m: float, cell_m: float, spac
 def _looked_up(
     boxes: Tensor, along: Tensor, across: Tensor, grid: Tensor, reach_m: float, cell_m: float
 ) -> Tensor:
-    """What a grid holds at places given in the axes of boxes: (B, K) for (B, K) along and across, m."""
+    """Return values of a grid at positions in the axes of boxes: (B, K) for (B, K) along and across, m."""
     cos, sin = boxes[:, 6:7].cos(), boxes[:, 6:7].sin()
     x = boxes[:, 0:1] + along * cos - across * sin
     y = boxes[:, 1:2] + along * sin + across * cos
@@ -230,7 +230,9 @@ def _looked_up(
 
 
 def upright_box(s: Shapes, length: float, width: float) -> Tensor:
-    """(C, 7) boxes about small things: the longer side is the length; both at least as given, m."""
+    """Return (C, 7) boxes around small objects; the longer side is the length, and both have minimum sizes,
+    m.
+    """
     quarter = s.across[:, 1] - s.across[:, 0] > s.along[:, 1] - s.along[:, 0]
     along = torch.where(quarter[:, None], s.across, s.along)
     across = torch.where(quarter[:, None], -s.along.flip(1), s.across)
@@ -239,14 +241,14 @@ def upright_box(s: Shapes, length: float, width: float) -> Tensor:
 
 
 def middles(s: Shapes) -> Tensor:
-    """(C, 2) x y of the middle of what was seen, m."""
+    """Return (C, 2) x y of the centre of the visible part, m."""
     a, b = s.along.mean(1), s.across.mean(1)
     cos, sin = s.angle.cos(), s.angle.sin()
     return torch.stack((a * cos - b * sin, a * sin + b * cos), 1)
 
 
 def explained(seen: Tensor, scores: Tensor, cars: Tensor, car_scores: Tensor) -> Tensor:
-    """Whether what was seen of a thing lies in a car with a better score, and so is a part of it.
+    """Return whether an object lies in a car with a better score, and so is a part of it.
 
     Args:
         seen: (N, 2) x y of the middle of what was seen, m.

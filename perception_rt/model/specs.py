@@ -1,4 +1,4 @@
-"""What the network of a bundle takes, and how the sensor's data become that."""
+"""The inputs of a bundle's network, and the preprocessing of sensor data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DTYPES = ("float32", "float16", "uint8")
 INTENSITIES = ("unused", "unit", "byte")
 AGE = 4  # column of a point that holds the age of its sweep
 MAX_SWEEPS = 64
-MAX_SIDE = 16384  # px of a network's input; memory is bounded before anything is allocated
+MAX_SIDE = 16384  # px of a network's input; checked before anything is allocated
 MAX_PIXELS = 1 << 26
-MAX_ASPECT = 8  # of an image before its middle is cut out, and as `shorter_N` resizes it
+MAX_ASPECT = 8  # of an image before the centre crop, and after `shorter_N`
 MAX_SHORTER = 2048  # px of `shorter_N`, so that no more than MAX_PIXELS come of it
-# By rule, what a second input of a network holds, all of one row an image.
+# Rules for the second input of a network; each has one row for each image.
 EXTRA_INPUTS = (
     "native_wh",  # int64 (1, 2): width, height of the sensor's image (`orig_target_sizes`)
     "native_hw",  # int64 (1, 2): height, width of the sensor's image
@@ -34,12 +34,12 @@ EXTRA_INPUTS = (
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """How a sensor's image becomes the network's input.
+    """The preprocessing of a sensor's image.
 
     Each network value is ``(grey * scale - mean[c]) / std[c]``.
 
     Attributes:
-        size: (height, width) of the network's input in px; None where it takes any size (``shorter_N`` and
+        size: (height, width) of the network's input in px; None if it takes any size (``shorter_N`` and
             ``model``).
         resize: ``stretch`` (fills the input), ``letterbox`` (keeps the aspect, centred, padded with `pad`),
             ``letterbox_top_left`` (the same, padded at the right and the bottom), ``letterbox_32`` and
@@ -73,35 +73,35 @@ class ImageSpec:
 
     @property
     def step(self) -> int | None:
-        """Of which the sides of the input are multiples; None where it always has `size`."""
+        """The number that divides the sides of the input; None if the input always has `size`."""
         rule, _, last = self.resize.rpartition("_")
         return int(last) if last.isdecimal() and rule not in (CROP, SHORTER) else None
 
     @property
     def shorter_side(self) -> int | None:
-        """Of the image before its middle is cut out, px; None where nothing is."""
+        """The shorter side of the image before the centre crop, px; None without a crop."""
         rule, _, last = self.resize.rpartition("_")
         return int(last) if rule == CROP else None
 
     @property
     def whole_shorter_side(self) -> int | None:
-        """Of the whole image as the network sees it, px; None where the rule does not say."""
+        """The shorter side of the whole resized image, px; None if the rule does not define it."""
         rule, _, last = self.resize.rpartition("_")
         return int(last) if rule == SHORTER else None
 
 
 @dataclass(frozen=True, slots=True)
 class CloudSpec:
-    """What clouds a bundle is made for, and how one becomes the network's input.
+    """The preprocessing of clouds, and the clouds that a bundle is made for.
 
     Attributes:
-        range: least x y z, greatest x y z in the sensor's frame, m, outside of which nothing is found.
+        range: least x y z, greatest x y z in the sensor's frame, m, outside of which nothing is detected.
         intensity: ``unused``, or how the fourth column is scaled: ``unit`` (0 to 1) or ``byte`` (0 to 255).
         sensor_height: height of the sensor above the ground that the bundle is made for, m; None for any.
         encoder: the member of the archive, TorchScript, that maps points (N, 4) to the list of the network's
             inputs; None where the program takes the points themselves.
-        sweeps: of how many a cloud consists, the newest and those before it, moved to where it was taken.
-        ages: points have a fifth column: by how much the newest sweep is younger than theirs, s.
+        sweeps: number of sweeps in a cloud: the newest, and earlier ones transformed to its pose.
+        ages: points have a fifth column: the age of their sweep relative to the newest, s.
     """
 
     range: tuple[float, float, float, float, float, float]
@@ -131,7 +131,7 @@ def parse_image(data: dict[str, Any]) -> ImageSpec:
         "layout": fields.one_of(LAYOUTS),
         "extra_inputs": fields.mapping_of(fields.one_of(EXTRA_INPUTS)),
     }
-    required = ("resize", "filter", "order")  # format 1 has these alone
+    required = ("resize", "filter", "order")  # format 1 has only these
     sides = fields.list_of(fields.integer(1, MAX_SIDE), 2)
     spec = ImageSpec(
         size=None if size is None else fields.field(data, "size", sides, "input."),
@@ -154,7 +154,7 @@ def parse_image(data: dict[str, Any]) -> ImageSpec:
 
 
 def resize_rule(value: Any) -> str:
-    """A rule of `ImageSpec.resize`; ValueError says what it must be."""
+    """Check a rule of `ImageSpec.resize`; ValueError gives the requirement."""
     if isinstance(value, str) and (found := re.fullmatch(rf"({CROP}|{SHORTER})_([0-9]{{1,5}})", value)):
         most = MAX_SIDE if found[1] == CROP else MAX_SHORTER
         if 1 <= int(found[2]) <= most:

@@ -1,4 +1,4 @@
-"""The registry of tasks: what a bundle, a node and a command must know about each kind of model."""
+"""The registry of tasks: what bundles, nodes and commands need for each kind of model."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from perception_rt.types.segmentation import Segmentation
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A kind of model. A new one adds its files and its entry in `TASKS`; nothing else names it.
+    """A kind of model. A new task adds its files and an entry in `TASKS`.
 
     Attributes:
         name: as the manifest writes it.
-        node: the node that runs such bundles, empty for none; its component says the default bundle and the
-            topics.
+        node: the node that runs such bundles, empty for none; its component defines the default bundle and
+            the topics.
         sensor_types: ROS types of the messages that it takes.
-        sensor_data: a frame of these to what the runtime takes, a batch of one.
-        box_columns: of a box: 4 of xyxy in px, 7 of xyzlwh_yaw in m and rad. For a class of an image: what
-            the network saw.
+        sensor_data: converts a frame of these to the input of the runtime, a batch of one.
+        box_columns: number of columns of a box: 4 of xyxy in px, 7 of xyzlwh_yaw in m and rad. For a
+            classifier: the visible part of the image.
         result: the class of the answers.
-        golden_origin: what a golden input is that was not made from a seed.
+        golden_origin: description of a golden input that was not made from a seed.
         golden_form: shape of the golden input, for messages.
         golden_sides: longest side and number of sides of its shape.
         golden_channels: its last side.
-        noise_shape: shape of the golden input where no picture or cloud was given.
+        noise_shape: shape of the golden input if no picture or cloud was given.
         tolerances: of a box coordinate and of a score in the golden answer.
         message_type: ROS type of the result.
         decode_message: ``module:function`` from such a message, serialized, and the class names to stamp in
@@ -62,7 +62,7 @@ class Task:
     recipe: str = ""
 
     def runtime_class(self) -> type[Any]:
-        """The class that runs its bundles."""
+        """The class that runs bundles of the task."""
         return load_object(self.runtime)
 
     def decoder(self) -> Callable[..., tuple[Any, ...]]:
@@ -71,18 +71,18 @@ class Task:
 
 
 def load_object(reference: str) -> Any:
-    """The object that ``module:name`` names."""
+    """Return the object that ``module:name`` names."""
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def _image_batch(frame: CameraFrame) -> np.ndarray:
-    """(1, H, W, 3) uint8 RGB."""
+    """Return (1, H, W, 3) uint8 RGB."""
     return np.ascontiguousarray(frame.pixels[:, :, ::-1] if frame.bgr else frame.pixels)[None]
 
 
 def _cloud(frame: LidarFrame) -> np.ndarray:
-    """(N, 4) float32."""
+    """Return (N, 4) float32."""
     return np.ascontiguousarray(frame.points)
 
 
@@ -149,10 +149,10 @@ TASKS: dict[str, Task] = {task.name: task for task in (DETECT2D, DETECT3D, CLASS
 
 
 def find_task(name: str) -> Task:
-    """The task of that name.
+    """Return the task with a name.
 
     Raises:
-        BundleError: there is none.
+        BundleError: there is no such task.
     """
     if name not in TASKS:
         raise BundleError(f"task={name!r}: must be one of {', '.join(TASKS)}")

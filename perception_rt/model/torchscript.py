@@ -37,7 +37,7 @@ def script_module(module: torch.nn.Module) -> torch.jit.ScriptModule:
     """Compile a module in eval mode.
 
     Raises:
-        BundleError: where the module uses what TorchScript cannot say.
+        BundleError: the module uses something that TorchScript does not support.
     """
     load_operators()
     try:
@@ -49,16 +49,16 @@ def script_module(module: torch.nn.Module) -> torch.jit.ScriptModule:
 
 
 def trace_module(module: torch.nn.Module, example: torch.Tensor) -> torch.jit.ScriptModule:
-    """Record what a module does to `example`: for networks without control flow that cannot be scripted."""
+    """Trace a module with `example`, for networks without control flow that cannot be scripted."""
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # shapes become constants, which is what is wanted here
+        warnings.simplefilter("ignore")  # constant shapes are intended here
         return torch.jit.trace(module.eval(), example, check_trace=False)
 
 
 def archive_copy(
     module: torch.jit.ScriptModule, device: torch.device | None = None
 ) -> torch.jit.ScriptModule:
-    """The module as it would come back from its file, on the device where it was or on another."""
+    """Return the module after saving and loading it, on the same device or on another."""
     buffer = io.BytesIO()
     torch.jit.save(module, buffer)
     buffer.seek(0)
@@ -66,10 +66,10 @@ def archive_copy(
 
 
 def load_module(data: bytes, device: torch.device, what: str) -> torch.jit.ScriptModule:
-    """Load TorchScript and refuse weights that are not numbers.
+    """Load TorchScript, and check that the weights are finite.
 
     Raises:
-        BundleError: `what` is damaged, or holds NaN or infinity.
+        BundleError: `what` is damaged, or contains NaN or infinity.
     """
     load_operators()
     check_archive(data, what)
@@ -82,7 +82,7 @@ def load_module(data: bytes, device: torch.device, what: str) -> torch.jit.Scrip
 
 
 def check_archive(data: bytes, what: str) -> None:
-    """Refuse a TorchScript archive whose compressed members unpack to more than `MAX_UNPACKED`."""
+    """Raise BundleError for a TorchScript archive whose members unpack to more than `MAX_UNPACKED`."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             packed = [info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
@@ -94,25 +94,25 @@ def check_archive(data: bytes, what: str) -> None:
 
 
 def check_finite(module: torch.nn.Module, what: str) -> None:
-    """Raise BundleError where a weight is NaN or infinite."""
+    """Raise BundleError if a weight is NaN or infinite."""
     for name, tensor in module.named_parameters():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BundleError(f"{what}: weights {name} hold NaN or infinity")
 
 
 def module_bytes(module: torch.jit.ScriptModule) -> bytes:
-    """The module as the bytes of its file."""
+    """Return the file of the module as bytes."""
     buffer = io.BytesIO()  # not a file name, which torch would put inside the archive
     torch.jit.save(module, buffer)
     return buffer.getvalue()
 
 
 def module_sha256(module: torch.nn.Module) -> str:
-    """`weights_sha256` over a module's parameters and buffers."""
+    """Return `weights_sha256` over a module's parameters and buffers."""
     return weights_sha256([*module.named_parameters(), *module.named_buffers()])
 
 
-# A convolution as a trace and as a script write it.
+# Names of a convolution in traced and in scripted modules.
 _CONVOLUTIONS = {
     "aten::_convolution": "%x,%w,%b,%stride,%padding,%dilation,%transposed,%outpad,%groups,%q,%r,%s,%t",
     "aten::conv2d": "%x,%w,%b,%stride,%padding,%dilation,%groups",
@@ -120,12 +120,12 @@ _CONVOLUTIONS = {
 
 
 def optimise(module: torch.jit.ScriptModule, device: torch.device) -> torch.jit.ScriptModule:
-    """Fold the weights into the graph; on a CPU also channels last, and activations in place.
+    """Freeze the weights; on a CPU also use channels last and activations in place.
 
-    Freezing alone leaves a small detector at twice the time. `torch.jit.optimize_for_inference` reaches
-    half of this gain only, and its constants cannot leave the CPU.
+    A small detector takes twice as long with freezing only. `torch.jit.optimize_for_inference` gives half of
+    this gain, and its constants cannot leave the CPU.
     """
-    # The fuser would compile again for new sizes, in the middle of a drive.
+    # The fuser would compile again for each new size, while the vehicle drives.
     torch._C._jit_set_texpr_fuser_enabled(False)
     if device.type == "cpu":
         module = module.to(memory_format=torch.channels_last)
@@ -145,12 +145,12 @@ def optimise(module: torch.jit.ScriptModule, device: torch.device) -> torch.jit.
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that is not empty."""
+    """Return the first line of an error's text that is not empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def reason(error: BaseException) -> str:
-    """The line that says what went wrong, among TorchScript's call stack and source."""
+    """Return the reason of an error without TorchScript's call stack and source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reasons = [line for line in lines if re.match(r"\w*(Error|Exception)\b.*: ", line)]
     return (reasons or lines or [type(error).__name__])[-1]

@@ -1,4 +1,4 @@
-"""What a lidar saw and saw through, by direction: evidence for and against boxes; can be scripted."""
+"""Occupied and free directions of a lidar, as evidence for and against boxes; can be scripted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perception_rt.model.boxes3d import corners_bev
 
 
 def returns_by_direction(xy: Tensor, reach_m: float, sectors: int, step_m: float) -> Tensor:
-    """How many points lie nearer than each distance, in each direction.
+    """Return how many points lie nearer than each distance, in each direction.
 
     Args:
         xy: (N, 2) m, the sensor at 0.
@@ -36,7 +36,7 @@ def _sector(azimuth: Tensor, sectors: int) -> Tensor:
 
 
 def ray_spacing(points: Tensor, elevations: int) -> tuple[Tensor, float]:
-    """How far apart the rays of a lidar are, by elevation, from where they return.
+    """Return the spacing of a lidar's rays by elevation, estimated from the points.
 
     A sector of one degree of azimuth crosses each ring once: the share of the bins of 0.2 degrees of
     elevation that hold points there tells how far apart the rings are, and the number of points how far apart
@@ -62,14 +62,14 @@ def ray_spacing(points: Tensor, elevations: int) -> tuple[Tensor, float]:
     mean = (window.sum(2) / sectors.clamp(min=1)).clamp(min=1)
     rings = (3 * math.pi / elevations / mean[1]).clamp(max=0.1)
     in_ring = 3 * math.pi / elevations * (math.pi / 180) / (mean[0] * rings)
-    # A few stray points are no ring.
+    # A few stray points are not a ring.
     shown = ((count > 0).sum(2).view(-1) >= 4).nonzero()[:, 0]
     highest = (int(shown[-1]) + 1) / (10 * elevations) * math.pi - math.pi / 2 if len(shown) else 0.0
     return torch.stack((rings, in_ring), 1), highest
 
 
 def crossed(boxes: Tensor, azimuth: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays from the sensor at 0 enter and leave footprints, by the slab method.
+    """Return where rays from the sensor at 0 enter and leave footprints, by the slab method.
 
     Args:
         boxes: (B, 7) xyzlwh_yaw.
@@ -93,7 +93,7 @@ def crossed(boxes: Tensor, azimuth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def directions_over(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Twelve directions spread over each footprint, 0.2 m inside of its corners: those of a car are round.
+    """Return twelve directions over each footprint, 0.2 m inside of its corners, as those of a car are round.
 
     Returns:
         (B, 12) azimuth, rad; (B, 12) and (B, 12) entry and exit, m, as of `crossed`.
@@ -114,7 +114,8 @@ def directions_over(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def seen_and_seen_through(
     boxes: Tensor, body: Tensor, ground: Tensor, step_m: float
 ) -> tuple[Tensor, Tensor]:
-    """The share of twelve directions over a box in which the lidar saw it, and in which it saw through it.
+    """Return the share of twelve directions over a box in which the lidar hit it, and in which it is seen
+    through.
 
     Through it: a return from the ground inside the footprint or behind it, up to half as far again as its
     near side: nearer than that even a low car seen from a high roof hides the ground.
@@ -138,7 +139,7 @@ def seen_and_seen_through(
 def ground_before(
     boxes: Tensor, body: Tensor, ground: Tensor, step_m: float, reach_m: Tensor, clear_m: Tensor
 ) -> Tensor:
-    """How much of what was seen of a box has ground right before it.
+    """Return how much of the visible part of a box has ground directly in front of it.
 
     What stands on a road does; what shows through or over a hedge, a fence or a wall does not.
 

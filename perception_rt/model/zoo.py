@@ -1,4 +1,4 @@
-"""Pretrained networks by name: where they are published, and how they become bundles.
+"""Pretrained networks by name: their download addresses, and how they become bundles.
 
 The hash of a file is checked before anything parses it. Files and bundles are kept in the user's cache
 folder. An interrupted download resumes.
@@ -28,7 +28,7 @@ _BLOCK = 1 << 18
 
 
 class ZooEntry(NamedTuple):
-    """A published file.
+    """A published file of weights.
 
     Attributes:
         name: name of the bundle.
@@ -104,7 +104,7 @@ def find_entry(name: str) -> ZooEntry:
     """
     if name in ZOO:
         return ZOO[name]
-    import torchvision  # 1.7 s, and only its own weights need it
+    import torchvision  # takes 1.7 s, and only its own weights need it
 
     models = torchvision.models
     if name in models.list_models():
@@ -145,12 +145,12 @@ def get_bundle(
     picture: np.ndarray | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Path:
-    """Download a network, check its hash and make a bundle of it, which agrees with the source's own runtime.
+    """Download a network, check its hash, and make a bundle that agrees with the source's own runtime.
 
     Args:
         entry: the network.
-        source: a file that was downloaded before; no connection is made.
-        out: the bundle to write; None for the cache folder, where `resolve_bundle` finds it by name.
+        source: a file that was downloaded before; nothing is downloaded.
+        out: the bundle to write; None for the cache folder, in which `resolve_bundle` finds it by name.
         picture: (H, W, 3) uint8 RGB with objects, for the bundle's golden output; None for noise.
         progress: called with the received and the expected bytes.
 
@@ -158,7 +158,8 @@ def get_bundle(
         The bundle.
 
     Raises:
-        BundleError: no connection, another file than expected, no space, or the export fails.
+        BundleError: there is no connection or no disk space, the file is not the expected one, or the export
+            fails.
     """
     from perception_rt.model.importers.export import save_checked
 
@@ -191,12 +192,12 @@ def _torchvision_classes(entry: ZooEntry) -> list[str]:
 def download(
     entry: ZooEntry, folder: Path, progress: Callable[[int, int | None], None] | None = None
 ) -> Path:
-    """Return the file of an entry in `folder`; download what is missing of it and check its hash.
+    """Return the file of an entry in `folder`: download the missing part, and check its hash.
 
     Proxies are taken from the usual environment variables.
 
     Raises:
-        BundleError: no connection, a file of another size or hash, or no space.
+        BundleError: there is no connection or no disk space, or the file has another size or hash.
     """
     path = folder / (entry.url.rpartition("/")[2] or entry.name)
     if path.is_file() and _matches(path, entry):
@@ -232,7 +233,7 @@ def _checked(entry: ZooEntry, file: Path) -> Path:
 
 
 def _receive(entry: ZooEntry, part: Path, progress: Callable[[int, int | None], None] | None) -> None:
-    """Append the missing bytes to `part`; start anew where the server cannot resume."""
+    """Append the missing bytes to `part`; start again if the server cannot resume."""
     limit = entry.size or MAX_BYTES
     have = part.stat().st_size if part.is_file() else 0
     if have > limit:
