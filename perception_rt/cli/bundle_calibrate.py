@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     runtime = Runtime.open(args.bundle, "cpu", threads=1, engine="reference")
     manifest = runtime.manifest
     if manifest.schema_version == 1 or manifest.calibration is not None:
-        why = "of format 1: export it anew" if manifest.schema_version == 1 else "calibrated already"
+        why = "of format 1: export it again" if manifest.schema_version == 1 else "calibrated already"
         raise BundleError(f"{args.bundle}: is {why}")
     labelled = labelled_data(runtime, args)
     with frame_bar("calibrate", labelled.count) as on_frame:

@@ -293,7 +293,7 @@ def _png_rows(width: int, height: int, depth: int, colour: int, interlaced: int)
 def _plain_png(data: np.ndarray) -> np.ndarray:
     """The same pixels in one chunk that is not compressed, and nothing else.
 
-    libpng inflates whatever follows the last row, a thousand times the bytes received. This stops there, and
+    libpng inflates any data after the last row, a thousand times the bytes received. This stops there, and
     takes no longer than OpenCV alone.
 
     Raises:

@@ -104,7 +104,7 @@ def parse_points(source: object, max_bytes: int = MAX_BYTES, timed: bool = False
     """Check a sensor_msgs/PointCloud2 and give a handle on it; no point is read or copied.
 
     Of the fields, x y z (float32 or float64) and intensity (any type; where absent, reflectivity) are used,
-    and only these must be sound. A cloud of no points is valid whatever its fields: filters publish it.
+    and only these must be sound. A cloud without points is valid with any fields, as filters publish it.
 
     Args:
         source: the message object (of rclpy or rosbags), or its serialized bytes.

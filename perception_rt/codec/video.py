@@ -144,7 +144,7 @@ def _capture(source: str, rate_hz: float) -> Iterator[VideoFrame]:
 
 
 def _opened(source: str) -> cv2.VideoCapture:
-    """The source, opened; what OpenCV says to the terminal is said by the error of the caller."""
+    """Return the opened source; the caller's error replaces OpenCV's output on the terminal."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

@@ -81,5 +81,5 @@ class StreamReport:
         if behind_ns is not None:
             side = "behind" if behind_ns > 0 else "ahead of"
             what = f"stamps are {abs(behind_ns) / 1e9:.1f} s {side} the node's clock"
-            return Level.WARN, f"{what}: set use_sim_time, or mend the sensor's clock"
+            return Level.WARN, f"{what}: set use_sim_time, or correct the sensor's clock"
         return Level.OK, "frames flow"

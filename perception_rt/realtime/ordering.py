@@ -7,13 +7,13 @@ AHEAD_NS = 100_000_000  # a stamp further ahead of the clock is left over from b
 
 
 class StampOrder:
-    """Refuses stamps behind the newest one of their stream, unless the stream begins anew.
+    """Refuses stamps behind the newest one of their stream, unless the stream restarts.
 
-    It begins anew at a step back of more than a second, at one from a stamp ahead of the clock to one that is
+    It restarts at a step back of more than a second, at one from a stamp ahead of the clock to one that is
     not, and after `reset`.
 
     Attributes:
-        old_above_ns: where the last stamp began the stream anew, stamps above this one are from before; else
+        old_above_ns: if the last stamp restarted the stream, stamps above this one are from before; else
             None.
     """
 

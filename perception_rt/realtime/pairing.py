@@ -45,7 +45,7 @@ class StampPairing:
       between two anchors that have other ones; the run ended or the clock was set back;
     * `unsynced`: a partner without an anchor in its window.
 
-    Where a stream begins anew (see `StampOrder`), the messages that wait from before end.
+    When a stream restarts (see `StampOrder`), its waiting messages are dropped.
 
     Args:
         anchors: stats of the anchors' stream.

@@ -16,7 +16,7 @@ from perception_rt.realtime.ordering import StampOrder
 from perception_rt.realtime.statistics import ClockOffset, LatencyWindow, RateMeter
 from perception_rt.types.errors import ModelError
 
-EXTRAS_NS = round(1e9)  # at least so often visualizations are published, whatever waits
+EXTRAS_NS = round(1e9)  # maximum time between visualizations, even if frames wait
 
 STAGES = ("wait", "decode", "infer", "publish")
 
@@ -347,7 +347,7 @@ class FramePipeline:
 
 
 def _for_each(step: Callable[[str], None], streams: Iterable[str]) -> None:
-    """Call `step` for every stream, whatever it raises for one of them; then raise the first error."""
+    """Call `step` for every stream, even if it raises for one of them; then raise the first error."""
     errors: list[Exception] = []
     for stream in streams:
         try:

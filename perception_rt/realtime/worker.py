@@ -18,7 +18,7 @@ POLL_S = 0.005  # how often a clock that may jump or stand still (simulated time
 
 
 class Worker(Generic[Item]):
-    """Runs `process` on the newest items, on one thread of its own, when the scheduler says so.
+    """Runs `process` on the newest items, on its own thread, when the scheduler allows it.
 
     Torch's parallel operators lose half their speed once two threads have used them, so `call` runs
     everything else that touches the model (loading, warming up) on this thread too.

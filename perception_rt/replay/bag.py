@@ -233,7 +233,7 @@ class Bag:
         except FormatError as error:
             if not self._salvage:
                 raise BagError(
-                    f"{self._path}: not a readable rosbag2: {error}: `ros2 bag reindex` makes it anew"
+                    f"{self._path}: not a readable rosbag2: {error}: `ros2 bag reindex` restores it"
                 ) from error
             metadata = Metadata()
             self._report(Damage("", None, 0, str(error)))

@@ -67,7 +67,7 @@ class Counts:
         misses: truths without (FN).
         false_tracks: boxes of tracks without a truth (FP).
         switches: a truth that has another track than in the frame before (IDS).
-        fragments: a truth whose track begins anew (FRAG).
+        fragments: a truth whose track restarts (FRAG).
     """
 
     truths: int

@@ -11,11 +11,11 @@ from perception_rt.realtime.statistics import ANOTHER_CLOCK_NS
 MOSTLY = 0.5
 REMEDIES = {
     Outcome.SUPERSEDED.value: "the model is slower than the sensor: lower the rate, or use another bundle",
-    Outcome.LATE.value: "raise max_age_ms, or mend the sensor's clock; `--time stamps` orders by stamp",
+    Outcome.LATE.value: "raise max_age_ms, or correct the sensor's clock; `--time stamps` orders by stamp",
     Outcome.UNSYNCED.value: "check frames and times of /tf and of the partner topic; "
     "`--time stamps` orders by stamp",
     Outcome.REJECTED.value: "the measurements contradict each other: check units, frames and covariances",
-    Outcome.DECODE_ERROR.value: "the messages are malformed: mend the driver, or remap to another topic",
+    Outcome.DECODE_ERROR.value: "the messages are malformed: correct the driver, or remap to another topic",
     Outcome.MODEL_ERROR.value: "check the bundle with `perception-rt bundle verify`",
 }
 
@@ -60,10 +60,10 @@ def clock_warnings(clock: Mapping[str, Any]) -> Iterator[str]:
         if abs(left_s) * 1e9 <= ANOTHER_CLOCK_NS:
             yield f"{line}: the clock follows the stamps"
         elif clock["follows"] == "log":
-            yield f"{line}: time `stamps` follows them; mend the sensor's clock"
+            yield f"{line}: time `stamps` follows them; correct the sensor's clock"
         else:
             yield f"{line}, those of other topics are not: time `stamps` follows each topic's own"
     for topic, behind_ns in clock["behind_ns"].items():
         offset_s = clock["offsets_s"].get(topic)
         if offset_s is not None and abs(offset_s) * 1e9 <= ANOTHER_CLOCK_NS < abs(behind_ns):
-            yield f"{topic}: stamps follow the log times, those of most topics do not: mend a sensor's clock"
+            yield f"{topic}: its stamps follow the log times, unlike most topics': correct a sensor's clock"

@@ -11,7 +11,7 @@ from perception_rt.types import Detections3D, LidarFrame
 
 LEVEL_RAD = 0.035  # 2 degrees: less makes no difference to the detectors
 TILTED_RAD = 0.14  # 8 degrees: a ground that leans more is no road
-GROUND_SHARE = 0.25  # of the points, which a plane must hold to be taken for the ground
+GROUND_SHARE = 0.25  # of the points: the minimum in a plane that counts as ground
 GROUND_M = 0.2  # how far from the plane they may lie
 SAMPLES, PLANES = 1500, 120
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class RoadUser(NamedTuple):
-    """A class of road users: names of one group are taken for each other by detectors.
+    """A class of road users: detectors confuse names of one group.
 
     Sizes are those of common vehicles and adults; `height_sigma` is how much the height varies. All in m.
     """

@@ -18,8 +18,8 @@ class TransformBuffer:
 
     The rules are those of tf2's BufferCore: nothing is extrapolated; stamp 0 asks for the latest time that
     all transforms on the way have; a transform older than the history of its frame is ignored (TF_OLD_DATA);
-    static transforms hold at any time. A frame that gets another parent begins anew. A leading slash of a
-    frame name is dropped.
+    static transforms hold at any time. A frame that gets another parent loses its history. A leading slash of
+    a frame name is dropped.
 
     Args:
         history_ns: how long transforms are kept, ns, counted from the newest one of their frame.

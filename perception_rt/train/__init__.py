@@ -1,1 +1,1 @@
-"""Recipes that train the shipped bundles on the simulator."""
+"""Training: the recipes of the shipped bundles, and training on a user's data set."""

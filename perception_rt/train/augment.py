@@ -1,4 +1,4 @@
-"""Pictures varied at random, by torchvision.transforms.v2."""
+"""Random augmentation of pictures with torchvision.transforms.v2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from perception_rt.types import ConfigError
 
-GREY = 114  # of what is filled in
+GREY = 114  # of filled areas
 AUGMENTATIONS: dict[str, Callable[[], v2.Transform]] = {
     "flip": v2.RandomHorizontalFlip,
     "colour": lambda: v2.RandomPhotometricDistort(hue=(-0.02, 0.02)),
@@ -23,11 +23,11 @@ AUGMENTATIONS: dict[str, Callable[[], v2.Transform]] = {
     "crop": v2.RandomIoUCrop,
 }
 NONE = "none"
-LEAST_SIDE = 2.0  # px of a box after all
+LEAST_SIDE = 2.0  # px of a box after augmentation
 
 
 def transform_of(names: Sequence[str]) -> v2.Transform:
-    """The named augmentations in this order, of a picture with its boxes.
+    """Return the named augmentations in this order, for a picture with boxes.
 
     Raises:
         ConfigError: a name is unknown.
@@ -43,14 +43,14 @@ def transform_of(names: Sequence[str]) -> v2.Transform:
 def augmented(
     transform: v2.Transform, image: np.ndarray, boxes: Tensor, labels: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A varied picture with the boxes that are still in it.
+    """Return an augmented picture with the boxes that are still visible.
 
     Args:
         transform: of `transform_of`.
         image: (H, W, 3) uint8 RGB.
         boxes: (N, 4) xyxy, px.
         labels: (N,) int64.
-        rng: decides how.
+        rng: random generator.
 
     Returns:
         image (3, h, w) uint8, boxes (n, 4) float32, labels (n,) int64.

@@ -1,4 +1,4 @@
-"""The blocks that the networks are built from, and their batch normalisation folded away for use."""
+"""The blocks of the networks, and folding of their batch normalisation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class LinearBnRelu(nn.Sequential):
 
 
 class CrossStage(nn.Module):
-    """Half of the channels pass residual blocks, half go by (cross stage partial, arXiv:1911.11929)."""
+    """Half of the channels pass residual blocks, the other half is unchanged (cross stage partial,
+    arXiv:1911.11929).
+    """
 
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__()
@@ -49,7 +51,7 @@ class CrossStage(nn.Module):
         self.leave = ConvBnRelu(2 * half, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same shape."""
+        """Map (N, C, H, W) to the same shape."""
         y = self.enter(x)
         for block in self.blocks:
             y = y + block(y)
@@ -57,12 +59,12 @@ class CrossStage(nn.Module):
 
 
 def down_stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
-    """Half the size, then `blocks` residual blocks."""
+    """Return a block that halves the size, followed by `blocks` residual blocks."""
     return nn.Sequential(ConvBnRelu(inputs, outputs, 3, 2), CrossStage(outputs, blocks))
 
 
 def fused(network: Network) -> Network:
-    """A copy of the network for use: every batch normalisation is folded into its layer, nothing learns."""
+    """Return a copy of the network for inference, with batch normalisation folded into the layers."""
     network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
     for module in network.modules():
         if isinstance(module, (ConvBnRelu, LinearBnRelu)) and not isinstance(module[1], nn.Identity):

@@ -18,18 +18,18 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-SAVE_SECONDS = 300.0  # of a long round that a killed run has to do again at most
+SAVE_SECONDS = 300.0  # maximum part of a round that is lost if the run is killed
 
 
 class StopRequest(pl.Callback):
-    """Stop after a step that was asked to be the last, and save now and then, so that nothing is lost."""
+    """Stops the training after the current step on request, and saves at intervals."""
 
     def __init__(self, run: Path | None) -> None:
         self._run, self._asked, self._saved = run, False, time.monotonic()
 
     @contextlib.contextmanager
     def on_signal(self) -> Iterator[None]:
-        """Ask for the stop on SIGINT and SIGTERM; a second signal does what it always does."""
+        """Stop on SIGINT and SIGTERM; a second signal has its usual effect."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -48,7 +48,7 @@ class StopRequest(pl.Callback):
                 signal.signal(number, handler)
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, number: int) -> None:
-        """Save in the middle of a round; its end is saved anyway, once it is scored."""
+        """Save in the middle of a round; its end is saved after the validation."""
         if number + 1 < trainer.num_training_batches:
             asked = self._every(trainer, self._asked)
             if self._run is not None and (
@@ -60,34 +60,34 @@ class StopRequest(pl.Callback):
                 raise Stopped
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-        """The round before this one is saved."""
+        """Stop between two rounds; the previous one is saved already."""
         self._saved = time.monotonic()
         if self._every(trainer, self._asked) and trainer.global_step:
             raise Stopped
 
     @staticmethod
     def _every(trainer: Any, decision: bool) -> bool:
-        """Whether any process decides so: all stop and save together."""
+        """Return whether any process decides so, as all must stop and save together."""
         return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and did."""
+    """The run has stopped on request."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, in its own folder.
+    """Writes checkpoints atomically.
 
-    Lightning's own writes to the folder for temporary files first and copies from there, so that a full disk
-    or a kill can leave half a file under the checkpoint's name.
+    Lightning's own writer copies from the folder for temporary files, so a full disk or a kill can leave a
+    truncated checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write, bring to the disk, then rename."""
+        """Write to a temporary file, synchronise it, and rename it."""
         partial = f"{path}.partial"
         try:
             data = io.BytesIO()
-            torch.save(checkpoint, data)  # to a full disk itself it fails with an error that names no disk
+            torch.save(checkpoint, data)  # on a full disk its own error does not mention the disk
             with open(partial, "wb") as file:
                 file.write(data.getbuffer())
                 file.flush()
@@ -100,7 +100,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def checkpoints(run: Path, metric: str | None) -> ModelCheckpoint:
-    """After each round the last weights and, where they are scored, the best."""
+    """Return a callback that keeps the last weights and, with validation, the best ones."""
     return ModelCheckpoint(
         str(run),
         Path(BEST).stem,

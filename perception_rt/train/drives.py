@@ -1,7 +1,7 @@
-"""Which simulated drives are learned from and which are scored on, and frames of them made on all cores.
+"""Simulated drives for training and for evaluation, rendered on all cores.
 
 Drive seeds are split by construction: evaluation takes them from 1 000 000 up, training with seed S takes
-them from 10 000 000 + 100 000 S up. Demos and tests use smaller ones: nothing there was learned from.
+them from 10 000 000 + 100 000 S up. Demos and tests use smaller seeds, which are never used for training.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ Made = TypeVar("Made")
 
 
 def training_seeds(seed: int, drives: int) -> list[int]:
-    """The drive seeds that training with `seed` learns from."""
+    """Return the drive seeds for training with `seed`."""
     return [10_000_000 + 100_000 * seed + i for i in range(drives)]
 
 
 def evaluation_seeds(drives: int) -> list[int]:
-    """Drive seeds that no training ever uses."""
+    """Return drive seeds that no training uses."""
     return [EVALUATION_SEED + i for i in range(drives)]
 
 
 def moments(seed: int, count: int) -> list[float]:
-    """`count` times spread over the first minute of a drive, s; the seed decides where exactly."""
+    """Return `count` random times, spread over the first minute of a drive, s."""
     jitter = np.random.default_rng(seed).uniform(size=count)
     return ((np.arange(count) + jitter) * (DRIVE_SECONDS / count)).tolist()
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """`total` as `parts` near-equal whole numbers."""
+    """Split `total` into `parts` integers of nearly equal size."""
     return np.diff(np.arange(parts + 1) * total // parts).tolist()
 
 
 def over_drives(
     make: Callable[[int, int], Made], seeds: Sequence[int], counts: Sequence[int], workers: int | None = None
 ) -> Iterator[Made]:
-    """What `make(seed, count)` returns for each drive, in order.
+    """Return the results of `make(seed, count)` for each drive, in order.
 
     Args:
-        make: a function of a module, so that other processes find it.
+        make: a function at module level, so that it can be pickled.
         seeds: of the drives.
         counts: frames of each.
-        workers: processes; None for one a core, 0 to work in this one.
+        workers: processes; None for one per core, 0 for this process.
     """
     if workers == 0:
         yield from map(make, seeds, counts)
         return
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    context = multiprocessing.get_context("spawn")  # torch's threads do not work after a fork
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
         yield from pool.map(make, seeds, counts)

@@ -1,8 +1,8 @@
-"""Training on PyTorch Lightning: what every recipe shares.
+"""Training with PyTorch Lightning, for all recipes.
 
-The batch of a step follows from the seed and the number of the step alone. So a run that was interrupted,
-killed or out of disk goes on from its last checkpoint as if nothing had happened, and on one machine and
-thread count a recipe gives the same weights again.
+The batch of a step depends only on the seed and the number of the step. So a run that was interrupted, killed
+or ran out of disk space continues from its last checkpoint without any difference, and a recipe is
+reproducible on the same machine with the same number of threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from perception_rt.types import ConfigError, ModelError
 
 LOGS = "tensorboard"
 
-# What it says is for those who write a Trainer.
+# Its messages are for authors of a Trainer.
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -47,21 +47,21 @@ def fit(
     """Train a network.
 
     Args:
-        network: with its first weights.
-        data: what it learns from.
-        recipe: how.
-        hardware: where.
-        validation: what is scored after each round; None keeps the last weights.
+        network: with its initial weights.
+        data: the training data.
+        recipe: the hyperparameters.
+        hardware: devices and precision.
+        validation: the validation after each round; None keeps the last weights.
         run: folder of the checkpoints and of TensorBoard's logs; None writes nothing.
-        resume: go on from the last checkpoint in `run`, where there is one.
+        resume: continue from the last checkpoint in `run`, if there is one.
         on_step: called after each step.
 
     Returns:
         The averaged network with the best score, in evaluation mode, on the CPU.
 
     Raises:
-        ConfigError: a device or strategy that is not there, or checkpoints of another network.
-        ModelError: out of memory, or the loss is no longer a number.
+        ConfigError: a device or strategy is not available, or a checkpoint is from another network.
+        ModelError: there is not enough memory, or the loss is not finite.
         KeyboardInterrupt: after SIGINT or SIGTERM, with a checkpoint of the last step in `run`.
     """
     learner = Learner(network, data, recipe, hardware, validation)
@@ -73,7 +73,7 @@ def fit(
         callbacks.append(checkpoints(run, None if validation is None else validation.metric))
     last = run / LAST if run is not None and resume and (run / LAST).is_file() else None
     with warnings.catch_warnings(), stop.on_signal():
-        warnings.simplefilter("ignore")  # on numbers of workers, folders that exist and the like
+        warnings.simplefilter("ignore")  # about numbers of workers, existing folders and so on
         trainer = _trainer(recipe, hardware, learner, callbacks, run)
         with _reported(recipe, run, last):
             trainer.fit(learner, ckpt_path=last, weights_only=True)
@@ -86,7 +86,7 @@ def fit(
 
 
 class _Report(pl.Callback):
-    """Tell the caller about each step."""
+    """Reports each step to the caller."""
 
     def __init__(self, on_step: Callable[[TrainingProgress], None]) -> None:
         self._on_step = on_step
@@ -129,7 +129,7 @@ def _trainer(
 
 @contextlib.contextmanager
 def _reported(recipe: Recipe, run: Path | None, last: Path | None) -> Iterator[None]:
-    """What a user can do about it, in one line."""
+    """Yield errors with advice for the user, in one line."""
     try:
         yield
     except Stopped as error:

@@ -1,4 +1,4 @@
-"""From a user's folder to a bundle: read, check, train, score, save."""
+"""Train a bundle on a user's data set: read, check, train, score, save."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from perception_rt.types import ConfigError
 EPOCHS, LEAST_STEPS, ROUND_STEPS = 30, 500, 50
 SCRATCH_RATE = 5.0
 BALANCED = "balanced"
-MOST_REPEATED = 10.0  # how much oftener a frame with a rare class is drawn
+MOST_REPEATED = 10.0  # maximum factor by which a frame with a rare class is drawn more often
 LICENCE = "unspecified"
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSettings:
-    """What is trained on what; with these, a run can be repeated and resumed.
+    """The settings of a training; a run can be repeated and resumed with them.
 
     Attributes:
-        network: as of `find_trainee`.
-        data: as of `read_dataset`. validation: as of `read_samples`. classes: as of `choose_classes`.
-        mend: as of `Problems`.
-        weights: a bundle or `.pth` to start from; None for random ones.
+        network: see `find_trainee`.
+        data: see `read_dataset`. validation: see `read_samples`. classes: see `choose_classes`.
+        mend: see `Problems`.
+        weights: a bundle or `.pth` to start from; None for random weights.
         seed, batch, learning_rate, epochs, steps, patience: of the recipe; None for the network's own.
         augmentations: names; None for the network's own.
-        class_weights: ``NAME=X``, or ``balanced``: how much oftener frames with a class are drawn.
+        class_weights: ``NAME=X``, or ``balanced``: factor by which frames with a class are drawn more often.
         licence: of the bundle; None for that of the weights.
     """
 
@@ -66,12 +66,12 @@ class FolderSettings:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A training that can begin.
+    """A training after all checks.
 
     Attributes:
-        trainee, recipe: what is trained, and how.
-        samples: the data. items, examples: what is learned from at once, and what is scored on.
-        weights: to start from. frame_weights: how often each item is drawn; None for once an epoch.
+        trainee, recipe: the network and the hyperparameters.
+        samples: the data. items, examples: for training and for validation.
+        weights: initial weights. frame_weights: relative frequency of each item; None for once an epoch.
     """
 
     trainee: Trainee
@@ -87,8 +87,8 @@ def prepare(settings: FolderSettings, report: Report = lambda phase, done, total
     """Read and check everything that a training needs.
 
     Raises:
-        ConfigError: an option that cannot be used, or labels that do not fit, listed.
-        BundleError: weights that cannot be read.
+        ConfigError: an option or labels are invalid; the message lists the labels.
+        BundleError: the weights cannot be read.
     """
     trainee = find_trainee(settings.network)
     if settings.augmentations is not None:
@@ -125,10 +125,10 @@ def _counted(report: Report) -> Callable[[int], None]:
 
 
 def recipe_of(recipe: Recipe, settings: FolderSettings, frames: int) -> Recipe:
-    """The recipe of a network, changed by the settings and made for so many frames.
+    """Return the recipe of a network, adapted to the settings and the number of frames.
 
-    Without `steps` and `epochs` it has EPOCHS epochs, LEAST_STEPS steps at least. A round is an epoch,
-    ROUND_STEPS steps at least. From random weights it learns SCRATCH_RATE times as fast.
+    Without `steps` and `epochs` there are EPOCHS epochs, and at least LEAST_STEPS steps. A round is an epoch,
+    and at least ROUND_STEPS steps. The learning rate from random weights is SCRATCH_RATE times higher.
     """
     rate = recipe.learning_rate * (SCRATCH_RATE if settings.weights is None else 1.0)
     batch = min(settings.batch or recipe.batch, frames)
@@ -151,13 +151,13 @@ def recipe_of(recipe: Recipe, settings: FolderSettings, frames: int) -> Recipe:
 def weights_of_items(
     items: Sequence[TrainingItem], classes: Sequence[str], wanted: Sequence[str]
 ) -> np.ndarray | None:
-    """(N,) how often each item is drawn: as often as the class in it that is wanted most.
+    """Return (N,) how often each item is drawn: the largest weight of the classes in it.
 
     `balanced` draws a class by the inverse square root of the share of items that have it (LVIS,
     arXiv:1908.03195), relative to the most frequent one.
 
     Raises:
-        ConfigError: no number, or an unknown class.
+        ConfigError: a weight is not a number, or a class is unknown.
     """
     if not wanted:
         return None
@@ -191,23 +191,23 @@ def train_folder(
     resume: bool = False,
     save: bool = True,
 ) -> Manifest | None:
-    """Train, and save the weights with the best score on the frames set apart.
+    """Train a network, and save the weights with the best score on the validation frames.
 
     Args:
-        prepared, settings: what and how.
+        prepared, settings: the training.
         out: the bundle to write.
-        hardware: where; scored on a CPU.
-        report: told the phase, how much of how much is done, and a note.
+        hardware: where to train; the score is computed on a CPU.
+        report: called with the phase, done, total, and a note.
         run: folder of checkpoints and logs; None for none.
-        resume: go on from the checkpoint in `run`.
-        save: whether this process writes the bundle, of those of several devices.
+        resume: continue from the checkpoint in `run`.
+        save: whether this process writes the bundle, if there are several.
 
     Returns:
-        The manifest; ``provenance["score"]`` is that of the bundle as it runs. None without `save`.
+        The manifest; ``provenance["score"]`` is the score of the saved bundle. None without `save`.
 
     Raises:
         BundleError: the weights do not fit, or the bundle cannot be written.
-        ConfigError, ModelError, KeyboardInterrupt: as of `perception_rt.train.fit.fit`.
+        ConfigError, ModelError, KeyboardInterrupt: see `perception_rt.train.fit.fit`.
     """
     from perception_rt.train.fit import fit
     from perception_rt.train.learner import TrainingData, Validation
@@ -257,7 +257,7 @@ def train_folder(
         provenance,
         score(answers).get("threshold"),
     )
-    with tempfile.TemporaryDirectory() as folder:  # scored as it will run: from a file, through the runtime
+    with tempfile.TemporaryDirectory() as folder:  # score it as users run it: from a file
         unscored = Path(folder) / out.name
         trainee.save(unscored, done)
         runtime = Runtime.open(unscored, device="cpu")
@@ -268,7 +268,7 @@ def train_folder(
 def draw_items(
     trainee: Trainee, items: Sequence[TrainingItem], index: np.ndarray, rng: np.random.Generator
 ) -> Any:
-    """A batch; a function of a module, so that other processes find it."""
+    """Return a batch; at module level, so that it can be pickled."""
     return trainee.draw([items[number] for number in index], rng)
 
 
@@ -279,13 +279,13 @@ def score_bundle(
     classes: Sequence[str],
     report: Report = lambda phase, done, total, note: None,
 ) -> dict[str, Any]:
-    """Score an open bundle on items; objects of classes that it lacks are not found.
+    """Score an open bundle on items; classes that it lacks count as misses.
 
     Args:
         runtime: a bundle of the trainee's task.
-        trainee: says how it is asked and scored.
-        items: what is scored on. classes: names, by their labels.
-        report: told of each.
+        trainee: runs and scores it.
+        items: the items to score on. classes: names, by label.
+        report: called for each item.
     """
     label_of = {canonical(name): label for label, name in enumerate(classes)}
     mine = np.array([label_of.get(canonical(name), -1) for name in runtime.manifest.classes], np.int64)
@@ -318,11 +318,11 @@ def evaluate_folder(
 
     Args:
         runtime: the bundle.
-        data, classes, mend: as of `read_samples`.
-        report: told the phase, how much of how much is done, and a note.
+        data, classes, mend: see `read_samples`.
+        report: called with the phase, done, total, and a note.
 
     Raises:
-        ConfigError: labels that do not fit, none of a class of the bundle, or a bundle of another task.
+        ConfigError: labels are invalid or have no class of the bundle, or its task is not supported.
     """
     manifest = runtime.manifest
     if manifest.task not in TRAINEES:

@@ -1,4 +1,4 @@
-"""A network that learns, as PyTorch Lightning wants it: batches, loss, optimizer, average and score."""
+"""The Lightning module of a training: batches, loss, optimizer, weight average and score."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.types import ModelError
 
 CLIP_NORM = 10.0
-NEW_RATE = 10.0  # a head with new classes learns faster than what is trained already
+NEW_RATE = 10.0  # a head with new classes learns faster than pretrained weights
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What is learned from.
+    """The training data.
 
     Attributes:
-        frames: how many there are.
-        draw: the frames of an index array, varied by a generator, as a batch: an object with `to`.
-        loss: of the network on a batch.
-        weights: (frames,) how often each is drawn, relative to the others; None for once an epoch.
-        new: names of parameters with random values beside trained ones: they learn NEW_RATE times as fast.
+        frames: number of frames.
+        draw: returns the augmented frames of an index array as a batch, an object with `to`; takes a random
+            generator.
+        loss: returns the loss of the network on a batch.
+        weights: (frames,) relative frequency of each frame; None for once an epoch.
+        new: names of parameters with random values beside pretrained ones; their learning rate is NEW_RATE
+            times higher.
     """
 
     frames: int
@@ -41,12 +43,12 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What decides which weights are kept.
+    """The validation, which decides which weights are kept.
 
     Attributes:
-        frames: how many there are.
-        predict: the answer of the network, in evaluation mode, to one of them.
-        score: of the answers to all, in order: ``metric`` and others; higher is better.
+        frames: number of frames.
+        predict: returns the output of the network, in evaluation mode, for one frame.
+        score: returns the scores of all outputs, in order: ``metric`` and others; higher is better.
         metric: the key that decides.
     """
 
@@ -58,7 +60,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """Where a training is.
+    """The progress of a training.
 
     Attributes:
         step: steps done. steps: of the whole recipe. loss: of the last one.
@@ -74,7 +76,7 @@ class TrainingProgress:
 
 
 class Learner(pl.LightningModule):
-    """A network with its moving average, its loss and its score."""
+    """A network with its weight average, its loss and its score."""
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class Learner(pl.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)
 
         def blend(kept: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-            warm = (1 + int(count)) / (10 + int(count))  # a short run must not keep its first weights
+            warm = (1 + int(count)) / (10 + int(count))  # initial weights must not dominate short runs
             return kept + (current - kept) * (1 - min(recipe.average, warm))
 
         self.average = AveragedModel(self.network, avg_fn=blend, use_buffers=True).requires_grad_(False)
@@ -100,21 +102,21 @@ class Learner(pl.LightningModule):
         self._answers: list[tuple[int, Any]] = []
 
     def train_dataloader(self) -> DataLoader:
-        """Batches from the first step that is not done on."""
+        """Return the batches from the first step that is not done."""
         batches = Batches(self._data, self._recipe, self.trainer.global_rank, self.trainer.world_size)
         return _loader(batches, self.steps, self._hardware.workers)
 
     def val_dataloader(self) -> Any:
-        """The numbers of this process's frames."""
+        """Return the frame numbers of this process."""
         if self._validation is None:
             return []
         return _loader(range(self.trainer.global_rank, self._validation.frames, self.trainer.world_size))
 
     def training_step(self, batch: tuple[int, Any], number: int) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         step, drawn = batch
         assert step == self.global_step, (step, self.global_step)
-        torch.manual_seed(_seed(self._recipe.seed, step, self.global_rank))  # networks draw numbers too
+        torch.manual_seed(_seed(self._recipe.seed, step, self.global_rank))  # networks are random, too
         loss = self._data.loss(self.network, drawn)
         if not torch.isfinite(loss):
             raise ModelError(
@@ -125,18 +127,18 @@ class Learner(pl.LightningModule):
         return loss
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip here: Lightning refuses to where the optimizer is fused, even without a scaler."""
+        """Clip gradients here, because Lightning refuses to clip with a fused optimizer."""
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and move the average after it."""
+        """Make a step, then update the average."""
         super().optimizer_step(*args, **kwargs)
         self.average.update_parameters(self.network)
 
     def configure_optimizers(self) -> Any:
-        """AdamW on a one-cycle schedule."""
+        """Return AdamW with a one-cycle schedule."""
         recipe, (_, total) = self._recipe, steps_of(self._recipe)
-        fused = self._hardware.plugin() != "16-mixed"  # that one unscales by itself, after the clipping
+        fused = self._hardware.plugin() != "16-mixed"  # fused would unscale after the clipping
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
@@ -154,13 +156,13 @@ class Learner(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def validation_step(self, number: int, _: int) -> None:
-        """Answer a frame."""
+        """Run the averaged network on a frame."""
         assert self._validation is not None
         with torch.autocast(self.device.type, enabled=False):
             self._answers.append((number, self._validation.predict(self.average.module, number)))
 
     def on_validation_epoch_end(self) -> None:
-        """Score the answers of all processes."""
+        """Compute the score from the outputs of all processes."""
         assert self._validation is not None
         answers, self._answers = self._answers, []
         if self.trainer.world_size > 1:
@@ -170,7 +172,7 @@ class Learner(pl.LightningModule):
         ordered = [answer for _, answer in sorted(answers, key=lambda pair: pair[0])]
         self.scores = self._validation.score(ordered)
         value = float(self.scores[self._validation.metric])
-        value = 0.0 if np.isnan(value) else value  # nothing to find
+        value = 0.0 if np.isnan(value) else value  # there are no objects
         self.log(self._validation.metric, value, rank_zero_only=True)
         for name, row in self.scores.get("per_class", {}).items():
             if self._validation.metric in row:
@@ -182,22 +184,22 @@ class Learner(pl.LightningModule):
                 self.best_state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def progress(self, loss: float) -> TrainingProgress:
-        """After a step with this loss."""
+        """Return the progress after a step with this loss."""
         metric = "" if self._validation is None else self._validation.metric
         score = self.scores.get(metric)
         return TrainingProgress(self.global_step, self.steps.total, loss, metric, score, self.best)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the best score, for the report."""
+        """Save the best score, for the report."""
         checkpoint["best"] = self.best
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read it back."""
+        """Load the best score."""
         self.best = checkpoint["best"]
 
 
 class Steps(Sampler[int]):
-    """The numbers of the steps of a round, from the first that is not done on."""
+    """The numbers of the steps of a round, from the first that is not done."""
 
     def __init__(self, each: int, total: int, done: Callable[[], int]) -> None:
         self.each, self.total, self._done = each, total, done
@@ -211,7 +213,7 @@ class Steps(Sampler[int]):
 
 
 class Batches(Dataset):
-    """The batch of each step, or one process's part of it."""
+    """The batch of each step, or the part of one process."""
 
     def __init__(self, data: TrainingData, recipe: Recipe, rank: int, world: int) -> None:
         self._data, self._recipe, self._rank, self._world = data, recipe, rank, world
@@ -225,7 +227,7 @@ class Batches(Dataset):
         return step, self._data.draw(np.array([self._frame(place) for place in places]), rng)
 
     def _frame(self, place: int) -> int:
-        """Which frame is drawn at a place of the endless order of all epochs."""
+        """Return the frame at a position in the sequence of all epochs."""
         epoch, at = divmod(place, self._data.frames)
         if epoch != self._epoch:
             rng, weights = np.random.default_rng((self._recipe.seed, epoch)), self._data.weights
@@ -238,7 +240,7 @@ class Batches(Dataset):
 
 
 def _loader(data: Any, steps: Sampler[int] | None = None, workers: int = 0) -> DataLoader:
-    context = "spawn" if workers else None  # torch's threads do not survive a fork
+    context = "spawn" if workers else None  # torch's threads do not work after a fork
     return DataLoader(
         data,
         sampler=steps,
@@ -254,7 +256,7 @@ def _seed(*parts: int) -> int:
 
 
 def steps_of(recipe: Recipe) -> tuple[int, int]:
-    """Steps of a round, and of all rounds."""
+    """Return the number of steps of a round, and of all rounds."""
     rounds = max(1, min(recipe.rounds, recipe.steps))
     each = -(-recipe.steps // rounds)
     return each, each * rounds

@@ -1,4 +1,4 @@
-"""What all that learn from pictures share."""
+"""Shared code of networks that learn from pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST_GOLDEN = 1920  # px of a golden picture
 
 
 class PictureDetector:
-    """What detectors in pictures share."""
+    """Base class of image detectors."""
 
     clouds = False
     metric = "ap50"
@@ -28,28 +28,28 @@ class PictureDetector:
         self.use(self.augmentations)
 
     def use(self, augmentations: Sequence[str]) -> None:
-        """As of `Trainee`."""
+        """See `Trainee`."""
         self._transform = transform_of(augmentations)
 
     def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[TrainingItem]:
-        """The frames."""
+        """Return the frames as items."""
         return [TrainingItem(*pair) for pair in zip(frames, labels, strict=True)]
 
     def answer(self, runtime: Any, item: TrainingItem) -> Answer:
-        """The boxes of a bundle."""
+        """Return the boxes of a bundle."""
         return runtime(read_picture(item.frame.path)[None], score_threshold=LOWEST_SCORE)[:3]
 
     def score(
         self, items: Sequence[TrainingItem], answers: Sequence[Answer], classes: Sequence[str]
     ) -> dict[str, Any]:
-        """Average precision."""
+        """Return the average precision."""
         return detection_score(
             [item.frame for item in items], [item.labels for item in items], answers, classes
         )
 
 
 def training_picture(item: TrainingItem) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; what is not labelled is grey, so that nothing is learned from it."""
+    """Return (H, W, 3) uint8 RGB; unlabelled regions are grey."""
     image = read_picture(item.frame.path)
     if not len(item.frame.regions):
         return image
@@ -67,7 +67,7 @@ def training_picture(item: TrainingItem) -> np.ndarray:
 
 
 def golden_picture(items: Sequence[TrainingItem]) -> np.ndarray:
-    """(1, H, W, 3) uint8 RGB: that with the most objects, not too large for a bundle."""
+    """Return (1, H, W, 3) uint8 RGB: the picture with the most objects that is small enough for a bundle."""
     best = max(items, key=lambda item: len(item.labels))
     image = read_picture(best.frame.path)
     scale = LONGEST_GOLDEN / max(image.shape[:2])

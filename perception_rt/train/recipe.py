@@ -1,4 +1,4 @@
-"""The numbers that decide what a training does, and on what it runs."""
+"""The hyperparameters and the hardware of a training."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What decides the weights; recorded in the bundle.
+    """The hyperparameters, which determine the weights; recorded in the bundle.
 
     Attributes:
-        seed: of the data, of the first weights, of the order and of the augmentations.
-        frames: frames to learn from; simulated ones are rounded up to whole drives.
-        steps: batches.
-        batch: frames a step.
+        seed: random seed of data, initial weights, order and augmentations.
+        frames: number of training frames; simulated ones are rounded up to whole drives.
+        steps: number of batches.
+        batch: frames per step.
         learning_rate: peak of the one-cycle schedule.
         weight_decay: of AdamW.
-        average: decay a step of the moving average of the weights, which is what is validated and kept.
-        rounds: times that the network is validated; `steps` is rounded up to a multiple.
+        average: decay per step of the moving average of the weights, which is validated and saved.
+        rounds: number of validations; `steps` is rounded up to a multiple.
         patience: rounds without a better score after which training stops; 0 for never.
     """
 
@@ -40,12 +40,12 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a training runs on.
+    """The hardware of a training.
 
     Attributes:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        devices: processes, each with a device; they share a batch.
-        nodes: machines.
+        devices: number of processes, each with a device; they share a batch.
+        nodes: number of machines.
         strategy: of PyTorch Lightning, e.g. ``ddp``.
         precision: a key of `PRECISIONS`, or ``auto``: bf16 where it is faster.
         workers: processes that read and augment; 0 for the training process itself.
@@ -59,10 +59,10 @@ class Hardware:
     workers: int = 0
 
     def plugin(self) -> str:
-        """The precision as Lightning names it.
+        """Return the name of the precision in Lightning.
 
         Raises:
-            ConfigError: fp16 on a CPU.
+            ConfigError: fp16 is requested on a CPU.
         """
         kind = torch.device(self.device).type
         if self.precision == "16" and kind == "cpu":
@@ -73,10 +73,10 @@ class Hardware:
 
 
 def quick_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32.
+    """Return whether bfloat16 is faster than float32.
 
-    With a CPU's AMX a step takes a third of the time, with AVX512-BF16 half to three quarters, but without
-    either far longer.
+    On a CPU with AMX a step takes a third of the time, with AVX512-BF16 half to three quarters; on others it
+    takes much longer.
     """
     able = torch.cpu.get_capabilities()
     return device.type == "cuda" or bool(able.get("amx_bf16") or able.get("avx512_bf16"))

@@ -1,4 +1,4 @@
-"""Answers to a user's frames as figures: average precision, or the share of right classes."""
+"""Scores on a user's data set: average precision, or the share of correct classes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from perception_rt.replay.score.scene import ScoredScene, inside, unlabelled
 from perception_rt.replay.score.truth import Moment, View
 from perception_rt.train.dataset.labels import LabelledFrame
 
-LOWEST_SCORE = 0.01  # average precision wants the weak boxes too
-MOST_IN_REGION = 0.5  # of a box that lies in an unlabelled region, before it is no false positive
-THRESHOLDS = (0.05, 0.9)  # between which a working point is looked for
+LOWEST_SCORE = 0.01  # average precision needs boxes with low scores, too
+MOST_IN_REGION = 0.5  # share of a box in an unlabelled region above which it is not a false positive
+THRESHOLDS = (0.05, 0.9)  # range of the threshold with the best F1
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Boxes (K, 4 or 7), scores (K,), labels (K,)."""
@@ -27,12 +27,12 @@ def detection_score(
     answers: Sequence[Answer],
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """Score boxes: what `precision_of` says, and ``"threshold"``, the score with the best F1 at IoU 0.5.
+    """Return the figures of `precision_of`, and ``"threshold"``, the score with the best F1 at IoU 0.5.
 
     Args:
-        frames: what was looked at.
-        labels: of the objects of each.
-        answers: to each.
+        frames: the labelled frames.
+        labels: of the objects of each frame.
+        answers: the detections of each frame.
         classes: names, by label.
     """
     scenes = [_scene(*columns) for columns in zip(frames, labels, answers, strict=True)]
@@ -72,7 +72,7 @@ def _scene(frame: LabelledFrame, labels: np.ndarray, answer: Answer) -> ScoredSc
 
 
 def best_threshold(precision: Precision, truths: int) -> float | None:
-    """The score from which on F1 is highest; None where nothing is found or there is nothing to find."""
+    """Return the threshold with the highest F1; None without detections or objects."""
     order = np.argsort(-precision.confidences, kind="stable")
     scores, hits = precision.confidences[order], precision.hits[order]
     asked = (scores >= THRESHOLDS[0]) & (scores <= THRESHOLDS[1])
@@ -83,7 +83,7 @@ def best_threshold(precision: Precision, truths: int) -> float | None:
 
 
 def classification_score(truths: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """The share of right answers, of all and of each class.
+    """Return the share of correct classes, in total and for each class.
 
     Args:
         truths: (N,) int64. labels: (N,) int64, of the best score.

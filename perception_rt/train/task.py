@@ -1,4 +1,4 @@
-"""From a recipe to a bundle: simulate, train, score, save."""
+"""Train a bundle on the simulator: simulate, train, score, save."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from perception_rt.types import BundleError
 
 Report = Callable[[str, int, int, str], None]
 Step = Callable[[], None]
-RECENT = 50  # steps over which the reported loss is averaged
+RECENT = 50  # number of steps over which the reported loss is averaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,16 @@ class TrainingTask:
     """A detector that is trained on the simulator.
 
     Attributes:
-        bundle: name of the bundle that its recipe makes.
+        bundle: name of the bundle.
         recipe: of the shipped bundle.
-        per_drive: frames of a drive.
+        per_drive: number of frames of a drive.
         make_frames: simulates `(seeds, per_drive, workers, on_drive)`; the result has a length.
-        draw_batch: the frames of an index array, varied by a generator, as a batch.
-        make_network: an untrained network.
-        loss: of a network on a batch.
+        draw_batch: returns the augmented frames of an index array as a batch; takes a random generator.
+        make_network: returns an untrained network.
+        loss: returns the loss of a network on a batch.
         save: writes `(path, network, provenance)` as a bundle.
         evaluate: scores `(runtime, seeds, frames, on_frame)` on unseen drives.
-        evaluation_frames: how many frames the shipped bundle is scored on.
+        evaluation_frames: number of frames for the score of the shipped bundle.
     """
 
     bundle: str
@@ -66,7 +66,7 @@ def train(
     run: Path | None = None,
     resume: bool = False,
 ) -> nn.Module:
-    """`perception_rt.train.fit.fit` the task's network to what its `make_frames` made."""
+    """Train the task's network with `perception_rt.train.fit.fit` on the result of `make_frames`."""
     from perception_rt.train.fit import fit  # PyTorch Lightning takes seconds to import
     from perception_rt.train.learner import TrainingData
 
@@ -90,25 +90,25 @@ def train_bundle(
     run: Path | None = None,
     resume: bool = False,
 ) -> Manifest:
-    """Train a detector on the simulator and save it with its recipe and its score on unseen drives.
+    """Train a detector on the simulator, and save it with its recipe and its score on unseen drives.
 
     Args:
-        task: which detector.
+        task: the detector.
         out: the bundle to write.
-        recipe: what decides the weights.
-        hardware: where to train; scored on a CPU.
-        evaluation_frames: unseen frames to score on; None for the task's own number.
-        workers: simulating processes; None for one a core, 0 for none.
-        report: told the phase, how much of how much is done, and a note.
+        recipe: the hyperparameters.
+        hardware: where to train; the score is computed on a CPU.
+        evaluation_frames: number of unseen frames for the score; None for the task's own number.
+        workers: number of simulating processes; None for one per core, 0 for none.
+        report: called with the phase, done, total, and a note.
         run: folder of checkpoints and logs; None for none.
-        resume: go on from the checkpoint in `run`.
+        resume: continue from the checkpoint in `run`.
 
     Returns:
         The manifest; ``provenance["score"]`` is what the task's `evaluate` returned.
 
     Raises:
         BundleError: `out` cannot be written.
-        ConfigError, ModelError, KeyboardInterrupt: as of `perception_rt.train.fit.fit`.
+        ConfigError, ModelError, KeyboardInterrupt: see `perception_rt.train.fit.fit`.
     """
     started = time.monotonic()
     drives = training_seeds(recipe.seed, -(-recipe.frames // task.per_drive))
@@ -131,21 +131,21 @@ def rebuild_bundle(
     evaluation_frames: int | None = None,
     report: Report = lambda phase, done, total, note: None,
 ) -> Manifest:
-    """Write the programs of a trained bundle anew, from its weights, and score the result.
+    """Write the programs of a trained bundle again from its weights, and score the result.
 
     Args:
-        task: which detector.
+        task: the detector.
         source: a bundle that `train_bundle` wrote.
         out: the bundle to write.
-        evaluation_frames: as of `train_bundle`.
-        report: as of `train_bundle`.
+        evaluation_frames: see `train_bundle`.
+        report: see `train_bundle`.
 
     Raises:
         BundleError: `source` is no such bundle, or `out` cannot be written.
     """
     module, manifest = load(source)
     network = fused(task.make_network())
-    # Of pillars the bundle holds the network in one more module.
+    # A bundle of pillars wraps the network in another module.
     weights = {name.removeprefix("network."): value for name, value in module.state_dict().items()}
     try:
         network.load_state_dict(weights)
@@ -164,8 +164,8 @@ def _save_scored(
     evaluation_frames: int | None,
     report: Report,
 ) -> Manifest:
-    """Save, with the score of the program that `auto` takes here."""
-    with tempfile.TemporaryDirectory() as folder:  # scored as it will run: from a file, through the runtime
+    """Save the bundle with the score of the program that `auto` chooses on this machine."""
+    with tempfile.TemporaryDirectory() as folder:  # as users run it: from a file
         unscored = Path(folder) / out.name
         task.save(unscored, network, provenance)
         runtime = Runtime.open(unscored, device="cpu")
@@ -180,13 +180,13 @@ def evaluate(
     frames: int | None = None,
     report: Report = lambda phase, done, total, note: None,
 ) -> dict:
-    """Score an open bundle on drives that no training ever used.
+    """Score an open bundle on drives that no training uses.
 
     Args:
         task: the detector whose frames and metric are used.
         runtime: a bundle of the simulator's classes.
-        frames: how many; None for the task's own number.
-        report: as of `train_bundle`.
+        frames: number of frames; None for the task's own number.
+        report: see `train_bundle`.
 
     Returns:
         What the task's `evaluate` returns.
@@ -200,7 +200,9 @@ def evaluate(
 
 
 def training_record(hardware: Hardware, started: float) -> dict[str, Any]:
-    """For the manifest: what a training that began at `started` (of `time.monotonic`) ran on."""
+    """Return the manifest's entry about hardware and duration of a training that began at `started`
+    (`time.monotonic`).
+    """
     return {
         "seconds": round(time.monotonic() - started),
         "device": hardware.device,
@@ -210,7 +212,7 @@ def training_record(hardware: Hardware, started: float) -> dict[str, Any]:
 
 
 def progress_note(report: Report) -> Callable[[Any], None]:
-    """What `fit` tells of its progress, as the phase ``train`` of a report."""
+    """Return a callback that reports the progress of `fit` as phase ``train``."""
     losses: deque[float] = deque(maxlen=RECENT)
 
     def on_step(progress: Any) -> None:

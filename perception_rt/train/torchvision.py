@@ -1,4 +1,4 @@
-"""torchvision's detectors and classifiers, fine-tuned on a user's pictures."""
+"""Fine-tune torchvision's detectors and classifiers on a user's pictures."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ from perception_rt.types import CameraFrame
 
 BACKGROUND = "__background__"
 MORE_THAN_BOXES = ("maskrcnn", "keypointrcnn")
-AUXILIARY_WEIGHT = 0.3  # of the heads that only training has (inception_v3, googlenet)
-LEAST_CROP = 8  # px: smaller boxes show too little to be classified
+AUXILIARY_WEIGHT = 0.3  # weight of the auxiliary heads in training (inception_v3, googlenet)
+LEAST_CROP = 8  # px: smaller boxes are too small to be classified
 
 
 def detectors() -> list[str]:
-    """torchvision's detectors that learn from boxes."""
+    """Return the names of torchvision's detectors that can be trained on boxes."""
     names = torchvision.models.list_models(module=torchvision.models.detection)
     return [name for name in names if not name.startswith(MORE_THAN_BOXES)]
 
 
 def classifiers() -> list[str]:
-    """torchvision's classifiers."""
+    """Return the names of torchvision's classifiers."""
     return torchvision.models.list_models(module=torchvision.models)
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionBatch:
-    """Pictures of any sizes and their truth, as torchvision's detectors take them.
+    """Pictures of any sizes with boxes, in the format of torchvision's detectors.
 
     Attributes:
         images: (3, h, w) float32 in [0, 1] each.
@@ -66,13 +66,13 @@ class DetectionBatch:
     targets: list[dict[str, Tensor]]
 
     def to(self, device: torch.device) -> DetectionBatch:
-        """The same batch on a device."""
+        """Return the batch on a device."""
         targets = [{key: value.to(device) for key, value in target.items()} for target in self.targets]
         return DetectionBatch([image.to(device) for image in self.images], targets)
 
 
 class DetectorTrainee(PictureDetector):
-    """A detector of torchvision, with the losses that it has by itself.
+    """A detector of torchvision with its own losses.
 
     Args:
         name: as torchvision's.
@@ -87,15 +87,15 @@ class DetectorTrainee(PictureDetector):
         super().__init__()
 
     def names(self, classes: Sequence[str]) -> tuple[str, ...]:
-        """After the background."""
+        """Return the class names after the background."""
         return (BACKGROUND, *classes)
 
     def make(self, classes: int) -> nn.Module:
-        """With random weights."""
+        """Return a network with random weights."""
         return build_model(self._name, classes)
 
     def draw(self, items: Sequence[TrainingItem], rng: np.random.Generator) -> DetectionBatch:
-        """Whole pictures, no larger than the network looks at."""
+        """Return whole pictures, reduced to the largest size that the network uses."""
         images, targets = [], []
         for item in items:
             image, scale = _shrunk(training_picture(item), self._longest())
@@ -107,15 +107,15 @@ class DetectorTrainee(PictureDetector):
 
     @cache  # noqa: B019 - one object a process
     def _longest(self) -> int:
-        """px that are enough: twice what a network of fixed size resizes to, to crop from."""
+        """Return the maximum useful size, px: for fixed-size networks twice the input, for crops."""
         with torch.device("meta"):
             resize: Any = build_model(self._name, 2).transform
         return 2 * max(resize.fixed_size) if resize.fixed_size else int(resize.max_size)
 
     def loss(self, network: nn.Module, batch: DetectionBatch) -> Tensor:
-        """The sum of its losses.
+        """Return the sum of the network's losses.
 
-        Batch normalisation keeps its statistics: those of a few large pictures are poor.
+        The statistics of batch normalisation are frozen, as a few large pictures give poor ones.
         """
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -124,7 +124,7 @@ class DetectorTrainee(PictureDetector):
         return torch.stack([value.float() for value in losses.values()]).sum()
 
     def predict(self, network: nn.Module, item: TrainingItem) -> Answer:
-        """As its bundle answers."""
+        """Return the output of its bundle."""
         device = next(network.parameters()).device
         image = torch.from_numpy(read_picture(item.frame.path)).permute(2, 0, 1).to(device)
         (found,) = network([image.float() / 255.0])
@@ -133,7 +133,7 @@ class DetectorTrainee(PictureDetector):
         return boxes[kept], scores[kept], labels[kept] - 1
 
     def save(self, path: Path, done: Finished) -> Manifest:
-        """TorchScript, which resizes and decodes by itself."""
+        """Write a TorchScript bundle, which resizes and decodes by itself."""
         provenance = {"model": self._name, "torchvision": torchvision.__version__, **done.provenance}
         imported = imported_detector(done.network, done.classes, provenance, done.threshold)
         return _save(path, imported, done)
@@ -141,18 +141,18 @@ class DetectorTrainee(PictureDetector):
 
 @dataclass(frozen=True, slots=True)
 class ClassBatch:
-    """(N, 3, h, w) float32 as the network takes them, and (N,) int64."""
+    """(N, 3, h, w) float32 images and (N,) int64 labels."""
 
     images: Tensor
     labels: Tensor
 
     def to(self, device: torch.device) -> ClassBatch:
-        """The same batch on a device."""
+        """Return the batch on a device."""
         return ClassBatch(self.images.to(device), self.labels.to(device))
 
 
 class ClassifierTrainee:
-    """A classifier of torchvision, on the boxes of pictures, or on whole pictures.
+    """A classifier of torchvision, for the boxes of pictures or for whole pictures.
 
     Args:
         name: as torchvision's.
@@ -171,14 +171,14 @@ class ClassifierTrainee:
         self.use(self.augmentations)
 
     def use(self, augmentations: Sequence[str]) -> None:
-        """As of `Trainee`; `crop` cuts a part out, of any proportions."""
+        """See `Trainee`; `crop` cuts out a part of any proportions."""
         assert self._spec.size is not None
         self._transform = transform_of([name for name in augmentations if name != "crop"])
         part = v2.RandomResizedCrop(self._spec.size, (0.4, 1.0), antialias=True)
         self._resize = part if "crop" in augmentations else v2.Resize(self._spec.size, antialias=True)
 
     def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[TrainingItem]:
-        """Each object that is large enough."""
+        """Return an item for each object that is large enough."""
         found = []
         for frame, of_frame in zip(frames, labels, strict=True):
             sides = frame.xyxy[:, 2:] - frame.xyxy[:, :2]
@@ -187,17 +187,17 @@ class ClassifierTrainee:
         return found
 
     def names(self, classes: Sequence[str]) -> tuple[str, ...]:
-        """As they are."""
+        """Return the class names unchanged."""
         return tuple(classes)
 
     def make(self, classes: int) -> nn.Module:
-        """With random weights."""
+        """Return a network with random weights."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on how weights are drawn
             return build_model(self._name, classes)
 
     def draw(self, items: Sequence[TrainingItem], rng: np.random.Generator) -> ClassBatch:
-        """Parts of the boxes, normalised."""
+        """Return random parts of the boxes, normalised."""
         nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
         images = []
         for item in items:
@@ -211,48 +211,48 @@ class ClassifierTrainee:
         return ClassBatch(batch, torch.from_numpy(np.concatenate([item.labels for item in items])))
 
     def loss(self, network: nn.Module, batch: ClassBatch) -> Tensor:
-        """Cross entropy; of the heads that only training has a part."""
+        """Return the cross entropy, with a share for auxiliary heads."""
         answer = network(batch.images)
         heads = [answer] if isinstance(answer, Tensor) else [head for head in answer if head is not None]
         losses = [F.cross_entropy(head.float(), batch.labels) for head in heads]
         return losses[0] + AUXILIARY_WEIGHT * sum(losses[1:], torch.zeros_like(losses[0]))
 
     def predict(self, network: nn.Module, item: TrainingItem) -> int:
-        """The class of the network, prepared as its bundle does."""
+        """Return the class of the network, with the preprocessing of its bundle."""
         inputs, _ = self._prepare(torch.from_numpy(_cut(item))[None], False)
         answer: Tensor = network(inputs["images"].to(next(network.parameters()).device))
         return int(answer.argmax())
 
     def answer(self, runtime: Any, item: TrainingItem) -> int:
-        """The class of a bundle."""
+        """Return the class of a bundle."""
         return int(runtime(_cut(item)[None], score_threshold=0.0)[2][0])
 
     def score(
         self, items: Sequence[TrainingItem], answers: Sequence[int], classes: Sequence[str]
     ) -> dict[str, Any]:
-        """The share of right classes."""
+        """Return the share of correct classes."""
         truths = np.concatenate([item.labels for item in items])
         return classification_score(truths, np.array(answers, np.int64), classes)
 
     def save(self, path: Path, done: Finished) -> Manifest:
-        """TorchScript, with what torchvision states of its preprocessing."""
+        """Write a TorchScript bundle with the preprocessing that torchvision states."""
         provenance = {"model": self._name, "torchvision": torchvision.__version__, **done.provenance}
         imported = imported_classifier(done.network, self._published, done.classes, provenance)
         return _save(path, imported, done)
 
 
 def _cut(item: TrainingItem) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of the one object of an item."""
+    """Return (H, W, 3) uint8 RGB of the object of an item."""
     frame = CameraFrame(read_picture(item.frame.path), False, 0, "")
     left, top, right, bottom = item.frame.xyxy[0].astype(np.float64)
     box = [(left + right) / 2, (top + bottom) / 2, 0.0, right - left, bottom - top]
     (part,) = crops(frame, np.array([box]))
-    assert part is not None  # it has an area
+    assert part is not None  # at least one pixel
     return np.ascontiguousarray(part.pixels)
 
 
 def _shrunk(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
-    """A picture whose longer side is at most `longest` px, and the scale of its boxes."""
+    """Return a picture whose longer side is at most `longest` px, and the scale of its boxes."""
     scale = longest / max(image.shape[:2])
     if scale >= 1:
         return image, 1.0
@@ -262,7 +262,7 @@ def _shrunk(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
 
 def _save(path: Path, imported: Imported, done: Finished) -> Manifest:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what tracing and scripting say concerns their authors
+        warnings.simplefilter("ignore")  # warnings of tracing and scripting are for their authors
         picture = golden_picture(done.examples)[0]
         report = save_checked(path, imported, picture, name=done.name, licence=done.licence)
     return report.manifest

@@ -1,4 +1,4 @@
-"""What a network must have to learn from a user's frames, and which networks there are."""
+"""The interface of networks that can be trained on a user's data set, and a function that finds one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perception_rt.types import ConfigError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingItem:
-    """What a network answers at once: a frame, and the labels of its objects."""
+    """The unit that a network processes: a frame, and the labels of its objects."""
 
     frame: LabelledFrame
     labels: np.ndarray
@@ -26,12 +26,12 @@ class TrainingItem:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What goes into a bundle.
+    """The content of a trained bundle.
 
     Attributes:
         network: trained, in evaluation mode.
         classes: names, by label.
-        items: to calibrate 8-bit programs on. examples: to take a golden input from.
+        items: to calibrate 8-bit programs. examples: for the golden input.
         name, licence, provenance: of the bundle.
         threshold: lowest score of the bundle; None for the network's own.
     """
@@ -47,13 +47,13 @@ class Finished:
 
 
 class Trainee(Protocol):
-    """A network that learns from a user's frames.
+    """A network that can be trained on a user's data set.
 
     Attributes:
-        clouds: whether it takes clouds, not pictures.
-        recipe: by which it is fine-tuned, for 1 frame; `perception_rt.train.folder` sets steps and rounds.
-        metric: that decides which weights are kept.
-        augmentations: those that are used where none are named.
+        clouds: whether it takes clouds instead of pictures.
+        recipe: the hyperparameters for 1 frame; `perception_rt.train.folder` sets steps and rounds.
+        metric: the metric that selects the weights to keep.
+        augmentations: the default augmentations.
     """
 
     clouds: bool
@@ -62,45 +62,45 @@ class Trainee(Protocol):
     augmentations: tuple[str, ...]
 
     def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[TrainingItem]:
-        """What it learns from at once: the frames, or parts of them."""
+        """Return the training items: the frames, or parts of them."""
         ...
 
     def names(self, classes: Sequence[str]) -> tuple[str, ...]:
-        """The class names of its bundle: with a background, where the network has one."""
+        """Return the class names of its bundle, including a background class if the network has one."""
         ...
 
     def make(self, classes: int) -> nn.Module:
-        """An untrained network of so many `names`."""
+        """Return an untrained network for these `names`."""
         ...
 
     def use(self, augmentations: Sequence[str]) -> None:
-        """Vary pictures so.
+        """Set the augmentations.
 
         Raises:
-            ConfigError: one is unknown.
+            ConfigError: a name is unknown.
         """
         ...
 
     def draw(self, items: Sequence[TrainingItem], rng: np.random.Generator) -> Any:
-        """A batch of varied items: an object with `to`."""
+        """Return a batch of augmented items: an object with `to`."""
         ...
 
     def loss(self, network: nn.Module, batch: Any) -> Tensor:
-        """Of the network on a batch."""
+        """Return the loss of the network on a batch."""
         ...
 
     def predict(self, network: nn.Module, item: TrainingItem) -> Any:
-        """The answer of the network in training."""
+        """Return the output of the network in training."""
         ...
 
     def answer(self, runtime: Any, item: TrainingItem) -> Any:
-        """The answer of a bundle, by the labels of its classes."""
+        """Return the output of a bundle, by the labels of its classes."""
         ...
 
     def score(
         self, items: Sequence[TrainingItem], answers: Sequence[Any], classes: Sequence[str]
     ) -> dict[str, Any]:
-        """Of answers to items."""
+        """Return the scores of outputs for items."""
         ...
 
     def save(self, path: Path, done: Finished) -> Manifest:
@@ -113,10 +113,10 @@ class Trainee(Protocol):
 
 
 def find_trainee(name: str) -> Trainee:
-    """The network of that name: a shipped one, or one of torchvision's detectors or classifiers.
+    """Return the network with a name: a shipped one, or a detector or classifier of torchvision.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such network.
     """
     if name == "camera":
         from perception_rt.train.camera.trainee import CameraTrainee

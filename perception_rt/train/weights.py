@@ -1,4 +1,4 @@
-"""Weights of a bundle or a `.pth` as the start of a training, though its classes are others."""
+"""Load the weights of a bundle or a `.pth` as the start of a training, even if its classes differ."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from perception_rt.stage.road_users import canonical
 from perception_rt.train.blocks import fused
 from perception_rt.types import BundleError
 
-PREFIXES = ("model.", "network.")  # of what a bundle wraps around a network
+PREFIXES = ("model.", "network.")  # prefixes that a bundle adds to the names of weights
 CLASS_MAJOR = "bbox_pred"  # of these, the rows of a class lie together; else those of an anchor
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights to start from.
+    """Initial weights.
 
     Attributes:
-        state: by name. classes: names, by label; empty where the file names none.
-        record: where they come from, for the manifest. licence: of the bundle; empty where not known.
-        score_threshold: of the bundle; None where not known.
+        state: by name. classes: names, by label; empty if the file has none.
+        record: their source, for the manifest. licence: of the bundle; empty if unknown.
+        score_threshold: of the bundle; None if unknown.
     """
 
     state: dict[str, Tensor]
@@ -40,10 +40,10 @@ class Weights:
 
 
 def read_weights(source: str) -> Weights:
-    """Read a bundle (a file or a name), or a `.pth` whose code is never run.
+    """Read a bundle (a file or a name), or a `.pth` without executing its code.
 
     Raises:
-        BundleError: neither, or a bundle without a network of torch.
+        BundleError: it is neither, or the bundle has no torch network.
     """
     if source.endswith(".pth"):
         path = Path(source)
@@ -63,24 +63,24 @@ def read_weights(source: str) -> Weights:
 def started(
     make: Callable[[int], nn.Module], classes: Sequence[str], weights: Weights | None
 ) -> tuple[nn.Module, list[str]]:
-    """A network with its first weights, and the names of those that are not from `weights`.
+    """Return a network with initial weights, and the names of the parameters that are not from `weights`.
 
-    Rows of the head are taken over for the classes that both have; the others are new.
+    Rows of the head are copied for classes that both have; the others are new.
 
     Args:
-        make: an untrained network of so many classes.
+        make: returns an untrained network for a number of classes.
         classes: of the network to train.
-        weights: to start from; None for random ones.
+        weights: initial weights; None for random ones.
 
     Raises:
-        BundleError: they are of another network.
+        BundleError: the weights are of another network.
     """
     network = make(len(classes))
     if weights is None:
         return network, []
     own = network.state_dict()
     folded = not any(name.endswith("running_mean") for name in weights.state)
-    if folded:  # batch normalisation is folded away in a bundle of ours: it stays so
+    if folded:  # our bundles have folded batch normalisation, which remains folded
         network = fused(network).requires_grad_(True)
         own = network.state_dict()
     heads = _heads(make, len(classes))
@@ -113,7 +113,7 @@ def started(
 
 
 def _heads(make: Callable[[int], nn.Module], classes: int) -> dict[str, int]:
-    """The tensors with rows for each class, and how many for one."""
+    """Return the tensors with rows for each class, and the number of rows of one class."""
     with torch.device("meta"):
         one, more = (make(count).state_dict() for count in (classes, classes + 1))
     return {
@@ -124,7 +124,7 @@ def _heads(make: Callable[[int], nn.Module], classes: int) -> dict[str, int]:
 
 
 def _rows(name: str, tensor: Tensor, each: int, classes: int) -> Tensor:
-    """A view (each, classes, ...) of the rows of a head."""
+    """Return a view (each, classes, ...) of the rows of a head."""
     rows = tensor[: each * classes]
     if CLASS_MAJOR in name:
         return rows.view(classes, each, *tensor.shape[1:]).transpose(0, 1)
@@ -132,5 +132,5 @@ def _rows(name: str, tensor: Tensor, each: int, classes: int) -> Tensor:
 
 
 def _same_kind(given: Tensor, tensor: Tensor, each: int, classes: int) -> bool:
-    """Whether a head differs in the number of its classes alone."""
+    """Return whether a head differs only in the number of classes."""
     return given.shape[1:] == tensor.shape[1:] and len(given) >= each * classes

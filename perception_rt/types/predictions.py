@@ -18,7 +18,7 @@ class Predictions:
         yaw: (N, T) float64, of the boxes, in [-pi, pi).
         covariance: (N, T, 2, 2) float64 of xy, m^2; the ellipse of Mahalanobis distance 2.45 holds 95 %.
         half_distance: (N, T) float64, Mahalanobis distance that holds 50 %: 1.18 where errors are Gaussian,
-            less for pedestrians, who mostly go on as they do and now and then turn or stop.
+            less for pedestrians, who mostly keep their motion and sometimes turn or stop.
         mode_probabilities: (N, M) float64, of the modes of motion, now; rows sum to 1.
         paths: (N, M, T, 2) float64, positions if a mode is kept, m.
     """

@@ -351,7 +351,7 @@ def test_classes_are_chosen_renamed_and_joined():
     ("wanted", "words"),
     [
         (("cyclist",), "'cyclist' is not in the data; it has Car, Van"),
-        (("a=Car", "b=Car"), "'Car' is taken for another class already"),
+        (("a=Car", "b=Car"), "'Car' already belongs to another class"),
         (("Car", "Car"), "must be names, each once"),
         (("x=Car,Bus",), "'Bus' is not in the data"),
     ],

@@ -103,7 +103,7 @@ class NanoDet(_Distribution):
 
     @staticmethod
     def match(network: Signature) -> Match | None:
-        """Recognise one output of all levels; or ``cls_pred_stride_8`` and its kin, a pair a level."""
+        """Recognise one output of all levels; or ``cls_pred_stride_8`` and so on, a pair for each level."""
         first = network.outputs[0]
         scored = sorted((n for n in network.names if n.startswith("cls_pred_stride_")), key=_stride)
         sided = sorted((n for n in network.names if n.startswith("dis_pred_stride_")), key=_stride)
@@ -117,7 +117,7 @@ class NanoDet(_Distribution):
                 "offset": _offset(strides),
             }
             preset = None if 64 in strides else NanoDet.legacy
-            why = f"outputs {scored[0]} and its kin"
+            why = f"outputs {scored[0]} and so on"
             return Match("names", why, parameters, (*scored, *sided), preset)
         if len(network.outputs) != 1 or first.ndim != 3 or first.shape[2] <= 32:
             return None

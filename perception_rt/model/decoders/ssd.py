@@ -74,7 +74,7 @@ class Ssd:
         names, found = set(network.names), None
         if {"detection_boxes", "detection_scores", "detection_classes"} <= names:
             found = ("detection_boxes", "detection_scores", "detection_classes")
-            return Match("names", "TensorFlow's detection_boxes and its kin", {"yx": True}, found, BYTES)
+            return Match("names", "TensorFlow's detection_boxes and so on", {"yx": True}, found, BYTES)
         if {"bboxes", "labels", "scores"} <= names:
             return Match("names", "outputs bboxes, labels, scores", {}, ("bboxes", "scores", "labels"))
         if not {"boxes", "scores"} <= names or "orig_target_sizes" in network.inputs:

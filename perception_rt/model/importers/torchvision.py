@@ -324,7 +324,7 @@ def _detectors(torchvision: Any) -> list[str]:
 def _download(torchvision: Any, name: str, weights: Any) -> nn.Module:
     try:
         return torchvision.models.get_model(name, weights=weights)
-    except OSError as error:  # URLError and its kin
+    except OSError as error:  # URLError and its subclasses
         raise BundleError(f"weights={weights}: cannot be downloaded: {error}") from error
 
 

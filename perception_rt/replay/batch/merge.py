@@ -32,8 +32,8 @@ def merge_runs(folder: Path, outcomes: Sequence[UnitResult]) -> dict[str, Any]:
         The metrics as of a single replay, and "bags": the result and figures of each bag, by name. States,
         messages and seconds are sums; percentiles are exact, over the rows of all ledgers; a rate is weighted
         by the durations of the bags that have the stream. Scores: counts are summed and all else averaged
-        ("merged" says so), which is exact for MOTA and recall; AP, IDF1 and HOTA over pooled outputs would
-        differ a little.
+        ("merged" has the method). This is exact for MOTA and recall; AP, IDF1 and HOTA over pooled outputs
+        would differ a little.
 
     Raises:
         ConfigError: a run's metrics or ledger cannot be read.

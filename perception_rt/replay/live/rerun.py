@@ -113,7 +113,7 @@ class Rerun:
         try:
             self._stream.flush(timeout_sec=_FLUSH_S)
         except RuntimeError:  # the SDK has said so: the viewer's window was closed, or it hangs
-            # Whatever ends the stream, the program's end too, would wait for it again, and for ever.
+            # Ending the stream, or the program, would wait for it again, without a timeout.
             rr.unregister_shutdown()
             threading.Thread(target=_keep, args=(self._stream,), daemon=True).start()
         else:

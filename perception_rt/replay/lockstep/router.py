@@ -118,7 +118,7 @@ class Router:
         )
 
     def announce(self, node: str, topic: str, message_type: str, is_result: bool = False) -> None:
-        """Announce that a node publishes a topic; a result is recorded whatever its type.
+        """Announce that a node publishes a topic; a result of any type is recorded.
 
         Raises:
             ConfigError: another node publishes this topic.

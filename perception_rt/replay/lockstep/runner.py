@@ -52,7 +52,7 @@ class Run:
         remaps: new topic name by old name.
         speed: maximum replay speed, for a live viewer; None for as fast as possible.
         time: the clock to follow; see `choose_time_base`.
-        max_gap_s: longer times without a message are skipped, and the nodes begin anew after them.
+        max_gap_s: longer times without a message are skipped, and the nodes restart after them.
     """
 
     nodes: Sequence[GraphNode]
@@ -159,7 +159,7 @@ class _Replay:
     def _host(self, node: GraphNode, make: type[Component]) -> LockstepHost:
         overrides, timing = overrides_of(node, self._run.overrides), self._run.inference.timing
         if issubclass(make, DetectorComponent) and timing is not None:
-            timing(node.path, 0)  # a trace that lacks the node says so before anything is done
+            timing(node.path, 0)  # fails early if the trace lacks the node
             # Sums of a parallel operator may depend on its threads; models run beside each other anyway.
             overrides["threads"] = 1
             # Which engine is the fastest may change from run to run; what the nodes publish must not.

@@ -12,7 +12,7 @@ SECTORS = 72  # of 5 degrees
 SAMPLED = 12_000  # points that are looked at
 NEAR_M = 1.0
 ORIGIN_M = 0.05  # nearer points are those that drivers put at the origin for no return
-DOWN = -0.05  # sine of the elevation below which beams meet the ground, whatever the scene
+DOWN = -0.05  # sine of the elevation below which beams hit the ground in any scene
 LEARN_S = 1.0  # of clouds that give the usual figures, at least `LEARN_CLOUDS`
 LEARN_CLOUDS = 3
 FOLLOW = 0.02  # share of a cloud that the usual figures follow while there is no fault
@@ -46,7 +46,7 @@ def measure_cloud(points: np.ndarray) -> CloudFigures:
     """Measure (N, 4) float32 points; returns nearer than `ORIGIN_M` are none."""
     step = max(1, len(points) // SAMPLED) | 1  # odd: with an even one some rings would never be seen
     x, y, z = np.ascontiguousarray(points[::step, :3].T)
-    with np.errstate(over="ignore"):  # whatever a broken driver sends
+    with np.errstate(over="ignore"):  # a broken driver may send anything
         distance = np.sqrt(x * x + y * y + z * z)
     real = distance > ORIGIN_M
     if not real.any():

@@ -54,7 +54,7 @@ class SensorReport(NamedTuple):
 
 
 class Sensor:
-    """One topic: its timing, and whatever else is checked.
+    """One topic: its timing and further checks.
 
     Args:
         topic: absolute. message_type: of any type with a header. findings: list that faults are added to.
@@ -240,7 +240,7 @@ class HealthMonitor:
         return tuple(check.level for sensor in self.sensors.values() for check in sensor.checks())
 
     def _align(self, camera: Sensor, lidar: Sensor, now_ns: int) -> None:
-        """Compare a picture with a cloud, now and then."""
+        """Compare a picture with a cloud at intervals."""
         if lidar is not self._lidars[0] or lidar.points is None or camera.model is None:
             return
         if camera.alignment is None or not camera.pictures:

@@ -1,8 +1,9 @@
 """The interacting multiple model filter over many objects at once.
 
 Blom and Bar-Shalom: The interacting multiple model algorithm for systems with Markovian switching
-coefficients, IEEE Transactions on Automatic Control 33(8), 1988. The mode is drawn anew after mode_time_s = T
-on average, so a step's transitions are exp(-dt / T) I + (1 - exp(-dt / T)) 1 shares^T, and two steps are one.
+coefficients, IEEE Transactions on Automatic Control 33(8), 1988. The mode is drawn again after mode_time_s =
+T on average, so a step's transitions are exp(-dt / T) I + (1 - exp(-dt / T)) 1 shares^T, and two steps are
+one.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Motion:
         start_speed: standard deviation of each part of the velocity of one that starts off again, m/s.
         turn_share, stop_share: how much of the time is spent in `turn` and `stop`; what is left is
             `constant_velocity`.
-        mode_time_s: mean time after which the mode is drawn anew.
+        mode_time_s: mean time after which the mode is drawn again.
         normal_speed: speed for which `keep_time_s` holds, m/s; the time is shorter for faster ones, as the
             square of the speed, and longer for slower ones. None: the same for all.
         spread: errors of predictions as recordings show them; None for the filter's own covariance.

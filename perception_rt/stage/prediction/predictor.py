@@ -95,7 +95,7 @@ class ObjectPredictor:
     ) -> Predictions:
         """Take one frame in and predict from it.
 
-        Stamps that step back, or ahead by more than LONGEST_GAP_S, begin anew.
+        A stamp that steps back, or ahead by more than LONGEST_GAP_S, resets the predictor.
 
         Args:
             stamp_ns: the moment of the tracks, ns.

@@ -1,1 +1,1 @@
-"""Data sets of one's own: COCO, KITTI, YOLO, or a folder for each class."""
+"""Readers of a user's data set: COCO, KITTI, YOLO, or a folder for each class."""

@@ -1,4 +1,4 @@
-"""COCO's labels: one JSON for all pictures."""
+"""Read COCO labels: one JSON file for all pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAINING, VALIDATION = ("train",), ("val", "valid", "validation", "test")
 
 
 def label_files(folder: Path) -> list[Path]:
-    """The files of a folder that may hold COCO's labels."""
+    """Return the files of a folder that may contain COCO labels."""
     places = (".", "annotations", "coco", *TRAINING, *VALIDATION)
     found = {file for place in places for file in (folder / place).glob("*.json")}
     instances = {file for file in found if file.name.startswith("instances_")}
@@ -28,10 +28,10 @@ def label_files(folder: Path) -> list[Path]:
 
 
 def read_folder(folder: Path, problems: Problems) -> Dataset:
-    """Read the one file of labels in a folder, or that to learn from and that for validation.
+    """Read the label file of a folder, or its two files for training and validation.
 
     Raises:
-        ConfigError: there are others; or as `read_coco`.
+        ConfigError: there are other files; see also `read_coco`.
     """
     files = label_files(folder)
     apart = [file for file in files if _names(file, folder) & set(VALIDATION)]
@@ -48,7 +48,7 @@ def read_folder(folder: Path, problems: Problems) -> Dataset:
 
 
 def _names(file: Path, folder: Path) -> set[str]:
-    """The words in the name of a file and of its folder."""
+    """Return the words in the name of a file and of its folder."""
     text = str(file.relative_to(folder).with_suffix("")).lower()
     for sign in "/_-.":
         text = text.replace(sign, " ")
@@ -56,10 +56,10 @@ def _names(file: Path, folder: Path) -> set[str]:
 
 
 def read_coco(file: Path, problems: Problems) -> Dataset:
-    """Read COCO's labels; crowd regions (`iscrowd`) are neither learned from nor errors.
+    """Read COCO labels; crowd regions (`iscrowd`) are ignored in training and scoring.
 
     Raises:
-        ConfigError: no JSON, or none of COCO's.
+        ConfigError: the file is not JSON, or has no COCO labels.
     """
     text = text_of(file)
     try:
@@ -112,7 +112,7 @@ def read_coco(file: Path, problems: Problems) -> Dataset:
         row = annotation_row(entry, names, listed)
         if isinstance(row, str):
             note("annotations", number, row)
-        elif entry["image_id"] in pictures:  # those of other pictures are listed already
+        elif entry["image_id"] in pictures:  # errors of other pictures are reported already
             box = problems.box(row[1], pictures[entry["image_id"]][1], file, line("annotations", number))
             if box is not None:
                 rows[entry["image_id"]].append((row[0], box, row[2]))
@@ -151,7 +151,9 @@ def annotation_row(
 
 
 def _finder(file: Path) -> Any:
-    """Where pictures lie: beside the labels, in `images`, or in a folder named as the labels are."""
+    """Return a function that finds pictures: beside the labels, in `images`, or in a folder with the name of
+    the labels.
+    """
     base = file.stem.removeprefix("instances_")
     places = [
         parent / name
@@ -162,7 +164,7 @@ def _finder(file: Path) -> Any:
     def find(name: str) -> Path:
         for place in places:
             if (place / name).is_file():
-                places.insert(0, places.pop(places.index(place)))  # the others are there too
+                places.insert(0, places.pop(places.index(place)))  # the other pictures are there, too
                 return place / name
         return places[0] / name
 
@@ -170,9 +172,9 @@ def _finder(file: Path) -> Any:
 
 
 def element_lines(text: str, key: str) -> list[int]:
-    """The line, from 1, on which each element of a list begins that an object of JSON has under `key`.
+    """Return the line, from 1, on which each element of the list under `key` of a JSON object begins.
 
-    Of a key that stands there twice the last counts, as for `json.loads`.
+    For a repeated key the last one counts, as in `json.loads`.
     """
     lines: list[int] = []
     decoder, at, counted, line = json.JSONDecoder(), text.index("{") + 1, 0, 1

@@ -1,4 +1,4 @@
-"""KITTI's object labels: of pictures (`image_2`), or of clouds (`velodyne`, with `calib`)."""
+"""Read KITTI object labels, for pictures (`image_2`) or for clouds (`velodyne`, with `calib`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LABELS, PICTURES, CLOUDS, CALIBRATIONS = "label_2", "image_2", "velodyne", "cali
 
 
 def root_of(folder: Path) -> Path | None:
-    """The folder that has `label_2`: this one or its `training`; None where neither has."""
+    """Return the folder with `label_2`: this one or its `training`; None if neither has it."""
     return next((root for root in (folder, folder / "training") if (root / LABELS).is_dir()), None)
 
 
@@ -52,7 +52,7 @@ def read_kitti(root: Path, clouds: bool, problems: Problems) -> Dataset:
 
 
 def _labels(file: Path, problems: Problems) -> tuple[Labels, list[int]]:
-    """The rows that can be read, and the line of each."""
+    """Return the valid rows, and the line of each."""
     rows, lines = [], []
     for number, line in enumerate(text_of(file).split("\n"), 1):
         if not line.strip():

@@ -1,4 +1,4 @@
-"""Labelled pictures and clouds, and what is wrong with them."""
+"""Labelled pictures and clouds, and errors in labels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from perception_rt.types import ConfigError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 MAX_LABELS = 1 << 30  # bytes of a file of labels
 MAX_SIDE = 16384  # px
-SHOWN = 30  # problems that are listed; the rest is counted
-OVERHANG_PX = 2.0  # by which a box may reach beyond the picture: tools round
+SHOWN = 30  # maximum number of problems that are listed
+OVERHANG_PX = 2.0  # by which a box may exceed the picture, as tools round
 TURNED = (5, 6, 7, 8)  # orientations in EXIF that swap width and height
 ORIENTATION = 0x0112
 PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -30,15 +30,15 @@ Line = int | Callable[[], int] | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledFrame:
-    """A picture, or a cloud, and what is in it.
+    """A labelled picture or cloud.
 
     Attributes:
-        path: of the picture; of the cloud where `solid` is not None.
+        path: of the picture, or of the cloud if `solid` is not None.
         names: (N) class names.
         xyxy: (N, 4) float32, px.
-        ignored: (N,) bool: need not be found.
-        regions: (R, 4) float32 xyxy, px: whatever is there, is not labelled.
-        solid: (N, 7) float32 xyzlwh_yaw in the frame of the cloud; None of pictures.
+        ignored: (N,) bool, not scored.
+        regions: (R, 4) float32 xyxy, px: unlabelled regions.
+        solid: (N, 7) float32 xyzlwh_yaw in the frame of the cloud; None for pictures.
         calibration: file of the camera in whose view the cloud is labelled; None for all of it.
         view: (width, height) of that camera's pictures, px.
     """
@@ -56,7 +56,7 @@ class LabelledFrame:
         return len(self.names)
 
     def only(self, kept: np.ndarray) -> LabelledFrame:
-        """The same with some of its objects."""
+        """Return the frame with a part of its objects."""
         return replace(
             self,
             names=tuple(name for name, keep in zip(self.names, kept, strict=True) if keep),
@@ -68,12 +68,12 @@ class LabelledFrame:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What a folder holds.
+    """The content of a data set.
 
     Attributes:
         form: of the labels, for messages.
-        declared: the class names that it lists, in order; empty where it lists none.
-        frames: to learn from. validation: those that it sets apart; empty for none.
+        declared: the class names that it lists, in order; empty if it lists none.
+        frames: for training. validation: its own validation frames; may be empty.
     """
 
     form: str
@@ -83,12 +83,11 @@ class Dataset:
 
 
 class Problems:
-    """Labels that do not fit, each with its file and line.
+    """Errors in labels, each with its file and line.
 
     Args:
-        source: what is read, for the message.
-        mend: whether boxes are cut at the picture's edge, and what does not fit is left out; else it is
-            refused.
+        source: the data set, for the message.
+        mend: whether to clip boxes to the picture and to leave out invalid labels; otherwise they are errors.
     """
 
     def __init__(self, source: object, mend: bool = False) -> None:
@@ -96,19 +95,19 @@ class Problems:
         self.lines: list[str] = []
 
     def add(self, file: Path, line: Line, text: str) -> None:
-        """Note a problem."""
+        """Add a problem."""
         self.count += 1
         if len(self.lines) < SHOWN:
             line = line() if callable(line) else line
             self.lines.append(f"{file}{'' if line is None else f':{line}'}: {text}")
 
     def listed(self) -> str:
-        """All, one a line; the last ones only counted."""
+        """Return the problems, one per line, and the number of further ones."""
         more = self.count - len(self.lines)
         return "\n".join(["", *self.lines, *([f"... {more} more"] if more else [])]).replace("\n", "\n  ")
 
     def check(self) -> None:
-        """Refuse the data where anything does not fit and is not to be mended.
+        """Raise an error if there are problems, unless `mend` is set.
 
         Raises:
             ConfigError: lists the problems.
@@ -122,12 +121,12 @@ class Problems:
     def box(
         self, xyxy: Sequence[float] | np.ndarray, size: tuple[int, int], file: Path, line: Line
     ) -> list[float] | None:
-        """A box cut at the edges of its picture; None where it cannot be used.
+        """Return a box clipped to its picture; None if it is invalid.
 
         Args:
             xyxy: px.
             size: (width, height) of the picture.
-            file, line: where it stands.
+            file, line: position of the label.
         """
         box, (width, height) = np.asarray(xyxy, np.float64), size
         shown = " ".join(f"{value:g}" for value in box)
@@ -148,7 +147,7 @@ class Problems:
 
 
 def text_of(path: Path) -> str:
-    """The text of a file of labels.
+    """Return the text of a label file.
 
     Raises:
         ConfigError: it cannot be read, or is too large.
@@ -162,11 +161,13 @@ def text_of(path: Path) -> str:
 
 
 def size_of(path: Path, problems: Problems, file: Path, line: Line = None) -> tuple[int, int] | None:
-    """(width, height) of a picture as it is shown; None where it is none, which `file` and `line` ask for."""
+    """Return (width, height) of a picture as displayed; None with a problem at `file` and `line` if it is
+    invalid.
+    """
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # Of a PNG this would decode it all.
+            # A PNG would be decoded completely for this.
             turned = image.format != "PNG" and image.getexif().get(ORIENTATION) in TURNED
     except FileNotFoundError:
         problems.add(file, line, f"picture {path}: is missing")
@@ -183,7 +184,7 @@ def size_of(path: Path, problems: Problems, file: Path, line: Line = None) -> tu
 def decode_all(
     frames: Sequence[LabelledFrame], problems: Problems, on_frame: Callable[[], None]
 ) -> list[LabelledFrame]:
-    """Decode every picture once; return the frames whose picture is whole."""
+    """Decode every picture once, and return the frames whose picture is intact."""
     whole = []
     with ThreadPoolExecutor() as pool:
         for frame, why in zip(frames, pool.map(_damage, (frame.path for frame in frames)), strict=True):
@@ -205,7 +206,7 @@ def _damage(path: Path) -> str | None:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, turned as its EXIF says.
+    """Return (H, W, 3) uint8 RGB, rotated by the EXIF orientation.
 
     Raises:
         ConfigError: it cannot be read.
@@ -217,10 +218,10 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def pictures_in(folder: Path) -> Iterator[Path]:
-    """The pictures below a folder, by name."""
+    """Yield the pictures below a folder, by name."""
     yield from (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
 
 
 def objects(boxes: Sequence[Sequence[float]]) -> np.ndarray:
-    """(N, 4) float32 from N boxes."""
+    """Return (N, 4) float32 from N boxes."""
     return np.array(boxes, np.float32).reshape(-1, 4)

@@ -1,4 +1,4 @@
-"""A user's folder as frames to learn from and frames to score on."""
+"""Read a user's data set, and split it into frames for training and for validation."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ APART = ("val", "valid", "validation")
 
 
 def read_dataset(path: Path, problems: Problems, clouds: bool = False) -> Dataset:
-    """Read what a folder or file of labels holds; what does not fit is in `problems`.
+    """Read a data set from a folder or file; errors are added to `problems`.
 
     Args:
-        path: of COCO's labels a folder or `.json`; of YOLO's a folder or `data.yaml`; of KITTI's a folder;
-            else a folder with a folder of pictures for each class.
-        problems: takes what does not fit.
+        path: for COCO a folder or `.json`; for YOLO a folder or `data.yaml`; for KITTI a folder; otherwise a
+            folder with a folder of pictures for each class.
+        problems: collects errors.
         clouds: read KITTI's clouds, not its pictures.
 
     Raises:
-        ConfigError: no labels are found, or as the reader of the format.
+        ConfigError: no labels are found; see also the reader of the format.
     """
     if not path.exists():
         raise ConfigError(f"--data={path}: no such file or folder")
@@ -67,7 +67,7 @@ def read_dataset(path: Path, problems: Problems, clouds: bool = False) -> Datase
 
 
 def _class_folders(path: Path, problems: Problems) -> Dataset:
-    """Pictures of one class each, in the folder of its name."""
+    """Read pictures of one class each, whose folder has the name of the class."""
     learned = path / "train" if (path / "train").is_dir() else path
     apart = next((path / name for name in APART if (path / name).is_dir()), None) if learned != path else None
     parts: list[list[LabelledFrame]] = []
@@ -86,13 +86,13 @@ def _class_folders(path: Path, problems: Problems) -> Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Frames whose classes are chosen.
+    """The frames of a data set with labels of the chosen classes.
 
     Attributes:
-        form: of the labels. classes: names, by label.
-        frames: to learn from. validation: to score on.
-        labels, validation_labels: (N,) int64 of the objects of each.
-        left_out: objects of classes that were not chosen, by name.
+        form: name of the label format. classes: names, by label.
+        frames: for training. validation: for validation.
+        labels, validation_labels: (N,) int64 labels of the objects of each frame.
+        left_out: number of objects of other classes, by name.
     """
 
     form: str
@@ -104,11 +104,11 @@ class Samples:
     left_out: Mapping[str, int]
 
     def counts(self, labels: Sequence[np.ndarray]) -> np.ndarray:
-        """(C,) how many objects of each class."""
+        """Return (C,) the number of objects of each class."""
         return np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(self.classes))
 
     def record(self) -> dict:
-        """For the manifest: how many of what, and a hash of all labels."""
+        """Return the entry of the manifest: numbers of frames and objects, and a hash of all labels."""
         digest = hashlib.sha256()
         for frame in (*self.frames, *self.validation):
             boxes = frame.xyxy if frame.solid is None else frame.solid
@@ -135,17 +135,18 @@ def read_samples(
     """Read, check and split a data set.
 
     Args:
-        path: as of `read_dataset`.
-        validation: a share of the frames, the last by name, taken where `path` itself sets none apart; or
-            another data set; None joins all frames.
-        wanted: classes, as of `choose_classes`.
+        path: see `read_dataset`.
+        validation: a share of the frames, the last by name, used if `path` has no validation frames itself;
+            or another data set; None joins all frames.
+        wanted: classes, see `choose_classes`.
         known: classes of the weights that are trained on, which come first.
-        clouds: as of `read_dataset`.
-        mend: as of `Problems`.
+        clouds: see `read_dataset`.
+        mend: see `Problems`.
         on_frame: called for each picture that was decoded, with their number.
 
     Raises:
-        ConfigError: labels that do not fit, listed; no labels, or none of the wanted classes.
+        ConfigError: labels are invalid (the message lists them), or there are no labels of the wanted
+            classes.
     """
     problems = Problems(path, mend)
     dataset = read_dataset(path, problems, clouds)
@@ -176,7 +177,7 @@ def read_samples(
 
 
 def _share(text: str) -> float | None:
-    """A share of the frames; None for a path."""
+    """Parse a share of the frames; None for a path."""
     try:
         share = float(text)
     except ValueError:
@@ -187,12 +188,13 @@ def _share(text: str) -> float | None:
 
 
 def split(frames: Sequence[LabelledFrame], share: float) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
-    """Set the last frames apart: neighbours in a recording are alike, and must not be on both sides.
+    """Split off the last frames, as neighbouring frames of a recording are similar and must be on the same
+    side.
 
-    Where each picture has one class and a folder of its own, those of each folder.
+    If there is a folder for each class, split each folder.
 
     Raises:
-        ConfigError: there are fewer than two.
+        ConfigError: there are fewer than two frames.
     """
     folders: dict[Path, list[LabelledFrame]] = {}
     single = all(len(frame) == 1 and frame.names[0] == frame.path.parent.name for frame in frames)
@@ -212,15 +214,15 @@ def split(frames: Sequence[LabelledFrame], share: float) -> tuple[list[LabelledF
 def choose_classes(
     wanted: Sequence[str], declared: Sequence[str], found: Mapping[str, int], known: Sequence[str]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The classes to train, and the label of each name in the data.
+    """Return the classes to train, and the label of each name in the data.
 
     Names are compared by their canonical form: `Pedestrian` and `person` are one class.
 
     Args:
-        wanted: ``NAME`` or ``NAME=FROM,FROM``, which takes the names after ``=`` for it; or one file of
-            names; empty for all in the data.
-        declared: names that the data list.
-        found: names of their objects, with numbers.
+        wanted: ``NAME`` or ``NAME=FROM,FROM``, which merges the names after ``=``; or one file with names;
+            empty for all classes of the data.
+        declared: names that the data set lists.
+        found: number of objects by name.
         known: classes of the weights, which come first.
 
     Raises:
@@ -253,7 +255,7 @@ def choose_classes(
             raise ConfigError(f"--classes={text}: {why}; it has {', '.join(present) or 'no classes'}")
         for one in matching:
             if label_of.setdefault(one, len(classes)) != len(classes):
-                raise ConfigError(f"--classes={text}: {one!r} is taken for another class already")
+                raise ConfigError(f"--classes={text}: {one!r} already belongs to another class")
         classes += (name,)
     return classes, label_of
 
@@ -261,9 +263,9 @@ def choose_classes(
 def _labelled(
     frames: Sequence[LabelledFrame], label_of: Mapping[str, int], classes: Sequence[str]
 ) -> tuple[list[LabelledFrame], list[np.ndarray]]:
-    """Frames with the chosen objects, and their labels.
+    """Return the frames with objects of the chosen classes, and their labels.
 
-    Where an object of another class could be taken for a chosen one (a van for a car), it is neither.
+    Objects of similar classes (a van, if cars are chosen) become ignored regions.
     """
     groups = {group(canonical(name)) for name in classes}
     kept, labels = [], []

@@ -1,4 +1,4 @@
-"""YOLO's labels: `data.yaml`, and a text file for each picture."""
+"""Read YOLO labels: `data.yaml`, and a text file for each picture."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ NAME_FILES = ("classes.txt", "obj.names")
 
 
 def description_of(folder: Path) -> Path | None:
-    """The file that describes a data set of YOLO's; None where there is none."""
+    """Return the file that describes a YOLO data set; None if there is none."""
     found = [folder / name for name in (*FILES, *NAME_FILES) if (folder / name).is_file()]
     return found[0] if found else None
 
 
 def read_yolo(file: Path, problems: Problems) -> Dataset:
-    """Read the data set that `data.yaml` describes, or that lies beside a list of names.
+    """Read the data set of a `data.yaml`, or of the folder of a list of names.
 
     Raises:
-        ConfigError: no such file, no names, no pictures, or no labels at all.
+        ConfigError: the file does not exist, or there are no names, pictures or labels.
     """
     try:
         if file.suffix in (".txt", ".names"):
@@ -77,12 +77,12 @@ def _described(file: Path) -> dict[str, Any]:
 
 
 def _places(file: Path, data: dict[str, Any], keys: Sequence[str]) -> list[Path]:
-    """The folders or lists of pictures under one of `keys`."""
+    """Return the folders or picture lists under one of `keys`."""
     found: Any = next((data[key] for key in keys if data.get(key)), [])
     root = Path(str(data.get("path") or "."))
     places = []
     for name in found if isinstance(found, list) else [found]:
-        roots = (file.parent / root, root, file.parent)  # the path of another machine is often left in
+        roots = (file.parent / root, root, file.parent)  # `path` is often that of another machine
         options = [base / str(name) for base in roots] + [file.parent / str(name).removeprefix("../")]
         place = next((option for option in options if option.exists()), None)
         if place is None:
@@ -102,7 +102,9 @@ def _pictures(places: Sequence[Path], file: Path) -> Iterator[Path]:
 
 
 def label_file(picture: Path) -> Path:
-    """Where the labels of a picture are: `labels` for the last `images` of its path, `.txt`."""
+    """Return the label file of a picture: replace the last `images` in its path by `labels`, and the suffix
+    by `.txt`.
+    """
     parts = list(picture.parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
@@ -139,7 +141,7 @@ def label_row(line: str, names: Sequence[str]) -> tuple[str, list[float]] | str:
         return f"class {label:g}: must be from 0 to {len(names) - 1}"
     if not all(map(math.isfinite, values)):
         return f"{line[:60]!r}: must be finite"
-    if len(values) in (4, 5):  # the fifth is a score
+    if len(values) in (4, 5):  # a fifth value is a score
         x, y, width, height = values[:4]
         return names[int(label)], [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
     if len(values) < 6 or len(values) % 2:
