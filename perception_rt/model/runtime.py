@@ -24,6 +24,7 @@ from perception_rt.model.zoo import ZOO, zoo_bundle
 from perception_rt.types.errors import BundleError, ConfigError, ModelError
 
 SHIPPED = Path(__file__).parents[1] / "bundles"
+BRIGHTEST = {"unit": 1.0, "byte": 255.0}  # by `CloudSpec.intensity`
 
 # Frames are read-only views into messages; nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -412,8 +413,9 @@ class CloudRuntime(Runtime):
 
         Args:
             points: (N, 4) float32 x y z intensity in the sensor's frame, finite, on the host; may be
-                read-only. (N, 5) with the age of each point's sweep in s, if the bundle takes it; otherwise
-                the cloud is one sweep.
+                read-only. Intensities of 0 to 1 or 0 to 255 are brought to the scale of the bundle. (N, 5)
+                with the age of each point's sweep in s, if the bundle takes it; otherwise the cloud is one
+                sweep.
             score_threshold: lowest score kept; None takes the bundle's own.
             nms_threshold: footprint IoU above which the weaker box is removed; None takes the bundle's own.
 
@@ -428,7 +430,31 @@ class CloudRuntime(Runtime):
         widths = (4, 5) if getattr(self.manifest.input, "ages", False) else (4,)
         if cloud.dtype != torch.float32 or cloud.ndim != 2 or cloud.shape[1] not in widths:
             raise ModelError(f"points must be (N, 4) float32, got {tuple(cloud.shape)} {cloud.dtype}")
-        return self._run(cloud, (), score_threshold, nms_threshold)
+        kind = getattr(self.manifest.input, "intensity", "unused")
+        return self._run(scale_intensity(cloud, kind), (), score_threshold, nms_threshold)
+
+
+def scale_intensity(points: Tensor, kind: str) -> Tensor:
+    """Bring intensities of 0 to 1 or 0 to 255 to the scale of a bundle.
+
+    Drivers send either scale, and a network finds nothing in clouds of the other one. A cloud with a value
+    above 1 has the scale 0 to 255.
+
+    Args:
+        points: (N, 4 or more) float32, the fourth column the intensity; not changed.
+        kind: as of `CloudSpec.intensity`.
+
+    Returns:
+        The points, or a copy where the scale differs.
+    """
+    if kind not in BRIGHTEST or not len(points):
+        return points
+    sent = 1.0 if points[:, 3].max() <= 1 else 255.0
+    if sent == BRIGHTEST[kind]:
+        return points
+    points = points.clone()
+    points[:, 3] = (points[:, 3] * (BRIGHTEST[kind] / sent)).clamp(max=BRIGHTEST[kind])
+    return points
 
 
 def _checked(found: Any, names: Sequence[str], box_columns: int) -> tuple[list[Tensor], dict[str, Tensor]]:

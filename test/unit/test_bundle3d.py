@@ -10,7 +10,8 @@ from perception_rt.model import bundle
 from perception_rt.model.archive import read_manifest
 from perception_rt.model.golden import golden_difference, golden_input
 from perception_rt.model.manifest import CloudSpec, ImageSpec
-from perception_rt.model.runtime import CloudRuntime, ImageRuntime, Runtime
+from perception_rt.model.runtime import CloudRuntime, ImageRuntime, Runtime, scale_intensity
+from perception_rt.sim.drive import Drive
 from perception_rt.stage.detect3d import detect3d
 from perception_rt.types import BundleError, LidarFrame, ModelError
 from test.detectors import TallBox, rewrite
@@ -94,6 +95,39 @@ def test_takes_read_only_views(tall):
     found = detect3d(runtime, LidarFrame(wide[:, :4], 0, 1, "lidar"))
     np.testing.assert_array_equal(found.xyzlwh_yaw, expected[0])
     assert all(np.array_equal(a, b) for a, b in zip(runtime(torch.from_numpy(points)), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "expected"),
+    [
+        ("unit", [0.0, 0.4, 1.0], [0.0, 0.4, 1.0]),
+        ("unit", [0.0, 51.0, 255.0], [0.0, 0.2, 1.0]),
+        ("unit", [0.0, 51.0, 4000.0], [0.0, 0.2, 1.0]),  # 16 bits
+        ("byte", [0.0, 0.2, 1.0], [0.0, 51.0, 255.0]),
+        ("byte", [0.0, 51.0, 255.0], [0.0, 51.0, 255.0]),
+        ("byte", [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
+        ("unused", [0.0, 51.0, 0.5], [0.0, 51.0, 0.5]),
+        ("unit", [], []),
+    ],
+)
+def test_intensity_is_brought_to_the_scale_of_the_bundle(kind, sent, expected):
+    points = torch.zeros(len(sent), 5)
+    points[:, 3] = torch.tensor(sent)
+    before = points.clone()
+    scaled = scale_intensity(points, kind)
+    torch.testing.assert_close(scaled[:, 3], torch.tensor(expected))
+    assert torch.equal(points, before)
+    assert torch.equal(scaled[:, [0, 1, 2, 4]], points[:, [0, 1, 2, 4]])
+
+
+def test_a_cloud_of_8_bit_intensities_is_answered_like_one_of_0_to_1():
+    runtime = Runtime.open("pillars", "cpu")
+    points = Drive(3).lidar(2.0).points
+    expected = runtime(points)
+    assert len(expected[0]) >= 5
+    found = runtime(points * np.array([1, 1, 1, 255], np.float32))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
 
 
 @pytest.mark.parametrize("points", [np.zeros((5, 3), np.float32), np.zeros((5, 4)), np.zeros(4, np.float32)])

@@ -216,6 +216,11 @@ def test_pillars_learn_from_what_the_camera_sees_of_a_cloud(tmp_path):
     assert 0 < len(points) < 2000
     assert (points[:, 0] > 0).all()
     assert points_in(points, frame.solid).tolist() == [300]
+    file = frame.path
+    bright = np.fromfile(file, "<f4").reshape(-1, 4) * np.float32([1, 1, 1, 255])
+    bright.tofile(file.with_name("bytes.bin"))
+    scaled = visible_points(replace(frame, path=file.with_name("bytes.bin")))
+    np.testing.assert_allclose(scaled, points, atol=1e-4)
     trainee = find_trainee("pillars")
     items = trainee.items(samples.frames, samples.labels)
     network, batch, losses = step(trainee, samples)

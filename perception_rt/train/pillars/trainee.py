@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_rt.model.manifest import Manifest
+from perception_rt.model.runtime import scale_intensity
 from perception_rt.replay.kitti import read_calibration, read_velodyne
 from perception_rt.sim.lidar import MIN_POINTS
 from perception_rt.train.augment import NONE
@@ -118,8 +119,11 @@ def _boxes(item: TrainingItem) -> np.ndarray:
 
 @lru_cache(maxsize=CACHED)
 def visible_points(frame: LabelledFrame) -> np.ndarray:
-    """(P, 4) float32: what lies in the view of the camera that a cloud is labelled in, or all of it."""
-    points = read_velodyne(frame.path)
+    """(P, 4) float32: what lies in the view of the camera that a cloud is labelled in, or all of it.
+
+    Intensities are of 0 to 1, as the bundle has them.
+    """
+    points = scale_intensity(torch.from_numpy(read_velodyne(frame.path)), "unit").numpy()
     if frame.calibration is None:
         return points
     pixels, depth = read_calibration(frame.calibration).project(points[:, :3])
