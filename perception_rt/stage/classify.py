@@ -1,4 +1,4 @@
-"""Images, or boxes in them, to classes: one batch."""
+"""Classify images, or boxes in them, in one batch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def classify(
         top_k: most classes of a frame.
 
     Returns:
-        One result a frame, in order; best score first.
+        One result for each frame, in order; best score first.
 
     Raises:
         ModelError: the network failed or the device is out of memory.
@@ -44,16 +44,16 @@ def classify(
 
 
 def crops(frame: CameraFrame, boxes: np.ndarray, margin: float = 0.0) -> list[CameraFrame | None]:
-    """Cut boxes out of a frame; views, no copies.
+    """Cut boxes out of a frame as views, without copying.
 
     Args:
         frame: an image.
         boxes: (N, 5) float64 px: centre x y, turn in rad, size x y, as in vision_msgs/BoundingBox2D; of a
             turned box the upright one around it is cut.
-        margin: how far to go beyond each side, as a part of the box's width or height.
+        margin: margin at each side, as a share of the box's width or height.
 
     Returns:
-        One frame a box; None where the box has nothing of the image in it, or is not finite.
+        One frame for each box; None if the box lies outside of the image, or is not finite.
     """
     height, width = frame.pixels.shape[:2]
     finite = np.isfinite(boxes).all(1)

@@ -1,4 +1,4 @@
-"""Undo the vehicle's motion within one sweep of a spinning lidar."""
+"""Compensate the vehicle's motion within one sweep of a spinning lidar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from perception_rt.types import LidarFrame
 
-_STRAIGHT_RAD_S = 1e-4  # slower turns count as none
+_STRAIGHT_RAD_S = 1e-4  # rad/s; slower turns are ignored
 _STEP_S = 1e-3  # points within a millisecond move alike: 3 cm at 30 m/s, of which half is an error at most
 
 
@@ -38,7 +38,7 @@ def twist_between(before: np.ndarray, after: np.ndarray, seconds: float) -> Plan
 
 
 def moved_by(twist: PlanarTwist, seconds: np.ndarray) -> np.ndarray:
-    """Return (M, 4, 4), for each of (M,) `seconds` from now: from the base then to the base now."""
+    """Return (M, 4, 4) transforms from the base at (M,) `seconds` from now to the base now."""
     angle = twist.yaw_rate * seconds
     if abs(twist.yaw_rate) < _STRAIGHT_RAD_S:
         along, across = seconds, np.zeros_like(seconds)
@@ -55,10 +55,10 @@ def moved_by(twist: PlanarTwist, seconds: np.ndarray) -> np.ndarray:
 
 
 def deskewed(frame: LidarFrame, twist: PlanarTwist, base_from_lidar: np.ndarray) -> LidarFrame:
-    """Return the cloud as if all points had been measured at the stamp.
+    """Return the cloud with all points moved to the time of the stamp.
 
     Args:
-        frame: its `times_s` say when each point was measured; without them it is returned as it is.
+        frame: its `times_s` have the time of each point; without them it is returned unchanged.
         twist: of the base during the sweep.
         base_from_lidar: (4, 4) mounting.
     """
@@ -72,7 +72,7 @@ def deskewed(frame: LidarFrame, twist: PlanarTwist, base_from_lidar: np.ndarray)
     poses = (np.linalg.inv(base_from_lidar) @ moved @ base_from_lidar).astype(np.float32)
     points = frame.points.copy()
     x, y, z = (np.ascontiguousarray(column) for column in frame.points[:, :3].T)
-    for axis in range(3):  # number by number: a gathered (N, 3, 3) takes several times as long
+    for axis in range(3):  # element by element, which is several times faster than a gathered (N, 3, 3)
         along_x, along_y, along_z, shift = (np.take(poses[:, axis, k], of_point) for k in range(4))
         points[:, axis] = along_x * x + along_y * y + along_z * z + shift
     return replace(frame, points=points)

@@ -1,4 +1,4 @@
-"""Camera frames to 2D detections: several cameras, one bundle, one batch."""
+"""Detect objects in camera frames: several cameras, one bundle, one batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def detect2d(
     score_threshold: float | None = None,
     nms_threshold: float | None = None,
 ) -> list[Detections2D]:
-    """Detect in every frame; frames of one size and channel order share one forward.
+    """Detect objects in every frame; frames of equal size and channel order share one forward pass.
 
     Args:
         runtime: a bundle of task `detect2d`.
@@ -27,7 +27,7 @@ def detect2d(
         nms_threshold: IoU above which the lower score of a class is dropped; None for the bundle's own.
 
     Returns:
-        One result a frame, in order.
+        One result for each frame, in order.
 
     Raises:
         ModelError: the network failed or the device is out of memory.

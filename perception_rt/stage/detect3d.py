@@ -1,4 +1,4 @@
-"""A lidar frame to 3D detections."""
+"""Detect objects in a lidar frame."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ def detect3d(
     score_threshold: float | None = None,
     nms_threshold: float | None = None,
 ) -> Detections3D:
-    """Detect in one cloud.
+    """Detect objects in one cloud.
 
     Args:
         runtime: a bundle of task `detect3d`.
-        frame: any number of points, none included; of several sweeps where the bundle takes them.
+        frame: any number of points, also none; of several sweeps if the bundle takes them.
         score_threshold: least score; None for the bundle's own.
-        nms_threshold: footprint IoU above which the lower score goes; None for the bundle's own.
+        nms_threshold: footprint IoU above which the box with the lower score is removed; None for the
+            bundle's own.
 
     Returns:
         Boxes in the sensor's frame, best score first.

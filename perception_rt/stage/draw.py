@@ -1,4 +1,4 @@
-"""Draw detections and tracks on the image and from above."""
+"""Draw detections and tracks on images and in bird's-eye view."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from perception_rt.types.segmentation import UNLABELLED, Segmentation
 DARK = (20, 20, 20)
 _OUTLINE = (245, 245, 245)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-# From above.
+# Bird's-eye view.
 _BACKGROUND = (17, 20, 26)
 _RING, _RING_TEXT, _EGO = (52, 58, 70), (128, 136, 150), (235, 235, 235)
 _LOW, _HIGH = np.array((62, 72, 92)), np.array((226, 232, 242))  # points, from the ground up
@@ -59,7 +59,7 @@ def draw_detections(
     notes: Sequence[str] | None = None,
     paths: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
-    """A copy of the image with a box, class, score and the keypoints in view for every detection.
+    """Return a copy of the image with a box, class, score and visible keypoints for every detection.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -67,14 +67,14 @@ def draw_detections(
         classes: class names by label.
         bgr: the channel order of `pixels`.
         notes: by detection, written after the class instead of the score, such as a track's id.
-        paths: by detection, (T, 2) px where it will be; empty for none.
+        paths: by detection, (T, 2) px of its predicted positions; empty for none.
 
     Returns:
         (H, W, 3) uint8 in the same order.
     """
     picture = np.ascontiguousarray(pixels).copy()
     scale = _text_scale(picture)
-    order = np.argsort(detections.scores, kind="stable")  # the surest on top
+    order = np.argsort(detections.scores, kind="stable")  # the highest score on top
     detections = detections[order]
     tags = []
     around = detections.upright().xyxy.round().astype(int).tolist()
@@ -103,9 +103,9 @@ def draw_detections(
 def draw_segmentation(
     pixels: np.ndarray, found: Segmentation, classes: Sequence[str], bgr: bool = False
 ) -> np.ndarray:
-    """A copy of the image, tinted in the colour of each pixel's class, and the objects; names at the left.
+    """Return a copy of the image tinted by pixel class, with the objects, and the class names at the left.
 
-    Pixels of a class that is called background or the like, and those of none, keep their colour.
+    Pixels of the background, or without a class, keep their colour.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -136,7 +136,7 @@ def draw_segmentation(
 
 
 def _pose(picture: np.ndarray, keypoints: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """The (P, 3) keypoints that are seen, joined where they are COCO's of a person."""
+    """Draw the visible (P, 3) keypoints, connected if they are COCO's of a person."""
     seen = keypoints[:, 2] >= _SEEN
     points = _fixed(keypoints[:, :2])
     for shade, width in _strokes(picture, colour):
@@ -149,7 +149,7 @@ def _pose(picture: np.ndarray, keypoints: np.ndarray, colour: tuple[int, int, in
 
 
 def draw_outlines(pixels: np.ndarray, xyxy: np.ndarray) -> np.ndarray:
-    """A copy of the (H, W, 3) uint8 image with thin white rectangles around (N, 4) xyxy px."""
+    """Return a copy of the (H, W, 3) uint8 image with thin white rectangles at (N, 4) xyxy px."""
     picture = np.ascontiguousarray(pixels).copy()
     for x1, y1, x2, y2 in xyxy.round().astype(int).tolist():
         cv2.rectangle(picture, (x1, y1), (x2, y2), _OUTLINE, 1, cv2.LINE_AA)
@@ -166,7 +166,7 @@ def draw_boxes3d(
     notes: Sequence[str] | None = None,
     paths: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of the image with the edges of every box that is in view, its front face tinted.
+    """Return a copy of the image with the edges of every visible box, and its front face tinted.
 
     Args:
         pixels: (H, W, 3) uint8, of the camera `model`.
@@ -176,7 +176,7 @@ def draw_boxes3d(
         camera_from_lidar: (4, 4) takes points of the lidar's frame to the optical frame.
         bgr: the channel order of `pixels`.
         notes: a word for each detection, written behind its score.
-        paths: (N, T, 2) where each box will be, x and y in the lidar's frame; drawn on the ground.
+        paths: (N, T, 2) predicted positions of each box, x and y in the lidar's frame; drawn on the ground.
 
     Returns:
         (H, W, 3) uint8 in the same order.
@@ -194,7 +194,7 @@ def draw_boxes3d(
     texts = _texts(detections, classes, notes)
     scale = _text_scale(picture)
     tags = []
-    for row in np.argsort(-corners[..., 2].mean(1), kind="stable"):  # the nearest on top
+    for row in np.argsort(-corners[..., 2].mean(1), kind="stable"):  # nearest objects on top
         drawn = lines[row, valid[row]]
         shown = drawn[~np.isnan(drawn).any(-1)]  # the rest is beyond the lens
         if not len(shown) or not _touches(shown, picture):
@@ -219,7 +219,7 @@ def draw_boxes3d(
 def _on_ground(
     box: np.ndarray, path: np.ndarray, model: CameraModel, camera_from_lidar: np.ndarray
 ) -> np.ndarray:
-    """(T + 1, 2) px of a (T, 2) path from below the middle of a box; NaN where it is out of view."""
+    """Return (T + 1, 2) px of a (T, 2) path that begins below a box's centre; NaN where it is not visible."""
     flat = np.vstack((box[:2], path)).astype(np.float64)
     level = np.full((len(flat), 1), float(box[2] - box[5] / 2))
     points = transform(camera_from_lidar, np.hstack((flat, level)))
@@ -243,9 +243,9 @@ def draw_bev(
     paths: np.ndarray | None = None,
     ego_path: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The scene from above: x up, y to the left, a ring every 10 m around the sensor.
+    """Draw the scene in bird's-eye view: x up, y to the left, a ring every 10 m around the sensor.
 
-    Points are the brighter, the higher above the ground; a box has a line from its middle to its front.
+    Higher points are brighter; a line from the centre of a box points to its front.
 
     Args:
         points: (N, 3 or more) x y z in m.
@@ -256,8 +256,8 @@ def draw_bev(
         px_per_m: scale.
         notes: a word for each detection, written behind its score.
         covariance: (N, 6, 6), x and y first; where given, the 2-sigma ellipse of each place is drawn.
-        paths: (N, T, 2) where each box will be, a dot a moment.
-        ego_path: (T, 2) the same of the sensor's own vehicle.
+        paths: (N, T, 2) predicted positions of each box, one dot each.
+        ego_path: (T, 2) the same for the ego vehicle.
 
     Returns:
         (H, W, 3) uint8 RGB, H = length of `x_range` * `px_per_m`, W that of `y_range`.
@@ -294,14 +294,14 @@ def draw_bev(
         right, top = footprints[row, :, 0].max(), footprints[row, :, 1].min()
         tags.append((texts[row], round(right) + 4, round(top) + 8, colour))
     scale = max(0.4, _text_scale(picture))
-    for text, x, y, colour in tags:  # over the boxes, with a dark edge: readable on anything
+    for text, x, y, colour in tags:  # above the boxes and with a dark edge, to be readable
         for shade, thickness in ((_BACKGROUND, 3), (colour, 1)):
             cv2.putText(picture, text, (x, y), _FONT, scale, shade, thickness, cv2.LINE_AA)
     return picture
 
 
 def _path(picture: np.ndarray, points: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """A thin line through (T, 2) px, and a dot at each but the first."""
+    """Draw a thin line through (T, 2) px, and a dot at each point but the first."""
     corners = points.round().astype(np.int32)
     cv2.polylines(picture, [corners], False, colour, 1, cv2.LINE_AA)
     for x, y in corners[1:].tolist():
@@ -316,7 +316,7 @@ def _colour(name: str, bgr: bool) -> tuple[int, int, int]:
 def _strokes(
     picture: np.ndarray, colour: tuple[int, int, int]
 ) -> tuple[tuple[tuple, int], tuple[tuple, int]]:
-    """Return colour and width, px, of the two lines of an edge: a dark one below, to be seen on anything."""
+    """Return colour and width, px, of the two lines of an edge; the dark one below keeps it visible."""
     width = max(2, round(min(picture.shape[:2]) / 300))
     return (DARK, width + 2), (colour, width)
 
@@ -334,12 +334,12 @@ def _text_scale(picture: np.ndarray) -> float:
 def _tag(
     picture: np.ndarray, text: str, box: tuple[int, int, int, int], colour: tuple[int, int, int], scale: float
 ) -> None:
-    """Write a text on a patch of the colour beside an xyxy box, px: where there is room, not over it."""
+    """Write a text on a patch of the colour beside an xyxy box, px, where there is space."""
     _patch(picture, text, _beside(box, _patch_size(text, scale), picture), colour, scale)
 
 
 def _patch_size(text: str, scale: float) -> tuple[int, int]:
-    """Width and height of a text on a patch, px."""
+    """Return width and height of a text on a patch, px."""
     (width, height), base = cv2.getTextSize(text, _FONT, scale, 1)
     return width + 4, height + base + 3
 
@@ -355,7 +355,7 @@ def _patch(
 
 
 def _beside(box: tuple[int, int, int, int], size: tuple[int, int], picture: np.ndarray) -> tuple[int, int]:
-    """Return the top left of a patch above, below or beside a box; inside it at the last."""
+    """Return the top left of a patch above, below or beside a box; inside it as the last option."""
     (x1, y1, x2, y2), (width, height) = box, size
     high, wide = picture.shape[:2]
     gap = _strokes(picture, DARK)[0][1] // 2 + 1
@@ -372,18 +372,18 @@ def _beside(box: tuple[int, int, int, int], size: tuple[int, int], picture: np.n
 
 
 def _touches(points: np.ndarray, picture: np.ndarray) -> bool:
-    """Whether the rectangle around (..., 2) px and the picture have something in common."""
+    """Return whether the rectangle around (..., 2) px overlaps the picture."""
     flat = points.reshape(-1, 2)
     return bool((flat.max(0) >= 0).all() and (flat.min(0) <= picture.shape[1::-1]).all())
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
-    """Pixels as cv2 takes them with a shift of `_SUBPIXEL`; far ones are brought near, so that they fit."""
+    """Return pixels as fixed-point numbers for cv2 with shift `_SUBPIXEL`; far ones are clipped."""
     return (np.clip(points, -(2**14), 2**14) * (1 << _SUBPIXEL)).round().astype(np.int32)
 
 
 def _polyline(picture: np.ndarray, line: np.ndarray, colour: tuple) -> None:
-    """Lines through (S, 2) px; clipped first, so that a far end does not turn them."""
+    """Draw lines through (S, 2) px after clipping, so that far ends do not change their direction."""
     height, wide = picture.shape[:2]
     frame = (-wide, -height, 3 * wide, 3 * height)
     pieces = []
@@ -423,7 +423,7 @@ def _rings(picture: np.ndarray, to_px: ToPixels, px_per_m: float, farthest_m: fl
 
 
 def _scatter(picture: np.ndarray, to_px: ToPixels, points: np.ndarray, size: int) -> None:
-    """Paint points, the higher ones over the lower ones."""
+    """Draw points, higher ones on top."""
     pixels = np.floor(to_px(points[:, :2])).astype(np.int64)
     height, width = picture.shape[:2]
     inside = ((pixels >= 0) & (pixels <= (width - size, height - size))).all(1)
@@ -445,7 +445,7 @@ def _ego(picture: np.ndarray, to_px: ToPixels) -> None:
 
 
 def _footprint(picture: np.ndarray, corners: np.ndarray, colour: tuple) -> None:
-    """A box from above: front left, front right, rear right, rear left in px."""
+    """Draw a box in bird's-eye view: front left, front right, rear right, rear left in px."""
     _tint(picture, corners, colour)
     cv2.polylines(picture, [_fixed(corners)], True, colour, 2, cv2.LINE_AA, _SUBPIXEL)
     heading = np.stack((corners.mean(0), corners[:2].mean(0)))

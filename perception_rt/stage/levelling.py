@@ -1,4 +1,4 @@
-"""Clouds of lidars that are not level: turned upright for the detector, and what their ground says."""
+"""Rotate clouds of tilted lidars upright for the detector, and measure the tilt of the ground."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import numpy as np
 
 from perception_rt.types import Detections3D, LidarFrame
 
-LEVEL_RAD = 0.035  # 2 degrees: less makes no difference to the detectors
-TILTED_RAD = 0.14  # 8 degrees: a ground that leans more is no road
+LEVEL_RAD = 0.035  # 2 degrees: detectors tolerate less
+TILTED_RAD = 0.14  # 8 degrees: roads are not steeper
 GROUND_SHARE = 0.25  # of the points: the minimum in a plane that counts as ground
-GROUND_M = 0.2  # how far from the plane they may lie
+GROUND_M = 0.2  # maximum distance from the plane
 SAMPLES, PLANES = 1500, 120
 
 
 def tilt(rotation: np.ndarray) -> float:
-    """The angle between the z axes of two frames, rad, from the (3, 3) or (4, 4) rotation between them."""
+    """Return the angle between the z axes of two frames, rad, from their (3, 3) or (4, 4) rotation."""
     return acos(float(np.clip(rotation[2, 2], -1.0, 1.0)))
 
 
 def levelled(frame: LidarFrame, base_from_sensor: np.ndarray) -> LidarFrame:
-    """The cloud in axes parallel to the vehicle's; the sensor stays at 0, as detectors look from there."""
+    """Return the cloud in axes parallel to the vehicle's; the origin is still the sensor."""
     points = frame.points.copy()
     points[:, :3] = frame.points[:, :3] @ base_from_sensor[:3, :3].T.astype(np.float32)
     return replace(frame, points=points)
 
 
 def moved_to_base(found: Detections3D, base_from_sensor: np.ndarray) -> Detections3D:
-    """Detections of a levelled cloud in the vehicle's frame."""
+    """Return detections of a levelled cloud in the vehicle's frame."""
     boxes = found.xyzlwh_yaw.copy()
     boxes[:, :3] += base_from_sensor[:3, 3].astype(np.float32)
     return Detections3D(boxes, found.scores, found.labels)
 
 
 def ground_tilt(points: np.ndarray, seed: int = 0) -> float | None:
-    """By how much the plane that holds most points leans, rad in [0, pi]; pi where it lies overhead.
+    """Return the tilt of the plane with most points, rad in [0, pi]; pi if it lies overhead.
 
     Random sample consensus (Fischler and Bolles, 1981) over planes of any direction.
 
@@ -45,7 +45,7 @@ def ground_tilt(points: np.ndarray, seed: int = 0) -> float | None:
         seed: of the samples.
 
     Returns:
-        None where no plane holds a `GROUND_SHARE` of the points.
+        None if no plane contains a `GROUND_SHARE` of the points.
     """
     rng = np.random.default_rng(seed)
     away = np.linalg.norm(points[:, :3], axis=1)
@@ -68,7 +68,7 @@ def ground_tilt(points: np.ndarray, seed: int = 0) -> float | None:
 
 
 def advice(leans_rad: float, frame_id: str, base_frame: str) -> str:
-    """One line for who mounted the lidar."""
+    """Return one line of advice about the mounting of the lidar."""
     return (
         f"the ground leans by {degrees(leans_rad):.0f} degrees in {frame_id}, and no transform to "
         f"{base_frame} levels it: publish the lidar's mounting on /tf_static, or set base_frame"

@@ -1,4 +1,4 @@
-"""Quantiles of the chi-square distribution, by the standard library: `scipy.special` takes 30 MB."""
+"""Quantiles of the chi-square distribution with the standard library, as `scipy.special` takes 30 MB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What detectors call the users of the road: which names mean the same, and how large they usually are."""
+"""Class names of road users: which names mean the same, and usual sizes."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ UNKNOWN = ("unknown", "object", "obstacle", "other", "misc")
 
 
 def canonical(name: str) -> str:
-    """One name for each class: `Person` and `pedestrian` become `pedestrian`."""
+    """Return one name for each class: `Person` and `pedestrian` become `pedestrian`."""
     plain = name.lower().replace("_", " ").replace("-", " ").strip()
     return SYNONYMS.get(plain, plain)
 
 
 def group(name: str) -> str:
-    """The group of a canonical name; a class that is no road user is a group of its own."""
+    """Return the group of a canonical name; other classes have a group of their own."""
     return ROAD_USERS[name].group if name in ROAD_USERS else name
 
 
 def compatible(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
-    """Whether two detectors may mean the same object.
+    """Return whether two detectors may mean the same object.
 
     Args:
         a: N canonical names.

@@ -1,4 +1,4 @@
-"""Camera frames to the class of every pixel: several cameras, one bundle."""
+"""Segment camera frames: several cameras, one bundle."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def segment(
     score_threshold: float | None = None,
     nms_threshold: float | None = None,
 ) -> list[Segmentation]:
-    """Label the pixels of every frame; frames of one size and channel order share one forward.
+    """Label the pixels of every frame; frames of equal size and channel order share one forward pass.
 
     Args:
         runtime: a bundle of task `segment`.
         frames: any number of frames of any sizes.
-        score_threshold: least score of an object, or of a pixel where the network tells classes only; None
-            for the bundle's own.
+        score_threshold: least score of an object, or of a pixel for semantic segmentation; None for the
+            bundle's own.
         nms_threshold: IoU above which the lower score of a class is dropped; None for the bundle's own.
 
     Returns:
-        One result a frame, in order.
+        One result for each frame, in order.
 
     Raises:
         ModelError: the network failed or the device is out of memory.

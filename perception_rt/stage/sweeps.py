@@ -1,4 +1,4 @@
-"""Join the newest sweeps of a lidar to one cloud, as networks of nuScenes take them."""
+"""Join the newest sweeps of a lidar to one cloud, as networks trained on nuScenes expect."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from perception_rt.stage.transforms import inverse
 from perception_rt.types import LidarFrame
 
 MAX_AGE_S = 1.0  # older sweeps are left out: networks were trained on half a second
-OWN_M = 1.0  # what is nearer along x and along y belongs to the own vehicle, which moved along
+OWN_M = 1.0  # m; nearer points along x and y belong to the ego vehicle, which has moved
 
 
 def joined(
     frame: LidarFrame, pose: np.ndarray, earlier: Sequence[tuple[LidarFrame, np.ndarray]]
 ) -> LidarFrame:
-    """The newest sweep and those before it as one cloud.
+    """Return the newest sweep and earlier ones as one cloud.
 
     Args:
         frame: the newest sweep.
@@ -25,8 +25,8 @@ def joined(
         earlier: sweeps before it, newest first, and the pose of each.
 
     Returns:
-        The points of `frame`, then the others where the lidar sees what stands still now; `ages_s` says how
-        much older each is. Points of earlier sweeps within `OWN_M` are left out.
+        The points of `frame`, then the others compensated for the vehicle's motion; `ages_s` is their age.
+        Points of earlier sweeps within `OWN_M` are left out.
     """
     points, ages = [frame.points], [np.zeros(len(frame.points), np.float32)]
     for sweep, place in earlier:
@@ -42,6 +42,6 @@ def joined(
 def still_wanted(
     earlier: Sequence[tuple[LidarFrame, np.ndarray]], stamp_ns: int, count: int
 ) -> list[tuple[LidarFrame, np.ndarray]]:
-    """The first `count` of `earlier` sweeps that are older than `stamp_ns`, by `MAX_AGE_S` at most."""
+    """Return the first `count` of `earlier` sweeps that are older than `stamp_ns`, by at most `MAX_AGE_S`."""
     ages = [(stamp_ns - sweep.stamp_ns) / 1e9 for sweep, _ in earlier]
     return [entry for entry, age in zip(earlier, ages, strict=True) if 0 < age <= MAX_AGE_S][:count]

@@ -10,7 +10,7 @@ import numpy as np
 from perception_rt.types import TransformError
 
 HISTORY_NS = 10_000_000_000  # tf2's default
-MAX_FRAMES = 1024  # a frame beyond these takes the place of the one that was updated longest ago
+MAX_FRAMES = 1024  # a further frame replaces the least recently updated one
 
 
 class TransformBuffer:
@@ -23,8 +23,8 @@ class TransformBuffer:
 
     Args:
         history_ns: how long transforms are kept, ns, counted from the newest one of their frame.
-        tolerance_ns: how far beyond its first and last stamp a frame is taken to stand still, ns; tf2 has 0.
-        zero_is_latest: False where time may begin at 0, and stamp 0 is a moment like others.
+        tolerance_ns: how far a frame is held constant beyond its first and last stamp, ns; 0 in tf2.
+        zero_is_latest: False if time may begin at 0, so that stamp 0 is an ordinary time.
 
     Attributes:
         ignored: number of transforms that came too late.
@@ -51,16 +51,16 @@ class TransformBuffer:
         """Add the pose of `child` in `parent`.
 
         Args:
-            parent: frame that the numbers are in.
-            child: frame that they place.
-            stamp_ns: when, ns; means nothing for a static transform.
+            parent: the reference frame.
+            child: the frame to place.
+            stamp_ns: time, ns; ignored for a static transform.
             translation: (3,) m.
             quaternion_xyzw: (4,) rotation, of any length but zero.
-            static: holds at any time, as from /tf_static.
+            static: valid at any time, as from /tf_static.
 
         Raises:
-            TransformError: an empty name, numbers that are no transform, or a frame that would become its own
-                ancestor; the buffer is unchanged then.
+            TransformError: a name is empty, the numbers are not a transform, or a frame would become its own
+                ancestor; the buffer is unchanged.
         """
         parent, child = parent.removeprefix("/"), child.removeprefix("/")
         if not parent or not child:
@@ -78,20 +78,21 @@ class TransformBuffer:
             self._evict()
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        """Return what takes points of `source` to `target` at a time, along the way between them in the tree.
+        """Return the transform from `source` to `target` at a time.
 
         Between two stamps the translation is interpolated linearly and the rotation spherically.
 
         Args:
-            target: frame to go to.
-            source: frame that the points are in.
-            stamp_ns: when, ns; 0 for the latest time that all transforms on the way have.
+            target: the frame of the result.
+            source: the frame of the points.
+            stamp_ns: time, ns; 0 for the latest time that all transforms between the frames have.
 
         Returns:
             (4, 4) float64, `points_target = matrix @ points_source` (homogeneous).
 
         Raises:
-            TransformError: an unknown frame, two trees, or a stamp before or after what is known.
+            TransformError: a frame is unknown, the frames are not connected, or the stamp lies outside of the
+                known time.
         """
         target, source = target.removeprefix("/"), source.removeprefix("/")
         if target == source:
@@ -115,17 +116,17 @@ class TransformBuffer:
         return inverse(common_from_target) @ common_from_source
 
     def copy(self) -> TransformBuffer:
-        """As it is now: what is added to one is not in the other."""
+        """Return an independent copy."""
         other = TransformBuffer(self._history_ns, self._tolerance_ns, self._zero_is_latest)
         other._frames = {name: frame.copy() for name, frame in self._frames.items()}
         return other
 
     def clear(self) -> None:
-        """Forget all but the static transforms: the clock was set back."""
+        """Forget all but the static transforms after the clock was set back."""
         self._frames = {name: frame for name, frame in self._frames.items() if frame.static}
 
     def _evict(self) -> None:
-        """Drop the frame that was updated longest ago; static ones last, as they come only once."""
+        """Drop the least recently updated frame; static ones last, as they are published once."""
         oldest = next((name for name, frame in self._frames.items() if not frame.static), None)
         del self._frames[oldest or next(iter(self._frames))]
 
@@ -173,7 +174,7 @@ class _Frame:
         return self._stamps[-1]
 
     def add(self, stamp_ns: int, pose: np.ndarray, history_ns: int) -> bool:
-        """Add a pose; False where it is older than the history."""
+        """Add a pose; return False if it is older than the history."""
         if self._stamps and self._stamps[-1] - stamp_ns > history_ns:
             return False
         at = bisect_left(self._stamps, stamp_ns)
@@ -193,7 +194,7 @@ class _Frame:
         return max(stamp_ns - self._stamps[-1], 0) + min(stamp_ns - self._stamps[0], 0)
 
     def at(self, stamp_ns: int) -> np.ndarray:
-        """Return (4, 4) parent from frame; beyond the ends, as at the ends."""
+        """Return (4, 4) parent from frame; constant beyond the ends."""
         after = bisect_left(self._stamps, stamp_ns)
         if self.static or after == 0:
             return to_matrix(self._poses[0][:3], self._poses[0][3:])
@@ -224,7 +225,7 @@ def _checked_pose(
 
 
 def slerp(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    """Spherical interpolation (Shoemake, 1985) of unit quaternions, the short way round.
+    """Interpolate unit quaternions spherically (Shoemake, 1985), along the shorter arc.
 
     Args:
         a: (4,) x y z w, the result at share 0.

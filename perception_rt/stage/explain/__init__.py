@@ -1,1 +1,1 @@
-"""Which pixels or points made a detection: heat maps, and a check that they matter."""
+"""Explain which pixels or points caused a detection: heat maps, and a check of them."""

@@ -1,4 +1,4 @@
-"""The occlusion check: does what a heat map marks matter more than a random part of the same size?"""
+"""The occlusion check: compare the marked part of a heat map with random parts of the same size."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class OcclusionCheck:
-    """What is lost of a detection when a part of the input is taken away, as a part of what was there.
+    """How much of a detection's score is lost if a part of the input is removed, as a share of the score.
 
     Attributes:
         size: of the part, in pixels or points.
         share: of the input.
-        marked: lost without the part that the heat map marks.
-        random: lost without a part of the same size and shape elsewhere in the input, for each try.
+        marked: loss without the part that the heat map marks.
+        random: loss without a part of the same size and shape elsewhere in the input, for each try.
         near: the same beside or on the detection.
     """
 
@@ -28,12 +28,12 @@ class OcclusionCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether the marked part matters more than 95 % of the random ones."""
+        """Return whether the marked part matters more than 95 % of the random ones."""
         beaten = sum(self.marked > other for other in self.random)
         return bool(self.random) and beaten >= 0.95 * len(self.random)
 
     def text(self, what: str) -> str:
-        """One line with the figures."""
+        """Return one line with the figures."""
         verdict = "more" if self.holds else "NO more"
         near = f", beside or on the object {_range(self.near)}" if self.near else ""
         return (
@@ -49,10 +49,10 @@ def check_parts(
     random: Iterable[np.ndarray],
     near: Iterable[np.ndarray],
 ) -> OcclusionCheck:
-    """Measure what is lost without each part.
+    """Measure the loss without each part.
 
     Args:
-        lost: of an input without the elements of a bool mask.
+        lost: returns the loss for an input without the elements of a bool mask.
         marked: the mask of the heat map.
         random, near: masks of the same size.
     """
@@ -66,7 +66,7 @@ def check_parts(
 
 
 def strongest(heat: np.ndarray, count: int) -> np.ndarray:
-    """Mask of the `count` greatest values."""
+    """Return a mask of the `count` greatest values."""
     order = np.argsort(-heat, axis=None, kind="stable")[:count]
     mask = np.zeros(heat.size, bool)
     mask[order] = True

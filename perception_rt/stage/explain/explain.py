@@ -16,21 +16,21 @@ from perception_rt.stage.explain.probe import Probe, Target
 from perception_rt.types import ConfigError
 
 METHODS = ("rise", "gradients", "cam")
-CALLS = {True: 400, False: 200}  # of the network for a heat map, by whether the input is an image
+CALLS = {True: 400, False: 200}  # of the network for a heat map; the key is whether the input is an image
 CHECK_CALLS = 2 + images.PARTS * 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """What made a detection.
+    """The explanation of a detection.
 
     Attributes:
         target: the detection.
         method: one of `METHODS`.
-        calls: how often the network ran, the check included.
-        heat: (H, W) of an image, (N,) of a cloud: what each pixel or point adds to the detection; only
-            relative values have a meaning.
-        check: whether what it marks matters.
+        calls: number of network runs, including the check.
+        heat: (H, W) of an image, (N,) of a cloud: the contribution of each pixel or point to the detection;
+            only relative values have a meaning.
+        check: the check of the marked part.
         picture: (H, W, 3) uint8 RGB.
     """
 
@@ -50,7 +50,7 @@ def explain(
     seed: int = 0,
     on_call: Callable[[], None] = lambda: None,
 ) -> Explanation:
-    """Find out which pixels or points made a detection, and check that they matter.
+    """Find which pixels or points caused a detection, and check them.
 
     Args:
         probe: of the image or the cloud.
@@ -58,11 +58,11 @@ def explain(
         method: ``rise`` perturbs the input, with any engine; ``gradients`` are integrated gradients by
             captum, ``cam`` gradient times activation of a deep layer, both of images and networks in torch.
         calls: of the network by ``rise``; None for `CALLS`.
-        seed: of what is random.
+        seed: random seed.
         on_call: called after each call of ``rise``.
 
     Raises:
-        ConfigError: the method does not go with this bundle, or needs a package.
+        ConfigError: the method does not support this bundle, or needs a package.
         ModelError: the network failed.
     """
     if method not in METHODS:
@@ -88,7 +88,7 @@ def explain(
 
 
 def _by_gradients(probe: Probe, target: Target, method: str) -> np.ndarray:
-    """The heat map by captum."""
+    """Return the heat map of captum."""
     if target.region is not None:
         raise ConfigError(f"method={method!r}: classes of pixels are explained by rise")
     if util.find_spec("captum") is None:
@@ -101,5 +101,5 @@ def _by_gradients(probe: Probe, target: Target, method: str) -> np.ndarray:
         return network.class_activation(image, target.label, target.box)
     heat = network.integrated(image, images.blurred(image, target), target.label, target.box)
     x1, y1, x2, y2 = target.box
-    spread = max(float(min(x2 - x1, y2 - y1)) / 12, 2.0)  # single pixels say nothing
+    spread = max(float(min(x2 - x1, y2 - y1)) / 12, 2.0)  # single pixels have no meaning
     return cv2.GaussianBlur(heat, (0, 0), min(spread, max(image.shape) / 40))

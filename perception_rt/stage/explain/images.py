@@ -1,4 +1,4 @@
-"""Heat maps of images by perturbation: RISE in a window around the detection, for any engine."""
+"""Heat maps of images by perturbation, for any engine: RISE in a window around the detection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_REGION = 0.1  # of the image
 
 
 def window_of(target: Target, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of an image of (height, width) in which pixels are perturbed."""
+    """Return the rows and columns of an image of (height, width) in which pixels are perturbed."""
     height, width = size
     x1, y1, x2, y2 = target.box.astype(np.float64)
     least = MIN_WINDOW * min(size)
@@ -34,7 +34,7 @@ def window_of(target: Target, size: tuple[int, int]) -> tuple[slice, slice]:
 
 
 def blurred(image: np.ndarray, target: Target) -> np.ndarray:
-    """The (H, W, 3) image without detail of the detection's size: what a taken part is replaced by."""
+    """Return the (H, W, 3) image without details of the detection's size, which replaces removed parts."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = target.box
     sigma = float(np.clip(max(x2 - x1, y2 - y1) / 2, min(height, width) / 40, max(height, width) / 4))
@@ -46,7 +46,7 @@ def blurred(image: np.ndarray, target: Target) -> np.ndarray:
 def rise(
     probe: Probe, target: Target, calls: int, seed: int = 0, on_call: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """How much each pixel adds to a detection, by random masks (RISE, Petsiuk et al., 2018).
+    """Return the contribution of each pixel to a detection, by random masks (RISE, Petsiuk et al., 2018).
 
     Smooth random masks keep about half of a window around the detection; the rest is blurred. A pixel's value
     is the slope of what is left of the detection over its mask.
@@ -54,7 +54,7 @@ def rise(
     Args:
         probe: of the image.
         target: the detection.
-        calls: masks; the more, the less noise.
+        calls: number of masks; more of them give less noise.
         seed: of the masks.
         on_call: called after each.
 
@@ -88,7 +88,9 @@ def rise(
 
 
 def _mask(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """(h, w) float32 in [0, 1]: a coarse random grid, enlarged smoothly and shifted by a part of a cell."""
+    """Return (h, w) float32 in [0, 1]: a coarse random grid, enlarged smoothly and shifted by a part of a
+    cell.
+    """
     cells = (rng.random((CELLS + 1, CELLS + 1)) < KEPT).astype(np.float32)
     step = [-(-side // CELLS) for side in shape]
     whole = cv2.resize(cells, (step[1] * (CELLS + 1), step[0] * (CELLS + 1)), interpolation=cv2.INTER_LINEAR)
@@ -97,7 +99,7 @@ def _mask(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def occlusion_check(probe: Probe, target: Target, heat: np.ndarray, seed: int = 0) -> OcclusionCheck:
-    """Whether the pixels that a heat map marks matter more than others; see `OcclusionCheck`.
+    """Check whether the pixels that a heat map marks matter more than others; see `OcclusionCheck`.
 
     Args:
         probe: of the image.
@@ -125,7 +127,7 @@ def occlusion_check(probe: Probe, target: Target, heat: np.ndarray, seed: int = 
 
 
 def _moved(mask: np.ndarray, rng: np.random.Generator, rows: slice, columns: slice) -> np.ndarray:
-    """The mask at a random place where its middle lies within rows and columns; it goes around the edges."""
+    """Return the mask at a random place with its centre within rows and columns; it wraps around."""
     y, x = (int(np.mean(found)) for found in np.nonzero(mask))
     to = rng.integers(rows.start, rows.stop) - y, rng.integers(columns.start, columns.stop) - x
     return np.roll(mask, to, (0, 1))

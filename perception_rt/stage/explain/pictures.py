@@ -1,4 +1,4 @@
-"""Heat maps as pictures."""
+"""Draw heat maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from perception_rt.types import Detections2D, Detections3D
 
 STRENGTH = 0.75  # of the strongest colour over the image
 FULL = 99.8  # percentile of the positive values that has the strongest colour
-FAINT = 0.1  # of the strongest: what is less is noise
+FAINT = 0.1  # of the strongest; smaller values are noise
 BEV_PX = 640  # side of the picture of a cloud
 BEV_AROUND_M = 8.0  # shown beside the box
 
@@ -25,14 +25,14 @@ def draw_heat(
     classes: Sequence[str],
     marked: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The image with what adds to a detection in warm colours, and the detection.
+    """Draw the contributions to a detection on the image in warm colours, and the detection.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         heat: (H, W); negative values are not shown.
         target: the detection.
         classes: names by label.
-        marked: (H, W) bool, outlined in white: the part of the check.
+        marked: (H, W) bool, the part of the check, outlined in white.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -53,7 +53,8 @@ def draw_heat(
 
 
 def draw_points(points: np.ndarray, heat: np.ndarray, target: Target, classes: Sequence[str]) -> np.ndarray:
-    """The surroundings of a box from above: points that add to it in warm colours, those against it in blue.
+    """Draw the surroundings of a box in bird's-eye view: positive contributions in warm colours, negative in
+    blue.
 
     Args:
         points: (N, 3 or more) x y z in m.
@@ -76,7 +77,7 @@ def draw_points(points: np.ndarray, heat: np.ndarray, target: Target, classes: S
         order = np.argsort(level, kind="stable")
         order = order[level[order] > FAINT]
         if not len(order):
-            continue  # OpenCV colours no empty list
+            continue  # OpenCV fails for an empty list
         colours = cv2.applyColorMap((60 + level[order] * 180).astype(np.uint8)[:, None], colour_map)[
             :, 0, ::-1
         ]
@@ -87,7 +88,7 @@ def draw_points(points: np.ndarray, heat: np.ndarray, target: Target, classes: S
 
 
 def _levels(heat: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
-    """Values from 0 to 1: of the positive ones by the greatest."""
+    """Return values from 0 to 1, relative to the greatest positive one."""
     positive = heat[heat > 0] if scale is None else scale[scale > 0]
     full = float(np.percentile(positive, FULL)) if positive.size else 1.0
     return np.clip(heat / max(full, 1e-12), 0, 1)

@@ -1,4 +1,4 @@
-"""Which points made a box of a lidar's detector, by perturbation: for any engine."""
+"""Find the points that caused a box of a lidar detector, by perturbation, for any engine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ REGION = 0.5  # points of the checked part, by those in the box
 MIN_POINTS = 5
 MIN_CELL = 0.25  # m: side of the cells that are taken away together
 CELLS_ALONG = 8  # of the box
-CALLS_PER_CELL = 3  # cells are larger where there are more than the calls can tell apart
-AROUND = 2.0  # m beside the box that are perturbed, and as much again of its length
+CALLS_PER_CELL = 3  # cells are enlarged if there are too many for the calls
+AROUND = 2.0  # margin of the perturbed region, m, and as a share of the box's length
 
 
 def cells_around(points: np.ndarray, box: np.ndarray, most: int) -> np.ndarray:
-    """The cell of each point near a box: (N,) int64, -1 for points that are left alone.
+    """Return the cell of each point near a box: (N,) int64, -1 for points that are not perturbed.
 
     Cells are cubes in the axes of the box, so large that there are at most `most`.
     """
@@ -38,7 +38,7 @@ def cells_around(points: np.ndarray, box: np.ndarray, most: int) -> np.ndarray:
 
 
 def in_box_axes(points: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """(N, 3) float64: points from the middle of a box, along its length, width and height."""
+    """Return (N, 3) float64 points relative to the centre of a box, along its length, width and height."""
     moved = points[:, :3].astype(np.float64) - box[:3]
     cos, sin = np.cos(box[6]), np.sin(box[6])
     x, y, z = moved.T
@@ -48,14 +48,14 @@ def in_box_axes(points: np.ndarray, box: np.ndarray) -> np.ndarray:
 def point_relevance(
     probe: Probe, target: Target, calls: int, seed: int = 0, on_call: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """How much each point adds to a box: what is left of the box with the point's cell less without it.
+    """Return the contribution of each point to a box, by removing the cell of the point.
 
     Random sets of cells around the box are taken away together (RISE, Petsiuk et al., 2018, on points).
 
     Args:
         probe: of the cloud.
         target: the box.
-        calls: sets; the more, the less noise.
+        calls: number of sets; more of them give less noise.
         seed: of the sets.
         on_call: called after each.
 
@@ -78,16 +78,16 @@ def point_relevance(
 
 
 def _slopes(kept: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Ridge regression of what is left on which cells are there: what each cell adds on average."""
+    """Return the average contribution of each cell, by ridge regression."""
     centred = kept - kept.mean(0)
     ridge = 0.02 * len(kept) * KEPT * (1 - KEPT) * np.eye(kept.shape[1])
     return np.linalg.solve(centred.T @ centred + ridge, centred.T @ (left - left.mean()))
 
 
 def occlusion_check(probe: Probe, target: Target, heat: np.ndarray, seed: int = 0) -> OcclusionCheck:
-    """Whether the points that are marked matter more than others; see `OcclusionCheck`.
+    """Check whether the marked points matter more than others; see `OcclusionCheck`.
 
-    A random part are the points next to a random one: anywhere, and within the perturbed space near the box.
+    A random part consists of the neighbours of a random point: anywhere, and in the perturbed region.
 
     Args:
         probe: of the cloud.

@@ -1,4 +1,4 @@
-"""How strongly a bundle still answers a detection when its input is changed."""
+"""Measure how much of a detection remains if the input is changed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 from perception_rt.types import ConfigError
 from perception_rt.types.segmentation import Segmentation
 
-GONE = 0.1  # of its score: a detection that is weaker counts as gone
+GONE = 0.1  # of its score; a weaker detection counts as lost
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """What is explained: a detection, or of a network of pixels a class.
+    """The target of an explanation: a detection, or a class of a segmentation.
 
     Attributes:
-        number: its place in the answer, the surest first; of pixels the class that covers most.
+        number: its index in the output, best score first; for a segmentation, largest area first.
         label: index of its class.
-        score: of the detection; of a class the part of the image that it covers.
+        score: of the detection; for a segmentation, the share of the image.
         box: (4,) xyxy in px or (7,) xyzlwh_yaw in m and rad.
-        region: (H, W) bool, the pixels of a class; None of a detection.
+        region: (H, W) bool, the pixels of a class; None for a detection.
     """
 
     number: int
@@ -36,14 +36,14 @@ class Target:
 
 
 class Probe:
-    """Runs a bundle on changed inputs and says how much of one detection is left.
+    """Runs a bundle on changed inputs and measures how much of a detection remains.
 
     Args:
         runtime: of a bundle of any task.
-        data: what the runtime takes: (1, H, W, 3) uint8 RGB or (N, 4) float32.
+        data: input of the runtime: (1, H, W, 3) uint8 RGB or (N, 4) float32.
 
     Attributes:
-        calls: how often the bundle ran.
+        calls: number of runs of the bundle.
     """
 
     def __init__(self, runtime: Any, data: np.ndarray) -> None:
@@ -51,7 +51,7 @@ class Probe:
         self._answer = self._run(data, None)
 
     def targets(self) -> list[Target]:
-        """The detections at the bundle's own thresholds, or the classes of the pixels."""
+        """Return the detections at the bundle's own thresholds, or the classes of the pixels."""
         boxes, scores, labels = self._answer[:3]
         if len(self._answer) > 4 and not self.runtime.has_boxes:
             found = Segmentation(self._answer[4][0])
@@ -65,10 +65,10 @@ class Probe:
         ]
 
     def target(self, number: int) -> Target:
-        """One of `targets`.
+        """Return one of `targets`.
 
         Raises:
-            ConfigError: there are fewer.
+            ConfigError: there are fewer targets.
         """
         found = self.targets()
         if number >= len(found):
@@ -79,11 +79,11 @@ class Probe:
         return found[number]
 
     def left(self, target: Target, data: np.ndarray) -> float:
-        """What is left of the detection in a changed input.
+        """Return how much of the detection remains in a changed input.
 
         Returns:
             The greatest product of score and IoU among the detections of its class (D-RISE, Petsiuk et al.,
-            2021); of a class of pixels the part of its region that keeps the label.
+            2021); for a segmentation, the share of its region that keeps the label.
 
         Raises:
             ModelError: the network failed.
@@ -107,7 +107,7 @@ class Probe:
 
 @contextmanager
 def _own_scores(runtime: Any) -> Iterator[None]:
-    """Leave the thresholds of single classes aside."""
+    """Disable the thresholds of single classes."""
     saved = runtime.class_thresholds
     runtime.class_thresholds = np.full(len(runtime.manifest.classes), np.nan)
     try:
@@ -117,7 +117,7 @@ def _own_scores(runtime: Any) -> Iterator[None]:
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(K, L) IoU of boxes in the image, or of footprints."""
+    """Return (K, L) IoU of boxes in the image, or of footprints."""
     if first.shape[1] == 7:
         from perception_rt.model.boxes3d import iou_bev
 
@@ -130,7 +130,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _extent(region: np.ndarray) -> np.ndarray:
-    """(4,) float32 xyxy around the pixels of a mask."""
+    """Return (4,) float32 xyxy around the pixels of a mask."""
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 

@@ -1,4 +1,4 @@
-"""Late fusion: 3D boxes of a lidar and 2D boxes of one or several cameras become one list of objects."""
+"""Late fusion: combine 3D boxes of a lidar and 2D boxes of cameras to one list of objects."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from perception_rt.types import Detections2D, Detections3D
 
 LIDAR, CAMERA, BOTH = "lidar", "camera", "camera+lidar"
 SHORT = {BOTH: "C+L", LIDAR: "L", CAMERA: "C"}  # for pictures
-SAME_OBJECT_IOU = 0.6  # two camera boxes of one group with more overlap are one object under two names
-# How well a lidar's box lies: x y z in m, the turns about x y z in rad.
+SAME_OBJECT_IOU = 0.6  # two camera boxes of one group with more overlap are the same object with two names
+# Accuracy of a lidar's box: x y z in m, the turns about x y z in rad.
 LIDAR_SIGMA = np.array([0.2, 0.2, 0.2, 0.05, 0.05, 0.1])
-# Where a camera should have seen an object: this high, whole, and not covered.
+# A camera should detect an object of this height, if it is complete and not occluded.
 SEEN_PX = 40.0
 SEEN_SHARE = 0.9
 COVERED = 0.3
-# Objects that two cameras placed are one: 99 % of a Gaussian in the plane is within these squared deviations.
+# Two cameras' objects are the same: 99 % of a Gaussian in the plane is within these squared deviations.
 SAME_PLACE = 9.21
 # What a camera shows of an object that another one has matched: this much of the smaller rectangle.
 SHOWN_ELSEWHERE = 0.5
@@ -44,8 +44,8 @@ class Fused:
             geometry_msgs/PoseWithCovariance.
         partners: (N, 1 + cameras) int64, row of the lidar's and of each camera's detections; -1 where it has
             none.
-        unplaced: rows of the cameras' detections, one camera's after the other's, that nothing is known of in
-            space: without a lidar box, and of a class without a usual size.
+        unplaced: rows of the cameras' detections, one camera's after the other's, without a position in
+            space: no lidar box, and a class without a usual size.
     """
 
     detections: Detections3D
@@ -61,13 +61,13 @@ class Fused:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CameraView:
-    """What one camera has to say.
+    """The input of one camera.
 
     Attributes:
         detections: boxes in px of the image that `model` describes.
-        classes: all that the camera's detector can find, by label.
+        classes: all classes of the camera's detector, by label.
         model: the camera.
-        camera_from_lidar: (4, 4) takes points of the lidar's frame to where the model holds.
+        camera_from_lidar: (4, 4) takes points of the lidar's frame to the frame of the model.
     """
 
     detections: Detections2D
@@ -87,18 +87,18 @@ def fuse(
     camera_recall: float = 0.5,
     ground_z: float | None = None,
 ) -> Fused:
-    """`fuse_views` for one camera, given by its parts.
+    """Call `fuse_views` for one camera, given by its parts.
 
     Args:
         camera: boxes in px of the image that `model` describes.
-        camera_classes: all that the camera's detector can find, by label.
+        camera_classes: all classes of the camera's detector, by label.
         lidar: boxes in the lidar's frame.
         lidar_classes: names by label.
         model: the camera.
-        camera_from_lidar: (4, 4) takes points of the lidar's frame to where the model holds.
-        iou_threshold: as of `fuse_views`.
-        camera_recall: as of `fuse_views`.
-        ground_z: as of `fuse_views`.
+        camera_from_lidar: (4, 4) takes points of the lidar's frame to the frame of the model.
+        iou_threshold: see `fuse_views`.
+        camera_recall: see `fuse_views`.
+        ground_z: see `fuse_views`.
 
     Raises:
         CodecError: the camera's lens cannot be used (see `project`).
@@ -115,27 +115,27 @@ def fuse_views(
     camera_recall: float = 0.5,
     ground_z: float | None = None,
 ) -> Fused:
-    """One list of objects from the detections of all sensors at one time.
+    """Fuse the detections of all sensors at one time to one list of objects.
 
-    * The lidar's boxes are projected into each image and matched to the camera's of a compatible class, so
-      that the sum of IoUs is greatest (Hungarian assignment). A camera that names one object twice keeps the
-      surer name.
-    * A match is wrong only if both sensors are: its score is 1 - (1 - a)(1 - b), b the surest camera's: two
-      cameras that see one object err alike. The surer sensor names the class, the camera where they are
-      level; the place and the size are the lidar's.
-    * The lidar's other objects stay. Where a camera should have seen one (large enough, whole, uncovered, of
-      a group that it knows) and none matches it, the odds of its score are multiplied by the share of such
-      objects that a camera misses, 1 - `camera_recall` (Bayes' rule).
-    * The cameras' other objects stay where their class has a usual size, placed by `monocular.place`; not the
-      rider and the bicycle of a cyclist that the lidar found as one. Those of several cameras are one where
-      their places agree.
+    * The lidar's boxes are projected into each image and matched to the camera's of a compatible class, with
+    the greatest sum of IoUs (Hungarian assignment). If a camera has two names for an object, the one with the
+    better score is used.
+    * A match is wrong only if both sensors are: its score is 1 - (1 - a)(1 - b), where b is the best score of
+    the cameras, as cameras have correlated errors. The sensor with the better score gives the class, the
+    camera if they are equal; position and size are the lidar's. * The lidar's other objects are kept. If a
+    camera should have detected one (large enough, complete, not occluded, of a known group) and did not, the
+    odds of its score are multiplied by the share of such objects that a camera misses, 1 - `camera_recall`
+    (Bayes' rule). * The cameras' other objects are kept if their class has a usual size, and placed by
+    `monocular.place`, except rider and bicycle of a cyclist of the lidar. Objects of several cameras are
+    merged if their positions agree.
 
     Args:
         views: the cameras.
         lidar: boxes in the lidar's frame.
         lidar_classes: names by label.
         iou_threshold: least IoU of a match.
-        camera_recall: of the objects that a camera should see, how many it finds; 0 to lower no score.
+        camera_recall: share of the objects that a camera detects of those that it should detect; 0 keeps all
+            scores.
         ground_z: height of the ground in the lidar's frame, m; None to take it from the boxes' lower faces.
 
     Raises:
@@ -198,14 +198,14 @@ def fuse_views(
 
 
 class _Seen(NamedTuple):
-    """One camera's detections against the lidar's boxes.
+    """The detections of one camera matched with the lidar's boxes.
 
     Attributes:
         names: canonical, of the camera's detections.
-        distinct: (M,) bool, as of `_distinct`.
+        distinct: (M,) bool, see `_distinct`.
         projected: the lidar's boxes in the image.
-        rows, columns: which belong together.
-        missed: (N,) bool, as of `_missed`.
+        rows, columns: indices of matches.
+        missed: (N,) bool, see `_missed`.
     """
 
     names: list[str]
@@ -230,7 +230,7 @@ def _see(view: CameraView, lidar: Detections3D, lidar_names: Sequence[str], iou_
 def _is_shown_elsewhere(
     view: CameraView, one: _Seen, alone: np.ndarray, elsewhere: np.ndarray, lidar_names: Sequence[str]
 ) -> np.ndarray:
-    """(M,) bool: the detection shows a part of a lidar's object that another camera has matched."""
+    """Return (M,) bool: the detection shows a part of a lidar object that another camera has matched."""
     xyxy, others = view.detections.xyxy[alone], one.projected.xyxy[elsewhere]
     least = np.minimum(_area(xyxy)[:, None], _area(others)[None])
     names = [lidar_names[row] for row in np.flatnonzero(elsewhere).tolist()]
@@ -239,7 +239,7 @@ def _is_shown_elsewhere(
 
 
 class _Placed(NamedTuple):
-    """K objects that cameras placed; `rows` is (K, cameras), -1 where a camera does not show one."""
+    """K objects placed by cameras; `rows` is (K, cameras), -1 if a camera does not show the object."""
 
     boxes: np.ndarray
     covariance: np.ndarray
@@ -254,12 +254,12 @@ class _Placed(NamedTuple):
 
 
 def _merged(known: _Placed, found: _Placed, views: Sequence[CameraView]) -> _Placed:
-    """The objects of some cameras and of one more; those of one place and group that both see are one."""
+    """Merge the objects of several cameras with those of another one, by position and group."""
     away = found.boxes[None, :, :2].astype(np.float64) - known.boxes[:, None, :2]
     both = known.covariance[:, None, :2, :2] + found.covariance[None, :, :2, :2]
     square = np.einsum("kfi,kfij,kfj->kf", away, np.linalg.inv(both), away)
     allowed = (square <= SAME_PLACE) & compatible(known.names, found.names)
-    if allowed.any():  # beside a border, where the images have no part in common, they are two
+    if allowed.any():  # at a border without overlap of the images, they are two objects
         for index, view in enumerate(views):
             shown = [
                 project_boxes(one.boxes, view.model, view.camera_from_lidar).visible for one in (known, found)
@@ -289,7 +289,7 @@ def _merged(known: _Placed, found: _Placed, views: Sequence[CameraView]) -> _Pla
 
 
 def lidar_alone(lidar: Detections3D, lidar_classes: Sequence[str]) -> Fused:
-    """The lidar's objects where no camera says anything of them: what `fuse` gives, scores untouched."""
+    """Return the lidar's objects if no camera has data: the result of `fuse` with the original scores."""
     count = len(lidar)
     return _joined(
         lidar.xyzlwh_yaw,
@@ -303,7 +303,7 @@ def lidar_alone(lidar: Detections3D, lidar_classes: Sequence[str]) -> Fused:
 
 
 def iou_2d(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, M) intersection over union of (N, 4) and (M, 4) xyxy."""
+    """Return (N, M) intersection over union of (N, 4) and (M, 4) xyxy."""
     inner = _intersection(a, b)
     union = _area(a)[:, None] + _area(b)[None] - inner
     return inner / np.maximum(union, 1e-9)
@@ -320,7 +320,7 @@ def _area(xyxy: np.ndarray) -> np.ndarray:
 
 
 def _distinct(camera: Detections2D, names: Sequence[str]) -> np.ndarray:
-    """(M,) bool, false where a surer box of the same group has the same place."""
+    """Return (M,) bool, false if a box of the same group with a better score has the same position."""
     order = np.argsort(-camera.scores, kind="stable")
     same = (iou_2d(camera.xyxy, camera.xyxy) > SAME_OBJECT_IOU) & compatible(names, names)
     distinct = np.ones(len(camera), bool)
@@ -338,7 +338,7 @@ def _match(
     distinct: np.ndarray,
     iou_threshold: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of both that belong together."""
+    """Return the rows of both that match."""
     iou = iou_2d(projected.xyxy, camera.xyxy)
     allowed = (iou >= max(iou_threshold, 1e-6)) & compatible(lidar_names, camera_names)
     allowed &= projected.visible[:, None] & distinct[None]
@@ -348,9 +348,9 @@ def _match(
 
 
 def _named(lidar_name: str, lidar_score: float, camera_name: str, camera_score: float) -> str:
-    """What a match is called."""
+    """Return the class name of a match."""
     if lidar_name == "cyclist" and camera_name in ("bicycle", "motorcycle"):
-        return lidar_name  # with its rider, whom the camera's detector names apart
+        return lidar_name  # including its rider, which camera detectors report separately
     if lidar_name in UNKNOWN or (camera_score >= lidar_score and camera_name not in UNKNOWN):
         return camera_name
     return lidar_name
@@ -365,7 +365,7 @@ def _is_part(
     lidar: Detections3D,
     lidar_names: Sequence[str],
 ) -> np.ndarray:
-    """(M,) bool: the camera's object is the rider or the vehicle of one of the lidar's cyclists."""
+    """Return (M,) bool: the camera's object is the rider or the vehicle of one of the lidar's cyclists."""
     cyclists = np.flatnonzero([name == "cyclist" for name in lidar_names])
     inside = _intersection(xyxy, projected.xyxy[cyclists]) / np.maximum(_area(xyxy), 1e-9)[:, None]
     ranges = np.hypot(boxes[:, 0], boxes[:, 1]).astype(np.float64)
@@ -379,7 +379,7 @@ def _is_part(
 def _missed(
     projected: ProjectedBoxes, names: Sequence[str], camera: Detections2D, camera_groups: set[str]
 ) -> np.ndarray:
-    """(N,) bool: the camera should have seen the object, and has nothing there."""
+    """Return (N,) bool: the camera should have detected the object, but did not."""
     height = projected.xyxy[:, 3] - projected.xyxy[:, 1]
     clear = (height >= SEEN_PX) & (projected.share >= SEEN_SHARE)
     clear &= np.array([group(name) in camera_groups for name in names], bool)
@@ -391,13 +391,13 @@ def _missed(
 
 
 def _lowered(scores: np.ndarray, recall: float) -> np.ndarray:
-    """Scores after a sensor that finds `recall` of the true objects, and none that are not, found nothing."""
+    """Return the scores after a sensor with this recall and without false positives detected nothing."""
     left = scores * (1 - recall)
     return left / np.maximum(left + 1 - scores, 1e-9)
 
 
 def _ground(lidar: Detections3D) -> float | None:
-    """Median height of the boxes' lower faces; None for fewer than three boxes."""
+    """Return the median height of the boxes' lower faces; None for fewer than three boxes."""
     if len(lidar) < 3:
         return None
     return float(np.median(lidar.xyzlwh_yaw[:, 2] - lidar.xyzlwh_yaw[:, 5] / 2))
@@ -416,7 +416,7 @@ def _joined(
     partners: np.ndarray,
     unplaced: np.ndarray,
 ) -> Fused:
-    """The surest first; names become labels."""
+    """Sort by score, and convert names to labels."""
     order = np.argsort(-scores, kind="stable")
     classes = (*ROAD_USERS, *sorted(set(names) - set(ROAD_USERS)))
     labels = np.array([classes.index(names[row]) for row in order], np.int64)

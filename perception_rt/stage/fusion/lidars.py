@@ -1,4 +1,4 @@
-"""Detections of one or several lidars in one frame."""
+"""Merge the detections of one or several lidars in one frame."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Lidar = tuple[Detections3D, Sequence[str], np.ndarray]
 
 
 def merge_lidars(lidars: Sequence[Lidar]) -> tuple[Detections3D, tuple[str, ...]]:
-    """The boxes of all lidars in the common frame, and their class names.
+    """Return the boxes of all lidars in the common frame, and their class names.
 
-    Of two lidars' boxes of a compatible class, one with its centre inside of the other, the surer one stays.
+    If boxes of two lidars have compatible classes, and the centre of one lies in the other, the one with the
+    better score is kept.
     """
     moved = [move_boxes(found.xyzlwh_yaw, matrix) for found, _, matrix in lidars]
     if len(lidars) == 1:
@@ -39,7 +40,7 @@ def merge_lidars(lidars: Sequence[Lidar]) -> tuple[Detections3D, tuple[str, ...]
 
 
 def move_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """(N, 7) xyzlwh_yaw by a (4, 4) matrix; they stay upright in the new frame."""
+    """Transform (N, 7) xyzlwh_yaw by a (4, 4) matrix; the boxes stay upright in the new frame."""
     if np.array_equal(matrix, np.eye(4)):
         return boxes
     result = boxes.astype(np.float64)
@@ -50,7 +51,7 @@ def move_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def _holds_centre(boxes: np.ndarray) -> np.ndarray:
-    """(N, N) bool: the footprint of the first holds the centre of the second."""
+    """Return (N, N) bool: the footprint of the first contains the centre of the second."""
     away = boxes[None, :, :2].astype(np.float64) - boxes[:, None, :2]
     cos, sin = np.cos(boxes[:, 6])[:, None], np.sin(boxes[:, 6])[:, None]
     ahead, aside = away[..., 0] * cos + away[..., 1] * sin, away[..., 1] * cos - away[..., 0] * sin

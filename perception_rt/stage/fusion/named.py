@@ -1,4 +1,4 @@
-"""Fusion of detections as messages bring them: with frames, stamps, and class names not known before."""
+"""Fuse detections from messages, with their frames, stamps, and class names."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Lookup = Callable[[str, str, int], np.ndarray]
 """Target frame, source frame, stamp in ns to (4, 4); raises TransformError."""
 
 REACH_MESSAGES = 50  # for which a box beyond the image is remembered
-REACH_SLACK = 1.1  # detectors round, and some do not clip
+REACH_SLACK = 1.1  # detectors round, and some do not clip boxes
 
 
 class FusionCamera:
-    """What is known of one camera besides its detections.
+    """The state of one camera besides its detections.
 
     Attributes:
         model: None before its first CameraInfo.
-        no_model: why there is none.
-        image_size: (height, width) of its images where they are received, px.
-        missing: what its last message lacked; "" after one that was fused.
+        no_model: the reason if there is none.
+        image_size: (height, width) of its images if they are received, px.
+        missing: the reason why its last message was not fused; "" if it was.
     """
 
     def __init__(self) -> None:
@@ -39,20 +39,20 @@ class FusionCamera:
         self.no_model = "no CameraInfo yet"
         self.image_size: tuple[int, int] | None = None
         self.missing = ""
-        self.names: dict[str, None] = {}  # all classes that it ever saw
+        self.names: dict[str, None] = {}  # all classes in its messages so far
         self._reach: deque[tuple[float, float]] = deque(maxlen=REACH_MESSAGES)
 
     def take(self, message: CameraDetections) -> None:
-        """Note the classes and the extent of a message."""
+        """Update classes and image size from a message."""
         self.names |= dict.fromkeys(message.classes)
         corner = message.detections.xyxy[:, 2:].max(0, initial=0)
         self._reach.append((float(corner[0]), float(corner[1])))
 
     def checked_model(self, frame_id: str) -> CameraModel:
-        """The camera of detections in this frame.
+        """Return the camera model for detections in this frame.
 
         Raises:
-            PerceptionError: none, or that of another camera or of an image of another size.
+            PerceptionError: there is none, or it belongs to another camera or image size.
         """
         if self.model is None:
             raise PerceptionError(self.no_model)
@@ -78,14 +78,14 @@ def _other_size(model: CameraModel, what: str, size: tuple[int, int]) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """The outcome of one message of the lidar.
+    """The result of one message of the lidar.
 
     Attributes:
         fused: the objects; `partners` has a column for each view that is not None.
-        frame_id: what their places are in.
-        reasons: by camera, why it has no say; empty where it has.
-        views: by camera, what it said; None where it has no say.
-        lidar_reasons: by further lidar, why it has none.
+        frame_id: frame of their positions.
+        reasons: by camera, why it was not used; empty if it was used.
+        views: by camera, its input; None if it was not used.
+        lidar_reasons: by further lidar, why it was not used.
     """
 
     fused: Fused
@@ -96,24 +96,24 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """Why no camera has its say; empty where one has."""
+        """The reason why no camera was used; empty if one was."""
         return "" if any(self.views) else _joined(self.reasons)
 
 
 class FusionStage:
-    """Fuses groups of messages, and knows what it needs besides them.
+    """Fuses groups of messages, and keeps the state of the cameras.
 
     Args:
-        lookup: of a `TransformBuffer`, or of what stands for it.
-        cameras: how many.
+        lookup: `lookup` of a `TransformBuffer` or an equivalent.
+        cameras: number of cameras.
 
     Attributes:
-        cameras: what is known of each.
-        iou_threshold: as of `fuse_views`.
-        camera_recall: as of `fuse_views`.
-        lidar_height_m: of the first lidar above the ground; 0 where unknown.
-        fixed_frame: frame through which the motion between the stamps is undone (as odom); "" for none.
-        base_frame: frame of the answers; "" for the first lidar's.
+        cameras: state of each.
+        iou_threshold: see `fuse_views`.
+        camera_recall: see `fuse_views`.
+        lidar_height_m: of the first lidar above the ground; 0 if unknown.
+        fixed_frame: frame that compensates the motion between the stamps (such as odom); "" for none.
+        base_frame: frame of the results; "" for the first lidar's.
     """
 
     def __init__(self, lookup: Lookup, cameras: int = 1) -> None:
@@ -127,7 +127,7 @@ class FusionStage:
 
     @property
     def missing(self) -> str:
-        """What the cameras' last messages lacked; "" where nothing."""
+        """The reasons why the cameras' last messages were not fused; "" for none."""
         return _joined([camera.missing for camera in self.cameras])
 
     def fuse(
@@ -136,12 +136,12 @@ class FusionStage:
         seen: Sequence[CameraDetections | None],
         others: Sequence[LidarDetections | None] = (),
     ) -> Answer:
-        """The objects of all sensors; one without model or transform has no say.
+        """Return the objects of all sensors; those without model or transform are not used.
 
         Args:
-            lidar: the first lidar's message, whose stamp the answer has.
-            seen: by camera, its message; None where it has none.
-            others: by further lidar, its message; None where it has none.
+            lidar: the first lidar's message, which gives the stamp of the result.
+            seen: by camera, its message or None.
+            others: by further lidar, its message or None.
         """
         frame = self._frame(lidar)
         why, lidar_why = [""] * len(seen), [""] * len(others)
@@ -185,7 +185,7 @@ class FusionStage:
         seen: Sequence[CameraDetections | None],
         others: Sequence[LidarDetections | None] = (),
     ) -> bool:
-        """Return whether a transform is all that a message lacks: it may still come."""
+        """Return whether only a transform is missing, which may still arrive."""
         frame = self._frame(lidar)
         try:
             for one in (lidar, *others):
@@ -208,7 +208,7 @@ class FusionStage:
         return self.base_frame.removeprefix("/") or lidar.frame_id
 
     def _view(self, camera: FusionCamera, message: CameraDetections, frame: str, stamp_ns: int) -> CameraView:
-        """What a camera says, its place in `frame` at a time.
+        """Return the input of a camera with its pose in `frame` at a time.
 
         Raises:
             PerceptionError: model or transform are not known, or the lens cannot be used.
@@ -223,7 +223,7 @@ class FusionStage:
     def _camera_way(
         self, model: CameraModel, message: CameraDetections, frame: str, stamp_ns: int
     ) -> np.ndarray:
-        """(4, 4) from points of `frame` at a time to where the model holds."""
+        """Return (4, 4) from points of `frame` at a time to the frame of the model."""
         optical = message.frame_id.removeprefix("/") or model.frame_id
         if not self.fixed_frame:
             return model.camera_from_frame @ self._lookup(optical, frame, stamp_ns)
@@ -231,7 +231,7 @@ class FusionStage:
         return model.camera_from_frame @ camera_from_fixed @ self._lookup(self.fixed_frame, frame, stamp_ns)
 
     def _way(self, frame: str, stamp_ns: int, lidar: LidarDetections) -> np.ndarray:
-        """(4, 4) from points of a lidar's message to `frame` at a time."""
+        """Return (4, 4) from points of a lidar's message to `frame` at a time."""
         if frame == lidar.frame_id and lidar.stamp_ns == stamp_ns:
             return np.eye(4)
         if not self.fixed_frame or lidar.stamp_ns == stamp_ns:

@@ -1,6 +1,6 @@
-"""Points and boxes of space to the image and back, through the lens.
+"""Project points and boxes into the image, and pixels back to rays, with lens distortion.
 
-OpenCV is imported where it is used, so that a node without a camera does without its 16 MB.
+OpenCV is imported on use, so that nodes without a camera do not need its 16 MB.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from perception_rt.codec.camera_info import CameraModel
 from perception_rt.stage.transforms import transform
 from perception_rt.types import CodecError
 
-NEAR_M = 0.1  # nothing nearer to the camera's plane is drawn or measured
+NEAR_M = 0.1  # near plane
 _SIGNS = np.array(
     [[x, y, z] for z in (-0.5, 0.5) for x, y in ((0.5, 0.5), (0.5, -0.5), (-0.5, -0.5), (-0.5, 0.5))]
 )
@@ -24,22 +24,22 @@ FRONT = (0, 1, 5, 4)
 _PINHOLE = ("plumb_bob", "rational_polynomial")
 _FISHEYE = ("equidistant", "fisheye")
 _BORDER_STEPS = 16
-_BENT_STEPS = 8  # pieces of an edge that a lens bends
-_FISHEYE_STEPS = 16  # which bends it more
+_BENT_STEPS = 8  # segments of an edge under a distorted lens
+_FISHEYE_STEPS = 16  # which distorts more
 _CONVERGED_PX = 1.0
-_NOUGHT = 1e-12  # a coefficient as small bends nothing, and as a divisor overflows
+_NOUGHT = 1e-12  # smaller coefficients have no effect, and overflow as divisors
 _LARGEST_D = 1e6  # real ones stay below some thousands
 _WIDEST = np.tan(np.deg2rad(89.9))  # x / z has no value at 90 degrees
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProjectedBoxes:
-    """What an image shows of boxes.
+    """The visible parts of boxes in an image.
 
     Attributes:
-        xyxy: (N, 4) float32 px, clipped to the image; zeros where nothing is in view.
-        visible: (N,) bool, whether any part is in view.
-        share: (N,) how much of the whole rectangle is in view; 0 where the box reaches behind the camera.
+        xyxy: (N, 4) float32 px, clipped to the image; zeros if not visible.
+        visible: (N,) bool, whether any part is visible.
+        share: (N,) visible share of the whole rectangle; 0 if the box extends behind the camera.
         depth: (N,) of the centre along the optical axis, m.
     """
 
@@ -50,7 +50,9 @@ class ProjectedBoxes:
 
 
 def box_corners(boxes: np.ndarray) -> np.ndarray:
-    """(N, 8, 3) corners of (N, 7) boxes: front left, front right, rear right, rear left; bottom, then top."""
+    """Return (N, 8, 3) corners of (N, 7) boxes: front left, front right, rear right, rear left; bottom, then
+    top.
+    """
     boxes = np.asarray(boxes, np.float64)
     local = _SIGNS * boxes[:, None, 3:6]
     cos, sin = np.cos(boxes[:, 6:7]), np.sin(boxes[:, 6:7])
@@ -60,10 +62,10 @@ def box_corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def project(points: np.ndarray, model: CameraModel) -> np.ndarray:
-    """Points in front of the camera to the image.
+    """Project points in front of the camera into the image.
 
-    What lies outside of the lens's field (`in_field`) is moved to its border first: a distortion polynomial
-    says nothing there, and would fold such points back into the image.
+    Points outside of the lens's field (`in_field`) are moved to its border first, because the distortion
+    polynomial is not valid there and would map them into the image.
 
     Args:
         points: (N, 3) m in the frame of `model.k` (REP 103: z forward), z > 0.
@@ -82,14 +84,14 @@ def project(points: np.ndarray, model: CameraModel) -> np.ndarray:
 
 
 def in_field(points: np.ndarray, model: CameraModel) -> np.ndarray:
-    """(...,) bool: which of (..., 3) points, z > 0, the lens can show; raises as `project`."""
+    """Return (...,) bool: which of (..., 3) points, z > 0, the lens can show. Raises errors as `project`."""
     if not model.d.any():
         return np.ones(points.shape[:-1], bool)
     return np.hypot(points[..., 0], points[..., 1]) <= valid_radius(model) * points[..., 2]
 
 
 def valid_radius(model: CameraModel) -> float:
-    """Greatest hypot(x / z, y / z) up to which the lens draws farther out what is farther aside.
+    """Return the greatest hypot(x / z, y / z) for which the distortion is monotonic.
 
     At most that of 89.9 degrees. Tangential and prism terms, which are small, are left out.
 
@@ -109,14 +111,14 @@ def valid_radius(model: CameraModel) -> float:
 
 
 def _first_root(polynomial: np.polynomial.Polynomial) -> float:
-    """Least positive real root; inf where there is none."""
+    """Return the least positive real root; inf if there is none."""
     roots = polynomial.trim(_NOUGHT).roots()
     real = roots[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)].real
     return float(real.min(initial=np.inf))
 
 
 def unproject(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
-    """(N, 2) px to (N, 2) x / z and y / z of their rays, NaN where the lens has none; raises as `project`."""
+    """Return (N, 2) x / z and y / z of the rays of (N, 2) px, NaN without a ray. Errors as of `project`."""
     pixels = np.asarray(pixels, np.float64).reshape(-1, 2)
     straight = np.linalg.solve(model.k, np.concatenate((pixels, np.ones((len(pixels), 1))), 1).T).T[:, :2]
     if not model.d.any() or not len(pixels):
@@ -142,7 +144,7 @@ def unproject(pixels: np.ndarray, model: CameraModel) -> np.ndarray:
 
 
 def _undo_fisheye(distorted: np.ndarray, model: CameraModel, widest: float) -> np.ndarray:
-    """Rays of (N, 2) points at focal length 1; bisection finds the angle for any coefficients."""
+    """Return the rays of (N, 2) points at focal length 1; bisection finds the angle for any coefficients."""
     radius = np.hypot(*distorted.T)
     low, high = np.zeros(len(radius)), np.full(len(radius), np.arctan(widest))
     grown = np.polynomial.Polynomial((0, 1, 0, *np.insert(model.d[:4], (1, 2, 3), 0)))
@@ -158,9 +160,9 @@ def _undo_fisheye(distorted: np.ndarray, model: CameraModel, widest: float) -> n
 def undistortion(
     model: CameraModel, k: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Maps for `cv2.remap` that take the distortion from a picture of (width, height) with intrinsics `k`.
+    """Return maps for `cv2.remap` that undistort a picture of (width, height) with intrinsics `k`.
 
-    None where there is none; raises as `project`.
+    None without distortion. Raises errors as `project`.
     """
     if not model.d.any():
         return None
@@ -172,7 +174,7 @@ def undistortion(
 
 
 def field_of_view(model: CameraModel) -> np.ndarray:
-    """(4,) least x / z and y / z, greatest x / z and y / z that the image shows; raises as `project`.
+    """Return (4,) least x / z and y / z, greatest x / z and y / z in the image. Raises errors as `project`.
 
     Where the border of the image has no ray in front of the camera, up to the lens's valid radius.
     """
@@ -189,7 +191,7 @@ def field_of_view(model: CameraModel) -> np.ndarray:
 
 
 def project_boxes(boxes: np.ndarray, model: CameraModel, camera_from_lidar: np.ndarray) -> ProjectedBoxes:
-    """The rectangles around boxes in the image, clipped at the near plane and to the image.
+    """Return the rectangles around boxes in the image, clipped at the near plane and to the image.
 
     Args:
         boxes: (N, 7) xyzlwh_yaw in the lidar's frame.
@@ -217,7 +219,7 @@ def project_boxes(boxes: np.ndarray, model: CameraModel, camera_from_lidar: np.n
     widest = valid_radius(model) if model.d.any() else _WIDEST
     rows = np.flatnonzero(visible)
     outlines = [_outline(rays[row][valid[row]], field, model, widest) for row in rows]
-    # In one call: OpenCV takes longer to begin than for the points of a box.
+    # In one call: the overhead of a call exceeds the time for the points of a box.
     pixels = _to_pixels(np.concatenate([np.zeros((0, 2)), *outlines]), model)
     for row, part in zip(rows, np.split(pixels, np.cumsum([len(one) for one in outlines])), strict=False):
         outline = _clip(part, image)
@@ -229,7 +231,7 @@ def project_boxes(boxes: np.ndarray, model: CameraModel, camera_from_lidar: np.n
 
 
 def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel, widest: float) -> np.ndarray:
-    """Points along the border of what the field of view shows of a box.
+    """Return points along the border of the visible part of a box.
 
     A lens maps the border of a region to the border of its picture, so that these points bound the picture.
     The box's edges alone would not: the middle of a face may reach further where the view cuts the face.
@@ -264,7 +266,7 @@ def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel, widest: fl
 
 
 def _clip(polygon: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """The part of a (P, 2) polygon within (4,) least and greatest x y (Sutherland and Hodgman, 1974)."""
+    """Clip a (P, 2) polygon to (4,) least and greatest x y (Sutherland and Hodgman, 1974)."""
     for axis, sign, limit in ((0, 1, limits[0]), (1, 1, limits[1]), (0, -1, limits[2]), (1, -1, limits[3])):
         inside = sign * (polygon[:, axis] - limit)
         if (inside >= 0).all():
@@ -279,7 +281,7 @@ def _clip(polygon: np.ndarray, limits: np.ndarray) -> np.ndarray:
 
 
 def _is_inside(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
-    """(Q,) bool: which of (Q, 2) points lie in a convex (P, 2) polygon of either turn."""
+    """Return (Q,) bool: which of (Q, 2) points lie in a convex (P, 2) polygon of either orientation."""
     sides = np.roll(polygon, -1, 0) - polygon
     away = points[:, None] - polygon
     turn = sides[:, 0] * away[..., 1] - sides[:, 1] * away[..., 0]
@@ -287,7 +289,7 @@ def _is_inside(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
 
 
 def visible_edges(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What of the boxes' edges lies beyond the near plane.
+    """Return the parts of the boxes' edges beyond the near plane.
 
     Args:
         corners: (N, 8, 3) in the optical frame, in the order of `box_corners`.
@@ -313,13 +315,13 @@ def visible_edges(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def along_edges(segments: np.ndarray, model: CameraModel) -> np.ndarray:
-    """(..., S, 3) points from end to end of (..., 2, 3) segments; the ends alone under a straight lens."""
+    """Return (..., S, 3) points along (..., 2, 3) segments; only the ends for an undistorted lens."""
     share = np.linspace(0, 1, (_BENT_STEPS if model.d.any() else 1) + 1)[:, None]
     return segments[..., :1, :] * (1 - share) + segments[..., 1:, :] * share
 
 
 def _bounds(points: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest (N, 2) of the valid ones of (N, P, 2)."""
+    """Return least and greatest (N, 2) of the valid points of (N, P, 2)."""
     mask = np.broadcast_to(valid[..., None], points.shape)
     low = points.min(1, initial=np.inf, where=mask)
     high = points.max(1, initial=-np.inf, where=mask)

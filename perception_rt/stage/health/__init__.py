@@ -1,1 +1,1 @@
-"""Health of the sensors, judged from the messages that pass anyway."""
+"""Monitor the health of sensors from the messages that nodes receive anyway."""

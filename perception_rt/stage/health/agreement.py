@@ -1,4 +1,4 @@
-"""Whether camera and lidar see the same objects, from the sources of fused detections."""
+"""Check whether camera and lidar detect the same objects, from the sources of fused detections."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from perception_rt.stage.health.checks import NEVER, Check, Finding, Limits
 
 WINDOW_S = 3.0
 LEAST_OBJECTS = 15  # of the camera, in the window
-LEARN_S = 5.0  # of messages that give the usual share
-LEAST_USUAL = 0.2  # share of the camera's objects that the lidar confirms, below which nothing is judged
+LEARN_S = 5.0  # of messages from which the usual share is learned
+LEAST_USUAL = 0.2  # share of the camera's objects that the lidar confirms, below which there is no check
 FOLLOW = 0.02
 
 LIMITS = {"agreement": Limits(0.4, NEVER, "camera and lidar see different objects", below=True)}
 
 
 class AgreementHealth:
-    """Judges which share of the camera's objects the lidar confirms, against the usual share.
+    """Compares the share of the camera's objects that the lidar confirms with the usual share.
 
     Args:
         sensor: topic of the fused detections. findings: list that faults are added to.

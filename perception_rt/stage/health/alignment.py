@@ -1,8 +1,8 @@
-"""Whether the clouds of a lidar fit the pictures of a camera: a wrong extrinsic calibration.
+"""Check the extrinsic calibration between a lidar and a camera.
 
 Edges in depth are edges in the picture (Levinson and Thrun, Automatic Online Calibration of Cameras and
-Lasers, RSS 2013). Small rotations about the camera are tried; where one of them fits clearly better than the
-calibration, and does so in most pictures of the last seconds, the calibration is off by it.
+Lasers, RSS 2013). Small rotations about the camera are tried; if one fits clearly better than the calibration
+in most pictures of the last seconds, the calibration has this error.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ LIMITS = {"rotation_deg": Limits(1.9, NEVER, "camera and lidar are not aligned",
 
 
 def tried_rotations() -> tuple[np.ndarray, np.ndarray]:
-    """(R, 3) degrees about x (pitch), y (yaw), z (roll) of the optical frame, and (R, 3, 3) matrices."""
+    """Return (R, 3) degrees about x (pitch), y (yaw), z (roll) of the optical frame, and their matrices."""
     degrees = np.array(list(itertools.product(TRIED_DEG, TRIED_DEG, TRIED_ROLL_DEG)))
     return degrees, np.stack([cv2.Rodrigues(np.radians(row))[0] for row in degrees]).astype(np.float32)
 
 
 def depth_edges(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points before a step in depth, of (N, 3) in the optical frame: (M, 3) beside and (K, 3) below one."""
+    """Return points before a step in depth, of (N, 3) in the optical frame: (M, 3) beside and (K, 3) below
+    one.
+    """
     points = points[(points[:, 2] > 1.0) & (np.abs(points[:, 0]) < 2 * points[:, 2])]
     if not len(points):
         return points, points
@@ -54,7 +56,7 @@ def depth_edges(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     column -= column.min() - 2
     row -= row.min() - 2
     shape = row.max() + 3, column.max() + 3
-    order = np.argsort(-level)  # the nearest is written last
+    order = np.argsort(-level)  # the nearest one is written last
     depth = np.full(shape, np.inf, np.float32)
     index = np.full(shape, -1, np.int64)
     depth[row[order], column[order]] = level[order]
@@ -72,17 +74,19 @@ def depth_edges(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spread(chosen: np.ndarray) -> np.ndarray:
-    """At most `MOST_EDGES` of these, from everywhere."""
+    """Return at most `MOST_EDGES` of these, evenly spread."""
     if len(chosen) > MOST_EDGES:
         chosen = chosen[np.linspace(0, len(chosen) - 1, MOST_EDGES).astype(int)]
     return chosen
 
 
 def edge_pictures(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Upright and level edges of an (h, w) uint8 picture, (h, w) float32 each, mean 0 and deviation 1."""
+    """Return vertical and horizontal edges of an (h, w) uint8 picture, (h, w) float32 each, mean 0 and
+    deviation 1.
+    """
     found = []
     for direction in ((1, 0), (0, 1)):
-        # The root: a few strong edges must not decide.
+        # The square root reduces the influence of a few strong edges.
         edges = np.sqrt(np.abs(cv2.Sobel(grey, cv2.CV_32F, *direction)))
         edges -= cv2.blur(edges, (61, 61))
         edges = cv2.GaussianBlur(edges, (0, 0), BLUR_PX)
@@ -91,7 +95,7 @@ def edge_pictures(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class AlignmentHealth:
-    """Judges the calibration between one camera and one lidar.
+    """Checks the calibration between one camera and one lidar.
 
     Args:
         sensor: topic of the camera. findings: list that faults are added to.
@@ -107,7 +111,7 @@ class AlignmentHealth:
         self.best_deg: np.ndarray | None = None
 
     def reset(self) -> None:
-        """Forget the latest looks: the clock was set back."""
+        """Forget the latest results after the clock was set back."""
         self._looks.clear()
         for check in self.checks.values():
             check.clear(0)
@@ -120,7 +124,7 @@ class AlignmentHealth:
         model: CameraModel,
         camera_from_lidar: np.ndarray,
     ) -> None:
-        """Take a picture and a cloud of one time.
+        """Process a picture and a cloud of the same time.
 
         Args:
             pixels: (H, W) or (H, W, 3) uint8. points: (N, 3) or more columns, in the lidar's frame, m.
@@ -138,7 +142,7 @@ class AlignmentHealth:
     def scores(
         self, pixels: np.ndarray, points: np.ndarray, model: CameraModel, camera_from_lidar: np.ndarray
     ) -> np.ndarray | None:
-        """(R,) how well edges meet under each rotation, in deviations; None with few edges or old ones."""
+        """Return (R,) edge scores under each rotation, in deviations; None with few or outdated edges."""
         beside, below = depth_edges(transform(camera_from_lidar, points[:, :3].astype(np.float64)))
         if len(beside) + len(below) < LEAST_EDGES:
             return None
@@ -153,7 +157,7 @@ class AlignmentHealth:
         return total / max(float(total.std()), 1e-9)
 
     def _small(self, pixels: np.ndarray, model: CameraModel) -> tuple[np.ndarray, np.ndarray]:
-        """A small grey picture without distortion, and its (3, 3) intrinsics."""
+        """Return a small grey picture without distortion, and its (3, 3) intrinsics."""
         grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels[::2, ::2].copy(), cv2.COLOR_RGB2GRAY)
         size = PICTURE_PX, max(1, round(pixels.shape[0] * PICTURE_PX / pixels.shape[1]))
         small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
@@ -166,7 +170,7 @@ class AlignmentHealth:
         return small, k.astype(np.float32)
 
     def _sampled(self, edges: np.ndarray, picture: np.ndarray, k: np.ndarray) -> np.ndarray:
-        """(R,) sums of a picture at (N, 3) edges under each rotation; beyond its border it is 0, its mean."""
+        """Return (R,) sums of a picture at (N, 3) edges under each rotation; outside it is 0, its mean."""
         h, w = picture.shape
         padded = np.zeros((h + 2, w + 2), np.float32)
         padded[1:-1, 1:-1] = picture
@@ -177,7 +181,7 @@ class AlignmentHealth:
         return padded.ravel().take(v * (w + 2) + u).sum(1)
 
     def _rotation_deg(self) -> float:
-        """The rotation that fits clearly better than none, degrees; 0 where none does."""
+        """Return the rotation that fits clearly better than none, degrees; 0 if there is none."""
         looks = np.array(self._looks)
         best = int(looks.mean(0).argmax())
         gains = looks[:, best] - looks[:, self._zero]

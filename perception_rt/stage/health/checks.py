@@ -1,4 +1,4 @@
-"""One thing that is checked of a sensor: a value against limits, with a delay and hysteresis."""
+"""A check of a sensor: a value with limits, a delay and hysteresis."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from perception_rt.types.status import Level
 
 RAISE_S = 0.4  # how long a value is beyond a limit before the level rises
 CLEAR_S = 2.0  # how long it is within before the level falls
-RELAXED = 0.1  # of the limit: how far a value must come back before a raised level falls
+RELAXED = 0.1  # of the limit: hysteresis before a raised level falls
 KEPT_FINDINGS = 1000
 NEVER = float("inf")
 
 
 class Limits(NamedTuple):
-    """Where a value is a warning, and where an error; `NEVER` for neither.
+    """The limits of a value for a warning and for an error; `NEVER` for none.
 
     Attributes:
         warn, error: limits. below: values below them are faults, else values above.
-        what: the fault in words. raise_s: as `RAISE_S`.
+        what: the fault in words. raise_s: see `RAISE_S`.
     """
 
     warn: float
@@ -51,7 +51,7 @@ class Finding:
 
 
 class Check:
-    """Holds a value to its limits.
+    """Compares a value with its limits.
 
     A level rises once the value was beyond its limit for `raise_s` and at two updates, and falls once it
     was within for `CLEAR_S`.
@@ -66,12 +66,12 @@ class Check:
         self.value: float | None = None
         self._sensor, self._findings = sensor, findings
         self._finding: Finding | None = None
-        self._since: dict[Level, tuple[int, int]] = {}  # by level: since when it is reached, at which update
+        self._since: dict[Level, tuple[int, int]] = {}  # by level: time and update at which it was reached
         self._good_ns: int | None = None
         self._updates = 0
 
     def update(self, now_ns: int, value: float | None) -> Level:
-        """Take a value and return the level; None says nothing and leaves the level as it is."""
+        """Update the value and return the level; None keeps the level."""
         self.value = value
         if value is None:
             self._since.clear()
@@ -90,7 +90,7 @@ class Check:
         return self.level
 
     def clear(self, now_ns: int) -> None:
-        """Forget what was seen, as after a jump of the clock; a fault ends."""
+        """Reset after a jump of the clock; a fault ends."""
         self._since.clear()
         self._end(now_ns)
 

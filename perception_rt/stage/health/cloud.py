@@ -1,4 +1,4 @@
-"""The clouds of one lidar: empty, blocked, a sector gone, points per ring falling."""
+"""Check the clouds of one lidar: empty, blocked, a missing sector, fewer points per ring."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from perception_rt.stage.health.checks import Check, Finding, Limits
 
 SECTORS = 72  # of 5 degrees
-SAMPLED = 12_000  # points that are looked at
+SAMPLED = 12_000  # maximum number of sampled points
 NEAR_M = 1.0
-ORIGIN_M = 0.05  # nearer points are those that drivers put at the origin for no return
+ORIGIN_M = 0.05  # m; nearer points are missing returns that drivers put at the origin
 DOWN = -0.05  # sine of the elevation below which beams hit the ground in any scene
 LEARN_S = 1.0  # of clouds that give the usual figures, at least `LEARN_CLOUDS`
 LEARN_CLOUDS = 3
-FOLLOW = 0.02  # share of a cloud that the usual figures follow while there is no fault
-LEAST_SECTOR = 8.0  # sampled points that a sector has usually, to be missed
-LOST = 0.15  # share of the usual points below which a sector is gone
-LEAST_DOWN = 0.1  # share of the points that must look down to stand for all
+FOLLOW = 0.02  # weight of a new cloud in the usual figures, without a fault
+LEAST_SECTOR = 8.0  # minimum number of usual sampled points of a sector that can be missing
+LOST = 0.15  # share of the usual points below which a sector is missing
+LEAST_DOWN = 0.1  # minimum share of points below the horizon to represent all
 
 LIMITS = {
     "points": Limits(0.65, 0.3, "the number of points fell", below=True),
@@ -29,10 +29,10 @@ LIMITS = {
 
 
 class CloudFigures(NamedTuple):
-    """What a cloud shows.
+    """Figures of a cloud.
 
     Attributes:
-        returns: how many. down: estimated returns below the horizon. near: share within `NEAR_M`.
+        returns: number of returns. down: estimated returns below the horizon. near: share within `NEAR_M`.
         sectors: (SECTORS,) sampled returns by azimuth, scaled to the whole cloud.
     """
 
@@ -43,8 +43,8 @@ class CloudFigures(NamedTuple):
 
 
 def measure_cloud(points: np.ndarray) -> CloudFigures:
-    """Measure (N, 4) float32 points; returns nearer than `ORIGIN_M` are none."""
-    step = max(1, len(points) // SAMPLED) | 1  # odd: with an even one some rings would never be seen
+    """Measure (N, 4) float32 points; those nearer than `ORIGIN_M` are not returns."""
+    step = max(1, len(points) // SAMPLED) | 1  # odd, as an even stride would skip some rings
     x, y, z = np.ascontiguousarray(points[::step, :3].T)
     with np.errstate(over="ignore"):  # a broken driver may send anything
         distance = np.sqrt(x * x + y * y + z * z)
@@ -60,7 +60,7 @@ def measure_cloud(points: np.ndarray) -> CloudFigures:
 
 
 class CloudHealth:
-    """Judges the clouds of one lidar against what it usually sees.
+    """Compares the clouds of one lidar with its usual figures.
 
     Args:
         sensor: topic. findings: list that faults are added to.
@@ -73,17 +73,17 @@ class CloudHealth:
         self._start_ns = 0
 
     def reset(self) -> None:
-        """End the faults: the clock was set back. The usual figures stay."""
+        """End the faults after the clock was set back; the usual figures are kept."""
         self._learning, self._start_ns = [], 0
         for check in self.checks.values():
             check.clear(0)
 
     def update(self, now_ns: int, figures: CloudFigures) -> None:
-        """Take the figures of a cloud."""
+        """Update with the figures of a cloud."""
         checks = self.checks
         checks["empty"].update(now_ns, float(figures.returns == 0))
         usual = self._usual
-        # What is always near is the vehicle.
+        # Points that are always near belong to the vehicle.
         checks["near"].update(now_ns, figures.near if usual is None else max(0.0, figures.near - usual.near))
         if usual is None:
             self._learn(now_ns, figures)
@@ -95,7 +95,9 @@ class CloudHealth:
             self._usual = _blend(usual, figures, FOLLOW)
 
     def _share(self, figures: CloudFigures, usual: CloudFigures) -> float:
-        """Points over the usual number: of all, or of those below the horizon, whichever fell less."""
+        """Return points relative to the usual number: of all, or of those below the horizon, whichever fell
+        less.
+        """
         shares = [figures.returns / max(usual.returns, 1)]
         if usual.down > LEAST_DOWN * usual.returns:
             shares.append(figures.down / usual.down)
@@ -125,13 +127,13 @@ def _blend(old: CloudFigures, new: CloudFigures, share: float) -> CloudFigures:
 
 
 def _gone_deg(figures: CloudFigures, usual: CloudFigures) -> float:
-    """The widest run of sectors that are gone, degrees."""
+    """Return the widest run of missing sectors, degrees."""
     least = LEAST_SECTOR * max(1.0, usual.returns / SAMPLED)
     watched = usual.sectors >= least
     gone = watched & (figures.sectors < LOST * usual.sectors)
     if gone.all():
         return 360.0
-    start = int(np.argmin(gone))  # a sector that is not gone: runs do not wrap from there
+    start = int(np.argmin(gone))  # a sector that is present, so that runs do not wrap around
     widest = run = 0
     for lost in np.roll(gone, -start):
         run = run + 1 if lost else 0

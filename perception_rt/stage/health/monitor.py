@@ -1,4 +1,4 @@
-"""The health of all sensors of a vehicle, from their parsed messages."""
+"""Monitor the health of all sensors of a vehicle, from their parsed messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Lookup = Callable[[str, str, int], np.ndarray]
 
 
 class SensorReport(NamedTuple):
-    """What diagnostics say of a sensor.
+    """The diagnostics of a sensor.
 
     Attributes:
         topic, frame_id: of the sensor. level: the highest. faults: in words. values: by name, limits too.
@@ -58,7 +58,7 @@ class Sensor:
 
     Args:
         topic: absolute. message_type: of any type with a header. findings: list that faults are added to.
-        expected_hz: 0 to learn it. picture_hz: how often a picture is looked at.
+        expected_hz: 0 to learn it. picture_hz: rate at which pictures are measured.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Sensor:
         return [part for part in parts if part is not None]
 
     def reset(self) -> None:
-        """Forget the latest messages: the clock was set back."""
+        """Forget the latest messages after the clock was set back."""
         for part in self._parts():
             part.reset()
         self._look_ns = self.aligned_ns = -(10**18)
@@ -102,7 +102,7 @@ class Sensor:
         self.points = None
 
     def take(self, data: bytes, now_ns: int) -> None:
-        """Take a serialized message; raises CodecError where it cannot be read."""
+        """Process a serialized message; raises CodecError if it is invalid."""
         self.received += 1
         try:
             if self.picture is not None:
@@ -145,7 +145,7 @@ class Sensor:
         self.points = cloud.stamp_ns, points
 
     def report(self) -> SensorReport:
-        """Return what diagnostics say."""
+        """Return the diagnostics."""
         checks = self.checks()
         values: dict[str, object] = {"received": self.received, "usual_rate_hz": self.timing.rate_hz}
         for check in checks:
@@ -163,7 +163,7 @@ class Sensor:
 
 
 def pixels_of(image: RawImage | EncodedImage) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8 pixels at full size; of a JPEG the luma alone, which is cheaper.
+    """Return (H, W) or (H, W, 3) uint8 pixels at full size; for a JPEG only the luma, which is faster.
 
     Raises:
         CodecError: OpenCV cannot decode it.
@@ -180,11 +180,11 @@ def pixels_of(image: RawImage | EncodedImage) -> np.ndarray:
 
 
 class HealthMonitor:
-    """Judges several sensors, and how cameras and lidar fit together.
+    """Monitors several sensors, and the calibration between cameras and lidar.
 
     Args:
         sensors: by absolute topic, the message type. lookup: of transforms.
-        expected_hz: by topic, where it is known. picture_hz: how often a picture is looked at.
+        expected_hz: by topic, where it is known. picture_hz: rate at which pictures are measured.
 
     Attributes:
         findings: all faults, newest last; bounded.
@@ -206,7 +206,7 @@ class HealthMonitor:
         self._lidars = [sensor for sensor in self.sensors.values() if sensor.cloud is not None]
 
     def take(self, topic: str, data: bytes, now_ns: int) -> None:
-        """Take a serialized message of a sensor; raises PerceptionError where it cannot be used."""
+        """Process a serialized message of a sensor; raises PerceptionError if it is invalid."""
         sensor = self.sensors[topic]
         sensor.take(data, now_ns)
         if sensor.cloud is not None:
@@ -217,17 +217,17 @@ class HealthMonitor:
             self._align(sensor, self._lidars[0], now_ns)
 
     def take_camera_info(self, topic: str, data: bytes) -> None:
-        """Take the CameraInfo of the camera of `topic`; raises CodecError where it cannot be used."""
+        """Process the CameraInfo for the camera of `topic`; raises CodecError if it is invalid."""
         self.sensors[topic].model = parse_camera_info(data)
 
     def poll(self, now_ns: int) -> None:
         """Check for silence; call it every `POLL_S`."""
         for sensor in self.sensors.values():
-            if sensor.agreement is None:  # when fused objects come is the detectors' affair
+            if sensor.agreement is None:  # the rate of fused objects depends on the detectors
                 sensor.timing.poll(now_ns)
 
     def reset(self) -> None:
-        """Forget the latest messages: the clock was set back."""
+        """Forget the latest messages after the clock was set back."""
         for sensor in self.sensors.values():
             sensor.reset()
 
@@ -255,10 +255,10 @@ class HealthMonitor:
         try:
             matrix = self._lookup(camera.model.frame_id, lidar.frame_id, stamp_ns)
         except PerceptionError:
-            return  # without a transform there is no calibration to judge
+            return  # without a transform there is no calibration to check
         camera.alignment.look(now_ns, pixels_of(picture), points, camera.model, matrix)
 
 
 def camera_info_topic(image_topic: str) -> str:
-    """The CameraInfo of an image topic, as image_transport has it: beside the raw image."""
+    """Return the CameraInfo topic of an image topic, as in image_transport: beside the raw image."""
     return image_topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"

@@ -1,7 +1,7 @@
-"""The picture of one camera: repeated, dark, overexposed, blurred, covered in part.
+"""Check the pictures of one camera: repeated, dark, overexposed, blurred, partly covered.
 
-Some bands of rows at full resolution stand for the picture: they show the sharpness that a smaller picture
-would not, and cost little.
+Some bands of rows at full resolution represent the picture: unlike a smaller picture they show its sharpness,
+and they are fast to measure.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ LIMITS = {
 
 
 class PictureFigures(NamedTuple):
-    """What a look at a picture tells.
+    """Figures of a picture.
 
     Attributes:
         mean_grey: 0 to 255. saturated: share of channel values at their end.
         sharpness: mean square difference of neighbours over that of pixels `FAR_PX` apart, the greater of
             both directions: above .04 in sharp pictures, at most .025 under a Gaussian blur of sigma 5 px;
-            None where the picture shows too little.
+            None without enough contrast.
         means, deviations: (BANDS, COLUMNS) of the tiles.
         bands: (BANDS, rows, width) uint8 grey.
     """
@@ -67,8 +67,8 @@ class PictureFigures(NamedTuple):
 
 
 def fingerprint(data: np.ndarray) -> int:
-    """A checksum of at most `FINGERPRINT_BYTES` of (N,) uint8, spread over all of it."""
-    step = max(1, len(data) // FINGERPRINT_BYTES) | 1  # odd: hits every channel
+    """Return a checksum of at most `FINGERPRINT_BYTES` of (N,) uint8, evenly spread."""
+    step = max(1, len(data) // FINGERPRINT_BYTES) | 1  # odd, to include every channel
     return zlib.crc32(data[::step].tobytes())
 
 
@@ -96,11 +96,11 @@ def measure_picture(pixels: np.ndarray) -> PictureFigures:
 
 
 def _sharpness(bands: np.ndarray, axis: int) -> float | None:
-    """The ratio of differences along an axis; None without contrast."""
+    """Return the ratio of differences along an axis; None without contrast."""
     length = bands.shape[axis]
     if length <= FAR_PX:
         return None
-    # Every second row or column shows the same.
+    # Every second row or column is enough.
     bands = bands[:, :, ::2] if axis == 1 else bands[:, ::2]
     squares = []
     for lag in (NEAR_PX, FAR_PX):
@@ -113,7 +113,7 @@ def _sharpness(bands: np.ndarray, axis: int) -> float | None:
 
 
 class PictureHealth:
-    """Judges the pictures of one camera.
+    """Checks the pictures of one camera.
 
     Args:
         sensor: topic. findings: list that faults are added to.
@@ -124,11 +124,11 @@ class PictureHealth:
         self._prints: deque[int] = deque(maxlen=LAST)
         self._repeats: deque[bool] = deque(maxlen=LAST)
         self._last: PictureFigures | None = None
-        self._flat: np.ndarray | None = None  # tiles at the last look
-        self._covered: np.ndarray | None = None  # tiles of a cover that came
+        self._flat: np.ndarray | None = None  # tiles at the last measurement
+        self._covered: np.ndarray | None = None  # tiles that were covered suddenly
 
     def update(self, now_ns: int, mark: int) -> None:
-        """Take the fingerprint of every picture."""
+        """Update with the fingerprint of a picture; call it for every picture."""
         if self._prints:
             self._repeats.append(mark in self._prints)
             share = sum(self._repeats) / len(self._repeats)
@@ -136,7 +136,7 @@ class PictureHealth:
         self._prints.append(mark)
 
     def look(self, now_ns: int, figures: PictureFigures) -> None:
-        """Take the figures of a picture, some times a second."""
+        """Update with the figures of a picture, several times a second."""
         checks = self.checks
         if self._last is not None and self._last.means.shape != figures.means.shape:
             self._last = self._flat = self._covered = None  # the camera's resolution changed
@@ -148,7 +148,7 @@ class PictureHealth:
         self._last = figures
 
     def reset(self) -> None:
-        """Forget the latest pictures: the clock was set back."""
+        """Forget the latest pictures after the clock was set back."""
         self._prints.clear()
         self._repeats.clear()
         self._last = self._flat = self._covered = None
@@ -156,24 +156,26 @@ class PictureHealth:
             check.clear(0)
 
     def _covered_share(self, figures: PictureFigures) -> float:
-        """The largest part of the picture that shows a cover, share of the tiles."""
+        """Return the largest covered part of the picture, share of the tiles."""
         means, flat = figures.means, figures.deviations < FLAT
         parts = [self._black(means, flat), self._dead(figures, flat), self._lost(means, flat)]
         return max(parts)
 
     def _black(self, means: np.ndarray, flat: np.ndarray) -> float:
-        """A black part of a picture that is bright otherwise."""
+        """Return the black part of a picture that is otherwise bright."""
         black = flat & (means < BLACK)
         if black.all() or not black.any() or means[~black].mean() < BRIGHT_REST:
             return 0.0
         return _largest(black).mean()
 
     def _dead(self, figures: PictureFigures, flat: np.ndarray) -> float:
-        """A flat part that is neither bright nor changes while the scene does."""
+        """Return the flat part that is not bright and stays unchanged while the scene changes."""
         last = self._last
         if last is None or last.bands.shape != figures.bands.shape or not flat.any():
             return 0.0
-        step = 4 if figures.bands.shape[2] >= 4 * flat.shape[1] else 1  # a small picture has a pixel a tile
+        step = (
+            4 if figures.bands.shape[2] >= 4 * flat.shape[1] else 1
+        )  # a small picture has one pixel per tile
         now, before = (one.bands[:, ::step, ::step].copy() for one in (figures, last))
         change = _tile_means(cv2.absdiff(now, before))
         if flat.all() or np.median(change[~flat]) < MOVING:
@@ -182,14 +184,14 @@ class PictureHealth:
         return _largest(flat & dim & (change < STILL)).mean()
 
     def _lost(self, means: np.ndarray, flat: np.ndarray) -> float:
-        """A part that turned flat and of one colour at once, for as long as it stays flat."""
+        """Return the part that suddenly became flat and uniform, as long as it stays flat."""
         if self._covered is not None:
             self._covered &= flat
             if self._covered.mean() < LIMITS["covered"].warn / 2:
                 self._covered = None
         if self._covered is None and self._flat is not None:
             part = _largest(flat & ~self._flat)
-            # What a passing truck leaves behind, or a scene that opens, has shades.
+            # The scene after a passing truck, or an open scene, is not uniform.
             if part.mean() >= LIMITS["covered"].warn and means[part].std() < UNIFORM and not flat.all():
                 dim = means[part].mean() < LUMINOUS * np.percentile(means, 95)
                 self._covered = part if dim else None
@@ -198,14 +200,14 @@ class PictureHealth:
 
 
 def _tile_means(bands: np.ndarray) -> np.ndarray:
-    """(BANDS, COLUMNS) means of bands."""
+    """Return (BANDS, COLUMNS) means of bands."""
     columns = min(COLUMNS, bands.shape[2])
     used = bands.shape[2] // columns * columns
     return bands[:, :, :used].reshape(BANDS, bands.shape[1], columns, -1).mean((1, 3), dtype=np.float32)
 
 
 def _largest(tiles: np.ndarray) -> np.ndarray:
-    """The largest connected part of (R, C) bool tiles."""
+    """Return the largest connected part of (R, C) bool tiles."""
     if not tiles.any():
         return tiles
     _, labels, stats, _ = cv2.connectedComponentsWithStats(tiles.astype(np.uint8), connectivity=4)

@@ -1,4 +1,4 @@
-"""Stamps and arrivals of one sensor: clock offset, rate, jitter, order, silence."""
+"""Check stamps and arrivals of one sensor: clock offset, rate, jitter, order, silence."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from perception_rt.stage.health.checks import NEVER, Check, Finding, Limits
 
-LEARN_S, LEARN_INTERVALS = 2.0, 5  # of messages that give the usual rate and offset
+LEARN_S, LEARN_INTERVALS = 2.0, 5  # of messages from which the usual rate and offset are learned
 WINDOW_S, WINDOW_PERIODS = 1.0, 3.0  # over which the rate is measured, whichever is longer
 SILENCE_S, SILENCE_PERIODS = 1.5, 4.0  # of silence, whichever is longer
-FIRST_S = 15.0  # for the first message: drivers take their time
+FIRST_S = 15.0  # for the first message, as drivers start slowly
 SHIFT_S = 0.25
 JITTER_INTERVALS = 12
 ORDER_STAMPS = 10
@@ -30,7 +30,7 @@ LIMITS = {
 
 
 class TimingHealth:
-    """Judges when messages come and what their stamps say.
+    """Checks the arrival times and the stamps of messages.
 
     Args:
         sensor: topic. findings: list that faults are added to.
@@ -46,7 +46,7 @@ class TimingHealth:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the latest messages: the clock was set back. The usual rate stays."""
+        """Forget the latest messages after the clock was set back; the usual rate is kept."""
         self._arrivals: deque[int] = deque(maxlen=KEPT)
         self._stamps: deque[int] = deque(maxlen=KEPT)
         self._offset_s = None
@@ -59,7 +59,7 @@ class TimingHealth:
         return 1e9 / self._period_ns if self._period_ns else None
 
     def update(self, now_ns: int, stamp_ns: int) -> None:
-        """Take a message: its time of arrival and its stamp, ns."""
+        """Update with a message: its time of arrival and its stamp, ns."""
         if self._arrivals and now_ns < self._arrivals[-1]:
             self.reset()
         self._arrivals.append(now_ns)
@@ -85,13 +85,13 @@ class TimingHealth:
             self._start_ns = now_ns
         if self._arrivals:
             quiet_s, allowed_s = (now_ns - self._arrivals[-1]) / 1e9, SILENCE_PERIODS * self._period_ns / 1e9
-            # Of a slow sensor, a longer silence counts as `SILENCE_S` of a fast one.
+            # Slow sensors have a proportionally longer limit.
             self.checks["silence_s"].update(now_ns, quiet_s * min(1.0, SILENCE_S / max(allowed_s, 1e-9)))
         else:
             self.checks["first_s"].update(now_ns, (now_ns - self._start_ns) / 1e9)
 
     def _check_offset(self, now_ns: int, behind_s: np.ndarray) -> None:
-        # The least: what is late on its way is not behind.
+        # The minimum, as transport delays are not clock offsets.
         median, least = float(np.median(behind_s)), float(behind_s.min())
         self.checks["stamps_ahead_s"].update(now_ns, max(-median, 0.0))
         self.checks["stamps_behind_s"].update(now_ns, max(least, 0.0))
@@ -106,13 +106,13 @@ class TimingHealth:
         steps = np.diff(stamps)[-JITTER_INTERVALS:]
         steps = steps[steps > 0]
         if len(steps) == JITTER_INTERVALS:
-            # Lost messages, and a rate that changed, are no jitter: then all are multiples of one period.
+            # Lost messages and a changed rate are not jitter, as intervals are multiples of one period.
             periods = np.quantile(steps, [0.0, 0.25], method="higher")[:, None]
             rest = steps / periods - np.round(steps / periods)
             self.checks["jitter"].update(now_ns, float(np.sqrt((rest**2).mean(1)).min()))
 
     def _check_rate(self, now_ns: int, arrivals: np.ndarray, stamps: np.ndarray, window_ns: float) -> None:
-        # By the stamps: on a busy machine messages come late and in bursts, which says nothing of the sensor.
+        # By the stamps, as late messages and bursts on a busy machine are not the sensor's fault.
         recent = stamps[stamps >= stamps[-1] - window_ns]
         if len(recent) < 2 or (np.diff(recent) <= 0).any():
             recent = arrivals[arrivals >= now_ns - window_ns]
@@ -130,11 +130,11 @@ class TimingHealth:
         elif len(arrivals) > 3:
             self.checks["rate"].update(now_ns, self._period_ns / period)
             if not self._expected_ns and self._period_ns > 1.3 * period and len(recent) > LEARN_INTERVALS:
-                # Faster than it began, for a whole window: that is its rate.
+                # If it is faster than at the start for a whole window, this is its rate.
                 self._period_ns += 0.1 * (period - self._period_ns)
 
     def _learn_offset(self, arrivals: np.ndarray, stamps: np.ndarray) -> None:
         least = float((arrivals - stamps).min()) / 1e9
-        # An offset beyond the absolute limits is a fault, not the usual.
+        # An offset beyond the absolute limits is a fault, and not learned as usual.
         if -LIMITS["stamps_ahead_s"].warn < least < LIMITS["stamps_behind_s"].warn:
             self._offset_s = least

@@ -1,1 +1,1 @@
-"""Where objects will be: motion modes, and the filter that weighs them."""
+"""Predict the motion of objects: motion modes, and the filter that weights them."""

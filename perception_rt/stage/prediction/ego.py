@@ -1,4 +1,4 @@
-"""Where the ego vehicle will be: its state moved on by constant turn rate and acceleration."""
+"""Predict the path of the ego vehicle with constant turn rate and acceleration."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from perception_rt.types.state import EgoPath, EgoState
 def predict_path(
     state: EgoState, noise: MotionNoise | None = None, horizon_s: float = 3.0, step_s: float = 0.1
 ) -> EgoPath:
-    """The path ahead, from now on every step_s.
+    """Return the predicted path from now on, with a pose every step_s.
 
-    A vehicle that brakes comes to rest and stands: it does not drive backward because it slowed down.
+    A vehicle that brakes stops and does not drive backward.
 
     Args:
         state: valid at the moment to predict from.
@@ -61,7 +61,7 @@ def predict_path(
 
 
 def check_horizon(horizon_s: float, step_s: float) -> None:
-    """Refuse what `predict_path` cannot use.
+    """Check the horizon and the step of `predict_path`.
 
     Raises:
         ConfigError: a horizon or a step that is not positive, or more than 1000 steps.
@@ -75,7 +75,7 @@ def check_horizon(horizon_s: float, step_s: float) -> None:
 def _moved(
     mean: list[float], dt: float, noise: MotionNoise, transition: np.ndarray, spread: np.ndarray
 ) -> list[float]:
-    """`advance`, but a vehicle that would turn around on its way stands from then on."""
+    """Apply `advance`; a vehicle that would reverse stops instead."""
     moved = advance(mean, dt, noise, transition, spread)
     if mean[SPEED] * moved[SPEED] >= 0:
         return moved

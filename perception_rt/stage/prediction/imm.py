@@ -1,4 +1,4 @@
-"""The interacting multiple model filter over many objects at once.
+"""An interacting multiple model filter for many objects at once.
 
 Blom and Bar-Shalom: The interacting multiple model algorithm for systems with Markovian switching
 coefficients, IEEE Transactions on Automatic Control 33(8), 1988. The mode is drawn again after mode_time_s =
@@ -18,7 +18,7 @@ from perception_rt.stage.prediction.motion import advance as move
 
 @dataclass(slots=True, eq=False)
 class Bank:
-    """The filters of N objects at one moment.
+    """The filters of N objects at one time.
 
     Attributes:
         mean: (N, 3, 6) float64, a state a mode. covariance: (N, 3, 6, 6). weights: (N, 3), the modes'
@@ -34,16 +34,16 @@ class Bank:
         return len(self.mean)
 
     def __getitem__(self, index: np.ndarray) -> Bank:
-        """The filters that a boolean mask or an index array selects, copied."""
+        """Return copies of the filters that a boolean mask or an index array selects."""
         return Bank(*(getattr(self, name)[index] for name in self.__slots__))
 
     def joined(self, other: Bank) -> Bank:
-        """These filters, then the others."""
+        """Return these filters, followed by the others."""
         return Bank(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.__slots__))
 
 
 def shares(motion: np.ndarray) -> np.ndarray:
-    """(N, 3): the modes' probabilities before anything was seen."""
+    """Return (N, 3) the prior probabilities of the modes."""
     turn, stop = motion["turn_share"], motion["stop_share"]
     return np.stack([1 - turn - stop, turn, stop], 1)
 
@@ -55,7 +55,7 @@ def begin(
     velocity_covariance: np.ndarray,
     motion: np.ndarray,
 ) -> Bank:
-    """Filters of objects that are new.
+    """Return the filters of new objects.
 
     Args:
         xy: (N, 2) m. covariance: (N, 2, 2) m^2.
@@ -72,13 +72,13 @@ def begin(
 
 
 def empty() -> Bank:
-    """No filters."""
+    """Return no filters."""
     vectors, matrices = np.zeros((0, 2)), np.zeros((0, 2, 2))
     return begin(vectors, matrices, vectors, matrices, columns([]))
 
 
 def advance(bank: Bank, dt: float) -> None:
-    """Mix the modes and move them on by dt, s, in place."""
+    """Mix the modes and advance them by dt, s, in place."""
     kept = np.exp(-dt / bank.motion["mode_time_s"])[:, None, None]
     switch = kept * np.eye(len(MODES)) + (1 - kept) * shares(bank.motion)[:, None]  # from row to column
     joint = bank.weights[:, :, None] * switch
@@ -93,7 +93,7 @@ def advance(bank: Bank, dt: float) -> None:
 
 
 def mix(weights: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of Gaussian mixtures.
+    """Return the moments of Gaussian mixtures.
 
     Args:
         weights: (N, K, M), sums of 1 over the last. mean: (N, M, D). covariance: (N, M, D, D).
@@ -109,7 +109,7 @@ def mix(weights: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> tuple[
 
 
 def correct(bank: Bank, rows: np.ndarray, xy: np.ndarray, covariance: np.ndarray) -> None:
-    """Fuse measured positions in place.
+    """Update the filters with measured positions, in place.
 
     Args:
         rows: (M,) of the bank. xy: (M, 2) m. covariance: (M, 2, 2) m^2, positive definite.
@@ -122,18 +122,18 @@ def correct(bank: Bank, rows: np.ndarray, xy: np.ndarray, covariance: np.ndarray
     distance = np.einsum("nmi,nmij,nmj->nm", residual, inverse, residual)
     bank.mean[rows] = mean + (gain @ residual[..., None])[..., 0]
     kept = np.eye(STATES) - gain @ np.eye(2, STATES)
-    # Joseph's form stays positive definite, however sure the measurement is.
+    # Joseph's form stays positive definite even for very accurate measurements.
     bank.covariance[rows] = kept @ spread @ kept.swapaxes(-1, -2) + gain @ covariance[
         :, None
     ] @ gain.swapaxes(-1, -2)
     score = np.log(bank.weights[rows]) - (distance + np.log(determinant)) / 2
     weights = np.exp(score - score.max(1, keepdims=True))
-    weights = np.maximum(weights / weights.sum(1, keepdims=True), 1e-9)  # no mode is ever lost for good
+    weights = np.maximum(weights / weights.sum(1, keepdims=True), 1e-9)  # no mode may vanish
     bank.weights[rows] = weights / weights.sum(1, keepdims=True)
 
 
 def invert(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse and determinant of (..., 2, 2)."""
+    """Return inverse and determinant of (..., 2, 2)."""
     a, b, c, d = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 0], matrix[..., 1, 1]
     determinant = a * d - b * c
     adjugate = np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2)
@@ -141,7 +141,7 @@ def invert(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mixture(weights: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moments over the modes, at T moments.
+    """Return the moments over the modes, at T times.
 
     Args:
         weights: (N, M). mean: (N, M, T, 2). covariance: (N, M, T, 2, 2).

@@ -24,7 +24,7 @@ STATES = 6
 MODES = ("constant_velocity", "turn", "stop")
 CONSTANT_VELOCITY, TURN, STOP = range(3)
 CREEP_M_S = (
-    0.2  # below this speed a direction of travel means little, and the acceleration along it fades out
+    0.2  # below this speed the direction of travel is uncertain, and the acceleration along it fades out
 )
 LEAST_KEPT, MOST_KEPT = 0.2, 10.0  # of a keep time, at most twice as fast as normal
 _LEGENDRE, _WEIGHTS = np.polynomial.legendre.leggauss(3)
@@ -33,27 +33,26 @@ _NODES, _WEIGHTS = (_LEGENDRE + 1) / 2, _WEIGHTS / 2  # of Gauss-Legendre quadra
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """How one class of road users moves and is measured; each value means something on tracks of them.
+    """The motion and measurement parameters of a class; each can be interpreted on tracks of the class.
 
     Attributes:
-        position: standard deviation of a detected position in x and in y, m, where none comes with it.
-        walk: density of white acceleration in all directions, m/s^2/sqrt(Hz), but in `stop`.
+        position: standard deviation of a detected position in x and in y, m, if the message has none.
+        walk: density of white acceleration in all directions, m/s^2/sqrt(Hz), except in `stop`.
         keep_time_s: time constant with which a kept velocity is forgotten.
         acceleration, acceleration_time_s: standard deviation along the velocity in `turn`, m/s^2, and how
             long it lasts.
         yaw_rate, yaw_rate_time_s: standard deviation in `turn`, rad/s, and how long it lasts.
         stop_time_s: time constant of braking to rest.
-        stop_speed: standard deviation of each part of the velocity of one that stands, m/s.
-        start_speed: standard deviation of each part of the velocity of one that starts off again, m/s.
-        turn_share, stop_share: how much of the time is spent in `turn` and `stop`; what is left is
-            `constant_velocity`.
+        stop_speed: standard deviation of each part of the velocity of a standing object, m/s.
+        start_speed: standard deviation of each part of the velocity of an object that starts again, m/s.
+        turn_share, stop_share: shares of time in `turn` and `stop`; the rest is `constant_velocity`.
         mode_time_s: mean time after which the mode is drawn again.
         normal_speed: speed for which `keep_time_s` holds, m/s; the time is shorter for faster ones, as the
             square of the speed, and longer for slower ones. None: the same for all.
         spread: errors of predictions as recordings show them; None for the filter's own covariance.
 
     Raises:
-        ConfigError: a value that is not positive, or shares that leave nothing.
+        ConfigError: a value is not positive, or the shares leave no time for `constant_velocity`.
     """
 
     position: float
@@ -115,21 +114,21 @@ VEHICLE = Motion(
 
 
 def columns(motions: Sequence[Motion]) -> np.ndarray:
-    """A row a motion, a field a number of it, float64; NaN for none."""
+    """Return one row for each motion with its parameters as float64; NaN for None."""
     names = (*NUMBERS, "normal_speed")
     table = [tuple(getattr(motion, name) for name in names) for motion in motions]
     return np.array(table, [(name, float) for name in names])
 
 
 def fading(time_s: np.ndarray, dt: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An Ornstein-Uhlenbeck velocity over dt.
+    """Advance an Ornstein-Uhlenbeck velocity by dt.
 
     Args:
         time_s: time constant. dt: s; the two broadcast.
 
     Returns:
-        What is left of the velocity; what it adds to the position, s; and the variance that a velocity of
-        stationary variance 1 adds to the position, s^2.
+        The remaining share of the velocity; its effect on the position, s; and the variance of the position
+        for a velocity of stationary variance 1, s^2.
     """
     left = np.exp(-dt / time_s)
     gain = time_s * (1 - left)
@@ -137,21 +136,21 @@ def fading(time_s: np.ndarray, dt: np.ndarray | float) -> tuple[np.ndarray, np.n
 
 
 def keep_times(motion: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """(N,) s, time constants with which objects (N,) of these speeds, m/s, forget a kept velocity."""
+    """Return (N,) s, time constants with which objects of (N,) speeds, m/s, forget their velocity."""
     times = motion["normal_speed"] / np.maximum(speed, 1e-3)
     factor = (times**2).clip(LEAST_KEPT, MOST_KEPT)
     return motion["keep_time_s"] * np.where(np.isnan(factor), 1.0, factor)
 
 
 def kept_variance(motion: np.ndarray) -> np.ndarray:
-    """(N,) stationary variance of each part of the velocity in `constant_velocity`, m^2/s^2."""
+    """Return (N,) stationary variance of a velocity component in `constant_velocity`, m^2/s^2."""
     return motion["walk"] ** 2 * motion["keep_time_s"] / 2
 
 
 def advance(
     mean: np.ndarray, covariance: np.ndarray, motion: np.ndarray, dt: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every object in every mode, one step.
+    """Advance every object in every mode by one step.
 
     Args:
         mean: (N, 3, 6). covariance: (N, 3, 6, 6).
@@ -172,9 +171,9 @@ def advance(
 def _fade(
     mean: np.ndarray, motion: np.ndarray, name: str, variance: np.ndarray, dt: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One step of an Ornstein-Uhlenbeck velocity; returns as `turn`.
+    """Advance an Ornstein-Uhlenbeck velocity by one step; returns the same as `turn`.
 
-    Acceleration and yaw rate become what they are before anything is seen, ready for a change to `turn`.
+    Acceleration and yaw rate are reset to their prior, ready for a change to `turn`.
     """
     left, gain, position = (part[:, None] for part in fading(motion[name], dt))
     variance = variance[:, None]
@@ -191,14 +190,14 @@ def _fade(
 
 
 def _isotropic(noise: np.ndarray, position: np.ndarray, mixed: np.ndarray, velocity: np.ndarray) -> None:
-    """Add (N, 1) variances of position and velocity and their covariance to (N, 6, 6), alike in x and y."""
+    """Add (N, 1) variances of position and velocity and their covariance to (N, 6, 6), equally in x and y."""
     noise[:, [X, Y], [X, Y]] += position
     noise[:, [X, Y, VX, VY], [VX, VY, X, Y]] += mixed
     noise[:, [VX, VY], [VX, VY]] += velocity
 
 
 def turn(mean: np.ndarray, motion: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One step of CTRA, by quadrature over dt.
+    """Advance CTRA by one step, by quadrature over dt.
 
     Args:
         mean: (N, 6). motion: (N,) of `columns`. dt: some tenths of a second at most.
@@ -210,7 +209,7 @@ def turn(mean: np.ndarray, motion: np.ndarray, dt: float) -> tuple[np.ndarray, n
     speed = np.hypot(velocity[:, 0], velocity[:, 1])
     along = velocity / np.hypot(speed, CREEP_M_S)[:, None]
     moments = np.append(_NODES, 1.0) * dt  # the last one is the end
-    # Braking ends at rest: the acceleration acts no longer than the speed lasts.
+    # Braking ends at rest: the acceleration acts until the speed is zero.
     acts = np.minimum(moments, (speed / np.maximum(-acceleration, 1e-9))[:, None])
     angle = mean[:, YAW_RATE, None] * moments
     cos, sin = np.cos(angle), np.sin(angle)
@@ -238,7 +237,7 @@ def turn(mean: np.ndarray, motion: np.ndarray, dt: float) -> tuple[np.ndarray, n
 
 
 def _turn_noise(forward: np.ndarray, sideways: np.ndarray, motion: np.ndarray, dt: float) -> np.ndarray:
-    """(N, 6, 6): white kicks to acceleration and yaw rate, gathered over dt, and wandering."""
+    """Return (N, 6, 6) the noise of acceleration and yaw rate, integrated over dt, and of wandering."""
     remaining = (1 - _NODES) * dt
     kicks = np.zeros((len(forward), STATES, 2 * len(_NODES)))
     for row, name, direction, place in (

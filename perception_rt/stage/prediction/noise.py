@@ -1,4 +1,4 @@
-"""How well positions are measured, learned from the measurements themselves.
+"""Estimate the measurement noise of positions from the measurements themselves.
 
 The noise of a position shows in accelerations that change sign from step to step; motion does not do that.
 The correlation of successive accelerations gives its variance (after Mehra: On the identification of
@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import numpy as np
 
-PRIOR_SCALE = 1.0  # before anything is known, what is stated holds
+PRIOR_SCALE = 1.0  # at the start, the stated variance is used
 PRIOR_WEIGHT = 1.0  # of it, in samples: positions without noise, like those of a map, show within a second
-SIZE_WEIGHT = 20.0  # few samples may cancel out by chance: their mean size counts as so many
+SIZE_WEIGHT = 20.0  # few samples may cancel out by chance: weight of their mean size, in samples
 MARGIN = 2.0  # of the bound: few samples may be small by chance
 MEMORY = 400.0  # samples after which old ones fade
 LEAST_SCALE, MOST_SCALE = 1e-5, 4.0
-MOST_RATIO = 9.0  # of one sample: a change of identity is no noise
+MOST_RATIO = 9.0  # of one sample, as a change of identity is not noise
 _PAST = 3
 
 
 class _Mean:
-    """Means by class that forget.
+    """Means by class with exponential forgetting.
 
     Attributes:
         value, weight: (C,), and how many samples each is of.
@@ -32,23 +32,23 @@ class _Mean:
         self.value, self.weight = np.zeros(classes), np.zeros(classes)
 
     def add(self, values: np.ndarray, labels: np.ndarray) -> None:
-        """Take samples (M,) of the classes `labels` (M,)."""
+        """Add samples (M,) of the classes `labels` (M,)."""
         kept = np.minimum(self.weight, MEMORY)
         self.weight = kept + np.bincount(labels, minlength=len(kept))
         total = self.value * kept + np.bincount(labels, values, len(kept))
         self.value = total / np.maximum(self.weight, 1)
 
     def with_prior(self, labels: np.ndarray, prior: np.ndarray | float, weight: float) -> np.ndarray:
-        """(N,) means of the classes `labels` (N,), a prior of that weight among the samples."""
+        """Return (N,) means of the classes `labels` (N,), with a prior of that weight."""
         known = self.weight[labels]
         return (self.value[labels] * known + prior * weight) / (known + weight)
 
 
 class NoiseScale:
-    """The factor between the stated and the true variance of positions, by class.
+    """The ratio of true and stated variance of positions, by class.
 
     Args:
-        classes: how many there are.
+        classes: number of classes.
     """
 
     def __init__(self, classes: int) -> None:
@@ -56,17 +56,17 @@ class NoiseScale:
         self.forget()
 
     def forget(self) -> None:
-        """Drop the objects, keep what was learned."""
+        """Remove the objects, but keep the learned factors."""
         self._xy, self._times_s = np.zeros((0, _PAST, 2)), np.zeros((0, _PAST))
 
     def align(self, rows: np.ndarray, known: np.ndarray) -> None:
-        """Take the objects `rows` (N,) of those before; where `known` (N,) is false, a new one."""
+        """Reorder to the objects `rows` (N,); where `known` (N,) is false, begin a new one."""
         xy, times = np.full((len(rows), _PAST, 2), np.nan), np.full((len(rows), _PAST), np.nan)
         xy[known], times[known] = self._xy[rows[known]], self._times_s[rows[known]]
         self._xy, self._times_s = xy, times
 
     def of(self, labels: np.ndarray) -> np.ndarray:
-        """(N,) factors for objects of these classes."""
+        """Return (N,) factors for objects of these classes."""
         size = self._size.with_prior(labels, PRIOR_SCALE, PRIOR_WEIGHT)
         mean = self._mean.with_prior(labels, size, SIZE_WEIGHT)
         bound = MARGIN * self._bound.with_prior(labels, PRIOR_SCALE, PRIOR_WEIGHT)
@@ -75,7 +75,7 @@ class NoiseScale:
     def observe(
         self, rows: np.ndarray, time_s: float, xy: np.ndarray, variance: np.ndarray, labels: np.ndarray
     ) -> None:
-        """Take measured positions.
+        """Update with measured positions.
 
         Args:
             rows: (M,) of the objects. time_s: of the measurement.

@@ -1,4 +1,4 @@
-"""From a filter's state to the positions ahead, if each mode is kept."""
+"""Predict positions from a filter's state, for each mode."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_STEP_S = 0.5
 
 
 def positions_ahead(bank: Bank, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions of N objects at T times from now, by mode.
+    """Return positions of N objects at T times from now, by mode.
 
     Args:
         bank: the filters now. times_s: (T,) increasing and positive.
@@ -43,7 +43,7 @@ def positions_ahead(bank: Bank, times_s: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _starts(motion: np.ndarray, times_s: np.ndarray) -> np.ndarray:
-    """(N, T) m^2: variance of the position, in x and in y, as one that stands may start off at any time."""
+    """Return (N, T) m^2: the variance of the position, in x and in y, because a standing object may start."""
     rate = ((1 - motion["stop_share"]) / motion["mode_time_s"])[:, None]
     moved = times_s**2 - 2 * (times_s - (1 - np.exp(-rate * times_s)) / rate) / rate
     return motion["start_speed"][:, None] ** 2 * moved
@@ -52,7 +52,7 @@ def _starts(motion: np.ndarray, times_s: np.ndarray) -> np.ndarray:
 def _straight(
     bank: Bank, mode: int, gain: np.ndarray, noise: np.ndarray, mean: np.ndarray, covariance: np.ndarray
 ) -> None:
-    """Write positions along the velocity: `gain` (N, T) is what it adds, s; `noise` (N, T) m^2."""
+    """Write positions along the velocity: `gain` (N, T) is its effect, s; `noise` (N, T) m^2."""
     state, spread = bank.mean[:, mode], bank.covariance[:, mode, None]
     gain = gain[..., None]
     mean[:, mode] = state[:, None, :2] + gain * state[:, None, 2:4]

@@ -1,4 +1,4 @@
-"""Where tracked objects will be: a filter of interacting modes a track, and the modes carried ahead."""
+"""Predict tracked objects: an interacting multiple model filter for each track, extrapolated by mode."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _OF_GROUP = {"pedestrian": PEDESTRIAN, "two-wheeler": CYCLIST}
 
 @dataclass(frozen=True, slots=True)
 class PredictorConfig:
-    """How the classes move, and how far to predict.
+    """The motion of the classes, and the prediction horizon.
 
     Attributes:
-        motions: one entry a class, in the order of the detector's labels.
-        horizon_s: the last moment, from now.
+        motions: one entry for each class, in the order of the detector's labels.
+        horizon_s: the last time, from now.
         step_s: time between moments, rounded so that the horizon is a whole number of steps.
 
     Raises:
-        ConfigError: no class, or a horizon or step that cannot be used.
+        ConfigError: there is no class, or the horizon or the step is invalid.
     """
 
     motions: tuple[Motion, ...]
@@ -50,18 +50,18 @@ class PredictorConfig:
 
     @property
     def times_s(self) -> np.ndarray:
-        """(T,) float64, the moments from now."""
+        """(T,) float64, the times from now."""
         steps = max(round(self.horizon_s / self.step_s), 1)
         return np.arange(1, steps + 1) * (self.horizon_s / steps)
 
 
 def motions_of(classes: Sequence[str], odometry: bool = True) -> tuple[Motion, ...]:
-    """Return the motion of each class: that of people, of riders, or of vehicles for all else.
+    """Return the motion of each class: pedestrians, riders, and vehicles for all others.
 
     Args:
         classes: names by label.
-        odometry: whether positions are in a frame that stands still. Where they are not, the ego vehicle's
-            motion is theirs too, and the speed tells nothing of how they walk.
+        odometry: whether positions are in a fixed frame. Otherwise they include the ego vehicle's motion, and
+            their speed cannot be interpreted.
     """
     motions = (_OF_GROUP.get(group(canonical(name)), VEHICLE) for name in classes)
     return tuple(motion if odometry else replace(motion, normal_speed=None) for motion in motions)
@@ -70,8 +70,8 @@ def motions_of(classes: Sequence[str], odometry: bool = True) -> tuple[Motion, .
 class ObjectPredictor:
     """Predicts the objects of a tracker, frame by frame.
 
-    It filters the detections themselves, not the tracks' positions: those are smoothed, so that their errors
-    hang together over time and would be trusted too much. A new track's velocity is taken over, once.
+    It filters the detections themselves, because the positions of tracks are smoothed and have correlated
+    errors. Only the initial velocity is that of the track.
 
     Args:
         config: motions, horizon and step.
@@ -93,20 +93,20 @@ class ObjectPredictor:
         detected_xy: np.ndarray,
         detected_covariance: np.ndarray | None = None,
     ) -> Predictions:
-        """Take one frame in and predict from it.
+        """Update with one frame and predict from it.
 
         A stamp that steps back, or ahead by more than LONGEST_GAP_S, resets the predictor.
 
         Args:
             stamp_ns: the moment of the tracks, ns.
-            tracks: every track that is to be predicted; one that is left out is forgotten.
-            detected_xy: (D, 2) m, the detections of this moment in the tracks' frame; `tracks.detection`
-                counts them.
-            detected_covariance: (D, 2, 2) m^2, positive definite; None for what the classes' motions say.
+            tracks: all tracks to predict; others are forgotten.
+            detected_xy: (D, 2) m, the detections of this moment in the tracks' frame; `tracks.detection` has
+                their indices.
+            detected_covariance: (D, 2, 2) m^2, positive definite; None for those of the classes' motions.
 
         Raises:
-            TrackingError: detections or tracks that do not fit or are not finite, a covariance that is none,
-                or a label without a class; nothing was changed.
+            TrackingError: detections or tracks do not match or are not finite, a covariance is invalid, or a
+                label has no class; the state is unchanged.
         """
         seen, xy, covariance = self._measured(tracks, detected_xy, detected_covariance)
         dt = self._advance(stamp_ns)
@@ -124,7 +124,7 @@ class ObjectPredictor:
     def _measured(
         self, tracks: Tracks, xy: np.ndarray, covariance: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Which tracks are seen now, (N,) bool, and the position and covariance that each is known by."""
+        """Return which tracks are measured now, (N,) bool, with their positions and covariances."""
         rows = tracks.detection
         if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
             raise TrackingError("detected_xy", xy.shape, "must be (D, 2) and finite")
@@ -152,7 +152,7 @@ class ObjectPredictor:
         return seen, positions, spread
 
     def _advance(self, stamp_ns: int) -> float:
-        """Move on to the stamp; the time that went by, s."""
+        """Advance to the stamp and return the elapsed time, s."""
         dt = (stamp_ns - self._stamp_ns) * 1e-9
         self._stamp_ns = stamp_ns
         if not 0 <= dt <= LONGEST_GAP_S:
@@ -166,7 +166,7 @@ class ObjectPredictor:
         return dt
 
     def _align(self, tracks: Tracks, xy: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-        """Order the bank as the tracks, the new ones begun; (N,) bool: which were known."""
+        """Order the bank by the tracks, with new ones added, and return (N,) bool: which were known."""
         row_of = {identity: row for row, identity in enumerate(self._ids.tolist())}
         rows = np.array([row_of.get(identity, -1) for identity in tracks.ids.tolist()], np.int64)
         known, new = rows >= 0, np.flatnonzero(rows < 0)
@@ -209,7 +209,7 @@ class ObjectPredictor:
 
 
 def _is_definite(matrix: np.ndarray) -> np.ndarray:
-    """(N,) bool of (N, 2, 2); false where a number is not finite."""
+    """Return (N,) bool for (N, 2, 2); false if a number is not finite."""
     (a, b), (c, d) = matrix.transpose(1, 2, 0)
     return (a > 0) & (a * d > b * c) & np.isfinite(matrix).all((1, 2))
 

@@ -1,10 +1,10 @@
-"""How far off predictions are: quantiles learned from recordings and from the objects at hand.
+"""Calibrated spread of predictions: error quantiles from recordings and from the current objects.
 
-A filter's covariance says how uncertain its state is, but not what people decide to do: on calm scenes its
-ellipses hold too much, on busy ones too little. So the spread of a class is scaled to quantiles of errors on
+A filter's covariance says how uncertain its state is, but not what people decide to do: its ellipses are too
+large in calm scenes and too small in busy ones. So the spread of a class is scaled to quantiles of errors on
 recordings, by horizon (split conformal prediction; Lei et al., "Distribution-free predictive inference for
 regression", JASA 113, 2018). Errors are counted in units of an object's unrest, how much its velocity has
-changed of late, and the quantiles of errors LEADS_S ahead are followed while running.
+changed recently, and the quantiles of errors LEADS_S ahead are followed while running.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from perception_rt.stage.quantiles import chi_square_quantile
 SHARES = (0.5, 0.95)
 # Mahalanobis distances that hold these shares of a Gaussian.
 GAUSSIAN = np.sqrt([chi_square_quantile(share, 2) for share in SHARES])
-SLOW_S = 1.0  # time constant of the velocity that the present one is compared with
+SLOW_S = 1.0  # time constant of the slow velocity for the comparison
 MEMORY_S = 3.0  # for which a change of velocity counts
 KNOWN_S = 1.3  # an object is seen for so long before its prediction is checked
 YOUNG_S = 2.3  # predictions of one seen for so long are twice as far off as of one seen for ever
 LEADS_S = (0.4, 0.8, 1.2)  # how far ahead predictions are checked
-LATEST = 1.5  # a check after so many times its lead says nothing
+LATEST = 1.5  # a check later than this multiple of its lead is dropped
 GROWTH = 1.3  # errors grow with this power of the time around a lead
 TREND = (1 / 3, 1 / 2)  # how much of the factors' trend over the last two leads goes on, at 50 % and 95 %
 MOST_TREND = 1.0  # power of the time at most
@@ -35,7 +35,7 @@ _BINS = np.geomspace(1e-2, 1e2, 129)  # of errors over their expected median
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Errors of predictions of one class, in units of an object's unrest, m/s.
+    """Error quantiles of predictions of one class, in units of an object's unrest, m/s.
 
     Attributes:
         base: unrest of one whose velocity does not change, m/s.
@@ -54,23 +54,23 @@ class Spread:
     most: tuple[float, ...]
 
     def radii(self, times_s: np.ndarray) -> np.ndarray:
-        """(2, T) radii of 50 % and of 95 %, s; powers of the time between the horizons and beyond."""
+        """Return (2, T) radii of 50 % and of 95 %, s; powers of the time between the horizons and beyond."""
         at, x = np.log(self.horizons_s), np.log(times_s)
         return np.exp([_line(x, at, np.log(radii)) for radii in (self.half, self.most)])
 
 
 def _line(x: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Piecewise linear; the first and the last piece go on."""
+    """Interpolate linearly; the first and the last segment are extrapolated."""
     piece = (np.searchsorted(at, x) - 1).clip(0, len(at) - 2)
     slope = np.diff(values) / np.diff(at)
     return values[piece] + slope[piece] * (x - at[piece])
 
 
 class Errors:
-    """Unrest of each object, and by class how far predictions were off.
+    """The unrest of each object, and the errors of predictions by class.
 
     Args:
-        spreads: of each class; None where the filter's covariance counts.
+        spreads: of each class; None to use the filter's covariance.
     """
 
     def __init__(self, spreads: Sequence[Spread | None]) -> None:
@@ -89,14 +89,14 @@ class Errors:
         self.forget()
 
     def forget(self) -> None:
-        """Drop the objects, keep what was learned."""
+        """Remove the objects, but keep the learned errors."""
         # Slow velocity, mean square of changes, time it is known for.
         self._objects = np.zeros((0, 4))
         # For each lead the prediction that is checked: place, velocity, unrest, time since.
         self._checked = np.zeros((0, len(LEADS_S), 6))
 
     def align(self, rows: np.ndarray, known: np.ndarray) -> None:
-        """Take the objects `rows` (N,) of those before; where `known` (N,) is false, a new one."""
+        """Reorder to the objects `rows` (N,); where `known` (N,) is false, begin a new one."""
         new = np.tile([np.nan, np.nan, 0.0, 0.0], (len(rows), 1))
         new[known] = self._objects[rows[known]]
         checked = np.full((len(rows), len(LEADS_S), 6), np.nan)
@@ -104,11 +104,11 @@ class Errors:
         self._objects, self._checked = new, checked
 
     def advance(self, dt: float) -> None:
-        """Let dt s go by."""
+        """Advance by dt s."""
         self._checked[..., 5] += dt
 
     def unrest(self, labels: np.ndarray) -> np.ndarray:
-        """(N,) m/s, of objects of these classes; infinite where one velocity at most is known."""
+        """Return (N,) m/s, for objects of these classes; infinite until two velocities are known."""
         with np.errstate(divide="ignore"):
             young = 1 + YOUNG_S / self._objects[:, 3]
         return np.sqrt(self._base[labels] ** 2 + self._restless[labels] * self._objects[:, 2]) * young
@@ -116,7 +116,7 @@ class Errors:
     def observe(
         self, rows: np.ndarray, dt: float, xy: np.ndarray, velocity: np.ndarray, labels: np.ndarray
     ) -> None:
-        """Take measured places and filtered velocities.
+        """Update with measured positions and filtered velocities.
 
         Args:
             rows: (M,) of the objects. dt: since the update before, s.
@@ -141,7 +141,7 @@ class Errors:
             self._checked[rows[fresh], lead] = now[fresh]
 
     def _check(self, lead: int, checked: np.ndarray, xy: np.ndarray, labels: np.ndarray) -> None:
-        """Count by how much predictions (K, 6) of objects that are now at `xy` (K, 2) were off."""
+        """Add the errors of predictions (K, 6) for objects that are now at `xy` (K, 2)."""
         late = checked[:, 5] / LEADS_S[lead]
         soon = late <= LATEST
         checked, xy, labels, late = checked[soon], xy[soon], labels[soon], late[soon]
@@ -153,14 +153,14 @@ class Errors:
         np.add.at(counts, (labels, place), 1.0)
 
     def factors(self) -> np.ndarray:
-        """(2, L, C): by what the errors at hand exceed the recordings' at each lead, at 50 % and at 95 %."""
+        """Return (2, L, C): current errors relative to recordings at each lead, at 50 % and at 95 %."""
         below = np.cumsum(self._counts, axis=-1) / self._counts.sum(-1, keepdims=True)
         edges = np.log(_BINS[1:])
         found = [[[np.interp(share, row, edges) for row in lead] for lead in below] for share in SHARES]
         return np.exp(found) * self._lead[0] / self._lead
 
     def growth(self, times_s: np.ndarray) -> np.ndarray:
-        """(2, C, T): the factors at times ahead; beyond the last lead their trend goes on, damped."""
+        """Return (2, C, T): the factors at times ahead; beyond the last lead with a damped trend."""
         logs, x, at = np.log(self.factors()), np.log(times_s), np.log(LEADS_S)
         trend = (logs[:, -1] - logs[:, -2]) / (at[-1] - at[-2])
         power = (np.reshape(TREND, (-1, 1)) * trend).clip(-MOST_TREND, MOST_TREND)
@@ -169,7 +169,7 @@ class Errors:
         return np.exp(inner + beyond)
 
     def radii(self, labels: np.ndarray, times_s: np.ndarray) -> np.ndarray:
-        """(2, N, T) radii that hold 50 % and 95 %, m; infinite where nothing is known of them."""
+        """Return (2, N, T) radii that contain 50 % and 95 %, m; infinite if unknown."""
         radii = np.full((2, len(labels), len(times_s)), np.inf)
         factors, unrest = self.growth(times_s), self.unrest(labels)
         for label in np.unique(labels):
