@@ -143,7 +143,9 @@ class Graph:
         self._stop = threading.Event()
         self._executors: list[Executor] = []
         self._threads: list[threading.Thread] = []
+        names = frozenset(node.get_name() for node in self.nodes)
         for node in self.nodes:
+            node.companions = names
             executor = make_executor(context)
             executor.add_node(node)
             self._executors.append(executor)

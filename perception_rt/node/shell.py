@@ -54,6 +54,7 @@ class PerceptionNode(LifecycleNode):
         self._configured = False
         self.active = False
         self.spin_thread: int | None = None  # native id of the thread that spins the node
+        self.companions: frozenset[str] = frozenset()  # names of the nodes of the same process
         self.finished = threading.Event()  # set by nodes that finish by themselves
         self.values: dict[str, Any] = {}
         parameters.declare(self, self._table)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -17,6 +18,8 @@ from perception_rt.node.shell import PerceptionNode
 
 CLOCK_PERIOD_NS = 4_000_000  # simulated time steps at 250 Hz, fine enough for ages
 MAX_GAP_NS = 60 * 10**9  # longer gaps between messages are skipped
+REPORT_S = 1.3  # nodes report at 1 Hz
+DEAD_S = 4.0  # a node without a report for so long
 GRACE_S = 1.0  # from the first subscriber to the start, as others are discovered later
 
 SOURCE_PARAMETERS = (
@@ -26,6 +29,14 @@ SOURCE_PARAMETERS = (
 )
 
 Event = tuple[int, Callable[[], None]]
+
+
+class _Account(NamedTuple):
+    """What a stream last reported, and when it last had work; seconds of the system's clock."""
+
+    received: str
+    reported_s: float
+    worked_s: float
 
 
 class SourceNode(PerceptionNode):
@@ -40,9 +51,35 @@ class SourceNode(PerceptionNode):
         self.halt = threading.Event()
         self._thread: threading.Thread | None = None
         self._clock_ns = 0  # the last published time
+        self._finished_s = 0.0
         self._publishing = threading.Lock()  # held while publishing; not after `stop`
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._clock_publisher = self.create_publisher(Clock, "/clock", qos)
+        self._accounts: dict[str, _Account] = {}  # of streams of other processes, by status
+        self.create_subscription(DiagnosticArray, "/diagnostics", self.guard(self._on_diagnostics), 100)
+
+    def pending(self) -> int:
+        """Return the number of streams of other processes that still work, by their diagnostics.
+
+        A stream works while it holds a message or received one since its report before, and until its first
+        report after the end of playing. A node that no longer reports has died.
+        """
+        now_s, end_s = time.monotonic(), self._finished_s
+        return sum(
+            now_s - one.worked_s < REPORT_S or (one.reported_s < end_s and now_s - one.reported_s < DEAD_S)
+            for one in list(self._accounts.values())
+        )
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        now_s = time.monotonic()
+        for status in message.status:
+            values = {item.key: item.value for item in status.values}
+            if "pending" not in values or status.name.partition(":")[0] in self.companions:
+                continue
+            before = self._accounts.get(status.name)
+            idle = values["pending"] == "0" and before is not None and before.received == values["received"]
+            worked_s = before.worked_s if idle and before is not None else now_s
+            self._accounts[status.name] = _Account(values["received"], now_s, worked_s)
 
     # Subclasses implement these.
 
@@ -86,6 +123,7 @@ class SourceNode(PerceptionNode):
             self.get_logger().error(f"playing ended: {error}")
         if not self.halt.is_set():
             self.get_logger().info("finished")
+            self._finished_s = time.monotonic()
             self.finished.set()
         # Messages that wait in simulated time for partners or transforms still get an answer.
         period_s = CLOCK_PERIOD_NS / 1e9 / min(self.values["speed"], 1.0)

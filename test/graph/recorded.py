@@ -77,9 +77,10 @@ class Ear:
 
 
 @contextmanager
-def up(domain: int, config: Path, *overrides: str) -> Iterator[subprocess.Popen]:
+def up(domain: int, config: Path, *overrides: str, separate: bool = False) -> Iterator[subprocess.Popen]:
     """`perception-rt up` in a process of its own; interrupted at the end, unless it ended by itself."""
     command = [sys.executable, "-m", "perception_rt.cli.main", "up", str(config)]
+    command += ["--separate"] * separate
     for override in overrides:
         command += ["-p", override]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}

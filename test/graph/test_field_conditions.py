@@ -359,7 +359,8 @@ def test_pictures_in_the_field(run_camera):
     assert "image_transport republish" in jpeg.book()["reasons"]["decode_error"]
 
 
-def test_a_recording_of_one_moment_is_answered_though_nothing_follows(tmp_path):
+@pytest.mark.parametrize("separate", [False, True], ids=["one process", "a process each"])
+def test_a_recording_of_one_moment_is_answered_though_nothing_follows(tmp_path, separate):
     """Fusion waits in simulated time for a camera that never comes, and the player is at its end."""
     domain, _lock = claim_domain()
     found = Detections3D(np.array([CAR], np.float32), np.full(1, 0.5, np.float32), np.zeros(1, np.int64))
@@ -367,13 +368,14 @@ def test_a_recording_of_one_moment_is_answered_though_nothing_follows(tmp_path):
         data = Detection3DEncoder(["car"]).encode(found, 1_700_000_000 * S, "lidar")
         writer.write("/boxes", "vision_msgs/msg/Detection3DArray", 1_700_000_000 * S, data)
     graph = {
-        "fusion": {"use_sim_time": True, "detections_3d_topic": "/boxes", "max_wait_ms": 500.0},
-        "bag_player": {"bag": str(tmp_path / "moment"), "listeners": ["/fusion/detections"]},
+        "fusion": {"use_sim_time": True, "detections_3d_topic": "/boxes", "max_wait_ms": 1000.0},
+        "bag_player": {"bag": str(tmp_path / "moment"), "speed": 0.2, "listeners": ["/fusion/detections"]},
     }
     config = tmp_path / "graph.yaml"
     config.write_text(yaml.safe_dump({name: {"ros__parameters": one} for name, one in graph.items()}))
-    with Ear(domain) as ear, up(domain, config) as process:
-        assert wait_for(lambda: ear.answers["/fusion/detections"], 60)
+    with Ear(domain) as ear, up(domain, config, separate=separate) as process:
+        assert wait_for(lambda: ear.answers["/fusion/detections"] or process.poll() is not None, 60)
+        assert ear.answers["/fusion/detections"]
         assert process.wait(20) == 0
         assert wait_for(lambda: "fusion: /boxes" in ear.status)
         assert ear.status["fusion: /boxes"]["pending"] == "0"
