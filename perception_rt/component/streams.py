@@ -77,6 +77,8 @@ class StreamReport:
         for outcome in (Outcome.MODEL_ERROR, Outcome.DECODE_ERROR):
             if book["states"][outcome.value] > last.get(outcome.value, 0):
                 return Level.WARN, f"{outcome.value}: {book['reasons'].get(outcome.value)}"
+        if fault := self.stats.offset.fault():
+            return Level.WARN, fault
         behind_ns = self.stats.offset.behind_ns()
         if behind_ns is not None:
             side = "behind" if behind_ns > 0 else "ahead of"

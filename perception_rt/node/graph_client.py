@@ -22,8 +22,7 @@ from rclpy.serialization import deserialize_message
 
 from perception_rt.node.messages import installed_class, message_class
 from perception_rt.node.run import spinning_node
-from perception_rt.node.survey import DISCOVERY_S, discover, matching_qos
-from perception_rt.replay.bag_writer import BagWriter
+from perception_rt.node.survey import ALONE_S, DISCOVERY_S, discover, matching_qos
 from perception_rt.types import ConfigError
 
 ANSWER_S = 5.0
@@ -46,7 +45,7 @@ TYPES = {
 def graph_client() -> Iterator[GraphClient]:
     """Yield a client with a hidden node, after discovery."""
     with spinning_node("_perception_rt_cli") as node:
-        discover(node)
+        discover(node, ALONE_S)
         yield GraphClient(node)
 
 
@@ -363,6 +362,8 @@ def record(
     Raises:
         BagError: the folder exists or cannot be written. ConfigError: a type is not installed.
     """
+    from perception_rt.replay.bag_writer import BagWriter
+
     counts = dict.fromkeys(topics, 0)
     with BagWriter(folder) as bag, client.listen(topics, 10_000) as arrived:
         last_ns = 0

@@ -5,25 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from perception_rt.node.messages import message_class
 from perception_rt.node.run import spinning_node
-from perception_rt.replay.parameter_file import USED
-from perception_rt.replay.survey import TF_TYPE, Survey, SurveyedTopic
 
-QUIET_S, DISCOVERY_S = 0.6, 5.0
+if TYPE_CHECKING:
+    from perception_rt.replay.survey import Survey
+
+QUIET_S, DISCOVERY_S = 0.5, 5.0
 """Discovery ends after the first time without news, and at the latest after the second."""
+ALONE_S = 1.0
+"""Time after which a command line gives up to find another node."""
 MOST_SAMPLES = 500
 
 
-def discover(node: Node) -> None:
-    """Wait until other nodes are found and discovery has settled."""
-    end = time.monotonic() + DISCOVERY_S
-    known, since = _known(node), time.monotonic()
-    while (now := time.monotonic()) < end and (len(known[0]) < 2 or now - since < QUIET_S):
+def discover(node: Node, alone_s: float = DISCOVERY_S) -> None:
+    """Wait until other nodes are found and discovery has settled; for `alone_s` if there are none."""
+    began = time.monotonic()
+    known, since = _known(node), began
+    while (now := time.monotonic()) < began + DISCOVERY_S and (
+        now - began < alone_s if len(known[0]) < 2 else now - since < QUIET_S
+    ):
         time.sleep(0.05)
         if (found := _known(node)) != known:
             known, since = found, time.monotonic()
@@ -47,6 +53,10 @@ def matching_qos(node: Node, topic: str, depth: int = 10) -> QoSProfile:
 
 def survey_graph(seconds: float) -> tuple[Survey, bool]:
     """Survey the running graph for some seconds; return also whether /clock is published."""
+    # Late: `perception-rt topic` needs the rest of this module only.
+    from perception_rt.replay.parameter_file import USED
+    from perception_rt.replay.survey import TF_TYPE, Survey, SurveyedTopic
+
     survey, lock = Survey(), threading.Lock()
     times: defaultdict[str, list[float]] = defaultdict(list)
     samples: defaultdict[str, list[bytes]] = defaultdict(list)

@@ -6,8 +6,24 @@ import math
 import threading
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 
 ANOTHER_CLOCK_NS = 1_000_000_000  # stamps further from the clock than this are of another clock
+LEAST_STAMPS = 4  # to judge them
+
+
+def stamp_fault(stamps_ns: Sequence[int]) -> str:
+    """Return what is wrong with the stamps of messages in a row, and the remedy; empty if nothing is."""
+    if len(stamps_ns) < LEAST_STAMPS:
+        return ""
+    if not any(stamps_ns):
+        return "all stamps are 0: the driver must set header.stamp"
+    if len(set(stamps_ns)) == 1:
+        return "all stamps are the same: the driver must stamp each message anew"
+    steps = [after - before for before, after in pairwise(stamps_ns)]
+    if sum(step < 0 for step in steps) > len(steps) / 2:
+        return "stamps run backwards: mend the sensor's clock, or the order of the messages"
+    return ""
 
 
 def nearest_rank(ordered: Sequence[float], percent: float) -> float:
@@ -37,16 +53,23 @@ class LatencyWindow:
 
 
 class ClockOffset:
-    """How far the stamps of a stream lie behind the clock: the median of the latest messages."""
+    """How far the stamps of a stream lie behind the clock, in the median of the latest messages."""
 
     def __init__(self, size: int = 33) -> None:
         self._behind_ns: deque[int] = deque(maxlen=size)
+        self._stamps_ns: deque[int] = deque(maxlen=size)
         self._lock = threading.Lock()
 
     def add(self, arrival_ns: int, stamp_ns: int) -> None:
         """Add a message."""
         with self._lock:
             self._behind_ns.append(arrival_ns - stamp_ns)
+            self._stamps_ns.append(stamp_ns)
+
+    def fault(self) -> str:
+        """Return the `stamp_fault` of the latest messages."""
+        with self._lock:
+            return stamp_fault(list(self._stamps_ns))
 
     def behind_ns(self) -> int | None:
         """Return the offset, ns, negative where stamps are ahead; None up to `ANOTHER_CLOCK_NS`."""
@@ -61,6 +84,7 @@ class ClockOffset:
         """Start over: the clock was set back."""
         with self._lock:
             self._behind_ns.clear()
+            self._stamps_ns.clear()
 
 
 class RateMeter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isnan
 from typing import Any
 
 from rich import box
@@ -97,9 +98,13 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{sum(states.values())} of {row['received']}",
         "\n".join(f"{count} {state}" for state, count in states.items() if count),
         f"{row['rate_hz']:.2f}" + (f"\nof {row['requested_hz']:g}" if row.get("reduced") else ""),
-        "/".join(f"{age[q]:.1f}" if not age[q] >= 1000 else f"{age[q]:.0f}" for q in ("p50", "p99")),
+        "-" if isnan(age["p50"]) else "/".join(_milliseconds(age[q]) for q in ("p50", "p99")),
         "-" if row["map50"] is None else f"{row['map50']:.3f}",
     )
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def broken(name: str, width: int) -> str:
@@ -122,8 +127,11 @@ def metrics_table(metrics: Mapping[str, dict[str, Any]]) -> Table:
         for topic, row in metrics["scores"].items()
         if row["kind"] == "detections"
     }
+    faults = metrics["bag"].get("clock", {}).get("faults", {})  # ages from such stamps say nothing
     rows = {}
     for name, stream in metrics["streams"].items():
-        age = stream["age_ms"] or {"p50": float("nan"), "p99": float("nan")}
+        age = stream["age_ms"]
+        if age is None or stream["topic"] in faults:
+            age = {"p50": float("nan"), "p99": float("nan")}
         rows[name] = {**stream, "age_ms": age, "map50": scores.get(stream["node"])}
     return summary_table(rows)

@@ -9,7 +9,7 @@ from statistics import median_low
 from typing import NamedTuple
 
 from perception_rt.codec.transforms import parse_transforms
-from perception_rt.realtime.statistics import ANOTHER_CLOCK_NS
+from perception_rt.realtime.statistics import ANOTHER_CLOCK_NS, stamp_fault
 from perception_rt.replay.bag import Bag, BagMessage
 from perception_rt.replay.message_types import has_header, header_stamp_ns
 from perception_rt.types import ConfigError, PerceptionError
@@ -17,6 +17,8 @@ from perception_rt.types import ConfigError, PerceptionError
 AUTO, LOG, STAMPS = "auto", "log", "stamps"
 TIMES = (AUTO, LOG, STAMPS)
 TF_TYPE = "tf2_msgs/msg/TFMessage"
+FREE = (TF_TYPE, "sensor_msgs/msg/CameraInfo")
+"""Types whose stamps may repeat: several nodes send transforms, and a calibration holds at any time."""
 PARTS, SAMPLES = 3, 5
 """The offset of a topic is measured in so many parts of the recording, in so many messages of each."""
 
@@ -36,11 +38,13 @@ class TimeBase:
         follows: `log` or `stamps`.
         offsets: of the stamped topics.
         behind_ns: how far the replay's clock lies behind the log times, by topic.
+        faults: what is wrong with the stamps of a topic, by topic; see `stamp_fault`. They move no clock.
     """
 
     follows: str
     offsets: Mapping[str, StampOffset]
     behind_ns: Mapping[str, int]
+    faults: Mapping[str, str]
 
     def summary(self) -> dict[str, object]:
         """Return the entry `clock` of the recording in metrics.json."""
@@ -48,6 +52,7 @@ class TimeBase:
             "follows": self.follows,
             "offsets_s": {topic: round(-one.median_ns / 1e9, 3) for topic, one in self.offsets.items()},
             "behind_ns": {topic: behind for topic, behind in self.behind_ns.items() if behind},
+            "faults": dict(self.faults),
         }
 
 
@@ -67,7 +72,17 @@ def choose_time_base(bag: Bag, topics: Sequence[str], how: str) -> TimeBase:
     """
     if how not in TIMES:
         raise ConfigError(f"--time={how}: must be one of {', '.join(TIMES)}")
-    offsets = dict(_offsets(bag, topics))
+    samples = dict(_stamps(bag, topics))
+    faults = {
+        topic: fault
+        for topic, pairs in samples.items()
+        if bag.topics[topic][0] not in FREE and (fault := stamp_fault([stamp_ns for _, stamp_ns in pairs]))
+    }
+    offsets = {
+        topic: StampOffset(median_low(found), min(found))
+        for topic, pairs in samples.items()
+        if topic not in faults and (found := [log_ns - stamp_ns for log_ns, stamp_ns in pairs if stamp_ns])
+    }
     behind = dict.fromkeys(bag.topics, 0)
     if how != LOG and offsets:
         common = _cluster(offsets.values())
@@ -77,7 +92,7 @@ def choose_time_base(bag: Bag, topics: Sequence[str], how: str) -> TimeBase:
             for topic, one in offsets.items():
                 near = [other.least_ns for other in offsets.values() if _are_near(one, other)]
                 behind[topic] = min(near) if _is_other(one.median_ns) else 0
-    return TimeBase(STAMPS if any(behind.values()) else LOG, offsets, behind)
+    return TimeBase(STAMPS if any(behind.values()) else LOG, offsets, behind, faults)
 
 
 def _is_other(offset_ns: int) -> bool:
@@ -95,15 +110,13 @@ def _cluster(offsets: Iterable[StampOffset]) -> list[StampOffset]:
     return max(groups, key=len)
 
 
-def _offsets(bag: Bag, topics: Sequence[str]) -> Iterator[tuple[str, StampOffset]]:
-    """Yield the offset of every topic with stamps; static transforms are stamped at any time."""
+def _stamps(bag: Bag, topics: Sequence[str]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Yield log times and stamps of samples of every stamped topic; static transforms have any stamp."""
     for topic in topics:
         kind = bag.topics[topic][0]
-        if not (has_header(kind) or (kind == TF_TYPE and not topic.endswith("tf_static"))):
-            continue
-        found = [m.log_ns - stamp_ns for m in _samples(bag, topic) if (stamp_ns := _stamp_ns(m)) is not None]
-        if found:
-            yield topic, StampOffset(median_low(found), min(found))
+        if has_header(kind) or (kind == TF_TYPE and not topic.endswith("tf_static")):
+            samples = ((m.log_ns, _stamp_ns(m)) for m in _samples(bag, topic))
+            yield topic, [(log_ns, stamp_ns) for log_ns, stamp_ns in samples if stamp_ns is not None]
 
 
 def _samples(bag: Bag, topic: str) -> Iterator[BagMessage]:
@@ -115,10 +128,10 @@ def _samples(bag: Bag, topic: str) -> Iterator[BagMessage]:
 
 
 def _stamp_ns(message: BagMessage) -> int | None:
-    """Return the stamp of a message; None where it has none, or 0, which drivers write for "not known"."""
+    """Return the stamp of a message, 0 if its driver does not know it; None where it has none."""
     if message.message_type != TF_TYPE:
-        return header_stamp_ns(message.data) or None
+        return header_stamp_ns(message.data)
     try:
-        return next((one.stamp_ns or None for one in parse_transforms(message.data)), None)
+        return next((one.stamp_ns for one in parse_transforms(message.data)), None)
     except PerceptionError:
         return None  # it is counted where it is used

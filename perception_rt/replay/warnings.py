@@ -27,6 +27,8 @@ def warnings_of(metrics: Mapping[str, Any]) -> Iterator[str]:
         metrics: content of metrics.json.
     """
     bag = metrics["bag"]
+    faults = bag.get("clock", {}).get("faults", {})
+    yield from (f"{topic}: {fault}" for topic, fault in faults.items())
     if "clock" in bag:
         yield from clock_warnings(bag["clock"])
     for gap in bag.get("gaps", ()):
@@ -42,7 +44,8 @@ def warnings_of(metrics: Mapping[str, Any]) -> Iterator[str]:
             reason = stream["reasons"].get(worst)
             said = f"{worst}: {reason}" if reason else worst
             lost_of = f"{received - published} of {received} messages are lost"
-            yield f"{name}: {lost_of} ({said}); {REMEDIES.get(worst, 'see ledger.csv')}"
+            remedy = faults.get(stream["topic"]) or REMEDIES.get(worst, "see ledger.csv")
+            yield f"{name}: {lost_of} ({said}); {remedy}"
     for topic, output in metrics["outputs"].items():
         fed = [s for s in metrics["streams"].values() if s["node"] == output["node"]]
         if not output["messages"] and any(s["states"][Outcome.PUBLISHED.value] for s in fed):

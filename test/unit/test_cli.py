@@ -70,6 +70,7 @@ HEAVY = {
         ("object_tracker", {"cv2", "PIL"}),
         ("vehicle_state", {"cv2", "PIL"}),
         ("sensor_health", {"PIL"}),
+        ("graph_client", {"cv2", "PIL"}),  # of perception-rt topic, param, lifecycle and record
     ],
 )
 def test_nodes_without_a_network_import_no_heavy_library(node, without):

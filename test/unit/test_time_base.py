@@ -118,6 +118,38 @@ def test_no_time_goes_below_zero_and_stamps_of_zero_say_nothing(tmp_path):
     assert messages[3].log_ns == 200 * MS
 
 
+FAULTS = {
+    "zero": (lambda number: 0, "/odom: all stamps are 0: the driver must set header.stamp"),
+    "equal": (
+        lambda number: START_NS,
+        "/odom: all stamps are the same: the driver must stamp each message anew",
+    ),
+    "falling": (lambda number: START_NS - number * 100 * MS, "/odom: stamps run backwards"),
+    "falling far": (lambda number: START_NS - number * 2 * S, "/odom: stamps run backwards"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "beside good ones"])
+def test_stamps_that_say_nothing_are_named_and_move_no_clock(tmp_path, capsys, fault, alone):
+    stamp_of, said = FAULTS[fault]
+    with BagWriter(tmp_path / "bag") as bag:
+        for number in range(60):
+            log_ns = START_NS + number * 100 * MS
+            bag.write("/odom", ODOM, log_ns, odometry(stamp_of(number)))
+            if not alone:
+                bag.write("/other", ODOM, log_ns, odometry(log_ns - 5 * MS))
+    base, _ = clock_of(tmp_path / "bag")
+    assert not any(base.behind_ns.values())
+    assert set(base.offsets) == (set() if alone else {"/other"})
+    _, metrics = replayed(tmp_path / "bag", tmp_path / "out")
+    told = capsys.readouterr().out
+    lines = [line for line in warnings_of(metrics) if "/odom" in line]
+    assert lines[0].startswith(said)
+    assert said in told
+    assert [word for word in ("slower than", "faster bundle", "--time") if word in told] == []
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.dictionaries(

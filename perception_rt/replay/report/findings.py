@@ -46,10 +46,11 @@ def _old_outputs(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Yield cameras and lidars whose outputs are usually older than the sensor's period."""
     bag = metrics["bag"]
     offsets_s = bag.get("clock", {}).get("offsets_s", {})
+    faults = bag.get("clock", {}).get("faults", {})
     for sensor in sensors_of(metrics):
         name = f"{sensor.node}: {sensor.topic}"
         age_ms, received = metrics["streams"][name]["age_ms"], metrics["streams"][name]["received"]
-        if age_ms is None or received < LEAST_FRAMES or not bag["duration_s"]:
+        if age_ms is None or received < LEAST_FRAMES or not bag["duration_s"] or sensor.topic in faults:
             continue
         period_ms = 1000 * bag["duration_s"] / received
         same_clock = abs(offsets_s.get(sensor.topic, 0.0)) * 1e9 <= ANOTHER_CLOCK_NS
