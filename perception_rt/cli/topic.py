@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import queue
+import sys
 import time
 from contextlib import suppress
 
@@ -75,6 +77,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(client, args: argparse.Namespace) -> int:
     topics = client.topics()
+    if not client.nodes():
+        from perception_rt.node.survey import ALONE_S
+
+        domain = os.environ.get("ROS_DOMAIN_ID", "0")
+        print(f"no other node found in {ALONE_S:g} s (ROS_DOMAIN_ID={domain})", file=sys.stderr)
     if args.json:
         print(json.dumps([{"name": name, "type": kind} for name, kind in topics.items()]))
     elif args.count_topics:

@@ -16,9 +16,9 @@ from perception_rt.node.run import spinning_node
 if TYPE_CHECKING:
     from perception_rt.replay.survey import Survey
 
-QUIET_S, DISCOVERY_S = 0.5, 5.0
+QUIET_S, DISCOVERY_S = 0.6, 5.0
 """Discovery ends after the first time without news, and at the latest after the second."""
-ALONE_S = 1.0
+ALONE_S = 2.0
 """Time after which a command line gives up to find another node."""
 MOST_SAMPLES = 500
 

@@ -11,6 +11,7 @@ import yaml
 from perception_rt.cli.main import main
 from perception_rt.component.graph import read_graph
 from perception_rt.replay.bag import Bag, frame_of
+from test.domains import claim_domain
 
 from .conftest import square
 
@@ -22,6 +23,7 @@ def ask(run_camera, monkeypatch, capfd):
     """Run a command beside a detector whose camera publishes at 20 Hz; its output, errors too."""
     camera = run_camera(IMAGE)
     monkeypatch.setenv("ROS_DOMAIN_ID", str(camera.bench.domain))
+    monkeypatch.setattr("perception_rt.node.graph_client.ALONE_S", 60.0)  # however busy the machine is
     stop = threading.Event()
 
     def publish() -> None:
@@ -40,6 +42,15 @@ def ask(run_camera, monkeypatch, capfd):
     yield run
     stop.set()
     thread.join()
+
+
+def test_a_graph_without_nodes_is_named(monkeypatch, capfd):
+    domain, _lock = claim_domain()
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    assert main(["topic", "list"]) == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["/parameter_events", "/rosout"]
+    assert f"no other node found in 2 s (ROS_DOMAIN_ID={domain})" in err
 
 
 def test_topics_are_listed_described_measured_and_shown(ask):
