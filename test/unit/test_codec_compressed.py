@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rosbags.typesys import Stores, get_typestore
 
 from perception_rt.codec import encode_compressed, parse_compressed
+from perception_rt.codec.compressed import check_header
 from perception_rt.types import CodecError
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
@@ -379,6 +380,37 @@ def test_tiff_of_both_byte_orders(order):
         data += struct.pack(order + "HHI", tag, kind, 1) + packed
     found = parse_compressed(message(data + bytes(4) + picture.tobytes(), "tiff")).decode().pixels
     np.testing.assert_array_equal(found, np.repeat(picture[..., None], 3, axis=2))
+
+
+def test_a_tiff_may_end_with_its_directory():
+    entries = [(256, 9), (257, 6), (258, 8), (277, 1)]
+    tags = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in entries)
+    data = (
+        struct.pack("<2sHI", b"II", 42, 8 + 54)
+        + bytes(54)
+        + struct.pack("<H", len(entries))
+        + tags
+        + bytes(4)
+    )
+    header = check_header(memoryview(data))
+    assert (header.height, header.width, header.decoded_bytes) == (6, 9, 54)
+
+
+def test_a_webp_with_a_reserved_flag_is_no_animation():
+    still = bytearray(ANIMATED)
+    still[20] = 1
+    header = check_header(memoryview(still))
+    assert (header.height, header.width) == (48, 64)
+
+
+def test_a_jpeg_that_ends_with_a_segment_has_no_picture():
+    with pytest.raises(CodecError, match="no JPEG marker at byte 8 of 8"):
+        check_header(memoryview(b"\xff\xd8\xff\xe0\0\x04ab"))
+
+
+def test_a_jpeg_needs_a_bit_for_each_block():
+    picture = encoded(".jpg", np.zeros((76, 140, 3), np.uint8))
+    assert check_header(memoryview(picture.tobytes())).least_bytes == 18 * 10 // 8
 
 
 @pytest.mark.parametrize("quality", [50, 101], ids=["lossy", "lossless"])

@@ -32,11 +32,12 @@ def read(raw):
     array = STORE.deserialize_cdr(raw, ARRAY)
     assert bytes(STORE.serialize_cdr(array, ARRAY)) == raw
     first, *markers = array.markers
-    assert first.action == KIND.DELETEALL
+    assert (first.action, first.id, first.ns) == (KIND.DELETEALL, 0, "")
     for marker in markers:
         assert marker.action == KIND.ADD
         assert (marker.lifetime.sec, marker.lifetime.nanosec, marker.frame_locked) == (0, 0, False)
     for marker in array.markers:
+        assert (marker.texture.format, marker.texture_resource) == ("", "")
         stamp = marker.header.stamp
         assert stamp.sec * 10**9 + stamp.nanosec == STAMP_NS
     return markers

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
 
 from perception_rt.codec.video import check_source, measure_video, read_video
 from perception_rt.types import ConfigError
@@ -41,6 +43,16 @@ def test_a_file_has_its_own_stamps_or_those_of_a_rate(tmp_path, rate):
     step = 1e9 / (rate or 25.0)
     assert [frame.time_ns for frame in frames] == pytest.approx([0, step, 2 * step], abs=1e6)
     assert [round(float(frame.pixels.mean()), -1) for frame in frames] == [0, 100, 200]
+
+
+def test_a_file_of_a_varying_rate_keeps_its_stamps(tmp_path):
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(100 * number))
+    file, later = str(tmp_path / "film.mkv"), "setpts=N*N*0.04/TB"
+    command = [get_ffmpeg_exe(), "-v", "error", "-i", str(tmp_path / "%d.png"), "-vf", later]
+    subprocess.run([*command, "-fps_mode", "vfr", "-c:v", "mjpeg", file], check=True)
+    times = [frame.time_ns for frame in read_video(file)]
+    assert times == pytest.approx([0, 40_000_000, 160_000_000], abs=1e6)
 
 
 @pytest.mark.skipif(not VIDEO.exists(), reason="../shared/data is absent")
