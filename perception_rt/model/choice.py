@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,11 +20,21 @@ from perception_rt.model.golden import read_golden
 from perception_rt.model.runtime import open_archive
 from perception_rt.types.errors import BundleError, ConfigError, ModelError
 
-TRIAL_S = 0.25  # of one candidate, once it is warm
-TRIAL_CALLS = (3, 30)  # least and most
+TRIAL_S = 2.0  # all rounds together, once every candidate is loaded and warm
+LONGEST_S = 8.0  # no round after the first goes on after it, even if ROUNDS[0] are not done
+ROUNDS = (3, 20)  # least and most
+# A candidate whose shortest call takes so many times the shortest of all is not called again; processor time
+# counts too, as waiting for a processor is not its fault.
+HOPELESS = 1.5
 # Of the time on fewer threads, what one on more must take at most: each call waits for the slowest of them,
 # as its core is shared with another process.
 MORE_THREADS = 0.9
+# A trial is quiet if of each candidate the median call takes at most SPREAD times its shortest, and its calls
+# have a processor for BUSY of their time: where another process has the core, they wait for it.
+SPREAD = 1.25
+BUSY = 0.9
+TRIAL_VERSION = 2  # choices of another kind of trial are not taken from the cache
+DISTURBED = "other processes disturbed the trial: the next start repeats it"
 CACHE_FILE = "engines.json"
 
 
@@ -108,34 +118,85 @@ def _checked(archive: Archive, choice: Choice) -> Any:
 
 
 def _trial(archive: Archive, found: list[Choice], key: str) -> Any:
-    """Time each candidate, and store and return the fastest; more threads are used only if they pay off."""
+    """Time the candidates; return the fastest, on more threads only where that is worth it.
+
+    The choice is kept for the next start where nothing disturbed the trial. All candidates are in memory
+    until it ends.
+    """
     data = read_golden(archive.manifest.golden, archive.members)
-    fastest: dict[int, Any] = {}  # by number of threads
-    took: dict[str, float] = {}
+    runtimes: dict[str, Any] = {}
     failed: dict[str, BundleError | ModelError] = {}
     for choice in found:
-        name = _name(choice)
         try:
-            runtime = _checked(archive, choice)
-            took[name] = _milliseconds(runtime, data)
-        except (BundleError, ModelError) as error:
-            failed[name] = error
-            continue
-        rival = fastest.get(choice.options.threads)
-        if rival is None or took[name] < took[_name(rival.choice)]:
-            fastest[choice.options.threads] = runtime
-    if not fastest:
+            runtimes[_name(choice)] = _checked(archive, choice)
+        except BundleError as error:
+            failed[_name(choice)] = error
+    calls = _rounds(runtimes, data, failed)
+    if not calls:
         raise next(iter(failed.values()))
-    best, *more = (fastest[count] for count in sorted(fastest))
-    for runtime in more:
-        if took[_name(runtime.choice)] < MORE_THREADS * took[_name(best.choice)]:
-            best = runtime
-    chosen = _name(best.choice)
+    took = {name: min(wall for wall, _ in times) * 1e3 for name, times in calls.items()}
+    fastest: dict[int, str] = {}  # by number of threads
+    for name in sorted(took, key=lambda name: took[name]):
+        fastest.setdefault(runtimes[name].choice.options.threads, name)
+    chosen, *more = (fastest[count] for count in sorted(fastest))
+    for name in more:
+        if took[name] < MORE_THREADS * took[chosen]:
+            chosen = name
     others: dict[str, float | str] = {name: ms for name, ms in took.items() if name != chosen}
     others |= {name: f"left out: {error}" for name, error in failed.items()}
-    best.choice = replace(best.choice, ms=took[chosen], others=others)
-    _remember(key, best.choice)
+    quiet = all(_quiet(times, runtimes[name].choice.options.device) for name, times in calls.items())
+    best = runtimes[chosen]
+    note = "" if quiet else DISTURBED
+    best.choice = replace(best.choice, ms=took[chosen], others=others, note=note)
+    if quiet:
+        _remember(key, best.choice)
     return best
+
+
+def _rounds(
+    runtimes: Mapping[str, Any], data: Any, failed: dict[str, BundleError | ModelError]
+) -> dict[str, list[tuple[float, float]]]:
+    """Call the candidates in turns, so that a disturbance meets all of them.
+
+    Args:
+        runtimes: by name, warm.
+        data: the golden input.
+        failed: takes up those whose call fails.
+
+    Returns:
+        By name, of each call how long it took and the processor time of this process meanwhile, s.
+    """
+    calls: dict[str, list[tuple[float, float]]] = {name: [] for name in runtimes}
+    running = list(runtimes)
+    least, most = ROUNDS
+    began = time.perf_counter()
+    for done in range(most):
+        for name in running:
+            if done and time.perf_counter() - began > (TRIAL_S if done >= least else LONGEST_S):
+                return calls
+            torch.set_num_threads(runtimes[name].choice.torch_threads)
+            started, processor = time.perf_counter(), time.process_time()
+            try:
+                runtimes[name](data)
+            except ModelError as error:
+                failed[name] = error
+                del calls[name]
+                continue
+            calls[name].append((time.perf_counter() - started, time.process_time() - processor))
+        running = [name for name in running if name in calls]
+        if done:
+            limit = HOPELESS * min((wall for name in running for wall, _ in calls[name]), default=0.0)
+            threads = {name: runtimes[name].choice.options.threads for name in running}
+            running = [n for n in running if min(min(w, u / threads[n]) for w, u in calls[n]) <= limit]
+    return calls
+
+
+def _quiet(times: list[tuple[float, float]], device: str) -> bool:
+    """Whether nothing else took the processor from most of these calls, of wall and processor time each."""
+    walls = sorted(wall for wall, _ in times)
+    steady = walls[len(walls) // 2] <= SPREAD * walls[0]
+    # While a GPU computes, the processor may rest.
+    return steady and (device != "cpu" or sum(used for _, used in times) >= BUSY * sum(walls))
 
 
 def _name(choice: Choice) -> str:
@@ -143,23 +204,11 @@ def _name(choice: Choice) -> str:
     return f"{choice.engine}/{choice.program.precision}/{choice.options.threads}"
 
 
-def _milliseconds(runtime: Any, data: Any) -> float:
-    """Return the median time of several calls."""
-    runtime(data)
-    least, most = TRIAL_CALLS
-    times: list[float] = []
-    while len(times) < least or (sum(times) < TRIAL_S and len(times) < most):
-        started = time.perf_counter()
-        runtime(data)
-        times.append(time.perf_counter() - started)
-    return sorted(times)[len(times) // 2] * 1e3
-
-
 # --- stored choices ----------------------------------------------------------------------------
 
 
 def _key(archive: Archive, engine: str, options: EngineOptions) -> str:
-    text = json.dumps([hardware(), archive.manifest.sha256, engine, asdict(options)])
+    text = json.dumps([TRIAL_VERSION, hardware(), archive.manifest.sha256, engine, asdict(options)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

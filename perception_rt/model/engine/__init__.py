@@ -38,8 +38,9 @@ class Choice:
         engine: its name.
         program: of the bundle.
         options: device, precision, threads.
-        ms: of a call in the trial; NaN where none was made.
+        ms: of the shortest call in the trial; NaN where none was made.
         others: by name of engine, program and threads, ms of a call or why it was left out.
+        note: of the trial; empty where there is nothing to say.
     """
 
     engine: str
@@ -47,6 +48,7 @@ class Choice:
     options: EngineOptions
     ms: float = math.nan
     others: Mapping[str, float | str] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def torch_threads(self) -> int:
@@ -61,7 +63,8 @@ class Choice:
             f"{name} {value if isinstance(value, str) else f'{value:.1f} ms'}"
             for name, value in self.others.items()
         )
-        return f"{self.engine} ({self.program.precision}, {where}{took}{'; ' + others if others else ''})"
+        parts = (f"{self.program.precision}, {where}{took}", others, self.note)
+        return f"{self.engine} ({'; '.join(part for part in parts if part)})"
 
 
 class Engine(Protocol):
