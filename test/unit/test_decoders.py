@@ -451,7 +451,9 @@ def test_either_channel_order_gives_the_same_input(order):
     np.testing.assert_array_equal(as_rgb, as_bgr)
     theirs = cv2.resize(image, (where.width, where.height), interpolation=cv2.INTER_AREA)
     theirs = theirs[..., ::-1] if order == "bgr" else theirs
-    np.testing.assert_array_equal(as_rgb.transpose(1, 2, 0)[where.window], theirs)
+    mine = as_rgb.transpose(1, 2, 0)[where.window]
+    np.testing.assert_allclose(mine, theirs, atol=1)  # a value between two grey levels may go to either
+    assert (mine != theirs).mean() < 1e-3
 
 
 def test_scale_mean_and_std_are_applied_to_each_channel_of_the_network():

@@ -6,9 +6,12 @@ import json
 import time
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from bench.staged import StagedNetwork
@@ -18,7 +21,7 @@ from perception_rt.model.archive import MANIFEST_FILE, read_archive, read_manife
 from perception_rt.model.device_image import DevicePreparer
 from perception_rt.model.engine import EngineOptions, engine_names, find_engine
 from perception_rt.model.export import onnx_program, torchscript_program
-from perception_rt.model.host_image import ImagePreparer
+from perception_rt.model.host_image import ImagePreparer, resize
 from perception_rt.model.manifest import ImageSpec, bundle_sha256
 from perception_rt.model.runtime import SHIPPED, Runtime
 from perception_rt.types import BundleError, ConfigError
@@ -171,6 +174,28 @@ def test_a_device_prepares_images_as_the_host_does(mode, method, native, bgr):
     found = DevicePreparer(spec, cpu)(images, bgr, where)
     assert found.shape == inputs["images"].shape
     assert float((found - inputs["images"]).abs().max()) <= 2.01 / 255 / 0.2
+
+
+SIDES = st.integers(1, 90)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SIDES, SIDES, SIDES, SIDES)
+def test_area_is_opencvs_but_for_a_rounded_tie(rows, columns, height, width):
+    height, width = min(rows, height), min(columns, width)
+    pixels = np.random.default_rng(rows).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+    found = resize(pixels, width, height, "area")
+    expected = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    assert found.dtype == np.uint8
+    difference = np.abs(found.astype(int) - expected.reshape(found.shape))
+    assert difference.max() <= 1
+    assert found.size < 100 or (difference > 0).mean() < 0.05
+
+
+def test_a_row_that_ends_early_in_memory_is_resized_too():
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    part = pixels[:, :90]
+    np.testing.assert_array_equal(resize(part, 30, 20, "area"), resize(part.copy(), 30, 20, "area"))
 
 
 def test_staged_images_give_the_networks_own_outputs():
