@@ -4,7 +4,7 @@
 simulated drive in a loop with /clock, published from here, so that they can fail. /dev/shm can be filled only
 where this process may have one of its own (`unshare --mount`); else that fault is left out.
 
-Ledgers are held to their sums at every message of /diagnostics. A fault ends; then every node has to answer
+The sums of ledgers are checked at every message of /diagnostics. A fault ends; then every node has to answer
 something that was measured after the end. After `kill -9` it has its start-up time, as measured at the
 beginning, and a second more. Memory, descriptors and threads are those of the processes that live from the
 warm-up to the end: medians of the last fifth against the first.

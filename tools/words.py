@@ -55,6 +55,11 @@ WORDS = {
     r"\bnobody\b": "there is no ...; there are no subscribers",
     r"\bbecame of\b": "the outcome of",
     r"\bto my taste\b|\bmoody\b": "not supported; failing",
+    r"\boftener\b": "more often",
+    r"\bits kin\b": "and so on; similar ones",
+    r"\bheld to\b": "checked against, compared with",
+    r"\bhas (no|its|a) say\b": "is (not) used",
+    r"\bis (said|told) to\b": "name who does it: the node reports to",
     r"\bnode that most people write\b|\bknow how wrong\b": "a straightforward node; consistency",
 }
 

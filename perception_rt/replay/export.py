@@ -115,14 +115,12 @@ class ExportTopic:
         return self.unfit
 
 
-def read_topics(
-    detections: Bag, recording: Bag, topics: Sequence[str] = (), stamps_ns: Collection[int] | None = None
-) -> list[ExportTopic]:
+def read_topics(detections: Bag, recording: Bag, topics: Sequence[str] = ()) -> list[ExportTopic]:
     """Read topics of detections, and number their frames by those of the sensors.
 
     Args:
         detections: what a replay wrote, or any recording. recording: of the sensors.
-        topics: names; empty for all. stamps_ns: only these; None for all.
+        topics: names; empty for all.
 
     Raises:
         ConfigError: a topic is not there, or there is none. BagError: a message cannot be read.
@@ -145,10 +143,9 @@ def read_topics(
                 decoded = decode(message.data)
             except CodecError as error:
                 raise BagError(f"{name} at {message.log_ns} ns: {error}") from error
-            if stamps_ns is None or decoded.stamp_ns in stamps_ns:
-                topic.messages[decoded.stamp_ns] = decoded
-                if name.endswith("predictions"):
-                    topic.stamps[decoded.stamp_ns] = _box_stamps(kind, message.data)
+            topic.messages[decoded.stamp_ns] = decoded
+            if name.endswith("predictions"):
+                topic.stamps[decoded.stamp_ns] = _box_stamps(kind, message.data)
         _find_sensor(topic, sensors, recording)
         _find_pictures(topic, sensors, recording, survey)
         found.append(topic)

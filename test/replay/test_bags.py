@@ -1,4 +1,4 @@
-"""Reading and writing recordings of every form; what is read is held to rosbags' own reader."""
+"""Reading and writing recordings of every form; the result is compared with rosbags' own reader."""
 
 from __future__ import annotations
 

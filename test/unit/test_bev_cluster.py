@@ -390,7 +390,7 @@ def test_the_angle_of_an_l(angle):
 
 
 def test_the_usual_direction():
-    """Of long things, near ones first; opposite ways are one, and a thing has no say on itself."""
+    """Of long things, near ones first; opposite ways are one, and a thing does not count for itself."""
     xy = torch.tensor([[0.0, 0], [4, 0], [8, 0], [90, 0]])
     yaw, length = torch.tensor([1.2, 0.3, 0.3 + np.pi, 0.9]), torch.tensor([4.0, 4, 4, 1.5])
     way = usual_direction(xy, yaw, length, 2)

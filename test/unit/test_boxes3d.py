@@ -1,4 +1,4 @@
-"""Geometry of turned boxes, held to point counting and to closed forms."""
+"""Geometry of turned boxes, compared with point counting and closed forms."""
 
 import math
 

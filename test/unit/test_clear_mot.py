@@ -1,4 +1,4 @@
-"""CLEAR MOT over recall, held to cases counted by hand."""
+"""CLEAR MOT over recall, compared with cases counted by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vehicle messages, held to rosbags' serialization."""
+"""Vehicle messages, compared with rosbags' serialization."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from perception_rt.cli.demo.folder import clear_results
-from perception_rt.cli.demo.pictures import ImageMotion
 from perception_rt.cli.demo.rates import SHARE, Load, measure, sustained
 from perception_rt.replay.summary import broken, summary_table
 from perception_rt.types import ConfigError, PerceptionError
@@ -103,7 +102,10 @@ def test_names_are_whole_in_80_columns(name):
 
 
 def test_a_motion_in_the_image_is_a_straight_line_through_the_last_positions():
-    motion = ImageMotion()
+    pictures = pytest.importorskip(
+        "perception_rt.cli.demo.pictures", reason="needs ROS", exc_type=ImportError
+    )
+    motion = pictures.ImageMotion()
     for number in range(20):
         box = np.array([[10.0 + 2 * number, 0, 30 + 2 * number, 50 - number]], np.float32)
         (path,) = motion.paths(["7"], box, number / 10)

@@ -15,7 +15,7 @@ STAMP = 1_000 * MS
 
 
 class Message:
-    """A frame that raises where its stream is told to, and takes its time."""
+    """A frame that takes time, and raises if its stream is configured so."""
 
     def __init__(self, rig: Rig, stream: str) -> None:
         self.rig, self.stream, self.stamp_ns = rig, stream, STAMP

@@ -1,4 +1,4 @@
-"""3D average precision, held to pycocotools where footprints are upright, and to cases counted by hand."""
+"""3D average precision, compared with pycocotools for upright footprints, and with cases counted by hand."""
 
 import math
 

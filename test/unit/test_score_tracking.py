@@ -1,4 +1,4 @@
-"""Scores of tracks held to TrackEval, the reference implementation of HOTA, and to cases counted by hand."""
+"""Scores of tracks compared with TrackEval, the reference for HOTA, and with cases counted by hand."""
 
 from __future__ import annotations
 
