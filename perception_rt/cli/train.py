@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cut boxes at the picture's edge, leave out what does not fit",
     )
     data.add_argument("--weights", metavar="FILE", help="to start from: a bundle (file or name) or a .pth")
-    data.add_argument("--epochs", type=int, help="passes over the data (30, and 500 steps at least)")
+    data.add_argument("--epochs", type=int, help="passes over the data (30, and 1000 steps at least)")
     data.add_argument("--batch", type=int, help="frames a step, of all devices (default: the network's)")
     data.add_argument("--learning-rate", type=float, metavar="X", help="highest (default: the network's)")
     data.add_argument(
@@ -99,6 +99,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=X",
         help="draw frames with a class X times as often; `balanced` draws rare classes more often",
+    )
+    data.add_argument(
+        "--retain",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="where classes are added, how strongly the scores of those in --weights are held; 0 not (1)",
     )
     data.add_argument("--licence", help="SPDX, of the bundle (default: that of --weights)")
     hardware = parser.add_argument_group("hardware")
@@ -158,6 +165,8 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name}={value}: must be >= 0")
     if not 0 <= args.seed < MAX_SEED:
         raise ConfigError(f"--seed={args.seed}: must be in [0, {MAX_SEED})")
+    if not 0 <= args.retain <= 100:
+        raise ConfigError(f"--retain={args.retain}: must be from 0 to 100")
     if args.learning_rate is not None and not 0 < args.learning_rate <= 1:
         raise ConfigError(f"--learning-rate={args.learning_rate}: must be above 0, up to 1")
     chosen = [name for name in ("network", "evaluate", "resume") if getattr(args, name)]
@@ -218,6 +227,7 @@ def _train_folder(args: argparse.Namespace) -> None:
         patience=args.patience,
         augmentations=None if args.augment is None else tuple(args.augment),
         class_weights=tuple(args.class_weights),
+        retain=args.retain,
         licence=args.licence,
     )
     hardware, out = _hardware(args), _out(args, args.network)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
@@ -20,12 +20,13 @@ from perception_rt.model.task import CLASSIFY, DETECT2D, DETECT3D
 from perception_rt.stage.road_users import canonical
 from perception_rt.train.dataset.read import Samples, read_samples
 from perception_rt.train.recipe import Hardware, Recipe
+from perception_rt.train.retain import Teacher
 from perception_rt.train.task import Report, progress_note, training_record
 from perception_rt.train.trainee import Finished, Trainee, TrainingItem, find_trainee
-from perception_rt.train.weights import Weights, read_weights, started
+from perception_rt.train.weights import Weights, known_channels, read_weights, started
 from perception_rt.types import ConfigError
 
-EPOCHS, LEAST_STEPS, ROUND_STEPS = 30, 500, 50
+EPOCHS, LEAST_STEPS, ROUND_STEPS = 30, 1000, 50
 SCRATCH_RATE = 5.0
 BALANCED = "balanced"
 MOST_REPEATED = 10.0  # maximum factor by which a frame with a rare class is drawn more often
@@ -43,6 +44,7 @@ class FolderSettings:
         weights: a bundle or `.pth` to start from; None for random weights.
         seed, batch, learning_rate, epochs, steps, patience: of the recipe; None for the network's own.
         augmentations: names; None for the network's own.
+        retain: how strongly the scores of known classes are held while others are added, as of `Teacher`.
         class_weights: ``NAME=X``, or ``balanced``: factor by which frames with a class are drawn more often.
         licence: of the bundle; None for that of the weights.
     """
@@ -61,6 +63,7 @@ class FolderSettings:
     patience: int = 10
     augmentations: tuple[str, ...] | None = None
     class_weights: tuple[str, ...] = ()
+    retain: float = 1.0
     licence: str | None = None
 
 
@@ -217,6 +220,8 @@ def train_folder(
     names = trainee.names(classes)
     torch.manual_seed(recipe.seed)
     network, new = started(trainee.make, names, prepared.weights)
+    held = held_channels(prepared, settings)
+    loss = partial(Teacher(network, held, settings.retain).loss, trainee.loss) if held else trainee.loss
 
     def predict(network: nn.Module, number: int) -> Any:
         return trainee.predict(network, prepared.examples[number])
@@ -227,7 +232,7 @@ def train_folder(
     draw = partial(draw_items, trainee, prepared.items)
     network = fit(
         network,
-        TrainingData(len(prepared.items), draw, trainee.loss, prepared.frame_weights, frozenset(new)),
+        TrainingData(len(prepared.items), draw, loss, prepared.frame_weights, frozenset(new)),
         recipe,
         hardware,
         validation=Validation(len(prepared.examples), predict, score, trainee.metric),
@@ -243,7 +248,9 @@ def train_folder(
     provenance = {
         "recipe": asdict(recipe),
         "data": {"name": Path(settings.data).name, **prepared.samples.record()},
-        "start": {"weights": weights.record, "new": new} if weights is not None else "random weights",
+        "start": "random weights"
+        if weights is None
+        else {"weights": weights.record, "new": new, "retain": settings.retain if held else 0.0},
         "training": training_record(hardware, begun),
         "torch": torch.__version__,
     }
@@ -263,6 +270,14 @@ def train_folder(
         runtime = Runtime.open(unscored, device="cpu")
         figures = score_bundle(runtime, trainee, prepared.examples, classes, report)
     return trainee.save(out, replace(done, provenance={**provenance, "score": figures}))
+
+
+def held_channels(prepared: Prepared, settings: FolderSettings) -> dict[str, Tensor]:
+    """What a `Teacher` holds: the known classes where others are added; empty for nothing."""
+    trainee, weights = prepared.trainee, prepared.weights
+    if weights is None or not settings.retain or not trainee.sigmoid:
+        return {}
+    return known_channels(trainee.make, trainee.names(prepared.samples.classes), weights)
 
 
 def draw_items(

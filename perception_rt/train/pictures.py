@@ -23,6 +23,7 @@ class PictureDetector:
     clouds = False
     metric = "ap50"
     augmentations: tuple[str, ...] = ("flip", "colour")
+    sigmoid = True
 
     def __init__(self) -> None:
         self.use(self.augmentations)

@@ -82,6 +82,7 @@ class DetectorTrainee(PictureDetector):
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.sigmoid = name.startswith(("retinanet", "fcos"))
         if name.startswith("ssd"):
             self.augmentations = ("flip", "zoom", "crop", "colour")
         super().__init__()
@@ -161,6 +162,7 @@ class ClassifierTrainee:
     clouds = False
     metric = "accuracy"
     augmentations: tuple[str, ...] = ("crop", "flip", "colour")
+    sigmoid = False
     recipe = Recipe(seed=0, frames=1, steps=1, batch=32, learning_rate=5e-4, weight_decay=0.02, average=0.99)
 
     def __init__(self, name: str) -> None:

@@ -54,12 +54,14 @@ class Trainee(Protocol):
         recipe: the hyperparameters for 1 frame; `perception_rt.train.folder` sets steps and rounds.
         metric: the metric that selects the weights to keep.
         augmentations: the default augmentations.
+        sigmoid: whether each class has a score of its own in every cell, so that known ones can be held.
     """
 
     clouds: bool
     recipe: Recipe
     metric: str
     augmentations: tuple[str, ...]
+    sigmoid: bool
 
     def items(self, frames: Sequence[LabelledFrame], labels: Sequence[np.ndarray]) -> list[TrainingItem]:
         """Return the training items: the frames, or parts of them."""

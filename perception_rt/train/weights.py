@@ -83,9 +83,7 @@ def started(
     if folded:  # our bundles have folded batch normalisation, which remains folded
         network = fused(network).requires_grad_(True)
         own = network.state_dict()
-    heads = _heads(make, len(classes))
-    old = {canonical(name): label for label, name in enumerate(weights.classes)}
-    pairs = [(new, old[canonical(name)]) for new, name in enumerate(classes) if canonical(name) in old]
+    heads, pairs = _heads(make, len(classes)), _known(classes, weights)
     new, missing = [], []
     for name, tensor in own.items():
         given = weights.state.get(name)
@@ -110,6 +108,36 @@ def started(
             f"shape ({', '.join(missing[:3])})"
         )
     return network, new
+
+
+def known_channels(
+    make: Callable[[int], nn.Module], classes: Sequence[str], weights: Weights
+) -> dict[str, Tensor]:
+    """Output channels, by the name of a convolution, of the classes that `started` takes over.
+
+    Args:
+        make, classes, weights: as of `started`.
+
+    Returns:
+        (K,) int64 each; empty where no class is taken over, or none is added.
+    """
+    known = [new for new, _ in _known(classes, weights)]
+    if not 0 < len(known) < len(classes):
+        return {}
+    with torch.device("meta"):
+        network = make(len(classes))
+    channels = {}
+    for name, each in _heads(make, len(classes)).items():
+        module, _, kind = name.rpartition(".")
+        if kind == "weight" and isinstance(network.get_submodule(module), nn.Conv2d):
+            channels[module] = torch.arange(each * len(classes)).view(each, -1)[:, known].flatten()
+    return channels
+
+
+def _known(classes: Sequence[str], weights: Weights) -> list[tuple[int, int]]:
+    """Labels of the classes that both have, in `classes` and in `weights`."""
+    old = {canonical(name): label for label, name in enumerate(weights.classes)}
+    return [(new, old[canonical(name)]) for new, name in enumerate(classes) if canonical(name) in old]
 
 
 def _heads(make: Callable[[int], nn.Module], classes: int) -> dict[str, int]:

@@ -333,7 +333,7 @@ def test_class_weights_draw_what_holds_the_class():
 def test_a_recipe_is_made_for_the_number_of_frames():
     recipe = find_trainee("camera").recipe
     few = recipe_of(recipe, FolderSettings("camera", ""), 3)
-    assert (few.batch, few.steps, few.rounds) == (3, 500, 10)
+    assert (few.batch, few.steps, few.rounds) == (3, 1000, 20)
     many = recipe_of(recipe, FolderSettings("camera", "", epochs=2), 8000)
     assert (many.batch, many.steps, many.rounds) == (8, 2000, 2)
     assert recipe_of(recipe, FolderSettings("camera", "", steps=7, batch=4, seed=3), 50).steps == 7
@@ -409,6 +409,7 @@ def test_training_leaves_a_bundle_that_states_its_data_and_score(trained, data, 
     assert provenance["data"]["validation_frames"] == 2
     assert provenance["start"]["weights"]["bundle"] == "sim_camera"
     assert provenance["start"]["new"] == []
+    assert provenance["start"]["retain"] == 0.0  # no class is added
     assert provenance["score"]["ap50"] > 0.3  # it was trained for long before these four steps
     assert 0.05 <= manifest.score_threshold <= 0.9
     assert main(["train", "--evaluate", str(bundle), "--data", str(data)]) == 0

@@ -34,6 +34,7 @@ class PillarsTrainee:
     clouds = True
     metric = "ap50"
     augmentations: tuple[str, ...] = ()
+    sigmoid = True
     recipe = Recipe(seed=0, frames=1, steps=1, batch=4, learning_rate=5e-4, weight_decay=0.02, average=0.99)
 
     def use(self, augmentations: Sequence[str]) -> None:
