@@ -30,6 +30,7 @@ EPOCHS, LEAST_STEPS, ROUND_STEPS = 30, 1000, 50
 SCRATCH_RATE = 5.0
 BALANCED = "balanced"
 MOST_REPEATED = 10.0  # maximum factor by which a frame with a rare class is drawn more often
+LEAST_OBJECTS = 100  # set apart, that a score threshold is chosen on: fewer give one that fits them alone
 LICENCE = "unspecified"
 
 
@@ -245,6 +246,9 @@ def train_folder(
     weights = prepared.weights
     with torch.inference_mode():
         answers = [predict(network, number) for number in range(len(prepared.examples))]
+    threshold = score(answers).get("threshold")
+    if sum(len(item.labels) for item in prepared.examples) < LEAST_OBJECTS:
+        threshold = None if weights is None else weights.score_threshold
     provenance = {
         "recipe": asdict(recipe),
         "data": {"name": Path(settings.data).name, **prepared.samples.record()},
@@ -262,7 +266,7 @@ def train_folder(
         out.stem,
         settings.licence or (weights.licence if weights is not None else "") or LICENCE,
         provenance,
-        score(answers).get("threshold"),
+        threshold,
     )
     with tempfile.TemporaryDirectory() as folder:  # score it as users run it: from a file
         unscored = Path(folder) / out.name

@@ -135,10 +135,11 @@ def test_from_a_class_that_is_missed_to_a_bundle_in_the_running_graph(run_camera
     assert replay(folder, "unseen", "small.pt", "after", "--compare", str(folder / "before")) == 1
     before, after = precision(folder, "before"), precision(folder, "after")
     assert before[MISSED] == 0.0
-    assert after[MISSED] > 0.2, (before, after)
+    assert after[MISSED] > 0.4, (before, after)
     assert np.mean(list(after.values())) > np.mean(list(before.values())) + 0.05, (before, after)
-    # Pedestrians may lose: 25 on the unseen drive, and few in what was mined.
     assert after["car"] > before["car"] - 0.05, (before, after)
+    # Pedestrians may lose a little: 25 on the unseen drive, and few in what was mined.
+    assert after["pedestrian"] > before["pedestrian"] - 0.2, (before, after)
 
     # Swap it into the running node, which then answers what it missed.
     picture = picture_with(folder / "unseen", MISSED)
