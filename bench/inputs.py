@@ -27,12 +27,18 @@ def model(folder: Path) -> str:
     return str(export_fastestdet(folder / "fastestdet.pt")) if FASTESTDET.is_file() else "sim_camera"
 
 
-def export_fastestdet(path: Path) -> Path:
-    """Write the bundle with the user's command, in its own process, as it imports a lot."""
+def export_fastestdet(path: Path, root: Path | None = None) -> Path:
+    """Write the bundle with the user's command, in its own process, as it imports a lot.
+
+    Args:
+        path: the file to write.
+        root: folder of the package to run; None for this one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "perception_rt.cli.main", "bundle", "export", "onnx", str(FASTESTDET)]
-    options = ["--decoder", "fastestdet", "--licence", "BSD-3-Clause", "--out", str(path)]
-    subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
+    options = ["--decoder", "fastestdet", "--licence", "BSD-3-Clause", "--out", str(path.resolve())]
+    # `-m` looks for a package where it runs first.
+    subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd=root)
     return path
 
 

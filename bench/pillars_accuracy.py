@@ -54,7 +54,7 @@ def network_rows(bundle: str, bar: Progress, first77: bool) -> list[Row]:
     if not DATA.is_dir():
         return []
     with TemporaryDirectory() as folder:
-        before = baseline(bundle, bundle, Path(folder))
+        before = baseline(bundle, Path(folder))
         runtimes = {bundle: Runtime.open(bundle, device="cpu")}
         if before is not None:
             runtimes[f"{bundle}_before"] = before

@@ -121,7 +121,7 @@ def models(args: argparse.Namespace, console: Console) -> list[Row]:
     """The part models."""
     from bench.models import models_part
 
-    console.print("models: about a minute")
+    console.print("models: about two minutes")
     with tempfile.TemporaryDirectory() as folder:
         return models_part(Path(folder), args.quick)
 
