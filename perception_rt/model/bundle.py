@@ -296,7 +296,7 @@ def program_entry(index: int, program: ProgramSource) -> Program:
 
 
 def _held(archive: Archive, entries: Mapping[Program, ProgramSource], data: np.ndarray) -> Manifest:
-    """Return the manifest with the programs that give the golden output; BundleError if a required one does
+    """Return the manifest with the programs that give the golden output; BundleError if one must and does
     not.
     """
     manifest, left_out = archive.manifest, {}

@@ -37,9 +37,7 @@ class ScoreCalibration:
         return np.asarray(np.interp(scores, self.scores, self.calibrated))
 
     def inverse(self, calibrated: np.ndarray) -> np.ndarray:
-        """Return the network's scores for calibrated ones; NaN and infinity, which thresholds use, stay as
-        they are.
-        """
+        """Return the network's scores for calibrated ones; NaN and infinity (of thresholds) are kept."""
         found = np.interp(calibrated, self.calibrated, self.scores)
         return np.where(np.isfinite(calibrated), found, calibrated)
 

@@ -1,6 +1,4 @@
-"""Check the fields of a JSON object: a check returns the value to keep, or raises an error with the
-requirement.
-"""
+"""Checks of the fields of a JSON object; each returns the value to keep, or raises ValueError."""
 
 from __future__ import annotations
 

@@ -126,9 +126,7 @@ def make_golden(
 
 
 def cells_of(labels: np.ndarray) -> tuple[str, ...]:
-    """Return a grid of at most 64 x 64 labels over (N, H, W) uint8 as rows of hex; the images are stacked
-    vertically.
-    """
+    """Return a grid of at most 64 x 64 labels over (N, H, W) uint8, stacked images, as rows of hex."""
     whole = labels.reshape(-1, labels.shape[2])
     places = [
         (2 * np.arange(min(side, MAX_CELLS)) + 1) * side // (2 * min(side, MAX_CELLS)) for side in whole.shape

@@ -65,9 +65,7 @@ class Placement:
         )
 
     def to_native(self, found: Candidates) -> Candidates:
-        """Map boxes and keypoints from px of the input to px of the image; upright boxes are clipped to the
-        image.
-        """
+        """Map boxes and keypoints from px of the input to the image; upright boxes are clipped."""
         height, width = self.native
         scale = found.boxes.new_tensor([width / self.width, height / self.height])
         origin = found.boxes.new_tensor([self.left, self.top])
@@ -102,9 +100,7 @@ def labels_to_native(labels: Tensor, place: Placement) -> Tensor:
 def _sources(
     native: int, resized: int, start: int, size: int, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the position in the input of each of `native` pixels along an axis, and which are visible (None:
-    all).
-    """
+    """Return the input position of each of `native` pixels along an axis, and which are visible."""
     places = torch.div((2 * torch.arange(native) + 1) * resized, 2 * native, rounding_mode="floor") + start
     seen = (places >= 0) & (places < size)
     places = places.clamp(0, size - 1).to(device)
@@ -281,9 +277,7 @@ def _by_axis(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _middle(image: Tensor) -> Tensor:
-    """Return (1, H, W, 3) without the ends that a crop removes, as resizing a narrow strip would need much
-    memory.
-    """
+    """Return (1, H, W, 3) without the ends that a crop removes, to save memory."""
     height, width = image.shape[1:3]
     excess = [max(side - MAX_ASPECT * min(height, width), 0) // 2 for side in (height, width)]
     return image[:, excess[0] : height - excess[0], excess[1] : width - excess[1]]

@@ -318,9 +318,7 @@ class AnchorHead(nn.Module):
         self.register_buffer("ys", torch.stack(ys), persistent=False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return logits, box residuals, and directions if there are any, (1, h, w, channels), for (1, inputs,
-        h, w).
-        """
+        """Return logits, residuals and directions (if any), (1, h, w, channels), for (1, inputs, h, w)."""
         raw = [self.conv_cls(x).permute(0, 2, 3, 1), self.conv_box(x).permute(0, 2, 3, 1)]
         if self.bins > 0:
             raw.append(self.conv_dir_cls(x).permute(0, 2, 3, 1))

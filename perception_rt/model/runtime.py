@@ -364,9 +364,7 @@ class ImageRuntime(Runtime):
 
 
 class ClassifierRuntime(ImageRuntime):
-    """Runs a bundle of task `classify`. It returns a row for each class; the box is the visible part of the
-    image.
-    """
+    """Runs a bundle of task `classify`: a row for each class; the box is the visible part of the image."""
 
     def _load(self, archive: Archive, choice: Choice) -> Any:
         if archive.manifest.decoder is None:

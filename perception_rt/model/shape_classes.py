@@ -230,9 +230,7 @@ def _looked_up(
 
 
 def upright_box(s: Shapes, length: float, width: float) -> Tensor:
-    """Return (C, 7) boxes around small objects; the longer side is the length, and both have minimum sizes,
-    m.
-    """
+    """Return (C, 7) boxes around small objects; sides of at least `length` and `width`, m."""
     quarter = s.across[:, 1] - s.across[:, 0] > s.along[:, 1] - s.along[:, 0]
     along = torch.where(quarter[:, None], s.across, s.along)
     across = torch.where(quarter[:, None], -s.along.flip(1), s.across)

@@ -36,9 +36,7 @@ class LinearBnRelu(nn.Sequential):
 
 
 class CrossStage(nn.Module):
-    """Half of the channels pass residual blocks, the other half is unchanged (cross stage partial,
-    arXiv:1911.11929).
-    """
+    """Half of the channels pass residual blocks (cross stage partial, arXiv:1911.11929)."""
 
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__()

@@ -200,9 +200,7 @@ def evaluate(
 
 
 def training_record(hardware: Hardware, started: float) -> dict[str, Any]:
-    """Return the manifest's entry about hardware and duration of a training that began at `started`
-    (`time.monotonic`).
-    """
+    """Return hardware and duration of a training since `started` (`time.monotonic`), for the manifest."""
     return {
         "seconds": round(time.monotonic() - started),
         "device": hardware.device,

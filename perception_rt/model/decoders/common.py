@@ -120,9 +120,7 @@ def cell_count(size: tuple[int, int], strides: Sequence[int]) -> int:
 
 
 def cells(size: tuple[int, int], strides: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return column and row (A, 2) of every cell, level by level, and the stride (A, 1) of its level,
-    float32.
-    """
+    """Return column and row (A, 2) of every cell, level by level, and its stride (A, 1), float32."""
     grids, steps = [], []
     for stride in strides:
         rows, columns = -(-size[0] // stride), -(-size[1] // stride)

@@ -100,9 +100,7 @@ def slice_shuffles(model: Any) -> None:
 
 
 def _shuffled_half(gather: Any, makers: dict[str, Any], constants: dict[str, Any]) -> tuple[str, int] | None:
-    """Return the shuffled tensor and which half of its channels (0 or 1) `gather` takes; None if it is no
-    shuffle.
-    """
+    """Return the shuffled tensor and which half of its channels (0 or 1) `gather` takes, or None."""
     nodes = [gather]
     for _ in range(3):
         maker = makers.get(nodes[-1].input[0]) if nodes[-1].input else None

@@ -82,9 +82,7 @@ def reference_answer(
 def prepare(
     image: np.ndarray, spec: ImageSpec
 ) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
-    """Return the network's input for (H, W, 3) uint8 RGB, and scale (x, y) and origin (x, y) of the image in
-    it.
-    """
+    """Return the network's input for (H, W, 3) uint8 RGB, and scale (x, y) and origin (x, y) of the image."""
     height, width = image.shape[:2]
     rows, columns = spec.size or (height, width)
     top = left = 0

@@ -223,9 +223,7 @@ def imported_classifier(
     score_threshold: float = 0.0,
     notes: Sequence[str] = (),
 ) -> Imported:
-    """Return a classifier with its weights; `transforms` as for `classifier_spec`, the others as for
-    `Imported`.
-    """
+    """Return a classifier; `transforms` as for `classifier_spec`, the others as for `Imported`."""
     model, spec = model.eval(), classifier_spec(transforms)
     assert spec.size is not None
     # With a batch of two: a network that works for one alone fails here.
@@ -431,9 +429,7 @@ def _check_zip(path: Path, what: str) -> None:
 
 
 def _class_count(model: nn.Module, state: Mapping[str, Tensor], count: int) -> int | None:
-    """Return the number of classes of weights, given `model` of the same family with `count`; None if
-    unknown.
-    """
+    """Return the number of classes of weights, given `model` with `count` classes; None if unknown."""
     for key, own in model.state_dict().items():
         head = "cls_score" in key or "cls_logits" in key or "classification_head" in key
         if not head or not key.endswith("bias") or key not in state or own.shape[0] % count:

@@ -88,9 +88,7 @@ def rise(
 
 
 def _mask(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Return (h, w) float32 in [0, 1]: a coarse random grid, enlarged smoothly and shifted by a part of a
-    cell.
-    """
+    """Return (h, w) float32 in [0, 1]: a coarse random grid, enlarged smoothly and shifted."""
     cells = (rng.random((CELLS + 1, CELLS + 1)) < KEPT).astype(np.float32)
     step = [-(-side // CELLS) for side in shape]
     whole = cv2.resize(cells, (step[1] * (CELLS + 1), step[0] * (CELLS + 1)), interpolation=cv2.INTER_LINEAR)

@@ -50,9 +50,7 @@ class ProjectedBoxes:
 
 
 def box_corners(boxes: np.ndarray) -> np.ndarray:
-    """Return (N, 8, 3) corners of (N, 7) boxes: front left, front right, rear right, rear left; bottom, then
-    top.
-    """
+    """Return (N, 8, 3) corners: front left, front right, rear right, rear left; bottom, then top."""
     boxes = np.asarray(boxes, np.float64)
     local = _SIGNS * boxes[:, None, 3:6]
     cos, sin = np.cos(boxes[:, 6:7]), np.sin(boxes[:, 6:7])

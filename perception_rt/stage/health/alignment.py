@@ -43,9 +43,7 @@ def tried_rotations() -> tuple[np.ndarray, np.ndarray]:
 
 
 def depth_edges(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return points before a step in depth, of (N, 3) in the optical frame: (M, 3) beside and (K, 3) below
-    one.
-    """
+    """Return points of (N, 3), optical frame, before a step in depth: (M, 3) beside and (K, 3) below one."""
     points = points[(points[:, 2] > 1.0) & (np.abs(points[:, 0]) < 2 * points[:, 2])]
     if not len(points):
         return points, points
@@ -81,9 +79,7 @@ def _spread(chosen: np.ndarray) -> np.ndarray:
 
 
 def edge_pictures(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return vertical and horizontal edges of an (h, w) uint8 picture, (h, w) float32 each, mean 0 and
-    deviation 1.
-    """
+    """Return vertical and horizontal edges of (h, w) uint8, (h, w) float32 each, mean 0, deviation 1."""
     found = []
     for direction in ((1, 0), (0, 1)):
         # The square root reduces the influence of a few strong edges.

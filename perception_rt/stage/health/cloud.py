@@ -95,9 +95,7 @@ class CloudHealth:
             self._usual = _blend(usual, figures, FOLLOW)
 
     def _share(self, figures: CloudFigures, usual: CloudFigures) -> float:
-        """Return points relative to the usual number: of all, or of those below the horizon, whichever fell
-        less.
-        """
+        """Return points relative to the usual number: of all or below the horizon, whichever fell less."""
         shares = [figures.returns / max(usual.returns, 1)]
         if usual.down > LEAST_DOWN * usual.returns:
             shares.append(figures.down / usual.down)

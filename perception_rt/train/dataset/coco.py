@@ -151,9 +151,7 @@ def annotation_row(
 
 
 def _finder(file: Path) -> Any:
-    """Return a function that finds pictures: beside the labels, in `images`, or in a folder with the name of
-    the labels.
-    """
+    """Return a function that finds pictures: beside the labels, or in a folder `images` or of their name."""
     base = file.stem.removeprefix("instances_")
     places = [
         parent / name

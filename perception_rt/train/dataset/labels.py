@@ -161,9 +161,7 @@ def text_of(path: Path) -> str:
 
 
 def size_of(path: Path, problems: Problems, file: Path, line: Line = None) -> tuple[int, int] | None:
-    """Return (width, height) of a picture as displayed; None with a problem at `file` and `line` if it is
-    invalid.
-    """
+    """Return (width, height) of a picture as displayed; None with a problem at `file` and `line`."""
     try:
         with Image.open(path) as image:
             width, height = image.size

@@ -102,9 +102,7 @@ def _pictures(places: Sequence[Path], file: Path) -> Iterator[Path]:
 
 
 def label_file(picture: Path) -> Path:
-    """Return the label file of a picture: replace the last `images` in its path by `labels`, and the suffix
-    by `.txt`.
-    """
+    """Return the label file of a picture: the last `images` in its path becomes `labels`."""
     parts = list(picture.parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
