@@ -15,10 +15,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
 from bench.command import command
+from bench.inputs import DATA
 from bench.rows import Row, row, table_of, write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +68,17 @@ def node_figures(node: str, sign: str) -> tuple[float, float]:
     return float("nan"), float("nan")
 
 
+def forecast_error(bag: Path) -> float | None:
+    """Return by what share replay's early forecast of its whole time is wrong; None where it made none."""
+    with TemporaryDirectory() as folder:
+        config = f"{folder}/config.yaml"
+        subprocess.run([*CLI, "init", str(bag), "--out", config], capture_output=True, check=True)
+        words = [*CLI, "replay", str(bag), "--config", config, "--out", f"{folder}/out"]
+        said = subprocess.run([*words, "--inference", "fixed:20"], capture_output=True, text=True).stdout
+    found = re.search(r"about (\d+) s in all.*, ([\d.]+) s in all", said, re.DOTALL)
+    return abs(int(found[1]) / float(found[2]) - 1) if found else None
+
+
 def docs_warnings() -> int | None:
     """Return the number of warnings of Sphinx; None where it is not installed."""
     libraries = ROOT / ".venv-docs"
@@ -105,6 +118,10 @@ def face_rows() -> list[Row]:
         *(
             row(f"face/light_node_mb/{node}", resident, "MB", "<= 90")
             for node, (_, resident) in light.items()
+        ),
+        *(
+            row(f"face/replay_forecast_error/{name}", forecast_error(DATA / "bags" / name), "", "<= 0.2")
+            for name in ("kitti_city", "husky_test1.bag")
         ),
         row("face/readme_words", len((ROOT / "README.md").read_text().split()), "words", "<= 900"),
         row("face/docs_warnings", docs_warnings(), "warnings", "0"),

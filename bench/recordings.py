@@ -19,19 +19,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import numpy as np
 import yaml
 from rich.console import Console
+from scipy.spatial.transform import Rotation
 
 from bench.accuracy import OUT
 from bench.command import command, use_private_graph
 from bench.inputs import DATA
 from bench.rows import Row, row, table_of, write_rows
 from perception_rt.cli.main import main as perception_rt
+from perception_rt.codec.camera_info import parse_camera_info
+from perception_rt.model.runtime import Runtime
 from perception_rt.node.collector import Collector
 from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.batch import find_bags
+from perception_rt.stage.detect3d import detect3d
+from perception_rt.stage.levelling import levelled
+from perception_rt.types import LidarFrame
 
 UP_S, SETTLE_S = 180.0, 0.5
+CAMERA_INFO = {"width": "960", "fx": "500", "cx": "480"}  # of camera_info_binning2, as binned
 COMPRESSED = ("bayer_rggb8_jpeg", "jpeg_no_eoi", "jpeg_truncated_eoi", "webp")
 CASES = DATA.parent / "cases"
 ODOMETRY = "vehicle_state: {ros__parameters: {odometry_topic: /odom, imu_topic: ''}}"
@@ -39,6 +47,14 @@ FIXES = (
     "vehicle_state: {ros__parameters: {odometry_topic: '', imu_topic: '', fix_topic: /fix, frame_id: map}}"
 )
 IMU = "vehicle_state: {ros__parameters: {odometry_topic: /odom, imu_topic: /imu}}"
+
+
+MOUNTINGS = {  # base from lidar
+    "pitch_10": Rotation.from_euler("y", 10, degrees=True).as_matrix(),
+    "pitch_20": Rotation.from_euler("y", 20, degrees=True).as_matrix(),
+    "optical_axes": np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]),
+    "upside_down": Rotation.from_euler("x", 180, degrees=True).as_matrix(),
+}
 
 
 class RecordingCase(NamedTuple):
@@ -92,6 +108,7 @@ def recording_rows(console: Console) -> Iterator[Row]:
     console.print("cameras")
     with TemporaryDirectory() as folder:
         yield from camera_rows(Path(folder))
+    yield from mounting_rows()
 
 
 def _config(case: RecordingCase, folder: Path) -> Path:
@@ -145,7 +162,11 @@ def camera_rows(folder: Path) -> Iterator[Row]:
     """Each picture of the cases as a recording of ten, through the camera's detector."""
     for path in sorted((CASES / "cameras").glob("*.cdr")):
         info, compressed = path.stem.startswith("camera_info"), path.stem in COMPRESSED
-        if info:  # replayed with fusion by the tests
+        if info:
+            model = parse_camera_info(path.read_bytes())
+            name = f"recordings/cameras/{path.stem}"
+            for what, value in (("width", model.width), ("fx", model.k[0, 0]), ("cx", model.k[0, 2])):
+                yield row(f"{name}/{what}", float(value), "px", CAMERA_INFO[what])
             continue
         data, bag = bytearray(path.read_bytes()), folder / path.stem
         kind = f"sensor_msgs/msg/{'CompressedImage' if compressed else 'Image'}"
@@ -161,6 +182,33 @@ def camera_rows(folder: Path) -> Iterator[Row]:
         (folder / "run" / path.stem).mkdir(parents=True)
         config = _config(case, folder / "run" / path.stem)
         yield from _replayed(case, config, folder / "run" / path.stem / "out")
+
+
+def mounting_rows() -> Iterator[Row]:
+    """Boxes of KITTI's clouds as tilted lidars and lidars with fewer rings give them, of those at level."""
+    runtime = Runtime.open("bev_cluster", "cpu")
+    kept: dict[str, list[np.ndarray]] = {}
+
+    def find(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+        frame = LidarFrame(np.ascontiguousarray(points, np.float32), 0, 0, "lidar")
+        return detect3d(runtime, levelled(frame, rotation)).xyzlwh_yaw[:, :2]
+
+    for path in sorted((DATA / "frames").glob("*/velodyne.bin")):
+        points = np.fromfile(path, np.float32).reshape(-1, 4)
+        level = find(points, np.eye(3))
+        elevation = np.degrees(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])))
+        ring = ((elevation + 24.8) / 26.8 * 63).round().astype(int)
+        found = {f"rings_64_over_{every}": find(points[ring % every == 0], np.eye(3)) for every in (2, 4)}
+        for name, rotation in MOUNTINGS.items():
+            turned = points.copy()
+            turned[:, :3] = points[:, :3] @ rotation
+            found[name] = find(turned, rotation)
+        for name, boxes in found.items():
+            away = np.linalg.norm(level[:, None] - boxes[None], axis=2).min(1, initial=np.inf)
+            kept.setdefault(name, []).append(away < 1)
+    for name, shares in kept.items():
+        share = float(np.concatenate(shares).mean())
+        yield row(f"recordings/lidar/{name}/kept", share, "", ">= 0.95" if name in MOUNTINGS else "")
 
 
 def _replayed(case: RecordingCase, config: Path, out: Path) -> Iterator[Row]:

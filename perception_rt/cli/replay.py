@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 LONGEST_GAP_S = 1e9
 MOST_EXPLAINED = 20  # of each sensor: one takes seconds to a minute
+JUDGED_S, JUDGED = 2.0, 0.1
+"""Played time, s, and share of the recording from which the whole time is forecast."""
+REPORT_S, REPORT = 1.7, 0.25
+"""Time of the report: a fixed part, s, and a share of the time of playing; measured on three recordings."""
 EXAMPLES = """\
   perception-rt replay drive1 --config config/kitti.yaml --out out/replay
   perception-rt replay drive1 --config my_car.yaml -p camera_detector:bundle:=mine.pt --out out/mine
@@ -139,13 +143,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay; returns the exit code."""
+    began_s = time.monotonic()
     from perception_rt.replay.batch import find_bags
 
     if args.open and args.no_report:
         raise ConfigError("--open: there is no report with --no-report")
     bags = find_bags(args.bags, skip=args.out)
     if len(bags) == 1 and bags[0] in args.bags and args.ray is None:
-        return _replay_one(args, bags[0])
+        return _replay_one(args, bags[0], began_s)
     return _replay_many(args, bags)
 
 
@@ -194,11 +199,10 @@ def _arguments(args: argparse.Namespace) -> dict[str, object]:
     return {name: str(value) if isinstance(value := getattr(args, name), Path) else value for name in names}
 
 
-def _replay_one(args: argparse.Namespace, bag: Path) -> int:
+def _replay_one(args: argparse.Namespace, bag: Path, began_s: float) -> int:
     from perception_rt.replay.mine import check_count, mine
     from perception_rt.replay.session import run_session
 
-    began_s = time.monotonic()
     check_count(args.mine)
     session = _session(args, bag)
     viewer = None
@@ -209,7 +213,9 @@ def _replay_one(args: argparse.Namespace, bag: Path) -> int:
             viewer = stack.enter_context(closing(open_live(args.live)))
             print(viewer.where, flush=True)
         try:
-            outcome = run_session(session, viewer, stack.enter_context(_progress(args.progress, bag.name)))
+            forecast = Forecast(began_s, session.report)
+            progress = stack.enter_context(_progress(args.progress, bag.name, forecast))
+            outcome = run_session(session, viewer, progress)
             moments = mine(args.out, bag, outcome.metrics, args.mine) if args.mine else []
         except OSError as error:  # usually a full disk
             raise ConfigError(f"--out={args.out}: {error}") from error
@@ -267,8 +273,35 @@ def _arguments_of_one(args: argparse.Namespace, name: str) -> list[str]:
     return given + ["--no-report"] * args.no_report
 
 
+class Forecast:
+    """Forecasts how long a replay takes in all, from the part that is done.
+
+    Args:
+        began_s: when the command began, s of `time.monotonic`. report: whether a report follows.
+    """
+
+    def __init__(self, began_s: float, report: bool) -> None:
+        self._began_s, self._report = began_s, report
+        self._played_s: float | None = None
+
+    def update(self, done_s: float, total_s: float, now_s: float) -> float | None:
+        """Return the whole time, s; None while too little is played.
+
+        Args:
+            done_s, total_s: position in the recording, and its length, s. now_s: of `time.monotonic`.
+        """
+        if self._played_s is None:
+            self._played_s = now_s
+        playing_s = now_s - self._played_s
+        if playing_s < JUDGED_S or done_s < JUDGED * total_s:
+            return None
+        playing_s *= max(total_s / done_s, 1.0)
+        report_s = REPORT_S + REPORT * playing_s if self._report else 0.0
+        return self._played_s - self._began_s + playing_s + report_s
+
+
 @contextmanager
-def _progress(how: str, title: str) -> Iterator[Callable[[float, float], None]]:
+def _progress(how: str, title: str, forecast: Forecast) -> Iterator[Callable[[float, float], None]]:
     """Yield a function of the seconds done and in total, shown as a bar or as lines of JSON."""
     if how == "none":
         yield lambda done_s, total_s: None
@@ -284,14 +317,22 @@ def _progress(how: str, title: str) -> Iterator[Callable[[float, float], None]]:
 
         yield write_line
     else:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-        with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
+        with Progress(*columns, transient=True) as bar:
             task = bar.add_task(title, total=None, note="loading")
+            told: list[float] = []
 
             def show(done_s: float, total_s: float) -> None:
-                bar.update(task, completed=done_s, total=total_s, note=f"{done_s:.0f} of {total_s:.0f} s")
+                whole_s = forecast.update(done_s, total_s, time.monotonic())
+                note = f"{done_s:.0f} of {total_s:.0f} s"
+                if whole_s is not None:
+                    note += f", about {whole_s:.0f} s in all"
+                    if not told:
+                        told.append(whole_s)
+                        bar.console.print(f"about {whole_s:.0f} s in all", highlight=False)
+                bar.update(task, completed=done_s, total=total_s, note=note)
 
             yield show
 

@@ -15,7 +15,7 @@ REMEDIES = {
     Outcome.UNSYNCED.value: "check frames and times of /tf and of the partner topic; "
     "`--time stamps` orders by stamp",
     Outcome.REJECTED.value: "the measurements contradict each other: check units, frames and covariances",
-    Outcome.DECODE_ERROR.value: "the messages are malformed: correct the driver, or remap to another topic",
+    Outcome.DECODE_ERROR.value: "correct the driver, or remap to another topic",
     Outcome.MODEL_ERROR.value: "check the bundle with `perception-rt bundle verify`",
 }
 

@@ -12,6 +12,7 @@ import pytest
 
 from perception_rt.cli import doctor
 from perception_rt.cli.main import SUBCOMMANDS, main
+from perception_rt.cli.replay import Forecast
 
 
 def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
@@ -159,3 +160,13 @@ def test_completion_knows_commands_and_options(shell, capsys):
         assert word in script
     if shutil.which(shell):
         assert subprocess.run([shell, "-n"], input=script, text=True, timeout=20).returncode == 0
+
+
+@pytest.mark.parametrize(("report", "whole_s"), [(False, 10.0 + 40.0), (True, 10.0 + 40.0 + 1.7 + 10.0)])
+def test_the_time_of_a_replay_is_forecast_from_its_first_seconds(report, whole_s):
+    forecast = Forecast(began_s=100.0, report=report)
+    assert forecast.update(0.0, 20.0, 110.0) is None  # ten seconds of loading
+    assert forecast.update(1.0, 20.0, 111.9) is None
+    assert forecast.update(1.9, 20.0, 113.8) is None
+    assert forecast.update(2.0, 20.0, 114.0) == pytest.approx(whole_s)
+    assert forecast.update(20.0, 20.0, 150.0) == pytest.approx(whole_s)

@@ -212,8 +212,19 @@ def test_mostly_lost_streams_are_named_with_reason_and_remedy(tmp_path, capsys):
     _, metrics = replayed(bag, tmp_path / "out")
     (line,) = [text for text in warnings_of(metrics) if "lost" in text]
     assert line.startswith("/vehicle_state: /odom: 15 of 20 messages are lost (decode_error: ")
-    assert "the messages are malformed" in line
+    assert line.endswith("; correct the driver, or remap to another topic")
     assert line in "".join(capsys.readouterr().out.split("\n"))
+
+
+def test_a_recording_without_a_message_is_named(tmp_path, capsys):
+    with BagWriter(tmp_path / "bag"):
+        pass
+    config = tmp_path / "config.yaml"
+    config.write_text("vehicle_state: {ros__parameters: {odometry_topic: /odom}}")
+    assert (
+        main(["replay", str(tmp_path / "bag"), "--config", str(config), "--out", str(tmp_path / "out")]) == 2
+    )
+    assert "the recording has no messages" in capsys.readouterr().err
 
 
 def test_a_topic_of_another_encoding_is_named_with_the_remedy(tmp_path, capsys):

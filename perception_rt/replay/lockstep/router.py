@@ -102,10 +102,12 @@ class Router:
         """Check that a node subscribes to at least one topic of the recording.
 
         Raises:
-            ConfigError: there is none; lists the wanted and recorded topics, and similar names.
+            ConfigError: there is none, or no message; lists wanted and recorded topics, and similar names.
         """
         if any(self.users(topic) for topic in self._recorded):
             return
+        if not self._recorded:
+            raise ConfigError("the recording has no messages")
         wanted = sorted(set(self.subscriptions) - set(self.announced))
         others = [topic for topic in self._recorded if topic not in wanted]
         near = [found for topic in wanted for found in get_close_matches(topic, others, 1)]
