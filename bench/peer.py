@@ -1,8 +1,9 @@
 """Compare the detector nodes with a straightforward node (`bench.peer_node`), and plot rising loads.
 
-    python -m bench.peer                 # every case, about half an hour
+    python -m bench.peer                 # about eleven minutes
+    python -m bench.peer --all           # every load beside a busy core too, each with both peers: 22 minutes
     python -m bench.peer --quick         # one camera and the lidar, a smoke run
-    python -m bench.peer --load          # 1 to 8 cameras, 1 and 2 lidars, past saturation, with a plot
+    python -m bench.peer --load          # rising loads, past saturation, with a plot: 8 minutes
 
 The same bundle, the same picture and cloud, the same cores, one after another in one run: this package, then
 a peer with torch and a peer with onnxruntime in the callback. An observer measures all of them alike.
@@ -48,17 +49,26 @@ class Case(NamedTuple):
         return self.name.split("/")[0]
 
 
-def cases(quick: bool) -> list[Case]:
-    """Return the loads of the comparison; several cameras come at 10 Hz each."""
-    counts = (1,) if quick else (1, 2, 4, 6)
+def cases(quick: bool, every: bool = False) -> list[Case]:
+    """Return the loads of the comparison; several cameras come at 10 Hz each.
+
+    Args:
+        quick: one camera and the lidar. every: several cameras beside a busy core, too.
+    """
     found = []
     for busy in (False,) if quick else (False, True):
+        counts = (1,) if quick or (busy and not every) else (1, 2, 4, 6)
         machine = BUSY if busy else IDLE
         for size in ("720p",) if quick else SIZES:
             for count in counts:
                 found.append(Case(f"{size}/{count}_cameras/{machine}", count, 30 if count == 1 else 10, busy))
         found.append(Case(f"lidar_120k/1_lidar/{machine}", 1, 10, busy))
     return found
+
+
+def nodes_of(case: Case, every: bool) -> tuple[str, ...]:
+    """Return the nodes to compare; unless `every`, the second peer only with one sensor."""
+    return (OURS, TORCH, ONNX) if every or case.sensors == 1 else (OURS, TORCH)
 
 
 def peer_rows(case: Case, seen: dict[str, Observed]) -> list[Row]:
@@ -106,15 +116,15 @@ def write_inputs(folder: Path) -> dict[str, tuple[str, Path, str]]:
 
 
 def compare(
-    quick: bool, seconds: float, folder: Path, step: Callable[[float, str], None]
+    args: argparse.Namespace, seconds: float, folder: Path, step: Callable[[float, str], None]
 ) -> Iterator[list[Row]]:
-    """Run every case on every node."""
+    """Run every case on its nodes."""
     inputs = write_inputs(folder)
-    for case in cases(quick):
+    for case in cases(args.quick, args.all):
         kind, file, bundle = inputs[case.size]
         seen = {}
         with busy_core(0 if case.busy else None):
-            for node in (OURS, TORCH, ONNX):
+            for node in nodes_of(case, args.all):
                 seen[node] = observe(Scene(kind, file, bundle, case.sensors, case.hz, node), seconds, folder)
                 step(START_S + SETTLE_S + seconds, f"{case.name} {node}")
         yield peer_rows(case, seen)
@@ -132,24 +142,25 @@ def compare(
 
 
 def load_cases(quick: bool) -> list[Case]:
-    """Return rising loads: cameras at 10 Hz each, lidars at 10 Hz each."""
+    """Return rising loads: cameras at 10 Hz each, lidars at 10 Hz each; fewer of them beside a busy core."""
+    if quick:
+        counts = {IDLE: ((1, 4), (1, 2))}
+    else:
+        counts = {IDLE: ((1, 2, 3, 4, 6, 8), (1, 2)), BUSY: ((1, 4, 8), (1,))}
     found = []
-    for busy in (False,) if quick else (False, True):
-        machine = BUSY if busy else IDLE
-        found += [
-            Case(f"720p/{count}_cameras/{machine}", count, 10, busy)
-            for count in ((1, 4) if quick else (1, 2, 3, 4, 6, 8))
-        ]
-        found += [Case(f"lidar_120k/{count}_lidars/{machine}", count, 10, busy) for count in (1, 2)]
+    for machine, (cameras, lidars) in counts.items():
+        busy = machine == BUSY
+        found += [Case(f"720p/{count}_cameras/{machine}", count, 10, busy) for count in cameras]
+        found += [Case(f"lidar_120k/{count}_lidars/{machine}", count, 10, busy) for count in lidars]
     return found
 
 
 def load(
-    quick: bool, seconds: float, folder: Path, step: Callable[[float, str], None]
+    args: argparse.Namespace, seconds: float, folder: Path, step: Callable[[float, str], None]
 ) -> Iterator[list[Row]]:
     """Measure rising loads; past saturation the age must stay below two periods and a forward."""
     inputs, points = write_inputs(folder), []
-    for case in load_cases(quick):
+    for case in load_cases(args.quick):
         kind, file, bundle = inputs[case.size]
         with busy_core(0 if case.busy else None):
             for node in (OURS, TORCH):
@@ -204,7 +215,8 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--load", action="store_true", help="rising loads instead of the comparison")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement (default 12)")
+    parser.add_argument("--all", action="store_true", help="every load and peer of the comparison")
+    parser.add_argument("--seconds", type=float, help="of each measurement (default 10, with --load 8)")
     parser.add_argument("--quick", action="store_true", help="a short run; its figures are not meaningful")
     args = parser.parse_args(argv)
     use_private_graph()
@@ -213,15 +225,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(args: argparse.Namespace, console: Console) -> None:
     """Run the comparison or the load with a progress bar."""
-    runs = 2 * len(load_cases(args.quick)) if args.load else 3 * (len(cases(args.quick)) + 1)
-    part, name = (load, "load") if args.load else (compare, "peer")
+    if args.load:
+        part, name, runs = load, "load", 2 * len(load_cases(args.quick))
+    else:
+        part, name = compare, "peer"
+        runs = 3 + sum(len(nodes_of(case, args.all)) for case in cases(args.quick, args.all))
+    seconds = args.seconds or (8.0 if args.load else 10.0)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console) as bar:
-        task = bar.add_task("start", total=runs * (START_S + SETTLE_S + args.seconds))
+        task = bar.add_task("start", total=runs * (START_S + SETTLE_S + seconds))
         for found in part(
-            args.quick,
-            args.seconds,
+            args,
+            seconds,
             Path(folder),
             lambda spent, what: bar.update(task, advance=spent, description=what),
         ):

@@ -178,8 +178,8 @@ def _join(
         last = tails[-1]
         sizes += np.array([len(tail) for tail in tails], np.int64)
         parts = zip(stamps, bodies, tails, strict=False)
-    buffer = bytearray(8 - _ENCAPSULATION) + prefix
-    buffer += b"".join(chain.from_iterable(parts))
+    first = (bytes(8 - _ENCAPSULATION), prefix)
+    buffer = bytearray().join(chain(first, chain.from_iterable(parts)))
     del buffer[
         len(buffer) - len(last) + 4 + int.from_bytes(last[:4], "little") :
     ]  # nothing follows: no padding

@@ -48,7 +48,7 @@ def decode_segmentation(source: object, classes: Sequence[str]) -> tuple[int, st
         raise CodecError("encoding", image.encoding, f"labels are {ENCODING}")
     size = image.height, image.width
     labels = np.ndarray(size, np.uint8, image.data, 0, (image.step, 1))
-    last = int(np.where(labels == UNLABELLED, 0, labels).max())
+    last = int(np.where(labels == UNLABELLED, 0, labels).max(initial=0))
     if last >= len(classes):
         raise CodecError("labels", last, f"there are {len(classes)} classes")
     return image.stamp_ns, image.frame_id, Segmentation(labels)

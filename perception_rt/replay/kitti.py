@@ -124,7 +124,7 @@ def read_calibration(path: str | Path) -> Calibration:
     """Read a calibration file, of the object benchmark or of the tracking benchmark.
 
     Raises:
-        BagError: the file cannot be read, or a matrix is missing or has the wrong size.
+        BagError: the file cannot be read, or a matrix is missing, has the wrong size or no inverse.
     """
     entries = {}
     for number, line in enumerate(_lines(path), 1):
@@ -148,7 +148,10 @@ def read_calibration(path: str | Path) -> Calibration:
     rectify, camera_from_velodyne = np.eye(4), np.eye(4)
     rectify[:3, :3] = matrix(3, 3, "R0_rect", "R_rect")
     camera_from_velodyne[:3] = matrix(3, 4, "Tr_velo_to_cam", "Tr_velo_cam")
-    return Calibration(matrix(3, 4, "P2"), rectify @ camera_from_velodyne)
+    camera_from_velodyne = rectify @ camera_from_velodyne
+    if not 0.5 < abs(np.linalg.det(camera_from_velodyne[:3, :3])) < 2:
+        raise BagError(f"{path}: R0_rect, Tr_velo_to_cam={camera_from_velodyne[:3].tolist()}: no rotation")
+    return Calibration(matrix(3, 4, "P2"), camera_from_velodyne)
 
 
 def read_object_labels(path: str | Path) -> Labels:

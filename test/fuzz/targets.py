@@ -21,24 +21,40 @@ from bench.kitti import read_detections, read_velodyne_sequence
 from perception_rt import codec
 from perception_rt.codec import camera_info, transforms, vehicle
 from perception_rt.codec.cdr import CdrReader
+from perception_rt.codec.classification import decode_classification, encode_classification
 from perception_rt.codec.detections import DetectionEncoder, decode_named_detections
 from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_detections3d
 from perception_rt.codec.encode import encode_compressed, encode_image, encode_points
+from perception_rt.codec.estimates import parse_estimates
+from perception_rt.codec.segmentation import (
+    decode_label_info,
+    decode_segmentation,
+    encode_label_info,
+    encode_segmentation,
+)
 from perception_rt.component.graph import read_graph
 from perception_rt.model.archive import read_archive
+from perception_rt.model.importers import openpcdet
+from perception_rt.model.importers.common import read_class_names
 from perception_rt.model.importers.mmdet3d_config import read_config
 from perception_rt.model.importers.onnx_file import read_onnx
 from perception_rt.model.manifest import parse_manifest
 from perception_rt.model.runtime import resolve_bundle
 from perception_rt.replay import kitti, mot
 from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.replay.batch.progress import parse_progress
+from perception_rt.replay.report import explanations, folder
+from perception_rt.replay.report.ledger import read_ledger
 from perception_rt.replay.storage import metadata, records, unpack
 from perception_rt.replay.storage.values import FormatError
 from perception_rt.train.dataset.coco import read_coco
+from perception_rt.train.dataset.kitti import read_kitti
 from perception_rt.train.dataset.labels import Problems
 from perception_rt.train.dataset.yolo import read_yolo
 from perception_rt.types import Detections2D, Detections3D, PerceptionError
 from perception_rt.types.bounded_yaml import load_yaml
+from perception_rt.types.classification import Classification
+from perception_rt.types.segmentation import Segmentation
 from test import lidar_networks
 from test.drives import write_drive
 
@@ -149,6 +165,31 @@ def _array_seeds() -> list[bytes]:
     return [
         bytes(DetectionEncoder(classes).encode(boxes, STAMP, "camera")),
         bytes(Detection3DEncoder(classes).encode(boxes3d, STAMP, "lidar")),
+    ]
+
+
+def _labels(data: bytes) -> None:
+    """The answers of classifiers and segmenters, and the estimates of trackers."""
+    classes = [str(label) for label in range(9)]
+    readers = (
+        lambda: decode_classification(data, classes),
+        lambda: decode_segmentation(data, classes),
+        lambda: decode_label_info(data),
+        lambda: parse_estimates(data),
+    )
+    for read in readers:
+        with contextlib.suppress(*ALLOWED):
+            read()
+
+
+def _labels_seeds() -> list[bytes]:
+    found = Classification(np.array([0.7, 0.2], np.float32), np.array([1, 0]))
+    segments = Segmentation(np.array([[0, 1, 255], [2, 2, 3]], np.uint8))
+    return [
+        encode_classification(found, ("car", "bus"), STAMP, "camera"),
+        encode_segmentation(segments, STAMP, "camera"),
+        encode_label_info(("road", "car"), 0.5, STAMP, "camera"),
+        *_array_seeds(),
     ]
 
 
@@ -293,6 +334,23 @@ def _yolo_seeds() -> list[bytes]:
     return [b"0 .5 .5 .25 .5\n" + polygon, b"path: .\ntrain: a.png.list\nval: []\nnames: {0: car, 1: bus}\n"]
 
 
+def _kitti_training(path: Path) -> None:
+    """A label file, and a calibration, of a folder to train on."""
+    root = path.parent / "object"
+    for name in ("label_2", "calib", "image_2", "velodyne"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    _picture(root / "image_2" / "0.png")
+    (root / "velodyne" / "0.bin").write_bytes(bytes(64))
+    calibration, label, *_ = _kitti_seeds()
+    for part in ("label_2", "calib"):
+        (root / "label_2" / "0.txt").write_bytes(label)
+        (root / "calib" / "0.txt").write_bytes(calibration)
+        (root / part / "0.txt").write_bytes(path.read_bytes())
+        for clouds in (False, True):
+            with contextlib.suppress(*ALLOWED):
+                read_kitti(root, clouds, Problems(root))
+
+
 @cache
 def _picture(path: Path) -> None:
     cv2.imwrite(str(path), np.zeros((24, 32, 3), np.uint8))
@@ -327,6 +385,45 @@ def _npz_seeds() -> list[bytes]:
         save(file, **columns, counts=np.array([2, 3]))
         seeds.append(file.getvalue())
     return seeds
+
+
+# What a replay wrote.
+
+
+def _report(path: Path) -> None:
+    """The files in the folder of a replay."""
+    run = path.parent / "run"
+    (run / "explain").mkdir(parents=True, exist_ok=True)
+    files = ("metrics.json", "run.json", "differences.json", f"explain/{explanations.EXPLANATIONS}")
+    for name in files:
+        (run / name).write_bytes(path.read_bytes())
+    readers = (
+        lambda: folder.read_metrics(run),
+        lambda: folder.read_run(run),
+        lambda: folder.first_differences(run),
+        lambda: explanations.read_explanations(run / "explain"),
+        lambda: parse_progress(path.read_text(errors="replace")),
+    )
+    for read in readers:
+        with contextlib.suppress(*ALLOWED):
+            read()
+
+
+def _report_seeds() -> list[bytes]:
+    sections: dict[str, dict] = {name: {} for name in ("streams", "bag", "bundles", "outputs", "scores")}
+    return [
+        json.dumps({"format": 1, **sections}).encode(),
+        b'{"kind": "changed", "where": "/a"},\n{"kind": "missing", "where": "/b"}\n',
+        b'{"records": [{"picture": "a.jpg", "class": "car", "score": 0.5}]}',
+        b'{"done_s": 1.5, "total_s": 3}',
+    ]
+
+
+def _ledger_seeds() -> list[bytes]:
+    names = "node,topic,number,arrival_ns,stamp_ns,wait_ms,decode_ms,infer_ms,publish_ms,ended_ns,age_ms"
+    row = f"camera,/image,0,{STAMP},{STAMP},0.1,0.2,5.5,0.1,{STAMP + 10**7},10.5,published,\n"
+    late = f"camera,/image,1,{STAMP + 10**8},,,,,,{STAMP + 10**8},,late,stamp is 3 ms behind\n"
+    return [f"{names},outcome,reason\n{row}{late}".encode()]
 
 
 # Bundles and models.
@@ -388,6 +485,21 @@ def _onnx_seeds() -> list[bytes]:
     return [model.SerializeToString()]
 
 
+def _openpcdet(path: Path) -> None:
+    openpcdet._read_config(path, [])
+
+
+def _openpcdet_seeds() -> list[bytes]:
+    based = (
+        b"_BASE_CONFIG_: base/kitti.yaml\nMODEL: {NAME: PointPillar, VFE: {_BASE_CONFIG_: a.yaml, X: 1}}\n"
+    )
+    return [lidar_networks.read("openpcdet_pointpillar")["config"].encode(), based]
+
+
+def _names_seeds() -> list[bytes]:
+    return [b"names: {0: car, 1: bus}\n", b"[car, bus]\n", b"categories: [{id: 1, name: car}]\n"]
+
+
 def _python_seeds() -> list[bytes]:
     text = lidar_networks.read("mmdet3d_centerpoint")["config"]
     return [
@@ -403,6 +515,7 @@ TARGETS = {
     "cloud": Target(_cloud, _cloud_seeds, 100_000, 4096),
     "detections": Target(_detections, _array_seeds, 100_000, 4096),
     "tf": Target(transforms.parse_transforms, lambda: _of_drive("/tf", "/tf_static"), 100_000, 4096),
+    "labels": Target(_labels, _labels_seeds, 50_000, 4096),
     "vehicle": Target(_vehicle, _vehicle_seeds, 100_000, 4096),
     "camera_info": Target(
         camera_info.parse_camera_info, lambda: _of_drive("/camera/camera_info"), 50_000, 4096
@@ -414,6 +527,9 @@ TARGETS = {
     "kitti": Target(_file("kitti.txt", _kitti), _kitti_seeds, 30_000, 4096),
     "coco": Target(_file("labels.json", _coco), _coco_seeds, 20_000, 4096),
     "yolo": Target(_file("labels.txt", _yolo), _yolo_seeds, 20_000, 4096),
+    "training": Target(_file("object.txt", _kitti_training), _kitti_seeds, 10_000, 4096),
+    "report": Target(_file("report.json", _report), _report_seeds, 10_000, 4096),
+    "ledger": Target(_file("ledger.csv", read_ledger), _ledger_seeds, 10_000, 4096),
     "mot": Target(_file("mot.txt", mot.read_mot), _mot_seeds, 30_000, 4096),
     "sequence": Target(_file("clouds.npz", read_velodyne_sequence), _npz_seeds, 10_000),
     "manifest": Target(_manifest, _manifest_seeds, 50_000),
@@ -421,5 +537,7 @@ TARGETS = {
     "yaml": Target(_yaml, _yaml_seeds, 30_000, 4096),
     "graph": Target(_file("graph.yaml", read_graph), _yaml_seeds, 10_000, 4096),
     "onnx": Target(_file("model.onnx", _onnx), _onnx_seeds, 2_000),
+    "openpcdet": Target(_file("config.yaml", _openpcdet), _openpcdet_seeds, 10_000, 4096),
+    "names": Target(_file("names.yaml", read_class_names), _names_seeds, 10_000, 4096),
     "mmdet3d": Target(_file("config.py", read_config), _python_seeds, 30_000, 4096),
 }

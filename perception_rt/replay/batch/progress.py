@@ -46,7 +46,7 @@ def parse_progress(line: str) -> Progress | None:
     try:
         row = json.loads(line)
         return Progress(float(row["done_s"]), float(row["total_s"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None  # an incomplete or similar line
 
 

@@ -20,10 +20,10 @@ _MOST = 24
 def read_explanations(folder: Path) -> list[dict[str, Any]]:
     """The records of `explain.json` whose pictures are there; none without that file."""
     try:
-        found = json.loads((folder / EXPLANATIONS).read_text())["records"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = list(json.loads((folder / EXPLANATIONS).read_text())["records"])
+        return [record for record in found if (folder / str(record["picture"])).is_file()]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
-    return [record for record in found if (folder / str(record.get("picture", ""))).is_file()]
 
 
 def explanation_figures(folder: Path) -> list[dict[str, str]]:

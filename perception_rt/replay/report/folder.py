@@ -43,19 +43,28 @@ def read_run(folder: Path) -> dict | None:
 
 
 def first_differences(folder: Path) -> list[dict]:
-    """Return the first differences from a golden run by topic and file; empty without a comparison."""
+    """Return the first differences from a golden run by topic and file; empty without a comparison.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     path = folder / "differences.json"
     if not path.exists():
         return []
-    with path.open(encoding="utf-8") as lines:  # one per line, so that only the first lines need to be read
-        begun = islice((line for line in lines if line.startswith('{"kind"')), _MOST_LINES)
-        rows = [json.loads(line.rstrip(",\n")) for line in begun]
     seen: Counter[str] = Counter()
     shown = []
-    for row in rows:
-        seen[row["where"]] += 1
-        if seen[row["where"]] <= _MOST_OF_ONE:
-            shown.append(row)
+    try:
+        with path.open(encoding="utf-8") as lines:  # one per line: only the first lines need to be read
+            for line in islice((line for line in lines if line.startswith('{"kind"')), _MOST_LINES):
+                row = json.loads(line.rstrip(",\n"))
+                where = str(row["where"])
+                seen[where] += 1
+                if seen[where] <= _MOST_OF_ONE:
+                    shown.append(row)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except KeyError as error:
+        raise ConfigError(f"{path}: line {line[:80]!r}: no {error}") from error
     return shown
 
 
@@ -64,7 +73,7 @@ def _read(path: Path) -> dict | None:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: not an object but {type(value).__name__}")

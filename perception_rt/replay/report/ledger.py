@@ -170,7 +170,8 @@ def read_ledger(path: Path) -> LedgerView:
         for chunk in read_chunks(path, list(_COLUMNS)):
             for (node, topic), rows in chunk.groupby(["node", "topic"], sort=False):
                 _add(view, view.streams[f"{node}: {topic}"], rows)
-    except (OSError, ValueError) as error:  # includes the errors of pandas
+    # What pandas raises: of its parser, for text among numbers, and for numbers that no int64 holds.
+    except (OSError, ValueError, TypeError, OverflowError, KeyError) as error:
         raise ConfigError(f"{path}: not a replay's ledger: {error}") from error
     for stream in view.streams.values():
         _sort_points(stream)

@@ -27,9 +27,12 @@ BLUR_PX = 2.0
 AZIMUTH_BIN, ELEVATION_BIN = np.radians(0.4), np.radians(0.5)
 NEAR_M, FAR_M = 3.0, 40.0
 STEP_M, STEP_SHARE = 0.6, 0.06  # of depth, that makes an edge
-GAIN, ROLL_GAIN, AGREE = 0.7, 0.9, 0.7
-"""How much better a rotation must fit, in deviations of all tried ones; the same of one that is roll alone,
-which moves edges least; and in which share of the looks."""
+GAIN, ROLL_GAIN, AGREE = 0.7, 0.4, 0.7
+"""How much better a rotation must fit than none, in deviations of all tried ones; the same of roll alone; and
+in which share of the looks."""
+NEAR_DEG, ROLL_MARGIN = 1.0, -0.35
+"""With pitch and yaw up to `NEAR_DEG`, how much worse roll may fit than no roll: a little of those passes for
+roll, which moves edges least."""
 MOVED = 2.0
 """Mean change of the small picture, grey values, that makes a new look: a still scene tells nothing new."""
 
@@ -182,6 +185,21 @@ class AlignmentHealth:
         best = int(looks.mean(0).argmax())
         gains = looks[:, best] - looks[:, self._zero]
         self.best_deg = self.degrees[best]
-        roll_alone = np.linalg.norm(self.best_deg[:2]) < LIMITS["rotation_deg"].warn
-        clear = gains.mean() > (ROLL_GAIN if roll_alone else GAIN) and (gains > GAIN / 2).mean() >= AGREE
+        if np.linalg.norm(self.best_deg[:2]) < LIMITS["rotation_deg"].warn:
+            return self._roll_deg(looks)
+        clear = gains.mean() > GAIN and (gains > GAIN / 2).mean() >= AGREE
         return float(np.linalg.norm(self.best_deg)) if clear else 0.0
+
+    def _roll_deg(self, looks: np.ndarray) -> float:
+        """The roll that fits clearly better than none in (L, R) looks, degrees; 0 where none does."""
+        pitch, yaw, roll = np.abs(self.degrees).T
+        near = (pitch <= NEAR_DEG) & (yaw <= NEAR_DEG)
+        fits = np.where(near, looks.mean(0), -np.inf)
+        level = fits[roll == 0].max()
+        for index in np.flatnonzero((pitch == 0) & (yaw == 0) & (roll > 0)):
+            gains = looks[:, index] - looks[:, self._zero]
+            margin = fits[self.degrees[:, 2] == self.degrees[index, 2]].max() - level
+            if gains.mean() > ROLL_GAIN and (gains > 0).mean() >= AGREE and margin > ROLL_MARGIN:
+                self.best_deg = self.degrees[index]
+                return float(roll[index])
+        return 0.0
