@@ -58,10 +58,10 @@ def finetune_rows(folder: Path, frames: int) -> list[Row]:
     unseen_pictures(folder / UNSEEN, frames)
     if not base.is_file():
         pictures(folder / "base", training_seeds(BASE_SEED, BASE_PICTURES // 12), BASE_PICTURES, known)
-        train("--data", folder / "base", "--steps", BASE_STEPS, "--out", base)
+        train(folder, "--data", folder / "base", "--steps", BASE_STEPS, "--out", base)
     pictures(folder / "few", training_seeds(SEED, PICTURES), PICTURES)
     began = time.monotonic()
-    train("--data", folder / "few", "--weights", base, "--out", tuned)
+    train(folder, "--data", folder / "few", "--weights", base, "--out", tuned)
     minutes = (time.monotonic() - began) / 60
     before, after = (evaluate_folder(Runtime.open(path, "cpu"), folder / UNSEEN) for path in (base, tuned))
     rows = [
@@ -112,13 +112,13 @@ def pictures(folder: Path, seeds: list[int], count: int, classes: tuple[str, ...
         partial.rename(folder)
 
 
-def train(*options: Any) -> None:
-    """`perception-rt train camera`.
+def train(folder: Path, *options: Any) -> None:
+    """`perception-rt train camera`, with its checkpoints in a folder.
 
     Raises:
         PerceptionError: it failed.
     """
-    run = FOLDER / "run"
+    run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)  # of one that was stopped
     if perception_rt(["train", "camera", *map(str, options), "--run", str(run)]):
         raise PerceptionError(f"train {' '.join(map(str, options))}: failed")
