@@ -25,6 +25,7 @@ from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.pipeline import StreamStats
 from perception_rt.stage.prediction.ego import check_horizon, predict_path
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig, without_gravity
+from perception_rt.stage.vehicle_state.diagnosis import suspects
 from perception_rt.stage.vehicle_state.estimate import UpdateStatus
 from perception_rt.stage.vehicle_state.filter import VehicleStateFilter
 from perception_rt.stage.vehicle_state.readings import (
@@ -47,7 +48,6 @@ MEASURED = (
     *("twist.speed", "twist.yaw_rate", "twist.sideways"),
     *("imu.yaw_rate", "imu.acceleration"),
 )
-SUSPECT_NOISE_RATIO = 100.0  # ten declared sigmas
 GRAVITY = ("auto", "included", "removed")
 GRAVITY_FOUND = {None: "unknown", True: "included", False: "removed"}
 OUTCOMES = {
@@ -351,11 +351,9 @@ class VehicleState(Component):
         counters = {**state_filter.counters, **state_filter.quantity_counters}
         for name, counts in sorted(counters.items()):
             values |= {f"{name}_{outcome.value}": count for outcome, count in sorted(counts.items()) if count}
-        suspects = []
         for quantity, excess in sorted(state_filter.estimate.excess.items()):
             values[f"{quantity}_noise_ratio"] = round(excess, 3)
-            if excess > SUSPECT_NOISE_RATIO:
-                suspects.append(quantity)
+        found = suspects(state_filter.estimate, state_filter.config)
         level, message = Level.OK, "running" if self.active else "inactive"
         if self.active and self._missing:
             level, message = Level.WARN, f"imu not used: {self._missing}"
@@ -363,9 +361,9 @@ class VehicleState(Component):
             level, message = Level.WARN, f"imu: {self._gravity.fault}"
         elif self.active and not placed:
             level, message = Level.WARN, "position and yaw are not known yet"
-        elif self.active and suspects:
-            said = "its noise is far above the declared, or another sensor of the same is wrong"
-            level, message = Level.WARN, f"{', '.join(suspects)}: {said}"
+        elif self.active and found:
+            level = Level.WARN
+            message = "; ".join(f"{quantity}: {said}" for quantity, said in sorted(found.items()))
         return [Status(self.host.get_name(), level, message, "cpu", values), *self.stream_statuses()]
 
 

@@ -337,7 +337,7 @@ def test_a_parameter_that_cannot_be_is_named(changes):
 def test_a_jump_is_rejected_and_a_lasting_one_believed():
     truth = circle(8.0, 30.0)
     ego = fed(sensed(truth, 6.0))
-    rest = sensed(truth, 6.0, start_s=6.0)
+    rest = sensed(truth, 16.0, start_s=6.0)
     shifted = [
         dataclasses.replace(m, latitude=m.latitude + 0.0005) if isinstance(m, Fix) else m for m in rest
     ]
@@ -346,10 +346,11 @@ def test_a_jump_is_rejected_and_a_lasting_one_believed():
     while_rejected = [stamp for stamp, outcome in outcomes if outcome is UpdateStatus.GATED]
     recovered = [stamp for stamp, outcome in outcomes if outcome is UpdateStatus.RECOVERED]
     assert len(recovered) == 1
-    assert len(while_rejected) >= 14
-    assert recovered[0] == pytest.approx(9 * SECOND, abs=SECOND // 4)
-    state = ego.state_at(12 * SECOND)
-    x, y, *_ = truth(12.0)
+    assert len(while_rejected) >= 59
+    # Longer than a receiver that sees reflections for some seconds is off.
+    assert recovered[0] == pytest.approx(18 * SECOND, abs=SECOND // 2)
+    state = ego.state_at(22 * SECOND)
+    x, y, *_ = truth(22.0)
     assert hypot(state.x - x, state.y - y - 55.6) < 1.5  # 0.0005 degrees of latitude
 
 

@@ -18,7 +18,7 @@ class UpdateStatus(str, Enum):
     STARTING = "starting"  # a fix that helps to find position and yaw
     RECOVERED = "recovered"  # accepted, because its sensor had been rejected for long
     GATED = "gated"  # outside the chi-square gate
-    FROZEN = "frozen"  # a gyro that says the same to the last bit while wheels report changing turns
+    FROZEN = "frozen"  # the same to the last bit: a gyro while the wheels turn, a fix while they drive
     UNUSED = "unused"  # a fix, where the frame begins at the vehicle
     INVALID = "invalid"  # not finite, no covariance, not on the Earth
     DUPLICATE = "duplicate"
@@ -59,6 +59,22 @@ class Place(NamedTuple):
     offset_variance: float
 
 
+class Rejection(NamedTuple):
+    """Measurements of a quantity that its gate rejects in a row.
+
+    Attributes:
+        since_ns: stamp of the first.
+        number: how many.
+        residual: of the first.
+        smooth: of fixes, how many of the last were off as the one before, nearly.
+    """
+
+    since_ns: int
+    number: int
+    residual: tuple[float, ...]
+    smooth: int = 0
+
+
 class Estimate(NamedTuple):
     """The filter at one moment; never changed in place.
 
@@ -67,15 +83,22 @@ class Estimate(NamedTuple):
         x: (11,) mean, in the order of `motion` and `observation`; (12,) of an omnidirectional vehicle.
             covariance: of x.
         place: how it stands in the fixed frame.
-        rejections: by quantity (as ``imu.yaw_rate``), while its gate rejects: first stamp, and the count.
-        repeats: by quantity of yaw rate, its last value and how often in a row it came.
+        rejections: by quantity (as ``imu.yaw_rate``), while its gate rejects.
         excess: by quantity, estimated variance of its noise over the declared one, smoothed; bounded.
+        repeats: by quantity of yaw rate or position, its last value and how often in a row it came.
+        accepted: by quantity, of the last one that was accepted: stamp, and how well it agreed.
+        left: (east, north) m, of the last fix from the state after it; None before the first.
+        strain: of the fixes, mean of the normalised innovation squared over its degrees, smoothed; 1 where
+            fixes and state are as sure as they say.
     """
 
     stamp_ns: int | None
     x: np.ndarray
     covariance: np.ndarray
     place: Place
-    rejections: Mapping[str, tuple[int, int]]
+    rejections: Mapping[str, Rejection]
     excess: Mapping[str, float]
-    repeats: Mapping[str, tuple[float, int]]
+    repeats: Mapping[str, tuple[tuple[float, ...], int]]
+    accepted: Mapping[str, tuple[int, float]] = {}
+    left: tuple[float, ...] | None = None
+    strain: float = 1.0
