@@ -33,7 +33,8 @@ MORE_THREADS = 0.9
 # have a processor for BUSY of their time: where another process has the core, they wait for it.
 SPREAD = 1.25
 BUSY = 0.9
-TRIAL_VERSION = 2  # choices of another kind of trial are not taken from the cache
+TRIALS = 3  # so many starts try; where each was disturbed, the shortest calls of all of them decide
+TRIAL_VERSION = 3  # choices of another kind of trial are not taken from the cache
 DISTURBED = "other processes disturbed the trial: the next start repeats it"
 CACHE_FILE = "engines.json"
 
@@ -120,8 +121,8 @@ def _checked(archive: Archive, choice: Choice) -> Any:
 def _trial(archive: Archive, found: list[Choice], key: str) -> Any:
     """Time the candidates; return the fastest, on more threads only where that is worth it.
 
-    The choice is kept for the next start where nothing disturbed the trial. All candidates are in memory
-    until it ends.
+    The next start takes the choice if nothing disturbed the trial, or if this was the last of TRIALS: a
+    computer that is always busy does not try for ever. All candidates are in memory until it ends.
     """
     data = read_golden(archive.manifest.golden, archive.members)
     runtimes: dict[str, Any] = {}
@@ -134,7 +135,11 @@ def _trial(archive: Archive, found: list[Choice], key: str) -> Any:
     calls = _rounds(runtimes, data, failed)
     if not calls:
         raise next(iter(failed.values()))
-    took = {name: min(wall for wall, _ in times) * 1e3 for name, times in calls.items()}
+    earlier, disturbed = _disturbed(key)
+    took = {
+        name: min(min(wall for wall, _ in times) * 1e3, earlier.get(name, float("inf")))
+        for name, times in calls.items()
+    }
     fastest: dict[int, str] = {}  # by number of threads
     for name in sorted(took, key=lambda name: took[name]):
         fastest.setdefault(runtimes[name].choice.options.threads, name)
@@ -146,10 +151,10 @@ def _trial(archive: Archive, found: list[Choice], key: str) -> Any:
     others |= {name: f"left out: {error}" for name, error in failed.items()}
     quiet = all(_quiet(times, runtimes[name].choice.options.device) for name, times in calls.items())
     best = runtimes[chosen]
-    note = "" if quiet else DISTURBED
+    disturbed = 0 if quiet else disturbed + 1
+    note = DISTURBED if 0 < disturbed < TRIALS else ""
     best.choice = replace(best.choice, ms=took[chosen], others=others, note=note)
-    if quiet:
-        _remember(key, best.choice)
+    _remember(key, best.choice, disturbed)
     return best
 
 
@@ -221,27 +226,49 @@ def _cache() -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+def _entry(key: str) -> dict[str, Any] | None:
+    """Return what is stored under a key; None if there is nothing, or if it is damaged."""
+    entry = _cache().get(key)
+    kinds = {"name": str, "program": str, "ms": float, "others": dict, "disturbed": int}
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(k), kind) for k, kind in kinds.items()):
+        return None
+    return entry
+
+
 def _remembered(key: str, found: list[Choice]) -> Choice | None:
-    """Return the candidate that was chosen before; None if it is no longer a candidate."""
-    kept = _cache().get(key)
-    if not isinstance(kept, dict):
+    """Return the candidate to take without a trial; None if there is none."""
+    kept = _entry(key)
+    if kept is None or 0 < kept["disturbed"] < TRIALS:
         return None
     for choice in found:
-        if _name(choice) == kept.get("name") and choice.program.sha256 == kept.get("program"):
-            others = kept.get("others")
-            return replace(
-                choice, ms=float(kept.get("ms", "nan")), others=others if isinstance(others, dict) else {}
-            )
+        if _name(choice) == kept["name"] and choice.program.sha256 == kept["program"]:
+            return replace(choice, ms=kept["ms"], others=kept["others"])
     return None
 
 
-def _remember(key: str, choice: Choice) -> None:
-    """Store a choice; if the folder is not writable, the next start repeats the trial."""
+def _disturbed(key: str) -> tuple[dict[str, float], int]:
+    """Return the shortest call of each candidate so far, ms, and how many trials were disturbed."""
+    kept = _entry(key)
+    if kept is None or kept["disturbed"] == 0:
+        return {}, 0
+    calls = {kept["name"]: kept["ms"], **kept["others"]}
+    return {name: ms for name, ms in calls.items() if isinstance(ms, float)}, kept["disturbed"]
+
+
+def _remember(key: str, choice: Choice, disturbed: int) -> None:
+    """Store a choice; if the folder is not writable, the next start repeats the trial.
+
+    Args:
+        key: of the bundle, engine and options on this machine.
+        choice: the candidate.
+        disturbed: how many trials in turn were disturbed.
+    """
     entry = {
         "name": _name(choice),
         "program": choice.program.sha256,
         "ms": choice.ms,
         "others": dict(choice.others),
+        "disturbed": disturbed,
     }
     folder = cache_folder()
     temporary = folder / f".{CACHE_FILE}.{os.getpid()}.tmp"

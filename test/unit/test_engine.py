@@ -119,7 +119,10 @@ def test_a_damaged_cache_costs_a_trial_and_nothing_else(cells, monkeypatch):
     monkeypatch.setattr(choice, "_quiet", lambda *_: True)
     Runtime.open(cells, "cpu", threads=1)
     file = choice.cache_folder() / choice.CACHE_FILE
-    for damage in ("{", "[]", json.dumps(dict.fromkeys(json.loads(file.read_text()), 3))):
+    kept = json.loads(file.read_text())
+    entry = next(iter(kept.values()))
+    damaged = [3, entry | {"disturbed": "no"}, entry | {"others": 1}, {"disturbed": 1}]
+    for damage in ("{", "[]", *(json.dumps(dict.fromkeys(kept, value)) for value in damaged)):
         file.write_text(damage)
         assert Runtime.open(cells, "cpu", threads=1).choice.ms > 0
 
