@@ -92,7 +92,7 @@ def six_cameras(out: Path) -> None:
     found = {
         name: decode_named_detections(answers[f"/camera_detector/cam_{name}/detections"]) for name in cameras
     }
-    with Film(out, "six_cameras", RATE_HZ, {round((k + 0.5) * RATE_HZ * SECONDS) for k in range(3)}) as film:
+    with Film(out, "six_cameras", RATE_HZ, round(RATE_HZ * SECONDS), 3) as film:
         images = {
             name: draw_detections(one.picture, found[name].detections, found[name].classes)
             for name, one in cameras.items()
@@ -190,7 +190,7 @@ def deskew(out: Path) -> None:
         skewed = _detect(made, Path(folder, "skewed"), "")
         mended = _detect(made, Path(folder, "mended"), "odom")
     errors: tuple[list[float], list[float]] = [], []
-    with Film(out, "deskew", 5.0, set(range(2, len(frames), 5))) as film:
+    with Film(out, "deskew", 5.0, len(frames), len(frames) // 5) as film:
         for stamp_ns, frame in frames.items():
             halves = []
             right = deskewed(frame, TOLD, _mounting())

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from perception_rt.cli.demo.film import Film
 from perception_rt.cli.demo.folder import clear_results
 from perception_rt.cli.demo.rates import SHARE, Load, measure, sustained
 from perception_rt.replay.summary import broken, summary_table
@@ -114,3 +115,20 @@ def test_a_motion_in_the_image_is_a_straight_line_through_the_last_positions():
     assert path[-1] == pytest.approx([20 + 38 + 20, 31 - 10])  # 20 px/s to the right, 10 up, in a second
     (new,) = motion.paths(["8"], box, 2.0)
     assert new.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("objects", "chosen"),
+    [
+        ([0, 3, 1, 0, 0, 2, 0, 5, 5, 0], [1, 7]),  # most objects; of equal ones, that nearest to the middle
+        ([0] * 10, [2, 7]),
+        ([1, 0, 0, 0], [0]),  # a run that ends early
+        ([0] * 9 + [4] * 5, [2, 9]),  # more frames than expected
+    ],
+)
+def test_of_each_part_of_a_film_the_frame_with_most_objects_becomes_a_picture(tmp_path, objects, chosen):
+    with Film(tmp_path, "camera", 10.0, frames=10, pictures=2) as film:
+        for count in objects:
+            film.add(np.zeros((48, 64, 3), np.uint8), count)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [f"camera_{at:04d}.png" for at in chosen]
+    assert (tmp_path / "camera.mp4").stat().st_size > 0

@@ -52,17 +52,25 @@ def draw(plan: DemoPlan, collector: Collector, out: Path, console: Console) -> N
         lidar: LidarFrame | None = None
         total = sum(stream.frames for stream in detectors.values())
         for topic, frame in progress.track(frames(plan, collector), total=total, description="films"):
-            films[topic].add(picture(frame, detectors[topic], collector))
+            films[topic].add(
+                picture(frame, detectors[topic], collector), objects(frame, detectors[topic], collector)
+            )
             if isinstance(frame, CameraFrame):
                 camera = frame
                 if tracked and ahead and tracked.task == DETECT2D.name:
-                    ahead.add(tracked_image(frame, tracked, collector, motion))
+                    ahead.add(
+                        tracked_image(frame, tracked, collector, motion), objects(frame, tracked, collector)
+                    )
             else:
                 lidar = frame
                 if tracked and ahead:
-                    ahead.add(tracked_picture(lidar, tracked, plan, collector))
+                    ahead.add(
+                        tracked_picture(lidar, tracked, plan, collector), objects(lidar, tracked, collector)
+                    )
             if fused and both and seen and camera and lidar and together(camera, lidar):
-                both.add(fused_picture(camera, lidar, seen, fused, collector))
+                both.add(
+                    fused_picture(camera, lidar, seen, fused, collector), objects(lidar, fused, collector)
+                )
                 lidar = None
     if plan.of("vehicle_state"):
         plot_motion(
@@ -84,8 +92,13 @@ def _name(plan: DemoPlan, stream: DemoStream) -> str:
 
 
 def _film(out: Path, name: str, stream: DemoStream) -> Film:
-    pictures = {round((k + 0.5) * stream.frames / PICTURES) for k in range(PICTURES)}
-    return Film(out, name, stream.rate_hz, pictures)
+    return Film(out, name, stream.rate_hz, stream.frames, PICTURES)
+
+
+def objects(frame: Frame, stream: DemoStream, collector: Collector) -> int:
+    """Return the number of objects above the score limit that were published for a frame."""
+    found = collector.detections[stream.output].get(frame.stamp_ns)
+    return 0 if found is None else int((found.scores >= stream.least_score).sum())
 
 
 def published(topic: str, stamp_ns: int, collector: Collector, kind: type[DetectionsT]) -> DetectionsT | None:
