@@ -15,6 +15,9 @@ SLOW = 4  # z length width height, filtered one by one
 STRAIGHT = 1e-6  # rad/s, below which a turn is a straight line
 TURN_RATE_SD = 0.5  # rad/s, of a new track that can turn
 SURE_HEADING = 5.0  # votes that a heading can collect
+UNLIKE = 6.0  # that another class costs: three of sizes that are not compared, and one name in five
+LATELY_S = 2.0  # time constant of the mean place
+STANDING_SPEED = 0.3  # m/s
 SIZE_DRIFT = 0.05  # m/sqrt(s): a size hardly changes, but what is seen of it does
 
 
@@ -49,6 +52,7 @@ class BoxFilters3D:
         self.mean, self.covariance = np.zeros((0, STATE)), np.zeros((0, STATE, STATE))
         self.slow, self._slow_variance = np.zeros((0, SLOW)), np.zeros((0, SLOW))
         self._votes = np.zeros(0)
+        self._lately = np.zeros((0, 2))
 
     def predict(self, dt: float, labels: np.ndarray) -> None:
         """Bring every track forward by `dt` s; labels: (T,) of the tracks, here and below."""
@@ -76,6 +80,7 @@ class BoxFilters3D:
         noise = sum((dt**power * factor for power, factor in self._process.items()), np.zeros(()))
         self.covariance = move @ self.covariance @ move.transpose(0, 2, 1) + noise[labels]
         self._slow_variance = self._slow_variance + self._slow_drift[labels] * dt
+        self._lately = self._lately + (1 - np.exp(-dt / LATELY_S)) * (mean[:, :2] - self._lately)
 
     def distances(
         self, measured: np.ndarray, labels: np.ndarray, stated: np.ndarray, alike: np.ndarray
@@ -85,10 +90,12 @@ class BoxFilters3D:
         Args:
             measured: the boxes. labels: (T,) of the tracks.
             stated: (D, 3, 3) covariance of x y yaw that comes on top of the class's.
-            alike: (T, D) bool, of one class; the sizes of others are not compared.
+            alike: (T, D) bool, of one class; of others, sizes are not compared, and the feet are instead of
+                the middles.
 
         Returns:
-            (T, D) distances and (T, D) log determinants of the innovation covariances.
+            (T, D) distances and (T, D) log determinants of the innovation covariances, more by `UNLIKE`
+            for another class.
         """
         noise = self._noise[labels]
         sxx = (self.covariance[:, 0, 0] + noise[:, 0, 0])[:, None] + stated[:, 0, 0]
@@ -101,8 +108,11 @@ class BoxFilters3D:
         variance = self._slow_variance + self._slow_noise[labels]
         slow = measured[None, :, 2:6] - self.slow[:, None]
         terms = slow * slow / variance[:, None]
-        distance = ground / determinant + terms[..., 0] + alike * terms[..., 1:].sum(2)
-        return distance, np.log(determinant) + np.log(variance).sum(1)[:, None]
+        foot = slow[..., 0] - slow[..., 3] / 2
+        feet = foot * foot / (variance[:, 0] + variance[:, 3] / 4)[:, None]
+        distance = ground / determinant + np.where(alike, terms.sum(2), feet)
+        spread = np.log(determinant) + np.log(variance).sum(1)[:, None]
+        return distance, spread + UNLIKE * ~alike
 
     def update(
         self,
@@ -115,7 +125,7 @@ class BoxFilters3D:
         """Correct the tracks `rows` (P,), whose labels are given, by (P, 7) boxes, one each.
 
         `stated` (P, 3, 3) comes on top of the class's noise; boxes of another class, where `alike` (P,) is
-        false, say nothing of the size.
+        false, say where the foot is, and nothing of the size.
         """
         mean, covariance = self.mean[rows], self.covariance[rows]
         noise = self._noise[labels] + stated
@@ -133,7 +143,9 @@ class BoxFilters3D:
         variance = self._slow_variance[rows]
         weight = variance / (variance + self._slow_noise[labels])
         weight[:, 1:] *= np.reshape(alike, (-1, 1))
-        self.slow[rows] += weight * (measured[:, 2:6] - self.slow[rows])
+        slow = measured[:, 2:6] - self.slow[rows]
+        slow[:, 0] -= np.where(alike, 0, slow[:, 3] / 2)
+        self.slow[rows] += weight * slow
         self._slow_variance[rows] = variance * (1 - weight)
 
     def _without_reversal(self, rows: np.ndarray, dyaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,12 +171,29 @@ class BoxFilters3D:
         self.slow = np.concatenate((self.slow, measured[:, 2:6]))
         self._slow_variance = np.concatenate((self._slow_variance, self._slow_noise[labels]))
         self._votes = np.concatenate((self._votes, np.ones(len(labels))))
+        self._lately = np.concatenate((self._lately, mean[:, :2]))
+
+    def take_size(self, rows: np.ndarray, measured: np.ndarray, labels: np.ndarray) -> None:
+        """The tracks `rows` (P,) are of a new class: they have the sizes of these (P, 7) boxes."""
+        self.slow[rows, 0] += (measured[:, 5] - self.slow[rows, 3]) / 2
+        self.slow[rows, 1:] = measured[:, 3:6]
+        self._slow_variance[rows, 1:] = self._slow_noise[labels, 1:]
+
+    def stand(self) -> np.ndarray:
+        """(T,) bool: slower than `STANDING_SPEED`, by how far each is from where it was lately."""
+        return np.hypot(*(self.mean[:, :2] - self._lately).T) < STANDING_SPEED * LATELY_S
+
+    def park(self, rows: np.ndarray, labels: np.ndarray) -> None:
+        """The tracks `rows` (P,) stand where they are, as sure of it as a new track is."""
+        self.mean[rows, MEASURED:] = 0
+        self.covariance[rows] = self._start[labels]
+        self._slow_variance[rows] = self._slow_noise[labels]
 
     def keep(self, mask: np.ndarray) -> None:
         """Drop the tracks where `mask` (T,) is false."""
         self.mean, self.covariance = self.mean[mask], self.covariance[mask]
         self.slow, self._slow_variance = self.slow[mask], self._slow_variance[mask]
-        self._votes = self._votes[mask]
+        self._votes, self._lately = self._votes[mask], self._lately[mask]
 
     def boxes(self, rows: np.ndarray) -> np.ndarray:
         """(P, 7) float32 xyzlwh_yaw of the tracks `rows`."""

@@ -123,13 +123,13 @@ class TrackerConfig3D:
     Attributes:
         lives: of each class.
         motions: of each class.
-        groups: name of each class's group: detectors take classes of one group for each other, so that their
-            tracks and detections match. Empty: each class is a group of its own.
+        groups: names of the groups that each class is of: detectors take classes that share one for each
+            other, so that their tracks and detections match. Empty: each class is alone.
     """
 
     lives: tuple[Life, ...]
     motions: tuple[Motion3D, ...]
-    groups: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         _check_classes(self.lives, self.motions, self.groups)
@@ -147,13 +147,15 @@ class TrackerConfig2D:
 
     lives: tuple[Life, ...]
     motions: tuple[Motion2D, ...]
-    groups: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         _check_classes(self.lives, self.motions, self.groups)
 
 
-def _check_classes(lives: tuple[object, ...], motions: tuple[object, ...], groups: tuple[str, ...]) -> None:
+def _check_classes(
+    lives: tuple[object, ...], motions: tuple[object, ...], groups: tuple[tuple[str, ...], ...]
+) -> None:
     if not lives or len(lives) != len(motions):
         raise ConfigError(f"{len(lives)} lives and {len(motions)} motions: must be one of each per class")
     if groups and len(groups) != len(lives):

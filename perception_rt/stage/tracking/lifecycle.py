@@ -8,7 +8,9 @@ import numpy as np
 
 from perception_rt.stage.tracking.config import Life
 
-COLUMNS = ("ids", "labels", "hits", "scores", "age_s", "missed_s", "confirmed", "detection", "belief")
+COLUMNS = (
+    "ids", "labels", "hits", "scores", "age_s", "missed_s", "confirmed", "detection", "belief", "doubled",
+)  # fmt: skip
 FADING = 0.95  # of what is believed of a class, a detection
 MARGIN = 1.2  # by which another class must be believed more, so that a track's class does not flicker
 
@@ -25,6 +27,7 @@ class LifeCycle:
         missed_s: since the last detection, s.
         confirmed: whether it was sure enough, or seen often enough, to be reported.
         detection: row of this update's detection; -1 for none.
+        doubled: detections in a row that were of the same object as an older track's.
         belief: (T, C), sums of the scores of detections of each class, old ones fading.
     """
 
@@ -40,7 +43,8 @@ class LifeCycle:
 
     def clear(self) -> None:
         """Forget every track; their ids stay used."""
-        self.ids, self.labels, self.hits, self.detection = (np.zeros(0, np.int64) for _ in range(4))
+        self.ids, self.labels, self.hits = (np.zeros(0, np.int64) for _ in range(3))
+        self.detection, self.doubled = (np.zeros(0, np.int64) for _ in range(2))
         self.scores, self.age_s, self.missed_s = (np.zeros(0) for _ in range(3))
         self.confirmed = np.zeros(0, bool)
         self.belief = np.zeros((0, len(self._sure)))
@@ -54,9 +58,9 @@ class LifeCycle:
         self.missed_s += dt
         self.detection.fill(-1)
 
-    def remembered(self) -> np.ndarray:
-        """(T,) bool: had a detection within the memory of its class."""
-        return self.missed_s <= self._memory[self.labels]
+    def remembered(self, least_s: float) -> np.ndarray:
+        """(T,) bool: had a detection within the memory of its class, at least within `least_s`."""
+        return self.missed_s <= np.maximum(self._memory[self.labels], least_s)
 
     def hit(self, rows: np.ndarray, detections: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
         """The tracks `rows` (P,) have the `detections` (P,) with these scores and labels."""
@@ -86,13 +90,13 @@ class LifeCycle:
     def append(self, detections: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
         """Begin a track at each of the `detections` (M,)."""
         count = len(detections)
-        hits, zeros = np.ones(count, np.int64), np.zeros(count)
+        hits, none, zeros = np.ones(count, np.int64), np.zeros(count, np.int64), np.zeros(count)
         ids = np.arange(self._next_id, self._next_id + count)
         self._next_id += count
         confirmed = self._confirm(labels, hits, scores)
         belief = np.zeros((count, self.belief.shape[1]))
         belief[np.arange(count), labels] = scores
-        new = (ids, labels, hits, scores, zeros, zeros, confirmed, detections, belief)
+        new = (ids, labels, hits, scores, zeros, zeros, confirmed, detections, belief, none)
         for name, values in zip(COLUMNS, new, strict=True):
             setattr(self, name, np.concatenate((getattr(self, name), values)))
 

@@ -78,11 +78,18 @@ def config_2d(classes: Sequence[str]) -> TrackerConfig2D:
     return TrackerConfig2D(lives, motions, groups_of(classes))
 
 
-def groups_of(classes: Sequence[str]) -> tuple[str, ...]:
-    """The group of each class; what is no road user is taken for nothing else.
+def groups_of(classes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The groups of each class; what is no road user is taken for nothing else.
+
+    A person on a bicycle is taken for one on foot, which a bicycle alone is not.
 
     Args:
         classes: names by label.
     """
     names = [canonical(name) for name in classes]
-    return tuple(group(name) if name in ROAD_USERS else f"{label} {name}" for label, name in enumerate(names))
+    return tuple(
+        (group(name), "pedestrian") if name == "cyclist"
+        else (group(name),) if name in ROAD_USERS
+        else (f"{label} {name}",)
+        for label, name in enumerate(names)
+    )  # fmt: skip

@@ -7,8 +7,10 @@ arXiv:2110.06864), corrects, ends and begins tracks. Nothing is random: the same
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from statistics import median
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,8 +29,15 @@ from perception_rt.types.tracks import Tracks, Tracks2D
 Filters = TypeVar("Filters", BoxFilters2D, BoxFilters3D)
 
 
-TWIN_WIDTHS = 0.5  # boxes nearer than so many of their widths are of one object
+TWIN_WIDTHS = 0.5  # boxes nearer than so many of their mean widths are of one object
 TWIN_IOU = 0.7  # and so are those in the image that overlap by more
+UNLIKE_IOU = 0.2  # that another class costs in the image
+DOUBLES = 5  # detections in a row at the place of an older track, which end a confirmed one
+STEPS = 15  # of whose durations the median is taken for the detector's period
+MISSES = 4.1  # periods that a confirmed track is remembered at least, whatever its class: three misses
+LONGEST_STEP_S = 1.0
+# In a frame that stands still, what stands and was followed for so long, s, is remembered for so long, s.
+FOLLOWED_S, PARKED_S = 1.5, 10.0
 
 
 class Sighting(NamedTuple):
@@ -54,14 +63,17 @@ class Distances(NamedTuple):
 class _Tracker(Generic[Filters]):
     """What is the same in space and in the image."""
 
-    def __init__(self, lives: Sequence[Life], filters: Filters, groups: Sequence[str]) -> None:
+    def __init__(self, lives: Sequence[Life], filters: Filters, groups: Sequence[Sequence[str]]) -> None:
         self._life = LifeCycle(lives)
-        self._group = np.unique(groups, return_inverse=True)[1] if groups else np.arange(len(lives))
+        self._confused = np.eye(len(lives), dtype=bool)
+        if groups:
+            self._confused |= np.array([[not set(a).isdisjoint(b) for b in groups] for a in groups])
         self._filters: Filters = filters
         self._least = np.array([life.least_score for life in lives])
         self._high = np.array([life.high_score for life in lives])
         self._birth = np.array([life.birth_score for life in lives])
         self._stamp_ns: int | None = None
+        self._steps: deque[float] = deque(maxlen=STEPS)
         self.resets = 0
 
     def _reset(self) -> None:
@@ -82,17 +94,24 @@ class _Tracker(Generic[Filters]):
                 self._reset()
             elif len(self._life):
                 self._life.advance(dt)
-                self._keep(self._life.remembered())
                 self._filters.predict(dt, self._life.labels)
+                self._forget(~self._life.remembered(MISSES * min(median(self._steps or [0]), LONGEST_STEP_S)))
+            if dt > 0:
+                self._steps.append(dt)
         self._stamp_ns = stamp_ns
+
+    def _forget(self, late: np.ndarray) -> None:
+        """Drop the tracks whose memory is over, `late` (T,)."""
+        self._keep(~late)
 
     def _update(self, measured: Sighting, scores: np.ndarray, labels: np.ndarray) -> None:
         """Detections of the time that the tracks were brought to."""
         life, high = self._life, scores >= self._high[labels]
+        known = life.confirmed.copy()
         free = np.ones(len(scores), bool)
         if len(life) and len(scores):
             distance, spread, gates = self._distances(measured, life.labels[:, None] == labels)
-            distance[self._group[life.labels][:, None] != self._group[labels]] = np.inf
+            distance[~self._confused[life.labels[:, None], labels]] = np.inf
             able = scores >= self._least[labels]
             stages = (high, np.ones(len(life), bool), gates[0]), (able, life.confirmed, gates[1])
             for part, among, gate in stages:
@@ -102,13 +121,32 @@ class _Tracker(Generic[Filters]):
                     i, j = assign(distance[pairs], spread[pairs], gate[rows])
                     self._correct(rows[i], columns[j], measured, scores, labels)
                     free[columns[j]] = False
-        self._keep(life.passed())
+        self._keep(life.passed() & ~self._doubles(known, measured, labels))
         born = self._without_twins(
             np.flatnonzero(free & (scores >= self._birth[labels])), measured, scores, labels
         )
         if len(born):
             life.append(born, scores[born], labels[born])
             self._append(born, measured, labels)
+
+    def _doubles(self, known: np.ndarray, measured: Sighting, labels: np.ndarray) -> np.ndarray:
+        """(T,) bool: tracks to end, as an older one is seen where they are seen.
+
+        At once those that were not `known` (T,), by an older one that was; others after `DOUBLES` times.
+        """
+        life, seen = self._life, np.flatnonzero(self._life.detection >= 0)
+        found = life.detection[seen]
+        # Rows are in the order of birth.
+        twins = np.tril(self._of_one(measured, found, found, labels), -1) & known[seen]
+        doubled = twins.any(1)
+        life.doubled[seen] = np.where(doubled, life.doubled[seen] + 1, 0)
+        return (life.doubled >= DOUBLES) | ((life.doubled > 0) & ~known)
+
+    def _of_one(
+        self, measured: Sighting, some: np.ndarray, others: np.ndarray, labels: np.ndarray
+    ) -> np.ndarray:
+        """(N, M) bool: twins of classes that are taken for each other."""
+        return self._twins(measured, some, others) & self._confused[labels[some][:, None], labels[others]]
 
     def _without_twins(
         self, born: np.ndarray, measured: Sighting, scores: np.ndarray, labels: np.ndarray
@@ -119,8 +157,7 @@ class _Tracker(Generic[Filters]):
         born = born[np.argsort(-scores[born], kind="stable")]
         taken = self._life.detection[self._life.detection >= 0]
         others = np.concatenate((taken, born))
-        twins = self._twins(measured, born, others)
-        twins &= self._group[labels[born]][:, None] == self._group[labels[others]]
+        twins = self._of_one(measured, born, others, labels)
         kept: list[int] = []
         for row in range(len(born)):
             earlier = np.append(np.arange(len(taken)), len(taken) + np.array(kept, np.int64)).astype(np.int64)
@@ -243,6 +280,16 @@ class Tracker3D(_Tracker[BoxFilters3D]):
         self._view.widen(seen[self._life.detection[found]], self._life.ids[found])
         return self._tracks()
 
+    def _forget(self, late: np.ndarray) -> None:
+        """Keep what stood when it was last seen, where it stood: an occlusion takes nothing parked away."""
+        life = self._life
+        if late.any() and self._in_odom:
+            parked = late & life.confirmed & self._filters.stand() & (life.missed_s <= PARKED_S)
+            parked &= life.age_s - life.missed_s >= FOLLOWED_S
+            self._filters.park(parked, life.labels[parked])
+            late = late & ~parked
+        self._keep(~late)
+
     def _stated(self, covariance: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
         """(D, 3, 3) what comes on top of the noise of the classes."""
         if covariance is None:
@@ -264,7 +311,7 @@ class Tracker3D(_Tracker[BoxFilters3D]):
     def _twins(self, measured: Sighting, some: np.ndarray, others: np.ndarray) -> np.ndarray:
         a, b = measured.boxes[some], measured.boxes[others]
         apart = np.linalg.norm(a[:, None, :2] - b[None, :, :2], axis=-1)
-        return apart < TWIN_WIDTHS * np.minimum(a[:, None, 4], b[None, :, 4])
+        return apart < TWIN_WIDTHS * (a[:, None, 4] + b[None, :, 4]) / 2
 
     def _append(self, born: np.ndarray, measured: Sighting, labels: np.ndarray) -> None:
         self._filters.append(measured.boxes[born], labels[born], measured.stated[born])
@@ -275,6 +322,21 @@ class Tracker3D(_Tracker[BoxFilters3D]):
         mine = self._life.labels[rows]
         boxes, stated = measured.boxes[detections], measured.stated[detections]
         self._filters.update(rows, boxes, mine, stated, mine == labels[detections])
+
+    def _correct(
+        self,
+        rows: np.ndarray,
+        detections: np.ndarray,
+        measured: Sighting,
+        scores: np.ndarray,
+        labels: np.ndarray,
+    ) -> None:
+        before = self._life.labels[rows]
+        super()._correct(rows, detections, measured, scores, labels)
+        now = self._life.labels[rows]
+        other = now != before
+        if other.any():
+            self._filters.take_size(rows[other], measured.boxes[detections[other]], now[other])
 
     def _tracks(self) -> Tracks:
         life, filters = self._life, self._filters
@@ -317,7 +379,7 @@ class Tracker2D(_Tracker[BoxFilters2D]):
         labels = self._life.labels
         overlap = _widened_iou(self._filters.value, measured.boxes, self._buffer[labels][:, None])
         first, second = self._gates[labels].T
-        return Distances(1 - overlap, np.zeros(overlap.shape), (first, second))
+        return Distances(1 - overlap, UNLIKE_IOU * ~alike, (first, second))
 
     def _twins(self, measured: Sighting, some: np.ndarray, others: np.ndarray) -> np.ndarray:
         a, b = measured.boxes[some], measured.boxes[others]
