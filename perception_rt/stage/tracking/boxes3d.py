@@ -108,11 +108,12 @@ class BoxFilters3D:
         variance = self._slow_variance + self._slow_noise[labels]
         slow = measured[None, :, 2:6] - self.slow[:, None]
         terms = slow * slow / variance[:, None]
-        foot = slow[..., 0] - slow[..., 3] / 2
-        feet = foot * foot / (variance[:, 0] + variance[:, 3] / 4)[:, None]
-        distance = ground / determinant + np.where(alike, terms.sum(2), feet)
-        spread = np.log(determinant) + np.log(variance).sum(1)[:, None]
-        return distance, spread + UNLIKE * ~alike
+        rest, spread = terms.sum(2), np.log(determinant) + np.log(variance).sum(1)[:, None]
+        if not alike.all():
+            foot = slow[..., 0] - slow[..., 3] / 2
+            feet = foot * foot / (variance[:, 0] + variance[:, 3] / 4)[:, None]
+            rest, spread = np.where(alike, rest, feet), spread + UNLIKE * ~alike
+        return ground / determinant + rest, spread
 
     def update(
         self,

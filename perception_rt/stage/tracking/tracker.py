@@ -137,8 +137,7 @@ class _Tracker(Generic[Filters]):
         life, seen = self._life, np.flatnonzero(self._life.detection >= 0)
         found = life.detection[seen]
         # Rows are in the order of birth.
-        twins = np.tril(self._of_one(measured, found, found, labels), -1) & known[seen]
-        doubled = twins.any(1)
+        doubled = np.tril(self._of_one(measured, found, found, labels) & known[seen], -1).any(1)
         life.doubled[seen] = np.where(doubled, life.doubled[seen] + 1, 0)
         return (life.doubled >= DOUBLES) | ((life.doubled > 0) & ~known)
 
@@ -310,8 +309,8 @@ class Tracker3D(_Tracker[BoxFilters3D]):
 
     def _twins(self, measured: Sighting, some: np.ndarray, others: np.ndarray) -> np.ndarray:
         a, b = measured.boxes[some], measured.boxes[others]
-        apart = np.linalg.norm(a[:, None, :2] - b[None, :, :2], axis=-1)
-        return apart < TWIN_WIDTHS * (a[:, None, 4] + b[None, :, 4]) / 2
+        apart = (a[:, None, 0] - b[None, :, 0]) ** 2 + (a[:, None, 1] - b[None, :, 1]) ** 2
+        return apart < (TWIN_WIDTHS / 2 * (a[:, None, 4] + b[None, :, 4])) ** 2
 
     def _append(self, born: np.ndarray, measured: Sighting, labels: np.ndarray) -> None:
         self._filters.append(measured.boxes[born], labels[born], measured.stated[born])
