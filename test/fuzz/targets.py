@@ -27,9 +27,7 @@ from perception_rt.codec.detections3d import Detection3DEncoder, decode_named_de
 from perception_rt.codec.encode import encode_compressed, encode_image, encode_points
 from perception_rt.codec.estimates import parse_estimates
 from perception_rt.codec.segmentation import (
-    decode_label_info,
     decode_segmentation,
-    encode_label_info,
     encode_segmentation,
 )
 from perception_rt.component.graph import read_graph
@@ -174,7 +172,6 @@ def _labels(data: bytes) -> None:
     readers = (
         lambda: decode_classification(data, classes),
         lambda: decode_segmentation(data, classes),
-        lambda: decode_label_info(data),
         lambda: parse_estimates(data),
     )
     for read in readers:
@@ -188,7 +185,6 @@ def _labels_seeds() -> list[bytes]:
     return [
         encode_classification(found, ("car", "bus"), STAMP, "camera"),
         encode_segmentation(segments, STAMP, "camera"),
-        encode_label_info(("road", "car"), 0.5, STAMP, "camera"),
         *_array_seeds(),
     ]
 
