@@ -156,14 +156,18 @@ def output_prefixes(streams: Sequence[str]) -> dict[str, str]:
         streams: absolute topic names, as `/front/image_raw` or `/front/image_raw/compressed`.
 
     Returns:
-        By stream: empty for a single sensor, else the sensor's part of the topic, like `/front`.
+        By stream: empty for a single sensor, else the namespace of its topic, like `/front`. Where sensors
+        share a namespace, as `/cameras/front` and `/cameras/rear` do, the whole topic.
 
     Raises:
-        ConfigError: two sensors have the same part.
+        ConfigError: one sensor stands twice, as image and as compressed image.
     """
     if len(streams) == 1:
         return {streams[0]: ""}
-    prefixes = {stream: stream.removesuffix("/compressed").rpartition("/")[0] for stream in streams}
+    topics = {stream: stream.removesuffix("/compressed") for stream in streams}
+    prefixes = {stream: topic.rpartition("/")[0] for stream, topic in topics.items()}
+    if len(set(prefixes.values())) != len(streams):
+        prefixes = topics
     if len(set(prefixes.values())) != len(streams):
         raise ConfigError(f"topics={list(streams)}: two of them would publish under one name")
     return prefixes

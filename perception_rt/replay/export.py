@@ -165,10 +165,11 @@ def _box_stamps(kind: str, data: bytes) -> list[int]:
 def _find_sensor(topic: ExportTopic, sensors: Mapping[str, list[int]], recording: Bag) -> None:
     """Find the sensor with the same stamps; of several, the one whose name is most alike."""
 
-    def common(name: str) -> tuple[int, bool, int]:
-        prefix = name.removesuffix("/compressed").rpartition("/")[0]
+    def common(name: str) -> tuple[int, bool, bool, bool]:
+        whole = name.removesuffix("/compressed")
         is_cloud = recording.topics[name][0] == CLOUD
-        return len(topic.messages.keys() & set(sensors[name])), is_cloud == topic.is_3d, prefix in topic.name
+        alike = whole in topic.name, whole.rpartition("/")[0] in topic.name
+        return len(topic.messages.keys() & set(sensors[name])), is_cloud == topic.is_3d, *alike
 
     best = max(sensors, key=common, default="")
     if best and common(best)[0]:

@@ -93,8 +93,8 @@ def _chosen(
     size: Callable[[SurveyedTopic], str],
     rank: Callable[[SurveyedTopic], int],
 ) -> tuple[list[SurveyedTopic], list[str]]:
-    """Return the sensors' topics, one for each output name, and notes on those left out."""
-    chosen: dict[str, SurveyedTopic] = {}
+    """Return the sensors' topics, one for each sensor, and notes on those left out."""
+    chosen: list[SurveyedTopic] = []
     notes = []
     for topic in sorted(survey.of_type(*types), key=lambda topic: (rank(topic), topic.name)):
         reason = _derived(topic.name)
@@ -102,14 +102,25 @@ def _chosen(
             reason = _use_sound_sample(topic, size)
         elif not reason:
             reason = "no message came"
-        prefix = topic.name.removesuffix("/compressed").rpartition("/")[0]
-        if not reason and prefix in chosen:
-            reason = f"{chosen[prefix].name} is used"
+        if not reason:
+            reason = next((f"{one.name} is used" for one in chosen if _same_sensor(one, topic)), "")
         if reason:
             notes.append(f"not used: {topic.name}: {reason}")
         else:
-            chosen[prefix] = topic
-    return sorted(chosen.values(), key=lambda topic: topic.name), notes
+            chosen.append(topic)
+    return sorted(chosen, key=lambda topic: topic.name), notes
+
+
+def _same_sensor(one: SurveyedTopic, other: SurveyedTopic) -> bool:
+    """Return whether two topics carry the data of one sensor, like image_raw and image_rect in a namespace.
+
+    Sensors that share a namespace, like /cameras/front and /cameras/rear, have names and frames of their own.
+    """
+    spaces, names = zip(
+        *(topic.name.removesuffix("/compressed").rpartition("/")[::2] for topic in (one, other)), strict=True
+    )
+    usual = any(name.startswith(("image", "points", "pointcloud")) for name in names)
+    return spaces[0] == spaces[1] and (usual or names[0] == names[1] or one.frame_id == other.frame_id)
 
 
 def _use_sound_sample(topic: SurveyedTopic, read: Callable[[SurveyedTopic], object]) -> str:

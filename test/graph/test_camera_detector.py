@@ -213,7 +213,7 @@ def test_a_broken_frame_of_one_camera_costs_the_others_nothing(run_camera):
     ("parameter", "value", "reason"),
     [
         ("image_topics", ["/a/image_raw", "/a/image_raw"], "each once"),
-        ("image_topics", ["/a/image_raw", "/a/other"], "would publish under one name"),
+        ("image_topics", ["/a/image_raw", "/a/image_raw/compressed"], "would publish under one name"),
         ("warmup_sizes", ["large"], "WIDTHxHEIGHT"),
         ("device", "tpu", "must be auto, cpu, cuda"),
         ("half", True, "fp16 needs a CUDA device"),

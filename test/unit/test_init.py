@@ -122,6 +122,24 @@ def test_of_several_topics_of_a_camera_one_is_used_and_the_others_are_told():
     assert "use_sim_time" not in text
 
 
+def test_cameras_and_lidars_that_share_a_namespace_are_each_used():
+    points = {frame: encode_points(np.zeros((4, 4), np.float32), S, frame) for frame in ("left", "right")}
+    survey = Survey(
+        [SurveyedTopic(f"/cameras/{name}", IMAGE, 10.0, image(name)) for name in ("a", "b")]
+        + [SurveyedTopic("/cameras/a_rectified", IMAGE, 10.0, image("a"))]
+        + [SurveyedTopic(f"/lidar_{name}", CLOUD, 10.0, data) for name, data in points.items()]
+        + [SurveyedTopic("/os/points", CLOUD, 10.0, points["left"])]
+        + [SurveyedTopic("/os/points_filtered", CLOUD, 10.0, points["right"])]
+    )
+    text = parameter_file(survey, "x", False, {})
+    nodes = yaml.safe_load(text)
+    assert nodes["camera_detector"]["ros__parameters"]["image_topics"] == ["/cameras/a", "/cameras/b"]
+    lidars = nodes["lidar_detector"]["ros__parameters"]["points_topics"]
+    assert lidars == ["/lidar_left", "/lidar_right", "/os/points"]
+    assert "# not used: /cameras/a_rectified: /cameras/a is used" in text
+    assert "# not used: /os/points_filtered: /os/points is used" in text
+
+
 def test_frames_without_a_transform_are_not_fused_and_nothing_gives_a_comment():
     points = encode_points(np.zeros((4, 4), np.float32), S, "lidar")
     survey = Survey(

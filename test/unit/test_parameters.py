@@ -34,6 +34,26 @@ def test_the_lists_of_the_rig_of_six_cameras_fit_each_other():
     assert len(images) == 6
 
 
+@pytest.mark.parametrize(
+    ("topics", "prefixes"),
+    [
+        (["/image_raw"], [""]),
+        (["/front/image_raw", "/rear/image_raw/compressed"], ["/front", "/rear"]),
+        (["/image_raw", "/rear/image_raw"], ["", "/rear"]),
+        (["/cameras/front", "/cameras/rear/compressed"], ["/cameras/front", "/cameras/rear"]),
+        (["/ring_left", "/ring_right"], ["/ring_left", "/ring_right"]),
+        (["/a/left", "/a/right", "/b/left"], ["/a/left", "/a/right", "/b/left"]),
+    ],
+)
+def test_each_sensor_publishes_under_a_name_of_its_own(topics, prefixes):
+    assert list(output_prefixes(topics).values()) == prefixes
+
+
+def test_one_camera_as_image_and_as_compressed_image_is_refused():
+    with pytest.raises(ConfigError, match="would publish under one name"):
+        output_prefixes(["/a/image_raw", "/a/image_raw/compressed"])
+
+
 def test_what_is_not_given_is_the_default_and_what_is_not_declared_is_left():
     values = resolve(CameraDetector.PARAMETERS, {"rate_hz": 12.0, "use_sim_time": True})
     assert values["rate_hz"] == 12.0

@@ -95,8 +95,8 @@ def sensors_of(metrics: Mapping) -> list[SensorStream]:
 
 def _output_of(outputs: Mapping, node: str, topic: str, output: str, kind: str) -> str | None:
     """Return an output topic of a node; with several sensors its name contains the sensor."""
-    prefix = topic.removesuffix("/compressed").rpartition("/")[0]
-    for name in (f"{node}{prefix}/{output}", f"{node}/{output}"):
+    whole = topic.removesuffix("/compressed")
+    for name in (f"{node}{whole}/{output}", f"{node}{whole.rpartition('/')[0]}/{output}", f"{node}/{output}"):
         if outputs.get(name, {}).get("type") == kind:
             return name
     return None
