@@ -123,7 +123,8 @@ def table_of(rows: Sequence[Row]) -> Table:
     headings = ("figure", "value", *(("tuned", "baseline") if compared else ()), "unit", "target", "")
     table = Table(pad_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in ("value", "tuned", "baseline") else "left")
+        right = heading in ("value", "tuned", "baseline")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
     marks = {None: "", True: "[green]holds[/]", False: "[red]fails[/]"}
     for stem, section in groupby(rows, key=lambda entry: entry.name.rpartition("/")[0]):
         table.add_section()
