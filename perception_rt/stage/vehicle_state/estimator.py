@@ -302,20 +302,19 @@ class Estimator:
         speeds last, and innovations do not tell how long. Of a fix it is the white part.
         """
         residual, jacobian, _, left_out = observation
-        white = 1 - self.config.fix_correlated_share if key.endswith(".position") else 1.0
+        of_fix = key.endswith(".position")
+        white = 1 - self.config.fix_correlated_share if of_fix else 1.0
         known = now.excess.get(key, white)
         used = known > EXCESS_USED * white or (known < 1 / EXCESS_USED and key.endswith(".yaw_rate"))
         scale = known / white if used else 1.0
         expected = float((jacobian.dot(now.covariance) * jacobian).sum()) + left_out
-        of_fix = key.endswith(".position")
         if of_fix and now.left is not None:
             # Two fixes and the way between them disagree by twice the noise, whatever the state's error.
             residual = [(new - old) / sqrt(2) for new, old in zip(residual, now.left, strict=True)]
             expected = 0.0
         surprise = sum([value * value for value in residual])
-        surprise = min(
-            surprise, EXCESS_CLIP * (expected + scale * white * declared)
-        )  # one outlier is no new noise
+        # One outlier is no new noise.
+        surprise = min(surprise, EXCESS_CLIP * (expected + scale * white * declared))
         sample = max(surprise - expected, 0.0) / declared
         most = max(EXCESS_MOST_FIX, 2 * WORST_FIX / declared) if of_fix else EXCESS_MOST
         kept = sample < known > EXCESS_DISAGREES and _is_worst(key, now.excess)
@@ -349,13 +348,16 @@ def _of_the_same(names: tuple[str, ...], excess: Mapping[str, float]) -> list[st
     return sorted([key for key in excess if key.rpartition(".")[2] in names], key=excess.__getitem__)
 
 
+def _names_beside(key: str) -> tuple[str, ...]:
+    """The names of what observes the same as a quantity; none where nothing else can."""
+    own = key.rpartition(".")[2]
+    return next((names for names, _, _ in DISAGREEING if own in names), ())
+
+
 def _is_worst(key: str, excess: Mapping[str, float]) -> bool:
     """Whether a quantity is the worst of two or more that observe the same."""
-    for names, _, _ in DISAGREEING:
-        if key.rpartition(".")[2] in names:
-            keys = _of_the_same(names, excess)
-            return len(keys) > 1 and keys[-1] == key
-    return False
+    keys = _of_the_same(_names_beside(key), excess)
+    return len(keys) > 1 and keys[-1] == key
 
 
 def _is_growing(now: Estimate, rejected: Rejection, residual: list[float]) -> bool:
@@ -393,16 +395,12 @@ def _is_outvoted(now: Estimate, key: str, since_ns: int, undecided: bool = False
 
     `undecided`: also while the others have not been heard yet since.
     """
-    for names, _, _ in DISAGREEING:
-        if key.rpartition(".")[2] in names:
-            others = [
-                name for name in _of_the_same(names, now.excess) if name != key and _is_heard(now, name)
-            ]
-            heard = [now.accepted[name] for name in others]
-            assert now.stamp_ns is not None  # a prediction's
-            waits_ns = now.stamp_ns - UNDECIDED_S * 1e9 if undecided else inf
-            return any(mean < AGREES and at > min(since_ns, waits_ns) for at, mean in heard)
-    return False
+    assert now.stamp_ns is not None  # a prediction's
+    if undecided:
+        since_ns = min(since_ns, now.stamp_ns - round(UNDECIDED_S * 1e9))
+    others = [name for name in _of_the_same(_names_beside(key), now.excess) if name != key]
+    heard = [now.accepted[name] for name in others if _is_heard(now, name)]
+    return any(mean < AGREES and at > since_ns for at, mean in heard)
 
 
 def _with_repeats(now: Estimate, key: str, value: tuple[float, ...]) -> Estimate:
