@@ -3,6 +3,7 @@
     python -m bench.mutants                                # the whole sample, some minutes on one core
     python -m bench.mutants --only perception_rt/realtime  # the part of the same sample that lies in a folder
     python -m bench.mutants --only perception_rt/codec --list
+    python -m bench.mutants --minutes 30                   # the first of the sample, as far as that goes
 
 Each mutant changes one expression or statement: a comparison, an arithmetic or boolean operator, a
 constant, `min` and `max`, a returned value, a call or assignment that is left out. The sample takes the
@@ -24,6 +25,7 @@ import ast
 import hashlib
 import importlib.abc
 import importlib.util
+import itertools
 import json
 import os
 import pickle
@@ -120,7 +122,7 @@ def mutable(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
-    """All mutants of a file."""
+    """All mutants of a file, and changes without effect."""
     source = path.read_bytes()
     lines = source.splitlines(keepends=True)
     starts = [0]
@@ -133,21 +135,25 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             changed = source[:begin] + text.encode() + source[end:]
             first, last = starts[node.lineno - 1], starts[node.end_lineno]
             before, after = source[first:last], changed[first : last + len(changed) - len(source)]
-            if ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source)):
-                shown = (" ".join(part.decode().split()) for part in (before, after))
-                yield Mutant(
-                    str(path.relative_to(ROOT)), node.lineno, node.end_lineno, *shown, changed.decode()
-                )
+            shown = (" ".join(part.decode().split()) for part in (before, after))
+            yield Mutant(str(path.relative_to(ROOT)), node.lineno, node.end_lineno, *shown, changed.decode())
 
 
 def sample(count: int, seed: int) -> list[Mutant]:
-    """The sampled mutants of all folders, in order of file and line."""
+    """The sampled mutants of all folders, in order of their hash: the first are a sample too."""
 
     def rank(mutant: Mutant) -> bytes:
         return hashlib.sha256(f"{seed}:{mutant.path}:{mutant.before}:{mutant.after}".encode()).digest()
 
     files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-    return sorted(sorted((m for path in files for m in mutants_of(path)), key=rank)[:count])
+    found = sorted((m for path in files for m in mutants_of(path)), key=rank)
+    return list(itertools.islice((mutant for mutant in found if has_effect(mutant)), count))
+
+
+def has_effect(mutant: Mutant) -> bool:
+    """Return whether the changed file is another program."""
+    source = ROOT.joinpath(mutant.path).read_text()
+    return ast.dump(ast.parse(mutant.source)) != ast.dump(ast.parse(source))
 
 
 def module_of(path: str) -> str:
@@ -310,9 +316,9 @@ def prepare() -> None:
     settings.register_profile("mutants", derandomize=True, database=None, deadline=None)
 
 
-def judge(mutants: Sequence[Mutant], coverage: Coverage) -> list[Mutant]:
-    """Run the tests on every mutant; returns the survivors."""
-    survivors = []
+def judge(mutants: Sequence[Mutant], coverage: Coverage, stop_s: float) -> tuple[int, list[Mutant]]:
+    """Run the tests on every mutant until a monotonic time; return the number judged, and the survivors."""
+    number, survivors = 0, []
     for number, mutant in enumerate(mutants, 1):
         tests = coverage.tests_of(mutant)
         usual_s = sum(coverage.took_s[test] for test in tests)
@@ -325,7 +331,9 @@ def judge(mutants: Sequence[Mutant], coverage: Coverage) -> list[Mutant]:
         if outcome == "passed":
             survivors.append(mutant)
             print(mutant, flush=True)
-    return survivors
+        if time.monotonic() > stop_s:
+            break
+    return number, survivors
 
 
 def main() -> int:
@@ -338,8 +346,10 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", metavar="PATH", help="file or folder; default: the whole sample"
     )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after this time")
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
     args = parser.parse_args()
+    stop_s = time.monotonic() + 60 * args.minutes
     mutants = [mutant for mutant in sample(args.count, args.seed) if mutant.path.startswith(args.only)]
     if args.list:
         print(*mutants, sep="\n")
@@ -348,15 +358,15 @@ def main() -> int:
     reasons = json.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
     print(f"tests without a mutation, traced: {len(test_files())} files", flush=True)
     coverage = record_coverage()
-    survivors = judge(mutants, coverage)
+    judged, survivors = judge(mutants, coverage, stop_s)
     told = [{**s._asdict(), "reason": reasons.get(f"{s.path}: {s.after}", "")} for s in survivors]
     for one in told:
         del one["source"]
-    killed = len(mutants) - len(survivors)
-    result = {"killed": killed, "total": len(mutants), "survivors": told}
+    killed = judged - len(survivors)
+    result = {"killed": killed, "total": judged, "survivors": told}
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{killed} of {len(mutants)} mutants killed; survivors in {OUT.relative_to(ROOT)}")
+    print(f"{killed} of {judged} mutants killed; survivors in {OUT.relative_to(ROOT)}")
     return 0
 
 

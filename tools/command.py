@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -41,10 +42,11 @@ def run_logged(title: str, command: list, log_file: Path, env: dict) -> None:
     )
 
     def collect() -> None:
-        with log_file.open("a") as log:
-            for line in process.stdout:
+        for line in process.stdout:
+            lines.append(line.strip() or lines[-1])
+            # On a full disk the command reports the error; it must not block on a pipe that is not read.
+            with contextlib.suppress(OSError), log_file.open("a") as log:
                 log.write(line)
-                lines.append(line.strip() or lines[-1])
 
     reader = threading.Thread(target=collect, daemon=True)
     reader.start()
@@ -59,6 +61,10 @@ def run_logged(title: str, command: list, log_file: Path, env: dict) -> None:
         ("\r\033[K" if sys.stdout.isatty() else "") + f"{title}: {time.monotonic() - started:.0f} s",
         flush=True,
     )
+    if process.returncode and any("No space left on device" in line for line in lines):
+        raise SetupError(
+            f"{title} failed: no space left on the disk of {log_file.parent}; free some and run again"
+        )
     if process.returncode:
         errors = [line for line in lines if "error" in line.lower()][:5] or lines[-3:]
         raise SetupError(f"{title} failed: {' | '.join(errors)} (all of it in {log_file})")

@@ -26,6 +26,9 @@ DISTRO_PACKAGES = (
     *("std_srvs", "lifecycle_msgs", "rosgraph_msgs", "tf2_msgs", "vision_msgs"),
 )
 
+NEEDED_GB = {"cuda": 7.8, "cpu": 2.6}  # .venv when done, and the largest part of the downloads
+UPDATE_GB = 1.5  # for a change of the requirements: the largest package, downloaded and unpacked
+
 
 class SetupError(Exception):
     """What stops the set-up, as one line for the user."""
@@ -117,3 +120,22 @@ def check_machine(distro: str | None) -> None:
         if packages:
             names = [f"ros-{distro}-{name.replace('_', '-')}" for name in packages]
             raise SetupError(f"ROS 2 {distro} lacks {', '.join(packages)}; install with: {apt(*names)}")
+
+
+def size_gb(folder: Path) -> float:
+    """Return the disk space of the files in a folder, 0 where there is none; a hard link counts once."""
+    found = {}
+    for place, _, names in os.walk(str(folder)):
+        for name in names:
+            status = os.lstat(os.path.join(place, name))
+            found[status.st_ino] = status.st_blocks * 512
+    return sum(found.values()) / 1e9
+
+
+def check_space(venv: Path, torch: str) -> None:
+    """Raise SetupError where the disk of the environment has not the space that the requirements need."""
+    needed = max(NEEDED_GB[torch] - size_gb(venv), UPDATE_GB)
+    free = shutil.disk_usage(str(venv if venv.exists() else venv.parent)).free / 1e9
+    if free < needed:
+        smaller = f", or `make setup TORCH=cpu` ({NEEDED_GB['cpu']} GB)" if torch == "cuda" else ""
+        raise SetupError(f"{venv} needs {needed:.1f} GB more, its disk has {free:.1f} GB; free some{smaller}")

@@ -9,6 +9,9 @@ interrupted one goes on where it stopped:
 4. this package itself, editable,
 5. a check: everything is imported once.
 
+Downloads and temporary files go to a folder inside `.venv` and are deleted, and pip keeps no cache, so that
+the free space of one disk decides, and is checked before the requirements are installed.
+
 Standard library only, and no syntax newer than Python 3.7, so that any Python can say what is missing.
 """
 
@@ -26,15 +29,17 @@ import sys
 from pathlib import Path
 
 from command import child_environment, run_logged
-from machine import SetupError, check_machine, sourced_distro, torch_backend
-from torch_build import requirement_lines, without_cuda
+from machine import SetupError, check_machine, check_space, sourced_distro, torch_backend
+from torch_build import parts_of, requirement_lines, without_cuda
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMPS = VENV / "setup.json"
 LOG = VENV / "setup.log"
+TEMPORARY = VENV / "tmp"
 INTERFACES = ("tf2_msgs", "vision_msgs")
+PARTS = 8  # calls of pip for the requirements
 # The type hashes of these messages everywhere else; with another one no other node would hear ours.
 TYPE_HASHES = {
     "tf2_msgs/msg/TFMessage": "e369d0f05a23ae52508854b66f6aa0437f3449d652e8cbf22d5abe85d020f087",
@@ -67,10 +72,12 @@ def step_keys(distro: str | None) -> dict:
     lock = ROOT / "requirements" / ("distro.txt" if distro else "wheels.txt")
     generators = re.findall(r"^(?:ros-|numpy|empy)\S*==\S+", lock.read_text(), re.M)
     sources = ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "tools", "launch")
-    venv = fingerprint(sys.version_info[:2], str(VENV), distro)
+    # Another build of torch has the same version and so would not replace the one that is there.
+    cpu = ["cpu"] if wanted_torch() == "cpu" else []
+    venv = fingerprint(sys.version_info[:2], str(VENV), distro, *cpu)
     keys = {
         "venv": venv,
-        "requirements": fingerprint(venv, lock, *(["cpu"] if wanted_torch() == "cpu" else [])),
+        "requirements": fingerprint(venv, lock, *cpu),
         "interfaces": fingerprint(venv, generators, distro or ROOT / "interfaces"),
         "package": fingerprint(venv, *(ROOT / name for name in sources)),
     }
@@ -108,8 +115,9 @@ def stale_steps(keys: dict, stamps: dict, distro: str | None) -> list:
 
 
 def run(title: str, words: list, env: dict | None = None) -> None:
-    """Run a command, logged with all others of the set-up."""
-    run_logged(title, words, LOG, env or child_environment())
+    """Run a command, logged with all others of the set-up, its temporary files in the environment."""
+    TEMPORARY.mkdir(exist_ok=True)
+    run_logged(title, words, LOG, {**(env or child_environment()), "TMPDIR": str(TEMPORARY)})
 
 
 def make_venv(title: str, distro: str | None) -> None:
@@ -134,19 +142,20 @@ def make_venv(title: str, distro: str | None) -> None:
 
 def install_requirements(title: str, distro: str | None) -> None:
     """Install the locked requirements; the lock is complete, so pip need not resolve anything."""
-    lock = ROOT / "requirements" / ("distro.txt" if distro else "wheels.txt")
-    locked = [PYTHON, "-m", "pip", "install", "--no-deps", "--require-hashes", "-r"]
-    if wanted_torch() != "cpu":
-        run(title, [*locked, lock])
-        return
-    # The lock has the hashes of PyPI's torch, which needs CUDA; PyTorch's own index has the one for a CPU.
-    text = lock.read_text()
-    rest, torch = VENV / "requirements.txt", VENV / "torch.txt"
-    rest.write_text(without_cuda(text))
-    torch.write_text("\n".join(requirement_lines(text, ("torch", "torchvision"))) + "\n")
-    run(title, [*locked, rest])
-    uv = [VENV / "bin" / "uv", "pip", "install", "--python", PYTHON, "--no-deps"]
-    run(f"{title}: torch for a CPU", [*uv, "--torch-backend", "cpu", "-r", torch])
+    text = (ROOT / "requirements" / ("distro.txt" if distro else "wheels.txt")).read_text()
+    cpu = wanted_torch() == "cpu"
+    # pip downloads all that one call installs before it unpacks the first, so fewer at once need less space.
+    parts = parts_of(without_cuda(text) if cpu else text, PARTS)
+    locked = [PYTHON, "-m", "pip", "install", "--no-cache-dir", "--no-deps", "--require-hashes", "-r"]
+    file = VENV / "requirements.txt"
+    for number, part in enumerate(parts, start=1):
+        file.write_text(part)
+        run(f"{title}: part {number} of {len(parts)}", [*locked, file])
+    if cpu:
+        # The lock has the hashes of PyPI's torch, which needs CUDA; PyTorch's own index has that for a CPU.
+        file.write_text("\n".join(requirement_lines(text, ("torch", "torchvision"))) + "\n")
+        uv = [VENV / "bin" / "uv", "pip", "install", "--no-cache", "--python", PYTHON, "--no-deps"]
+        run(f"{title}: torch for a CPU", [*uv, "--torch-backend", "cpu", "-r", file])
 
 
 def wrong_type_hashes() -> list:
@@ -251,6 +260,8 @@ def set_up() -> None:
     if not todo:
         return
     check_machine(distro)
+    if "requirements" in todo:
+        check_space(VENV, torch)
     print(f"setting up {VENV} with ROS 2 {distro if distro else 'Kilted wheels'}", flush=True)
     for number, name in enumerate(STEPS, start=1):
         if name in todo:
@@ -267,12 +278,14 @@ def main() -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             set_up()
-        except SetupError as error:
+        except (SetupError, OSError) as error:
             print(f"setup: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("\nsetup: interrupted; the next run goes on from here", file=sys.stderr)
             return 130
+        finally:
+            shutil.rmtree(TEMPORARY, ignore_errors=True)
     return 0
 
 

@@ -56,11 +56,12 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"topic {topic!r}: not a name that ROS accepts")
     if not 0 < args.seconds <= LONGEST_S:
         raise ConfigError(f"--seconds={args.seconds}: must be above 0 and at most {LONGEST_S:g}")
-    findings = [*transport(), *device()]
-    if not any(
-        level == FAIL and "RMW" in text for level, text in findings
-    ):  # importing rclpy would exit the process
-        findings = [*packages(), *findings]
+    link = list(transport())
+    findings = [
+        *packages(ros=not any(level == FAIL and "RMW" in text for level, text in link)),
+        *link,
+        *device(),
+    ]
     if args.topics and not any(level == FAIL for level, _ in findings):
         from perception_rt.node.probe import probe_topics  # rclpy can be imported here
 
@@ -73,9 +74,13 @@ def run(args: argparse.Namespace) -> int:
     return int(any(level == FAIL for level, _ in findings))
 
 
-def packages() -> Iterator[Finding]:
-    """Check the packages of the nodes; heavy ones are looked up, not imported."""
-    for name in ("rclpy", "vision_msgs.msg", "diagnostic_msgs.msg", "rosbags"):
+def packages(ros: bool) -> Iterator[Finding]:
+    """Check the packages of the nodes; heavy ones are looked up, not imported.
+
+    Args:
+        ros: also import those of ROS; with an RMW that is not installed, that would end the process.
+    """
+    for name in (*(("rclpy", "vision_msgs.msg", "diagnostic_msgs.msg") if ros else ()), "rosbags"):
         try:
             importlib.import_module(name)
         except ImportError as error:

@@ -145,11 +145,17 @@ def test_doctor_reports_as_json(capsys):
     assert {"rclpy", "torch"} <= {finding["text"].split(":")[0] for finding in findings}
 
 
-def test_doctor_names_an_rmw_that_is_not_installed(monkeypatch):
+def test_doctor_names_an_rmw_that_is_not_installed(monkeypatch, tmp_path, capsys):
+    (tmp_path / "librmw_cyclonedds_cpp.so").touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_nowhere_cpp")
     [(level, text)] = doctor.transport()
     assert level == doctor.FAIL
     assert "rmw_nowhere_cpp: not installed" in text
+    assert "rmw_cyclonedds_cpp" in text
+    assert main(["doctor", "--json"]) == 1
+    findings = {finding["text"].split(":")[0] for finding in json.loads(capsys.readouterr().out)}
+    assert {"torch", "torchvision", "cv2"} <= findings
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

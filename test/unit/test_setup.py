@@ -75,28 +75,143 @@ def test_torch_for_a_cpu_comes_without_cuda_and_in_the_locked_version(lock):
     assert len(rest) > 60
 
 
-def test_a_cpu_torch_is_asked_for_by_name(checkout, monkeypatch, tmp_path):
-    """The commands that TORCH=cpu runs: the lock without CUDA by hash, then torch from PyTorch's index."""
-    setup, commands = load_setup(checkout), []
-    monkeypatch.setenv("TORCH", "cpu")
-    monkeypatch.setattr(setup, "run", lambda title, words, env=None: commands.append([str(w) for w in words]))
-    setup.VENV.mkdir()
+def test_the_parts_of_a_lock_are_the_lock():
+    torch_build = importlib.import_module("torch_build")
+    parts = torch_build.parts_of(WHEELS.read_text(), 8)
+    entries = [entry for part in parts for entry in torch_build.requirements(part)]
+    assert sorted(entries) == sorted(torch_build.requirements(WHEELS.read_text()))
+    names = [{entry.partition("==")[0] for entry in torch_build.requirements(part)} for part in parts]
+    assert sum(map(len, names)) == len(set().union(*names)), "both versions of a package are in one part"
+    assert max(sum(name.startswith("nvidia-") for name in part) for part in names) <= 3
+
+
+def install_commands(setup, monkeypatch) -> list[tuple[list[str], str]]:
+    """Return the commands that install the requirements, each with the content of its requirements file."""
+    commands = []
+
+    def run(title, words, env=None):
+        words = [str(word) for word in words]
+        commands.append((words, Path(words[words.index("-r") + 1]).read_text()))
+
+    monkeypatch.setattr(setup, "run", run)
+    setup.VENV.mkdir(exist_ok=True)
     setup.install_requirements("requirements", None)
-    assert [command[command.index("--no-deps") :][:1] for command in commands] == [["--no-deps"]] * 2
-    assert commands[0][-2:] == ["-r", str(setup.VENV / "requirements.txt")]
-    assert commands[1][-4:] == ["--torch-backend", "cpu", "-r", str(setup.VENV / "torch.txt")]
-    with_cpu = setup.step_keys(None)
+    return commands
+
+
+@pytest.mark.parametrize("torch", ["cpu", "cuda"])
+def test_the_whole_lock_is_installed_in_parts(checkout, monkeypatch, torch):
+    setup = load_setup(checkout)
+    monkeypatch.setenv("TORCH", torch)
+    commands = install_commands(setup, monkeypatch)
+    by_hash = [file for words, file in commands if "--require-hashes" in words]
+    assert len(by_hash) == setup.PARTS
+    assert all("--no-deps" in words for words, _ in commands)
+    assert all({"--no-cache-dir", "--no-cache"} & set(words) for words, _ in commands)
+    found = "".join(by_hash).count("==")
+    text = WHEELS.read_text()
+    if torch == "cuda":
+        assert (len(commands), found) == (setup.PARTS, text.count("=="))
+        return
+    assert found == importlib.import_module("torch_build").without_cuda(text).count("==")
+    words, file = commands[-1]  # torch from PyTorch's own index
+    assert words[words.index("--torch-backend") :][:2] == ["--torch-backend", "cpu"]
+    assert {Requirement(line).name for line in file.splitlines()} == {"torch", "torchvision"}
+
+
+def test_another_build_of_torch_makes_the_environment_anew(checkout, monkeypatch):
+    setup = load_setup(checkout)
+    monkeypatch.setenv("TORCH", "cpu")
+    cpu = setup.step_keys(None)
     monkeypatch.setenv("TORCH", "cuda")
-    assert setup.step_keys(None)["requirements"] != with_cpu["requirements"]
+    cuda = setup.step_keys(None)
+    assert setup.stale_steps(cuda, cpu, None)[:2] == ["venv", "requirements"]
     monkeypatch.delenv("TORCH")
-    cuda = setup.step_keys(None)["requirements"]
-    monkeypatch.setenv("TORCH", "cuda")
-    assert setup.step_keys(None)["requirements"] == cuda
-    monkeypatch.delenv("TORCH")
-    setup.write_stamps({"torch": "cpu"})
+    assert setup.step_keys(None) == cuda
     setup.PYTHON.parent.mkdir(parents=True)
     setup.PYTHON.touch()
-    assert setup.step_keys(None) == with_cpu  # `make demo` after `make setup TORCH=cpu` changes nothing
+    setup.write_stamps({"torch": "cpu"})
+    assert setup.step_keys(None) == cpu  # `make demo` after `make setup TORCH=cpu` changes nothing
+
+
+DISK_USAGE = type(shutil.disk_usage("/"))
+
+
+@pytest.mark.parametrize(
+    ("torch", "free_gb", "wanted"),
+    [
+        (
+            "cuda",
+            1.0,
+            "needs 7.8 GB more, its disk has 1.0 GB; free some, or `make setup TORCH=cpu` (2.6 GB)",
+        ),
+        ("cpu", 1.0, "needs 2.6 GB more, its disk has 1.0 GB; free some"),
+        ("cpu", 3.0, None),
+        ("cuda", 9.0, None),
+    ],
+)
+def test_too_little_space_is_one_line_before_anything_is_installed(
+    checkout, monkeypatch, capsys, torch, free_gb, wanted
+):
+    setup, done = load_setup(checkout), []
+    monkeypatch.setenv("TORCH", torch)
+    monkeypatch.setattr(setup, "check_machine", lambda distro: None)
+    monkeypatch.setattr(setup, "STEPS", {"requirements": lambda title, distro: done.append(title)})
+    monkeypatch.setattr(setup, "write_stamps", lambda stamps: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: DISK_USAGE(10**12, 0, int(free_gb * 1e9)))
+    assert setup.main() == (1 if wanted else 0)
+    assert len(done) == (0 if wanted else 1)
+    assert capsys.readouterr().err == (f"setup: {setup.VENV} {wanted}\n" if wanted else "")
+
+
+def test_what_the_environment_has_already_needs_no_space(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: DISK_USAGE(10**12, 0, int(2e9)))
+    monkeypatch.setattr(machine, "NEEDED_GB", {"cuda": 2.001, "cpu": 0.0})
+    with pytest.raises(machine.SetupError, match=r"needs 2\.0 GB more, its disk has 2\.0 GB"):
+        machine.check_space(tmp_path, "cuda")
+    (tmp_path / "torch").write_bytes(bytes(2_000_000))
+    os.link(tmp_path / "torch", tmp_path / "link")
+    assert machine.size_gb(tmp_path) == pytest.approx(0.002, rel=0.02)
+    machine.check_space(tmp_path, "cuda")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: DISK_USAGE(10**12, 0, int(1e9)))
+    with pytest.raises(machine.SetupError, match=r"needs 2\.0 GB more"):
+        machine.check_space(tmp_path, "cuda")
+
+
+def test_nothing_is_checked_where_the_requirements_are_installed(checkout, monkeypatch):
+    setup = load_setup(checkout)
+    setup.PYTHON.parent.mkdir(parents=True)
+    setup.PYTHON.touch()
+    setup.write_stamps({name: key for name, key in setup.step_keys(None).items() if name != "package"})
+    monkeypatch.setattr(setup, "STEPS", dict.fromkeys(setup.STEPS, lambda title, distro: None))
+    monkeypatch.setattr(setup, "check_machine", lambda distro: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: DISK_USAGE(0, 0, 0))
+    assert setup.main() == 0
+
+
+def test_commands_keep_their_temporary_files_in_the_environment_and_none_stay(checkout, monkeypatch):
+    setup = load_setup(checkout)
+    setup.VENV.mkdir()
+    code = "import tempfile as t, pathlib; pathlib.Path(t.mkdtemp(), 'wheel').touch(); print(t.gettempdir())"
+    monkeypatch.setattr(setup, "set_up", lambda: setup.run("step", [sys.executable, "-c", code]))
+    assert setup.main() == 0
+    assert setup.LOG.read_text() == f"{setup.VENV / 'tmp'}\n"
+    assert [path.name for path in setup.VENV.iterdir()] == ["setup.log"]
+
+
+@pytest.mark.parametrize("log", ["setup.log", "absent/setup.log"])
+def test_a_disk_that_fills_up_is_one_line(checkout, monkeypatch, capsys, log):
+    """Also where the log cannot be written: the command must not block on a pipe that is no longer read."""
+    setup = load_setup(checkout)
+    setup.VENV.mkdir()
+    monkeypatch.setattr(setup, "LOG", setup.VENV / log)
+    code = "print('line\\n' * 20_000); raise OSError(28, 'No space left on device')"
+    monkeypatch.setattr(setup, "set_up", lambda: setup.run("step", [sys.executable, "-c", code]))
+    assert setup.main() == 1
+    folder = setup.LOG.parent
+    assert capsys.readouterr().err == (
+        f"setup: step failed: no space left on the disk of {folder}; free some and run again\n"
+    )
 
 
 def test_an_unknown_torch_build_is_refused(checkout):
@@ -281,7 +396,11 @@ def test_name_version_and_executables_agree():
 
 
 def test_the_installed_entry_points_name_functions():
-    points = importlib.metadata.distribution("perception_rt").entry_points.select(group="console_scripts")
+    try:
+        installed = importlib.metadata.distribution("perception_rt")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package is not installed, only its folder is on the path")
+    points = installed.entry_points.select(group="console_scripts")
     assert {point.name for point in points} == {"perception-rt", *EXECUTABLES}
     for point in points:
         source = ROOT.joinpath(*point.module.split(".")).with_suffix(".py")
