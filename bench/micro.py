@@ -15,7 +15,7 @@ from perception_rt.codec.detections import DetectionEncoder
 from perception_rt.codec.encode import encode_image
 from perception_rt.codec.image import parse_image
 from perception_rt.realtime.mailbox import Mailbox
-from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.realtime.scheduler import FairScheduler
 from perception_rt.realtime.worker import Worker
 from perception_rt.sim.drive import Drive
 from perception_rt.types import Detections2D
@@ -75,7 +75,7 @@ def timer_error_ms(seconds: float) -> float:
     runs: list[int] = []
     worker = Worker(
         lambda batch: runs.append(time.perf_counter_ns()),
-        FixedRateScheduler(TIMER_HZ),
+        FairScheduler(TIMER_HZ),
         Mailbox(["camera"]),
         MonotonicClock(),
     )

@@ -37,7 +37,7 @@ _NOT_TAKEN = ("bundle", "nms_threshold")
 
 
 class CameraClassifier(CameraDetector):
-    """Classifies the images, or crops, of one or several cameras with one bundle in one batch."""
+    """Classifies the images, or crops, of one or several cameras with one bundle."""
 
     NAME = "camera_classifier"
     TASK = CLASSIFY
@@ -137,7 +137,7 @@ class CameraClassifier(CameraDetector):
         self._classes = runtime.manifest.classes
 
     def infer(self, frames: list[Any]) -> list[Any]:
-        """Classify all images, or all boxes of all images, in one batch."""
+        """Classify images, or all boxes of them in one batch."""
         whole = [frame.image if isinstance(frame, BoxedFrame) else frame for frame in frames]
         self.warn_of_dark(whole)
         if not self._pairings:

@@ -22,7 +22,7 @@ DARK_BITS = 4  # unused leading bits that make an image nearly black
 
 
 class CameraDetector(DetectorComponent):
-    """Detects in the images of one or several cameras with one bundle, in one batch."""
+    """Detects in the images of one or several cameras with one bundle."""
 
     NAME = "camera_detector"
     TASK = DETECT2D
@@ -79,13 +79,18 @@ class CameraDetector(DetectorComponent):
         sizes = [parse_size(text) for text in self.values["warmup_sizes"]]
         return min(runtime.warmup(sizes, batch) for batch in {1, len(self.values[self.TOPICS])})
 
+    def batch_share(self, runtime: Any) -> float:
+        """Return the time of a batch of all cameras as a share of the time one by one."""
+        sizes = [parse_size(text) for text in self.values["warmup_sizes"]]
+        return float(runtime.measure_batch(sizes[-1], len(self.values[self.TOPICS]))) if sizes else 1.0
+
     def use(self, runtime: Any) -> None:
         """Use `runtime` from the next frame on."""
         super().use(runtime)
         self._encoder = DetectionEncoder(runtime.manifest.classes)
 
     def infer(self, frames: list[CameraFrame]) -> list[Detections2D]:
-        """Detect in the images of all cameras in one batch."""
+        """Detect in the images of one or several cameras."""
         self.warn_of_dark(frames)
         return detect2d(self.runtime, frames, self.threshold("score"), self.threshold("nms"))
 

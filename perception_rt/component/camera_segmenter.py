@@ -70,7 +70,7 @@ class CameraSegmenter(CameraDetector):
         self._named = set()
 
     def infer(self, frames: list[CameraFrame]) -> list[Any]:
-        """Segment the images of all cameras; those of one size share a batch."""
+        """Segment images; those of one size share a batch."""
         self.warn_of_dark(frames)
         return segment(self.runtime, frames, self.threshold("score"), self.threshold("nms"))
 

@@ -14,7 +14,7 @@ from perception_rt.component.streams import StreamReport, Subscription
 from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import Batch, FramePipeline, PendingFrame, StreamStats
-from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.realtime.scheduler import FairScheduler
 from perception_rt.types.status import Status
 
 
@@ -116,7 +116,7 @@ class Host(Protocol):
         ...
 
     def make_worker(
-        self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox[PendingFrame]
+        self, pipeline: FramePipeline, scheduler: FairScheduler, mailbox: Mailbox[PendingFrame]
     ) -> InferenceWorker:
         """Create a worker that runs a pipeline."""
         ...

@@ -17,12 +17,14 @@ from perception_rt.realtime.cores import available_cores
 from perception_rt.realtime.ledger import Entry, Outcome
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
-from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.realtime.scheduler import FairScheduler
 from perception_rt.types import BundleError, ConfigError
 from perception_rt.types.status import Level, Status
 
 DRAIN_S = 0.3  # for the running frame, when the node is deactivated
 WORKER_STOP_S = 0.5
+BATCH_PAYS = 0.8  # most time of a batch, of that of its frames one by one, for which they wait for each other
+BATCH_WAIT_MS = 10.0
 
 DETECTOR_PARAMETERS = (
     Parameter("device", "auto", "auto, cpu, cuda or cuda:N; auto uses CUDA if it is available."),
@@ -49,7 +51,14 @@ DETECTOR_PARAMETERS = (
         "Set at start only.",
     ),
     Parameter("max_age_ms", 0.0, "Maximum age of a frame at inference; 0: no limit.", (0.0, 6e5), live=True),
-    Parameter("batch_wait_ms", 10.0, "Maximum wait for the other sensors of a batch, ms.", (0.0, 1000.0)),
+    Parameter(
+        "batch_wait_ms",
+        -1.0,
+        f"Maximum wait for the other sensors of a batch, ms; negative: {BATCH_WAIT_MS:g} where a batch takes "
+        f"at most {BATCH_PAYS:g} of the time of its frames one by one, as measured at configure; else each "
+        "frame is run by itself as it arrives.",
+        (-1.0, 1000.0),
+    ),
     RELIABILITY,
     *WATCHDOG_PARAMETERS,
 )
@@ -95,8 +104,10 @@ class DetectorComponent(Component):
         self.runtime: Any = None  # the runtime of the task
         self.worker: InferenceWorker = None  # type: ignore[assignment]
         self.pipeline: FramePipeline = None  # type: ignore[assignment]
-        self.scheduler = FixedRateScheduler(values["rate_hz"])
+        self.mailbox: Mailbox = Mailbox(())
+        self.scheduler = FairScheduler(values["rate_hz"])
         self.watchdog = DetectorWatchdog(self)
+        self.turns = ""  # whether frames run in batches, and why
         self.cpu_ms = 0.0  # processor time of an inference with the latest bundle
 
     # Subclasses implement these.
@@ -112,6 +123,10 @@ class DetectorComponent(Component):
     def warm_up(self, runtime: Runtime) -> float:
         """Run the first, slower inferences; return the processor time of one inference, ms."""
         raise NotImplementedError
+
+    def batch_share(self, runtime: Runtime) -> float:
+        """Return the time of a frame of each sensor as a batch, as a share of the time one by one."""
+        return 1.0
 
     def infer(self, frames: list) -> list:
         """Run the model on frames; raises ModelError."""
@@ -140,6 +155,13 @@ class DetectorComponent(Component):
         """
         self._set_class_thresholds(runtime)
         self.runtime = runtime
+        wait_ms, share = self.values["batch_wait_ms"], runtime.batch_share
+        if wait_ms < 0 and share <= BATCH_PAYS:
+            wait_ms = BATCH_WAIT_MS
+        self.mailbox.batch_wait_ns = None if wait_ms < 0 else round(wait_ms * 1e6)
+        self.turns = "one frame at a time" if wait_ms < 0 else f"batches within {wait_ms:g} ms"
+        asked = self.values["batch_wait_ms"] >= 0
+        self.turns += " (as set)" if asked else f" (a batch takes {share:.2f} of the time one by one)"
 
     # Lifecycle.
 
@@ -162,8 +184,8 @@ class DetectorComponent(Component):
             max_age_ms=self.values["max_age_ms"],
             pending=lambda: self.worker.pending(),
         )
-        mailbox: Mailbox = Mailbox(list(inputs), round(self.values["batch_wait_ms"] * 1e6))
-        self.worker = self.host.make_worker(self.pipeline, self.scheduler, mailbox)
+        self.mailbox = Mailbox(list(inputs))
+        self.worker = self.host.make_worker(self.pipeline, self.scheduler, self.mailbox)
         self.use(self.worker.call(self.open).result())
         self.open_outputs(list(inputs))
         for topic, (message_type, _) in wanted.items():  # unresolved: no second remapping
@@ -173,7 +195,7 @@ class DetectorComponent(Component):
         self.host.create_timer(POLL_S, self.watchdog.poll)
         self.host.info(
             f"{self.runtime.manifest.name} on {self.runtime.device}, {self.scheduler.rate_hz:g} Hz, "
-            f"{self.runtime.choice}: " + ", ".join(inputs)
+            f"{self.runtime.choice}: " + ", ".join(inputs) + (f"; {self.turns}" if len(inputs) > 1 else "")
         )
 
     def stop(self) -> None:
@@ -245,6 +267,7 @@ class DetectorComponent(Component):
         if runtime.manifest.task != self.TASK.name:
             raise BundleError(f"{name}: task is {runtime.manifest.task}, this node needs {self.TASK.name}")
         self.cpu_ms = self.warm_up(runtime)
+        runtime.batch_share = self.batch_share(runtime)
         return runtime
 
     # Diagnostics.
@@ -259,6 +282,7 @@ class DetectorComponent(Component):
             "bundle_sha256": runtime.sha256,
             "device": str(runtime.device),
             "engine": str(runtime.choice),
+            **({"turns": self.turns} if len(self.pipeline.stats) > 1 else {}),
             "rate_hz_asked": float(scheduler.rate_hz),
             "ticks_empty": scheduler.empty,
             "ticks_skipped": scheduler.skipped,

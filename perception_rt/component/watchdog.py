@@ -136,7 +136,8 @@ class DetectorWatchdog:
             )
             self._check_model(now_ns, errors, sum(answers), reason)
         if 0 < detector.values["overload_rate_hz"] < detector.values["rate_hz"]:
-            self._check_load(now_ns, max(answers) + errors)
+            together = detector.mailbox.batch_wait_ns is not None
+            self._check_load(now_ns, (max if together else sum)(answers) + errors)
 
     # The model.
 

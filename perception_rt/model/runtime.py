@@ -79,6 +79,7 @@ class Runtime:
         half: whether the network runs in fp16.
         source: the argument of `open`; empty if created otherwise.
         choice: which engine runs which program, and why.
+        batch_share: time of a batch as a share of the time of its parts one by one; 1 until it is measured.
         class_thresholds: (C,) lowest score of each class: NaN to use `score_threshold`, infinity for an
             unwanted class. May be replaced at any time; a call uses the value at its start.
         calibration: of the scores; None returns those of the network.
@@ -92,6 +93,7 @@ class Runtime:
         self.device = device
         self.half = half
         self.choice = choice
+        self.batch_share = 1.0
         self._archive = archive
         self._detect = self._load(archive, choice)
         self.class_thresholds = self.thresholds_of({}, ())
@@ -238,6 +240,8 @@ class Runtime:
 class ContractModule:
     """A TorchScript module that maps sensor data to boxes."""
 
+    together = True  # it takes a batch of images
+
     def __init__(self, archive: Archive, program: Program, device: torch.device, half: bool) -> None:
         self._device, self._half = device, half
         path, manifest = archive.path, archive.manifest
@@ -332,6 +336,26 @@ class ImageRuntime(Runtime):
             zeros = np.zeros((batch, height, width, 3), np.uint8)
             cpu_ms = _cpu_ms(lambda: self(zeros), runs) / batch  # noqa: B023 - called at once
         return cpu_ms
+
+    def measure_batch(self, size: tuple[int, int], count: int, runs: int = 5) -> float:
+        """Return the time of `count` images at once as a share of the time one by one; warm up before.
+
+        Args:
+            size: height and width. count: of images. runs: of each, in turns; the shortest counts.
+        """
+        if count == 1 or not self._detect.together:
+            return 1.0
+        zeros = np.zeros((count, *size, 3), np.uint8)
+        alone, at_once = [], []
+        for _ in range(runs):
+            began = time.perf_counter()
+            for image in zeros:
+                self(image[None])
+            between = time.perf_counter()
+            self(zeros)
+            alone.append(between - began)
+            at_once.append(time.perf_counter() - between)
+        return min(at_once) / min(alone)
 
     def __call__(
         self,

@@ -18,7 +18,7 @@ from perception_rt.node.shell import PerceptionNode
 from perception_rt.node.transforms import TransformSubscriber, subscribe_transforms
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline, PendingFrame
-from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.realtime.scheduler import FairScheduler
 from perception_rt.realtime.worker import Worker
 from perception_rt.types.status import Status
 
@@ -144,7 +144,7 @@ class NodeHost:
             self._transforms.clear()
 
     def make_worker(
-        self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox[PendingFrame]
+        self, pipeline: FramePipeline, scheduler: FairScheduler, mailbox: Mailbox[PendingFrame]
     ) -> Worker[PendingFrame]:
         """Start a thread that runs the pipeline."""
         node = self._node

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from perception_rt.realtime.scheduler import BATCH
+
 Item = TypeVar("Item")
 
 LIVE_NS = 1_000_000_000  # a stream that was silent for longer is not waited for
 
 
 class Mailbox(Generic[Item]):
-    """The newest item of each of several streams that are processed as one batch.
+    """The newest item of each of several streams, which are processed as one batch or one at a time.
 
     Not thread-safe: the caller holds a lock around every call.
 
     Args:
         streams: names of the streams.
-        batch_wait_ns: how long the first item of a batch waits for those of the other live streams, ns.
+        batch_wait_ns: how long the first item of a batch waits for those of the other live streams, ns;
+            None: every stream by itself. May be set between two batches.
     """
 
-    def __init__(self, streams: Sequence[str], batch_wait_ns: int = 0) -> None:
+    def __init__(self, streams: Sequence[str], batch_wait_ns: int | None = 0) -> None:
         self.batch_wait_ns = batch_wait_ns
         self._slots: dict[str, tuple[Item, int]] = {}
         self._last_arrival_ns: dict[str, int | None] = dict.fromkeys(streams)
@@ -34,22 +37,24 @@ class Mailbox(Generic[Item]):
         self._last_arrival_ns[stream] = now_ns
         return superseded[0] if superseded else None
 
-    def ready_ns(self) -> int | None:
-        """Return when the batch became (or will become) complete, ns; None while there are no items.
+    def ready(self) -> dict[str, int]:
+        """Return when what waits became (or will become) ready, ns: by stream, or of the whole under `BATCH`.
 
-        It is complete once every live stream has an item or the first item has waited `batch_wait_ns`.
+        A batch is ready once every live stream has an item or the first item has waited `batch_wait_ns`.
         """
-        if not self._slots:
-            return None
-        first = min(arrival for _, arrival in self._slots.values())
-        last = max(arrival for _, arrival in self._slots.values())
+        arrivals = {stream: arrival for stream, (_, arrival) in self._slots.items()}
+        if self.batch_wait_ns is None or not arrivals:
+            return arrivals
+        first, last = min(arrivals.values()), max(arrivals.values())
         missing = any(
-            arrival is not None and stream not in self._slots and last - arrival <= LIVE_NS
+            arrival is not None and stream not in arrivals and last - arrival <= LIVE_NS
             for stream, arrival in self._last_arrival_ns.items()
         )
-        return max(last, first + self.batch_wait_ns) if missing else last
+        return {BATCH: max(last, first + self.batch_wait_ns) if missing else last}
 
-    def take(self) -> dict[str, tuple[Item, int]]:
-        """Remove and return all items: `{stream: (item, arrival_ns)}`."""
+    def take(self, lane: str = BATCH) -> dict[str, tuple[Item, int]]:
+        """Remove and return all items, or those of one stream: `{stream: (item, arrival_ns)}`."""
+        if lane != BATCH:
+            return {lane: self._slots.pop(lane)}
         batch, self._slots = self._slots, {}
         return batch

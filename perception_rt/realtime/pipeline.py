@@ -125,7 +125,7 @@ class FramePipeline:
             of several frames fails, each frame is inferred alone.
         publish: called with stream, frame and result.
         extras: the same for visualization, after all results of the batch are published; left out while newer
-            frames wait, but for one each `EXTRAS_NS`.
+            frames wait, but for one of each stream each `EXTRAS_NS`.
         clock: the clock of the stamps.
         warn: called with stream and error when a message is refused or its processing fails.
         pending: whether frames wait for their turn.
@@ -159,7 +159,7 @@ class FramePipeline:
         self._lock = threading.Lock()  # a message ends by `process` or by `cancel_running`, not by both
         self._running: dict[str, Entry] = {}
         self._pending = pending
-        self._extras_ns: int | None = None  # when they were last published
+        self._extras_ns: dict[str, int] = {}  # by stream, when they were last published
         self.running_since_ns: int | None = None
         self.stage = ""
 
@@ -293,16 +293,14 @@ class FramePipeline:
             _for_each(publish, computed.results)
         finally:
             _for_each(lambda stream: self._fail(stream, *failed[stream]), failed)
-            if self._extras_due():
-                self._visualize({stream: computed.results[stream] for stream in published})
+            now, pending = self._clock.now_ns(), self._pending()
+            due = [stream for stream in published if not pending or self._extras_overdue(stream, now)]
+            self._extras_ns.update(dict.fromkeys(due, now))
+            self._visualize({stream: computed.results[stream] for stream in due})
 
-    def _extras_due(self) -> bool:
-        now = self._clock.now_ns()
-        last = self._extras_ns
-        if last is not None and 0 <= now - last < EXTRAS_NS and self._pending():
-            return False
-        self._extras_ns = now
-        return True
+    def _extras_overdue(self, stream: str, now_ns: int) -> bool:
+        last_ns = self._extras_ns.get(stream)
+        return last_ns is None or not 0 <= now_ns - last_ns < EXTRAS_NS
 
     def _visualize(self, results: Mapping[str, tuple[Any, Any]]) -> None:
         for stream, result in results.items():

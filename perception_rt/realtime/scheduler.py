@@ -15,7 +15,9 @@ A timer that ignores arrivals adds up to one period of age, differently at each 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
+BATCH = ""  # the lane of all streams together
 MARGIN_NS = 500_000  # waits shorter than this are jitter
 TOLERANCE = 0.125  # of a period, how far from its tick a run may be
 SLEW = 0.05  # of a period, the most that one tick moves the phase
@@ -103,8 +105,95 @@ class FixedRateScheduler:
             self._due_ns = now_ns
             self._waits.clear()
 
+    def waited(self, now_ns: int) -> None:
+        """Note that something else ran until now: whole periods that passed are skipped, the phase stays."""
+        missed = 0 if self._due_ns is None else (now_ns - self._due_ns) // self.period_ns
+        if self._due_ns is not None and missed > 0:
+            self.deadline_misses += 1
+            self.skipped += missed
+            self._due_ns += missed * self.period_ns
+            self._waits.clear()
+
     def wake_ns(self, ready_ns: int | None) -> int | None:
         """Return when to poll again unless something arrives before; None: only at an arrival."""
         if ready_ns is None:
             return None
         return ready_ns if self._due_ns is None else max(self._opens_ns(self._due_ns), ready_ns)
+
+
+class FairScheduler:
+    """Shares one worker between lanes, each with a rate and phase of its own, as of `FixedRateScheduler`.
+
+    A lane is a stream, or the batch of all streams. Of several lanes that are due, the one that ran least
+    recently runs first, so that none starves. Times are in ns, of one clock.
+    """
+
+    def __init__(self, rate_hz: float) -> None:
+        self._lanes: dict[str, FixedRateScheduler] = {}  # the one that ran least recently first
+        self._running = ""
+        self._ended_ns: int | None = None  # when a run ended, until the next poll
+        self.rate_hz = rate_hz
+
+    @property
+    def rate_hz(self) -> float:
+        """The rate of each lane, Hz; can be set while running."""
+        return self._pattern.rate_hz
+
+    @rate_hz.setter
+    def rate_hz(self, rate_hz: float) -> None:
+        self._pattern = FixedRateScheduler(rate_hz)
+        for lane in self._lanes.values():
+            lane.rate_hz = rate_hz
+
+    @property
+    def period_ns(self) -> int:
+        """The period of each lane, ns."""
+        return self._pattern.period_ns
+
+    @property
+    def empty(self) -> int:
+        """Ticks that passed without a new frame, of all lanes."""
+        return sum(lane.empty for lane in self._lanes.values())
+
+    @property
+    def skipped(self) -> int:
+        """Ticks that passed while the worker was busy, of all lanes."""
+        return sum(lane.skipped for lane in self._lanes.values())
+
+    @property
+    def deadline_misses(self) -> int:
+        """Runs that ended after the next tick of their lane, and those that had to wait for a period."""
+        return sum(lane.deadline_misses for lane in self._lanes.values())
+
+    def poll(self, now_ns: int, ready: Mapping[str, int]) -> str | None:
+        """Return the lane to run now; None if nothing is due.
+
+        Args:
+            now_ns: the time now.
+            ready: by lane with frames that wait, when they became ready.
+        """
+        for name in ready:
+            if name not in self._lanes:
+                self._lanes[name] = FixedRateScheduler(self.rate_hz)
+        if self._ended_ns is not None:
+            for name in ready.keys() - {self._running}:
+                self._lanes[name].waited(self._ended_ns)
+            self._ended_ns = None
+        for name in self._lanes:
+            if name in ready and self._lanes[name].poll(now_ns, ready[name]):
+                self._lanes[name] = self._lanes.pop(name)
+                for other in self._lanes.keys() - {name, BATCH} if name != BATCH else ():
+                    self._lanes[other].poll(now_ns, None)  # ticks from before the run were empty, not skipped
+                self._running = name
+                return name
+        return None
+
+    def finished(self, now_ns: int) -> None:
+        """Note that the run ended."""
+        self._lanes[self._running].finished(now_ns)
+        self._ended_ns = now_ns
+
+    def wake_ns(self, ready: Mapping[str, int]) -> int | None:
+        """Return when to poll again unless something arrives before; None: only at an arrival."""
+        wakes = [self._lanes.get(name, self._pattern).wake_ns(ready_ns) for name, ready_ns in ready.items()]
+        return min((wake for wake in wakes if wake is not None), default=None)

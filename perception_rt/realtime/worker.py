@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from perception_rt.realtime.clock import Clock
 from perception_rt.realtime.mailbox import Mailbox
-from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.realtime.scheduler import FairScheduler
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,7 +35,7 @@ class Worker(Generic[Item]):
     def __init__(
         self,
         process: Callable[[dict[str, tuple[Item, int]]], object],
-        scheduler: FixedRateScheduler,
+        scheduler: FairScheduler,
         mailbox: Mailbox[Item],
         clock: Clock,
         steady: bool = True,
@@ -70,7 +70,7 @@ class Worker(Generic[Item]):
     def pending(self) -> bool:
         """Whether items wait for their turn."""
         with self._condition:
-            return self._mailbox.ready_ns() is not None
+            return bool(self._mailbox.ready())
 
     def drain(self, timeout_s: float) -> bool:
         """Wait for the running batch; False where it still runs after `timeout_s`."""
@@ -125,10 +125,11 @@ class Worker(Generic[Item]):
             if self._jobs:
                 jobs, self._jobs = self._jobs, []
                 return {}, jobs
-            ready = self._mailbox.ready_ns()
+            ready = self._mailbox.ready()
             now = self._clock.now_ns()
-            if self._scheduler.poll(now, ready):
-                return self._mailbox.take(), []
+            lane = self._scheduler.poll(now, ready)
+            if lane is not None:
+                return self._mailbox.take(lane), []
             wake = self._scheduler.wake_ns(ready)
             if wake is None:
                 self._condition.wait()

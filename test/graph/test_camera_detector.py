@@ -184,6 +184,35 @@ def test_cameras_that_are_ready_together_are_inferred_together(run_camera):
     assert sizes.count(2) >= 4  # all but the first, on a machine that keeps up
 
 
+def test_cameras_run_one_at_a_time_where_a_batch_does_not_pay(run_camera):
+    left, right = run_camera.several(
+        ["/left/image_raw", "/right/image_raw"], bundle="sim_camera", device="cpu"
+    )
+    assert left.bench.said("one frame at a time (a batch takes 1.00"), left.bench.logs
+    sizes = []
+    infer = left.node.component.infer
+    left.node.component.infer = lambda frames: sizes.append(len(frames)) or infer(frames)
+    for _ in range(6):
+        pair = left.send(), right.send()
+        left.answer(pair[0])
+        right.answer(pair[1])
+    assert sizes == [1] * 12
+    for camera in (left, right):
+        assert camera.book()["states"]["published"] == camera.book()["received"] == 6
+
+
+@pytest.mark.parametrize(("share", "together"), [(0.79, 0.010), (0.81, None)])
+def test_a_swap_follows_what_a_batch_takes_with_the_new_bundle(run_camera, monkeypatch, share, together):
+    left, right = run_camera.several(["/left/image_raw", "/right/image_raw"])
+    component = left.node.component
+    monkeypatch.setattr(component, "batch_share", lambda runtime: share)
+    component.worker.call(lambda: component.use(component.open())).result(30)
+    assert component.mailbox.batch_wait_ns == (together and round(together * 1e9))
+    pair = left.send(), right.send()
+    left.answer(pair[0])
+    right.answer(pair[1])
+
+
 def test_a_silent_camera_does_not_hold_up_the_others(run_camera):
     left, right = run_camera.several(["/left/image_raw", "/right/image_raw"], batch_wait_ms=50.0)
     for _ in range(3):

@@ -43,7 +43,7 @@ class Rig:
             self.show,
             self.clock,
             lambda stream, error: self.warned.append((stream, str(error))),
-            pending=lambda: self.mailbox.ready_ns() is not None,
+            pending=lambda: bool(self.mailbox.ready()),
         )
         self.mailbox: Mailbox = Mailbox(["a", "b"])
         for stream in "ab":

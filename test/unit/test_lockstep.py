@@ -16,7 +16,7 @@ from perception_rt.component.graph import GraphNode
 from perception_rt.component.parameters import Parameter
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
-from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.realtime.scheduler import FairScheduler
 from perception_rt.replay.bag import BagMessage
 from perception_rt.replay.lockstep.graph import check_overrides, overrides_of
 from perception_rt.replay.lockstep.host import DEPTH, LockstepHost
@@ -133,7 +133,7 @@ class Echo(Component):
             clock=self.host,
             warn=self.host.warn,
         )
-        scheduler = FixedRateScheduler(self.values["rate_hz"])
+        scheduler = FairScheduler(self.values["rate_hz"])
         self.worker = self.host.make_worker(pipeline, scheduler, Mailbox(["/image"]))
         self.listen(
             IMAGE,

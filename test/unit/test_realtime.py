@@ -15,7 +15,7 @@ from perception_rt.realtime.ledger import FrameLedger, Outcome
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.ordering import StampOrder
 from perception_rt.realtime.pipeline import FramePipeline
-from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.realtime.scheduler import BATCH, FairScheduler, FixedRateScheduler
 from perception_rt.realtime.statistics import LatencyWindow, RateMeter
 from perception_rt.realtime.worker import Worker
 from perception_rt.types import CodecError, ModelError
@@ -155,32 +155,32 @@ def test_mailbox_keeps_the_newest_and_returns_what_it_supersedes():
     mailbox = Mailbox(["a"])
     assert mailbox.put("a", 1, 10) is None
     assert mailbox.put("a", 2, 20) == 1
-    assert mailbox.ready_ns() == 20
+    assert mailbox.ready().get(BATCH) == 20
     assert mailbox.take() == {"a": (2, 20)}
-    assert mailbox.ready_ns() is None
+    assert mailbox.ready().get(BATCH) is None
 
 
 def test_batch_waits_for_live_streams_only_and_not_for_ever():
     mailbox = Mailbox(["a", "b"], batch_wait_ns=10 * MS)
     mailbox.put("a", 1, 0)
-    assert mailbox.ready_ns() == 0  # b was never seen
+    assert mailbox.ready().get(BATCH) == 0  # b was never seen
     mailbox.put("b", 1, 2 * MS)
-    assert mailbox.ready_ns() == 2 * MS
+    assert mailbox.ready().get(BATCH) == 2 * MS
     mailbox.take()
     mailbox.put("a", 2, 100 * MS)
-    assert mailbox.ready_ns() == 110 * MS  # b lives: wait, but at most batch_wait
+    assert mailbox.ready().get(BATCH) == 110 * MS  # b lives: wait, but at most batch_wait
     mailbox.put("b", 2, 104 * MS)
-    assert mailbox.ready_ns() == 104 * MS
+    assert mailbox.ready().get(BATCH) == 104 * MS
     mailbox.take()
     mailbox.put("a", 3, 5_000 * MS)
-    assert mailbox.ready_ns() == 5_000 * MS  # b has been silent for too long
+    assert mailbox.ready().get(BATCH) == 5_000 * MS  # b has been silent for too long
 
 
 def test_mailbox_after_a_clock_set_back_is_not_stuck():
     mailbox = Mailbox(["a", "b"], batch_wait_ns=10 * MS)
     mailbox.put("a", 1, 900_000 * MS)
     mailbox.put("b", 1, 5 * MS)
-    assert mailbox.ready_ns() == 5 * MS
+    assert mailbox.ready().get(BATCH) == 5 * MS
 
 
 def test_ledger_sums_and_refuses_to_lose_count():
@@ -343,7 +343,7 @@ def test_worker_runs_jobs_and_batches_on_one_thread_and_stops():
         done.set()
 
     clock = VirtualClock()
-    worker = Worker(process, FixedRateScheduler(30), Mailbox(["a"]), clock)
+    worker = Worker(process, FairScheduler(30), Mailbox(["a"]), clock)
     name = worker.call(lambda: threading.current_thread().name).result(5)
     worker.put("a", "frame")
     assert done.wait(5)

@@ -1,5 +1,7 @@
 """The runtime: same input, same answer; wrong input, a typed error."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -153,3 +155,21 @@ def test_cuda_answers_as_the_cpu(tmp_path, half):
     expected = Runtime.open(tmp_path / "toy.pt", "cpu")(images)
     answer = Runtime.open(tmp_path / "toy.pt", "cuda", half=half)(images)
     np.testing.assert_allclose(answer[1][:5], expected[1][:5], atol=0.02 if half else 1e-3)
+
+
+@pytest.mark.parametrize(("each_s", "least", "most"), [(0.0, 0.1, 0.8), (0.004, 0.8, 1.5)])
+def test_a_batch_is_measured_against_its_images_one_by_one(runtime, monkeypatch, each_s, least, most):
+    """A network that takes 4 ms for each call, or for each image."""
+
+    class Network:
+        together = True
+
+        def __call__(self, images, *_, **__):
+            time.sleep(each_s * len(images) or 0.004)
+            return (*(torch.zeros(0, *more) for more in ((4,), (), (), ())),)
+
+    monkeypatch.setattr(runtime, "_detect", Network())
+    assert least < runtime.measure_batch((20, 30), 4) < most
+    assert runtime.measure_batch((20, 30), 1) == 1.0
+    monkeypatch.setattr(Network, "together", False)
+    assert runtime.measure_batch((20, 30), 4) == 1.0

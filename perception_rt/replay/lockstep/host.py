@@ -14,7 +14,7 @@ from perception_rt.component.parameters import check_names, resolve
 from perception_rt.component.streams import DEPTH
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
-from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.realtime.scheduler import FairScheduler
 from perception_rt.replay.lockstep.clock import NodeClock
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.router import DIAGNOSTICS, DIAGNOSTICS_TYPE, Router
@@ -130,7 +130,7 @@ class LockstepHost:
         return self._view
 
     def make_worker(
-        self, pipeline: FramePipeline, scheduler: FixedRateScheduler, mailbox: Mailbox
+        self, pipeline: FramePipeline, scheduler: FairScheduler, mailbox: Mailbox
     ) -> LockstepWorker:
         """Create a worker that runs in virtual time."""
         self.workers.append(LockstepWorker(self.path, self.clock, pipeline, scheduler, mailbox, self._view))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perception_rt.component.component import Component
-from perception_rt.component.detector import DetectorComponent
+from perception_rt.component.detector import BATCH_WAIT_MS, DetectorComponent
 from perception_rt.component.graph import GraphNode
 from perception_rt.replay.bag import Bag, BagMessage, Damage
 from perception_rt.replay.live import Live
@@ -166,6 +166,9 @@ class _Replay:
             given = {**node.inherited, **node.parameters, **overrides}
             if given.get("engine", "auto") == "auto":
                 overrides["engine"] = "reference"
+            # The given time is that of a run, whatever a batch would take here.
+            if given.get("batch_wait_ms", -1.0) < 0:
+                overrides["batch_wait_ms"] = BATCH_WAIT_MS
         return LockstepHost(make, node, overrides, self._loop, self._router, timing)
 
     def _set_up(self, host: LockstepHost) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import Batch, Computed, FramePipeline, Parsed, PendingFrame
-from perception_rt.realtime.scheduler import FixedRateScheduler
+from perception_rt.realtime.scheduler import FairScheduler
 from perception_rt.replay.lockstep.clock import NodeClock
 from perception_rt.replay.lockstep.transforms import TransformView
 
@@ -31,7 +31,7 @@ class LockstepWorker:
         node: str,
         clock: NodeClock,
         pipeline: FramePipeline,
-        scheduler: FixedRateScheduler,
+        scheduler: FairScheduler,
         mailbox: Mailbox,
         view: TransformView,
     ) -> None:
@@ -101,9 +101,10 @@ class LockstepWorker:
     def _poll(self) -> None:
         if self.busy:
             return
-        now, ready = self._loop.now_ns(), self._mailbox.ready_ns()
-        if self._scheduler.poll(now, ready):
-            self._run(self._mailbox.take())
+        now, ready = self._loop.now_ns(), self._mailbox.ready()
+        lane = self._scheduler.poll(now, ready)
+        if lane is not None:
+            self._run(self._mailbox.take(lane))
             return
         wake = self._scheduler.wake_ns(ready)
         if wake is not None and wake != self._wake_ns:
