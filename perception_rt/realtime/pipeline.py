@@ -293,10 +293,11 @@ class FramePipeline:
             _for_each(publish, computed.results)
         finally:
             _for_each(lambda stream: self._fail(stream, *failed[stream]), failed)
-            now, pending = self._clock.now_ns(), self._pending()
-            due = [stream for stream in published if not pending or self._extras_overdue(stream, now)]
-            self._extras_ns.update(dict.fromkeys(due, now))
-            self._visualize({stream: computed.results[stream] for stream in due})
+            if published:
+                now, pending = self._clock.now_ns(), self._pending()
+                due = [stream for stream in published if not pending or self._extras_overdue(stream, now)]
+                self._extras_ns.update(dict.fromkeys(due, now))
+                self._visualize({stream: computed.results[stream] for stream in due})
 
     def _extras_overdue(self, stream: str, now_ns: int) -> bool:
         last_ns = self._extras_ns.get(stream)
