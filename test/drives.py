@@ -129,7 +129,7 @@ def _vehicle(drive: Drive, seconds: float) -> Iterator[Logged]:
         yield stamp_ns, ODOM, encode_odometry(odometry, "odom", "base_link")
         truth = _state(stamp_ns, (true.x, true.y, true.yaw), true.v, true.yaw_rate)
         yield stamp_ns, TRUTH_ODOMETRY, encode_odometry(truth, "map", "base_link")
-        yield stamp_ns, TF, _transforms([(stamp_ns, "odom", "base_link", (pose[0], pose[1], 0), pose[2])])
+        yield stamp_ns, TF, transforms([(stamp_ns, "odom", "base_link", (pose[0], pose[1], 0), pose[2])])
 
 
 def _moved(pose: np.ndarray, v: float, yaw_rate: float, step_s: float) -> np.ndarray:
@@ -143,7 +143,7 @@ def _state(stamp_ns: int, pose: Any, v: float, yaw_rate: float) -> EgoState:
 
 
 def _static(drive: Drive) -> bytes:
-    return _transforms(
+    return transforms(
         [
             (START_NS, "base_link", LIDAR_FRAME, LIDAR_POSITION, 0.0),
             (START_NS, "base_link", OPTICAL_FRAME, drive.camera.position, (-0.5, 0.5, -0.5, 0.5)),
@@ -151,56 +151,56 @@ def _static(drive: Drive) -> bytes:
     )
 
 
-# Messages that the package only reads: filled as objects, serialized by rosbags.
+# Messages that the package only reads: filled as objects, serialized by rosbags; tests use them too.
 
 
-def _serialized(kind: str, **fields: Any) -> bytes:
-    return bytes(typestore().serialize_cdr(_message(kind, **fields), kind))
+def serialized(kind: str, **fields: Any) -> bytes:
+    return bytes(typestore().serialize_cdr(message(kind, **fields), kind))
 
 
-def _message(kind: str, **fields: Any) -> Any:
+def message(kind: str, **fields: Any) -> Any:
     return typestore().types[kind](**fields)
 
 
-def _header(stamp_ns: int, frame_id: str) -> Any:
+def header(stamp_ns: int, frame_id: str) -> Any:
     sec, nanosec = divmod(stamp_ns, 1_000_000_000)
-    time = _message("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
-    return _message("std_msgs/msg/Header", stamp=time, frame_id=frame_id)
+    time = message("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
+    return message("std_msgs/msg/Header", stamp=time, frame_id=frame_id)
 
 
-def _vector(values: Any) -> Any:
+def vector(values: Any) -> Any:
     x, y, z = (float(value) for value in values)
-    return _message("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
+    return message("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
 
 
-def _quaternion(x: float, y: float, z: float, w: float) -> Any:
-    return _message("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+def quaternion(x: float, y: float, z: float, w: float) -> Any:
+    return message("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
 
 
-def _transforms(rows: list[tuple[int, str, str, Any, Any]]) -> bytes:
+def transforms(rows: list[tuple[int, str, str, Any, Any]]) -> bytes:
     """A TFMessage of (stamp, parent, child, translation, yaw or quaternion x y z w)."""
     stamped = []
     for stamp_ns, parent, child, translation, turn in rows:
         x, y, z, w = turn if np.ndim(turn) else (0.0, 0.0, math.sin(turn / 2), math.cos(turn / 2))
-        move = _message(
-            "geometry_msgs/msg/Transform", translation=_vector(translation), rotation=_quaternion(x, y, z, w)
+        move = message(
+            "geometry_msgs/msg/Transform", translation=vector(translation), rotation=quaternion(x, y, z, w)
         )
         stamped.append(
-            _message(
+            message(
                 "geometry_msgs/msg/TransformStamped",
-                header=_header(stamp_ns, parent),
+                header=header(stamp_ns, parent),
                 child_frame_id=child,
                 transform=move,
             )
         )
-    return _serialized("tf2_msgs/msg/TFMessage", transforms=stamped)
+    return serialized("tf2_msgs/msg/TFMessage", transforms=stamped)
 
 
 def _camera_info(drive: Drive, stamp_ns: int) -> bytes:
     k = drive.camera.k
-    return _serialized(
+    return serialized(
         "sensor_msgs/msg/CameraInfo",
-        header=_header(stamp_ns, OPTICAL_FRAME),
+        header=header(stamp_ns, OPTICAL_FRAME),
         height=drive.size[1],
         width=drive.size[0],
         distortion_model="plumb_bob",
@@ -210,7 +210,7 @@ def _camera_info(drive: Drive, stamp_ns: int) -> bytes:
         p=np.hstack([k, np.zeros((3, 1))]).ravel(),
         binning_x=0,
         binning_y=0,
-        roi=_message(
+        roi=message(
             "sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
         ),
     )
@@ -218,13 +218,13 @@ def _camera_info(drive: Drive, stamp_ns: int) -> bytes:
 
 def _imu(drive: Drive, t_s: float, stamp_ns: int) -> bytes:
     reading = drive.imu(t_s)
-    return _serialized(
+    return serialized(
         "sensor_msgs/msg/Imu",
-        header=_header(stamp_ns, "base_link"),
-        orientation=_quaternion(0.0, 0.0, 0.0, 1.0),
+        header=header(stamp_ns, "base_link"),
+        orientation=quaternion(0.0, 0.0, 0.0, 1.0),
         orientation_covariance=np.array([-1.0, *(0.0,) * 8]),  # no orientation (sensor_msgs/Imu)
-        angular_velocity=_vector(reading.angular_velocity),
+        angular_velocity=vector(reading.angular_velocity),
         angular_velocity_covariance=np.diag([GYRO_SIGMA**2] * 3).ravel(),
-        linear_acceleration=_vector(reading.linear_acceleration),
+        linear_acceleration=vector(reading.linear_acceleration),
         linear_acceleration_covariance=np.diag([ACCEL_SIGMA**2] * 3).ravel(),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,22 +31,34 @@ class Transform:
     quaternion: np.ndarray
 
 
-def parse_transforms(source: object) -> list[Transform]:
+def parse_transforms(source: object, refuse: Callable[[CodecError], None] | None = None) -> list[Transform]:
     """The transforms of a tf2_msgs/TFMessage in their order; a leading ``/`` of a frame goes, as in tf2.
 
     Args:
         source: the message object (of rclpy or rosbags), or its serialized bytes.
+        refuse: called with the error of each transform that is none, so that the others are returned, as in
+            tf2: one joint without a measurement is NaN in the message of all. None: it is raised.
 
     Raises:
-        CodecError: for truncated bytes, a frame without a name or in itself, a number that is not finite, or
-            a quaternion of length 0.
+        CodecError: for truncated bytes; without `refuse`, for a frame without a name or in itself, a number
+            that is not finite, or a quaternion of length 0.
     """
     if isinstance(source, BYTES_LIKE):
-        return [_transform(*row) for row in _rows_of_bytes(CdrReader(source))]
-    try:
-        return [_transform(*row) for row in _rows_of_message(source)]
-    except AttributeError as error:
-        raise CodecError("source", type(source).__name__, f"not a tf2_msgs/TFMessage: {error}") from error
+        rows = list(_rows_of_bytes(CdrReader(source)))
+    else:
+        try:
+            rows = list(_rows_of_message(source))
+        except AttributeError as error:
+            raise CodecError("source", type(source).__name__, f"not a tf2_msgs/TFMessage: {error}") from error
+    transforms = []
+    for row in rows:
+        try:
+            transforms.append(_transform(*row))
+        except CodecError as error:
+            if refuse is None:
+                raise
+            refuse(error)
+    return transforms
 
 
 _Row = tuple[int, str, str, tuple[float, ...]]

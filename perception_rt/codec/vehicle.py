@@ -7,7 +7,8 @@ nav_msgs/Odometry and nav_msgs/Path out.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,7 @@ class MotionReading:
         pose: x y yaw, m and rad; None where the message has none: no rotation, or a variance of -1.
         pose_covariance: (3, 3) of x y yaw; zeros where not known.
         sideways: speed along y, m/s, and its variance; None as `speed`.
+        twist: (6,) all of it, m/s and rad/s, and its (6, 6) covariance.
     """
 
     stamp_ns: int
@@ -79,6 +81,24 @@ class MotionReading:
     pose: tuple[float, float, float] | None = None
     pose_covariance: np.ndarray | None = None
     sideways: tuple[float, float] | None = None
+    twist: tuple[np.ndarray, np.ndarray] | None = None
+
+    def moved_to(self, base_from_child: np.ndarray) -> MotionReading:
+        """The same motion as the twist of another frame of the vehicle.
+
+        Args:
+            base_from_child: (4, 4) the twist's frame in the other one, m: in a frame of z down (REP 103,
+                ``_ned``) left turns are negative, and one off the centre moves sideways in turns.
+        """
+        assert self.twist is not None  # as parsed
+        (values, covariance), axes = self.twist, base_from_child[:3, :3]
+        turn = axes @ values[3:]
+        moved = np.concatenate((axes @ values[:3] - np.cross(turn, base_from_child[:3, 3]), turn))
+        spread = covariance.copy()
+        for part in (slice(0, 3), slice(3, 6)):
+            if (np.diag(covariance)[part] >= 0).all():
+                spread[part, part] = axes @ covariance[part, part] @ axes.T
+        return replace(self, **_plane(moved, spread))
 
 
 def parse_imu(data: bytes) -> ImuReading:
@@ -128,8 +148,7 @@ def parse_twist(data: bytes) -> MotionReading:
     """
     reader = CdrReader(data)
     stamp_ns, frame_id = reader.header()
-    speed, yaw_rate, variance, sideways = _twist(reader)
-    return MotionReading(stamp_ns, frame_id, frame_id, speed, yaw_rate, variance, sideways=sideways)
+    return MotionReading(stamp_ns, frame_id, frame_id, **_twist(reader))
 
 
 def parse_odometry(data: bytes) -> MotionReading:
@@ -147,24 +166,25 @@ def parse_odometry(data: bytes) -> MotionReading:
     yaw = math.atan2(2 * (qw * qz + qx * qy), qw * qw + qx * qx - qy * qy - qz * qz)
     known = 0.5 < norm < 2 and covariance[0, 0] >= 0  # drivers without a pose leave zeros, or say -1
     pose = (x, y, yaw) if known else None
-    speed, yaw_rate, variance, sideways = _twist(reader)
-    return MotionReading(
-        stamp_ns, frame_id, child, speed, yaw_rate, variance, pose, covariance, sideways=sideways
-    )
+    twist = _twist(reader)
+    return MotionReading(stamp_ns, frame_id, child, pose=pose, pose_covariance=covariance, **twist)
 
 
-def _twist(
-    reader: CdrReader,
-) -> tuple[float | None, float | None, tuple[float, float], tuple[float, float] | None]:
+def _twist(reader: CdrReader) -> dict[str, Any]:
     values = reader.doubles("twist", 6)
     covariance = reader.doubles("twist.covariance", 36).reshape(6, 6)
+    return {**_plane(values, covariance), "twist": (values, covariance)}
+
+
+def _plane(values: np.ndarray, covariance: np.ndarray) -> dict[str, Any]:
+    """The fields of a `MotionReading` from a twist and its covariance."""
     first, last = float(covariance[0, 0]), float(covariance[5, 5])
     given = first != -1  # as of sensor_msgs/Imu: there is no such measurement
     speed = float(values[0]) if given and first >= 0 else None
     yaw_rate = float(values[5]) if given and last >= 0 else None
     aside = float(covariance[1, 1])
     sideways = (float(values[1]), aside) if given and aside >= 0 else None
-    return speed, yaw_rate, (first, last), sideways
+    return {"speed": speed, "yaw_rate": yaw_rate, "twist_variance": (first, last), "sideways": sideways}
 
 
 def encode_odometry(state: EgoState, frame_id: str, child_frame_id: str) -> bytes:

@@ -62,6 +62,7 @@ def check_source(source: str) -> None:
     device = Path(f"/dev/video{source}" if source.isdecimal() else source)
     if sys.platform == "linux" and not device.exists():
         there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video[0-9]*"))) or "none"
+        there += " (a container needs `docker run --device`)" if Path("/.dockerenv").exists() else ""
         raise ConfigError(f"video={source!r}: no such device; cameras of this machine: {there}")
     if sys.platform == "linux" and not os.access(device, os.R_OK | os.W_OK):
         raise ConfigError(f"video={source!r}: no permission (is the user in the group `video`?)")

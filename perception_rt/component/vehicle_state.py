@@ -152,6 +152,7 @@ class VehicleState(Component):
         sigmas = ("speed_sigma", "yaw_rate_sigma", "acceleration_sigma", "fix_sigma")
         self._default_variances = DefaultVariances(*(values[name] ** 2 for name in sigmas))
         self._missing, self._path_due_ns = "", 0
+        self._twist_frames: dict[str, str] = {}  # by sensor, whose twist is taken for the base frame's
         self._noted: set[tuple[str, str]] = set()
         self._transforms = self.host.transforms()
         self._odometry = self.host.create_publisher("nav_msgs/msg/Odometry", "~/odometry", 10)
@@ -187,6 +188,9 @@ class VehicleState(Component):
 
     def _on_odometry(self, data: bytes, entry: Entry) -> None:
         reading = parse_odometry(data)
+        # A driver that gives one frame twice has not filled the second.
+        child = "" if reading.child_frame_id == reading.frame_id else reading.child_frame_id
+        reading = self._in_base(reading, child, "odometry")
         measurements: list[state.Measurement] = [self._twist(reading, "odometry")]
         self._note_missing("odometry", {"speed": reading.speed, "yaw rate": reading.yaw_rate})
         if self.values["use_odometry_pose"]:
@@ -198,8 +202,22 @@ class VehicleState(Component):
 
     def _on_twist(self, data: bytes, entry: Entry) -> None:
         reading = parse_twist(data)
+        reading = self._in_base(reading, reading.frame_id, "twist")
         self._note_missing("twist", {"speed": reading.speed, "yaw rate": reading.yaw_rate})
         self._measure("twist", entry, reading.stamp_ns, [self._twist(reading, "twist")])
+
+    def _in_base(self, reading: MotionReading, frame: str, sensor: str) -> MotionReading:
+        """The reading with the twist of the base frame, where /tf has a fixed way to it."""
+        base = self.values["base_frame"].removeprefix("/")
+        if frame.removeprefix("/") in ("", base):
+            return reading
+        try:
+            return reading.moved_to(self._transforms.lookup(base, frame, 0))
+        except TransformError as error:
+            if sensor not in self._twist_frames:
+                self.host.info(f"{sensor}: its twist is taken for that of {base!r}: {error}")
+            self._twist_frames[sensor] = f"{frame}, taken for {base}: {error}"
+            return reading
 
     def _twist(self, reading: MotionReading, sensor: str) -> state.Twist:
         omnidirectional = not self.values["non_holonomic"]
@@ -348,6 +366,7 @@ class VehicleState(Component):
         values["imu_gravity"] = GRAVITY_FOUND[self._gravity.included]
         if self._antenna:
             values["antenna"] = self._antenna
+        values |= {f"{sensor}_frame": told for sensor, told in self._twist_frames.items()}
         counters = {**state_filter.counters, **state_filter.quantity_counters}
         for name, counts in sorted(counters.items()):
             values |= {f"{name}_{outcome.value}": count for outcome, count in sorted(counts.items()) if count}

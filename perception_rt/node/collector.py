@@ -12,7 +12,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
 from perception_rt.codec.detections import decode_named_detections
-from perception_rt.codec.transforms import parse_transforms
 from perception_rt.codec.vehicle import MotionReading, parse_odometry
 from perception_rt.model.task import TASKS
 from perception_rt.node.messages import installed_class
@@ -120,10 +119,7 @@ class Collector:
         self.paths[stamp.sec * 10**9 + stamp.nanosec] = message.header.frame_id, np.array(xy)
 
     def _on_transforms(self, data: bytes, static: bool) -> None:
-        for one in parse_transforms(data):
-            self.transforms.add(
-                one.parent, one.child, one.stamp_ns, one.translation, one.quaternion, static=static
-            )
+        self.transforms.add_message(data, static)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -13,7 +13,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 
-from perception_rt.codec.transforms import parse_transforms
 from perception_rt.component import component
 from perception_rt.stage.transforms import TransformBuffer, to_matrix
 from perception_rt.types import PerceptionError, TransformError
@@ -112,18 +111,8 @@ class TransformListener:
     def _add(self, data: bytes, topic: str) -> None:
         if topic == "/tf_static":
             self._hint.check()
-        try:
-            transforms = parse_transforms(data)
-        except PerceptionError as error:
-            self._warn(topic, error)
-            return
-        for t in transforms:
-            try:
-                static = topic == "/tf_static"
-                with self._lock:
-                    self._buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
-            except PerceptionError as error:  # use the others of the message
-                self._warn(topic, error)
+        with self._lock:
+            self._buffer.add_message(data, topic == "/tf_static", lambda error: self._warn(topic, error))
 
     def _warn(self, topic: str, error: PerceptionError) -> None:
         self._node.get_logger().warning(f"{topic}: {error}", throttle_duration_sec=1.0)

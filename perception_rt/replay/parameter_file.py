@@ -78,7 +78,7 @@ def parameter_file(survey: Survey, source: str, use_sim_time: bool, player: Mapp
     head = [f"Parameters for {source}, by `perception-rt init`. Check the lines with a comment.", base_note]
     head += [] if cameras else camera_notes or ["no camera: no topic of type Image or CompressedImage"]
     head += [] if lidars else lidar_notes or ["no lidar: no topic of type PointCloud2"]
-    head += survey.faults[:8] + _unused(survey)
+    head += survey.faults[:8] + _unused(survey) + _renamed_transforms(survey)
     if player and sections:
         sections["bag_player"] = _Section({"use_sim_time": False, **player})
     return _text(head, sections, use_sim_time)
@@ -335,6 +335,13 @@ def _fixed_frame(survey: Survey, frame: str) -> str:
 def _unused(survey: Survey) -> list[str]:
     kinds = sorted({f"{topic.message_type}" for topic in survey.topics if topic.message_type not in USED})
     return [f"types that no node takes: {', '.join(kinds)}"] if kinds else []
+
+
+def _renamed_transforms(survey: Survey) -> list[str]:
+    """Return a note where transforms come on topics that the nodes hear only if remapped."""
+    names = [topic.name for topic in survey.of_type(TF_TYPE) if topic.name not in ("/tf", "/tf_static")]
+    options = " ".join(f"-r {'/tf_static' if 'static' in name else '/tf'}:={name}" for name in names)
+    return [f"transforms are on {', '.join(names)}: run with {options}"] if names else []
 
 
 def _text(head: Sequence[str], sections: Mapping[str, _Section], use_sim_time: bool) -> str:

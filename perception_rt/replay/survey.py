@@ -74,7 +74,7 @@ class Survey:
         static = topic.endswith("tf_static")
         for data in messages:
             try:
-                for one in parse_transforms(data):
+                for one in parse_transforms(data, lambda error: self.faults.append(f"{topic}: {error}")):
                     self.parents.setdefault(one.child, (one.parent, static))
                     self.transforms.add(
                         one.parent, one.child, one.stamp_ns, one.translation, one.quaternion, static

@@ -132,6 +132,6 @@ def _stamp_ns(message: BagMessage) -> int | None:
     if message.message_type != TF_TYPE:
         return header_stamp_ns(message.data)
     try:
-        return next((one.stamp_ns for one in parse_transforms(message.data)), None)
+        return next((one.stamp_ns for one in parse_transforms(message.data, lambda error: None)), None)
     except PerceptionError:
         return None  # it is counted where it is used

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from perception_rt.types import TransformError
+from perception_rt.codec.transforms import parse_transforms
+from perception_rt.types import PerceptionError, TransformError
 
 HISTORY_NS = 10_000_000_000  # tf2's default
 MAX_FRAMES = 1024  # a further frame replaces the least recently updated one
@@ -76,6 +77,29 @@ class TransformBuffer:
             self.ignored += 1
         if len(self._frames) > MAX_FRAMES:
             self._evict()
+
+    def add_message(
+        self, data: bytes, static: bool, refuse: Callable[[PerceptionError], None] = lambda error: None
+    ) -> int:
+        """Add all transforms of a serialized tf2_msgs/TFMessage; return how many could be used.
+
+        Args:
+            data: the message. static: it came on /tf_static.
+            refuse: called with what is wrong with a transform, or with the message; the others are used.
+        """
+        try:
+            transforms = parse_transforms(data, refuse)
+        except PerceptionError as error:
+            refuse(error)
+            return 0
+        used = 0
+        for one in transforms:
+            try:
+                self.add(one.parent, one.child, one.stamp_ns, one.translation, one.quaternion, static)
+                used += 1
+            except TransformError as error:
+                refuse(error)
+        return used
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
         """Return the transform from `source` to `target` at a time.

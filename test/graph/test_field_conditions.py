@@ -379,3 +379,29 @@ def test_a_recording_of_one_moment_is_answered_though_nothing_follows(tmp_path, 
         assert process.wait(20) == 0
         assert wait_for(lambda: "fusion: /boxes" in ear.status)
         assert ear.status["fusion: /boxes"]["pending"] == "0"
+
+
+@pytest.mark.parametrize("node", ["lidar_detector", "object_tracker", "vehicle_state"])
+def test_stamps_of_zero_are_named_and_answered(bench, run_lidar, node):
+    """Of a driver that never sets them."""
+    if node == "lidar_detector":
+        lidar = run_lidar()
+        for _ in range(6):
+            lidar.ask(stamp_ns=0)
+        assert lidar.count("published") == 6
+        name, answers = f"{node}: /points", lidar.found
+    elif node == "object_tracker":
+        driver = Driver(bench, fixed_frame="")
+        car = Detections3D(np.array([CAR], np.float32), np.full(1, 0.9, np.float32), np.zeros(1, np.int64))
+        for _ in range(6):
+            driver.publish(Detection3DEncoder(("car",)).encode(car, 0, "lidar"))
+        name, answers = driver.name, driver.tracks
+    else:
+        vehicle = Vehicle(bench, imu_topic="")
+        vehicle.stamp = lambda t: 0
+        for _ in range(6):
+            vehicle.publish("odom_in", vehicle.odom(0.0), "odometry")
+        name, answers = f"{node}: /odom_in", vehicle.odometry
+    assert wait_for(lambda: "all stamps are 0: the driver must set header.stamp" in bench.message(name))
+    assert bench.status[name].level == b"\x01"
+    assert answers

@@ -129,6 +129,9 @@ def test_what_is_no_transform_names_the_field(field, row, as_bytes):
     with pytest.raises(CodecError) as error:
         parse_transforms(serialized(msg) if as_bytes else msg)
     assert error.value.field == field
+    refused = []
+    (kept,) = parse_transforms(serialized(msg) if as_bytes else msg, refused.append)
+    assert (kept.child, [one.field for one in refused]) == ("odom", [field])
 
 
 @pytest.mark.parametrize("source", [None, "text", object()])

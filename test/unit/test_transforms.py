@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from perception_rt.stage.transforms import MAX_FRAMES, TransformBuffer, inverse, slerp, to_matrix, transform
 from perception_rt.types import TransformError
+from test import drives
 from test.transform_table import CASES
 
 MS = 1_000_000
@@ -216,3 +217,14 @@ def test_what_is_no_transform_is_refused(translation, quaternion):
 def test_a_frame_without_a_name_is_refused(names):
     with pytest.raises(TransformError):
         TransformBuffer().add(*names, 0, (0, 0, 0), STILL)
+
+
+def test_of_a_message_all_transforms_but_the_bad_ones_are_used():
+    rows = [(7, "odom", "base", (1, 0, 0), 0.0), (7, "base", "wheel", (0, np.nan, 0), 0.0)]
+    rows += [(7, "base", "odom", (0, 0, 0), 0.0), (7, "base", "lidar", (0, 0, 2), 0.0)]
+    buffer, errors = TransformBuffer(), []
+    assert buffer.add_message(drives.transforms(rows), False, errors.append) == 2
+    np.testing.assert_array_equal(buffer.lookup("odom", "lidar", 7)[:3, 3], (1, 0, 2))
+    assert ["'wheel'" in str(errors[0]), "its own ancestor" in str(errors[1])] == [True, True]
+    assert buffer.add_message(b"\0\1\0\0\1", False, errors.append) == 0
+    assert len(errors) == 3

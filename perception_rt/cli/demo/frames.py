@@ -11,7 +11,6 @@ import numpy as np
 from perception_rt.cli.demo.plan import DemoPlan
 from perception_rt.cli.demo.sensors import DETECTORS, SIMULATED, Frame
 from perception_rt.codec.camera_info import CameraModel, parse_camera_info
-from perception_rt.codec.transforms import parse_transforms
 from perception_rt.codec.video import read_video
 from perception_rt.model.task import DETECT2D, TASKS
 from perception_rt.node.collector import Collector
@@ -77,8 +76,7 @@ def rig(plan: DemoPlan) -> Rig | None:
     with Bag(plan.bag) as bag:
         buffer = TransformBuffer()
         for message in bag.messages(["/tf_static"]):
-            for one in parse_transforms(message.data):
-                buffer.add(one.parent, one.child, one.stamp_ns, one.translation, one.quaternion, static=True)
+            buffer.add_message(message.data, static=True)
         camera = parse_camera_info(next(bag.messages([plan.camera_info])).data)
         (lidar,) = plan.of("lidar_detector")
         cloud = frame_of(next(bag.messages([lidar.topic])))

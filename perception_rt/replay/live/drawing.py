@@ -114,7 +114,7 @@ class Drawing:
                         child_frame=moved.child,
                     )
                 ]
-                for moved in parse_transforms(data)
+                for moved in parse_transforms(data, refuse=lambda error: None)
             }
         )
 

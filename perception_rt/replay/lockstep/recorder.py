@@ -130,9 +130,9 @@ class Recorder:
         if self._live is not None:
             self._live.message(topic, message_type, time_ns, data)
 
-    def refused(self, topic: str, time_ns: int, error: Exception) -> None:
-        """Record a message that cannot be used and that no node's ledger counts."""
-        self._unreadable(topic, 1, time_ns, str(error))
+    def refused(self, topic: str, time_ns: int, error: Exception, partly: bool = False) -> None:
+        """Record a message that cannot be used (partly: in part), and that no node's ledger counts."""
+        self._unreadable(topic, 0 if partly else 1, time_ns, str(error))
 
     def damaged(self, damage: Damage) -> None:
         """Record a part of the recording that cannot be read."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from difflib import get_close_matches
 from typing import NamedTuple, Protocol
 
-from perception_rt.codec.transforms import parse_transforms
 from perception_rt.replay.bag import BagMessage
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.stage.transforms import TransformBuffer
@@ -42,8 +40,8 @@ class ReplayObserver(Protocol):
         """Observe a visualization message that a node published."""
         ...
 
-    def refused(self, topic: str, time_ns: int, error: Exception) -> None:
-        """Observe a message that cannot be used and that no node's ledger counts."""
+    def refused(self, topic: str, time_ns: int, error: Exception, partly: bool = False) -> None:
+        """Observe a message that cannot be used (partly: in part), and that no node's ledger counts."""
         ...
 
 
@@ -171,16 +169,15 @@ class Router:
     def foresee(self, message: BagMessage) -> None:
         """Take a recorded message's transforms, if it has any, for what is computed ahead of time."""
         if self._has_transforms(message):
-            with suppress(PerceptionError):  # reported when it is delivered
-                self._add_transforms(message, self.foreseen)
+            self.foreseen.add_message(message.data, message.topic == self._tf[1])  # reported when delivered
 
     def deliver(self, message: BagMessage) -> None:
         """Deliver a recorded message to its subscribers now."""
         if self._has_transforms(message):
-            try:
-                self._add_transforms(message, self.transforms)
-            except PerceptionError as error:
-                self.refused(message.topic, error)
+            errors: list[PerceptionError] = []
+            used = self.transforms.add_message(message.data, message.topic == self._tf[1], errors.append)
+            for error in errors:
+                self._observer.refused(message.topic, self._loop.now_ns(), error, used > 0)
         self._deliver(message.topic, message.message_type, message.data)
         self._observer.delivered(message)
 
@@ -208,8 +205,3 @@ class Router:
 
     def _has_transforms(self, message: BagMessage) -> bool:
         return message.topic in self._tf and message.message_type == TF_TYPE
-
-    def _add_transforms(self, message: BagMessage, buffer: TransformBuffer) -> None:
-        static = message.topic == self._tf[1]
-        for t in parse_transforms(message.data):
-            buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from perception_rt.codec import decode_named_detections3d, parse_transforms
+from perception_rt.codec import decode_named_detections3d
 from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.report import svg
 from perception_rt.replay.report.box_statistics import FUSED, TRACKS, kinds_of
 from perception_rt.stage.transforms import TransformBuffer, transform
-from perception_rt.types import CodecError, Detections3D, TransformError
+from perception_rt.types import Detections3D, TransformError
 
 MOST = 40
 """Number of objects on the page, the longest-lived ones."""
@@ -129,11 +129,7 @@ class _MovingTransforms:
             if at_ns > log_ns + _TF_AHEAD_NS:
                 return
             self._held = None
-            try:
-                for t in parse_transforms(data):
-                    self.buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
-            except (CodecError, TransformError):
-                continue  # the nodes report it on /diagnostics
+            self.buffer.add_message(data, static)  # the nodes report what is wrong on /diagnostics
 
 
 class _Fused(NamedTuple):

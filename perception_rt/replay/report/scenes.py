@@ -12,7 +12,6 @@ from perception_rt.codec import (
     NamedDetections,
     decode_named_detections3d,
     parse_camera_info,
-    parse_transforms,
 )
 from perception_rt.codec.cdr import CdrReader
 from perception_rt.codec.segmentation import decode_segmentation
@@ -250,11 +249,7 @@ class SceneReader:
             moving = [message.data for message in self._bag.messages(["/tf"], start_ns, stop_ns)]
         for messages, static in ((self._static, True), (moving, False)):
             for data in messages:
-                try:
-                    for t in parse_transforms(data):
-                        buffer.add(t.parent, t.child, t.stamp_ns, t.translation, t.quaternion, static)
-                except (CodecError, TransformError):
-                    continue  # the nodes report it on /diagnostics; a picture only needs the valid ones
+                buffer.add_message(data, static)  # the nodes report what is wrong on /diagnostics
         return buffer
 
     @staticmethod

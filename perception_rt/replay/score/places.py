@@ -7,7 +7,7 @@ import numpy as np
 from perception_rt.codec.transforms import Transform, parse_transforms
 from perception_rt.replay.bag import Bag
 from perception_rt.stage.transforms import TransformBuffer, transform
-from perception_rt.types import CodecError, TransformError
+from perception_rt.types import CodecError, PerceptionError, TransformError
 
 TRANSFORMS = "tf2_msgs/msg/TFMessage"
 STATIC_TOPIC = "/tf_static"
@@ -32,12 +32,16 @@ class Places:
         """Read all /tf and /tf_static messages of a recording."""
         places = cls()
         topics = bag.of_type(TRANSFORMS)
+
+        def refuse(error: PerceptionError) -> None:
+            places.refused += 1
+
         for message in bag.messages(topics) if topics else ():
             try:
-                for found in parse_transforms(message.data):
+                for found in parse_transforms(message.data, refuse):
                     places.add(found, message.topic == STATIC_TOPIC)
-            except (CodecError, TransformError):
-                places.refused += 1
+            except (CodecError, TransformError) as error:
+                refuse(error)
         return places
 
     def add(self, found: Transform, static: bool) -> None:
