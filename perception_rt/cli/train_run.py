@@ -36,8 +36,13 @@ def is_first_process() -> bool:
 def resumed(args: argparse.Namespace) -> argparse.Namespace:
     """The options of an earlier run; those of the hardware may be others."""
     stored = _read(args.resume).get("options")
-    if not isinstance(stored, dict) or not stored.keys() <= vars(args).keys() - set(UNSTORED):
+    if not isinstance(stored, dict):
         raise ConfigError(f"--resume={args.resume}: holds no run that can be resumed ({RUN_FILE})")
+    if changed := sorted(stored.keys() ^ (vars(args).keys() - set(UNSTORED))):
+        raise ConfigError(
+            f"--resume={args.resume}: the run is of another version of perception_rt, whose options differ "
+            f"in {', '.join(changed)}: train again, in another --run"
+        )
     kept = {name: getattr(args, name) for name in (*UNSTORED, *HARDWARE)}
     paths = {name: Path(stored[name]) for name in ("data", "out") if stored.get(name)}
     return argparse.Namespace(**{**stored, **paths, **kept, "run_folder": args.resume})

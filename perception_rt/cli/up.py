@@ -17,7 +17,7 @@ from pathlib import Path
 
 from perception_rt.cli.overrides import parse_parameters
 from perception_rt.cli.respawn import RESTARTS, supervise
-from perception_rt.component.graph import GraphNode, read_graph, with_sensor_health
+from perception_rt.component.graph import GraphNode, read_graph, sends_images, with_sensor_health
 from perception_rt.node.transport import check_rmw
 from perception_rt.types import ConfigError
 from perception_rt.types.executables import SOURCES
@@ -107,8 +107,10 @@ def run(args: argparse.Namespace) -> int:
     whole = read_graph(args.params_file)
     whole = with_sensor_health(whole) if args.sensor_health else whole
     check_names_of(whole, parse_parameters(args.param))
+    words = [*ros_args, *args.ros_args]
+    images = sends_images(graph) or any("image_topic" in word for word in words)
     with _live(args.live):
-        return run_nodes([node_factory(spec) for spec in graph], [*ros_args, *args.ros_args])
+        return run_nodes([node_factory(spec) for spec in graph], words, images)
 
 
 def _live(viewer: str | None) -> AbstractContextManager[None]:

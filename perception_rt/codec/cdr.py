@@ -14,6 +14,8 @@ import numpy as np
 from perception_rt.types import CodecError
 
 BYTES_LIKE = (bytes, bytearray, memoryview)
+MAX_BYTES = 1 << 28
+"""Default limit on one image or cloud, received or decoded: 256 MiB, above any sensor of today."""
 _HEADER_SIZE = 4
 _BYTE_ORDERS = {b"\x00\x00": ">", b"\x00\x01": "<"}
 _SIZES = {code: struct.calcsize(f"<{code}") for code in "bBHIifd"}

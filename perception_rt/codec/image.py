@@ -16,11 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from perception_rt.codec.cdr import BYTES_LIKE, CdrReader, message_header, message_octets
+from perception_rt.codec.cdr import BYTES_LIKE, MAX_BYTES, CdrReader, message_header, message_octets
 from perception_rt.types import CameraFrame, CodecError
-
-MAX_BYTES = 1 << 28
-"""Default limit on one image, received or decoded: 256 MiB, above any camera of today."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from perception_rt.codec.cdr import BYTES_LIKE, CdrReader, message_header, message_octets
-from perception_rt.codec.image import MAX_BYTES
+from perception_rt.codec.cdr import BYTES_LIKE, MAX_BYTES, CdrReader, message_header, message_octets
 from perception_rt.types import CodecError, LidarFrame
 
 # sensor_msgs/PointField, INT8 to FLOAT64.

@@ -29,6 +29,7 @@ SENSORS = {
     "lidar_detector": ("points_topics", "points"),
 }
 """By detector, the parameter with its sensor topics and the default topic."""
+WITHOUT_IMAGES = ("fusion", "object_tracker", "sensor_health", "vehicle_state")
 
 
 class GraphNode(NamedTuple):
@@ -115,6 +116,13 @@ def with_sensor_health(nodes: Sequence[GraphNode]) -> list[GraphNode]:
     if len(fusions) == 1:
         values["fusion_topic"] = f"{fusions[0]}/detections"
     return [*nodes, GraphNode("sensor_health", "/", values)]
+
+
+def sends_images(nodes: Sequence[GraphNode]) -> bool:
+    """Return whether one of the nodes sends images or clouds; fusion does if it has an image topic."""
+    named = {node.name for node in nodes} - {*WITHOUT_IMAGES}
+    keys = [key for node in nodes if node.name == "fusion" for key in (*node.inherited, *node.parameters)]
+    return bool(named) or any("image_topic" in key for key in keys)
 
 
 def _matches(pattern: str, path: str) -> bool:

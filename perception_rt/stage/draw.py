@@ -47,8 +47,15 @@ _SKELETON = (
 )
 # fmt: on
 
+# Texts beside boxes.
+_STEPS = 5  # lines that a text may stand apart
+_STEP_COST = 0.1  # share of a box that a text rather covers than to stand a line farther
+_INSIDE = 10.0  # the same for its own box
+
 ToPixels = Callable[[ArrayLike], np.ndarray]
 """(..., 2) x y in m to (..., 2) px."""
+Tag = tuple[str, np.ndarray, tuple[int, int, int]]
+"""A text, the (4,) xyxy px around what it names, and its colour."""
 
 
 def draw_detections(
@@ -73,10 +80,9 @@ def draw_detections(
         (H, W, 3) uint8 in the same order.
     """
     picture = np.ascontiguousarray(pixels).copy()
-    scale = _text_scale(picture)
     order = np.argsort(detections.scores, kind="stable")  # the highest score on top
     detections = detections[order]
-    tags = []
+    tags: list[Tag] = []
     around = detections.upright().xyxy.round().astype(int).tolist()
     turned = None if detections.theta is None else detections.corners()
     for row, (x1, y1, x2, y2) in enumerate(around):
@@ -94,9 +100,8 @@ def draw_detections(
                 cv2.polylines(picture, [_fixed(path)], False, shade, width, cv2.LINE_AA, _SUBPIXEL)
                 cv2.circle(picture, path[-1].round().astype(int).tolist(), width + 1, shade, -1, cv2.LINE_AA)
         note = f"{detections.scores[row]:.2f}" if notes is None else notes[order[row]]
-        tags.append((f"{name} {note}", (x1, y1, x2, y2), colour, scale))
-    for tag in tags:
-        _tag(picture, *tag)
+        tags.append((f"{name} {note}", np.array((x1, y1, x2, y2)), colour))
+    _tag(picture, tags, _text_scale(picture))
     return picture
 
 
@@ -130,7 +135,7 @@ def draw_segmentation(
     for label, share in shown.items():
         if share >= _LEAST_NAMED:
             _, height = _patch_size(classes[label], scale)
-            _patch(picture, classes[label], (2, y), _colour(classes[label], bgr), scale)
+            _patch(picture, classes[label], (2, y), DARK, _colour(classes[label], bgr), scale)
             y += height + 1
     return picture
 
@@ -192,8 +197,7 @@ def draw_boxes3d(
     lines = project(lines.reshape(-1, 3), model).reshape(*lines.shape[:3], 2)
     lines[~seen] = np.nan
     texts = _texts(detections, classes, notes)
-    scale = _text_scale(picture)
-    tags = []
+    tags: list[Tag] = []
     for row in np.argsort(-corners[..., 2].mean(1), kind="stable"):  # nearest objects on top
         drawn = lines[row, valid[row]]
         shown = drawn[~np.isnan(drawn).any(-1)]  # the rest is beyond the lens
@@ -208,11 +212,8 @@ def draw_boxes3d(
             _polyline(
                 picture, _on_ground(detections.xyzlwh_yaw[row], paths[row], model, camera_from_lidar), colour
             )
-        flat = np.clip(shown, 0, picture.shape[1::-1])
-        box = *flat.min(0).round().astype(int).tolist(), *flat.max(0).round().astype(int).tolist()
-        tags.append((texts[row], box, colour, scale))
-    for tag in tags:
-        _tag(picture, *tag)
+        tags.append((texts[row], _around(np.clip(shown, 0, picture.shape[1::-1])), colour))
+    _tag(picture, tags, _text_scale(picture))
     return picture
 
 
@@ -281,7 +282,7 @@ def draw_bev(
     boxes = detections.xyzlwh_yaw.astype(np.float64)
     footprints = to_px(box_corners(boxes)[:, :4, :2])
     texts = _texts(detections, classes, notes)
-    tags = []
+    tags: list[Tag] = []
     for row in np.argsort(detections.scores, kind="stable"):
         if not _touches(footprints[row], picture):
             continue
@@ -291,12 +292,8 @@ def draw_bev(
         _footprint(picture, footprints[row], colour)
         if paths is not None:
             _path(picture, to_px(np.vstack((boxes[row, :2], paths[row]))), colour)
-        right, top = footprints[row, :, 0].max(), footprints[row, :, 1].min()
-        tags.append((texts[row], round(right) + 4, round(top) + 8, colour))
-    scale = max(0.4, _text_scale(picture))
-    for text, x, y, colour in tags:  # above the boxes and with a dark edge, to be readable
-        for shade, thickness in ((_BACKGROUND, 3), (colour, 1)):
-            cv2.putText(picture, text, (x, y), _FONT, scale, shade, thickness, cv2.LINE_AA)
+        tags.append((texts[row], _around(footprints[row]), colour))
+    _tag(picture, tags, max(0.4, _text_scale(picture)), night=True)
     return picture
 
 
@@ -331,11 +328,75 @@ def _text_scale(picture: np.ndarray) -> float:
     return max(0.35, min(picture.shape[:2]) / 1500)
 
 
-def _tag(
-    picture: np.ndarray, text: str, box: tuple[int, int, int, int], colour: tuple[int, int, int], scale: float
-) -> None:
-    """Write a text on a patch of the colour beside an xyxy box, px, where there is space."""
-    _patch(picture, text, _beside(box, _patch_size(text, scale), picture), colour, scale)
+def _tag(picture: np.ndarray, tags: Sequence[Tag], scale: float, night: bool = False) -> None:
+    """Write the text of each tag beside its box, or in it if there is no room; none covers another.
+
+    The last tags, which lie on top, choose first, and take the place that covers the least share of the other
+    boxes. A line joins a text that stands apart to its box. A text without a place is left out.
+
+    Args:
+        picture: to write on.
+        tags: to write.
+        scale: of the text.
+        night: write in colour on dark patches, not dark on coloured ones.
+    """
+    boxes = np.array([box for _, box, _ in tags]).reshape(-1, 4)
+    areas = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1)
+    taken, chosen = np.empty((0, 4)), []
+    for row in reversed(range(len(tags))):
+        size = np.minimum(_patch_size(tags[row][0], scale), picture.shape[1::-1])
+        places, costs = _places(boxes[row], size, picture)
+        patches = np.hstack((places, places + size))
+        covered = _shared(patches, boxes) / areas
+        covered[:, row] = 0
+        total = np.where(_shared(patches, taken).any(1), np.inf, covered.sum(1) + costs)
+        if not np.isfinite(total).any():
+            continue
+        best = int(total.argmin())
+        patch, box = patches[best], boxes[row]
+        taken = np.vstack((taken, patch))
+        chosen.append((row, int(patch[0]), int(patch[1])))
+        if 0 < costs[best] < _INSIDE:
+            middle = box.reshape(2, 2).mean(0)
+            ends = np.clip(middle, patch[:2], patch[2:]), np.clip(patch[:2] + size / 2, box[:2], box[2:])
+            line = [_fixed(np.stack(ends))]
+            cv2.polylines(picture, line, False, tags[row][2], 1, cv2.LINE_AA, _SUBPIXEL)
+    for row, x, y in chosen:  # above the lines
+        text, _, colour = tags[row]
+        ink, fill = (colour, _BACKGROUND) if night else (DARK, colour)
+        _patch(picture, text, (x, y), ink, fill, scale)
+
+
+def _places(box: np.ndarray, size: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (P, 2) top left corners that a patch may take in the picture, and their (P,) costs.
+
+    They are above, below, right and left of the xyxy box, then up to `_STEPS` lines farther, then inside if
+    the box is larger than the patch.
+    """
+    low, high = box[:2], box[2:]
+    room = np.array(picture.shape[1::-1]) - size
+    gap = _strokes(picture, DARK)[0][1] // 2 + 1
+    near, far = low - gap - size, high + gap
+    starts, ends = np.clip(low, 0, room), np.clip(high - size, 0, room)
+    places, costs = [], []
+    for step in range(_STEPS + 1):
+        away = step * (size[1] + 2)
+        for x in (starts[0], ends[0]):
+            places += [(x, near[1] - away), (x, far[1] + away)]
+        for x in (far[0], near[0]):
+            places += [(x, starts[1] - away), (x, ends[1] + away)]
+        costs += [_STEP_COST * step] * 8
+    found = np.array([*places, starts])
+    possible = ((found >= 0) & (found <= room)).all(1)
+    possible[-1] &= (high - low).prod() > size.prod()
+    return found[possible], np.array([*costs, _INSIDE])[possible]
+
+
+def _shared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the (P, Q) area that (P, 4) and (Q, 4) xyxy rectangles share, square px."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    return np.maximum(high - low, 0).prod(2)
 
 
 def _patch_size(text: str, scale: float) -> tuple[int, int]:
@@ -345,30 +406,24 @@ def _patch_size(text: str, scale: float) -> tuple[int, int]:
 
 
 def _patch(
-    picture: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int], scale: float
+    picture: np.ndarray,
+    text: str,
+    at: tuple[int, int],
+    ink: tuple[int, int, int],
+    fill: tuple[int, int, int],
+    scale: float,
 ) -> None:
-    """Write a text on a patch of the colour whose top left corner is at x y."""
+    """Write a text on a patch whose top left corner is at x y."""
     (x, y), (width, height) = at, _patch_size(text, scale)
     base = cv2.getTextSize(text, _FONT, scale, 1)[1]
-    cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), colour, -1)
-    cv2.putText(picture, text, (x + 2, y + height - base - 1), _FONT, scale, DARK, 1, cv2.LINE_AA)
+    cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), fill, -1)
+    cv2.putText(picture, text, (x + 2, y + height - base - 1), _FONT, scale, ink, 1, cv2.LINE_AA)
 
 
-def _beside(box: tuple[int, int, int, int], size: tuple[int, int], picture: np.ndarray) -> tuple[int, int]:
-    """Return the top left of a patch above, below or beside a box; inside it as the last option."""
-    (x1, y1, x2, y2), (width, height) = box, size
-    high, wide = picture.shape[:2]
-    gap = _strokes(picture, DARK)[0][1] // 2 + 1
-    x, y = min(max(x1, 0), max(wide - width, 0)), min(max(y1, 0), max(high - height, 0))
-    if y1 - gap - height >= 0:
-        return x, y1 - gap - height
-    if y2 + gap + height <= high:
-        return x, y2 + gap
-    if x2 + gap + width <= wide:
-        return x2 + gap, y
-    if x1 - gap - width >= 0:
-        return x1 - gap - width, y
-    return x, y
+def _around(points: np.ndarray) -> np.ndarray:
+    """Return the (4,) xyxy whole px around (..., 2) px."""
+    flat = points.reshape(-1, 2).round().astype(int)
+    return np.concatenate((flat.min(0), flat.max(0)))
 
 
 def _touches(points: np.ndarray, picture: np.ndarray) -> bool:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from sensor_msgs.msg import PointCloud2
 
@@ -84,3 +88,26 @@ def test_a_message_that_cannot_be_read_is_counted_and_costs_no_other(bench, sens
     assert wait_for(lambda: bench.diagnostics("sensor_health").get("unreadable") == "1")
     before = int(bench.diagnostics(CAMERA)["received"])
     assert wait_for(lambda: int(bench.diagnostics(CAMERA)["received"]) > before)
+
+
+def test_a_process_of_its_own_receives_large_pictures(bench):
+    """Its segment of shared memory is small; the pictures of others still reach it."""
+    words = ["-c", "from perception_rt.node.sensor_health import main; main()", "--ros-args"]
+    child = subprocess.Popen(
+        [sys.executable, *words, "-p", "points_topics:=['']"],
+        env={**os.environ, "ROS_DOMAIN_ID": str(bench.domain)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        publisher, picture = bench.publisher("/image_raw"), np.zeros((1080, 1920, 3), np.uint8)
+        for _ in range(150):
+            bench.send(publisher, picture)
+            if wait_for(lambda: int(bench.diagnostics(CAMERA).get("received", 0)) >= 10, 0.1):
+                break
+        else:
+            pytest.fail(f"of 150 pictures: {bench.diagnostics(CAMERA)}")
+    finally:
+        child.terminate()
+        _, said = child.communicate(timeout=20)
+    assert "RTPS" not in said  # Fast DDS takes the profile

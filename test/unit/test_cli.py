@@ -70,7 +70,7 @@ HEAVY = {
         ("fusion", {"cv2", "PIL"}),
         ("object_tracker", {"cv2", "PIL"}),
         ("vehicle_state", {"cv2", "PIL"}),
-        ("sensor_health", {"PIL"}),
+        ("sensor_health", {"cv2", "PIL"}),
         ("graph_client", {"cv2", "PIL"}),  # of perception-rt topic, param, lifecycle and record
     ],
 )

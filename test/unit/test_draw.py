@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception_rt.codec import CameraModel
+from perception_rt.stage import draw as draw_module
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
 from perception_rt.stage.fusion.project import project_boxes
 from perception_rt.types import Detections2D, Detections3D
@@ -260,6 +263,57 @@ def test_a_label_never_covers_its_box(box):
     np.testing.assert_array_equal(picture[inside], before[inside])
     filled = (np.abs(picture.astype(int) - CAR).max(2) < 10).sum()
     assert filled > 2 * 2 * (x2 - x1 + y2 - y1) * 0.5 + 300  # the edge, and the label's patch whole
+
+
+def written(draw) -> list[tuple[int, int, int, int]]:
+    """Run a drawing; return the xyxy of the texts that it writes."""
+    found = []
+    patch, size_of = draw_module._patch, draw_module._patch_size
+
+    def watch(picture, text, at, ink, fill, scale):
+        found.append((*at, *np.add(at, size_of(text, scale)).tolist()))
+        patch(picture, text, at, ink, fill, scale)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(draw_module, "_patch", watch)
+        draw()
+    return found
+
+
+def overlap(first, second) -> bool:
+    return max(first[0], second[0]) < min(first[2], second[2]) and max(first[1], second[1]) < min(
+        first[3], second[3]
+    )
+
+
+places = st.lists(st.tuples(st.integers(-50, 600), st.integers(-50, 340)), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(places, st.integers(1, 300), st.integers(1, 200))
+def test_no_label_covers_another(corners, width, height):
+    """In the image and from above; a label lies in the picture, and the first choice is always written."""
+    xyxy = np.array([(x, y, x + width, y + height) for x, y in corners], np.float32)
+    scores = np.linspace(0.2, 0.9, len(xyxy)).astype(np.float32)
+    flat = Detections2D(xyxy, scores, np.zeros(len(xyxy), np.int64))
+    solid = boxes(*[(x / 10, y / 20 - 10, 0, width / 60, height / 60, 1.5, 0.3) for x, y in corners])
+    for draw, high, wide in (
+        (lambda: draw_detections(grey(), flat, CLASSES), 360, 640),
+        (lambda: draw_bev(NOTHING, solid, CLASSES, **RANGE), 600, 400),
+    ):
+        texts = written(draw)
+        assert not any(overlap(*pair) for pair in combinations(texts, 2))
+        assert all(x1 >= 0 and y1 >= 0 and x2 <= wide and y2 <= high for x1, y1, x2, y2 in texts)
+    assert written(lambda: draw_detections(grey(), flat[:1], CLASSES))
+
+
+def test_a_row_of_far_cars_has_all_its_labels_and_boxes():
+    """They stand closer than their labels are wide."""
+    xyxy = np.array([(200 + 22 * n, 170, 218 + 22 * n, 186) for n in range(10)], np.float32)
+    flat = Detections2D(xyxy, np.linspace(0.5, 0.9, 10).astype(np.float32), np.zeros(10, np.int64))
+    texts = written(lambda: draw_detections(grey(), flat, CLASSES))
+    assert len(texts) == 10
+    assert not any(overlap(text, box) for text in texts for box in xyxy.tolist())
 
 
 def test_lines_are_as_wide_as_the_image_asks_for():

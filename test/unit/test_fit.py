@@ -132,6 +132,29 @@ def test_sigterm_stops_and_saves_as_sigint_does(tmp_path, whole):
     assert rest.steps == 6
 
 
+def test_bf16_computes_in_bf16_and_keeps_weights_and_scores_in_fp32(tmp_path, whole):
+    kinds = set()
+
+    class Watched(Task):
+        def loss(self, network, batch):
+            hook = network.register_forward_hook(lambda net, _, found: kinds.add((net.training, found.dtype)))
+            try:
+                return super().loss(network, batch)
+            finally:
+                hook.remove()
+
+    half, exact, hardware = Watched(), Task(), Hardware(precision="bf16")
+    mixed = half.fit(hardware=hardware)
+    exact.fit()
+    assert kinds == {(True, torch.bfloat16), (False, torch.float32)}
+    assert {parameter.dtype for parameter in mixed.parameters()} == {torch.float32}
+    assert not same(mixed, whole)
+    np.testing.assert_allclose(half.scored, exact.scored, rtol=0.02)
+    with pytest.raises(KeyboardInterrupt):
+        Task(6, lambda: os.kill(os.getpid(), signal.SIGINT)).fit(tmp_path, hardware=hardware)
+    assert same(Task().fit(tmp_path, resume=True, hardware=hardware), mixed)
+
+
 class Killed(BaseException):
     pass
 

@@ -146,14 +146,40 @@ def test_a_process_without_images_takes_little_shared_memory_also_in_a_launch(mo
         ElementTree.parse(transport_environment(images)["FASTDDS_DEFAULT_PROFILES_FILE"]).getroot()
         for images in (True, False)
     )
-    sizes = [profile.find(".//{*}segment_size") for profile in (big, small)]
-    assert int(sizes[1].text) <= 4 * 2**20
-    sizes[1].text = sizes[0].text  # nothing else differs
+    assert int(small.find(".//{*}segment_size").text) <= 4 * 2**20
+    for name in (".//{*}segment_size", ".//{*}maxMessageSize"):  # nothing else differs
+        small.find(name).text = big.find(name).text
     assert ElementTree.canonicalize(ElementTree.tostring(big)) == ElementTree.canonicalize(
         ElementTree.tostring(small)
     )
     monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", str(transport.PROFILE))  # as the launch files do
     assert transport_environment(False)["FASTDDS_DEFAULT_PROFILES_FILE"] == str(transport.SMALL_PROFILE)
+
+
+@pytest.mark.parametrize(
+    ("words", "images"),
+    [
+        ([], False),
+        (["--ros-args", "-p", "slop_ms:=20.0"], False),
+        (["--ros-args", "-p", "image_topic:=/image_raw"], True),
+        (["--ros-args", "--params-file", "FILE"], False),
+        (["--ros-args", "--params-file", "SHOWN"], True),
+        (["--ros-args", "--params-file", "/nonexistent.yaml"], True),
+    ],
+)
+def test_fusion_takes_shared_memory_for_images_only_if_it_has_an_image_topic(
+    words, images, tmp_path, monkeypatch
+):
+    pytest.importorskip("rclpy")
+    from perception_rt.node import fusion
+
+    for name, topic in (("FILE", ""), ("SHOWN", "{image_topics: [/front/image_raw]}")):
+        detector = "camera_detector: {ros__parameters: {image_topics: [/front/image_raw]}}"
+        (tmp_path / name).write_text(f"{detector}\nfusion: {{ros__parameters: {topic or '{}'}}}\n")
+    asked = []
+    monkeypatch.setattr(fusion, "run", lambda *given, images: asked.append(images))
+    fusion.main([str(tmp_path / word) if word in ("FILE", "SHOWN") else word for word in words])
+    assert asked == [images]
 
 
 @pytest.mark.parametrize("variable", transport.PROFILE_VARIABLES)

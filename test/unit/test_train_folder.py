@@ -443,6 +443,18 @@ def test_data_that_changed_are_not_resumed_on(trained, data, capsys):
     assert "the data or the weights are no longer those of the run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["retain", "an_option_of_tomorrow"])
+def test_a_run_of_another_version_is_not_resumed(trained, tmp_path, capsys, option):
+    record = json.loads((trained / "run" / "run.json").read_text())
+    if record["options"].pop(option, None) is None:
+        record["options"][option] = 1
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+    shown = capsys.readouterr().err
+    assert f"of another version of perception_rt, whose options differ in {option}" in shown
+    assert len(shown.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -3,6 +3,8 @@
 Edges in depth are edges in the picture (Levinson and Thrun, Automatic Online Calibration of Cameras and
 Lasers, RSS 2013). Small rotations about the camera are tried; if one fits clearly better than the calibration
 in most pictures of the last seconds, the calibration has this error.
+
+OpenCV is imported on use, as in `stage.fusion.project`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import itertools
 from collections import deque
 
-import cv2
 import numpy as np
 
 from perception_rt.codec.camera_info import CameraModel
@@ -42,7 +43,11 @@ LIMITS = {"rotation_deg": Limits(1.9, NEVER, "camera and lidar are not aligned",
 def tried_rotations() -> tuple[np.ndarray, np.ndarray]:
     """Return (R, 3) degrees about x (pitch), y (yaw), z (roll) of the optical frame, and their matrices."""
     degrees = np.array(list(itertools.product(TRIED_DEG, TRIED_DEG, TRIED_ROLL_DEG)))
-    return degrees, np.stack([cv2.Rodrigues(np.radians(row))[0] for row in degrees]).astype(np.float32)
+    turns = np.radians(degrees)
+    angles = np.linalg.norm(turns, axis=1)[:, None, None]
+    crossed = np.cross(np.eye(3), (turns / np.maximum(angles[..., 0], 1e-12))[:, None])
+    matrices = np.eye(3) + np.sin(angles) * crossed + (1 - np.cos(angles)) * crossed @ crossed  # Rodrigues
+    return degrees, matrices.astype(np.float32)
 
 
 def depth_edges(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +88,8 @@ def _spread(chosen: np.ndarray) -> np.ndarray:
 
 def edge_pictures(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return vertical and horizontal edges of (h, w) uint8, (h, w) float32 each, mean 0, deviation 1."""
+    import cv2
+
     found = []
     for direction in ((1, 0), (0, 1)):
         # The square root reduces the influence of a few strong edges.
@@ -142,6 +149,8 @@ class AlignmentHealth:
         self, pixels: np.ndarray, points: np.ndarray, model: CameraModel, camera_from_lidar: np.ndarray
     ) -> np.ndarray | None:
         """Return (R,) edge scores under each rotation, in deviations; None with few or outdated edges."""
+        import cv2
+
         beside, below = depth_edges(transform(camera_from_lidar, points[:, :3].astype(np.float64)))
         if len(beside) + len(below) < LEAST_EDGES:
             return None
@@ -157,6 +166,8 @@ class AlignmentHealth:
 
     def _small(self, pixels: np.ndarray, model: CameraModel) -> tuple[np.ndarray, np.ndarray]:
         """Return a small grey picture without distortion, and its (3, 3) intrinsics."""
+        import cv2
+
         grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels[::2, ::2].copy(), cv2.COLOR_RGB2GRAY)
         size = PICTURE_PX, max(1, round(pixels.shape[0] * PICTURE_PX / pixels.shape[1]))
         small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)

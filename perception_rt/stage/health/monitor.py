@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from perception_rt.codec.camera_info import CameraModel, parse_camera_info
 from perception_rt.codec.cdr import CdrReader
-from perception_rt.codec.compressed import EncodedImage, parse_compressed
 from perception_rt.codec.detections3d import decode_named_detections3d
-from perception_rt.codec.image import RawImage, parse_image
 from perception_rt.codec.points import parse_points
 from perception_rt.stage.health.agreement import AgreementHealth
 from perception_rt.stage.health.alignment import AlignmentHealth
@@ -23,6 +20,10 @@ from perception_rt.stage.health.picture import PictureHealth, fingerprint, measu
 from perception_rt.stage.health.timing import TimingHealth
 from perception_rt.types import CodecError, PerceptionError
 from perception_rt.types.status import Level
+
+if TYPE_CHECKING:  # with OpenCV; the parsers of images are imported on use
+    from perception_rt.codec.compressed import EncodedImage
+    from perception_rt.codec.image import RawImage
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 POINTS, CAMERA_INFO = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/CameraInfo"
@@ -127,6 +128,9 @@ class Sensor:
             self._broken.update(now_ns, sum(self._failures) / len(self._failures))
 
     def _take_picture(self, health: PictureHealth, data: bytes, now_ns: int) -> None:
+        from perception_rt.codec.compressed import parse_compressed
+        from perception_rt.codec.image import parse_image
+
         image = parse_compressed(data) if self.message_type == COMPRESSED else parse_image(data)
         self.frame_id = image.frame_id
         self.timing.update(now_ns, image.stamp_ns)
@@ -168,6 +172,10 @@ def pixels_of(image: RawImage | EncodedImage) -> np.ndarray:
     Raises:
         CodecError: OpenCV cannot decode it.
     """
+    import cv2
+
+    from perception_rt.codec.image import RawImage
+
     if isinstance(image, RawImage):
         return image.decode().pixels
     try:

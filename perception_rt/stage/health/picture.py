@@ -1,7 +1,7 @@
 """Check the pictures of one camera: repeated, dark, overexposed, blurred, partly covered.
 
 Some bands of rows at full resolution represent the picture: unlike a smaller picture they show its sharpness,
-and they are fast to measure.
+and they are fast to measure. OpenCV is imported on use, as in `stage.fusion.project`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import zlib
 from collections import deque
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from perception_rt.stage.health.checks import NEVER, Check, Finding, Limits
@@ -74,6 +73,8 @@ def fingerprint(data: np.ndarray) -> int:
 
 def measure_picture(pixels: np.ndarray) -> PictureFigures:
     """Measure (H, W) or (H, W, 3) uint8 pixels."""
+    import cv2
+
     height, width = pixels.shape[:2]
     rows = max(1, min(BAND_ROWS, height // BANDS))
     tops = [
@@ -97,6 +98,8 @@ def measure_picture(pixels: np.ndarray) -> PictureFigures:
 
 def _sharpness(bands: np.ndarray, axis: int) -> float | None:
     """Return the ratio of differences along an axis; None without contrast."""
+    import cv2
+
     length = bands.shape[axis]
     if length <= FAR_PX:
         return None
@@ -177,7 +180,7 @@ class PictureHealth:
             4 if figures.bands.shape[2] >= 4 * flat.shape[1] else 1
         )  # a small picture has one pixel per tile
         now, before = (one.bands[:, ::step, ::step].copy() for one in (figures, last))
-        change = _tile_means(cv2.absdiff(now, before))
+        change = _tile_means(np.maximum(now, before) - np.minimum(now, before))
         if flat.all() or np.median(change[~flat]) < MOVING:
             return 0.0
         dim = figures.means < LUMINOUS * np.percentile(figures.means, 95)
@@ -210,5 +213,7 @@ def _largest(tiles: np.ndarray) -> np.ndarray:
     """Return the largest connected part of (R, C) bool tiles."""
     if not tiles.any():
         return tiles
+    import cv2
+
     _, labels, stats, _ = cv2.connectedComponentsWithStats(tiles.astype(np.uint8), connectivity=4)
     return labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
