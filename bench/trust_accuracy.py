@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.argoverse import GROUPS, predict_log
+from bench.camera_motion import camera_motion_rows
 from bench.ego_accuracy import ego_trust_rows
 from bench.image_accuracy import PEERS, track_with_defaults
 from bench.image_sequences import image_sequences, pooled, score_image_tracks
@@ -48,6 +49,7 @@ def trust_rows(data: Path) -> list[Row]:
         *argoverse_rows(data / "av2"),
         *tracks_3d_rows(data / "tracking_kitti"),
         *tracks_2d_rows(data),
+        *camera_motion_rows(),
         *ego_trust_rows(),
         *cluster_rows(),
     ]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from perception_rt.stage.fusion.fuse import CameraView, Fused, fuse, fuse_views
     from perception_rt.stage.prediction.ego import predict_path
     from perception_rt.stage.prediction.predictor import ObjectPredictor, PredictorConfig, motions_of
+    from perception_rt.stage.tracking.camera_motion import CameraMotion
     from perception_rt.stage.tracking.config import TrackerConfig2D, TrackerConfig3D
     from perception_rt.stage.tracking.presets import config_2d as tracker_config_2d
     from perception_rt.stage.tracking.presets import config_3d as tracker_config_3d
@@ -61,6 +62,7 @@ _SOURCES = {
     "ReplayResult": "perception_rt.replay.session",
     "Tracker2D": "perception_rt.stage.tracking.tracker",
     "Tracker3D": "perception_rt.stage.tracking.tracker",
+    "CameraMotion": "perception_rt.stage.tracking.camera_motion",
     "TrackerConfig2D": "perception_rt.stage.tracking.config",
     "TrackerConfig3D": "perception_rt.stage.tracking.config",
     "tracker_config_2d": "perception_rt.stage.tracking.presets:config_2d",
@@ -114,6 +116,7 @@ __all__ = [  # noqa: RUF022 - in the order of the documentation
     "ReplayResult",
     "Tracker2D",
     "Tracker3D",
+    "CameraMotion",
     "TrackerConfig2D",
     "TrackerConfig3D",
     "tracker_config_2d",

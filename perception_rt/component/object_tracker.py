@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,22 +15,32 @@ from perception_rt.codec.vehicle import pose_covariance
 from perception_rt.component.component import Component, Host, Transforms
 from perception_rt.component.parameters import TRANSFORM_WAIT, Parameter
 from perception_rt.realtime.ledger import Entry, Outcome
+from perception_rt.realtime.pairing import Pair, StampPairing
 from perception_rt.realtime.pipeline import StreamStats
 from perception_rt.realtime.ready_queue import ReadyQueue
 from perception_rt.stage.tracking.object_tracking import ObjectTracking2D, ObjectTracking3D, Tracked, boxes_of
-from perception_rt.types import ConfigError, Detections2D, Detections3D, TransformError
+from perception_rt.types import (
+    CameraFrame,
+    CodecError,
+    ConfigError,
+    Detections2D,
+    Detections3D,
+    TransformError,
+)
 from perception_rt.types.palette import class_colour
 from perception_rt.types.status import Level, Status
 
-POLL_S = 0.01  # period of the checks for a transform
+POLL_S = 0.01  # period of the checks for a transform or an image
+HELD_IMAGES = 16  # which wait for their detections
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
 
 
 class Pending(NamedTuple):
-    """A message waiting for its transform, and its entry in the ledger."""
+    """A message waiting for its transform or image, and its entry in the ledger."""
 
     message: NamedDetections[Any]
     entry: Entry
+    image: CameraFrame | None = None
 
 
 class ObjectTracker(Component):
@@ -49,6 +60,18 @@ class ObjectTracker(Component):
             "Fixed frame of 3d tracks, like odom; empty: the sensor's frame.",
         ),
         TRANSFORM_WAIT,
+        Parameter(
+            "image_topic",
+            "",
+            "Images of 2d detections, to compensate the camera's motion; empty: no compensation.",
+        ),
+        Parameter(
+            "image_wait_ms",
+            50.0,
+            "Maximum wait of 2d detections for their image, ms; without it they are not compensated.",
+            (0.0, 1e3),
+            live=True,
+        ),
         Parameter("horizon_s", 3.0, "Prediction horizon of 3d tracks, s.", (0.1, 30.0)),
         Parameter("step_s", 0.5, "Time between two predictions, s.", (0.05, 5.0)),
     )
@@ -59,15 +82,19 @@ class ObjectTracker(Component):
         # None before `setup` and after `teardown`; of the dimensions that the parameter names.
         self._tracking: Any = None
         self._queue: ReadyQueue[Pending] = None  # type: ignore[assignment]
+        self._pairing: StampPairing | None = None  # of 2d detections and their images
         self._resets = 0  # of trackers before the present one
         self._rejected = 0  # detections that are no valid box
 
     def setup(self) -> None:
         """Create the tracker, publishers and subscriptions."""
         topic, in_space = self.values["detections_topic"], self.values["dimensions"] == "3d"
+        images = self.values["image_topic"]
         if not topic:
             raise ConfigError(f"detections_topic={topic!r}: must name a topic")
-        self._stats = StreamStats()
+        if images and in_space:
+            raise ConfigError(f"image_topic={images!r}: dimensions 3d uses no images")
+        self._stats, self._images = StreamStats(), StreamStats()
         self._count = self._resets = self._rejected = 0
         self._missing = ""
         self._tracking = self._new_tracking()
@@ -81,11 +108,27 @@ class ObjectTracker(Component):
             self._markers = self.host.create_publisher("visualization_msgs/msg/MarkerArray", "~/markers", 1)
             if self._transforms is not None:
                 self.host.create_timer(POLL_S, self._on_wait)
+        if images:
+            self._pairing = StampPairing(self._stats, self._images, 0, 0, HELD_IMAGES)
+            self.on_parameters()
+            self.host.create_timer(POLL_S, self._on_wait)
         self.listen(kind, topic, self._stats, self._on_3d if in_space else self._on_2d)
+        if images:
+            self._listen_to_images(images)
+
+    def _listen_to_images(self, topic: str) -> None:
+        # Late: a tracker that sees no image does without the image libraries.
+        from perception_rt.codec.compressed import parse_compressed
+        from perception_rt.codec.image import parse_image
+
+        compressed = topic.endswith("/compressed")
+        kind = "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image"
+        self._parse_image: Any = parse_compressed if compressed else parse_image
+        self.listen(kind, topic, self._images, self._on_image, "best_effort")
 
     def _new_tracking(self) -> ObjectTracking2D | ObjectTracking3D:
         if self.values["dimensions"] == "2d":
-            return ObjectTracking2D()
+            return ObjectTracking2D(bool(self.values["image_topic"]))
         odometry = bool(self.values["fixed_frame"])
         return ObjectTracking3D(self.values["horizon_s"], self.values["step_s"], odometry)
 
@@ -96,10 +139,12 @@ class ObjectTracker(Component):
 
     def teardown(self) -> None:
         """Release what `setup` created."""
-        self._transforms = self._tracking = self._queue = None  # type: ignore[assignment]
+        self._transforms = self._tracking = self._queue = self._pairing = None  # type: ignore[assignment]
 
     def on_parameters(self) -> None:
-        """Apply a changed wait."""
+        """Apply changed waits."""
+        if self._pairing is not None:
+            self._pairing.max_wait_ns = round(self.values["image_wait_ms"] * 1e6)
         if self._queue is not None:
             self._queue.max_wait_ns = round(self.values["transform_wait_ms"] * 1e6)
 
@@ -111,6 +156,8 @@ class ObjectTracker(Component):
             self._tracking = self._new_tracking()
 
     def _cancel(self, reason: str) -> None:
+        if self._pairing is not None:
+            self._pairing.clear(reason)
         for pending in self._queue.clear() if self._queue is not None else ():
             self._stats.ledger.finish(pending.entry, Outcome.SUPERSEDED, reason)
 
@@ -119,10 +166,37 @@ class ObjectTracker(Component):
     def _on_2d(self, data: bytes, entry: Entry) -> None:
         message = decode_named_detections(data)
         self._rejected += len(message.rejected)
+        if self._pairing is not None:
+            now = self.host.now_ns()
+            self._track_pairs(self._pairing.put_anchor(entry, message.stamp_ns, message, now))
+        elif self._stats.in_order(entry, message.stamp_ns):
+            self._track_2d(Pending(message, entry))
+
+    def _on_image(self, data: bytes, entry: Entry) -> None:
+        if self._pairing is not None:
+            image = self._parse_image(data)
+            now = self.host.now_ns()
+            self._track_pairs(self._pairing.put_partner(entry, image.stamp_ns, image, now))
+
+    def _track_pairs(self, pairs: list[Pair]) -> None:
+        """Track detections whose image has come, or whose wait is over."""
+        for anchor, image, reason in pairs:
+            frame = None
+            if image is not None:
+                try:
+                    frame = image.item.decode()
+                except CodecError as error:
+                    reason = str(error)
+                outcome = Outcome.PUBLISHED if frame is not None else Outcome.DECODE_ERROR
+                self._images.ledger.finish(image.entry, outcome, reason)
+            self._missing = reason
+            self._track_all([Pending(anchor.item, anchor.entry, frame)], self._track_2d)
+
+    def _track_2d(self, pending: Pending) -> None:
+        message, entry, image = pending
         began = self.host.now_ns()
-        if not self._stats.in_order(entry, message.stamp_ns):
-            return
-        tracks = self._tracking.update(message)
+        self._stats.measure(entry, "wait", began - entry.arrival_ns)
+        tracks = self._tracking.update(message, image)
         self._count = len(tracks)
         found = Detections2D(tracks.xyxy, tracks.scores, tracks.labels)
         encoder = DetectionEncoder(self._tracking.classes.names)
@@ -133,12 +207,16 @@ class ObjectTracker(Component):
         message = decode_named_detections3d(data)
         self._rejected += len(message.rejected)
         if self._stats.in_order(entry, message.stamp_ns):
-            self._track_all(self._queue.put(Pending(message, entry), self.host.now_ns()))
+            self._track_all(self._queue.put(Pending(message, entry), self.host.now_ns()), self._track_3d)
 
     def _on_wait(self) -> None:
         with self.gate:
             if self.active:
-                self._track_all(self._queue.poll(self.host.now_ns()))
+                now = self.host.now_ns()
+                if self._pairing is not None:
+                    self._track_pairs(self._pairing.poll(now))
+                else:
+                    self._track_all(self._queue.poll(now), self._track_3d)
 
     def _is_ready(self, pending: Pending) -> bool:
         """Return whether the transform at the stamp of a message is known."""
@@ -154,18 +232,18 @@ class ObjectTracker(Component):
             return None
         return self._transforms.lookup(self.values["fixed_frame"], message.frame_id, message.stamp_ns)
 
-    def _track_all(self, due: list[Pending]) -> None:
+    def _track_all(self, due: list[Pending], track: Callable[[Pending], None]) -> None:
         for pending in due:
             try:
-                self._track(pending)
+                track(pending)
             except Exception as error:
                 if pending.entry.outcome is not None:
                     raise
                 self._stats.ledger.finish(pending.entry, Outcome.DECODE_ERROR, str(error))
                 self.host.warn(next(iter(self.stats)), error)
 
-    def _track(self, pending: Pending) -> None:
-        message, entry = pending
+    def _track_3d(self, pending: Pending) -> None:
+        message, entry, _ = pending
         began = self.host.now_ns()
         self._stats.measure(entry, "wait", began - entry.arrival_ns)
         frame = self.values["fixed_frame"] or message.frame_id
@@ -226,8 +304,11 @@ class ObjectTracker(Component):
             "rejected_boxes": self._rejected,
         }
         level, message = Level.OK, "running" if self.active else "inactive"
+        if self._pairing is not None:
+            values["camera_motion"] = "compensated" if tracking.compensated else "unknown"
         if self.active and self._missing:
-            level, message = Level.WARN, f"not tracked: {self._missing}"
+            lost = "not tracked" if self._pairing is None else "camera motion is not compensated"
+            level, message = Level.WARN, f"{lost}: {self._missing}"
         return [Status(self.host.get_name(), level, message, "cpu", values), *self.stream_statuses()]
 
 

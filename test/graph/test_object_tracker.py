@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
+from threading import Thread
 
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
+from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from perception_rt.codec.detections import DetectionEncoder
 from perception_rt.codec.detections3d import Detection3DEncoder
+from perception_rt.codec.encode import encode_image
 from perception_rt.node.object_tracker import ObjectTrackerNode
 from perception_rt.node.source import to_time
 from perception_rt.types import Detections2D, Detections3D
@@ -178,6 +182,78 @@ def test_boxes_in_the_image_are_tracked_too(bench):
     assert track.bbox.center.position.x == pytest.approx(165, abs=3)
 
 
+IMAGES = "/camera/image_raw"
+
+
+class CameraDriver(Driver):
+    """Feeds a 2d tracker with detections, and images of a wall that a camera swings across."""
+
+    def __init__(self, bench, **values) -> None:
+        super().__init__(bench, Detection2DArray, dimensions="2d", image_topic=IMAGES, **values)
+        self.images = bench.publisher(IMAGES, "best_effort", Image)
+        assert wait_for(self.images.get_subscription_count)
+        blocks = np.random.default_rng(0).integers(0, 255, (20, 60, 3)).astype(np.uint8)
+        self.wall = blocks.repeat(16, 0).repeat(16, 1)
+
+    def image_book(self) -> dict:
+        return self.node.component._images.ledger.snapshot()
+
+    def image(self, k: int, left: int, cut: int | None = None) -> None:
+        """Publish the k-th image, which begins at column `left`; with `cut`, fewer bytes of it."""
+        before = self.image_book()["received"]
+        data = encode_image(self.wall[:, left : left + 480], "rgb8", START + k * STEP, "camera")
+        self.images.publish(data[:cut])
+        assert wait_for(lambda: self.image_book()["received"] > before)
+
+    def posters(self, k: int, left: int) -> dict:
+        """Publish what is detected on the wall: two boxes that stand."""
+        box = np.array([[300 - left, 50, 360 - left, 120], [420 - left, 150, 470 - left, 260]], np.float32)
+        found = Detections2D(box, np.full(2, 0.9, np.float32), np.zeros(2, np.int64))
+        return self.publish(DetectionEncoder(CLASSES).encode(found, START + k * STEP, "camera"))
+
+
+def test_ids_in_the_image_of_a_camera_that_swings(bench):
+    driver = CameraDriver(bench)
+    ids = []
+    for k in range(16):
+        left = 100 + 45 * (k % 4 if k % 8 < 4 else 4 - k % 4)
+        if k % 2:  # images come before or after their detections
+            driver.image(k, left)
+            assert driver.posters(k, left) == {"published": 1}
+        else:
+            sent = Thread(target=driver.image, args=(k, left))
+            sent.start()
+            assert driver.posters(k, left) == {"published": 1}
+            sent.join()
+        ids += [track.id for track in driver.last(driver.tracks, k).detections]
+    assert len(set(ids)) == 2
+    assert len(ids) > 20
+    assert driver.image_book()["states"]["published"] == 16
+    assert wait_for(lambda: bench.diagnostics("object_tracker").get("camera_motion") == "compensated")
+
+
+def test_detections_wait_no_longer_than_told_for_their_image(bench):
+    driver = CameraDriver(bench, image_wait_ms=300.0)
+    driver.image(0, 100)
+    driver.posters(0, 100)
+    began = time.monotonic()
+    assert driver.posters(1, 100) == {"published": 1}  # none came
+    assert time.monotonic() - began > 0.25
+    assert wait_for(lambda: "camera motion is not compensated" in bench.message("object_tracker"))
+    driver.image(3, 100)
+    began = time.monotonic()
+    assert driver.posters(2, 100) == {"published": 1}  # a later one is there: its own was lost
+    assert time.monotonic() - began < 0.25
+    driver.posters(3, 100)
+    driver.image(4, 100, cut=-1000)
+    assert driver.image_book()["states"]["decode_error"] == 1
+    assert driver.posters(4, 100) == {"published": 1}
+    for k in range(5, 45):  # images without detections are let go
+        driver.image(k, 100)
+    assert driver.image_book()["pending"] <= 16
+    assert driver.posters(45, 100) == {"published": 1}
+
+
 def test_markers_show_boxes_and_paths_to_subscribers(bench):
     driver = Driver(bench, fixed_frame="")
     seen = bench.listen("/object_tracker/markers", MarkerArray)
@@ -206,7 +282,11 @@ def test_markers_that_fail_cost_no_track(bench, monkeypatch):
 
 @pytest.mark.parametrize(
     ("values", "reason"),
-    [({"detections_topic": ""}, "must name a topic"), ({"dimensions": "4d"}, "must be one of 3d, 2d")],
+    [
+        ({"detections_topic": ""}, "must name a topic"),
+        ({"dimensions": "4d"}, "must be one of 3d, 2d"),
+        ({"image_topic": "/image_raw"}, "dimensions 3d uses no images"),
+    ],
 )
 def test_parameters_that_cannot_work_fail_the_start_with_the_reason(bench, values, reason):
     bench.start(ObjectTrackerNode, **values)

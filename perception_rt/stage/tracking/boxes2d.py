@@ -41,6 +41,19 @@ class BoxFilters2D:
         self._shared = self._shared + dt * self._rate_variance + power * dt**3 / 2
         self._rate_variance = self._rate_variance + power * dt**2
 
+    def warp(self, motion: np.ndarray) -> None:
+        """Move every track with the picture: (2, 3) affine map in px, a rotation, scale and translation."""
+        turn, scale = motion[:, :2], np.sqrt(abs(np.linalg.det(motion[:, :2])))
+        for name in ("value", "rate"):
+            moved = getattr(self, name) * scale
+            moved[:, :2] = getattr(self, name)[:, :2] @ turn.T
+            setattr(self, name, moved)
+        self.value[:, :2] += motion[:, 2]
+        for name in ("_variance", "_rate_variance", "_shared"):
+            moved = getattr(self, name) * scale**2
+            moved[:, :2] = getattr(self, name)[:, :2] @ (turn**2).T
+            setattr(self, name, moved)
+
     def _measurement_noise(self, labels: np.ndarray, value: np.ndarray) -> np.ndarray:
         return (self._noise[labels] * value[:, 3:]) ** 2
 

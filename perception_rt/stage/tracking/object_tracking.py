@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,14 @@ from perception_rt.stage.road_users import ROAD_USERS, canonical
 from perception_rt.stage.tracking.presets import config_2d, config_3d
 from perception_rt.stage.tracking.tracker import Tracker2D, Tracker3D
 from perception_rt.stage.transforms import transform
-from perception_rt.types import Detections2D, Detections3D, TrackingError, Tracks, Tracks2D
+from perception_rt.types import (
+    CameraFrame,
+    Detections2D,
+    Detections3D,
+    TrackingError,
+    Tracks,
+    Tracks2D,
+)
 from perception_rt.types.predictions import Predictions
 
 MOST_CLASSES = 64
@@ -90,22 +97,41 @@ class ObjectTracking3D:
 
 
 class ObjectTracking2D:
-    """Tracks what a camera's detector finds, in the image."""
+    """Tracks what a camera's detector finds, in the image.
 
-    def __init__(self) -> None:
+    Args:
+        camera_moves: compensate the motion of the camera, which images tell.
+
+    Attributes:
+        classes: as of `ObjectTracking3D`.
+        compensated: whether the motion was known at the last update.
+    """
+
+    def __init__(self, camera_moves: bool = False) -> None:
         self.classes = ClassNames()
+        self.compensated = False
         self._tracker = Tracker2D(config_2d(self.classes.slots))
+        self._camera: Any = None
+        if camera_moves:  # late: who sees no image does without the image libraries
+            from perception_rt.stage.tracking.camera_motion import CameraMotion
+
+            self._camera = CameraMotion()
 
     @property
     def resets(self) -> int:
         """How often all tracks were dropped."""
         return self._tracker.resets
 
-    def update(self, message: NamedDetections[Detections2D]) -> Tracks2D:
-        """Take the detections of one moment; raises TrackingError, and then nothing was changed."""
-        found = message.detections
+    def update(self, message: NamedDetections[Detections2D], image: CameraFrame | None = None) -> Tracks2D:
+        """Take the detections of one moment and their image; raises TrackingError, then no track changed."""
+        found, motion = message.detections, None
         labels = self.classes.labels(found.labels, message.classes)
-        return self._tracker.update(message.stamp_ns, Detections2D(found.xyxy, found.scores, labels))
+        if self._camera is not None and image is not None:
+            motion = self._camera.update(image.pixels, found.xyxy, image.bgr)
+        elif self._camera is not None:
+            self._camera.forget()
+        self.compensated = motion is not None
+        return self._tracker.update(message.stamp_ns, Detections2D(found.xyxy, found.scores, labels), motion)
 
 
 def boxes_of(predictions: Predictions, tracks: Tracks) -> tuple[Detections3D, np.ndarray, np.ndarray]:

@@ -392,18 +392,22 @@ class Tracker2D(_Tracker[BoxFilters2D]):
     ) -> None:
         self._filters.update(rows, measured.boxes[detections], self._life.labels[rows])
 
-    def update(self, stamp_ns: int, detections: Detections2D) -> Tracks2D:
+    def update(
+        self, stamp_ns: int, detections: Detections2D, camera_motion: np.ndarray | None = None
+    ) -> Tracks2D:
         """Take the detections of one moment; a frame without any counts too: it ages the tracks.
 
         Args:
             stamp_ns: the sensor's stamp, ns; steps may be uneven; a step backwards drops all tracks.
             detections: in px of the image.
+            camera_motion: (2, 3) affine map from px of the last update's image to px of this one, of what
+                stands, as from `CameraMotion`. The velocities of tracks are then their own. None: unknown.
 
         Returns:
             The confirmed tracks with a recent detection.
 
         Raises:
-            TrackingError: detections that cannot be used; nothing was changed.
+            TrackingError: detections or a map that cannot be used; nothing was changed.
         """
         xyxy, scores = self._checked("xyxy", detections)
         size = xyxy[:, 2:] - xyxy[:, :2]
@@ -411,7 +415,10 @@ class Tracker2D(_Tracker[BoxFilters2D]):
         if flat.any():
             reason = "right and bottom must be beyond left and top"
             raise TrackingError(f"xyxy[{flat.argmax()}]", xyxy[flat.argmax()].tolist(), reason)
+        motion = None if camera_motion is None else _checked_motion(camera_motion)
         self._advance(stamp_ns)
+        if motion is not None:
+            self._filters.warp(motion)
         boxes = np.hstack((xyxy[:, :2] + size / 2, size))
         self._update(Sighting(boxes, np.zeros((len(boxes), 0))), scores, detections.labels)
         return self._tracks()
@@ -444,6 +451,13 @@ def _widened_iou(tracks: np.ndarray, detections: np.ndarray, buffer: np.ndarray)
     apart = np.abs(tracks[:, None, :2] - detections[None, :, :2])
     inner = np.minimum(np.minimum(size, other), (size + other) / 2 - apart).clip(min=0).prod(2)
     return inner / (size.prod(2) + other.prod(2) - inner)
+
+
+def _checked_motion(matrix: np.ndarray) -> np.ndarray:
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.shape != (2, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-3:
+        raise TrackingError("camera_motion", matrix.tolist(), "must be a finite, invertible 2 x 3 matrix")
+    return matrix
 
 
 def _checked_pose(matrix: np.ndarray) -> np.ndarray:
