@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +29,25 @@ from perception_rt.realtime.scheduler import FixedRateScheduler
 OUT = Path("out/bench/phase.json")
 STARTS, RATES = 20, (10.0, 30.0)
 FORWARD_MS = 12.0
+JITTER_MS = 3.0  # on average, of frames that come late
 RUN_S, SETTLED_S = 20.0, 10.0
 
 
-def ages_of(rate_hz: float, phase_s: float, drift: float) -> np.ndarray:
+def ages_of(
+    rate_hz: float, phase_s: float, drift: float, late_ms: Callable[[], float] = lambda: 0.0
+) -> np.ndarray:
     """Return the settled ages of one start in virtual time, ms; the first tick is `phase_s` before a frame.
 
     Args:
         rate_hz: of timer and sensor.
         phase_s: of the sensor against the start.
         drift: by which the sensor's period differs, as a share.
+        late_ms: by how much the next frame is late, ms.
     """
     scheduler, ages = FixedRateScheduler(rate_hz), []
     period, forward = 1e9 / rate_hz * (1 + drift), round(FORWARD_MS * 1e6)
-    arrivals = [0, *(round(phase_s * 1e9 + k * period) for k in range(1, round(RUN_S * rate_hz)))]
+    due = [0.0, *(phase_s * 1e9 + k * period for k in range(1, round(RUN_S * rate_hz)))]
+    arrivals = sorted(round(time_ns + late_ms() * 1e6) for time_ns in due)
     now, waiting = 0, None
     while arrivals:
         while arrivals and arrivals[0] <= now:
@@ -71,9 +77,14 @@ def virtual_rows(seed: int = 1) -> list[Row]:
         ours = [float(np.median(ages_of(rate, *start))) for start in starts]
         naive = [FORWARD_MS + 1e3 * phase for phase, _ in starts]  # waits from the frame to the next tick
         prefix = f"phase/virtual/{rate:g}_hz"
+        uneven = [
+            float(np.median(ages_of(rate, *start, lambda: rng.expovariate(1 / JITTER_MS))))
+            for start in starts
+        ]
         rows += [
             row(f"{prefix}/median_age_spread_ms", spread(ours), "ms", "<= 2"),
             row(f"{prefix}/naive_timer_spread_ms", spread(naive), "ms"),
+            row(f"{prefix}/jitter_{JITTER_MS:g}_ms/median_age_spread_ms", spread(uneven), "ms", "<= 2"),
         ]
     return rows
 

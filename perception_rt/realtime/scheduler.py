@@ -1,11 +1,13 @@
 """The fixed-rate scheduler: keeps the rate and moves its phase to fall just after arrivals.
 
 A timer that ignores arrivals adds up to one period of age, differently at each start
-(https://github.com/autowarefoundation/autoware_universe/issues/8657). Four rules end that:
+(https://github.com/autowarefoundation/autoware_universe/issues/8657). Five rules end that:
 
 * A frame that comes up to an eighth of a period early or late runs at once and does not move the ticks, so
   jitter adds no wait and the mean rate holds.
 * A tick without a frame stays open; the next arrival runs at once and sets the new phase.
+* What a late frame, or a run that took too long, moved the ticks later, the next early frames move back at
+  once: the jitter of a sensor does not push the phase behind most of its frames.
 * Where every frame of the last ticks had to wait, the phase moves earlier, a few percent of a period each
   tick, until the shortest wait is `MARGIN_NS`.
 * A run that takes longer than a period is followed at once by the next; the ticks that it missed are skipped,
@@ -20,6 +22,7 @@ from collections.abc import Mapping
 BATCH = ""  # the lane of all streams together
 MARGIN_NS = 500_000  # waits shorter than this are jitter
 TOLERANCE = 0.125  # of a period, how far from its tick a run may be
+LEAST = 0.75  # of a period, the least time between two runs where ticks move back
 SLEW = 0.05  # of a period, the most that one tick moves the phase
 WINDOW = 8  # ticks whose shortest wait counts: longer than the usual beats, short enough to follow a drift
 
@@ -41,6 +44,8 @@ class FixedRateScheduler:
         self.skipped = 0
         self.deadline_misses = 0
         self._due_ns: int | None = None
+        self._last_ns: int | None = None  # the last run
+        self._behind_ns = 0  # by how much the ticks were moved later, and not back yet
         self._waits: deque[int] = deque(maxlen=WINDOW)
         self.rate_hz = rate_hz
 
@@ -69,7 +74,8 @@ class FixedRateScheduler:
             return False  # ticks begin with the first frame: simulated time is zero before the first /clock
         # At first, and after the clock was set back.
         if due_ns is None or due_ns - now_ns > 2 * self.period_ns:
-            due_ns = now_ns
+            due_ns, self._last_ns = now_ns, None
+            self._behind_ns = int(TOLERANCE * self.period_ns)  # the first frame may have come late
         # Ticks that ended before this frame was ready found nothing.
         passed = max(0, (now_ns if ready_ns is None or not ready else ready_ns) - due_ns) // self.period_ns
         self.empty += passed
@@ -77,14 +83,29 @@ class FixedRateScheduler:
         opens = self._opens_ns(due_ns)
         if ready_ns is None or not ready or now_ns < opens:
             return False
-        late = ready_ns - due_ns > TOLERANCE * self.period_ns
-        phase = ready_ns if late else due_ns - self._phase_step(max(0, opens - ready_ns))
+        self._last_ns = now_ns
+        if ready_ns - due_ns > TOLERANCE * self.period_ns:
+            self._move_later(ready_ns - due_ns)
+            phase = ready_ns
+        else:
+            back = max(0, self._usual_ns(due_ns) - now_ns)
+            self._behind_ns -= back
+            phase = due_ns - back - self._phase_step(max(0, opens - ready_ns))
         self._due_ns = phase + self.period_ns
         return True
 
+    def _move_later(self, by_ns: int) -> None:
+        self._behind_ns = min(self._behind_ns + by_ns, self.period_ns)
+
+    def _usual_ns(self, due_ns: int) -> int:
+        return due_ns - int(TOLERANCE * self.period_ns)
+
     def _opens_ns(self, due_ns: int) -> int:
         """Return the earliest time of a run that is due at a time."""
-        return due_ns - int(TOLERANCE * self.period_ns)
+        usual = self._usual_ns(due_ns)
+        if self._last_ns is None or not self._behind_ns:
+            return usual
+        return min(usual, max(usual - self._behind_ns, self._last_ns + int(LEAST * self.period_ns)))
 
     def _phase_step(self, wait_ns: int) -> int:
         """Return how much earlier the next tick falls, ns, as a frame waited `wait_ns` for this one."""
@@ -101,7 +122,9 @@ class FixedRateScheduler:
         """Note that a run ended; the ticks that it missed are skipped and the next run may start at once."""
         if self._due_ns is not None and now_ns > self._due_ns:
             self.deadline_misses += 1
-            self.skipped += (now_ns - self._due_ns) // self.period_ns
+            skipped, by_ns = divmod(now_ns - self._due_ns, self.period_ns)
+            self.skipped += skipped
+            self._move_later(by_ns)
             self._due_ns = now_ns
             self._waits.clear()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from dataclasses import dataclass
 from itertools import pairwise
@@ -88,6 +89,32 @@ def test_jitter_of_a_camera_at_the_same_rate_becomes_no_wait(jitter_ms, phase_ms
     waits = sorted(run.start_ns - run.arrival_ns for run in runs[100:])
     assert waits[len(waits) // 2] <= 1 * MS
     assert waits[-1] <= 9 * MS  # the jitter itself, at most
+
+
+@pytest.mark.parametrize("rate_hz", [10.0, 30.0])
+def test_late_frames_do_not_push_the_phase_behind_the_others(rate_hz):
+    """Of twenty starts with jitter of 3 ms on average and up to 20, none gives most frames a wait."""
+    rng, medians = random.Random(4), []
+    for _ in range(20):
+        phase_ms = rng.uniform(0, 1000 / rate_hz)
+        arrivals = [
+            round((phase_ms + k * 1000 / rate_hz + min(rng.expovariate(1 / 3), 20)) * MS) for k in range(300)
+        ]
+        runs, _ = simulate(rate_hz, arrivals, 8 * MS, 60_000 * MS)
+        waits = sorted(run.start_ns - run.arrival_ns for run in runs[30:])
+        medians.append(waits[len(waits) // 2])
+        assert len(runs) >= 298
+    assert max(medians) <= 0.5 * MS
+
+
+def test_a_run_that_took_too_long_moves_the_phase_for_one_tick_only():
+    scheduler, arrivals = FixedRateScheduler(10), every(100, 6)
+    for k, arrival in enumerate(arrivals[1:4], start=1):
+        assert scheduler.poll(arrival, arrival)
+        scheduler.finished(arrival + (130 if k == 2 else 10) * MS)
+    assert scheduler.deadline_misses == 1
+    assert scheduler.poll(arrivals[4], arrivals[4])  # due at 430, and 400 is in time again
+    assert scheduler.wake_ns(arrivals[5]) <= arrivals[5]
 
 
 def test_rate_is_held_when_the_camera_is_faster_and_does_not_divide():
