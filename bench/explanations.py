@@ -20,7 +20,7 @@ from perception_rt.stage.explain.probe import Probe
 
 PICTURES = ("video/street.jpg", "images/bus.jpg", "frames/000000/image.png", "frames/000114/image.png")
 CLOUDS = ("000001", "000002", "000114")
-DETECTIONS = 2  # of each frame, the surest
+DETECTIONS = 2  # of each frame, the most confident
 
 
 def explanation_rows(bar: Progress) -> list[Row]:

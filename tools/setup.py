@@ -24,6 +24,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -276,6 +277,8 @@ def main() -> int:
     """Run the set-up under a lock, so that two makes at once do not meet in one environment."""
     with open(__file__) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the running command too
+        shutil.rmtree(TEMPORARY, ignore_errors=True)  # of a run that was killed
         try:
             set_up()
         except (SetupError, OSError) as error:

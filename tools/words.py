@@ -60,6 +60,8 @@ WORDS = {
     r"\bheld to\b": "checked against, compared with",
     r"\bhas (no|its|a) say\b": "is (not) used",
     r"\bis (said|told) to\b": "name who does it: the node reports to",
+    r"\b(surest|least sure)\b": "the most, the least confident",
+    r"\bno node takes\b|\bof no meaning\b|\bfarewell\b": "no node accepts; unused; disconnect",
     r"\bnode that most people write\b|\bknow how wrong\b": "a straightforward node; consistency",
 }
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         action="append",
         metavar="K",
-        help="counted from 0, the surest first; of a network of pixels the class that covers most first; "
+        help="counted from 0, by falling score; of a network of pixels the class that covers most first; "
         "repeatable (default 0)",
     )
     parser.add_argument(

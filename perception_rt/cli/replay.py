@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--explain",
         type=int,
         metavar="N",
-        help="heat maps of N detections of each sensor in the report: the surest, then the least sure",
+        help="heat maps of N detections of each sensor in the report: the highest score, then the lowest",
     )
     parser.add_argument("--open", action="store_true", help="open the report in the browser")
     judging = parser.add_argument_group("scores, comparison, budgets")

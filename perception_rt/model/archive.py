@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perception_rt.model.manifest import Manifest, Program, bundle_sha256, parse_manifest
-from perception_rt.model.torchscript import first_line
-from perception_rt.types.errors import BundleError
+from perception_rt.types.errors import BundleError, first_line
 
 MANIFEST_FILE = "extra/manifest.json"
 FORMAT1_FILE = "module.pt"

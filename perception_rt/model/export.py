@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from perception_rt.model.bundle import ProgramSource
-from perception_rt.model.torchscript import first_line, module_bytes, trace_module
-from perception_rt.types.errors import BundleError
+from perception_rt.model.torchscript import module_bytes, trace_module
+from perception_rt.types.errors import BundleError, first_line
 
 OPSET = 17
 CHANNEL_OPSET = 13

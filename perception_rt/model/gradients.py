@@ -14,8 +14,8 @@ from torchvision.ops import box_iou
 from perception_rt.model.archive import Archive
 from perception_rt.model.host_image import Placement
 from perception_rt.model.network import ImageNetwork
-from perception_rt.model.torchscript import first_line, load_module
-from perception_rt.types.errors import BundleError, ConfigError
+from perception_rt.model.torchscript import load_module
+from perception_rt.types.errors import BundleError, ConfigError, first_line
 
 STEPS = 24  # of the path from the blurred to the plain image
 LEAST_CELLS = 25  # that the gradient of a layer must reach, for its map to have a shape

@@ -401,7 +401,7 @@ def _along(low: float, high: float, count: int, centred: bool) -> Tensor:
     return at.float()
 
 
-def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int, block: int = 256) -> Tensor:
+def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int) -> Tensor:
     """Run `nms_bev` across classes in blocks, so that memory does not grow with the square of the boxes.
 
     Args:
@@ -409,12 +409,11 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int, blo
         scores: (N,).
         iou_threshold: if two footprints have a higher IoU, the box with the lower score is removed.
         most: maximum number of boxes kept.
-        block: boxes that are compared with each other at a time.
 
     Returns:
         (K,) int64 rows that are kept, best score first.
     """
-    kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    kept, block = torch.zeros(0, dtype=torch.int64, device=boxes.device), 256
     for start in range(0, boxes.shape[0], block):
         rows = torch.arange(start, min(start + block, boxes.shape[0]), device=boxes.device)
         rows = rows[(iou_bev(boxes[rows], boxes[kept]) <= iou_threshold).all(1)]

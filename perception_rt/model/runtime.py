@@ -325,7 +325,7 @@ class ImageRuntime(Runtime):
     def _network(self, archive: Archive, choice: Choice, engine: Engine) -> ImageNetwork:
         return ImageNetwork(archive, choice.program, engine, self.device)
 
-    def warmup(self, sizes: list[tuple[int, int]], batch: int = 1, runs: int = 3) -> float:
+    def warmup(self, sizes: list[tuple[int, int]], batch: int = 1) -> float:
         """Run zeros of each (height, width), so that the first frame is as fast as the others.
 
         Returns:
@@ -334,7 +334,7 @@ class ImageRuntime(Runtime):
         cpu_ms = 0.0
         for height, width in sizes:
             zeros = np.zeros((batch, height, width, 3), np.uint8)
-            cpu_ms = _cpu_ms(lambda: self(zeros), runs) / batch  # noqa: B023 - called at once
+            cpu_ms = _cpu_ms(lambda: self(zeros)) / batch  # noqa: B023 - called at once
         return cpu_ms
 
     def measure_batch(self, size: tuple[int, int], count: int, runs: int = 5) -> float:
@@ -416,14 +416,14 @@ class CloudRuntime(Runtime):
     def _network(self, archive: Archive, choice: Choice, engine: Engine) -> CloudNetwork:
         return CloudNetwork(archive, choice.program, engine, self.device)
 
-    def warmup(self, runs: int = 3) -> float:
+    def warmup(self) -> float:
         """Run the golden cloud, so that the first frame is as fast as the others.
 
         Returns:
             The lowest processor time for the cloud, ms.
         """
         cloud = read_golden(self.manifest.golden, self._archive.members)
-        return _cpu_ms(lambda: self(cloud), runs)
+        return _cpu_ms(lambda: self(cloud))
 
     def __call__(
         self,
@@ -505,11 +505,11 @@ def _unpack(rows: np.ndarray, box_columns: int) -> tuple[np.ndarray, ...]:
     return np.ascontiguousarray(boxes), np.ascontiguousarray(scores), *whole
 
 
-def _cpu_ms(run: Callable[[], object], runs: int) -> float:
-    """Return the least processor time of `runs` runs, of all threads, ms."""
+def _cpu_ms(run: Callable[[], object]) -> float:
+    """Return the least processor time of three runs, of all threads, ms."""
     took = []
-    for _ in range(runs):
+    for _ in range(3):
         began = time.process_time_ns()
         run()
         took.append(time.process_time_ns() - began)
-    return min(took, default=0) / 1e6
+    return min(took) / 1e6

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from perception_rt.model.golden import weights_sha256
-from perception_rt.types.errors import BundleError
+from perception_rt.types.errors import BundleError, first_line
 
 MAX_UNPACKED = 64 << 20  # bytes of the code in a TorchScript archive; its weights are stored as they are
 MODULE_ERRORS = (RuntimeError, torch.jit.Error, IndexError)  # what a running module raises; out of memory too
@@ -142,11 +142,6 @@ def optimise(module: torch.jit.ScriptModule, device: torch.device) -> torch.jit.
                 )
                 torch._C._jit_pass_custom_pattern_based_rewrite_graph(before, after, frozen.graph)
     return frozen
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text that is not empty."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def reason(error: BaseException) -> str:

@@ -95,7 +95,7 @@ class Bag:
         """Move the log times that `messages` takes and yields; none goes below 0.
 
         Args:
-            behind_ns: how far each topic goes back, ns; topics that are not named stay.
+            behind_ns: how far to move each topic back, ns; other topics keep their times.
         """
         self._behind_ns = behind_ns
 
@@ -132,7 +132,7 @@ class Bag:
     def _moved(
         self, topics: Sequence[str] | None, start_ns: int | None, stop_ns: int | None, behind_ns: int
     ) -> Iterator[BagMessage]:
-        """Yield messages of topics that all go back by one time."""
+        """Yield the messages of topics that are moved back by the same time."""
         start_ns = None if start_ns is None else start_ns + behind_ns
         stop_ns = None if stop_ns is None else stop_ns + behind_ns
         messages = self._in_order(topics, start_ns, stop_ns)

@@ -3,8 +3,8 @@
 The protocol of AB3DMOT (Weng et al., arXiv:1907.03961 and arXiv:2008.08063) with the rules of
 KITTI's tracking benchmark: in each frame truth and tracks are paired by least cost over 1 - IoU of volumes,
 at IoU 0.25 or more; tracks are dropped whole, by the mean of their confidences, at 40 thresholds, one for
-each 1/40 of recall. MOTA is 1 - (FP + FN + switches) / truths; sMOTA takes out of it the misses that a
-recall r forces, 1 - (FP + FN + switches - (1 - r) truths) / (r truths), clipped to [0, 1]; sAMOTA is its
+each 1/40 of recall. MOTA is 1 - (FP + FN + switches) / truths; sMOTA leaves out the misses that a
+recall of r implies, 1 - (FP + FN + switches - (1 - r) truths) / (r truths), clipped to [0, 1]; sAMOTA is its
 mean over the 40, where a recall that is never reached counts as 0.
 """
 
@@ -32,8 +32,8 @@ class Trajectories:
         frames: (N,) int64, not decreasing.
         ids: (N,) int64, at least 0; no id twice in a frame.
         xyzlwh_yaw: (N, 7) float, boxes in one frame of space.
-        ignored: (N,) bool: without a partner it is no error, and neither is a truth with one.
-        scores: (N,) float, confidence of tracks, on any scale; of no meaning for truths.
+        ignored: (N,) bool: not an error without a partner, and not a match with one.
+        scores: (N,) float, confidence of tracks, on any scale; unused for truths.
     """
 
     frames: np.ndarray

@@ -1,4 +1,4 @@
-"""The last seconds of a graph's messages, kept in memory and written as a bag when something happens."""
+"""The last seconds of a graph's messages, kept in memory and written as a bag on an event."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEPT_STATIC = 100
 
 
 class KeptMessage(NamedTuple):
-    """A serialized message and when it came, ns."""
+    """A serialized message and its time of arrival, ns."""
 
     log_ns: int
     topic: str
@@ -29,13 +29,13 @@ class KeptMessage(NamedTuple):
 
 
 class EventBuffer:
-    """The newest messages, bounded in time and in bytes; what is published once, as static transforms, stays.
+    """The newest messages, bounded in time and bytes; static transforms and the like are not dropped.
 
     Args:
-        seconds: how long a message is kept. max_bytes: of all messages; the oldest go first.
+        seconds: how long to keep a message. max_bytes: of all messages; the oldest are dropped first.
 
     Attributes:
-        held_bytes: of the messages that are kept. cut: messages that went early, for the bytes.
+        held_bytes: of the kept messages. cut: messages dropped early because of `max_bytes`.
     """
 
     def __init__(self, seconds: float, max_bytes: int) -> None:
@@ -45,7 +45,7 @@ class EventBuffer:
         self._static: deque[KeptMessage] = deque(maxlen=KEPT_STATIC)
 
     def add(self, message: KeptMessage) -> None:
-        """Keep a message; where time was set back, all earlier ones go."""
+        """Add a message; drop all earlier ones if time was set back."""
         if is_latched(message.topic, message.message_type):
             if message.data not in [kept.data for kept in self._static]:
                 self._static.append(message)
@@ -67,12 +67,12 @@ class EventBuffer:
         self.held_bytes -= len(self._messages.popleft().data)
 
     def clear(self) -> None:
-        """Forget the messages."""
+        """Drop all messages but the static ones."""
         self._messages.clear()
         self.held_bytes = 0
 
     def messages(self) -> list[KeptMessage]:
-        """All that is kept, by time; static transforms come first, at the time of the first message."""
+        """Return the kept messages by time, static transforms first, at the time of the first message."""
         if not self._messages:
             return []
         first_ns = self._messages[0].log_ns
@@ -80,17 +80,17 @@ class EventBuffer:
 
 
 class EventFolder:
-    """Bags of events in a folder, bounded in number and bytes: the oldest of them go first.
+    """Bags of events in a folder, bounded in number and bytes; the oldest are deleted first.
 
     Args:
-        folder: is made when the first bag is written. max_bags, max_bytes: of all bags of events in it.
+        folder: created with the first bag. max_bags, max_bytes: of all bags of events in it.
     """
 
     def __init__(self, folder: Path, max_bags: int, max_bytes: int) -> None:
         self._folder, self._max_bags, self._max_bytes = folder, max_bags, max_bytes
 
     def write(self, name: str, messages: Iterable[KeptMessage]) -> Path:
-        """Write a bag, whole or not at all, and return its folder.
+        """Write a bag atomically; return its folder.
 
         Raises:
             BagError: there is no message, it is larger than allowed, the disk is full, or writing fails;
@@ -124,7 +124,7 @@ class EventFolder:
         return target
 
     def bags(self) -> list[Path]:
-        """The bags of events, oldest first."""
+        """Return the bags of events, oldest first."""
         found = [path for path in self._folder.glob(f"{PREFIX}*") if path.suffix != PART and path.is_dir()]
         return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 

@@ -30,7 +30,7 @@ QUALITY = 90  # of the pictures
 
 
 class Explained(NamedTuple):
-    """One explanation and where it belongs.
+    """An explanation and the frame that it belongs to.
 
     Attributes:
         name: of the picture, without suffix. source: file or topic. frame: number in the source.
@@ -45,7 +45,7 @@ class Explained(NamedTuple):
 
 
 class ExplanationFolder:
-    """Writes explanations; `close` writes the JSON, last, so that its presence marks a complete folder.
+    """Writes explanations; `close` writes the JSON last, which marks a complete folder.
 
     Args:
         folder: to write to; created.
@@ -106,17 +106,17 @@ def explain_run(
     metrics: Mapping[str, Any],
     count: int,
 ) -> list[dict[str, Any]]:
-    """Explain the surest and the least sure detections of every detector of a replay.
+    """Explain the most and the least confident detections of every detector of a replay.
 
     Args:
         out: the folder of the replay; `explain/` in it is written.
         config: the parameter file of the replay. overrides: parameters that took precedence, by node.
         bag: the recording.
         metrics: of the replay.
-        count: detections of each sensor: the surest, then the least sure.
+        count: number of detections of each sensor: the most confident one, then the least confident.
 
     Raises:
-        BundleError, ConfigError: a bundle cannot be opened any more.
+        BundleError, ConfigError: a bundle can no longer be opened.
     """
     folder = ExplanationFolder(out / EXPLAIN)
     with Bag(out / "bag") as outputs:
@@ -126,7 +126,7 @@ def explain_run(
                 continue
             runtime = Runtime.open(_bundle(config, overrides, sensor.node), "cpu", threads=1)
             if runtime.sha256 != bundle["sha256"]:
-                raise ConfigError(f"{sensor.node}: its bundle is another one than in the replay")
+                raise ConfigError(f"{sensor.node}: its bundle is not the one of the replay")
             for number, (stamp_ns, box, name) in enumerate(_chosen(outputs, sensor, count)):
                 found = _explained(runtime, bag, sensor, stamp_ns, box, name, f"{_plain(sensor)}_{number}")
                 if found is not None:
@@ -145,7 +145,7 @@ def _bundle(config: Path, overrides: Mapping[str, Mapping[str, Any]], path: str)
 
 
 def _chosen(outputs: Bag, sensor: SensorStream, count: int) -> list[tuple[int, np.ndarray, str]]:
-    """Stamp, box and class of the surest detection, then of the least sure, each in another frame."""
+    """Return stamp, box and class of the most, then of the least confident detection, one per frame."""
     best: tuple[float, int, np.ndarray, str] | None = None
     weak: list[tuple[float, int, np.ndarray, str]] = []
     for message in outputs.messages([str(sensor.output)]):

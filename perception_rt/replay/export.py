@@ -94,7 +94,7 @@ class ExportTopic:
 
     @property
     def has_tracks(self) -> bool:
-        """Whether ids are those of tracks: each at most once in a message."""
+        """Whether the ids are track ids: each at most once in a message."""
         ids = [[id_ for id_ in message.ids if id_] for message in self.messages.values()]
         return any(ids) and all(len(set(one)) == len(one) for one in ids)
 
@@ -102,7 +102,7 @@ class ExportTopic:
     def unfit(self) -> str:
         """Why the boxes are not those of a picture or frame; empty if they are."""
         if self.stamps:
-            return "left out: predictions are of later times; csv has them"
+            return "left out: predictions are of later times than the frame; use csv"
         return ""
 
     @property
@@ -157,7 +157,7 @@ def _stamps(bag: Bag, topic: str) -> list[int]:
 
 
 def _box_stamps(kind: str, data: bytes) -> list[int]:
-    """Return the stamp of each box; predictions say by it for when they are."""
+    """Return the stamp of each box; that of a prediction is the predicted time."""
     stamps = [one.header.stamp for one in typestore().deserialize_cdr(data, kind).detections]  # type: ignore[attr-defined]
     return [stamp.sec * 10**9 + stamp.nanosec for stamp in stamps]
 

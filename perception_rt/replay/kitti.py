@@ -60,7 +60,7 @@ class Labels:
         occluded: (N,) int64: 0 visible, 1 partly, 2 largely, 3 unknown; -1 unset.
         xyxy: (N, 4) float32, px of the left colour image.
         hwlxyz_ry: (N, 7) float64, height width length in m, bottom centre in the rectified camera frame,
-            rotation about its y axis in rad; of no meaning for DontCare.
+            rotation about its y axis in rad; unset for DontCare.
     """
 
     types: np.ndarray

@@ -39,7 +39,7 @@ SPACING_NS = 500_000_000
 """Least time between two moments of one kind."""
 IOU, NEAR_M = 0.3, 2.0
 """From this overlap in the image, or up to this distance in space, two boxes are one object."""
-FARTHEST_M = 50.0  # beyond, a lidar has too few points on a car to be asked
+FARTHEST_M = 50.0  # beyond, a lidar has too few points on a car
 CAMERA_LIDAR, DETECTOR_TRACKER, HEALTH = "camera and lidar", "detector and tracker", "sensor health"
 DIAGNOSTICS, HEALTH_NODE = "/diagnostics", "sensor_health"
 LONGEST_CAPTION = 110
@@ -50,7 +50,7 @@ class MinedMoment:
     """A moment to look at.
 
     Attributes:
-        kind: who disagrees. stamp_ns: of the message. score: sum of the scores of boxes that only one has.
+        kind: what disagrees. stamp_ns: of the message. score: sum of the scores of boxes that only one has.
         detail: which boxes. topics: those to draw; two, or none.
     """
 
@@ -283,7 +283,7 @@ def _image(recording: Bag, topic: str, stamp_ns: int) -> CameraFrame | None:
 def _side(
     topic: ExportTopic, message: NamedDetections | None, image: CameraFrame | None, moment: MinedMoment
 ) -> np.ndarray:
-    """Return an RGB picture of what one side says, with a line above."""
+    """Return an RGB picture with the boxes of one side and a caption."""
     pixels = None if image is None else image.pixels[:, :, ::-1] if image.bgr else image.pixels
     if message is not None and not topic.is_3d and pixels is not None:
         drawn = draw_detections(pixels, message.detections, message.classes)

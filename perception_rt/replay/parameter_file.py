@@ -1,4 +1,4 @@
-"""Write the parameter file for what a survey found; what cannot be decided stands as a comment."""
+"""Write the parameter file for what a survey found; what is undecided becomes a comment."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _same_sensor(one: SurveyedTopic, other: SurveyedTopic) -> bool:
 
 
 def _use_sound_sample(topic: SurveyedTopic, read: Callable[[SurveyedTopic], object]) -> str:
-    """Let the sample be the first message that can be used; where none can, return why not."""
+    """Make the first usable message the sample; return the reason if there is none."""
     first, reasons = topic.sample, []
     for sample in (first, *topic.spare):
         topic.sample = sample
@@ -216,7 +216,7 @@ def _fusion(
         "camera_info_topic": [info.name for _, info in usable],
     }
     for name, topics in found.items():
-        # A camera's CameraInfo goes the way of its detections: one name, or a list.
+        # CameraInfo is given like the detections: one name, or a list.
         several = len(found["detections_2d_topic" if name != "detections_3d_topic" else name]) > 1
         section.parameters[f"{name}s" if several else name] = topics if several else topics[0]
     if base:
@@ -334,7 +334,7 @@ def _fixed_frame(survey: Survey, frame: str) -> str:
 
 def _unused(survey: Survey) -> list[str]:
     kinds = sorted({f"{topic.message_type}" for topic in survey.topics if topic.message_type not in USED})
-    return [f"types that no node takes: {', '.join(kinds)}"] if kinds else []
+    return [f"types that no node accepts: {', '.join(kinds)}"] if kinds else []
 
 
 def _renamed_transforms(survey: Survey) -> list[str]:
@@ -353,7 +353,7 @@ def _text(head: Sequence[str], sections: Mapping[str, _Section], use_sim_time: b
         # JSON is YAML; names of topics and frames may need its quotes.
         lines += [f"    {key}: {json.dumps(value)}" for key, value in section.parameters.items()]
     if not sections:
-        lines.append("# nothing here that a node takes")
+        lines.append("# no topic here that a node accepts")
     return "\n".join(lines) + "\n"
 
 

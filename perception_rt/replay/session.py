@@ -79,8 +79,8 @@ class ReplayResult:
     Attributes:
         code: exit code of the command.
         metrics: content of metrics.json.
-        checks: budgets and the comparison: what was asked for, what was found, and whether it holds.
-        comparison: differences from an earlier run; None where none was asked for.
+        checks: results of the budgets and of the comparison.
+        comparison: differences from an earlier run; None if not requested.
         run: content of run.json.
     """
 

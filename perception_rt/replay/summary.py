@@ -17,7 +17,9 @@ from perception_rt.types import Detections2D, Detections3D
 
 Found = Mapping[int, Detections2D | Detections3D]
 
-SCORES: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {  # by task; which of its figures to show
+SCORES: dict[
+    str, tuple[Callable[..., dict[str, Any]], str]
+] = {  # by task: the score, and the key of the figure to show
     DETECT2D.name: (average_precision, "ap50"),
     DETECT3D.name: (average_precision_bev, "map"),
 }

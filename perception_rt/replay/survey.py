@@ -1,4 +1,4 @@
-"""What a recording or a running graph offers to the nodes: topics, rates, frames and transforms."""
+"""Survey a recording or a running graph: topics, rates, frames and transforms."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import PerceptionError
 
 TF_TYPE = "tf2_msgs/msg/TFMessage"
-SAMPLES = 5  # messages of a topic that are looked at
+SAMPLES = 5  # messages of a topic that are read
 MOST_TRANSFORMS = 500
-"""How many messages of each topic of transforms are read."""
+"""Number of messages that are read of each topic of transforms."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class SurveyedTopic:
     Attributes:
         name: absolute. message_type: as ``sensor_msgs/msg/Image``.
         rate_hz: mean; 0 for a single message.
-        sample: its first serialized message; None if none came.
+        sample: its first serialized message; None if none was received.
         qos: what its publishers offer, in words; empty if not known.
         spare: the messages after the first, which may be a broken one.
     """

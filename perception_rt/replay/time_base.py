@@ -20,7 +20,7 @@ TF_TYPE = "tf2_msgs/msg/TFMessage"
 FREE = (TF_TYPE, "sensor_msgs/msg/CameraInfo")
 """Types whose stamps may repeat: several nodes send transforms, and a calibration holds at any time."""
 PARTS, SAMPLES = 3, 5
-"""The offset of a topic is measured in so many parts of the recording, in so many messages of each."""
+"""Number of parts of the recording, and of messages in each, that measure the offset of a topic."""
 
 
 class StampOffset(NamedTuple):
@@ -38,7 +38,8 @@ class TimeBase:
         follows: `log` or `stamps`.
         offsets: of the stamped topics.
         behind_ns: how far the replay's clock lies behind the log times, by topic.
-        faults: what is wrong with the stamps of a topic, by topic; see `stamp_fault`. They move no clock.
+        faults: what is wrong with the stamps of a topic, by topic; see `stamp_fault`. Such topics do not
+            affect the clock.
     """
 
     follows: str

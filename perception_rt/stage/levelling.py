@@ -35,19 +35,18 @@ def moved_to_base(found: Detections3D, base_from_sensor: np.ndarray) -> Detectio
     return Detections3D(boxes, found.scores, found.labels)
 
 
-def ground_tilt(points: np.ndarray, seed: int = 0) -> float | None:
+def ground_tilt(points: np.ndarray) -> float | None:
     """Return the tilt of the plane with most points, rad in [0, pi]; pi if it lies overhead.
 
     Random sample consensus (Fischler and Bolles, 1981) over planes of any direction.
 
     Args:
         points: (N, 3 or more) m, the sensor at 0.
-        seed: of the samples.
 
     Returns:
         None if no plane contains a `GROUND_SHARE` of the points.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     away = np.linalg.norm(points[:, :3], axis=1)
     near = points[(away > 2) & (away < 30), :3]
     if len(near) < 100:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from perception_rt.model.bundle import load
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
-from perception_rt.model.torchscript import first_line
 from perception_rt.train.blocks import fused
 from perception_rt.train.drives import EVALUATION_DRIVES, evaluation_seeds, training_seeds
 from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.types import BundleError
+from perception_rt.types.errors import first_line
 
 Report = Callable[[str, int, int, str], None]
 Step = Callable[[], None]

@@ -64,3 +64,9 @@ class TransformError(PerceptionError):
         self.target = target
         self.source = source
         super().__init__(f"transform {target} <- {source}: {reason}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that is not empty, at most 300 characters; else its type."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:300]

@@ -1,4 +1,4 @@
-"""replay --explain: heat maps of the surest and the least sure detections stand in the report."""
+"""replay --explain: heat maps of the most and the least confident detections are in the report."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_closing_sends_the_last_messages(shared_data):
 
 
 def test_a_viewer_that_hangs_does_not_keep_the_replay_from_its_end(shared_data):
-    """Its buffers are full, and it answers no farewell."""
+    """Its buffers are full, and it does not disconnect."""
     messages = looks.seen(shared_data, frames=1)
     topics = {message.topic: message.message_type for message in messages}
     live = open_live("foxglove:0")

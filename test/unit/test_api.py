@@ -79,8 +79,8 @@ def test_an_array_gives_the_boxes_of_its_frame(camera, drive):
     np.testing.assert_allclose(found.xyxy, swapped.xyxy, atol=1e-3)
     frame = perception_rt.CameraFrame(rgb, False, 5, "camera")
     np.testing.assert_array_equal(found.xyxy, perception_rt.detect2d(camera, frame).xyxy)
-    surest = perception_rt.detect2d(camera, rgb, score_threshold=float(found.scores[0]) - 1e-6)
-    assert 1 <= len(surest) <= len(found)
+    best = perception_rt.detect2d(camera, rgb, score_threshold=float(found.scores[0]) - 1e-6)
+    assert 1 <= len(best) <= len(found)
 
 
 def test_points_of_three_columns_and_holes_are_taken():

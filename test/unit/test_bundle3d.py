@@ -77,7 +77,7 @@ GOLDEN_SUM = 249209.1868468881
 
 def test_a_cloud_to_detections(tall):
     runtime = Runtime.open(tall, "cpu")
-    runtime.warmup(1)
+    runtime.warmup()
     found = detect3d(runtime, LidarFrame(block(), 0, 1, "lidar"))
     np.testing.assert_allclose(found.xyzlwh_yaw, [[0, 0, 0.5, 2, 1, 1, 0]], atol=1e-6)
     np.testing.assert_allclose(found.scores, [0.9], atol=1e-6)

@@ -151,7 +151,7 @@ def test_frames_without_a_transform_are_not_fused_and_nothing_gives_a_comment():
     nodes = yaml.safe_load(parameter_file(survey, "x", False, {}))
     assert "fusion" not in nodes
     assert nodes["object_tracker"]["ros__parameters"]["detections_topic"] == "lidar_detector/detections"
-    assert "# nothing here that a node takes" in parameter_file(Survey(), "x", True, {"bag": "x"})
+    assert "# no topic here that a node accepts" in parameter_file(Survey(), "x", True, {"bag": "x"})
 
 
 @pytest.mark.parametrize("version", [8, 9])

@@ -199,6 +199,21 @@ def test_commands_keep_their_temporary_files_in_the_environment_and_none_stay(ch
     assert [path.name for path in setup.VENV.iterdir()] == ["setup.log"]
 
 
+def test_a_terminated_set_up_ends_its_command_and_leaves_no_temporary_file(checkout):
+    code = "import sys; sys.path.insert(0, 'tools'); import setup; setup.VENV.mkdir(); "
+    code += "setup.set_up = lambda: setup.run('step', ['sleep', '60']); sys.exit(setup.main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "step ...\n"
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.terminate()
+    assert process.wait(60) == 130
+    assert not Path(f"/proc/{child}").exists()
+    assert list((checkout / ".venv").iterdir()) == []
+    assert "interrupted; the next run goes on from here" in process.stderr.read()
+
+
 @pytest.mark.parametrize("log", ["setup.log", "absent/setup.log"])
 def test_a_disk_that_fills_up_is_one_line(checkout, monkeypatch, capsys, log):
     """Also where the log cannot be written: the command must not block on a pipe that is no longer read."""

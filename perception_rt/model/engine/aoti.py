@@ -12,8 +12,7 @@ from torch import Tensor
 from perception_rt.model.engine import EngineOptions
 from perception_rt.model.engine.cache import compiled_file
 from perception_rt.model.manifest import Program
-from perception_rt.model.torchscript import first_line
-from perception_rt.types.errors import BundleError, ModelError
+from perception_rt.types.errors import BundleError, ModelError, first_line
 
 
 class AotiEngine:

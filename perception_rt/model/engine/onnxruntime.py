@@ -11,8 +11,7 @@ from torch import Tensor
 
 from perception_rt.model.engine import EngineOptions
 from perception_rt.model.manifest import Program
-from perception_rt.model.torchscript import first_line
-from perception_rt.types.errors import BundleError, ModelError
+from perception_rt.types.errors import BundleError, ModelError, first_line
 
 
 class OnnxRuntimeEngine:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perception_rt.model.task import CLASSIFY, DETECT2D
-from perception_rt.types.errors import BundleError
+from perception_rt.types.errors import BundleError, first_line
 
 if TYPE_CHECKING:  # without torch a bad file is refused at once
     from torch import nn
@@ -94,12 +94,6 @@ def noise(shape: tuple[int, ...]) -> np.ndarray:
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, 64 hex digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text that is not empty."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)[:300]
 
 
 def read_class_names(path: Path) -> list[str]:

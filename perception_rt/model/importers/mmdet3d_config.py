@@ -19,10 +19,9 @@ from typing import Any
 
 import yaml
 
-from perception_rt.model.importers.common import first_line
 from perception_rt.model.importers.lidar import MAX_CONFIG
 from perception_rt.types.bounded_yaml import load_yaml
-from perception_rt.types.errors import BundleError
+from perception_rt.types.errors import BundleError, first_line
 
 MAX_FILES = 50  # _base_ files of _base_ files and so on
 MAX_NUMBER = 1e18

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from perception_rt.model.importers.common import first_line
 from perception_rt.model.importers.onnx_file import OnnxNetwork
-from perception_rt.types.errors import BundleError
+from perception_rt.types.errors import BundleError, first_line
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 

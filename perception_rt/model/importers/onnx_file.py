@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from perception_rt.model.importers.common import first_line, named_list, noise
-from perception_rt.types.errors import BundleError
+from perception_rt.model.importers.common import named_list, noise
+from perception_rt.types.errors import BundleError, first_line
 
 MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 SECOND_INPUTS = ("orig_target_sizes", "im_shape", "scale_factor")

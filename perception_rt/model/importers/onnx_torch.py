@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from perception_rt.model.bundle import ProgramSource
-from perception_rt.model.importers.common import first_line
 from perception_rt.model.importers.onnx_file import OnnxNetwork
 from perception_rt.model.torchscript import module_bytes, trace_module
+from perception_rt.types.errors import first_line
 
 
 class Chosen(nn.Module):

@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from perception_rt.model.centerpoint import BranchShape, CenterDecoding, CenterHead, ClassGroup
-from perception_rt.model.importers.common import Imported, first_line, sha256_of
+from perception_rt.model.importers.common import Imported, sha256_of
 from perception_rt.model.importers.lidar import (
     MAX_ANCHORS,
     MAX_CHANNELS,
@@ -38,7 +38,7 @@ from perception_rt.model.pointpillars import (
 from perception_rt.model.specs import AGE, MAX_SWEEPS, CloudSpec
 from perception_rt.model.task import DETECT3D
 from perception_rt.types.bounded_yaml import load_yaml
-from perception_rt.types.errors import BundleError
+from perception_rt.types.errors import BundleError, first_line
 
 MAX_BASES = 5  # _BASE_CONFIG_ of a _BASE_CONFIG_ of ...
 COLUMNS = {"x": 0, "y": 1, "z": 2, "intensity": 3, "timestamp": AGE, "time": AGE, "elongation": AGE + 1}

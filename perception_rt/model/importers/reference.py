@@ -18,6 +18,7 @@ from perception_rt.model.host_image import Placement
 from perception_rt.model.oriented import oriented_nms
 from perception_rt.model.specs import ImageSpec
 
+MOST = 300  # boxes kept
 Run = Callable[[np.ndarray], list[np.ndarray]]
 """The network's input -> its outputs, in the decoder's order."""
 
@@ -29,7 +30,6 @@ def reference_answer(
     decode: Any,
     score_threshold: float,
     nms_threshold: float,
-    most: int = 300,
     classes: int = 0,
 ) -> Outputs:
     """Return the detections of the source's own runtime in a picture.
@@ -41,8 +41,6 @@ def reference_answer(
         decode: its decoder.
         score_threshold: lowest score kept.
         nms_threshold: IoU of NMS, where the decoder needs it.
-        most: boxes kept.
-
         classes: how many classes the network has; used for segmentation.
 
     Returns:
@@ -63,7 +61,7 @@ def reference_answer(
         rows = torch.from_numpy(keep)
         columns = (found.boxes[rows], found.extras["theta"][rows], found.labels[rows])
         keep = keep[oriented_nms(*columns, nms_threshold).numpy()]
-    keep = keep[:most]
+    keep = keep[:MOST]
     native = (boxes[keep] - [*shift, *shift]) / [*ratio, *ratio]
     if theta is None:
         native = np.clip(native, 0, [image.shape[1], image.shape[0]] * 2)

@@ -18,7 +18,6 @@ from perception_rt.model.importers.auto import choose_decoder, find_decoder, tas
 from perception_rt.model.importers.common import (
     Imported,
     class_names,
-    first_line,
     named_list,
     noise,
     sha256_of,
@@ -28,7 +27,7 @@ from perception_rt.model.importers.reference import reference_answer
 from perception_rt.model.manifest import DecoderSpec
 from perception_rt.model.specs import ImageSpec
 from perception_rt.model.torchscript import load_module, module_bytes, script_module
-from perception_rt.types.errors import BundleError
+from perception_rt.types.errors import BundleError, first_line
 
 MAX_BYTES = 1 << 32
 MAX_CONFIG = 1 << 20

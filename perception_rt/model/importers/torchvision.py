@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from perception_rt.model.bundle import ProgramSource
 from perception_rt.model.decoders.classifier import Classifier
 from perception_rt.model.decoders.semantic import AUXILIARY, Semantic
-from perception_rt.model.importers.common import Imported, class_names, first_line, noise, sha256_of
+from perception_rt.model.importers.common import Imported, class_names, noise, sha256_of
 from perception_rt.model.importers.onnx import check_names
 from perception_rt.model.importers.reference import reference_answer
 from perception_rt.model.importers.torchscript import DictOutput
@@ -24,7 +24,7 @@ from perception_rt.model.manifest import DecoderSpec
 from perception_rt.model.specs import CROP, SHORTER, ImageSpec
 from perception_rt.model.task import CLASSIFY, SEGMENT
 from perception_rt.model.torchscript import module_bytes, script_module, trace_module
-from perception_rt.types.errors import BundleError
+from perception_rt.types.errors import BundleError, first_line
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "ema", "net", "weights")
 _OUT, _TRAINING = "out", f"{AUXILIARY}_classifier."  # of its segmentation models

@@ -48,7 +48,7 @@ class BatchPlan:
     Attributes:
         jobs: number of parallel replays on this machine; each gets an equal share of its cores.
         ray: a Ray cluster's address, ``""`` for a Ray of this machine, None for none. A bag then takes the
-            same share of cores, and Ray says how many run at once. Bags, output and arguments' files must
+            same share of cores, and Ray decides how many run at once. Bags, output and arguments' files must
             lie at the same paths on all its machines, and perception_rt be installed there.
         retries: how often a bag whose process was killed is restarted.
 

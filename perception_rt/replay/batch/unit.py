@@ -196,7 +196,7 @@ def _paths(texts: Sequence[str]) -> Iterator[Path]:
 
 
 def _texts(path: Path) -> list[str]:
-    """Every text in a YAML file; none where it is not one, which the command will say."""
+    """Return every text in a YAML file; none if it is not YAML, which the command reports."""
 
     def walk(value: Any) -> Iterator[str]:
         if isinstance(value, str):

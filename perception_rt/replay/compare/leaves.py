@@ -48,7 +48,7 @@ class Leaf(NamedTuple):
         path: as ``detections[2].bbox.center.position.x``; with an element's key or name:
             ``status[0].values[3:device].value``.
         new, golden: both values; for an array, those of the element that differs most.
-        note: what else there is to say.
+        note: further details.
     """
 
     path: str

@@ -49,8 +49,8 @@ def open_live(kind: str) -> Live:
     """Open the live view for ``--live``.
 
     Args:
-        kind: ``foxglove``, ``foxglove:PORT`` or ``foxglove:HOST:PORT`` serve, to this machine unless HOST
-            says more; ``rerun`` opens a viewer, ``rerun:FILE.rrd`` writes a file, and ``rerun:HOST:PORT``
+        kind: ``foxglove``, ``foxglove:PORT`` or ``foxglove:HOST:PORT`` serve, on this machine only unless
+            HOST is given; ``rerun`` opens a viewer, ``rerun:FILE.rrd`` writes a file, and ``rerun:HOST:PORT``
             sends to a viewer that runs there.
 
     Raises:

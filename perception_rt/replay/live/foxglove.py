@@ -17,7 +17,7 @@ from perception_rt.types import ConfigError
 PORT = 8765
 AGE_TYPE = "std_msgs/msg/Float64"
 _BACKLOG = 256
-"""Messages that wait for a slow viewer; the oldest go first. Pictures have some MB each."""
+"""Messages that wait for a slow viewer; the oldest are dropped first. Pictures have some MB each."""
 _TIME_PERIOD_NS = 50_000_000
 """The period of time messages; the server never drops them, but disconnects viewers with a backlog."""
 _SEND_S = 0.3
@@ -84,7 +84,7 @@ class Foxglove(foxglove.ServerListener):
         """Send pending messages, as far as the viewers keep up, and disconnect."""
         if any(channel and channel.has_sinks() for channel in self._channels.values()):
             time.sleep(_SEND_S)  # the server drops what it has not sent when it stops
-        # It waits for each viewer's farewell, for ever where one hangs.
+        # It waits for each viewer to disconnect, forever if one hangs.
         stopping = threading.Thread(target=self._server.stop, daemon=True)
         stopping.start()
         stopping.join(_STOP_S)

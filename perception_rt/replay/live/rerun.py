@@ -36,7 +36,7 @@ class Rerun:
 
     def __init__(self, target: str) -> None:
         self._stream = rr.RecordingStream("perception_rt")
-        # When it was drawn is of no interest, and differs each time.
+        # The time of drawing differs each time.
         rr.set_log_time_enabled(False, self._stream)
         self._drawing = Drawing()
         self._scene = ""  # the frame of the 3D view

@@ -10,9 +10,9 @@ from typing import Any
 EXPLAIN, EXPLANATIONS = "explain", "explain.json"
 """The folder in that of the replay, and the file of records in it."""
 MEANING = (
-    "What made a detection: what is drawn in warm colours weakens it most when it is hidden. In a check the "
-    "outlined part of a picture is hidden, and as much at random places; of a cloud the strongest points are "
-    "left out. Blue points speak against the box."
+    "What a detection depends on: hiding a part in warm colours weakens it most; blue points count "
+    "against the box. The check hides the outlined part of a picture, and areas of the same size at random "
+    "places; in a cloud it removes the strongest points."
 )
 _MOST = 24
 

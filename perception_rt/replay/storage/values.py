@@ -42,7 +42,7 @@ CDR = "cdr"
 
 
 def type_name(message_type: str, encoding: str) -> str:
-    """Return the name of a type; one whose messages are not CDR gets a name that no node takes."""
+    """Return the name of a type; one whose messages are not CDR gets a name that no node accepts."""
     return message_type if encoding in (CDR, "") else f"{message_type} encoded as {encoding}"
 
 
@@ -50,4 +50,4 @@ Report = Callable[[Damage], None]
 
 
 class FormatError(Exception):
-    """Data does not have the expected format; the message tells the reason."""
+    """Data does not have the expected format; the message has the reason."""

@@ -99,7 +99,7 @@ class Motion2D:
         position_sd: of a measured centre, heights.
         size_sd: of a measured width or height, heights.
         buffer: by how much of their size boxes are widened on each side before they are compared.
-        min_iou, min_iou_low: least IoU of widened boxes, for surer and for less sure detections.
+        min_iou, min_iou_low: least IoU of widened boxes, for detections of high and of low score.
     """
 
     acceleration: float = 0.8

@@ -150,7 +150,7 @@ class _Tracker(Generic[Filters]):
     def _without_twins(
         self, born: np.ndarray, measured: Sighting, scores: np.ndarray, labels: np.ndarray
     ) -> np.ndarray:
-        """Leave out those of the detections `born` that a track or a surer one of them has found already."""
+        """Leave out those of the detections `born` that a track or one of a higher score has found."""
         if not len(born):
             return born
         born = born[np.argsort(-scores[born], kind="stable")]
