@@ -419,7 +419,7 @@ def test_messages_of_types_that_nobody_knows_are_left_alone(tmp_path, capsys):
     bag = write_mcap(tmp_path / "drive.mcap", sorted(drive() + odd, key=lambda one: one.log_ns))
     config = tmp_path / "car.yaml"
     assert main(["init", str(bag), "--out", str(config)]) == 0
-    assert "types that no node takes: their_msgs/msg/State" in config.read_text()
+    assert "types that no node accepts: their_msgs/msg/State" in config.read_text()
     options = ("--config", config, "--out", tmp_path / "out", "--inference", "fixed:5", "--no-report")
     assert main([str(one) for one in ("replay", bag, *options)]) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
