@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,8 @@ def observe(scene: Scene, seconds: float, folder: Path) -> Observed:
         ages, forward = observer.ages(), observer.forward_ms()
         sensors.rate(0)
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        with suppress(subprocess.TimeoutExpired):  # it is killed then, and states no forward
+            process.wait(20)
     if forward is None:
         lines = [line for line in log.read_text().splitlines() if line.startswith('{"forward_p50_ms"')]
         forward = json.loads(lines[-1])["forward_p50_ms"] if lines else None

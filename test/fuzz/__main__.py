@@ -25,7 +25,7 @@ from bench.record import OUT
 from bench.rows import row, table_of, write_rows
 
 from .mutate import mutate
-from .targets import ALLOWED, TARGETS, Target
+from .targets import ALLOWED, TARGETS, Target, place_of
 
 LIMIT_S = 2.0  # of processor time, for one input
 LIMIT_BYTES = 1 << 30  # more than the process has at the start
@@ -42,15 +42,14 @@ def attempt(target: Target, data: bytes) -> tuple[str, BaseException | None]:
     """Read one input; where it ended, and what it raised that it must not."""
     signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
     try:
-        target.read(data)
+        ends = target.read(data)
     except ALLOWED as error:
-        trace = traceback.extract_tb(error.__traceback__)
-        return f"{trace[-1].filename}:{trace[-1].lineno}", None
+        return place_of(error), None
     except (Exception, TooLong) as error:  # noqa: BLE001 - what is looked for
         return "failed", error
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    return "read", None
+    return " ".join(ends) if isinstance(ends, tuple) else "read", None
 
 
 def corpus(name: str) -> list[bytes]:

@@ -7,11 +7,13 @@ import io
 import json
 import sqlite3
 import tempfile
+import traceback
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -68,7 +70,7 @@ class Target:
     """A reader under test.
 
     Attributes:
-        read: reads one input.
+        read: reads one input; returns where its readers ended, if it has several.
         seeds: whole inputs.
         runs: how many a full run makes.
         most: longest input, bytes.
@@ -89,6 +91,25 @@ def _file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object
         return read(path)
 
     return run
+
+
+def place_of(error: BaseException) -> str:
+    """Where an error was raised."""
+    trace = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{trace.filename}:{trace.lineno}"
+
+
+def _each(*readers: Callable[[Any], object]) -> Callable[[Any], tuple[str, ...]]:
+    """Give every reader the input; where each of them ended."""
+
+    def end(read: Callable[[Any], object], data: Any) -> str:
+        try:
+            read(data)
+        except ALLOWED as error:
+            return place_of(error)
+        return "read"
+
+    return lambda data: tuple(end(read, data) for read in readers)
 
 
 # Messages.
@@ -145,14 +166,6 @@ def _cloud_seeds() -> list[bytes]:
     ]
 
 
-def _detections(data: bytes) -> None:
-    for decode in (decode_named_detections, decode_named_detections3d):
-        try:
-            decode(data)
-        except ALLOWED:
-            continue
-
-
 def _array_seeds() -> list[bytes]:
     boxes = Detections2D(
         np.array([[1, 2, 3, 4], [5, 6, 9, 9]], np.float32), np.array([0.5, 0.9], np.float32), np.array([0, 1])
@@ -166,17 +179,12 @@ def _array_seeds() -> list[bytes]:
     ]
 
 
-def _labels(data: bytes) -> None:
-    """The answers of classifiers and segmenters, and the estimates of trackers."""
-    classes = [str(label) for label in range(9)]
-    readers = (
-        lambda: decode_classification(data, classes),
-        lambda: decode_segmentation(data, classes),
-        lambda: parse_estimates(data),
-    )
-    for read in readers:
-        with contextlib.suppress(*ALLOWED):
-            read()
+CLASSES = [str(label) for label in range(9)]
+_labels = _each(  # the answers of classifiers and segmenters, and the estimates of trackers
+    lambda data: decode_classification(data, CLASSES),
+    lambda data: decode_segmentation(data, CLASSES),
+    parse_estimates,
+)
 
 
 def _labels_seeds() -> list[bytes]:
@@ -187,14 +195,6 @@ def _labels_seeds() -> list[bytes]:
         encode_segmentation(segments, STAMP, "camera"),
         *_array_seeds(),
     ]
-
-
-def _vehicle(data: bytes) -> None:
-    for parse in (vehicle.parse_odometry, vehicle.parse_imu, vehicle.parse_fix, vehicle.parse_twist):
-        try:
-            parse(data)
-        except ALLOWED:
-            continue
 
 
 def _of_drive(*topics: str) -> list[bytes]:
@@ -284,16 +284,10 @@ def _metadata_seeds() -> list[bytes]:
     return [(_drive() / "metadata.yaml").read_bytes()]
 
 
-def _kitti(path: Path) -> None:
-    readers = (
-        kitti.read_calibration, kitti.read_object_labels, kitti.read_tracking_labels, kitti.read_velodyne,
-        lambda file: read_detections(file, 1),
-    )  # fmt: skip
-    for read in readers:
-        try:
-            read(path)
-        except ALLOWED:
-            continue
+_kitti = _each(
+    kitti.read_calibration, kitti.read_object_labels, kitti.read_tracking_labels, kitti.read_velodyne,
+    lambda file: read_detections(file, 1),
+)  # fmt: skip
 
 
 def _coco(path: Path) -> None:
@@ -509,10 +503,17 @@ TARGETS = {
     "image": Target(_image, _image_seeds, 150_000, 4096),
     "compressed": Target(_compressed, _compressed_seeds, 50_000),
     "cloud": Target(_cloud, _cloud_seeds, 100_000, 4096),
-    "detections": Target(_detections, _array_seeds, 100_000, 4096),
+    "detections": Target(
+        _each(decode_named_detections, decode_named_detections3d), _array_seeds, 100_000, 4096
+    ),
     "tf": Target(transforms.parse_transforms, lambda: _of_drive("/tf", "/tf_static"), 100_000, 4096),
     "labels": Target(_labels, _labels_seeds, 50_000, 4096),
-    "vehicle": Target(_vehicle, _vehicle_seeds, 100_000, 4096),
+    "vehicle": Target(
+        _each(vehicle.parse_odometry, vehicle.parse_imu, vehicle.parse_fix, vehicle.parse_twist),
+        _vehicle_seeds,
+        100_000,
+        4096,
+    ),
     "camera_info": Target(
         camera_info.parse_camera_info, lambda: _of_drive("/camera/camera_info"), 50_000, 4096
     ),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -48,6 +49,25 @@ def test_the_reference_names_topics_and_parameters(generated):
         "`/tf_static`",
     ):
         assert part in text
+
+
+def test_every_node_may_publish_its_outputs_and_read_transforms_in_its_enclave():
+    policy = ElementTree.parse(ROOT / "config" / "sros2" / "policies.xml")
+    allowed = {
+        enclave.get("path", "").rpartition("/")[2]: {
+            kind: {topic.text for part in enclave.iter("topics") if part.get(kind) for topic in part}
+            for kind in ("publish", "subscribe")
+        }
+        for enclave in policy.iter("enclave")
+    }
+    sections = re.split(r"^## ", (ROOT / "docs" / "reference" / "nodes.md").read_text(), flags=re.MULTILINE)
+    nodes = {section.split()[0]: section for section in sections if "| direction |" in section}
+    assert len(nodes) >= 8
+    for name, section in nodes.items():
+        for topic in re.findall(r"^\| out \| `/?([^`]+)`", section, flags=re.MULTILINE):
+            assert topic in allowed[name]["publish"], (name, topic)
+        for topic in re.findall(r"^\| in \| `/(tf\w*)`", section, flags=re.MULTILINE):
+            assert topic in allowed[name]["subscribe"], (name, topic)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -23,7 +23,7 @@ def seeds(name):
 def test_a_reader_takes_its_seeds_and_refuses_damage_with_a_typed_error(name, capfd):
     ends = [attempt(TARGETS[name], data) for data in seeds(name)]
     assert all(error is None for _, error in ends)
-    assert any(end == "read" for end, _ in ends) or name in ("archive", "sequence", "kitti")
+    assert any("read" in end.split() for end, _ in ends) or name in ("archive", "sequence", "kitti")
     found = fuzz(name, [*seeds(name), *corpus(name)], FEW.get(name, 150), seed=1)
     for data, error in found["failures"]:
         traceback.print_exception(error)
