@@ -99,6 +99,36 @@ def same(a: VehicleStateFilter, b: VehicleStateFilter) -> bool:
     )
 
 
+def stopped(bias: float, turn_after: float, seconds: float = 10.0) -> tuple[VehicleStateFilter, float]:
+    """A robot that stands, then turns on the spot for 2 s; returns the filter and the error of its yaw."""
+    rng, ego = (
+        np.random.default_rng(0),
+        VehicleStateFilter(VehicleStateConfig(start_at_origin=True, turns_in_place=True)),
+    )
+    turned = 0.0
+    for tick in range(round((seconds + 2) * 30)):
+        stamp, turn = tick * SECOND // 30, turn_after * min(max(tick / 15 - 2 * seconds, 0), 1)
+        turned += turn / 30
+        ego.add(Imu(stamp, turn + bias + rng.normal(0, 0.003), 0.02**2, None, None))
+        if tick % 3 == 0:
+            ego.add(Twist(stamp + SECOND // 60, rng.normal(0, 1e-3), 0.03**2, turn, 0.03))
+    return ego, ego.estimate.x[2] - turned
+
+
+@pytest.mark.parametrize("bias", [0.004, -0.012])
+def test_a_stop_tells_the_bias_of_the_gyro(bias):
+    ego, _ = stopped(bias, 0.0)
+    assert ego.estimate.x[6] == pytest.approx(bias, abs=6e-4)
+    assert ego.estimate.covariance[6, 6] < 6e-4**2
+
+
+@pytest.mark.parametrize("turn", [0.05, 0.5, -1.2])
+def test_a_turn_after_a_stop_is_no_bias(turn):
+    ego, error = stopped(0.004, turn)
+    assert ego.estimate.x[6] == pytest.approx(0.004, abs=1e-3)
+    assert abs(error) < 0.06
+
+
 # Geodesy
 
 

@@ -81,6 +81,7 @@ AGREES, AGREES_GAIN = 4.0, 0.3
 DRIVING = 0.5  # m/s: a fix that repeats itself meanwhile is stale
 STALE_REPEATS = 3
 HEARD_S = 2.0  # a sensor that was accepted within it is at work
+STOOD_S = 0.15  # a vehicle that stood so long ago, and has not been heard to drive since, stands
 UNDECIDED_S = 0.1  # for which the word of another sensor is waited for
 DISAGREEING = (
     (("yaw_rate",), YAW_RATE, WORST_YAW_RATE),
@@ -159,6 +160,13 @@ class Estimator:
             if isinstance(measurement, Imu) and name == "yaw_rate" and is_frozen(now, key):
                 outcomes[name] = UpdateStatus.FROZEN
                 continue
+            if isinstance(measurement, Imu) and name == "yaw_rate" and _stands(now):
+                after, outcomes[name] = self._correct(
+                    now, key, self._observer.at_rest(measurement, now.x.tolist())
+                )
+                if outcomes[name] is UpdateStatus.ACCEPTED:
+                    now = after
+                    continue
             after, outcomes[name] = self._correct(now, key, observe(now.x.tolist()))
             if (
                 outcomes[name] is UpdateStatus.ACCEPTED
@@ -401,6 +409,16 @@ def _is_outvoted(now: Estimate, key: str, since_ns: int, undecided: bool = False
     others = [name for name in _of_the_same(_names_beside(key), now.excess) if name != key]
     heard = [now.accepted[name] for name in others if _is_heard(now, name)]
     return any(mean < AGREES and at > since_ns for at, mean in heard)
+
+
+def _stands(now: Estimate) -> bool:
+    """Whether the last word of a speed sensor was that the vehicle stands."""
+    assert now.stamp_ns is not None  # a prediction's
+    for key, (at, _) in now.accepted.items():
+        if key.endswith(".standstill") and now.stamp_ns - at < STOOD_S * 1e9:
+            speed = now.accepted.get(f"{key.rpartition('.')[0]}.speed", (at, 0.0))
+            return speed[0] <= at
+    return False
 
 
 def _with_repeats(now: Estimate, key: str, value: tuple[float, ...]) -> Estimate:

@@ -49,7 +49,9 @@ class MeasurementModel:
             self._pose,
             self._steering,
             self._aside,
-        ) = (np.zeros((rows, size)) for rows in (1, 1, 1, 1, 2, 3, 1, 1))
+            self._rest,
+        ) = (np.zeros((rows, size)) for rows in (1, 1, 1, 1, 2, 3, 1, 1, 1))
+        self._rest[0, GYRO_BIAS] = 1
         if not config.non_holonomic:
             self._aside[0, SIDEWAYS] = 1
         self._turn[0, YAW_RATE] = 1
@@ -82,6 +84,12 @@ class MeasurementModel:
             north - state[Y] - arm_north - state[NORTH_OFFSET],
         ]
         return residual, self._fix, self.white(fix), 0.0
+
+    def at_rest(self, imu: Imu, state: list[float]) -> Observation:
+        """Of the gyro of a vehicle that stands: what it reads is its bias (zero angular rate update)."""
+        assert imu.yaw_rate is not None
+        residual, noise = [imu.yaw_rate - state[GYRO_BIAS]], _noise(imu.yaw_rate_variance)
+        return residual, self._rest, noise, STANDSTILL_YAW_RATE_SIGMA**2
 
     def white(self, fix: Fix) -> Noise:
         """The part of a fix's covariance that is new in every fix, m^2."""
