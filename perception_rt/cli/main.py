@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from perception_rt import __version__
 
@@ -39,9 +40,16 @@ exit codes: 0 success; 1 a check, comparison or budget failed; 2 the input canno
 incomplete; 130 interrupted"""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names a mistake in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """Build the parser; import only the module of `command`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="perception-rt",
         description=__doc__,
         epilog=EXIT_CODES,
@@ -80,25 +88,46 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in SUBCOMMANDS else None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode
+    code = 0
+    try:
+        try:
+            code = _run(argv, command)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, since at the end of the interpreter an error cannot be told
+    except BrokenPipeError:  # the reader, like `head`, closed the pipe
+        _drop_output()
+    except OSError as error:  # a given file or folder cannot be read or written
+        where = f"{error.filename}: " if error.filename is not None else ""
+        code = _fail(command, f"{where}{error.strerror or error}")
+        _drop_output()
+    return code
+
+
+def _run(argv: list[str], command: str | None) -> int:
     args = build_parser(command).parse_args(argv)
     from perception_rt.types.errors import PerceptionError  # imports numpy: not for --help
 
     try:
         return int(args.run(args))
     except PerceptionError as error:
-        return _fail(args.command, str(error))
-    except BrokenPipeError:  # the reader, like `head`, closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # a given file or folder cannot be read or written
-        where = f"{error.filename}: " if error.filename is not None else ""
-        return _fail(args.command, f"{where}{error.strerror or error}")
+        return _fail(command, str(error))
     except KeyboardInterrupt:
-        print(f"perception-rt {args.command}: interrupted", file=sys.stderr)
+        print(f"perception-rt {command}: interrupted", file=sys.stderr)
         return 130
 
 
-def _fail(command: str, text: str) -> int:
+def _drop_output() -> None:
+    """Drop what standard output does not take, so that the end of the interpreter does not fail on it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(command: str | None, text: str) -> int:
     print(f"perception-rt {command}: {text}", file=sys.stderr)
     return 2
 

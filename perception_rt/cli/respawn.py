@@ -123,5 +123,5 @@ def _say(process: _Process, code: int, delay: float | None) -> None:
     if delay is not None:
         count = f"restart {process.backoff.restarts} of {process.backoff.most}"
         print(f"{process.name} ended with {how}: {count} in {delay:g} s", file=sys.stderr, flush=True)
-    elif code:
+    elif code not in (0, 2):  # 2: it named the mistake
         print(f"{process.name} ended with {how}", file=sys.stderr, flush=True)

@@ -116,6 +116,10 @@ def test_whatever_is_typed_ends_in_an_exit_code(name, capfd, monkeypatch, tmp_pa
     [
         (("up", "{demo}", "-p", "rate_hz=20.0"), "must be NAME:=VALUE"),
         (("up", "nowhere.yaml"), "nowhere.yaml"),
+        (("up", "{light}", "-p", "object_tracker:horizon:=2.0"), "'horizon'"),
+        (("up", "{demo}", "--restarts", "x"), "invalid int value: 'x'"),
+        (("replya",), "'replya'"),
+        (("replay",), "required: BAG, --config, --out"),
         (("train", "camera", "--out", "/proc/none/x.pt"), "/proc/none"),
         (("doctor", "--seconds", "nan"), "--seconds=nan"),
         (("doctor", "/camera", "a b"), "topic 'a b'"),
@@ -125,18 +129,31 @@ def test_whatever_is_typed_ends_in_an_exit_code(name, capfd, monkeypatch, tmp_pa
 def test_a_bad_value_is_named_in_one_line(args, said, tmp_path):
     demo = tmp_path / "demo.yaml"
     demo.write_text("camera_detector:\n  ros__parameters:\n    rate_hz: 20.0\n")
-    done = command(*(arg.format(demo=demo) for arg in args))
+    light = tmp_path / "light.yaml"
+    light.write_text("object_tracker:\n  ros__parameters: {}\n")
+    done = command(*(arg.format(demo=demo, light=light) for arg in args))
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_closed_pipe_is_no_error():
-    script = (
-        f"set -o pipefail; {sys.executable} -m perception_rt.cli.main bundle show sim_camera --json | true"
-    )
+@pytest.mark.parametrize("words", ["--help", "completion bash", "bundle show sim_camera --json"])
+def test_a_closed_pipe_is_no_error(words):
+    script = f"set -o pipefail; {sys.executable} -m perception_rt.cli.main {words} | true"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "perception_rt.cli.main", "completion", "bash"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (2, "perception-rt completion: No space left on device\n")
 
 
 def test_doctor_reports_as_json(capsys):
