@@ -180,7 +180,10 @@ def _cameras(cameras: Sequence[SurveyedTopic], notes: list[str]) -> _Section:
     section = _Section({"image_topics": [camera.name for camera in cameras]})
     section.parameters["warmup_sizes"] = list(dict.fromkeys(sizes))
     section.notes = [_about(*pair) for pair in zip(cameras, sizes, strict=True)] + notes
-    section.notes.append("bundle: your own detector (`perception-rt bundle export`); default: sim_camera")
+    section.notes.append(
+        "bundle: your own detector (`perception-rt bundle export`), or a pretrained one like deimv2_femto "
+        "(`perception-rt bundle get`); default: sim_camera, which knows only the simulator"
+    )
     return section
 
 
