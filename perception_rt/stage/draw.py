@@ -413,11 +413,15 @@ def _patch(
     fill: tuple[int, int, int],
     scale: float,
 ) -> None:
-    """Write a text on a patch whose top left corner is at x y."""
+    """Write a text on a patch whose top left corner is at x y; on `_BACKGROUND` only its edge is filled."""
     (x, y), (width, height) = at, _patch_size(text, scale)
     base = cv2.getTextSize(text, _FONT, scale, 1)[1]
-    cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), fill, -1)
-    cv2.putText(picture, text, (x + 2, y + height - base - 1), _FONT, scale, ink, 1, cv2.LINE_AA)
+    start = x + 2, y + height - base - 1
+    if fill == _BACKGROUND:
+        cv2.putText(picture, text, start, _FONT, scale, fill, 3, cv2.LINE_AA)
+    else:
+        cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), fill, -1)
+    cv2.putText(picture, text, start, _FONT, scale, ink, 1, cv2.LINE_AA)
 
 
 def _around(points: np.ndarray) -> np.ndarray:

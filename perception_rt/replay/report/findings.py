@@ -57,7 +57,7 @@ def _old_outputs(metrics: Mapping[str, Any]) -> Iterator[str]:
         if same_clock and age_ms["p50"] > period_ms:
             yield (
                 f"{name}: outputs are usually {age_ms['p50']:.0f} ms old when published, longer than the "
-                f"sensor's period of {period_ms:.0f} ms: use a faster bundle or device, or a smaller image"
+                f"sensor's period of {period_ms:.0f} ms: use a faster bundle or device"
             )
 
 
