@@ -66,7 +66,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
 
 def _add_subcommand(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, subcommand: Subcommand
+    subparsers: argparse._SubParsersAction[_Parser], name: str, subcommand: Subcommand
 ) -> None:
     module = importlib.import_module(subcommand.module)
     parser = subparsers.add_parser(
