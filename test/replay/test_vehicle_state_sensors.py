@@ -17,7 +17,7 @@ from perception_rt.replay.message_types import typestore
 from perception_rt.stage.vehicle_state.geodesy import geodetic_from_enu
 from perception_rt.types.state import EgoState
 from test import drives
-from test.drives import _header, _message, _serialized, _transforms, _vector
+from test.drives import header, message, serialized, transforms, vector
 
 TOPICS = {
     "/tf_static": "tf2_msgs/msg/TFMessage",
@@ -35,20 +35,20 @@ def messages(first_fix_s: float, antenna_in_tf: bool) -> Iterator[drives.Logged]
     rows = [(drives.START_NS, "base_link", "imu_link", (*IMU_AT, 0.5), (1.0, 0.0, 0.0, 0.0))]
     if antenna_in_tf:
         rows.append((drives.START_NS, "base_link", "gps", (*ANTENNA, 1.0), 0.0))
-    yield drives.START_NS, "/tf_static", _transforms(rows)
+    yield drives.START_NS, "/tf_static", transforms(rows)
     rate = SPEED / RADIUS
     for tick in range(round(SECONDS * 50)):
         t = tick / 50
         stamp = drives.START_NS + round(t * 1e9)
         push = np.array([-(rate**2) * IMU_AT[0], SPEED * rate - rate**2 * IMU_AT[1], 9.81]) * (1, -1, -1)
-        yield stamp, "/imu", _serialized(
+        yield stamp, "/imu", serialized(
             "sensor_msgs/msg/Imu",
-            header=_header(stamp, "imu_link"),
-            orientation=_message("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
+            header=header(stamp, "imu_link"),
+            orientation=message("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
             orientation_covariance=np.array([-1.0, *(0.0,) * 8]),
-            angular_velocity=_vector((0.0, 0.0, -rate)),
+            angular_velocity=vector((0.0, 0.0, -rate)),
             angular_velocity_covariance=np.zeros(9),
-            linear_acceleration=_vector(push),
+            linear_acceleration=vector(push),
             linear_acceleration_covariance=np.zeros(9),
         )  # fmt: skip
         if tick % 5 == 0:
@@ -66,10 +66,10 @@ def place(t: float, arm: tuple[float, float] = (0.0, 0.0)) -> tuple[float, float
 
 def _fix(stamp_ns: int, east: float, north: float) -> bytes:
     latitude, longitude, altitude = geodetic_from_enu(np.array([east, north, 0.0]), ORIGIN).tolist()
-    return _serialized(
+    return serialized(
         "sensor_msgs/msg/NavSatFix",
-        header=_header(stamp_ns, "gps"),
-        status=_message("sensor_msgs/msg/NavSatStatus", status=0, service=1),
+        header=header(stamp_ns, "gps"),
+        status=message("sensor_msgs/msg/NavSatStatus", status=0, service=1),
         latitude=latitude,
         longitude=longitude,
         altitude=altitude,
