@@ -20,6 +20,7 @@ import torch
 
 from bench.staged import StagedNetwork
 from perception_rt.model.archive import Archive, read_archive
+from perception_rt.model.host_image import ImagePreparer
 from perception_rt.model.manifest import Program
 from perception_rt.model.runtime import SHIPPED
 from perception_rt.model.torchscript import load_module, load_operators
@@ -115,7 +116,8 @@ def engine_rows(archive: Archive, device: torch.device, calls: int) -> list[Row]
         if hasattr(kind, "compile"):
             kind.compile(program, archive.members[program.file], options)
         engine = kind(program, archive.members[program.file], options)
-        inputs = {program.inputs[0]: torch.rand(1, 3, 540, 960, device=device)}
+        prepare = ImagePreparer(archive.manifest.input, program.inputs, device)
+        inputs, _ = prepare(torch.randint(256, (1, 540, 960, 3), dtype=torch.uint8), False)
         rows += timed(stem, lambda run=engine, data=inputs: run.run(data), calls, device)
     return rows
 

@@ -83,7 +83,7 @@ class StagedNetwork:
     def _forward(self) -> list[Tensor]:
         data = self._prepare(self._input, False, self.where)
         data = data.contiguous(memory_format=torch.channels_last)
-        outputs = self._network(data.half() if self._half else data)
+        outputs = self._network(data.half() if self._half and data.is_floating_point() else data)
         return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
     @torch.inference_mode()

@@ -73,8 +73,9 @@ def onnx_program(
 def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]]) -> ProgramSource:
     """Quantize an ONNX program to 8-bit weights for each channel and 8-bit activations.
 
-    The last convolutions stay in float because their outputs are coordinates. Weights use 7 bits because
-    products saturate at 16 bits on processors without VNNI.
+    The last convolutions and what follows stay in float because their outputs are coordinates. Weights use
+    7 bits because products saturate at 16 bits on processors without VNNI. A uint8 input that the network
+    only scales is taken as it is.
 
     Args:
         source: fp32.
@@ -93,6 +94,10 @@ def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]
         try:
             plain.write_bytes(_scaled_by_channel(source.data))
             quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+            graph = onnx.load(str(ready)).graph
+            scaled = _scaled_bytes(graph)
+            zero = np.zeros((), np.uint8)
+            as_bytes = {name: [{"scale": scale, "zero_point": zero}] for name, (_, scale) in scaled.items()}
             quantization.quantize_static(
                 str(ready),
                 str(done),
@@ -103,12 +108,57 @@ def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]
                 reduce_range=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=last_convolutions(onnx.load(str(ready)).graph),
-                extra_options={"CalibMovingAverage": True},  # of the feeds' extremes: the widest waste steps
+                nodes_to_exclude=nodes_of_outputs(graph),
+                # The average of the feeds' extremes: the widest waste steps.
+                extra_options={"CalibMovingAverage": True, "TensorQuantOverrides": as_bytes},
             )
+            model = onnx.load(str(done))
+            _take_bytes(model.graph, {name: source for name, (source, _) in scaled.items()})
         except Exception as error:
             raise BundleError(f"cannot be quantized: {first_line(error)}") from error
-        return ProgramSource("onnx", done.read_bytes(), source.inputs, source.outputs, "int8", optional=True)
+        return ProgramSource(
+            "onnx", model.SerializeToString(), source.inputs, source.outputs, "int8", optional=True
+        )
+
+
+def _scaled_bytes(graph: Any) -> dict[str, tuple[str, np.ndarray]]:
+    """Return the tensors that are a uint8 input times a factor: by name the input and the factor."""
+    from onnx import TensorProto, numpy_helper
+
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    whole = {item.name for item in graph.input if item.type.tensor_type.elem_type == TensorProto.UINT8}
+    floats, found = {}, {}
+    for node in graph.node:
+        first = node.input[0] if node.input else ""
+        if node.op_type == "Cast" and first in whole:
+            floats[node.output[0]] = first
+        elif node.op_type == "Mul" and first in floats:
+            factor = constants.get(node.input[1])
+            if factor is not None and factor.size == 1 and factor.dtype == np.float32 and factor > 0:
+                found[node.output[0]] = floats[first], factor.reshape(())
+    return found
+
+
+def _take_bytes(graph: Any, sources: Mapping[str, str]) -> None:
+    """Let what reads the quantized tensors `sources` read the uint8 inputs that they are made of."""
+    made = {}
+    for node in list(graph.node):
+        if node.op_type == "QuantizeLinear" and node.input[0] in sources:
+            made[node.output[0]] = sources[node.input[0]]
+            graph.node.remove(node)
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in made:
+                node.input[i] = made[name]
+    outputs = {item.name for item in graph.output}
+    for node in reversed(list(graph.node)):
+        if node.op_type in ("Cast", "Mul") and not any(
+            name in outputs or any(name in other.input for other in graph.node) for name in node.output
+        ):
+            graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
 
 
 def _scaled_by_channel(data: bytes) -> bytes:
@@ -137,18 +187,16 @@ def fp16_program(source: ProgramSource) -> ProgramSource:
     return replace(source, data=model.SerializeToString(), precision="fp16")
 
 
-def last_convolutions(graph: Any) -> list[str]:
-    """Return the convolutions that no other convolution follows."""
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-
-    def leads_on(node: Any) -> bool:
-        following = [reader for name in node.output for reader in readers.get(name, ())]
-        return any(reader.op_type == "Conv" or leads_on(reader) for reader in following)
-
-    return [node.name for node in graph.node if node.op_type == "Conv" and not leads_on(node)]
+def nodes_of_outputs(graph: Any) -> list[str]:
+    """Return the convolutions that no other convolution follows, and the nodes after them."""
+    leading: set[str] = set()  # tensors that reach a convolution
+    found = []
+    for node in reversed(graph.node):  # they are in the order of execution
+        if node.op_type == "Conv" or leading.intersection(node.output):
+            leading.update(node.input)
+        if node.name and not leading.intersection(node.output):
+            found.append(node.name)
+    return found
 
 
 class _Feeds:

@@ -34,12 +34,13 @@ class GradientNetwork:
 
     def __init__(self, runtime: Any, layers: bool = False) -> None:
         network, manifest = runtime._detect, runtime.manifest
-        if not isinstance(network, ImageNetwork) or manifest.input.dtype != "float32":
+        if not isinstance(network, ImageNetwork) or manifest.input.dtype == "float16":
             raise ConfigError(f"{manifest.name}: its network has no gradients: use method rise")
         if runtime.device.type != "cpu":
             raise ConfigError(f"device={runtime.device}: gradients are computed on the CPU")
         self._prepare, self._decode = network._prepare, network._decode
         self._module = _module(runtime._archive, layers)
+        self._channels = 3 if manifest.input.layout == "NHWC" else 1
 
     def integrated(self, image: np.ndarray, blurred: np.ndarray, label: int, box: np.ndarray) -> np.ndarray:
         """Integrated gradients (Sundararajan et al., 2017) from the blurred image to the image.
@@ -58,7 +59,7 @@ class GradientNetwork:
         baseline, _ = self._input(blurred)
         score = self._score(x, place, label, box)
         parts = IntegratedGradients(score).attribute(x, baseline, n_steps=STEPS, internal_batch_size=1)
-        return _to_image(parts.sum(1, keepdim=True), place)
+        return _to_image(parts.sum(self._channels, keepdim=True).view(1, 1, *place.size), place)
 
     def class_activation(self, image: np.ndarray, label: int, box: np.ndarray) -> np.ndarray:
         """Return gradient times activation of the deepest layer with more than one cell (HiResCAM, Draelos,
@@ -85,7 +86,7 @@ class GradientNetwork:
 
     def _input(self, image: np.ndarray) -> tuple[Tensor, Placement]:
         inputs, place = self._prepare(torch.from_numpy(np.ascontiguousarray(image))[None], False)
-        return next(iter(inputs.values())).clone(), place
+        return next(iter(inputs.values())).float().clone(), place
 
     def _score(self, x: Tensor, place: Placement, label: int, box: np.ndarray) -> Any:
         """Return the score of the detection's candidate as a function of the network's input."""

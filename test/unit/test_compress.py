@@ -86,7 +86,7 @@ def test_what_cannot_be_compressed_is_said_in_one_line(pictures, tmp_path, capsy
 def test_a_loss_above_the_limit_is_refused_and_nothing_is_written(pictures, tmp_path, capsys, monkeypatch):
     """Ranges of black pictures clip what real ones hold."""
     archive = read_archive(bundle.resolve_bundle("sim_camera"))
-    black = [{"images": np.zeros((1, 3, 540, 960), np.float32)}] * 2
+    black = [{"images": np.zeros((1, 3, 540, 960), np.uint8)}] * 2
     with pytest.raises(BundleError, match="golden mismatch"):
         compressed(archive, "int8", black)
     out = tmp_path / "small.pt"
@@ -139,3 +139,29 @@ def test_a_network_of_an_old_opset_is_quantized_by_channel():
         for program in (source, int8_program(source, feeds))
     ]
     assert np.abs(answers[0] - answers[1]).max() < 0.1 * np.abs(answers[0]).max()
+
+
+def test_uint8_inputs_are_not_converted_and_outputs_are_not_quantized():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+        def forward(self, x):
+            y = self.layers(x.float() * (1 / 255)).flatten(2)
+            return torch.cat([y, 2 * y], 2)
+
+    torch.manual_seed(0)
+    source = onnx_program(Scaled().eval(), torch.zeros(1, 3, 16, 16, dtype=torch.uint8), ["x"], ["y"], {})
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.integers(0, 256, (1, 3, 16, 16), dtype=np.uint8)} for _ in range(4)]
+    small = int8_program(source, feeds)
+    nodes = onnx.load_from_string(small.data).graph.node
+    assert [node.op_type for node in nodes if "x" in node.input] == ["DequantizeLinear"]
+    assert sum(node.op_type == "QuantizeLinear" for node in nodes) == 1  # between the convolutions
+    import onnxruntime
+
+    answers = [
+        onnxruntime.InferenceSession(program.data).run(None, feeds[0])[0] for program in (source, small)
+    ]
+    assert np.abs(answers[0] - answers[1]).max() < 0.05 * np.abs(answers[0]).max()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,12 +56,22 @@ class Patch(nn.Module):
         return torch.cat([rows, 0 * rows + 1e-4], 2)
 
 
+class Pixels(Patch):
+    """The same for (N, H, W, 3) uint8."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.permute(0, 3, 1, 2).float() / 255)
+
+
 @pytest.fixture(scope="module")
-def patch(tmp_path_factory) -> Path:
-    """The bundle of `Patch`, as TorchScript and as ONNX."""
+def patch(request, tmp_path_factory) -> Path:
+    """The bundle of `Patch` or `Pixels`, as TorchScript and as ONNX."""
     path = tmp_path_factory.mktemp("explain") / "patch.pt"
-    network = Patch().eval()
+    network, spec = Patch().eval(), ImageSpec((64, 96), "stretch", "bilinear", "rgb")
     example = torch.zeros(1, 3, 64, 96)
+    if getattr(request, "param", "float32") == "uint8":
+        network, spec = Pixels().eval(), replace(spec, dtype="uint8", layout="NHWC")
+        example = torch.zeros(1, 64, 96, 3, dtype=torch.uint8)
     script = ProgramSource(
         "torchscript", module_bytes(trace_module(network, example)), ("images",), ("rows",)
     )
@@ -70,7 +81,7 @@ def patch(tmp_path_factory) -> Path:
         decoder=DecoderSpec("yolov8", {"classes": 2}),
         name="patch",
         classes=["thing", "other"],
-        input_spec=ImageSpec((64, 96), "stretch", "bilinear", "rgb"),
+        input_spec=spec,
         licence="Apache-2.0",
         score_threshold=0.25,
         nms_threshold=0.7,
@@ -91,6 +102,7 @@ def seen() -> np.ndarray:
     return mask
 
 
+@pytest.mark.parametrize("patch", ["float32", "uint8"], indirect=True)
 @pytest.mark.parametrize("method", ["rise", "gradients", "cam"])
 def test_a_heat_map_finds_the_pixels_that_the_score_depends_on(patch, method):
     if method != "rise":

@@ -12,15 +12,14 @@ from perception_rt.cli.main import main
 from perception_rt.model.bundle import load, save_network
 from perception_rt.model.engine import engine_names
 from perception_rt.model.export import torchscript_program
-from perception_rt.model.manifest import ImageSpec
 from perception_rt.model.runtime import Runtime
 from perception_rt.sim import SIM_CLASSES
 from perception_rt.train.blocks import fused
 from perception_rt.train.camera.data import CROP, ImageBatch, draw_batch, drive_samples, render
 from perception_rt.train.camera.loss import assign, elementwise_iou
-from perception_rt.train.camera.network import CameraDecoder, CameraNetwork, cells, decode
+from perception_rt.train.camera.network import CameraDecoder, CameraNetwork, PixelNetwork, all_cells, decode
 from perception_rt.train.camera.score import evaluate
-from perception_rt.train.camera.task import CAMERA
+from perception_rt.train.camera.task import CAMERA, SPEC
 from perception_rt.train.drives import evaluation_seeds, moments, shares, training_seeds
 from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.train.task import rebuild_bundle, train, train_bundle
@@ -48,12 +47,13 @@ def detector(tmp_path_factory):
     network = CameraNetwork(3)
     torch.nn.init.normal_(network.heads[1][1].weight, std=1.0)  # scores that differ from cell to cell
     path, names = tmp_path_factory.mktemp("grid") / "grid.pt", (("images",), ("raw",))
+    example = torch.zeros(1, 3, 96, 160, dtype=torch.uint8)
     fields = {"name": "grid", "classes": "abc", "licence": "Apache-2.0"}
     save_network(
         path,
-        [torchscript_program(fused(network), torch.zeros(1, 3, 96, 160), *names)],
+        [torchscript_program(PixelNetwork(fused(network)), example, *names)],
         decoder=CameraDecoder(3),
-        input_spec=ImageSpec((540, 960), "fit", "antialias", "rgb"),
+        input_spec=SPEC,
         score_threshold=0.0,
         nms_threshold=0.5,
         **fields,
@@ -156,7 +156,7 @@ def test_batches_keep_boxes_inside_and_on_their_objects(frames):
 def test_there_is_a_cell_for_every_prediction(height, width):
     with torch.inference_mode():
         raw = CameraNetwork(3).eval()(torch.zeros(1, 3, height, width))
-    assert raw.shape == (1, len(cells(height, width, raw)), 7)
+    assert raw.shape == (1, 7, len(all_cells(height, width, raw.device)))
 
 
 @settings(deadline=None, max_examples=50)
@@ -164,7 +164,7 @@ def test_there_is_a_cell_for_every_prediction(height, width):
 def test_every_object_has_cells_that_can_answer_it_exactly(x, y, extent, aspect):
     width, height = extent * aspect**0.5, extent / aspect**0.5
     box = torch.tensor([[x, y, x + width, y + height]])
-    at = cells(1024, 1024, box)
+    at = all_cells(1024, 1024, box.device)
     batch = ImageBatch(torch.zeros(1, 3, 1024, 1024), box, torch.zeros(1).long(), torch.zeros(1).long())
     image, cell, truth = assign(batch, at)
     assert 1 <= len(cell) <= 8  # four nearest of one level, or of two where the levels overlap
@@ -179,7 +179,7 @@ def test_every_object_has_cells_that_can_answer_it_exactly(x, y, extent, aspect)
 def test_a_cell_that_two_objects_claim_goes_to_the_smaller():
     boxes = torch.tensor([[105.0, 105, 133, 133], [111.0, 111, 127, 127]])
     batch = ImageBatch(torch.zeros(1, 3, 320, 320), boxes, torch.zeros(2).long(), torch.zeros(2).long())
-    _, _, truth = assign(batch, cells(320, 320, boxes))
+    _, _, truth = assign(batch, all_cells(320, 320, boxes.device))
     assert truth.tolist() == [1] * 8  # four cells of each level that answers for the smaller one
 
 
@@ -187,7 +187,7 @@ def test_a_batch_without_objects_can_be_learned_from():
     empty = ImageBatch(
         torch.zeros(1, 3, 64, 64), torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long()
     )
-    assert [len(part) for part in assign(empty, cells(64, 64, empty.boxes))] == [0, 0, 0]
+    assert [len(part) for part in assign(empty, all_cells(64, 64, empty.boxes.device))] == [0, 0, 0]
 
 
 def test_iou_of_hand_counted_boxes():

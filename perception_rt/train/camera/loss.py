@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import complete_box_iou_loss
 
 from perception_rt.train.camera.data import ImageBatch
-from perception_rt.train.camera.network import cells, decode
+from perception_rt.train.camera.network import all_cells, decode
 
 # Root of the area, px, that a level answers for; by the longest side, tall and narrow pedestrians would get
 # too coarse a level. The ranges overlap, so an object at the border has two levels.
@@ -22,7 +22,7 @@ def assign(batch: ImageBatch, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         batch: truth boxes.
-        at: (A, 3) from `cells`.
+        at: (A, 3) from `all_cells`.
 
     Returns:
         (P,) int64 each: image, cell and truth of every cell that answers for an object.
@@ -51,20 +51,20 @@ def detection_loss(raw: Tensor, batch: ImageBatch) -> Tensor:
     The class target is (1 + IoU) / 2, so that of two boxes on one object the better has the higher score.
 
     Args:
-        raw: (N, A, classes + 4) from the network.
+        raw: (N, classes + 4, A) from the network.
         batch: the truth.
 
     Returns:
         The loss per assigned cell.
     """
-    classes = raw.shape[2] - 4
-    at = cells(batch.images.shape[2], batch.images.shape[3], raw)
+    classes = raw.shape[1] - 4
+    logits = raw[:, :classes]
+    at = all_cells(batch.images.shape[2], batch.images.shape[3], raw.device)
     image, cell, truth = assign(batch, at)
-    boxes = decode(raw[image, cell, classes:], at[cell])
-    target = torch.zeros_like(raw[..., :classes])
+    boxes = decode(raw[image, classes:, cell], at[cell])
+    target = torch.zeros_like(logits)
     iou = elementwise_iou(boxes.detach(), batch.boxes[truth])
-    target[image, cell, batch.labels[truth]] = 0.5 + 0.5 * iou
-    logits = raw[..., :classes]
+    target[image, batch.labels[truth], cell] = 0.5 + 0.5 * iou
     focus = (target - logits.detach().sigmoid()).square()
     score_loss = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * focus).sum()
     count = max(1, len(truth))

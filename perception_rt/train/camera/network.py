@@ -48,7 +48,7 @@ class CameraNetwork(nn.Module):
             x: (N, 3, H, W) float RGB in [0, 1]; H and W at least 32.
 
         Returns:
-            (N, A, classes + 4): logits, then the box as `decode` reads it; cells in the order of `cells`.
+            (N, classes + 4, A): logits, then the box as `decode` reads it; cells in the order of `all_cells`.
         """
         features = [self.stem(x)]
         for stage in self.stages:
@@ -57,26 +57,56 @@ class CameraNetwork(nn.Module):
             features[i] = lateral(features[i])
         for j, down in enumerate(self.down):
             i = 3 - j
-            _, _, h, w = features[i].shape
-            up = F.interpolate(down(features[i + 1]), scale_factor=2.0, mode="nearest")
-            features[i] = F.relu(features[i] + up[:, :, :h, :w])
+            up = F.interpolate(down(features[i + 1]), size=features[i].shape[2:], mode="nearest")
+            features[i] = F.relu(features[i] + up)
         out: list[Tensor] = []
         for i, head in enumerate(self.heads):
-            out.append(head(features[i]).permute(0, 2, 3, 1).flatten(1, 2))
-        return torch.cat(out, 1)
+            out.append(head(features[i]).flatten(2))  # a decoder searches the cells in one row of memory
+        return torch.cat(out, 2)
 
 
-def cells(height: int, width: int, like: Tensor) -> Tensor:
-    """(A, 3): centre x, centre y and stride in px of every cell of a network input of this size."""
-    grids: list[Tensor] = []
-    rows, columns = height // 4, width // 4
-    for stride in (4, 8, 16, 32):
-        x = (torch.arange(columns, device=like.device, dtype=torch.float32) + 0.5) * stride
-        y = (torch.arange(rows, device=like.device, dtype=torch.float32) + 0.5) * stride
-        yy, xx = torch.meshgrid(y, x, indexing="ij")
-        grids.append(torch.stack((xx, yy, torch.full_like(xx, stride)), 2).flatten(0, 1))
+class PixelNetwork(nn.Module):
+    """A `CameraNetwork` that takes (N, 3, H, W) uint8 RGB: 8-bit engines need no other input."""
+
+    def __init__(self, network: CameraNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See `CameraNetwork`."""
+        return self.network(images.type_as(self.network.stem[0].weight) * (1 / 255))
+
+
+def levels(height: int, width: int) -> Tensor:
+    """(3, 4) int64: first cell, columns and cells of each stride.
+
+    Args:
+        height, width: of the network's input, px.
+    """
+    rows, columns, first = height // 4, width // 4, 0
+    table: list[list[int]] = []
+    for _ in range(4):
+        table.append([first, columns, rows * columns])
+        first += rows * columns
         rows, columns = (rows + 1) // 2, (columns + 1) // 2
-    return torch.cat(grids)
+    return torch.tensor(table).T.contiguous()
+
+
+def cells(height: int, width: int, index: Tensor) -> Tensor:
+    """(K, 3): centre x, centre y and stride in px of the cells (K,) of a network input of this size."""
+    table = levels(height, width).to(index.device)
+    level = torch.bucketize(index, table[0, 1:], right=True)
+    first, columns, _ = table[:, level].unbind()
+    row = torch.div(index - first, columns, rounding_mode="floor")
+    stride = (2.0 ** (level + 2)).unsqueeze(1)
+    centre = (torch.stack((index - first - row * columns, row), 1) + 0.5) * stride
+    return torch.cat((centre, stride), 1)
+
+
+def all_cells(height: int, width: int, device: torch.device) -> Tensor:
+    """(A, 3): every cell, as `cells`."""
+    table = levels(height, width)
+    return cells(height, width, torch.arange(int(table[0, -1] + table[2, -1]), device=device))
 
 
 def decode(raw: Tensor, at: Tensor) -> Tensor:
@@ -101,7 +131,7 @@ class CameraDecoder(nn.Module):
         """Decode one image.
 
         Args:
-            outputs: of `CameraNetwork`, (1, A, classes + 4).
+            outputs: of `CameraNetwork`, (1, classes + 4, A).
             height: of the network's input, px.
             width: of the network's input, px.
             score_threshold: a box below it is dropped.
@@ -110,10 +140,10 @@ class CameraDecoder(nn.Module):
             boxes (K, 4) xyxy in px of the network's input, scores (K,), labels (K,) int64; best score first.
         """
         raw = outputs[0][0].float()
-        logits, labels = raw[:, : self.classes].max(1)
-        logits, best = logits.topk(min(self.top_k, logits.shape[0]))
-        scores = logits.sigmoid()
-        kept = scores >= score_threshold
-        scores, best = scores[kept], best[kept]
-        at = cells(height, width, raw)
-        return decode(raw[best, self.classes :], at[best]), scores, labels[best]
+        logits = raw[: self.classes]
+        scores = logits.amax(0).sigmoid()
+        index = torch.nonzero(scores >= score_threshold).squeeze(1)
+        scores, order = scores[index].topk(min(self.top_k, len(index)))
+        index = index[order]
+        boxes = decode(raw[self.classes :, index].T, cells(height, width, index))
+        return boxes, scores, logits[:, index].argmax(0)

@@ -17,7 +17,7 @@ from perception_rt.sim import SIM_CLASSES
 from perception_rt.train.blocks import fused
 from perception_rt.train.camera.data import FRAMES_PER_DRIVE, ImageBatch, draw_batch, drive_samples, render
 from perception_rt.train.camera.loss import detection_loss
-from perception_rt.train.camera.network import INPUT_SIZE, CameraDecoder, CameraNetwork
+from perception_rt.train.camera.network import INPUT_SIZE, CameraDecoder, CameraNetwork, PixelNetwork
 from perception_rt.train.camera.score import evaluate
 from perception_rt.train.drives import training_seeds
 from perception_rt.train.recipe import Recipe
@@ -26,7 +26,7 @@ from perception_rt.train.task import TrainingTask
 SCORE_THRESHOLD = 0.4
 NMS_THRESHOLD = 0.55
 CALIBRATION_FRAMES = 48  # of the training, for the ranges of the 8-bit activations
-SPEC = ImageSpec(size=INPUT_SIZE[::-1], resize="fit", filter="antialias", order="rgb")
+SPEC = ImageSpec(size=INPUT_SIZE[::-1], resize="fit", filter="antialias", order="rgb", dtype="uint8")
 GOLDEN_DRIVE = 1
 
 
@@ -63,10 +63,11 @@ def save_bundle(
             None for simulated ones that it was trained on.
         golden: picture (1, H, W, 3) uint8 RGB; None for a simulated one.
     """
-    network, (width, height) = fused(network), INPUT_SIZE
-    example, names = torch.zeros(1, 3, height, width), (("images",), ("raw",))
-    dynamic = {"images": {2: "height", 3: "width"}, "raw": {1: "cells"}}
-    onnx = onnx_program(network, example, *names, dynamic)
+    pixels, (width, height) = PixelNetwork(fused(network)), INPUT_SIZE
+    example = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+    names = ("images",), ("raw",)
+    dynamic = {"images": {2: "height", 3: "width"}, "raw": {2: "cells"}}
+    onnx = onnx_program(pixels, example, *names, dynamic)
     prepare = ImagePreparer(SPEC, ("images",), torch.device("cpu"))
     if calibration is None:
         seeds = training_seeds(CAMERA.recipe.seed, CALIBRATION_FRAMES)
@@ -78,7 +79,7 @@ def save_bundle(
         feeds.append({name: tensor.numpy().copy() for name, tensor in inputs.items()})
     return save_network(
         path,
-        [torchscript_program(network, example, *names), onnx, int8_program(onnx, feeds)],
+        [torchscript_program(pixels, example, *names), onnx, int8_program(onnx, feeds)],
         decoder=CameraDecoder(network.classes),
         name=name,
         classes=classes,

@@ -18,7 +18,7 @@ from perception_rt.model.manifest import Manifest
 from perception_rt.model.network import best_candidates
 from perception_rt.train.augment import augmented
 from perception_rt.train.camera.data import CROP, ZOOM, Frames, ImageBatch, draw_batch
-from perception_rt.train.camera.network import CameraDecoder, CameraNetwork
+from perception_rt.train.camera.network import CameraDecoder, CameraNetwork, PixelNetwork
 from perception_rt.train.camera.task import (
     CALIBRATION_FRAMES,
     NMS_THRESHOLD,
@@ -84,9 +84,8 @@ class CameraTrainee(PictureDetector):
         inputs, where = self._prepare(image, False)
         device = next(network.parameters()).device
         assert isinstance(network, CameraNetwork)
-        decoder = CameraDecoder(network.classes)
-        outputs = [network(inputs["images"].to(device))]
-        boxes, scores, labels = decoder(outputs, *where.size, LOWEST_SCORE)
+        outputs = [PixelNetwork(network)(inputs["images"].to(device))]
+        boxes, scores, labels = CameraDecoder(network.classes)(outputs, *where.size, LOWEST_SCORE)
         found = Candidates(boxes, scores, labels, {})
         kept = best_candidates(found, LOWEST_SCORE, NMS_THRESHOLD, True, MOST_BOXES)
         kept = where.to_native(kept)
