@@ -74,7 +74,7 @@ class PixelNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """See `CameraNetwork`."""
-        return self.network(images.type_as(self.network.stem[0].weight) * (1 / 255))
+        return self.network(images.type_as(next(self.network.parameters())) * (1 / 255))
 
 
 def levels(height: int, width: int) -> Tensor:
