@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
@@ -14,6 +16,7 @@ from perception_rt.realtime.scheduler import FairScheduler
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+EXIT_S = 30.0  # how long the interpreter's end waits for a running batch
 POLL_S = 0.005  # how often a clock that may jump or stand still (simulated time) is read
 
 
@@ -54,6 +57,7 @@ class Worker(Generic[Item]):
         self._idle.set()
         self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
         self._thread.start()
+        _workers.add(self)
 
     def put(self, stream: str, item: Item) -> Item | None:
         """Store the newest item of `stream`; returns the one that it supersedes, if any."""
@@ -137,6 +141,16 @@ class Worker(Generic[Item]):
                 timeout = max(wake - now, 0) / 1e9
                 self._condition.wait(timeout if self._steady else min(timeout, POLL_S))
         return {}, []
+
+
+_workers: weakref.WeakSet[Worker[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End all threads: one that computes while the interpreter is finalized aborts the process."""
+    for worker in list(_workers):
+        worker.stop(EXIT_S)
 
 
 def _fulfil(job: Callable[[], Any], future: Future[Any]) -> None:

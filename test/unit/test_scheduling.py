@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -210,6 +212,29 @@ def test_a_stopped_worker_cancels_the_jobs_that_wait():
     assert waiting.cancelled()
     steps.go_on.set()
     assert worker.stop(5)
+
+
+COMPUTES = """
+import torch
+from perception_rt.realtime.clock import VirtualClock
+from perception_rt.realtime.mailbox import Mailbox
+from perception_rt.realtime.scheduler import FairScheduler
+from perception_rt.realtime.worker import Worker
+from threading import Event
+
+began, square = Event(), torch.ones(200, 200)
+def process(batch):
+    began.set()
+    for _ in range(2000):
+        square @ square
+Worker(process, FairScheduler(30), Mailbox(["a"]), VirtualClock()).put("a", 1)
+began.wait()
+"""
+
+
+def test_a_program_that_ends_while_the_model_computes_does_not_abort():
+    ended = subprocess.run([sys.executable, "-c", COMPUTES], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
