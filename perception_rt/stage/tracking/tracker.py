@@ -382,7 +382,13 @@ class Tracker2D(_Tracker[BoxFilters2D]):
 
     def _twins(self, measured: Sighting, some: np.ndarray, others: np.ndarray) -> np.ndarray:
         a, b = measured.boxes[some], measured.boxes[others]
-        return _widened_iou(a, b, np.zeros((len(a), 1))) > TWIN_IOU
+        if not len(a) or not len(b):
+            return np.zeros((len(a), len(b)), bool)
+        # Boxes farther apart than this cannot overlap so far: most pairs need no IoU.
+        twins = np.abs(a[:, None, 0] - b[None, :, 0]) < (1 - TWIN_IOU) * max(a[:, 2].max(), b[:, 2].max())
+        i, j = np.nonzero(twins)
+        twins[i, j] = _iou(a[i], b[j]) > TWIN_IOU
+        return twins
 
     def _append(self, born: np.ndarray, measured: Sighting, labels: np.ndarray) -> None:
         self._filters.append(measured.boxes[born], labels[born])
@@ -446,11 +452,16 @@ def _widened_iou(tracks: np.ndarray, detections: np.ndarray, buffer: np.ndarray)
     Args:
         tracks: (T, 4) centre x, centre y, width, height in px. detections: (D, 4).
     """
-    grown = 1 + 2 * buffer[:, :, None]
-    size, other = tracks[:, None, 2:] * grown, detections[None, :, 2:] * grown
-    apart = np.abs(tracks[:, None, :2] - detections[None, :, :2])
-    inner = np.minimum(np.minimum(size, other), (size + other) / 2 - apart).clip(min=0).prod(2)
-    return inner / (size.prod(2) + other.prod(2) - inner)
+    grown = np.concatenate((np.ones((len(buffer), 2)), np.repeat(1 + 2 * buffer, 2, 1)), 1)
+    return _iou((tracks * grown)[:, None], detections[None] * grown[:, None])
+
+
+def _iou(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU of boxes (..., 4) centre and size, which broadcast."""
+    size, other = some[..., 2:], others[..., 2:]
+    apart = np.abs(some[..., :2] - others[..., :2])
+    inner = np.minimum(np.minimum(size, other), (size + other) / 2 - apart).clip(min=0).prod(-1)
+    return inner / (size.prod(-1) + other.prod(-1) - inner)
 
 
 def _checked_motion(matrix: np.ndarray) -> np.ndarray:
