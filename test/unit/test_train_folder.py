@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -520,22 +519,29 @@ def test_a_run_that_is_not_finished_is_not_overwritten(data, tmp_path, capsys):
     assert (run / "notes").is_file()
 
 
+KILLED = """
+import os, signal, sys
+import torch
+import perception_rt.train.checkpoints as checkpoints
+from perception_rt.cli.main import main
+def save_and_die(self, checkpoint, path, storage_options=None):
+    save(self, checkpoint, path, storage_options)
+    os.kill(os.getpid(), signal.SIGKILL)
+save = checkpoints.WholeCheckpoints.save_checkpoint
+checkpoints.WholeCheckpoints.save_checkpoint = save_and_die
+checkpoints.SAVE_SECONDS = 0.0
+torch.set_num_threads(1)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_a_killed_training_goes_on_to_the_same_weights(trained, data, tmp_path):
     """`kill -9` after the first checkpoint, then --resume: the weights of an uninterrupted run."""
     run = tmp_path / "run"
     options = [*QUICK, "--seed", "0", "--weights", "sim_camera", "--device", "cpu"]
     words = ["train", "camera", "--data", str(data), *options, "--out", str(tmp_path / "mine.pt")]
-    code = "import perception_rt.train.checkpoints as c; c.SAVE_SECONDS = 0.0; import sys, torch; "
-    code += "torch.set_num_threads(1); from perception_rt.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words, "--run", str(run)], stdout=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not (run / "last.ckpt").is_file() and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = subprocess.run([sys.executable, "-c", KILLED, *words, "--run", str(run)], timeout=600)
+    assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "mine.pt").exists()
     done = torch.load(run / "last.ckpt", weights_only=True)["global_step"]
     assert done < 4
