@@ -30,6 +30,7 @@ EXAMPLES = """\
   perception-rt train --evaluate mine.pt --data val/       score a bundle on labelled data
   perception-rt train camera                               the shipped camera bundle, on the simulator
   perception-rt train pillars --out lidar.pt --seed 1      lidar; other drives and initial weights
+  perception-rt train pillars --teacher pillars            learn from its answers, too
   perception-rt train camera --rebuild sim_camera          quantize and score the same weights again
   perception-rt train --evaluate sim_camera --frames 500   score a bundle on unseen simulated drives
 """
@@ -147,6 +148,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the programs of a bundle again from its weights, and score it",
     )
     parser.add_argument("--frames", type=int, help="simulated frames to train or score on")
+    parser.add_argument(
+        "--teacher",
+        metavar="BUNDLE",
+        help="pillars on the simulator: learn from the answers of this bundle (a file or a name), too",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -179,6 +185,8 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         args = resumed(args)
     if args.data is not None:
+        if args.teacher:
+            raise ConfigError(f"--teacher={args.teacher}: is for training on the simulator, without --data")
         _train_folder(args)
     else:
         _train_simulator(args)
@@ -271,9 +279,10 @@ def _train_simulator(args: argparse.Namespace) -> None:
             manifest = rebuild_bundle(task, args.rebuild, out, args.frames, report)
     else:
         hardware = _hardware(args)
+        resume = args.resume is not None
         with run_folder(args, out, {"recipe": asdict(recipe)}) as folder, progress() as report:
             manifest = train_bundle(
-                task, out, recipe, hardware, report=report, run=folder, resume=args.resume is not None
+                task, out, recipe, hardware, None, None, report, folder, resume, teacher=args.teacher
             )
     print_result(out, manifest)
 

@@ -45,7 +45,7 @@ def resumed(args: argparse.Namespace) -> argparse.Namespace:
         )
     kept = {name: getattr(args, name) for name in (*UNSTORED, *HARDWARE)}
     paths = {name: Path(stored[name]) for name in ("data", "out") if stored.get(name)}
-    return argparse.Namespace(**{**stored, **paths, **kept, "run_folder": args.resume})
+    return argparse.Namespace(**{**vars(args), **stored, **paths, **kept, "run_folder": args.resume})
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def run_folder(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> It
     folder = args.run_folder or RUNS / out.stem
     file, first = folder / RUN_FILE, is_first_process()
     options = {name: value for name, value in vars(args).items() if name not in UNSTORED}
-    for name in ("data", "val", "weights"):  # a run may be resumed from another folder
+    for name in ("data", "val", "weights", "teacher"):  # a run may be resumed from another folder
         if options[name] and Path(options[name]).exists():
             options[name] = Path(options[name]).absolute()
     options["out"] = out.absolute()

@@ -182,11 +182,15 @@ class CloudNetwork:
         self, points: Tensor, score_threshold: float, nms_threshold: float, least: np.ndarray
     ) -> Any:
         """Return the boxes for (N, 4) float32 points; the caller applies `least`."""
+        nms = self._manifest.nms_threshold if nms_threshold < 0 else nms_threshold
+        return self._decode(self.outputs(points), score_threshold, nms)
+
+    @torch.inference_mode()
+    def outputs(self, points: Tensor) -> list[Tensor]:
+        """Return what the decoder takes; the next call may overwrite it."""
         points = points.to(self._device)
         tensors = [points] if self._encode is None else self._encode(points)
-        outputs = self._engine.run(dict(zip(self._program.inputs, tensors, strict=True)))
-        nms = self._manifest.nms_threshold if nms_threshold < 0 else nms_threshold
-        return self._decode(outputs, score_threshold, nms)
+        return self._engine.run(dict(zip(self._program.inputs, tensors, strict=True)))
 
 
 class ScriptDecoder:

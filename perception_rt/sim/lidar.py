@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perception_rt.sim.path import SimulatedEgo
-from perception_rt.sim.raycast import RayGrid, cast_capsules, cast_faces, dot, nearest
+from perception_rt.sim.raycast import Hits, RayGrid, cast_capsules, cast_faces, dot, nearest
 from perception_rt.sim.scene import to_base
 from perception_rt.sim.solids import Solids, solids_of
 from perception_rt.sim.terrain import REFLECTIVITY, Terrain
@@ -119,7 +119,23 @@ def scan(
         return terrain.ground(ego, ego_s, x + LIDAR_POSITION[0], y + LIDAR_POSITION[1])
 
     meet_ground(grid, surface, LIDAR_POSITION[2], ground)
-    return returns(grid, surface, rng)
+    return returns(grid, surface, Receiver(), rng)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """The receiver of a lidar.
+
+    Attributes:
+        sigma_m: standard deviation of the range, m. dropout: share of the returns that is lost at random.
+        full_power_m: a white wall at this range, facing the sensor, returns 1 - 1/e of the rays.
+        min_range_m: minimum range, m.
+    """
+
+    sigma_m: float = RANGE_SIGMA_M
+    dropout: float = DROPOUT
+    full_power_m: float = FULL_POWER_M
+    min_range_m: float = MIN_RANGE_M
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,12 +156,14 @@ class Surface:
 
 
 def meet_solids(grid: RayGrid, solids: Solids, rng: np.random.Generator) -> Surface:
-    """Return the first solid on each ray, in the sensor's frame; `rng` draws which pass through leaves."""
+    """Return the first solid on each ray, in the sensor's frame; `rng` draws which pass porous ones."""
     f = len(solids.normals)
     faces = cast_faces(grid, solids.corners, solids.normals)
-    part, ray, rho = cast_capsules(grid, solids.ends[0], solids.ends[1], solids.radius)
-    stopped = rng.random(len(part)) < solids.stop[f:][part]
-    capsules = part[stopped], ray[stopped], rho[stopped]
+    if (solids.stop[:f] < 1).any():
+        faces = _stopped(faces, solids.stop[:f], rng)
+    capsules = _stopped(
+        cast_capsules(grid, solids.ends[0], solids.ends[1], solids.radius), solids.stop[f:], rng
+    )
     part, rho = nearest(len(grid.cos) * len(grid.tan), [faces, capsules], np.split(solids.bias, [f]))
     part[part < 0] = 0  # of rays without a hit; not read
     return Surface(
@@ -156,6 +174,12 @@ def meet_solids(grid: RayGrid, solids: Solids, rng: np.random.Generator) -> Surf
         solids.glass[part],
         solids.depth[part],
     )
+
+
+def _stopped(hits: Hits, stop: np.ndarray, rng: np.random.Generator) -> Hits:
+    part, ray, rho = hits
+    kept = rng.random(len(part)) < stop[part]
+    return part[kept], ray[kept], rho[kept]
 
 
 def _cosine(grid: RayGrid, solids: Solids, part: np.ndarray, rho: np.ndarray) -> np.ndarray:
@@ -207,18 +231,20 @@ def meet_ground(
     surface.glass[ray], surface.depth[ray] = False, 0.0
 
 
-def returns(grid: RayGrid, surface: Surface, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def returns(
+    grid: RayGrid, surface: Surface, receiver: Receiver, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (N, 4) float32 points and the (N,) owner of each, as of `scan`."""
     met = np.flatnonzero(np.isfinite(surface.rho))
     stretch = np.sqrt(1 + grid.tan**2)[met % len(grid.tan)]
     distance = surface.rho[met] * stretch
-    power = surface.reflectivity[met] * surface.cosine[met] * (FULL_POWER_M / distance) ** 2
-    chance = (1 - DROPOUT) * -np.expm1(-power)
+    power = surface.reflectivity[met] * surface.cosine[met] * (receiver.full_power_m / distance) ** 2
+    chance = (1 - receiver.dropout) * -np.expm1(-power)
     chance[surface.glass[met]] *= GLASS_RETURN
-    chance[(distance < MIN_RANGE_M) | (distance > MAX_RANGE_M)] = 0
+    chance[(distance < receiver.min_range_m) | (distance > MAX_RANGE_M)] = 0
     back = np.flatnonzero(rng.random(len(met)) < chance)
     distance, stretch, met = distance[back], stretch[back], met[back]
-    noise = rng.normal(0, RANGE_SIGMA_M, len(met))
+    noise = rng.normal(0, receiver.sigma_m, len(met))
     noise += surface.depth[met] * rng.standard_exponential(len(met))
     noise += distance
     rho = noise / stretch

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from perception_rt.sim.path import SimulatedEgo
 from perception_rt.sim.raycast import FACING_M, dot
@@ -18,7 +19,7 @@ _LUMA = np.array([0.299, 0.587, 0.114]) / 255
 _TYRE = 40.0
 FOLIAGE_STOP = 0.6  # of the rays that hit a clump of leaves; the others pass
 FOLIAGE_DEPTH_M = 0.25
-_OPAQUE = {"owner": -1, "glass": False, "stop": 1.0, "depth": 0.0, "bias": 0.0}
+_OPAQUE = {"owner": -1, "reflectivity": 0.3, "glass": False, "stop": 1.0, "depth": 0.0, "bias": 0.0}
 _LAYER_M = 1e-4  # a later face of a mesh lies on an earlier one, like a window on the body
 
 
@@ -46,17 +47,35 @@ class Solids:
     depth: np.ndarray
     bias: np.ndarray
 
-    def with_faces(self, corners: np.ndarray, normals: np.ndarray, reflectivity: float) -> Solids:
-        """Return a copy with G more opaque quads without owner, (G, 4, 3) corners, m, and (G, 3) normals."""
+    def with_faces(self, corners: np.ndarray, normals: np.ndarray, **parts: ArrayLike) -> Solids:
+        """Return a copy with G more quads, (G, 4, 3) corners and (G, 3) normals.
+
+        Args:
+            corners: m. normals: outward.
+            parts: attributes that differ from an opaque face without owner, (G,) each or one value for all.
+        """
         corners = np.concatenate([corners, np.repeat(corners[:, -1:], MAX_CORNERS - 4, axis=1)], 1)
-        values = {**_OPAQUE, "reflectivity": reflectivity}
-        place, count = len(self.normals), len(corners)
         return replace(
             self,
             corners=np.concatenate([self.corners, corners]),
             normals=np.concatenate([self.normals, normals]),
-            **{name: np.insert(getattr(self, name), place, np.full(count, values[name])) for name in values},
+            **self._inserted(len(self.normals), len(corners), parts),
         )
+
+    def with_capsules(self, ends: np.ndarray, radius: np.ndarray, **parts: ArrayLike) -> Solids:
+        """Return a copy with G more capsules: (2, G, 3) ends, (G,) radius, m, `parts` as in `with_faces`."""
+        return replace(
+            self,
+            ends=np.concatenate([self.ends, ends], 1),
+            radius=np.append(self.radius, radius),
+            **self._inserted(len(self.owner), len(radius), parts),
+        )
+
+    def _inserted(self, place: int, count: int, parts: dict[str, ArrayLike]) -> dict[str, np.ndarray]:
+        return {
+            name: np.insert(getattr(self, name), place, np.broadcast_to(parts.get(name, usual), count))
+            for name, usual in _OPAQUE.items()
+        }
 
 
 class _Parts(NamedTuple):

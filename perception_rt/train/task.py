@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from perception_rt.model.runtime import Runtime
 from perception_rt.train.blocks import fused
 from perception_rt.train.drives import EVALUATION_DRIVES, evaluation_seeds, training_seeds
 from perception_rt.train.recipe import Hardware, Recipe
-from perception_rt.types import BundleError
+from perception_rt.types import BundleError, ConfigError
 from perception_rt.types.errors import first_line
 
 Report = Callable[[str, int, int, str], None]
@@ -43,6 +44,7 @@ class TrainingTask:
         save: writes `(path, network, provenance)` as a bundle.
         evaluate: scores `(runtime, seeds, frames, on_frame)` on unseen drives.
         evaluation_frames: number of frames for the score of the shipped bundle.
+        teacher: opens `(bundle, device)` for `loss`, which takes it as `teacher`; None if there is no such.
     """
 
     bundle: str
@@ -55,6 +57,7 @@ class TrainingTask:
     save: Callable[..., Manifest]
     evaluate: Callable[..., dict]
     evaluation_frames: int
+    teacher: Callable[[str, str], Any] | None = None
 
 
 def train(
@@ -65,6 +68,7 @@ def train(
     on_step: Callable[[Any], None] = lambda progress: None,
     run: Path | None = None,
     resume: bool = False,
+    teacher: Any = None,
 ) -> nn.Module:
     """Train the task's network with `perception_rt.train.fit.fit` on the result of `make_frames`."""
     from perception_rt.train.fit import fit  # PyTorch Lightning takes seconds to import
@@ -75,7 +79,8 @@ def train(
 
     torch.manual_seed(recipe.seed)
     network = task.make_network()
-    data = TrainingData(len(frames), draw, task.loss)
+    loss = task.loss if teacher is None else partial(task.loss, teacher=teacher)
+    data = TrainingData(len(frames), draw, loss)
     return fit(network, data, recipe, hardware, run=run, resume=resume, on_step=on_step)
 
 
@@ -89,6 +94,7 @@ def train_bundle(
     report: Report = lambda phase, done, total, note: None,
     run: Path | None = None,
     resume: bool = False,
+    teacher: str | None = None,
 ) -> Manifest:
     """Train a detector on the simulator, and save it with its recipe and its score on unseen drives.
 
@@ -102,21 +108,29 @@ def train_bundle(
         report: called with the phase, done, total, and a note.
         run: folder of checkpoints and logs; None for none.
         resume: continue from the checkpoint in `run`.
+        teacher: a bundle whose answers are learned beside the truth.
 
     Returns:
         The manifest; ``provenance["score"]`` is what the task's `evaluate` returned.
 
     Raises:
         BundleError: `out` cannot be written.
+        ConfigError: the teacher does not fit the task.
         ConfigError, ModelError, KeyboardInterrupt: see `perception_rt.train.fit.fit`.
     """
     started = time.monotonic()
+    tutor = None
+    if teacher is not None:
+        if task.teacher is None:
+            raise ConfigError(f"--teacher={teacher}: {task.bundle} learns from no other bundle")
+        tutor = task.teacher(teacher, hardware.device)
     drives = training_seeds(recipe.seed, -(-recipe.frames // task.per_drive))
     per_drive = min(recipe.frames, task.per_drive)
     frames = task.make_frames(drives, per_drive, workers, _counter(report, "simulate", len(drives)))
-    network = train(task, frames, recipe, hardware, progress_note(report), run, resume)
+    network = train(task, frames, recipe, hardware, progress_note(report), run, resume, tutor)
     provenance = {
         "recipe": asdict(recipe),
+        **({} if tutor is None else {"teacher": tutor.record}),
         "data": f"perception_rt.sim, drives {drives[0]} to {drives[-1]}, {per_drive} frames each",
         "training": training_record(hardware, started),
         "torch": torch.__version__,

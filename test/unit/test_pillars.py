@@ -18,9 +18,13 @@ from perception_rt.train.pillars.network import (
     CELL,
     CELL_COLUMNS,
     CELL_ROWS,
+    CHANNELS,
     COLUMNS,
     PILLAR,
     ROWS,
+    SLICE,
+    SLICES,
+    SLICES_FROM,
     Pillars,
     PillarsDecoder,
     PillarsDense,
@@ -54,6 +58,8 @@ def batch_of(boxes, labels=None, clear=None):
         torch.zeros(n).long() if labels is None else torch.tensor(labels),
         torch.ones(n, dtype=torch.bool) if clear is None else torch.tensor(clear),
         torch.zeros(n).long(),
+        torch.zeros(0),
+        torch.ones(1, dtype=torch.bool),
     )
 
 
@@ -73,14 +79,12 @@ def perfect(boxes, at):
     )
 
 
-class Parts(torch.nn.Module):
-    """Encoder, convolutions and decoder of the bundle, one after the other."""
+class Chain(torch.nn.Module):
+    """Encoder, convolutions and decoder, one after the other."""
 
-    def __init__(self, network):
+    def __init__(self, encoder, dense, decoder):
         super().__init__()
-        self.network = network
-        self.encoder, self.dense = PillarsEncoder(network.pillars), PillarsDense(network)
-        self.decoder = PillarsDecoder(network.classes)
+        self.encoder, self.dense, self.decoder = encoder, dense, decoder
 
     def forward(self, points: torch.Tensor, score_threshold: float = 0.0, nms_threshold: float = 0.3):
         return self.decoder([self.dense(self.encoder(points)[0])], score_threshold, nms_threshold)
@@ -91,7 +95,9 @@ def detector():
     torch.manual_seed(3)
     network = PillarsNetwork(3)
     torch.nn.init.normal_(network.head.weight, std=1.0)  # scores that differ from cell to cell
-    return Parts(fused(network)).eval()
+    network = fused(network)
+    chain = Chain(PillarsEncoder(network.pillars), PillarsDense(network), PillarsDecoder(network.classes))
+    return chain.eval()
 
 
 @settings(deadline=None, max_examples=50)
@@ -173,15 +179,14 @@ def test_a_batch_without_objects_can_be_learned_from():
 
 
 def test_each_pillar_holds_what_its_points_alone_decide():
-    torch.manual_seed(0)
-    pillars = Pillars(8).eval()
-    points = torch.from_numpy(cloud(3000))
+    pillars = Pillars()
+    points = torch.from_numpy(cloud(3000, low=(3, -30, -2)))
     points[1500:, :2] = points[:1500, :2] + 0.01  # pillars of several points
     with torch.inference_mode():
         grid = pillars(points, torch.zeros(3000).long(), 1)
         shuffled = pillars(points.flip(0), torch.zeros(3000).long(), 1)
         pair = pillars(points.repeat(2, 1), torch.arange(2).repeat_interleave(3000), 2)
-    assert grid.shape == (1, 8, ROWS, COLUMNS)
+    assert grid.shape == (1, CHANNELS, ROWS, COLUMNS)
     torch.testing.assert_close(shuffled, grid)
     torch.testing.assert_close(pair[1:], grid)
     column = ((points[:, 0] + 32) / PILLAR).floor().long()
@@ -189,21 +194,58 @@ def test_each_pillar_holds_what_its_points_alone_decide():
     filled_in = torch.zeros(ROWS, COLUMNS, dtype=torch.bool)
     filled_in[row, column] = True
     assert torch.equal(grid[0].any(0) & ~filled_in, torch.zeros_like(filled_in))
-    assert (grid[0].any(0) & filled_in).sum() > 0.9 * filled_in.sum()
+    assert torch.equal(grid[0, 1 : 1 + SLICES].any(0), filled_in)
+
+
+def test_a_pillar_says_which_heights_are_held_where_the_points_lie_and_how_bright_they_are():
+    low, high, within = SLICES_FROM + 2.5 * SLICE, SLICES_FROM + 6.25 * SLICE, 0.1
+    points = [[10.0 + within, 5.0 + within, low, 0.9], [10.0 + within, 5.0 + PILLAR / 2, high, 0.1]]
+    points += [[20.0, -5.0, SLICES_FROM - 0.5, 0.0], [20.0, -5.0, SLICES_FROM + SLICES * SLICE + 0.5, 0.6]]
+    grid = Pillars()(torch.tensor(points), torch.zeros(4).long(), 1)[0]
+    pillar = grid[:, round((5 + 32) / PILLAR), round((10 + 32) / PILLAR)]
+    assert (pillar[1 : 1 + SLICES].nonzero().flatten()).tolist() == [2, 6]
+    bright = [value / (value + 0.4) for value in (0.9, 0.1)]  # 0.4 is the mean
+    x, y = within / PILLAR - 0.5, (within + PILLAR / 2) / 2 / PILLAR - 0.5
+    expected = torch.tensor([max(bright), x, y, math.log(3), 7.25 / (SLICES + 2)])
+    torch.testing.assert_close(pillar[1 + SLICES :], expected, atol=1e-4, rtol=1e-4)
+    assert float(pillar[0]) == pytest.approx(sum(bright) / 2, abs=1e-4)
+    # What is lower or higher than all slices counts for the lowest and the highest.
+    ends = grid[1 : 1 + SLICES, round((-5 + 32) / PILLAR), round((20 + 32) / PILLAR)]
+    assert ends.nonzero().flatten().tolist() == [0, SLICES - 1]
+    assert (grid.any(0)).sum() == 2
+
+
+def test_the_own_vehicle_is_not_looked_at():
+    points = torch.tensor([[0.5, 0.2, -0.5, 0.0], [-1.0, 1.0, -1.0, 0.0], [1.4, -0.6, -1.0, 0.0]])
+    grid = Pillars()(points, torch.zeros(3).long(), 1)[0]
+    assert grid[1 : 1 + SLICES].sum() == 1  # the third alone
+
+
+@pytest.mark.parametrize("scale", [255.0, 0.01])
+def test_the_scale_of_intensity_changes_nothing(scale):
+    points = torch.from_numpy(cloud(2000))
+    other = points * torch.tensor([1, 1, 1, scale])
+    frame = torch.zeros(2000).long()
+    torch.testing.assert_close(Pillars()(points, frame, 1), Pillars()(other, frame, 1), atol=1e-3, rtol=1e-3)
+    dark = Pillars()(points * torch.tensor([1, 1, 1, 0]), frame, 1)  # a sensor without intensity
+    assert not dark[:, [0, SLICES + 1]].any()
+    assert dark.any()
 
 
 def test_a_cloud_that_is_moved_by_whole_cells_is_answered_alike(detector):
-    points = torch.from_numpy(np.round(cloud(4000, 1, (0, -10, -2), (20, 10, 1)) * 64) / 64)
-    moved = points + torch.tensor([2.0, -4.0, 0.0, 0.0])
+    points = torch.from_numpy(np.round(cloud(4000, 1, (2, -10, -2), (20, 10, 1)) * 64) / 64)
+    moved = points + torch.tensor([4.0, -8.0, 0.0, 0.0])  # of the coarsest level
     frame = torch.zeros(4000).long()
     with torch.inference_mode():
         first, second = (
-            detector.network(cloud_, frame, 1)[0].T.reshape(-1, CELL_ROWS, CELL_COLUMNS)
+            detector.dense.network(cloud_, frame, 1)[0].T.reshape(-1, CELL_ROWS, CELL_COLUMNS)
             for cloud_ in (points, moved)
         )
-    dy, dx = round(-4.0 / CELL), round(2.0 / CELL)
+    dy, dx = round(-8.0 / CELL), round(4.0 / CELL)
     # Away from the edge of the map, where convolutions see padding.
-    torch.testing.assert_close(second[:, 32 + dy : 96 + dy, 48 + dx : 120 + dx], first[:, 32:96, 48:120])
+    torch.testing.assert_close(
+        second[:, 56 + dy : 80 + dy, 72 + dx : 96 + dx], first[:, 56:80, 72:96], atol=1e-3, rtol=1e-3
+    )
 
 
 def test_an_empty_cloud_is_answered_and_what_is_out_of_range_changes_nothing(detector):
@@ -232,8 +274,11 @@ def test_answers_repeat_and_are_in_order_and_in_range(detector):
     assert (few >= scores[4]).all()
 
 
-def test_the_scripted_saved_and_frozen_detector_answers_as_the_eager_one(detector):
-    scripted = torch.jit.script(detector)
+def test_the_saved_and_frozen_detector_answers_as_the_eager_one(detector):
+    example = torch.zeros(1, CHANNELS, ROWS, COLUMNS)
+    scripted = torch.jit.script(
+        Chain(detector.encoder, torch.jit.trace(detector.dense, example), detector.decoder)
+    )
     file = io.BytesIO()
     torch.jit.save(scripted, file)
     file.seek(0)

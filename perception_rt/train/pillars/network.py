@@ -3,84 +3,100 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception_rt.model.boxes3d import nms_bev
-from perception_rt.train.blocks import ConvBnRelu, CrossStage, LinearBnRelu, down_stage
+from perception_rt.train.blocks import ConvBnRelu, down_stage
 
 X_RANGE = (-32.0, 64.0)  # m, in the sensor's frame: what is detected in
 Y_RANGE = (-32.0, 32.0)
 Z_RANGE = (-3.5, 3.0)
+NEAREST = 1.5  # m from the sensor: what is nearer belongs to the own vehicle
 PILLAR = 0.25  # m
 CELL = 0.5  # m: a prediction each; pedestrians half a metre wide are hit or missed by the decimetre
 COLUMNS = round((X_RANGE[1] - X_RANGE[0]) / PILLAR)
 ROWS = round((Y_RANGE[1] - Y_RANGE[0]) / PILLAR)
 CELL_COLUMNS, CELL_ROWS = round(COLUMNS * PILLAR / CELL), round(ROWS * PILLAR / CELL)
 BOX_CHANNELS = 10
-WIDTHS = (48, 96, 128)  # channels at cells of 0.5, 1 and 2 m
-NECK = 48
+SLICE = 0.2  # m: what a pillar holds at each height
+SLICES_FROM = -2.6  # m; the lowest slice holds what is below too
+SLICES = 18  # the highest holds what is above too
+CHANNELS = SLICES + 6
+WIDTHS = (32, 64, 96, 128)  # channels at cells of 0.5, 1, 2 and 4 m
+NECK = (32, 48, 64, 64)
 
 
 class Pillars(nn.Module):
-    """Points to a map: each is seen relative to its pillar, and a pillar keeps the maximum of its points.
+    """Points to a map: which heights of a pillar hold points, where in it they lie, how bright they are.
 
-    Every point counts (dynamic voxelisation, arXiv:1910.06528), and nothing depends on where in the map a
-    pillar is: what is moved by whole pillars looks the same.
+    Nothing is learned here. A height that is held counts once, however many points hold it (as in PIXOR,
+    arXiv:1902.06326): near and far things and sensors of many and few rings look much the same. Intensities
+    are seen relative to the cloud's mean, as sensors scale them in all ways. Nothing depends on where in the
+    map a pillar is: what is moved by whole pillars looks the same, but for the room of the own vehicle.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.slices = CHANNELS, SLICES
         self.x0, self.x1 = X_RANGE
         self.y0, self.y1 = Y_RANGE
         self.z0, self.z1 = Z_RANGE
-        self.size = PILLAR
+        self.nearest = NEAREST
+        self.size, self.slice, self.slices_from = PILLAR, SLICE, SLICES_FROM
         self.columns, self.rows = COLUMNS, ROWS
-        self.points = nn.Sequential(LinearBnRelu(8, channels), LinearBnRelu(channels, channels))
 
     def forward(self, points: Tensor, frame: Tensor, frames: int) -> Tensor:
         """Gather the points in range.
 
         Args:
-            points: (P, 4) float32 x y z in m, intensity in [0, 1].
+            points: (P, 4) float32 x y z in m, intensity of any scale, not negative.
             frame: (P,) int64, which cloud a point is of.
             frames: how many clouds.
 
         Returns:
-            (frames, C, ROWS, COLUMNS); 0 where no point is.
+            (frames, CHANNELS, ROWS, COLUMNS): mean brightness, i / (i + mean of the cloud); 1 for each slice
+            that holds points; greatest brightness; mean of x and of y from the middle in pillars; logarithm
+            of 1 + the number of points; the top in parts of the slices. 0 where no point is.
         """
-        x, y, z = points[:, 0], points[:, 1], points[:, 2]
+        x, y, z, bright = points.t().contiguous().unbind(0)
         inside = (x >= self.x0) & (x < self.x1) & (y >= self.y0) & (y < self.y1)
-        inside &= (z >= self.z0) & (z < self.z1)
-        points, frame = points[inside], frame[inside]
-        at = (points[:, :2] - torch.tensor([self.x0, self.y0], device=points.device)) / self.size
-        column = at[:, 0].floor().clamp(max=self.columns - 1)
-        row = at[:, 1].floor().clamp(max=self.rows - 1)
-        pillar = (frame * self.rows + row.long()) * self.columns + column.long()
-        local = torch.stack((at[:, 0] - column - 0.5, at[:, 1] - row - 0.5, points[:, 2], points[:, 3]), 1)
-        # In the order of their pillars: what is summed and compared lies together, and only pillars that
-        # hold points cost anything.
-        pillar, order = pillar.sort(stable=True)
-        local = local[order]
-        taken, number, counts = torch.unique_consecutive(pillar, return_inverse=True, return_counts=True)
-        sums = torch.zeros((taken.shape[0], 3), device=points.device).index_add_(0, number, local[:, :3])
-        count = counts[:, None].float()
-        about = torch.cat((sums / count, count.log()), 1)[number]
-        seen = torch.cat((local, local[:, :3] - about[:, :3], about[:, 3:]), 1)
-        seen = self.points(seen.to(self.points[0][0].weight.dtype))  # type: ignore[index]
-        best = torch.zeros((taken.shape[0], self.channels), device=points.device, dtype=seen.dtype)
-        best = best.scatter_reduce(0, number[:, None].expand(-1, self.channels), seen, "amax")
-        total = frames * self.rows * self.columns
-        grid = torch.zeros((self.channels, total), device=points.device, dtype=seen.dtype)
-        grid.scatter_(1, taken[None].expand(self.channels, -1), best.t())  # in place: the map has 12 MB
-        return grid.view(self.channels, frames, self.rows, self.columns).transpose(0, 1)
+        inside &= (z >= self.z0) & (z < self.z1) & (x * x + y * y >= self.nearest**2)
+        kept = inside.nonzero().squeeze(1)
+        x, y, z = x.index_select(0, kept), y.index_select(0, kept), z.index_select(0, kept)
+        frame, bright = frame.index_select(0, kept), bright.index_select(0, kept).clamp(min=0.0)
+        one = torch.ones_like(x)
+        usual = torch.zeros(frames, device=points.device).index_add_(0, frame, bright)
+        usual /= torch.zeros(frames, device=points.device).index_add_(0, frame, one).clamp(min=1.0)
+        bright = bright / (bright + usual[frame] + 1e-6)
+        x, y = (x - self.x0) / self.size, (y - self.y0) / self.size
+        column, row = x.long().clamp(max=self.columns - 1), y.long().clamp(max=self.rows - 1)
+        up = ((z - self.slices_from) / self.slice).clamp(0.0, self.slices - 0.5)
+        cells = self.rows * self.columns
+        at = frame * (self.channels * cells) + row * self.columns + column
+        grid = torch.zeros(frames * self.channels * cells, device=points.device)
+        grid.index_add_(0, at, bright)
+        grid[at + (1 + up.long()) * cells] = 1.0
+        at = at + (self.slices + 1) * cells
+        grid.scatter_reduce_(0, at, bright, "amax")
+        grid.index_add_(0, at + cells, x - column - 0.5)
+        grid.index_add_(0, at + 2 * cells, y - row - 0.5)
+        grid.index_add_(0, at + 3 * cells, one)
+        grid.scatter_reduce_(0, at + 4 * cells, (up + 1) / (self.slices + 2), "amax")
+        grid = grid.view(frames, self.channels, self.rows, self.columns)
+        last = self.channels - 1
+        count = grid[:, last - 1 : last]
+        grid[:, :1] /= count.clamp(min=1.0)
+        grid[:, last - 3 : last - 1] /= count.clamp(min=1.0)
+        count.log1p_()
+        return grid
 
 
 class PillarsNetwork(nn.Module):
-    """Points to class logits and raw boxes of every cell of the ground; a small U of convolutions between.
+    """The map of pillars to class logits and raw boxes of every cell; a U of convolutions.
 
     One prediction per cell and no anchors, as in CenterPoint (arXiv:2006.11275).
     """
@@ -88,17 +104,16 @@ class PillarsNetwork(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
-        self.pillars = Pillars(32)
-        self.stages = nn.ModuleList(
-            [
-                nn.Sequential(ConvBnRelu(32, WIDTHS[0], 3, 2), CrossStage(WIDTHS[0], 2)),
-                down_stage(WIDTHS[0], WIDTHS[1], 2),
-                down_stage(WIDTHS[1], WIDTHS[2], 2),
-            ]
+        self.pillars = Pillars()
+        blocks = (1, 2, 2, 1)
+        inputs = (CHANNELS, *WIDTHS)
+        self.stages = nn.ModuleList(down_stage(*pair) for pair in zip(inputs, WIDTHS, blocks, strict=False))
+        self.lateral = nn.ModuleList(
+            ConvBnRelu(width, neck, 1) for width, neck in zip(WIDTHS, NECK, strict=True)
         )
-        self.lateral = nn.ModuleList([ConvBnRelu(width, NECK, 1) for width in WIDTHS])
-        self.merge = nn.ModuleList([ConvBnRelu(NECK, NECK), ConvBnRelu(NECK, NECK)])
-        self.head = nn.Conv2d(NECK, classes + BOX_CHANNELS, 1)
+        self.up = nn.ModuleList(ConvBnRelu(high, low, 1) for low, high in pairwise(NECK))
+        self.merge = nn.ModuleList(ConvBnRelu(neck, neck) for neck in NECK[:-1])
+        self.head = nn.Conv2d(NECK[0], classes + BOX_CHANNELS, 1)
         nn.init.normal_(self.head.weight, std=0.01)
         bias = self.head.bias
         assert bias is not None
@@ -120,14 +135,13 @@ class PillarsNetwork(nn.Module):
             of `cells`.
         """
         features: list[Tensor] = []
-        for stage in self.stages:
+        for stage, lateral in zip(self.stages, self.lateral):  # noqa: B905  # TorchScript knows no strict
             x = stage(x)
-            features.append(x)
-        for i, lateral in enumerate(self.lateral):
-            features[i] = lateral(features[i])
-        y = features[2]
-        for j, merge in enumerate(self.merge):
-            y = merge(features[1 - j] + F.interpolate(y, scale_factor=2.0, mode="nearest"))
+            features.append(lateral(x))
+        y = features[-1]
+        levels = list(zip(features[:-1], self.up, self.merge, strict=True))
+        for level, up, merge in reversed(levels):
+            y = merge(level + F.interpolate(up(y), scale_factor=2.0, mode="nearest"))
         return self.head(y).permute(0, 2, 3, 1).flatten(1, 2)
 
 
@@ -168,7 +182,7 @@ class PillarsEncoder(nn.Module):
         self.pillars = pillars
 
     def forward(self, points: Tensor) -> list[Tensor]:
-        """(N, 4) float32 x y z in m, intensity in [0, 1] -> [(1, C, ROWS, COLUMNS)]."""
+        """(N, 4) float32 x y z in m, intensity -> [(1, C, ROWS, COLUMNS)]."""
         frame = torch.zeros(points.shape[0], dtype=torch.int64, device=points.device)
         return [self.pillars(points, frame, 1)]
 
@@ -213,8 +227,11 @@ class PillarsDecoder(nn.Module):
         raw = outputs[0][0].float()
         scores = raw[:, : self.classes].sigmoid()
         # A cell answers for a class where no cell around it has a higher score.
-        grid = scores.t().contiguous().view(1, self.classes, self.rows, self.columns)
-        peak = (F.max_pool2d(grid, 3, 1, 1) == grid).view(self.classes, -1).t()
+        grid = scores.t().contiguous().view(self.classes, self.rows, self.columns)
+        around = F.pad(grid, [1, 1, 1, 1])
+        around = torch.maximum(torch.maximum(around[:, :-2], around[:, 1:-1]), around[:, 2:])
+        around = torch.maximum(torch.maximum(around[:, :, :-2], around[:, :, 1:-1]), around[:, :, 2:])
+        peak = (around == grid).view(self.classes, -1).t()
         scores, labels = (scores * peak).max(1)
         scores, best = scores.topk(min(self.top_k, scores.shape[0]))
         best = best[(scores >= score_threshold) & (scores > 0)]

@@ -19,7 +19,13 @@ from perception_rt.train.augment import NONE
 from perception_rt.train.dataset.labels import LabelledFrame
 from perception_rt.train.pillars.data import CloudBatch, Clouds, draw_batch
 from perception_rt.train.pillars.network import PillarsDecoder, PillarsNetwork
-from perception_rt.train.pillars.task import NMS_THRESHOLD, SCORE_THRESHOLD, loss, save_bundle
+from perception_rt.train.pillars.task import (
+    CALIBRATION_DRIVES,
+    NMS_THRESHOLD,
+    SCORE_THRESHOLD,
+    loss,
+    save_bundle,
+)
 from perception_rt.train.recipe import Recipe
 from perception_rt.train.score import LOWEST_SCORE, Answer, detection_score
 from perception_rt.train.trainee import Finished, TrainingItem
@@ -64,6 +70,7 @@ class PillarsTrainee:
             [_boxes(item)[one] for item, one in zip(items, seen, strict=True)],
             [item.labels[one] for item, one in zip(items, seen, strict=True)],
             [count[one] >= MIN_POINTS for count, one in zip(counts, seen, strict=True)],
+            [False] * len(items),
         )
         return draw_batch(clouds, range(len(items)), rng)
 
@@ -96,9 +103,11 @@ class PillarsTrainee:
         )
 
     def save(self, path: Path, done: Finished) -> Manifest:
-        """TorchScript and ONNX; the height of the sensor is that of the boxes' bottoms below it."""
+        """As the shipped one; the height of the sensor is that of the boxes' bottoms below it."""
         assert isinstance(done.network, PillarsNetwork)
         boxes = np.concatenate([_boxes(item) for item in done.items])
+        chosen = done.items[:: -(-len(done.items) // (2 * CALIBRATION_DRIVES))]
+        clouds = (visible_points(item.frame) for item in chosen)
         best = max(done.examples, key=lambda item: len(item.labels))
         return save_bundle(
             path,
@@ -109,6 +118,7 @@ class PillarsTrainee:
             licence=done.licence,
             score_threshold=SCORE_THRESHOLD if done.threshold is None else done.threshold,
             sensor_height=max(0.0, round(-float(np.median(boxes[:, 2] - boxes[:, 5] / 2)), 2)),
+            calibration=(f"ranges of {len(chosen)} clouds that it was trained on", clouds),
             golden=visible_points(best.frame),
         )
 
