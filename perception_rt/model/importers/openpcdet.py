@@ -6,6 +6,7 @@ The YAML file defines the network, the checkpoint has its weights.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -165,9 +166,10 @@ def _with_bases(data: dict[str, Any], path: Path, notes: list[str], depth: int) 
             raise BundleError(
                 f"{path}: _BASE_CONFIG_={str(base)!r}: must be below a folder that holds the YAML"
             )
+        files = (folder / relative for folder in path.resolve().parents)
         found = next(
-            (file for folder in path.resolve().parents if (file := folder / relative).is_file()), None
-        )
+            (file for file in files if os.path.isfile(file)), None
+        )  # False for impossible names, too
         if found is None:
             notes.append(f"config: {base} is not there: {path.name} is taken as it is")
         else:
