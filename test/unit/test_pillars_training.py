@@ -142,7 +142,10 @@ def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path, monkeypatch):
     assert manifest.provenance["score"]["frames"] == 1
     teacher = Runtime.open("pillars", device="cpu").manifest
     assert manifest.provenance["teacher"] == {"bundle": "pillars", "sha256": teacher.sha256}
-    assert [program.precision for program in manifest.programs] == ["fp32", "fp32", "int8"]
+    precisions = [program.precision for program in manifest.programs]
+    # After one step the answers are near the threshold: 8 bits may give others, and are then left out.
+    left_out = manifest.provenance.get("left_out", {})
+    assert precisions + ["int8"] * len(left_out) == ["fp32", "fp32", "int8"]
     assert phases == {"simulate", "train", "evaluate"}
 
 
