@@ -28,6 +28,7 @@ from perception_rt.sim.solids import solids_of
 from perception_rt.sim.terrain import Terrain
 from perception_rt.sim.world import World, WorldObjects
 from perception_rt.types import ConfigError
+from test.simulated_clouds import inside
 
 from .test_sim_render import placed
 
@@ -63,13 +64,6 @@ def seen(
     objects.yaw[:] += ego.yaw
     points, owner = scan(GRID, terrain, ego, 0.0, objects, np.random.default_rng(0))
     return points, owner, objects
-
-
-def inside(points: np.ndarray, box: np.ndarray, margin: float) -> np.ndarray:
-    c, s = np.cos(box[6]), np.sin(box[6])
-    x, y, z = (points[:, :3].astype(float) - box[:3]).T
-    local = np.stack([c * x + s * y, c * y - s * x, z], -1)
-    return (np.abs(local) <= box[3:6] / 2 + margin).all(-1)
 
 
 def test_any_time_in_any_order_gives_the_same_cloud():

@@ -16,6 +16,7 @@ from perception_rt.sim.sensors import TURN_S, LidarModel
 from perception_rt.sim.solids import Solids
 from perception_rt.sim.street import street_cloud
 from perception_rt.sim.surroundings import Surroundings
+from test.simulated_clouds import inside
 
 SEEDS = range(24)
 GRID = RayGrid.of(720, np.deg2rad(np.linspace(-20, 10, 61)), -np.pi)
@@ -37,13 +38,6 @@ def cast(around: Surroundings) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     surface = meet_solids(GRID, around.joined(nothing, HEIGHT), rng)
     return returns(GRID, surface, Receiver(dropout=0.0, full_power_m=3000.0), rng)
-
-
-def inside(points: np.ndarray, box: np.ndarray, margin: float) -> np.ndarray:
-    c, s = np.cos(box[6]), np.sin(box[6])
-    x, y, z = (points[:, :3].astype(float) - box[:3]).T
-    local = np.stack([c * x + s * y, c * y - s * x, z], -1)
-    return (np.abs(local) <= box[3:6] / 2 + margin).all(-1)
 
 
 def test_a_seed_gives_one_street_and_another_seed_another():
