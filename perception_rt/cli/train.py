@@ -30,7 +30,7 @@ EXAMPLES = """\
   perception-rt train --evaluate mine.pt --data val/       score a bundle on labelled data
   perception-rt train camera                               the shipped camera bundle, on the simulator
   perception-rt train pillars --out lidar.pt --seed 1      lidar; other drives and initial weights
-  perception-rt train pillars --teacher pillars            learn from its answers, too
+  perception-rt train camera --teacher sim_camera          learn from its answers, too
   perception-rt train camera --rebuild sim_camera          quantize and score the same weights again
   perception-rt train --evaluate sim_camera --frames 500   score a bundle on unseen simulated drives
 """
@@ -151,7 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher",
         metavar="BUNDLE",
-        help="pillars on the simulator: learn from the answers of this bundle (a file or a name), too",
+        help="on the simulator: learn from the answers of this bundle of the recipe (a file or a name), too",
     )
 
 

@@ -75,6 +75,11 @@ class ImageNetwork:
         boxes, scores, labels = (torch.cat(column) for column in list(zip(*parts, strict=True))[:3])
         return boxes, scores, labels, torch.cat(index), extras
 
+    @torch.inference_mode()
+    def outputs(self, image: Tensor) -> list[Tensor]:
+        """Return what the decoder takes for one input of the network; the next call may overwrite it."""
+        return self._engine.run({self._program.inputs[0]: image})
+
     def _run(self, images: Images, bgr: bool) -> Iterator[tuple[list[Tensor], Placement]]:
         """Yield the outputs for each image and its placement; they are valid until the next image."""
         each = images.split(1) if isinstance(images, Tensor) else images

@@ -21,7 +21,7 @@ from perception_rt.model.runtime import Runtime
 from perception_rt.train.blocks import fused
 from perception_rt.train.drives import EVALUATION_DRIVES, evaluation_seeds, training_seeds
 from perception_rt.train.recipe import Hardware, Recipe
-from perception_rt.types import BundleError, ConfigError
+from perception_rt.types import BundleError
 from perception_rt.types.errors import first_line
 
 Report = Callable[[str, int, int, str], None]
@@ -44,7 +44,7 @@ class TrainingTask:
         save: writes `(path, network, provenance)` as a bundle.
         evaluate: scores `(runtime, seeds, frames, on_frame)` on unseen drives.
         evaluation_frames: number of frames for the score of the shipped bundle.
-        teacher: opens `(bundle, device)` for `loss`, which takes it as `teacher`; None if there is no such.
+        teacher: opens `(bundle, device)` for `loss`, which takes it as `teacher`.
     """
 
     bundle: str
@@ -57,7 +57,7 @@ class TrainingTask:
     save: Callable[..., Manifest]
     evaluate: Callable[..., dict]
     evaluation_frames: int
-    teacher: Callable[[str, str], Any] | None = None
+    teacher: Callable[[str, str], Any]
 
 
 def train(
@@ -119,11 +119,7 @@ def train_bundle(
         ConfigError, ModelError, KeyboardInterrupt: see `perception_rt.train.fit.fit`.
     """
     started = time.monotonic()
-    tutor = None
-    if teacher is not None:
-        if task.teacher is None:
-            raise ConfigError(f"--teacher={teacher}: {task.bundle} learns from no other bundle")
-        tutor = task.teacher(teacher, hardware.device)
+    tutor = None if teacher is None else task.teacher(teacher, hardware.device)
     drives = training_seeds(recipe.seed, -(-recipe.frames // task.per_drive))
     per_drive = min(recipe.frames, task.per_drive)
     frames = task.make_frames(drives, per_drive, workers, _counter(report, "simulate", len(drives)))

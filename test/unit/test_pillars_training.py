@@ -29,9 +29,10 @@ from perception_rt.train.pillars.data import (
 from perception_rt.train.pillars.network import BOX_CHANNELS, PILLAR
 from perception_rt.train.pillars.score import evaluate
 from perception_rt.train.pillars.task import PILLARS
-from perception_rt.train.pillars.teacher import SURE, BundleTeacher
+from perception_rt.train.pillars.teacher import PillarsTeacher
 from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.train.task import train, train_bundle
+from perception_rt.train.teacher import SURE
 from perception_rt.types import ConfigError, Detections3D
 from test.detectors import TallBox
 
@@ -150,7 +151,7 @@ def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path, monkeypatch):
 
 
 def test_what_differs_from_the_teacher_s_answers_on_drives_costs(clouds):
-    teacher = BundleTeacher("pillars", "cpu")
+    teacher = PillarsTeacher("pillars", "cpu")
     batch = draw_batch(clouds, [0, 2], np.random.default_rng(0))
     sent = torch.cat((batch.points[:, :3], batch.intensity[:, None]), 1)[batch.frame == 0]
     answer = teacher._network.outputs(sent)[0].clone()
@@ -175,10 +176,7 @@ def test_what_differs_from_the_teacher_s_answers_on_drives_costs(clouds):
     [
         (["pillars", "--teacher", "sim_camera"], "--teacher=sim_camera: is no network of `train pillars`"),
         (["pillars", "--teacher", "bev_cluster"], "--teacher=bev_cluster: is no network of"),
-        (
-            ["camera", "--teacher", "sim_camera"],
-            "--teacher=sim_camera: sim_camera learns from no other bundle",
-        ),
+        (["camera", "--teacher", "pillars"], "--teacher=pillars: is no network of `train camera`"),
         (
             ["pillars", "--teacher", "pillars", "--data", "x"],
             "--teacher=pillars: is for training on the simul",

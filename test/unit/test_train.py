@@ -20,9 +20,11 @@ from perception_rt.train.camera.loss import assign, elementwise_iou
 from perception_rt.train.camera.network import CameraDecoder, CameraNetwork, PixelNetwork, all_cells, decode
 from perception_rt.train.camera.score import evaluate
 from perception_rt.train.camera.task import CAMERA, SPEC
+from perception_rt.train.camera.teacher import CameraTeacher
 from perception_rt.train.drives import evaluation_seeds, moments, shares, training_seeds
 from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.train.task import rebuild_bundle, train, train_bundle
+from perception_rt.train.teacher import SURE
 from perception_rt.types import BundleError
 
 CPU = Hardware()
@@ -81,7 +83,14 @@ def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path, monkeypatch):
     phases = set()
     recipe = replace(CAMERA.recipe, seed=5, frames=2, steps=2, batch=2)
     written = train_bundle(
-        CAMERA, tmp_path / "tiny.pt", recipe, CPU, 2, workers=0, report=lambda phase, *_: phases.add(phase)
+        CAMERA,
+        tmp_path / "tiny.pt",
+        recipe,
+        CPU,
+        2,
+        workers=0,
+        report=lambda phase, *_: phases.add(phase),
+        teacher="sim_camera",
     )
     manifest = Runtime.open(tmp_path / "tiny.pt", device="cpu").manifest
     assert manifest == written
@@ -89,6 +98,8 @@ def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path, monkeypatch):
     assert manifest.provenance["recipe"]["seed"] == 5
     assert manifest.provenance["recipe"]["steps"] == 2
     assert manifest.provenance["score"]["frames"] == 2
+    teacher = Runtime.open("sim_camera", device="cpu").manifest
+    assert manifest.provenance["teacher"] == {"bundle": "sim_camera", "sha256": teacher.sha256}
     assert 0.0 <= manifest.provenance["score"]["ap50"] <= 1.0
     assert phases == {"simulate", "train", "evaluate"}
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt"]
@@ -102,6 +113,25 @@ def test_training_leaves_a_bundle_with_recipe_and_score(tmp_path, monkeypatch):
     assert precision in {program.precision for program in again.programs}
     with pytest.raises(BundleError, match="pillars: not trained by this recipe"):
         rebuild_bundle(CAMERA, "pillars", tmp_path / "other.pt", 2)
+
+
+def test_what_differs_from_the_teacher_s_answers_costs(frames):
+    teacher = CameraTeacher("sim_camera", "cpu")
+    batch = draw_batch(frames, [0, 3], np.random.default_rng(0))
+    sent = (batch.images * 255).round().to(torch.uint8)
+    answer = torch.cat([teacher._network.outputs(one)[0].clone() for one in sent.split(1)])
+    assert teacher.loss(answer, batch).item() == pytest.approx(0.0, abs=1e-6)
+    other = (answer + 0.5).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):  # as in training
+        loss = teacher.loss(other, batch)
+    loss.backward()
+    assert loss.item() > 0.1
+    scores, boxes = other.grad.split([3, 4], 1)
+    assert (scores >= 0).all()  # downwards, where they are too high
+    sure = answer[:, :3].sigmoid().amax(1) > SURE
+    assert 10 < sure.sum() < 1000
+    assert (boxes.mT[sure] > 0).all()
+    assert not boxes.mT[~sure].any()
 
 
 def test_the_shipped_bundle_finds_what_is_on_unseen_drives():

@@ -19,6 +19,7 @@ from perception_rt.train.camera.data import FRAMES_PER_DRIVE, ImageBatch, draw_b
 from perception_rt.train.camera.loss import detection_loss
 from perception_rt.train.camera.network import INPUT_SIZE, CameraDecoder, CameraNetwork, PixelNetwork
 from perception_rt.train.camera.score import evaluate
+from perception_rt.train.camera.teacher import CameraTeacher
 from perception_rt.train.drives import training_seeds
 from perception_rt.train.recipe import Recipe
 from perception_rt.train.task import TrainingTask
@@ -35,9 +36,11 @@ def make_network() -> CameraNetwork:
     return CameraNetwork(len(SIM_CLASSES))
 
 
-def loss(network: CameraNetwork, batch: ImageBatch) -> Tensor:
+def loss(network: CameraNetwork, batch: ImageBatch, teacher: CameraTeacher | None = None) -> Tensor:
     """The loss on windows of some frames."""
-    return detection_loss(network(batch.images).float(), batch)
+    raw = network(batch.images).float()
+    missed = detection_loss(raw, batch)
+    return missed if teacher is None else missed + teacher.loss(raw, batch)
 
 
 def save_bundle(
@@ -105,4 +108,5 @@ CAMERA = TrainingTask(
     save=save_bundle,
     evaluate=evaluate,
     evaluation_frames=500,
+    teacher=CameraTeacher,
 )

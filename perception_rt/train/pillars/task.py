@@ -39,7 +39,7 @@ from perception_rt.train.pillars.network import (
     cells,
 )
 from perception_rt.train.pillars.score import evaluate
-from perception_rt.train.pillars.teacher import BundleTeacher
+from perception_rt.train.pillars.teacher import PillarsTeacher
 from perception_rt.train.recipe import Recipe
 from perception_rt.train.task import TrainingTask
 
@@ -54,7 +54,7 @@ def make_network() -> PillarsNetwork:
     return PillarsNetwork(len(SIM_CLASSES))
 
 
-def loss(network: PillarsNetwork, batch: CloudBatch, teacher: BundleTeacher | None = None) -> Tensor:
+def loss(network: PillarsNetwork, batch: CloudBatch, teacher: PillarsTeacher | None = None) -> Tensor:
     """The loss on some clouds."""
     raw = network(batch.points, batch.frame, batch.frames).float()
     missed = detection_loss(raw, batch, cells(raw))
@@ -131,5 +131,5 @@ PILLARS = TrainingTask(
     save=save_bundle,
     evaluate=evaluate,
     evaluation_frames=500,
-    teacher=BundleTeacher,
+    teacher=PillarsTeacher,
 )
