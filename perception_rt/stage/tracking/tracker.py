@@ -45,6 +45,8 @@ class Sighting(NamedTuple):
 
     boxes: np.ndarray
     stated: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
 
 
 class Distances(NamedTuple):
@@ -104,9 +106,10 @@ class _Tracker(Generic[Filters]):
         """Drop the tracks whose memory is over, `late` (T,)."""
         self._keep(~late)
 
-    def _update(self, measured: Sighting, scores: np.ndarray, labels: np.ndarray) -> None:
+    def _update(self, measured: Sighting) -> None:
         """Detections of the time that the tracks were brought to."""
-        life, high = self._life, scores >= self._high[labels]
+        life, scores, labels = self._life, measured.scores, measured.labels
+        high = scores >= self._high[labels]
         known = life.confirmed.copy()
         free = np.ones(len(scores), bool)
         if len(life) and len(scores):
@@ -119,17 +122,15 @@ class _Tracker(Generic[Filters]):
                 if len(rows) and len(columns):
                     pairs = rows[:, None], columns
                     i, j = assign(distance[pairs], spread[pairs], gate[rows])
-                    self._correct(rows[i], columns[j], measured, scores, labels)
+                    self._correct(rows[i], columns[j], measured)
                     free[columns[j]] = False
-        self._keep(life.passed() & ~self._doubles(known, measured, labels))
-        born = self._without_twins(
-            np.flatnonzero(free & (scores >= self._birth[labels])), measured, scores, labels
-        )
+        self._keep(life.passed() & ~self._doubles(known, measured))
+        born = self._without_twins(np.flatnonzero(free & (scores >= self._birth[labels])), measured)
         if len(born):
             life.append(born, scores[born], labels[born])
-            self._append(born, measured, labels)
+            self._append(born, measured)
 
-    def _doubles(self, known: np.ndarray, measured: Sighting, labels: np.ndarray) -> np.ndarray:
+    def _doubles(self, known: np.ndarray, measured: Sighting) -> np.ndarray:
         """(T,) bool: tracks to end, as an older one is seen where they are seen.
 
         At once those that were not `known` (T,), by an older one that was; others after `DOUBLES` times.
@@ -137,26 +138,23 @@ class _Tracker(Generic[Filters]):
         life, seen = self._life, np.flatnonzero(self._life.detection >= 0)
         found = life.detection[seen]
         # Rows are in the order of birth.
-        doubled = np.tril(self._of_one(measured, found, found, labels) & known[seen], -1).any(1)
+        doubled = np.tril(self._of_one(measured, found, found) & known[seen], -1).any(1)
         life.doubled[seen] = np.where(doubled, life.doubled[seen] + 1, 0)
         return (life.doubled >= DOUBLES) | ((life.doubled > 0) & ~known)
 
-    def _of_one(
-        self, measured: Sighting, some: np.ndarray, others: np.ndarray, labels: np.ndarray
-    ) -> np.ndarray:
+    def _of_one(self, measured: Sighting, some: np.ndarray, others: np.ndarray) -> np.ndarray:
         """(N, M) bool: twins of classes that are taken for each other."""
-        return self._twins(measured, some, others) & self._confused[labels[some][:, None], labels[others]]
+        classes = measured.labels[some][:, None], measured.labels[others]
+        return self._twins(measured, some, others) & self._confused[classes]
 
-    def _without_twins(
-        self, born: np.ndarray, measured: Sighting, scores: np.ndarray, labels: np.ndarray
-    ) -> np.ndarray:
+    def _without_twins(self, born: np.ndarray, measured: Sighting) -> np.ndarray:
         """Leave out those of the detections `born` that a track or one of a higher score has found."""
         if not len(born):
             return born
-        born = born[np.argsort(-scores[born], kind="stable")]
+        born = born[np.argsort(-measured.scores[born], kind="stable")]
         taken = self._life.detection[self._life.detection >= 0]
         others = np.concatenate((taken, born))
-        twins = self._of_one(measured, born, others, labels)
+        twins = self._of_one(measured, born, others)
         kept: list[int] = []
         for row in range(len(born)):
             earlier = np.append(np.arange(len(taken)), len(taken) + np.array(kept, np.int64)).astype(np.int64)
@@ -172,28 +170,26 @@ class _Tracker(Generic[Filters]):
         """(N, M) bool: which of the detections `some` and `others` are of one object."""
         raise NotImplementedError
 
-    def _append(self, born: np.ndarray, measured: Sighting, labels: np.ndarray) -> None:
+    def _append(self, born: np.ndarray, measured: Sighting) -> None:
         """Begin filters at the detections `born`."""
         raise NotImplementedError
 
-    def _correct(
-        self,
-        rows: np.ndarray,
-        detections: np.ndarray,
-        measured: Sighting,
-        scores: np.ndarray,
-        labels: np.ndarray,
-    ) -> None:
+    def _correct(self, rows: np.ndarray, detections: np.ndarray, measured: Sighting) -> None:
         """The tracks `rows` (P,) have these `detections` (P,)."""
         if len(rows):
-            self._filter(rows, detections, measured, labels)
-            self._life.hit(rows, detections, scores[detections], labels[detections])
+            before = self._life.labels[rows]
+            self._filter(rows, detections, measured)
+            self._life.hit(rows, detections, measured.scores[detections], measured.labels[detections])
+            other = self._life.labels[rows] != before
+            if other.any():
+                self._relabel(rows[other], detections[other], measured)
 
-    def _filter(
-        self, rows: np.ndarray, detections: np.ndarray, measured: Sighting, labels: np.ndarray
-    ) -> None:
+    def _filter(self, rows: np.ndarray, detections: np.ndarray, measured: Sighting) -> None:
         """Correct the filters of the tracks `rows` by these `detections`."""
         raise NotImplementedError
+
+    def _relabel(self, rows: np.ndarray, detections: np.ndarray, measured: Sighting) -> None:
+        """The tracks `rows` are of another class since these `detections`."""
 
     def _checked(self, name: str, detections: Detections3D | Detections2D) -> tuple[np.ndarray, np.ndarray]:
         """Boxes, which the field `name` holds, and scores, in float64.
@@ -274,7 +270,7 @@ class Tracker3D(_Tracker[BoxFilters3D]):
         self._in_odom = in_odom
         self._advance(stamp_ns)
         self.stated, self._pose = stated, pose
-        self._update(Sighting(boxes, stated), scores, detections.labels)
+        self._update(Sighting(boxes, stated, scores, detections.labels))
         found = self._life.detection >= 0
         self._view.widen(seen[self._life.detection[found]], self._life.ids[found])
         return self._tracks()
@@ -312,30 +308,16 @@ class Tracker3D(_Tracker[BoxFilters3D]):
         apart = (a[:, None, 0] - b[None, :, 0]) ** 2 + (a[:, None, 1] - b[None, :, 1]) ** 2
         return apart < (TWIN_WIDTHS / 2 * (a[:, None, 4] + b[None, :, 4])) ** 2
 
-    def _append(self, born: np.ndarray, measured: Sighting, labels: np.ndarray) -> None:
-        self._filters.append(measured.boxes[born], labels[born], measured.stated[born])
+    def _append(self, born: np.ndarray, measured: Sighting) -> None:
+        self._filters.append(measured.boxes[born], measured.labels[born], measured.stated[born])
 
-    def _filter(
-        self, rows: np.ndarray, detections: np.ndarray, measured: Sighting, labels: np.ndarray
-    ) -> None:
+    def _filter(self, rows: np.ndarray, detections: np.ndarray, measured: Sighting) -> None:
         mine = self._life.labels[rows]
         boxes, stated = measured.boxes[detections], measured.stated[detections]
-        self._filters.update(rows, boxes, mine, stated, mine == labels[detections])
+        self._filters.update(rows, boxes, mine, stated, mine == measured.labels[detections])
 
-    def _correct(
-        self,
-        rows: np.ndarray,
-        detections: np.ndarray,
-        measured: Sighting,
-        scores: np.ndarray,
-        labels: np.ndarray,
-    ) -> None:
-        before = self._life.labels[rows]
-        super()._correct(rows, detections, measured, scores, labels)
-        now = self._life.labels[rows]
-        other = now != before
-        if other.any():
-            self._filters.take_size(rows[other], measured.boxes[detections[other]], now[other])
+    def _relabel(self, rows: np.ndarray, detections: np.ndarray, measured: Sighting) -> None:
+        self._filters.take_size(rows, measured.boxes[detections], self._life.labels[rows])
 
     def _tracks(self) -> Tracks:
         life, filters = self._life, self._filters
@@ -390,12 +372,10 @@ class Tracker2D(_Tracker[BoxFilters2D]):
         twins[i, j] = _iou(a[i], b[j]) > TWIN_IOU
         return twins
 
-    def _append(self, born: np.ndarray, measured: Sighting, labels: np.ndarray) -> None:
-        self._filters.append(measured.boxes[born], labels[born])
+    def _append(self, born: np.ndarray, measured: Sighting) -> None:
+        self._filters.append(measured.boxes[born], measured.labels[born])
 
-    def _filter(
-        self, rows: np.ndarray, detections: np.ndarray, measured: Sighting, labels: np.ndarray
-    ) -> None:
+    def _filter(self, rows: np.ndarray, detections: np.ndarray, measured: Sighting) -> None:
         self._filters.update(rows, measured.boxes[detections], self._life.labels[rows])
 
     def update(
@@ -426,7 +406,7 @@ class Tracker2D(_Tracker[BoxFilters2D]):
         if motion is not None:
             self._filters.warp(motion)
         boxes = np.hstack((xyxy[:, :2] + size / 2, size))
-        self._update(Sighting(boxes, np.zeros((len(boxes), 0))), scores, detections.labels)
+        self._update(Sighting(boxes, np.zeros((len(boxes), 0)), scores, detections.labels))
         return self._tracks()
 
     def _tracks(self) -> Tracks2D:
