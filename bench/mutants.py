@@ -1,17 +1,18 @@
 """A seeded sample of one-line mutations, and how many of them the unit tests kill.
 
-    python -m bench.mutants                                # the whole sample, some minutes on one core
+    python -m bench.mutants                                # the whole sample, half an hour on one core
     python -m bench.mutants --only perception_rt/realtime  # the part of the same sample that lies in a folder
     python -m bench.mutants --only perception_rt/codec --list
     python -m bench.mutants --minutes 30                   # the first of the sample, as far as that goes
 
 Each mutant changes one expression or statement: a comparison, an arithmetic or boolean operator, a
 constant, `min` and `max`, a returned value, a call or assignment that is left out. The sample takes the
-mutants with the lowest hash of seed, file and change, so an edit elsewhere does not move it. First the tests
-of `test/unit` that import the folders run once, and the lines that each test executes are recorded. A mutant
-then runs in a forked process against the tests that execute its lines, the fastest first, until one fails; a
-run of more than five times the usual time counts as killed. Leave the source files alone while it runs, or
-run it in a second checkout.
+mutants with the lowest hash of seed, file and change, so an edit elsewhere does not move it. First the
+tests of `test/unit` that import the folders are imported and run once, and the lines that each executes are
+recorded. For a mutant, a forked process gives the imported functions their changed code and runs the tests
+that execute the changed lines, the fastest first, until one fails; a change outside functions is imported
+anew with its tests. A test of more than five times the usual time, and ten seconds, counts as failed. Leave
+the source files alone while it runs, or run it in a second checkout.
 
 Prints the survivors with their change and writes `{"killed": int, "total": int, "survivors": [...]}` to
 `out/mutants.json`. `bench/equivalent_mutants.json` gives the reason of survivors that change nothing
@@ -22,27 +23,41 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import functools
+import gc
 import hashlib
 import importlib.abc
 import importlib.util
+import inspect
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple, NoReturn
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("perception_rt/realtime", "perception_rt/stage/tracking", "perception_rt/codec")
 COUNT, SEED = 300, 1
 OUT = ROOT / "out/mutants.json"
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
-SLOWER, GRACE_S = 5.0, 30.0  # maximum time of a mutant's tests, relative to the usual one
+SLOWER, GRACE_S = 5.0, 10.0  # maximum time of a test, relative to the usual one
+LONGEST_S = 120.0  # maximum time of a traced test, and of the imports
+MEMORY_BYTES = 4 << 30  # what the tests of a mutant may take: a mutated size can ask for anything
 
 COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -145,15 +160,18 @@ def sample(count: int, seed: int) -> list[Mutant]:
     def rank(mutant: Mutant) -> bytes:
         return hashlib.sha256(f"{seed}:{mutant.path}:{mutant.before}:{mutant.after}".encode()).digest()
 
-    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-    found = sorted((m for path in files for m in mutants_of(path)), key=rank)
+    found = sorted((m for path in source_files() for m in mutants_of(path)), key=rank)
     return list(itertools.islice((mutant for mutant in found if has_effect(mutant)), count))
+
+
+def source_files() -> list[Path]:
+    """Return the files of all folders."""
+    return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def has_effect(mutant: Mutant) -> bool:
     """Return whether the changed file is another program."""
-    source = ROOT.joinpath(mutant.path).read_text()
-    return ast.dump(ast.parse(mutant.source)) != ast.dump(ast.parse(source))
+    return ast.dump(ast.parse(mutant.source)) != ast.dump(parsed(mutant.path))
 
 
 def module_of(path: str) -> str:
@@ -163,89 +181,298 @@ def module_of(path: str) -> str:
 
 def test_files() -> list[str]:
     """Return the files of unit tests that import one of the folders."""
-    names = [module_of(folder) for folder in FOLDERS]
-    files = sorted((ROOT / "test/unit").glob("test_*.py"))
-    return [str(file) for file in files if any(name in file.read_text() for name in names)]
+    names = tuple(module_of(folder) for folder in FOLDERS)
+
+    def imports(file: Path) -> bool:
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        found = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom):
+                found += [f"{node.module}.{alias.name}" for alias in node.names]
+        return any(name.startswith(names) for name in found)
+
+    return [str(file) for file in sorted((ROOT / "test/unit").glob("test_*.py")) if imports(file)]
 
 
-class Coverage:
-    """A pytest plugin that records the duration of each test and the lines that it executes.
+class Lines:
+    """The lines of the folders that this process executes between `start` and `stop`."""
 
-    Attributes:
-        lines: for each test, the lines by file.
-        took_s: duration of each test.
-        failed: tests that fail while they are traced; they judge no mutant.
-    """
+    _prefixes = tuple(f"{ROOT / folder}{os.sep}" for folder in FOLDERS)
 
-    def __init__(self) -> None:
-        self.lines: dict[str, dict[str, set[int]]] = {}
-        self.took_s: dict[str, float] = {}
-        self.failed: set[str] = set()
-        self._prefixes = tuple(str(ROOT / folder) for folder in FOLDERS)
-        self._now: dict[str, set[int]] = {}
+    def start(self) -> None:
+        """Trace this thread and those that it starts."""
+        self._seen: set[tuple[str, int]] = set()
+        threading.settrace(self._call)
+        sys.settrace(self._call)
 
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Start to trace."""
-        self._now = self.lines[nodeid] = {}
-        self.took_s[nodeid] = time.monotonic()
-        threading.settrace(self._trace)
-        sys.settrace(self._trace)
-
-    def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """Stop to trace."""
+    def stop(self) -> dict[str, set[int]]:
+        """Stop to trace and return the lines by file."""
         sys.settrace(None)
         threading.settrace(None)
-        self.took_s[nodeid] = time.monotonic() - self.took_s[nodeid]
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Note a failure."""
-        if report.failed:
-            self.failed.add(report.nodeid)
-
-    def _trace(self, frame: Any, event: str, _: Any) -> Any:
-        file = frame.f_code.co_filename
-        if not file.startswith(self._prefixes):
-            return None
-        seen = self._now.setdefault(str(Path(file).relative_to(ROOT)), set())
-        seen.add(frame.f_lineno)
-
-        def lines(frame: Any, event: str, _: Any) -> Any:
-            seen.add(frame.f_lineno)
-            return lines
-
+        lines: dict[str, set[int]] = {}
+        for file, line in list(self._seen):
+            lines.setdefault(os.path.relpath(file, ROOT), set()).add(line)
         return lines
 
+    def _call(self, frame: Any, event: str, _: Any) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(self._prefixes) else None
+
+    def _line(self, frame: Any, event: str, _: Any) -> Any:
+        self._seen.add((frame.f_code.co_filename, frame.f_lineno))
+        return self._line
+
+
+@dataclass
+class Coverage:
+    """What the tests execute.
+
+    Attributes:
+        imported: the lines that run when the tests are imported, by file.
+        lines: for each test, the lines by file.
+        took_s: duration of each test, traced.
+        failed: tests that fail while they are traced, or end their process; they judge no mutant.
+    """
+
+    imported: dict[str, set[int]]
+    lines: dict[str, dict[str, set[int]]] = field(default_factory=dict)
+    took_s: dict[str, float] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """Return the tests that execute a mutant's lines, else those that execute its file; fastest first."""
-        wanted = set(range(mutant.line, mutant.end + 1))
-        touching = {
-            test: files[mutant.path]
-            for test, files in self.lines.items()
-            if mutant.path in files and test not in self.failed
-        }
-        own = [test for test, lines in touching.items() if lines & wanted] or list(touching)
-        return sorted(own, key=self.took_s.__getitem__)
+        """Return the tests that execute the narrowest scope of a mutant that any executes; fastest first."""
+        for scope in scopes(mutant):
+            found = [test for test in self.lines if test not in self.failed and self._runs(test, scope)]
+            if found:
+                return sorted(found, key=self.took_s.__getitem__)
+        return []
+
+    def _runs(self, test: str, scope: dict[str, set[int]]) -> bool:
+        return any(not lines.isdisjoint(self.lines[test].get(path, ())) for path, lines in scope.items())
 
 
-def record_coverage() -> Coverage:
-    """Run all tests once in a forked process and return what they execute."""
-    reader, writer = os.pipe()
+def scopes(mutant: Mutant) -> Iterator[dict[str, set[int]]]:
+    """Yield lines by file: a mutant's, its function's, those that use the constant it changes, its file's."""
+    yield {mutant.path: set(range(mutant.line, mutant.end + 1))}
+    tree = parsed(mutant.path)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    around = [node for node in functions if node.lineno <= mutant.line <= node.end_lineno]
+    for node in reversed(around):
+        yield {mutant.path: set(range(node.lineno, node.end_lineno + 1))}
+    if not around:
+        yield uses(mutant)
+    yield {mutant.path: set(range(1, len(mutant.source)))}
+
+
+def uses(mutant: Mutant) -> dict[str, set[int]]:
+    """Return the lines of all folders that name the constant or field that a mutant changes, by file.
+
+    A constant that is made of another one counts as well.
+    """
+    trees = {str(path.relative_to(ROOT)): parsed(str(path.relative_to(ROOT))) for path in source_files()}
+    names: set[str] = set()
+    before = None
+    while names != before:
+        before = set(names)
+        for path, tree in trees.items():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Assign | ast.AnnAssign):
+                    own = path == mutant.path and node.lineno <= mutant.line <= node.end_lineno
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    if own or (node.col_offset == 0 and names & named(node.value)):
+                        names |= {name for target in targets for name in named(target)}
+    return {
+        path: {node.lineno for node in ast.walk(tree) if named_by(node) in names}
+        for path, tree in trees.items()
+    }
+
+
+def named_by(node: ast.AST) -> str | None:
+    """Return the name that a node itself mentions: a variable's or an attribute's."""
+    return getattr(node, "id", None) or getattr(node, "attr", None)
+
+
+def named(tree: ast.AST | None) -> set[str]:
+    """Return the names that an expression mentions."""
+    return {name for node in ast.walk(tree) if (name := named_by(node))} if tree else set()
+
+
+@functools.cache
+def parsed(path: str) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(ROOT.joinpath(path).read_text())
+
+
+class Unpatchable(Exception):
+    """The mutant changes more than the code of functions that exist already."""
+
+
+def functions_of(code: CodeType) -> list[CodeType]:
+    """Return the code of a module's functions and methods, in order; not of functions within them."""
+    found = []
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            found += [one] if one.co_flags & inspect.CO_OPTIMIZED else functions_of(one)
+    return found
+
+
+def last_line(code: CodeType) -> int:
+    """Return the last line of a function, with the functions in it."""
+    inner = [last_line(one) for one in code.co_consts if isinstance(one, CodeType)]
+    return max([line for *_, line in code.co_lines() if line] + inner)
+
+
+def outside_functions(code: CodeType) -> list[object]:
+    """Return what a module or class body itself does, without line numbers."""
+    inner = [one for one in code.co_consts if isinstance(one, CodeType)]
+    bodies = [outside_functions(one) for one in inner if not one.co_flags & inspect.CO_OPTIMIZED]
+    constants = [repr(one) for one in code.co_consts if not isinstance(one, CodeType)]
+    return [code.co_code, code.co_names, constants, [one.co_name for one in inner], bodies]
+
+
+def patches(mutant: Mutant, live: dict[tuple[str, CodeType], list[Any]]) -> list[tuple[Any, CodeType]]:
+    """Return the imported functions of a mutant's file with their changed code.
+
+    Raises:
+        Unpatchable: when the module has to be imported anew.
+    """
+    file = str(ROOT / mutant.path)
+    old = compile(ROOT.joinpath(mutant.path).read_text(), file, "exec", dont_inherit=True)
+    new = compile(mutant.source, file, "exec", dont_inherit=True)
+    if outside_functions(old) != outside_functions(new):
+        raise Unpatchable
+    pairs = []
+    for before, after in zip(functions_of(old), functions_of(new), strict=True):
+        found = live.get((file, before), [])
+        changed = before.co_firstlineno <= mutant.line <= last_line(before)
+        if before.co_freevars != after.co_freevars or (changed and not found):
+            raise Unpatchable
+        pairs += [(function, after) for function in found]
+    return pairs
+
+
+def forked(limit_s: float) -> int | None:
+    """Fork and return None in the new process; in this one, wait for it and return its exit code.
+
+    The new process ends after `limit_s` unless it sets the timer again; what it has started ends with it.
+    """
     child = os.fork()
     if child == 0:
-        os.close(reader)
-        coverage = Coverage()
-        _run_pytest(None, test_files(), [coverage], ["--maxfail=20"])
-        with os.fdopen(writer, "wb") as pipe:
-            pickle.dump((coverage.lines, coverage.took_s, coverage.failed), pipe)
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        lines, took_s, failed = pickle.load(pipe)
-    os.waitpid(child, 0)
-    coverage = Coverage()
-    coverage.lines, coverage.took_s, coverage.failed = lines, took_s, failed
-    print(f"{len(lines)} tests; left out, as they fail while they are traced: {sorted(failed) or 'none'}")
-    return coverage
+        os.setpgid(0, 0)
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        return None
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(status)
+
+
+class Limits:
+    """A pytest plugin: a test that takes far longer than usual ends its process, as does the last test."""
+
+    def __init__(self) -> None:
+        self.usual_s: dict[str, float] | None = None
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Set the timer."""
+        if self.usual_s is not None:
+            signal.setitimer(signal.ITIMER_REAL, SLOWER * self.usual_s.get(nodeid, 0.0) + GRACE_S)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """End without a report."""
+        if self.usual_s is not None:
+            os._exit(int(exitstatus))
+
+
+class CollectedTests(Limits):
+    """A pytest plugin that holds the collected tests and runs them in forked processes.
+
+    Everything is imported once. A process of a mutant gives the functions of one file their changed code.
+
+    Args:
+        pipe: where requests come from, `(mutant, tests)`, and where the coverage and exit codes go.
+        scratch: folder for the records of traced tests.
+        lines: the trace of all imports, already running.
+    """
+
+    def __init__(self, pipe: Connection, scratch: Path, lines: Lines) -> None:
+        super().__init__()
+        self._pipe, self._record, self._lines = pipe, scratch / "record", lines
+        self._traced = False
+        self._live: dict[tuple[str, CodeType], list[Any]] = {}  # functions by file and code
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Return None in a forked process, where pytest then runs what is left in `session.items`."""
+        self.coverage = Coverage(self._lines.stop())
+        for one in gc.get_objects():
+            if isinstance(one, FunctionType):
+                self._live.setdefault((one.__code__.co_filename, one.__code__), []).append(one)
+        gc.collect()
+        gc.freeze()
+        return None if self._trace(session) or self._serve(session) else True
+
+    def _trace(self, session: pytest.Session) -> bool:
+        """Record every test; True in the forked process."""
+        coverage, left = self.coverage, list(session.items)
+        while left:
+            if forked(LONGEST_S) is None:
+                self.usual_s = dict.fromkeys((item.nodeid for item in left), LONGEST_S / SLOWER)
+                self._traced, session.config.option.maxfail = True, 0
+                session.items[:] = left
+                return True
+            if self._record.exists():
+                with self._record.open("rb") as file:
+                    while record := file.peek(1) and pickle.load(file):
+                        test, coverage.took_s[test], coverage.lines[test], failed = record
+                        coverage.failed |= {test} if failed else set()
+            left = [item for item in session.items if item.nodeid not in coverage.took_s]
+            for item in left[:1]:  # it has ended the process
+                coverage.failed.add(item.nodeid)
+                coverage.took_s[item.nodeid] = LONGEST_S
+            left = left[1:]
+        self._pipe.send(coverage)
+        return False
+
+    def _serve(self, session: pytest.Session) -> bool:
+        """Run the tests that are asked for, until there is no more request; True in a forked process."""
+        items = {item.nodeid: item for item in session.items}
+        while request := self._pipe.recv():
+            mutant, tests = request
+            try:
+                changed = patches(mutant, self._live)
+            except Unpatchable:
+                self._pipe.send(None)
+                continue
+            code = forked(GRACE_S)
+            if code is None:
+                self.usual_s = self.coverage.took_s
+                for function, after in changed:
+                    function.__code__ = after
+                session.items[:] = [items[test] for test in tests]
+                return True
+            self._pipe.send(code)
+        return False
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Set the timer, and start to trace."""
+        super().pytest_runtest_logstart(nodeid)
+        self._failed, self._began_s = False, time.monotonic()
+        if self._traced:
+            self._lines.start()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a failure."""
+        self._failed |= report.failed
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Append a traced test to the record."""
+        if self._traced:
+            record = (nodeid, time.monotonic() - self._began_s, self._lines.stop(), self._failed)
+            with self._record.open("ab", buffering=0) as file:
+                file.write(pickle.dumps(record))  # whole or not at all
 
 
 class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -262,78 +489,87 @@ class MutantFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: Any) -> None:
         """Run the text."""
-        exec(compile(self._source, str(self._path), "exec"), module.__dict__)
+        exec(compile(self._source, str(self._path), "exec", dont_inherit=True), module.__dict__)
 
 
-def run_tests(mutant: Mutant | None, tests: Sequence[str], timeout_s: float) -> tuple[str, float]:
-    """Run tests in a forked process; `passed`, `failed` or `slow`, and how long it took, s."""
-    began = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        _run_child(mutant, tests)
-    while time.monotonic() - began < timeout_s:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            passed = os.waitstatus_to_exitcode(status) == 0
-            return ("passed" if passed else "failed"), time.monotonic() - began
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "slow", time.monotonic() - began
-
-
-def _run_child(mutant: Mutant | None, tests: Sequence[str]) -> None:
+def run_pytest(tests: Sequence[str], plugin: Limits, scratch: Path) -> NoReturn:
+    """Run pytest in this forked process, then end it."""
     code = 1
     try:
-        os.setpgid(0, 0)
-        code = _run_pytest(mutant, tests, [], ["-x"])
+        log = os.open(scratch / "pytest.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        options = ["-x", "-q", "--tb=no", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        options += [f"--basetemp={scratch / 'pytest'}", "--hypothesis-profile=mutants"]
+        code = int(pytest.main([*options, *tests], plugins=[plugin]))
     finally:
+        sys.stdout.flush()
         os._exit(code)
 
 
-def _run_pytest(
-    mutant: Mutant | None, tests: Sequence[str], plugins: Sequence[object], more: Sequence[str]
-) -> int:
-    import pytest
+class Judge:
+    """Runs the tests of mutants, by `CollectedTests` where it can, else with everything imported anew.
 
-    for number in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    if mutant is not None:
-        sys.meta_path.insert(0, MutantFinder(module_of(mutant.path), ROOT / mutant.path, mutant.source))
-    options = [*more, "-q", "-p", "no:cacheprovider", "-p", "no:launch_testing", "-p", "no:xdist"]
-    return int(pytest.main([*options, "--hypothesis-profile=mutants", *tests], plugins=list(plugins)))
+    Args:
+        scratch: a folder of its own.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._pipe, pipe = multiprocessing.Pipe()
+        if os.fork() == 0:
+            self._pipe.close()
+            lines = Lines()
+            lines.start()
+            run_pytest(test_files(), CollectedTests(pipe, scratch, lines), scratch)
+        pipe.close()
+        try:
+            self.coverage: Coverage = self._pipe.recv()
+        except EOFError:
+            print((scratch / "pytest.log").read_text())
+            raise SystemExit("pytest cannot collect the tests") from None
+
+    def outcome(self, mutant: Mutant, tests: Sequence[str]) -> str:
+        """Run tests until one fails; `passed`, `failed` or `slow`."""
+        code = None
+        if self.coverage.imported.get(mutant.path, set()).isdisjoint(range(mutant.line, mutant.end + 1)):
+            self._pipe.send((mutant, tests))
+            code = self._pipe.recv()
+        if code is None:
+            code = self._anew(mutant, tests)
+        return {0: "passed", -signal.SIGALRM: "slow"}.get(code, "failed")
+
+    def _anew(self, mutant: Mutant, tests: Sequence[str]) -> int:
+        code = forked(LONGEST_S)
+        if code is None:
+            finder = MutantFinder(module_of(mutant.path), ROOT / mutant.path, mutant.source)
+            sys.meta_path.insert(0, finder)
+            limits = Limits()
+            limits.usual_s = self.coverage.took_s
+            run_pytest(tests, limits, self._scratch)
+        return code
+
+    def close(self) -> None:
+        """End the process that holds the tests."""
+        self._pipe.send(None)
+        os.wait()
 
 
 def prepare() -> None:
     """Import the modules that every forked process needs, except those of the package."""
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
-    sys.dont_write_bytecode = True
-    for name in ("pytest", "hypothesis.strategies", "numpy", "scipy.optimize", "torch", "cv2", "yaml"):
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for name in (
+        "cv2", "hypothesis.strategies", "matplotlib.pyplot", "numpy", "onnxruntime", "pandas", "PIL.Image",
+        "rosbags.rosbag1", "scipy.optimize", "torch", "torchvision", "yaml",
+    ):  # fmt: skip
         importlib.import_module(name)
-    from hypothesis import settings
+    from hypothesis import Phase, settings
 
-    settings.register_profile("mutants", derandomize=True, database=None, deadline=None)
-
-
-def judge(mutants: Sequence[Mutant], coverage: Coverage, stop_s: float) -> tuple[int, list[Mutant]]:
-    """Run the tests on every mutant until a monotonic time; return the number judged, and the survivors."""
-    number, survivors = 0, []
-    for number, mutant in enumerate(mutants, 1):
-        tests = coverage.tests_of(mutant)
-        usual_s = sum(coverage.took_s[test] for test in tests)
-        outcome, took_s = run_tests(mutant, tests, usual_s * SLOWER + GRACE_S) if tests else ("passed", 0.0)
-        print(
-            f"{number:4}/{len(mutants)} {outcome:6} {took_s:5.1f} s, {len(tests)} tests  "
-            f"{mutant.path}:{mutant.line}",
-            flush=True,
-        )
-        if outcome == "passed":
-            survivors.append(mutant)
-            print(mutant, flush=True)
-        if time.monotonic() > stop_s:
-            break
-    return number, survivors
+    # A failing example decides; nobody reads a smaller one.
+    phases = [Phase.explicit, Phase.generate]
+    settings.register_profile("mutants", derandomize=True, database=None, deadline=None, phases=phases)
 
 
 def main() -> int:
@@ -349,24 +585,42 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after this time")
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
     args = parser.parse_args()
-    stop_s = time.monotonic() + 60 * args.minutes
+    began_s = time.monotonic()
     mutants = [mutant for mutant in sample(args.count, args.seed) if mutant.path.startswith(args.only)]
     if args.list:
         print(*mutants, sep="\n")
         return 0
     prepare()
     reasons = json.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
-    print(f"tests without a mutation, traced: {len(test_files())} files", flush=True)
-    coverage = record_coverage()
-    judged, survivors = judge(mutants, coverage, stop_s)
-    told = [{**s._asdict(), "reason": reasons.get(f"{s.path}: {s.after}", "")} for s in survivors]
-    for one in told:
-        del one["source"]
-    killed = judged - len(survivors)
-    result = {"killed": killed, "total": judged, "survivors": told}
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{killed} of {judged} mutants killed; survivors in {OUT.relative_to(ROOT)}")
+    survivors: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        judge = Judge(Path(scratch))
+        coverage = judge.coverage
+        print(f"{time.monotonic() - began_s:.0f} s: {len(coverage.lines)} tests traced; left out, ", end="")
+        print(f"as they fail then: {sorted(coverage.failed) or 'none'}", flush=True)
+        for number, mutant in enumerate(mutants, 1):
+            if time.monotonic() - began_s > 60 * args.minutes:
+                break
+            tests, start_s = coverage.tests_of(mutant), time.monotonic()
+            outcome = judge.outcome(mutant, tests) if tests else "passed"
+            print(
+                f"{number:4}/{len(mutants)} {outcome:6} {time.monotonic() - start_s:5.1f} s, "
+                f"{len(tests)} tests  {mutant.path}:{mutant.line}",
+                flush=True,
+            )
+            if outcome == "passed":
+                told = mutant._asdict() | {"reason": reasons.get(f"{mutant.path}: {mutant.after}", "")}
+                del told["source"]
+                survivors.append(told)
+                print(mutant, flush=True)
+            result = {"killed": number - len(survivors), "total": number, "survivors": survivors}
+            OUT.write_text(json.dumps(result, indent=1) + "\n")
+        judge.close()
+    print(
+        f"{result['killed']} of {result['total']} mutants killed in {time.monotonic() - began_s:.0f} s; "
+        f"survivors in {OUT.relative_to(ROOT)}"
+    )
     return 0
 
 
