@@ -567,7 +567,7 @@ def prepare() -> None:
         importlib.import_module(name)
     from hypothesis import Phase, settings
 
-    # A failing example decides; nobody reads a smaller one.
+    # The first failing example decides: no smaller one is looked for.
     phases = [Phase.explicit, Phase.generate]
     settings.register_profile("mutants", derandomize=True, database=None, deadline=None, phases=phases)
 
