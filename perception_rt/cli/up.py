@@ -2,8 +2,8 @@
 
 Runs the same nodes as `ros2 launch perception_rt perception.launch.py params_file:=FILE`, on machines that
 have no ros2 launch. The keys of the file are the nodes. They run in one process, or with --separate in one
-process each. A process that crashes, is killed, or whose executor breaks (exit code 70) is restarted after
-0.5 s; the delay doubles each time, up to 30 s.
+process each. A process that crashes, is killed, whose executor breaks (exit code 70), or that messages no
+longer reach (exit code 75) is restarted after 0.5 s; the delay doubles each time, up to 30 s.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.timer import Timer
 
 from perception_rt.component.component import Component
+from perception_rt.node.link import DEAF, LinkWatch
 from perception_rt.node.messages import installed_class
 from perception_rt.node.qos import AdaptiveSubscription
 from perception_rt.node.shell import PerceptionNode
@@ -70,6 +71,7 @@ class NodeHost:
         self._timers: list[Timer] = []
         self._publishers: list[TopicPublisher] = []
         self._transforms: TransformSubscriber | None = None
+        self._link = LinkWatch(node)
         self.subscriptions: list[AdaptiveSubscription] = []
 
     def get_name(self) -> str:
@@ -162,8 +164,17 @@ class NodeHost:
         """Log at WARN, at most once a second."""
         self._node.warn(stream, error)
 
+    def check_subscriptions(self) -> None:
+        """Adapt the subscriptions to their publishers; end the process if messages no longer reach it."""
+        for subscription in list(self.subscriptions):
+            subscription.every_second()
+        if reason := self._link.every_second(self.subscriptions):
+            self._node.get_logger().error(reason)
+            self._node.exit_code = DEAF
+
     def stop(self) -> None:
         """Destroy timers and subscriptions, so that no more callbacks run."""
+        self._link.close()
         for timer in self._timers:
             self._node.destroy_timer(timer)
         for subscription in self.subscriptions:
@@ -245,8 +256,7 @@ class ComponentNode(PerceptionNode):
         self.get_logger().info(f"active: {host.describe()}", once=True)
         if not component.active:
             self.get_logger().info("use_sim_time is true: waiting for /clock", once=True)
-        for subscription in list(host.subscriptions):
-            subscription.every_second()
+        host.check_subscriptions()
 
     def _begin(self) -> None:
         """Activate the component once simulated time has begun."""

@@ -41,6 +41,7 @@ class AdaptiveSubscription:
     Attributes:
         topic: the resolved topic name.
         lost: messages that the transport reported as lost.
+        silent_s: seconds since anything came or was lost, while the same matching publishers existed.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class AdaptiveSubscription:
         self._starved_s = 0
         self._alone_s = 0
         self._seen = (0, 0)
-        self.lost = 0
+        self._matching: set[tuple[int, ...]] = set()  # ids of the publishers
+        self.lost = self.silent_s = 0
         self._subscription: Any = None
         self._name = topic  # subscribing resolves it; twice would remap twice
         self.topic = node.resolve_topic_name(topic)
@@ -77,6 +79,7 @@ class AdaptiveSubscription:
         self._check_publishers()
         received, lost = self._received - self._seen[0], self.lost - self._seen[1]
         self._seen = (self._received, self.lost)
+        self._count_silence(bool(received or lost))
         offers = {info.qos_profile.reliability for info in self._publishers()}
         if self._incompatible and BEST_EFFORT in offers:
             self._incompatible = False
@@ -86,9 +89,27 @@ class AdaptiveSubscription:
         elif self._asked == BEST_EFFORT:
             self._check_change(received, offers)
 
+    def listen_on(self, node: Node, callback: Callable[[bytes], None]) -> None:
+        """Subscribe another node to the topic, with the same QoS."""
+        node.create_subscription(self._type, self.topic, callback, self._profile(), raw=True)
+
+    def _type_name(self) -> str:
+        return self._type.__module__.split(".")[0] + "/msg/" + self._type.__name__
+
+    def _count_silence(self, heard: bool) -> None:
+        before = self._matching
+        self._matching = {
+            tuple(info.endpoint_gid)
+            for info in self._publishers()
+            if info.topic_type == self._type_name()
+            and self._reliability in (BEST_EFFORT, info.qos_profile.reliability)
+        }
+        same = bool(before) and self._matching == before
+        self.silent_s = self.silent_s + 1 if same and not heard else 0
+
     def _check_publishers(self) -> None:
         """Warn once if a topic has no publisher for a while, with similar names that have one."""
-        name = self._type.__module__.split(".")[0] + "/msg/" + self._type.__name__
+        name = self._type_name()
         types = {info.topic_type for info in self._publishers()}
         self._alone_s = 0 if name in types else self._alone_s + 1
         if self._alone_s != ALONE_S:
@@ -158,18 +179,20 @@ class AdaptiveSubscription:
     def _publishers(self) -> list:
         return self._node.get_publishers_info_by_topic(self.topic)
 
-    def _open(self) -> None:
-        profile = QoSProfile(
+    def _profile(self) -> QoSProfile:
+        return QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=DEPTH,
             reliability=self._reliability,
             durability=DurabilityPolicy.VOLATILE,
         )
+
+    def _open(self) -> None:
         events = SubscriptionEventCallbacks(
             incompatible_qos=self._on_incompatible, message_lost=self._on_lost, use_default_callbacks=False
         )
         self._subscription = self._node.create_subscription(
-            self._type, self._name, self._on_message, profile, raw=True, event_callbacks=events
+            self._type, self._name, self._on_message, self._profile(), raw=True, event_callbacks=events
         )
 
     def _change(self, reliability: ReliabilityPolicy, reason: str) -> None:

@@ -106,14 +106,16 @@ def spin(
 
 
 @contextmanager
-def spinning_node(name: str, domain_id: int | None = None) -> Iterator[Node]:
+def spinning_node(name: str, domain_id: int | None = None, args: list[str] | None = None) -> Iterator[Node]:
     """Spin a node on a thread and in a context of its own during the `with` block.
 
     Args:
-        name: of the node. domain_id: None for the environment's.
+        name: of the node.
+        domain_id: None for the environment's.
+        args: ROS arguments; None for those of the process.
     """
     context, stop = Context(), threading.Event()
-    rclpy.init(context=context, domain_id=domain_id)
+    rclpy.init(args=args, context=context, domain_id=domain_id)
     node = rclpy.create_node(name, context=context)
     executor = make_executor(context)
     executor.add_node(node)
@@ -152,6 +154,11 @@ class Graph:
             self._threads.append(
                 threading.Thread(target=self._spin, args=(executor, node), name=node.get_name())
             )
+
+    @property
+    def exit_code(self) -> int:
+        """The code with which the process has to end; 0 while every node works."""
+        return FAILED if self.failed.is_set() else max(node.exit_code for node in self.nodes)
 
     def _spin(self, executor: Executor, node: PerceptionNode) -> None:
         try:
@@ -227,8 +234,9 @@ def run(
 ) -> NoReturn:
     """Run nodes until SIGINT, SIGTERM or the end of a player; then end the process.
 
-    The exit code is 0, 1 if a node could not be activated, or 70 if an executor failed. The interpreter is
-    not finalized: with torch that takes up to a second, and crashes while a model still computes.
+    The exit code is 0, 1 if a node could not be activated, 70 if an executor failed, or 75 if messages no
+    longer reach this process (`link`). The interpreter is not finalized: with torch that takes up to a
+    second, and crashes while a model still computes.
 
     Args:
         factories: make the nodes, after rclpy is up.
@@ -259,12 +267,12 @@ def run(
     bring_up.start()
     while bring_up.is_alive() and not stop.is_set():
         bring_up.join(SPIN_S)
-    while any(up) and not stop.wait(SPIN_S) and rclpy.ok() and not graph.failed.is_set():
+    while any(up) and not stop.wait(SPIN_S) and rclpy.ok() and not graph.exit_code:
         if any(node.finished.is_set() for node in graph.nodes):
             _drain(graph, stop)
             break
-    code = 0 if any(up) or stop.is_set() else 1
-    if graph.failed.is_set() or not (stop.is_set() or rclpy.ok()):
+    code = graph.exit_code or (0 if any(up) or stop.is_set() else 1)
+    if not (stop.is_set() or rclpy.ok()):
         code = FAILED
     exit_codes.put(code)
     graph.end()

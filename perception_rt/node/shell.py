@@ -56,6 +56,7 @@ class PerceptionNode(LifecycleNode):
         self.spin_thread: int | None = None  # native id of the thread that spins the node
         self.companions: frozenset[str] = frozenset()  # names of the nodes of the same process
         self.finished = threading.Event()  # set by nodes that finish by themselves
+        self.exit_code = 0  # with which the process has to end, once it is not 0
         self.values: dict[str, Any] = {}
         parameters.declare(self, self._table)
         self.add_on_set_parameters_callback(self._check_parameters)

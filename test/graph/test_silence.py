@@ -79,6 +79,29 @@ def test_what_reliable_brought_stays_until_its_publishers_are_gone(bench):
     assert bench.said("/sensor", "its publishers are gone")
 
 
+def test_silence_counts_from_the_last_message_and_only_with_the_same_matching_publishers(bench):
+    one = AdaptiveSubscription(bench.node, Imu, "/sensor", lambda data: None, "reliable")
+    seconds(one, 3)
+    assert one.silent_s == 0
+    bench.publisher("/sensor", "best_effort", Imu)  # which reliable does not match
+    assert wait_for(one.publisher_count)
+    one._count_silence(heard=False)
+    one._count_silence(heard=False)
+    assert one.silent_s == 0
+    publisher = bench.publisher("/sensor", "reliable", Imu)
+    assert wait_for(lambda: one.publisher_count() == 2)
+    for _ in range(4):
+        one._count_silence(heard=False)
+    assert one.silent_s == 3
+    one._count_silence(heard=True)
+    assert one.silent_s == 0
+    one._count_silence(heard=False)
+    bench.node.destroy_publisher(publisher)
+    assert wait_for(lambda: one.publisher_count() == 1)
+    one._count_silence(heard=False)
+    assert one.silent_s == 0
+
+
 def test_a_topic_without_a_publisher_is_named_once_with_the_nearest_that_has_one(bench):
     one = subscription(bench, Image)
     bench.publisher("/sensors/image", "reliable")
