@@ -9,7 +9,7 @@ A timer that ignores arrivals adds up to one period of age, differently at each 
 * What a late frame, or a run that took too long, moved the ticks later, the next early frames move back at
   once: the jitter of a sensor does not push the phase behind most of its frames.
 * Where every frame of the last ticks had to wait, the phase moves earlier, a few percent of a period each
-  tick, until the shortest wait is `MARGIN_NS`.
+  tick, more slowly at the end, until the shortest wait is `MARGIN_NS`.
 * A run that takes longer than a period is followed at once by the next; the ticks that it missed are skipped,
   never queued.
 """
@@ -24,6 +24,7 @@ MARGIN_NS = 500_000  # waits shorter than this are jitter
 TOLERANCE = 0.125  # of a period, how far from its tick a run may be
 LEAST = 0.75  # of a period, the least time between two runs where ticks move back
 SLEW = 0.05  # of a period, the most that one tick moves the phase
+FINE = 0.015  # the same where waits are within the tolerance: intervals stay even, and a drift is followed
 WINDOW = 8  # ticks whose shortest wait counts: longer than the usual beats, short enough to follow a drift
 
 
@@ -112,7 +113,9 @@ class FixedRateScheduler:
         self._waits.append(wait_ns)
         if len(self._waits) < WINDOW:
             return 0
-        step = min(min(self._waits) - MARGIN_NS, int(SLEW * self.period_ns))
+        shortest = min(self._waits)
+        slew = SLEW if shortest > TOLERANCE * self.period_ns else FINE
+        step = min(shortest - MARGIN_NS, int(slew * self.period_ns))
         if step <= 0:
             return 0
         self._waits = deque((wait - step for wait in self._waits), maxlen=WINDOW)
