@@ -17,6 +17,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -168,9 +169,15 @@ def main() -> int:
             str(args.seed),
             "--child",
         ]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OPENCV_LOG_LEVEL": "OFF"}
-        )
+        with tempfile.TemporaryDirectory(
+            prefix="fuzz_"
+        ) as scratch:  # a process that is killed leaves its own
+            done = subprocess.run(
+                command,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OPENCV_LOG_LEVEL": "OFF", "TMPDIR": scratch},
+            )
         found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": 1, "runs": 0}
         if done.returncode:
             print(f"{name}: the process ended with {done.returncode} at {FOLDER / name}.current")

@@ -62,7 +62,8 @@ ALLOWED = (PerceptionError, FormatError, yaml.YAMLError)
 MOST_PIXELS = 1 << 22  # bytes of an image or cloud
 STAMP = 1_700_000_000 * 10**9
 RNG = np.random.default_rng(0)
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz_"))
+SCRATCH = tempfile.TemporaryDirectory(prefix="fuzz_")  # removed with the process
+FOLDER = Path(SCRATCH.name)
 
 
 @dataclass(frozen=True)
