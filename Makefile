@@ -28,12 +28,15 @@ demo-real: setup ## replay a rosbag2 through the graph: make demo-real BAG=folde
 	@$(if $(and $(BAG),$(BUNDLE)),,echo "usage: make demo-real BAG=<rosbag2> BUNDLE=<bundle>"; exit 2)
 	@$(VENV)/perception-rt demo --bag "$(BAG)" --bundle "$(BUNDLE)" --out out/demo-real
 
+# A worker that is replaced leaves the rest of its file to nobody, and xdist then waits for ever.
+TESTS := $(VENV)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
+
 test: setup ## every test, a file at a time on each of two cores
-	@$(VENV)/python -m pytest -n 2 --dist loadfile
+	@$(TESTS)
 
 fuzz: setup ## a million mutated inputs for the readers, and the property tests with new examples; out/bench/fuzz.json
 	@$(VENV)/python -m test.fuzz
-	@HYPOTHESIS_PROFILE=fuzz $(VENV)/python -m pytest -n 2 --dist loadfile test/unit
+	@HYPOTHESIS_PROFILE=fuzz $(TESTS) --timeout=3600 test/unit
 
 soak: setup ## the demo's graph under faults for MINUTES (30): crashes, ledgers, memory; writes out/bench/soak.json
 	@$(VENV)/python -m bench.soak --minutes $(MINUTES)

@@ -3,6 +3,9 @@
 import dataclasses
 import io
 import json
+import signal
+import subprocess
+import sys
 import time
 import zipfile
 
@@ -100,6 +103,32 @@ def test_each_engine_answers_as_the_reference_or_says_why_not(cells, name):
     assert len(expected[0]) > 3
     for got, want in zip(Runtime.open(cells, "cpu", engine=name)(images), expected, strict=True):
         np.testing.assert_allclose(got, want, atol=1e-3)
+
+
+SIGNALLED = """
+import os, signal, sys
+from perception_rt.model.runtime import Runtime
+one, other = (Runtime.open(sys.argv[1], engine="openvino") for _ in range(2))
+del one
+del other
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    print("handled")
+"""
+
+
+def test_a_signal_is_handled_after_engines_came_and_went(cells):
+    """Each OpenVINO Core sets a stack for signal handlers; one that is freed ends the process."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", SIGNALLED, str(cells)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.stdout == "handled\n", (done.returncode, done.stderr)
 
 
 def test_an_unknown_engine_is_named(cells):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import util
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +15,24 @@ from perception_rt.model.manifest import Program
 from perception_rt.types.errors import BundleError, ModelError, first_line
 
 
+@cache
+def _core() -> Any:
+    """The process's one Core.
+
+    Each Core sets a stack for signal handlers and restores the previous one when it is destroyed. Of two, the
+    first to go leaves a stack that is freed, and the next signal ends the process (seen with 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoEngine:
     """An ONNX network, compiled for the CPU when it is loaded."""
 
     KINDS = ("onnx",)
 
     def __init__(self, program: Program, data: bytes, options: EngineOptions) -> None:
-        import openvino
-
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -29,9 +41,8 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it: other boxes
         }
         try:
-            core = openvino.Core()
-            model = core.read_model(data, b"")
-            self._compiled = core.compile_model(model, "CPU", settings)
+            model = _core().read_model(data, b"")
+            self._compiled = _core().compile_model(model, "CPU", settings)
         except Exception as error:  # its errors are RuntimeError and others
             raise BundleError(f"{program.file}: OpenVINO cannot load it: {first_line(error)}") from error
         self._request = self._compiled.create_infer_request()
