@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bundle_calibrate.add_arguments(
         commands.add_parser("calibrate", help="calibrate the scores to probabilities")
     )
-    bundle_compress.add_arguments(commands.add_parser("compress", help="add a program in int8 or fp16"))
+    bundle_compress.add_arguments(
+        commands.add_parser("compress", help="make it smaller: int8, fp16, pruned, distilled")
+    )
     bundle_explain.add_arguments(commands.add_parser("explain", help="show what made a detection"))
     verify = commands.add_parser("verify", help="verify a bundle's manifest, hash and golden answer")
     show = commands.add_parser("show", help="print a bundle's manifest (runs nothing)")

@@ -1,4 +1,4 @@
-"""Compress the network of a bundle to fp16 or int8."""
+"""Compress the programs of a bundle to fp16 or int8."""
 
 from __future__ import annotations
 
@@ -70,15 +70,17 @@ def compressed(archive: Archive, precision: str, feeds: list[Mapping[str, np.nda
 
     Args:
         archive: a bundle with an ONNX program in fp32.
-        precision: one of `COMPRESSIONS`.
-        feeds: inputs of the network by name, whose ranges decide those of int8; fp16 needs none.
+        precision: one of `COMPRESSIONS`, or fp32, which leaves the network as it is.
+        feeds: inputs of the network by name, whose ranges decide those of int8; others need none.
 
     Raises:
         BundleError: the network cannot be compressed, or no longer gives the golden output.
     """
     plain = onnx_runtime(archive).choice.program
     source = ProgramSource("onnx", archive.members[plain.file], plain.inputs, plain.outputs)
-    made = int8_program(source, feeds) if precision == "int8" else fp16_program(source)
+    made = source
+    if precision != "fp32":
+        made = int8_program(source, feeds) if precision == "int8" else fp16_program(source)
     made = replace(made, any_batch=plain.any_batch)
     reference = archive.manifest.programs[0]
     entry: Program = program_entry(1, made)

@@ -51,9 +51,9 @@ def over_drives(
         make: a function at module level, so that it can be pickled.
         seeds: of the drives.
         counts: frames of each.
-        workers: processes; None for one per core, 0 for this process.
+        workers: processes; None for one per core, 0 for this process, which simulates a single drive, too.
     """
-    if workers == 0:
+    if workers == 0 or len(seeds) == 1:
         yield from map(make, seeds, counts)
         return
     context = multiprocessing.get_context("spawn")  # torch's threads do not work after a fork

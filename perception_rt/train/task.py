@@ -20,6 +20,7 @@ from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
 from perception_rt.train.blocks import fused
 from perception_rt.train.drives import EVALUATION_DRIVES, evaluation_seeds, training_seeds
+from perception_rt.train.prune import narrow
 from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.types import BundleError
 from perception_rt.types.errors import first_line
@@ -118,6 +119,21 @@ def train_bundle(
         ConfigError: the teacher does not fit the task.
         ConfigError, ModelError, KeyboardInterrupt: see `perception_rt.train.fit.fit`.
     """
+    network, provenance = train_network(task, recipe, hardware, workers, report, run, resume, teacher)
+    return _save_scored(task, out, network, provenance, evaluation_frames, report)
+
+
+def train_network(
+    task: TrainingTask,
+    recipe: Recipe,
+    hardware: Hardware,
+    workers: int | None = None,
+    report: Report = lambda phase, done, total, note: None,
+    run: Path | None = None,
+    resume: bool = False,
+    teacher: str | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Simulate and train; return the network and its provenance. Arguments and errors: see `train_bundle`."""
     started = time.monotonic()
     tutor = None if teacher is None else task.teacher(teacher, hardware.device)
     drives = training_seeds(recipe.seed, -(-recipe.frames // task.per_drive))
@@ -131,7 +147,7 @@ def train_bundle(
         "training": training_record(hardware, started),
         "torch": torch.__version__,
     }
-    return _save_scored(task, out, network, provenance, evaluation_frames, report)
+    return network, provenance
 
 
 def rebuild_bundle(
@@ -157,6 +173,7 @@ def rebuild_bundle(
     network = fused(task.make_network())
     # A bundle of pillars wraps the network in another module.
     weights = {name.removeprefix("network."): value for name, value in module.state_dict().items()}
+    narrow(network, weights)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -16,6 +16,7 @@ from perception_rt.model.importers.torchvision import read_state
 from perception_rt.model.runtime import resolve_bundle
 from perception_rt.stage.road_users import canonical
 from perception_rt.train.blocks import fused
+from perception_rt.train.prune import narrow
 from perception_rt.types import BundleError
 
 PREFIXES = ("model.", "network.")  # prefixes that a bundle adds to the names of weights
@@ -65,7 +66,8 @@ def started(
 ) -> tuple[nn.Module, list[str]]:
     """Return a network with initial weights, and the names of the parameters that are not from `weights`.
 
-    Rows of the head are copied for classes that both have; the others are new.
+    Rows of the head are copied for classes that both have; the others are new. The network has the widths of
+    the weights, which may be pruned.
 
     Args:
         make: returns an untrained network for a number of classes.
@@ -78,11 +80,11 @@ def started(
     network = make(len(classes))
     if weights is None:
         return network, []
-    own = network.state_dict()
     folded = not any(name.endswith("running_mean") for name in weights.state)
     if folded:  # our bundles have folded batch normalisation, which remains folded
         network = fused(network).requires_grad_(True)
-        own = network.state_dict()
+    narrow(network, weights.state)
+    own = network.state_dict()
     heads, pairs = _heads(make, len(classes)), _known(classes, weights)
     new, missing = [], []
     for name, tensor in own.items():
