@@ -75,8 +75,8 @@ def forecast_error(bag: Path) -> float | None:
         subprocess.run([*CLI, "init", str(bag), "--out", config], capture_output=True, check=True)
         words = [*CLI, "replay", str(bag), "--config", config, "--out", f"{folder}/out"]
         said = subprocess.run([*words, "--inference", "fixed:20"], capture_output=True, text=True).stdout
-    found = re.search(r"about (\d+) s in all.*, ([\d.]+) s in all", said, re.DOTALL)
-    return abs(int(found[1]) / float(found[2]) - 1) if found else None
+    found = re.search(r"about ([\d.]+) s in all.*, ([\d.]+) s in all", said, re.DOTALL)
+    return abs(float(found[1]) / float(found[2]) - 1) if found else None
 
 
 def docs_warnings() -> int | None:

@@ -2,13 +2,13 @@
 
 `coco` and `yolo` contain boxes in images, and boxes in space projected by CameraInfo and transforms; `kitti`
 writes label files (and a tracking file for tracks); `mot` writes MOTChallenge rows; `csv` writes everything.
-Frame k
-is the k-th message of the sensor.
+Frame k is the k-th message of the sensor.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from perception_rt.types import ConfigError
@@ -53,10 +53,13 @@ def run(args: argparse.Namespace) -> int:
     detections = args.source / "bag" if run_folder else args.source
     sensors = args.recording or (_replayed(args.source) if run_folder else args.source)
     with Bag(detections) as made, Bag(sensors, salvage=True) as recording:
-        for line in export(
-            read_topics(made, recording, args.topic), recording, args.format, args.out, args.images
-        ):
-            print(line)
+        topics = read_topics(made, recording, args.topic)
+        try:
+            lines = export(topics, recording, args.format, args.out, args.images)
+        except BaseException:  # also Ctrl-C: no half of a folder is left
+            shutil.rmtree(args.out, ignore_errors=True)
+            raise
+    print(*lines, sep="\n")
     return 0
 
 

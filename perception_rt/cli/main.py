@@ -97,6 +97,9 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, since at the end of the interpreter an error cannot be told
+    except KeyboardInterrupt:  # also while the command is imported, or cleans up
+        print(f"perception-rt {command}: interrupted", file=sys.stderr)
+        code = 130
     except BrokenPipeError:  # the reader, like `head`, closed the pipe
         _drop_output()
     except OSError as error:  # a given file or folder cannot be read or written
@@ -114,9 +117,6 @@ def _run(argv: list[str], command: str | None) -> int:
         return int(args.run(args))
     except PerceptionError as error:
         return _fail(command, str(error))
-    except KeyboardInterrupt:
-        print(f"perception-rt {command}: interrupted", file=sys.stderr)
-        return 130
 
 
 def _drop_output() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -45,20 +46,13 @@ def run(args: argparse.Namespace) -> int:
         topics = client.topics() if args.all else dict(client.topic(name) for name in args.topics)
         chosen = recordable(topics)
         for name in sorted(set(topics) - set(chosen)):
-            print(f"not recorded: {name}: {topics[name]} is not known here")
+            print(f"not recorded: {name}: {topics[name]} is not known here", file=sys.stderr)
         if not chosen:
             raise ConfigError("there is no topic to record")
-        end, counts = time.monotonic() + args.seconds, {}
-        try:
-            counts = record(
-                client,
-                chosen,
-                str(folder),
-                lambda count: time.monotonic() >= end or 0 < args.count <= count,
-            )
-        except KeyboardInterrupt:
-            print(f"{folder}: recorded until Ctrl-C")
-            return 0
+        end = time.monotonic() + args.seconds
+        counts = record(
+            client, chosen, str(folder), lambda count: time.monotonic() >= end or 0 < args.count <= count
+        )
     if args.json:
         print(json.dumps({"folder": str(folder), "messages": counts}))
     else:

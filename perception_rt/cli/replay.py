@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 LONGEST_GAP_S = 1e9
 MOST_EXPLAINED = 20  # of each sensor: one takes seconds to a minute
-JUDGED_S, JUDGED = 2.0, 0.1
-"""Played time, s, and share of the recording from which the whole time is forecast."""
-REPORT_S, REPORT = 1.7, 0.25
-"""Time of the report: a fixed part, s, and a share of the time of playing; measured on three recordings."""
+STEADY_S, STEADY = 2.0, 0.05
+"""Played time, s, and share of the recording after which its speed is measured: the first calls are slow."""
+JUDGED_S, JUDGED, SURE_S, SURE = 2.0, 0.1, 10.0, 0.3
+"""The whole time is forecast from the first time and share on, or from the second time or share on."""
+LINES, BOXES, TRUTH, COMPARE = 0.02, 0.12, 0.4, 0.2
+"""Times of a report without and with detectors, scores, and a comparison, in shares of that of playing."""
+PAGE, PICTURES = 35.0, 25.0
+"""Time of the report's page, and of the pictures of a detector, in units of `ruler_s`."""
 EXAMPLES = """\
   perception-rt replay drive1 --config config/kitti.yaml --out out/replay
   perception-rt replay drive1 --config my_car.yaml -p camera_detector:bundle:=mine.pt --out out/mine
@@ -213,7 +217,7 @@ def _replay_one(args: argparse.Namespace, bag: Path, began_s: float) -> int:
             viewer = stack.enter_context(closing(open_live(args.live)))
             print(viewer.where, flush=True)
         try:
-            forecast = Forecast(began_s, session.report)
+            forecast = Forecast(began_s, session)
             progress = stack.enter_context(_progress(args.progress, bag.name, forecast))
             outcome = run_session(session, viewer, progress)
             moments = mine(args.out, bag, outcome.metrics, args.mine) if args.mine else []
@@ -274,15 +278,17 @@ def _arguments_of_one(args: argparse.Namespace, name: str) -> list[str]:
 
 
 class Forecast:
-    """Forecasts how long a replay takes in all, from the part that is done.
+    """Forecasts how long a replay takes in all, from what it measured on this machine so far.
 
     Args:
-        began_s: when the command began, s of `time.monotonic`. report: whether a report follows.
+        began_s: when the command began, s of `time.monotonic`. session: what is replayed.
     """
 
-    def __init__(self, began_s: float, report: bool) -> None:
-        self._began_s, self._report = began_s, report
-        self._played_s: float | None = None
+    def __init__(self, began_s: float, session: Session) -> None:
+        self._began_s, self._session = began_s, session
+        self._first_s = 0.0
+        self._steady: tuple[float, float] | None = None  # time, and position in the recording, s
+        self._report: tuple[float, float] | None = None
 
     def update(self, done_s: float, total_s: float, now_s: float) -> float | None:
         """Return the whole time, s; None while too little is played.
@@ -290,14 +296,44 @@ class Forecast:
         Args:
             done_s, total_s: position in the recording, and its length, s. now_s: of `time.monotonic`.
         """
-        if self._played_s is None:
-            self._played_s = now_s
-        playing_s = now_s - self._played_s
-        if playing_s < JUDGED_S or done_s < JUDGED * total_s:
+        self._first_s = self._first_s or now_s
+        played_s, session = now_s - self._first_s, self._session
+        if self._steady is None:
+            if played_s >= STEADY_S or done_s >= STEADY * total_s:
+                self._steady = now_s, done_s
             return None
-        playing_s *= max(total_s / done_s, 1.0)
-        report_s = REPORT_S + REPORT * playing_s if self._report else 0.0
-        return self._played_s - self._began_s + playing_s + report_s
+        early = played_s < JUDGED_S or done_s < JUDGED * total_s
+        since_s, from_s = self._steady
+        if (early and played_s < SURE_S and done_s < SURE * total_s) or done_s <= from_s:
+            return None
+        if self._report is None:
+            self._report = _report_time(session) if session.report else (0.0, 0.0)
+        play_s = played_s + max(total_s - done_s, 0.0) * (now_s - since_s) / (done_s - from_s)
+        share = self._report[0] + TRUTH * bool(session.truths) + COMPARE * (session.golden is not None)
+        return self._first_s - self._began_s + play_s * (1 + share) + self._report[1]
+
+
+def _report_time(session: Session) -> tuple[float, float]:
+    """Return the time of a report, as a share of the time of playing, and what does not depend on it, s."""
+    from perception_rt.component.graph import SENSORS, read_graph
+
+    detectors = sum(node.name in SENSORS for node in read_graph(session.config))
+    return BOXES if detectors else LINES, (PAGE + PICTURES * detectors) * ruler_s()
+
+
+def ruler_s() -> float:
+    """Return how long some pictures take to encode here and now, s, which tells the speed of this machine."""
+    import cv2
+    import numpy as np
+
+    picture = np.random.default_rng(0).integers(0, 255, (480, 720, 3), np.uint8)
+    times = []
+    for _ in range(3):
+        began_s = time.perf_counter()
+        for _ in range(4):
+            cv2.imencode(".jpg", picture)
+        times.append(time.perf_counter() - began_s)
+    return min(times)  # the detectors compute meanwhile
 
 
 @contextmanager
@@ -328,10 +364,11 @@ def _progress(how: str, title: str, forecast: Forecast) -> Iterator[Callable[[fl
                 whole_s = forecast.update(done_s, total_s, time.monotonic())
                 note = f"{done_s:.0f} of {total_s:.0f} s"
                 if whole_s is not None:
-                    note += f", about {whole_s:.0f} s in all"
+                    text = f"about {whole_s:.{whole_s < 10:d}f} s in all"
+                    note += f", {text}"
                     if not told:
                         told.append(whole_s)
-                        bar.console.print(f"about {whole_s:.0f} s in all", highlight=False)
+                        bar.console.print(text, highlight=False)
                 bar.update(task, completed=done_s, total=total_s, note=note)
 
             yield show

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -353,11 +353,11 @@ class RateWindow:
 def record(
     client: GraphClient, topics: Mapping[str, str], folder: str, until: Callable[[int], bool]
 ) -> dict[str, int]:
-    """Record topics to a rosbag2; return the number of messages by topic.
+    """Record topics to a rosbag2 until Ctrl-C; return the number of messages by topic.
 
     Args:
-        topics: types by name. folder: to create. until: called with the number of messages; recording ends if
-            it returns True.
+        topics: types by name. folder: to create. until: called with the number of messages; recording ends
+            also if it returns True.
 
     Raises:
         BagError: the folder exists or cannot be written. ConfigError: a type is not installed.
@@ -365,7 +365,11 @@ def record(
     from perception_rt.replay.bag_writer import BagWriter
 
     counts = dict.fromkeys(topics, 0)
-    with BagWriter(folder) as bag, client.listen(topics, 10_000) as arrived:
+    with (
+        BagWriter(folder) as bag,
+        client.listen(topics, 10_000) as arrived,
+        suppress(KeyboardInterrupt),
+    ):
         last_ns = 0
         while not until(sum(counts.values())):
             try:

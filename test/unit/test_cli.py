@@ -7,12 +7,13 @@ import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from perception_rt.cli import doctor
+from perception_rt.cli import doctor, replay
 from perception_rt.cli.main import SUBCOMMANDS, main
-from perception_rt.cli.replay import Forecast
+from perception_rt.replay.session import Session
 
 
 def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
@@ -185,11 +186,29 @@ def test_completion_knows_commands_and_options(shell, capsys):
         assert subprocess.run([shell, "-n"], input=script, text=True, timeout=20).returncode == 0
 
 
-@pytest.mark.parametrize(("report", "whole_s"), [(False, 10.0 + 40.0), (True, 10.0 + 40.0 + 1.7 + 10.0)])
-def test_the_time_of_a_replay_is_forecast_from_its_first_seconds(report, whole_s):
-    forecast = Forecast(began_s=100.0, report=report)
+@pytest.mark.parametrize(
+    ("node", "options", "share", "fixed_s"),
+    [
+        ("vehicle_state", {"report": False}, 0.0, 0.0),
+        ("vehicle_state", {}, 0.02, 0.35),
+        ("camera_detector", {"truths": ["/truth"], "golden": Path("golden")}, 0.72, 0.6),
+    ],
+)
+def test_the_time_of_a_replay_is_forecast_from_its_first_seconds(
+    node, options, share, fixed_s, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(replay, "ruler_s", lambda: 0.01)
+    config = tmp_path / "car.yaml"
+    config.write_text(f"{node}: {{ros__parameters: {{}}}}\n")
+    forecast = replay.Forecast(100.0, Session(tmp_path, config, tmp_path, **options))
     assert forecast.update(0.0, 20.0, 110.0) is None  # ten seconds of loading
-    assert forecast.update(1.0, 20.0, 111.9) is None
-    assert forecast.update(1.9, 20.0, 113.8) is None
-    assert forecast.update(2.0, 20.0, 114.0) == pytest.approx(whole_s)
-    assert forecast.update(20.0, 20.0, 150.0) == pytest.approx(whole_s)
+    assert forecast.update(1.0, 20.0, 111.0) is None  # from here on, its speed is measured
+    assert forecast.update(1.9, 20.0, 112.9) is None
+    for done_s, now_s in ((2.0, 113.0), (20.0, 149.0)):
+        assert forecast.update(done_s, 20.0, now_s) == pytest.approx(10.0 + 39.0 * (1 + share) + fixed_s)
+
+
+def test_a_short_replay_is_forecast_too(tmp_path):
+    forecast = replay.Forecast(100.0, Session(tmp_path, tmp_path, tmp_path, report=False))
+    found = [forecast.update(0.1 * k, 2.0, 101.0 + 0.05 * k) for k in range(21)]
+    assert found == [None] * 6 + [pytest.approx(2.0)] * 15

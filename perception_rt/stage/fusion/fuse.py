@@ -117,17 +117,18 @@ def fuse_views(
 ) -> Fused:
     """Fuse the detections of all sensors at one time to one list of objects.
 
-    * The lidar's boxes are projected into each image and matched to the camera's of a compatible class, with
-    the greatest sum of IoUs (Hungarian assignment). If a camera has two names for an object, the one with the
-    better score is used.
-    * A match is wrong only if both sensors are: its score is 1 - (1 - a)(1 - b), where b is the best score of
-    the cameras, as cameras have correlated errors. The sensor with the better score gives the class, the
-    camera if they are equal; position and size are the lidar's. * The lidar's other objects are kept. If a
-    camera should have detected one (large enough, complete, not occluded, of a known group) and did not, the
-    odds of its score are multiplied by the share of such objects that a camera misses, 1 - `camera_recall`
-    (Bayes' rule). * The cameras' other objects are kept if their class has a usual size, and placed by
-    `monocular.place`, except rider and bicycle of a cyclist of the lidar. Objects of several cameras are
-    merged if their positions agree.
+    - The lidar's boxes are projected into each image and matched to the camera's of a compatible class, with
+      the greatest sum of IoUs (Hungarian assignment). If a camera has two names for an object, the one with
+      the better score is used.
+    - A match is wrong only if both sensors are: its score is 1 - (1 - a)(1 - b), where b is the best score of
+      the cameras, as cameras have correlated errors. The sensor with the better score gives the class, the
+      camera if they are equal; position and size are the lidar's.
+    - The lidar's other objects are kept. If a camera should have detected one (large enough, complete, not
+      occluded, of a known group) and did not, the odds of its score are multiplied by the share of such
+      objects that a camera misses, 1 - `camera_recall` (Bayes' rule).
+    - The cameras' other objects are kept if their class has a usual size, and placed by `monocular.place`,
+      except rider and bicycle of a cyclist of the lidar. Objects of several cameras are merged if their
+      positions agree.
 
     Args:
         views: the cameras.
