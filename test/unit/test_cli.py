@@ -186,6 +186,16 @@ def test_completion_knows_commands_and_options(shell, capsys):
         assert subprocess.run([shell, "-n"], input=script, text=True, timeout=20).returncode == 0
 
 
+@pytest.mark.parametrize("where", ["perception_rt.cli.export.add_arguments", "perception_rt.cli.export.run"])
+def test_ctrl_c_is_one_line(where, monkeypatch, capsys):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupt)
+    assert main(["export", "drive", "--format", "csv", "--out", "out"]) == 130
+    assert capsys.readouterr() == ("", "perception-rt export: interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("node", "options", "share", "fixed_s"),
     [

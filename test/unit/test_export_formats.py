@@ -191,3 +191,14 @@ def test_what_cannot_be_exported_is_said(recording, tmp_path, capsys):
     (run / "metrics.json").write_text(json.dumps({}))
     assert main(["export", str(run), *given]) == 2
     assert "--recording" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_no_half_of_a_folder(recording, tmp_path, monkeypatch, capsys):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(cv2, "imwrite", interrupt)  # the boxes are written by then
+    assert main(["export", str(recording), "--format", "coco", "--images", "--out", str(out)]) == 130
+    assert capsys.readouterr().err == "perception-rt export: interrupted\n"
+    assert not out.exists()
