@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed = actions.add_parser("list", help="list all topics")
     listed.add_argument("-t", "--show-types", action="store_true", help="show types too")
     listed.add_argument("-c", "--count-topics", action="store_true", help="show only the number of topics")
+    listed.add_argument("--spin-time", type=float, metavar="S", help="wait for the first other node, s (1)")
     info = actions.add_parser("info", help="show type and numbers of publishers and subscriptions")
     info.add_argument("topic")
     info.add_argument("-v", "--verbose", action="store_true", help="show nodes and QoS too")
@@ -61,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: no such topic or field, or a number out of range.
     """
-    for name in ("seconds", "window", "truncate_length"):
-        value = getattr(args, name, 1)
-        if not 0 < value <= LONGEST_S:
+    for name in ("seconds", "window", "truncate_length", "spin_time"):
+        value = getattr(args, name, None)
+        if value is not None and not 0 < value <= LONGEST_S:
             raise ConfigError(
                 f"--{name.replace('_', '-')}={value}: must be above 0 and at most {LONGEST_S:g}"
             )
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--count={args.count}: must not be negative")
     from perception_rt.node.graph_client import graph_client
 
-    with graph_client() as client:
+    with graph_client(getattr(args, "spin_time", None)) as client:
         return {"list": _list, "info": _info, "hz": _hz, "echo": _echo}[args.action](client, args)
 
 
@@ -80,8 +81,11 @@ def _list(client, args: argparse.Namespace) -> int:
     if not client.nodes():
         from perception_rt.node.survey import ALONE_S
 
-        domain = os.environ.get("ROS_DOMAIN_ID", "0")
-        print(f"no other node found in {ALONE_S:g} s (ROS_DOMAIN_ID={domain})", file=sys.stderr)
+        waited_s, domain = args.spin_time or ALONE_S, os.environ.get("ROS_DOMAIN_ID", "0")
+        print(
+            f"no other node found in {waited_s:g} s (ROS_DOMAIN_ID={domain}); --spin-time waits longer",
+            file=sys.stderr,
+        )
     if args.json:
         print(json.dumps([{"name": name, "type": kind} for name, kind in topics.items()]))
     elif args.count_topics:

@@ -42,10 +42,10 @@ TYPES = {
 
 
 @contextmanager
-def graph_client() -> Iterator[GraphClient]:
-    """Yield a client with a hidden node, after discovery."""
+def graph_client(alone_s: float | None = None) -> Iterator[GraphClient]:
+    """Yield a client with a hidden node, after discovery; see `discover`."""
     with spinning_node("_perception_rt_cli") as node:
-        discover(node, ALONE_S)
+        discover(node, ALONE_S if alone_s is None else alone_s)
         yield GraphClient(node)
 
 

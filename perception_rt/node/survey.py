@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 QUIET_S, DISCOVERY_S = 0.6, 5.0
 """Discovery ends after the first time without news, and at the latest after the second."""
-ALONE_S = 2.0
-"""Time after which a command line gives up to find another node."""
+ALONE_S = 1.0
+"""Time after which a command line gives up to find another node; announcements are sent for half of it."""
 MOST_SAMPLES = 500
 
 
@@ -27,7 +27,7 @@ def discover(node: Node, alone_s: float = DISCOVERY_S) -> None:
     """Wait until other nodes are found and discovery has settled; for `alone_s` if there are none."""
     began = time.monotonic()
     known, since = _known(node), began
-    while (now := time.monotonic()) < began + DISCOVERY_S and (
+    while (now := time.monotonic()) < began + max(DISCOVERY_S, alone_s) and (
         now - began < alone_s if len(known[0]) < 2 else now - since < QUIET_S
     ):
         time.sleep(0.05)

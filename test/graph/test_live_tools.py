@@ -50,7 +50,7 @@ def test_a_graph_without_nodes_is_named(monkeypatch, capfd):
     assert main(["topic", "list"]) == 0
     out, err = capfd.readouterr()
     assert out.splitlines() == ["/parameter_events", "/rosout"]
-    assert f"no other node found in 2 s (ROS_DOMAIN_ID={domain})" in err
+    assert f"no other node found in 1 s (ROS_DOMAIN_ID={domain})" in err
 
 
 def test_topics_are_listed_described_measured_and_shown(ask):
