@@ -1,7 +1,8 @@
 """Measure compressed networks beside fp32; writes out/bench/compress.json.
 
 `sim_camera` on held-out simulated drives (mAP50), FastestDet on a recording of a city (agreement with fp32).
-The first half of the data calibrates, the second is measured.
+The first half of the data calibrates, the second is measured. `sim_camera` is also pruned, and distilled into
+a narrower network, with a short training each.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from perception_rt.types import PerceptionError
 
 OUT = Path("out/bench/compress.json")
 MAX_LOSS = 1.0  # points
+PRECISIONS = {"int8": ["--precision", "int8"], "fp16": ["--precision", "fp16"]}
+NARROWER = {"pruned": ["--prune", "0.25"], "distilled": ["--distill", "0.5"]}
 FRAMES_PER_DRIVE = 4
 
 
@@ -36,34 +39,44 @@ def main(argv: list[str] | None = None) -> int:
     """Compress, print, write."""
     parser = argparse.ArgumentParser(prog="python -m bench.compress", description=__doc__)
     parser.add_argument("--frames", type=int, default=1000, help="simulated, half of them measured (1000)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=600,
+        help="of training pruned and distilled networks; 0 leaves them out (600)",
+    )
     args = parser.parse_args(argv)
-    return command(lambda: measure(args.frames, Console()))
+    return command(lambda: measure(args.frames, args.steps, Console()))
 
 
-def measure(frames: int, console: Console) -> None:
+def measure(frames: int, steps: int, console: Console) -> None:
     """Every row."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         seeds = evaluation_seeds(max(1, frames // FRAMES_PER_DRIVE))
         write_pictures(folder / "sim", seeds, shares(frames, len(seeds)))
-        rows = rows_of("sim_camera", "sim_camera", folder / "sim", frames, folder)
+        trained = {way: [*options, "--steps", str(steps)] for way, options in NARROWER.items() if steps}
+        ways = {**PRECISIONS, **trained}
+        rows = rows_of("sim_camera", "sim_camera", folder / "sim", frames, folder, ways)
         if FASTESTDET.is_file():
             bundle = export_fastestdet(folder / "fastestdet.pt")
-            rows += rows_of("fastestdet", str(bundle), CITY, frames, folder)
+            rows += rows_of("fastestdet", str(bundle), CITY, frames, folder, PRECISIONS)
     console.print(table_of(rows))
     write_rows(OUT, rows)
 
 
-def rows_of(name: str, bundle: str, data: Path, frames: int, folder: Path) -> list[Row]:
-    """The rows of one network in both precisions."""
+def rows_of(
+    name: str, bundle: str, data: Path, frames: int, folder: Path, ways: Mapping[str, Sequence[str]]
+) -> list[Row]:
+    """The rows of one network, compressed in some ways: names, and options of `bundle compress`."""
     rows = []
-    for precision in ("int8", "fp16"):
-        out = folder / f"{name}_{precision}.pt"
-        options = ["--precision", precision, "--data", str(data), "--frames", str(frames)]
+    for way, how in ways.items():
+        out = folder / f"{name}_{way}.pt"
+        options = [*how, "--data", str(data), "--frames", str(frames)]
         status = perception_rt(
             ["bundle", "compress", bundle, *options, "--max-loss", "100", "--out", str(out)]
         )
-        stem = f"compress/{name}/{precision}"
+        stem = f"compress/{name}/{way}"
         if status:
             rows.append(row(f"{stem}/loss", None, "points", f"<= {MAX_LOSS:g} points"))
             continue
@@ -82,6 +95,8 @@ def rows_of_record(stem: str, record: dict[str, Any]) -> list[Row]:
         row(f"{stem}/loss", record["loss"], "points", f"<= {MAX_LOSS:g} points"),
         row(f"{stem}/frames", record["evaluated_frames"], "frames"),
     ]
+    if "channels" in record:
+        rows.append(row(f"{stem}/channels_ratio", record["channels"][1] / record["channels"][0], "of fp32"))
     if "score_difference" in record:
         rows.append(row(f"{stem}/score_difference", record["score_difference"], ""))
     return rows

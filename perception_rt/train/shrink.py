@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from perception_rt.model.manifest import Manifest
 from perception_rt.sim import SIM_CLASSES
+from perception_rt.train.blocks import fused
 from perception_rt.train.drives import training_seeds
 from perception_rt.train.folder import FolderSettings, draw_items, prepare, train_folder
 from perception_rt.train.prune import ChannelGroup, channels_of, importance, pruned
@@ -60,7 +61,7 @@ def shrink(
     hardware: Hardware,
     report: Report = lambda phase, done, total, note: None,
 ) -> dict[str, Any]:
-    """Write a bundle with a narrower network, which learns from the old one if its recipe has a teacher.
+    """Write a bundle with a narrower network, which on the simulator learns from the old one.
 
     Args:
         task: the recipe of the network on the simulator.
@@ -78,11 +79,8 @@ def shrink(
         BundleError: the bundle has no network of the recipe.
         ConfigError: nothing can be removed, or the data or the recipe do not suit.
     """
-    if settings.data is None and manifest.classes != SIM_CLASSES:
-        raise ConfigError(f"{source}: the simulator has other classes: give labelled data (--train)")
-    if settings.distil and (task.teacher is None or settings.data is not None):
-        what = "learns from no other bundle" if task.teacher is None else "does so on the simulator only"
-        raise ConfigError(f"--distill: `train {settings.network}` {what}; --prune needs no teacher")
+    if settings.distil and settings.data is not None:
+        raise ConfigError(f"--train={settings.data}: is for --prune; --distill learns on the simulator")
     trainee, seed = find_trainee(settings.network), task.recipe.seed
     names = trainee.names(manifest.classes)
     try:
@@ -90,6 +88,8 @@ def shrink(
         network, _ = started(trainee.make, names, weights)
     except BundleError as error:
         raise BundleError(f"{source}: has no network of `train {settings.network}`: {error}") from error
+    if settings.data is None and manifest.classes != SIM_CLASSES:
+        raise ConfigError(f"{source}: the simulator has other classes: give labelled data (--train)")
     torch.manual_seed(seed)
     narrow = pruned(trainee.make(len(names)) if settings.distil else network, settings.fraction)
 
@@ -122,11 +122,10 @@ def shrink(
             narrow = chosen(partial(task.draw_batch, some), len(some))
         recipe = _recipe(task, trainee, settings)
         learning = replace(task, make_network=lambda: narrow)
-        teacher = None if task.teacher is None else str(source)
-        trained, provenance = train_network(learning, recipe, hardware, None, report, teacher=teacher)
+        trained, provenance = train_network(learning, recipe, hardware, None, report, teacher=str(source))
         kept = {"licence": manifest.licence, "score_threshold": manifest.score_threshold}
         task.save(out, trained, provenance, **kept)
-    pair = network, narrow
+    pair = network, fused(narrow)
     return {
         "channels": [channels_of(one) for one in pair],
         "parameters": [sum(value.numel() for value in one.parameters()) for one in pair],
