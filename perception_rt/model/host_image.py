@@ -24,6 +24,8 @@ _TYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uin
 ANTIALIASED = {"antialias": "bilinear", "bicubic": "bicubic"}
 MIN_SIDE = 32  # px of what `fit` leaves of a very long image
 MAX_FLOAT_PIXELS = 1 << 23  # of a resized image that may be held in float32: 96 MiB
+SMALL = 3 << 20  # bytes of an image whose columns are resized first
+STRIP = 1 << 19  # bytes of it at a time, so that the cache holds them
 _UNSCALED = torch.tensor([1.0, 0.0]).view(torch.uint8)  # scale and bias, which follow each row of a bag
 
 
@@ -233,36 +235,65 @@ def resize(pixels: np.ndarray, width: int, height: int, method: str) -> np.ndarr
         return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
     if width > pixels.shape[1] or height > pixels.shape[0]:
         return _by_axis(pixels, width, height)
+    if pixels.size <= SMALL:
+        return _shrunk(pixels, width, height)
     if height < pixels.shape[0] and height * pixels.shape[1] <= MAX_FLOAT_PIXELS:
         rows = _shrunk_rows(pixels, height)
         return cv2.convertScaleAbs(cv2.resize(rows, (width, height), interpolation=cv2.INTER_AREA))
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
+def _shrunk(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Shrink (H, W, 3) uint8 to (height, width, 3) uint8 by the area of its columns, then of its rows.
+
+    The transposed columns lie in one piece of memory, as `_weighted_rows` needs them. This takes half of the
+    time of `_shrunk_rows` and OpenCV.
+    """
+    import cv2
+
+    rows, columns = pixels.shape[:2]
+    narrow = np.empty((rows, width, 3), np.float32)
+    step = max(1, STRIP // (columns * 3))
+    for first in range(0, rows, step):
+        part = pixels[first : first + step]
+        padded = torch.empty((columns, len(part) * 3 + 8), dtype=torch.uint8)
+        cv2.transpose(part, padded.numpy()[:, :-8].reshape(columns, len(part), 3))
+        cv2.transpose(_weighted_rows(padded, width), narrow[first : first + step])
+    index, offsets, weights = _axis_tables(rows, height)
+    flat = torch.from_numpy(narrow).view(rows, width * 3)
+    small = torch.embedding_bag(flat, index, offsets, False, 0, False, weights)[0]
+    return cv2.convertScaleAbs(small.view(height, width, 3).numpy())
+
+
 def _shrunk_rows(pixels: np.ndarray, height: int) -> np.ndarray:
-    """(H, W, 3) uint8 to (height, W, 3) float32 by the area of its rows, a third of OpenCV's time.
+    """(H, W, 3) uint8 to (height, W, 3) float32 by the area of its rows, a third of OpenCV's time."""
+    rows, width = pixels.shape[0], pixels.shape[1] * 3
+    padded = torch.empty((rows, width + 8), dtype=torch.uint8)
+    padded[:, :width] = torch.from_numpy(pixels).view(rows, width)
+    return _weighted_rows(padded, height)
+
+
+def _weighted_rows(padded: Tensor, count: int) -> np.ndarray:
+    """(N, L * 3 + 8) uint8 to (count, L, 3) float32 by the area of its rows; overwrites the last 8 columns.
 
     torch's embedding bag sums weighted rows of bytes without making floats of them first.
     """
-    rows, width = pixels.shape[0], pixels.shape[1] * 3
-    index, offsets, weights = _row_tables(rows, height)
-    padded = torch.empty((rows, width + 8), dtype=torch.uint8)
-    padded[:, :width] = torch.from_numpy(pixels).view(rows, width)
-    padded[:, width:] = _UNSCALED
+    index, offsets, weights = _axis_tables(len(padded), count)
+    padded[:, -8:] = _UNSCALED
     found = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
         padded, index, offsets, False, 0, False, weights, None, False
     )
     # It leaves the upper halves of AVX registers dirty, which makes OpenCV's SSE code three times slower; any
     # other vector operation cleans them.
     weights.sum()
-    return found.view(height, -1, 3).numpy()
+    return found.view(count, -1, 3).numpy()
 
 
 @lru_cache(maxsize=16)
-def _row_tables(rows: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What an embedding bag needs to make `height` rows: input rows, where each bag begins, weights."""
-    index, weights = axis_taps(rows, height, True)
-    return index.flatten(), torch.arange(height) * index.shape[1], weights.flatten()
+def _axis_tables(n_in: int, n_out: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What an embedding bag needs to shrink an axis: inputs, where each bag begins, weights."""
+    index, weights = axis_taps(n_in, n_out, True)
+    return index.flatten(), torch.arange(n_out) * index.shape[1], weights.flatten()
 
 
 def _by_axis(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
