@@ -25,7 +25,7 @@ ANTIALIASED = {"antialias": "bilinear", "bicubic": "bicubic"}
 MIN_SIDE = 32  # px of what `fit` leaves of a very long image
 MAX_FLOAT_PIXELS = 1 << 23  # of a resized image that may be held in float32: 96 MiB
 SMALL = 3 << 20  # bytes of an image whose columns are resized first
-STRIP = 1 << 19  # bytes of it at a time, so that the cache holds them
+STRIP = 1 << 18  # bytes of it at a time, so that the cache holds them
 _UNSCALED = torch.tensor([1.0, 0.0]).view(torch.uint8)  # scale and bias, which follow each row of a bag
 
 
@@ -255,7 +255,7 @@ def _shrunk(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     narrow = np.empty((rows, width, 3), np.float32)
     step = max(1, STRIP // (columns * 3))
     for first in range(0, rows, step):
-        part = pixels[first : first + step]
+        part = pixels[first : first + step].copy()
         padded = torch.empty((columns, len(part) * 3 + 8), dtype=torch.uint8)
         cv2.transpose(part, padded.numpy()[:, :-8].reshape(columns, len(part), 3))
         cv2.transpose(_weighted_rows(padded, width), narrow[first : first + step])
