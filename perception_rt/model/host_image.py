@@ -68,19 +68,24 @@ class Placement:
 
     def to_native(self, found: Candidates) -> Candidates:
         """Map boxes and keypoints from px of the input to the image; upright boxes are clipped."""
-        height, width = self.native
-        scale = found.boxes.new_tensor([width / self.width, height / self.height])
-        origin = found.boxes.new_tensor([self.left, self.top])
-        most = found.boxes.new_tensor([width, height, width, height])
-        boxes = (found.boxes - origin.repeat(2)) * scale.repeat(2)
+        origin, scale, most = (term.to(found.boxes) for term in _native_terms(self))
+        boxes = (found.boxes - origin) * scale
         extras = dict(found.extras)
         if "theta" not in extras:  # an oriented box is another one when its sides are cut
             boxes = boxes.clamp(min=0).minimum(most)
         if "keypoints" in extras:
             points = extras["keypoints"].clone()
-            points[..., :2] = (points[..., :2] - origin) * scale
+            points[..., :2] = (points[..., :2] - origin[:2]) * scale[:2]
             extras["keypoints"] = points
         return found._replace(boxes=boxes, extras=extras)
+
+
+@lru_cache(maxsize=16)
+def _native_terms(at: Placement) -> tuple[Tensor, Tensor, Tensor]:
+    """Origin, scale and greatest value of xyxy on the way from the input to the image, (4,) each."""
+    height, width = at.native
+    scale = [width / at.width, height / at.height]
+    return torch.tensor([at.left, at.top] * 2), torch.tensor(scale * 2), torch.tensor([width, height] * 2)
 
 
 def labels_to_native(labels: Tensor, place: Placement) -> Tensor:

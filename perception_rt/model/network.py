@@ -114,7 +114,9 @@ class ImageNetwork:
         except Exception as error:  # a decoder may be third-party code
             raise ModelError(f"decoder: {reason(error)}") from error
         found = _checked(found)
-        each = torch.from_numpy(least).to(found.scores.device)[found.labels.clamp(0, len(least) - 1)]
+        each: float | Tensor = float(least[0])
+        if (least != each).any():
+            each = torch.from_numpy(least).to(found.scores.device)[found.labels.clamp(0, len(least) - 1)]
         found = best_candidates(found, each, nms, self._decode.needs_nms, manifest.max_detections)
         return place.to_native(found)
 
@@ -153,8 +155,8 @@ def best_candidates(
         most: boxes kept.
     """
     rows = torch.nonzero(found.scores >= score_threshold).squeeze(1)
-    order = found.scores[rows].argsort(descending=True, stable=True)[:TOP_K]
-    rows = rows[order]
+    if len(rows) > 1:
+        rows = rows[found.scores[rows].argsort(descending=True, stable=True)[:TOP_K]]
     if suppress and "theta" in found.extras:
         columns = (found.boxes[rows], found.extras["theta"][rows], found.labels[rows])
         rows = rows[oriented_nms(*columns, nms_threshold)]
@@ -162,7 +164,7 @@ def best_candidates(
         boxes, labels = found.boxes[rows].double(), found.labels[rows]
         # Boxes are shifted by class so that classes never overlap; float64 keeps the precision.
         span = boxes.max() - boxes.min() + 1
-        apart = boxes + (labels.double() * span).unsqueeze(1)
+        apart = torch.addcmul(boxes, labels.double().unsqueeze(1), span)
         rows = rows[torch.ops.torchvision.nms(apart, found.scores[rows].double(), nms_threshold)]
     rows = rows[:most]
     extras = {name: value[rows] for name, value in found.extras.items()}

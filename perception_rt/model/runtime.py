@@ -223,10 +223,7 @@ class Runtime:
             raise ModelError(f"{self.manifest.name} on {self.device}: {error}") from error
         except MODULE_ERRORS as error:
             raise ModelError(f"{self.manifest.name} on {self.device}: {reason(error)}") from error
-        # One tensor, so one copy to the host; float32 holds every integer below 2**24.
-        boxes, *others = columns
-        packed = torch.cat([boxes.float(), *(column[:, None].float() for column in others)], dim=1).cpu()
-        answer = _unpack(packed.numpy(), boxes.shape[1])
+        answer = _on_host(columns)
         self.extras = {name: value.cpu().numpy() for name, value in extras.items()}
         if calibration is not None:
             answer[1][:] = calibration(answer[1])
@@ -496,6 +493,17 @@ def _checked(found: Any, names: Sequence[str], box_columns: int) -> tuple[list[T
         if value.shape != shape:
             raise ModelError(f"{name} are {tuple(value.shape)}: must be {shape}")
     return values, extras
+
+
+def _on_host(columns: list[Tensor]) -> tuple[np.ndarray, ...]:
+    """Return boxes and scores as float32 and the others as int64, not shared with the network."""
+    boxes, *others = columns
+    if boxes.device.type == "cpu":
+        kinds = (np.float32, np.float32, *(np.int64 for _ in others[1:]))
+        return tuple(np.array(column.numpy(), kind) for column, kind in zip(columns, kinds, strict=True))
+    # One tensor, so one copy to the host; float32 holds every integer below 2**24.
+    packed = torch.cat([boxes.float(), *(column[:, None].float() for column in others)], dim=1).cpu()
+    return _unpack(packed.numpy(), boxes.shape[1])
 
 
 def _unpack(rows: np.ndarray, box_columns: int) -> tuple[np.ndarray, ...]:

@@ -14,9 +14,7 @@ from perception_rt.model.decoders.common import (
     Signature,
     above,
     are_scores,
-    cxcywh_to_xyxy,
     fits,
-    scaled,
 )
 
 
@@ -39,14 +37,18 @@ class FastestDet:
         out = outputs[0][0].float()
         fits(out.ndim == 3 and out.shape[0] > 5, "fastestdet takes (1, 5 + C, h, w)")
         rows, columns = out.shape[1:]
-        best, labels = out[5:].max(0)
-        scores = (out[0].pow(0.6) * best.pow(0.4)).flatten()
-        index, scores, labels = above(scores, labels.flatten(), score_threshold)
-        x, y, w, h = out[1:5].flatten(1)[:, index]
-        x = (index % columns + x.tanh()) / columns
-        y = (torch.div(index, columns, rounding_mode="floor") + y.tanh()) / rows
-        boxes = cxcywh_to_xyxy(torch.stack([x, y, w.sigmoid(), h.sigmoid()], 1))
-        return Candidates(scaled(boxes, input_size), scores, labels, {})
+        height, width = input_size
+        flat = out.flatten(1)
+        # No class score is above 1, so the objectness alone tells which cells can reach the threshold.
+        index = torch.nonzero(flat[0] >= max(score_threshold, 0.0) ** (1 / 0.6) - 1e-3).squeeze(1)
+        cells = flat[:, index]
+        best, labels = cells[5:].max(0)
+        kept, scores, labels = above(cells[0].pow(0.6) * best.pow(0.4), labels, score_threshold)
+        index, cells = index[kept], cells[:, kept]
+        at = torch.stack([index % columns, index.div(columns, rounding_mode="floor")])
+        centre = (at + cells[1:3].tanh()) * flat.new_tensor([[width / columns], [height / rows]])
+        half = cells[3:5].sigmoid() * flat.new_tensor([[width / 2], [height / 2]])
+        return Candidates(torch.cat([centre - half, centre + half]).T, scores, labels, {})
 
     def class_count(self, outputs: list[Tensor]) -> int:
         """How many classes this output holds."""
