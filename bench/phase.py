@@ -4,8 +4,8 @@
     python -m bench.phase --virtual  # virtual time alone, a second
 
 A naive timer adds up to one period of age, differently at each start. Each start gives a median age; the rows
-are the spread of the medians over the starts. The naive timer is simulated beside it. Writes
-`out/bench/phase.json`.
+are the spread of the medians over the starts, the part of the forward in it, and the spread that medians of
+so few frames have by chance. The naive timer is simulated beside it. Writes `out/bench/phase.json`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ STARTS, RATES = 20, (10.0, 30.0)
 FORWARD_MS = 12.0
 JITTER_MS = 3.0  # on average, of frames that come late
 RUN_S, SETTLED_S = 20.0, 10.0
+DEALS = 200  # of all ages to the starts at random
 
 
 def ages_of(
@@ -69,6 +70,18 @@ def spread(medians: list[float]) -> float:
     return max(medians) - min(medians)
 
 
+def spread_by_chance(starts: list[np.ndarray], seed: int = 1) -> float:
+    """Return the spread that the medians have on average if the start decides nothing, ms.
+
+    Args:
+        starts: ages of each start, ms. They are dealt out again at random, to groups of the same sizes.
+    """
+    rng, pool = np.random.default_rng(seed), np.concatenate(starts)
+    ends = np.cumsum([len(ages) for ages in starts])[:-1]
+    deals = ([float(np.median(part)) for part in np.split(rng.permutation(pool), ends)] for _ in range(DEALS))
+    return float(np.mean([spread(medians) for medians in deals]))
+
+
 def virtual_rows(seed: int = 1) -> list[Row]:
     """Return the spreads in virtual time, with a naive timer beside."""
     rng, rows = random.Random(seed), []
@@ -102,27 +115,30 @@ def topic_rows(seconds: float, console: Console) -> list[Row]:
             sensor.wait_until_heard()
             for rate in RATES:
                 sensor.rate(rate)
-                medians, beyond = [], []
+                whole, forward = [], []  # ages, and forwards, of each start
                 for start in range(STARTS):
                     time.sleep(rng.random() / rate)
                     with active(node, rate):
                         time.sleep(1.0)
                         answers = node.answered(seconds)
-                    ages, infer = (
-                        np.array([(a.published_ns - a.stamp_ns, a.infer_ns) for a in answers]).T / 1e6
-                    )
-                    medians.append(float(np.median(ages)))
-                    beyond.append(float(np.median(ages - infer)))
+                    whole.append(np.array([a.published_ns - a.stamp_ns for a in answers]) / 1e6)
+                    forward.append(np.array([a.infer_ns for a in answers]) / 1e6)
                     console.print(
-                        f"{rate:g} Hz, start {start + 1} of {STARTS}: median {medians[-1]:.2f} ms, "
-                        f"{beyond[-1]:.2f} ms beyond the forward"
+                        f"{rate:g} Hz, start {start + 1} of {STARTS}: median {np.median(whole[-1]):.2f} ms, "
+                        f"of the forward {np.median(forward[-1]):.2f} ms"
                     )
+                beyond = [ages - infer for ages, infer in zip(whole, forward, strict=True)]
+                medians, forwards, beyonds = (
+                    [float(np.median(v)) for v in of] for of in (whole, forward, beyond)
+                )
                 prefix = f"phase/topics/{rate:g}_hz"
                 rows += [
                     row(f"{prefix}/median_age_spread_ms", spread(medians), "ms", "<= 2"),
                     row(f"{prefix}/median_age_ms", float(np.median(medians)), "ms"),
                     # What the phase decides; the forward differs by what else the machine does.
-                    row(f"{prefix}/beyond_forward_spread_ms", spread(beyond), "ms"),
+                    row(f"{prefix}/beyond_forward_spread_ms", spread(beyonds), "ms"),
+                    row(f"{prefix}/forward_spread_ms", spread(forwards), "ms"),
+                    row(f"{prefix}/by_chance_spread_ms", spread_by_chance(whole), "ms"),
                 ]
     return rows
 
