@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError, RCLInvalidROSArgsError, UnknownROSArgsError
 from rclpy.context import Context
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -33,6 +34,7 @@ DRAIN_S = 1.0  # idle time after the last played message, until no more messages
 DRAINED_S = 15.0  # maximum time for the graph to answer the last messages
 MAX_FAILURES = 200  # failed slices in a row within a second, until the executor counts as broken
 FAILED = 70  # exit code, EX_SOFTWARE of sysexits.h
+REFUSED = (RCLError, RCLInvalidROSArgsError, UnknownROSArgsError)  # by rcl: arguments, or keys of SROS 2
 END_S = 1.5  # maximum time from a signal to the end of the process
 
 
@@ -248,7 +250,6 @@ def run(
     clean_shared_memory()
     if little := shortage():
         print(little, file=sys.stderr)
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     # Events and locks may deadlock in a signal handler; SimpleQueue does not.
     exit_codes: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -256,9 +257,11 @@ def run(
     stop = threading.Event()
     threading.Thread(target=_exit_soon, args=(exit_codes, stop), daemon=True).start()
     try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         graph = Graph([factory() for factory in factories])
-    except ConfigError as error:
-        print(error, file=sys.stderr)
+    except (ConfigError, *REFUSED) as error:
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        print(kind + " ".join(str(error).split()), file=sys.stderr)
         rclpy.try_shutdown()
         _exit(1)
     up: list[bool] = []

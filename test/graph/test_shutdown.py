@@ -136,6 +136,24 @@ def test_a_parameter_of_another_type_ends_it_with_one_line(process):
     assert "'rate_hz' to '30' of type 'INTEGER', expecting type 'DOUBLE'" in output
 
 
+def test_security_that_cannot_be_had_ends_it_with_one_line(tmp_path):
+    """SROS 2 without keys for the enclave."""
+    security = {"ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": "Enforce"}
+    child = subprocess.run(
+        [sys.executable, "-c", EXECUTABLE, "--ros-args", "--enclave", "/car/camera_detector"],
+        env={**os.environ, **security, "ROS_SECURITY_KEYSTORE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert child.returncode == 1
+    assert "Traceback" not in child.stderr
+    assert (
+        f"SECURITY ERROR: directory '{tmp_path}/enclaves/car/camera_detector' does not exist" in child.stderr
+    )
+
+
 def test_in_one_process_the_end_takes_under_two_seconds(run_camera):
     camera = run_camera()
     camera.send(square(shape=(TALL + 500, 160)))
