@@ -181,7 +181,8 @@ def inspect_node(name: str) -> Page:
 
 def nodes_page(pages: list[Page]) -> str:
     """Return the reference of all nodes in Markdown."""
-    lines = ["# Nodes", "", "Generated from the code by `docs/generate.py`. `~` is the node's own name.",
+    lines = ["# Topics and parameters", "",
+             "Generated from the code by `docs/generate.py`. `~` is the node's own name.",
              "*Live* parameters can be changed while the node runs.", ""]  # fmt: skip
     for page in pages:
         doc = sys.modules[page.component.__module__].__doc__ or ""

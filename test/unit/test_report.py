@@ -547,11 +547,14 @@ def test_differences_show_the_digits_in_which_values_differ(tmp_path):
         "kind": "value", "where": "/t", "field": "x", "new": 38.02149, "golden": 38.02249, "log_ns": START,
         "stamp_ns": None, "note": "",
     }  # fmt: skip
-    (folder / "differences.json").write_text('{"differences": [\n' + json.dumps(difference) + "\n]}\n")
+    section = difference | {"kind": "metric", "new": {"curve": [0.125] * 500}, "golden": None}
+    lines = ",\n".join(json.dumps(one) for one in (difference, section))
+    (folder / "differences.json").write_text('{"differences": [\n' + lines + "\n]}\n")
     write_report(folder, checks=[BudgetResult("differences", 1, "<= 0", False)])
     text = (folder / "report.html").read_text()
     assert "38.02149" in text
     assert "38.02249" in text
+    assert 5 < text.count("0.125") < 20
 
 
 def test_what_could_not_be_read_is_told_once(tmp_path):

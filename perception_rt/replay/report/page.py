@@ -27,6 +27,7 @@ from perception_rt.replay.report.timeline import timeline_of
 from perception_rt.replay.score import Truth
 from perception_rt.types.palette import class_colour
 
+_LONGEST = 80  # characters of a differing value
 _READING = (
     "Times are measured in the replay. Short runs show every message. Long runs show the median (line), the "
     "99th percentile (area) and the maximum (faint line) of each moment. Hover over a chart to read values."
@@ -181,8 +182,9 @@ def _difference(row: Mapping) -> tuple[object, ...]:
 
 
 def _exact(value: object) -> str:
-    """Format two values with as many digits as they need to differ."""
-    return f"{value:.9g}" if isinstance(value, float) else _text(value)
+    """Format two values with as many digits as they need to differ; long ones are cut."""
+    text = f"{value:.9g}" if isinstance(value, float) else _text(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def _tables(metrics: Mapping, run: Mapping, view: LedgerView) -> dict[str, object]:
