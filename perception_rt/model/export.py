@@ -6,7 +6,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ def onnx_program(
 def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]]) -> ProgramSource:
     """Quantize an ONNX program to 8-bit weights for each channel and 8-bit activations.
 
-    The last convolutions and what follows stay in float because their outputs are coordinates. Weights use
-    7 bits because products saturate at 16 bits on processors without VNNI. A uint8 input that the network
+    The outputs of the last convolutions and what follows stay in float because they are coordinates. Weights
+    use 7 bits because products saturate at 16 bits on processors without VNNI. A uint8 input that the network
     only scales is taken as it is.
 
     Args:
@@ -95,6 +95,8 @@ def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]
             plain.write_bytes(_scaled_by_channel(source.data))
             quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
             graph = onnx.load(str(ready)).graph
+            last = nodes_of_outputs(graph)
+            convolutions = {node.name for node in graph.node if node.op_type == "Conv"}
             scaled = _scaled_bytes(graph)
             zero = np.zeros((), np.uint8)
             as_bytes = {name: [{"scale": scale, "zero_point": zero}] for name, (_, scale) in scaled.items()}
@@ -108,12 +110,13 @@ def int8_program(source: ProgramSource, feeds: Iterable[Mapping[str, np.ndarray]
                 reduce_range=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=nodes_of_outputs(graph),
+                nodes_to_exclude=[name for name in last if name not in convolutions],
                 # The average of the feeds' extremes: the widest waste steps.
                 extra_options={"CalibMovingAverage": True, "TensorQuantOverrides": as_bytes},
             )
             model = onnx.load(str(done))
             _take_bytes(model.graph, {name: source for name, (source, _) in scaled.items()})
+            _leave_in_float(model.graph, convolutions.intersection(last))
         except Exception as error:
             raise BundleError(f"cannot be quantized: {first_line(error)}") from error
         return ProgramSource(
@@ -159,6 +162,18 @@ def _take_bytes(graph: Any, sources: Mapping[str, str]) -> None:
     read = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
         graph.initializer.remove(tensor)
+
+
+def _leave_in_float(graph: Any, names: Set[str]) -> None:
+    """Do not quantize the outputs of these convolutions; OpenVINO computes them from 8 bits all the same."""
+    kinds = ("QuantizeLinear", "DequantizeLinear")
+    quantize, dequantize = ({node.input[0]: node for node in graph.node if node.op_type == k} for k in kinds)
+    for node in [node for node in graph.node if node.name in names and node.output[0] in quantize]:
+        first = quantize[node.output[0]]
+        second = dequantize[first.output[0]]
+        node.output[0] = second.output[0]
+        graph.node.remove(first)
+        graph.node.remove(second)
 
 
 def _scaled_by_channel(data: bytes) -> bytes:
