@@ -195,11 +195,14 @@ class ImagePreparer:
         import cv2  # a GPU prepares images without it
 
         grey = resize(pixels, where.width, where.height, spec.filter)[where.seen]
-        planes = list(cv2.split(grey))  # NumPy takes twice as long to scale every third byte
-        if bgr != (spec.order == "bgr"):
-            planes.reverse()
-        buffer = self._buffer(where)
+        buffer, swapped = self._buffer(where), bgr != (spec.order == "bgr")
         target, (rows, columns) = buffer[0].numpy(), where.window
+        if spec.dtype == "uint8" and grey.shape[:2] == target.shape[1:]:
+            cv2.split(grey, list(target[::-1] if swapped else target))
+            return buffer
+        planes = list(cv2.split(grey))  # NumPy takes twice as long to scale every third byte
+        if swapped:
+            planes.reverse()
         for channel, plane in enumerate(planes):
             part = target[channel, rows, columns]
             if spec.dtype == "uint8":

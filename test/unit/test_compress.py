@@ -142,15 +142,16 @@ def test_a_network_of_an_old_opset_is_quantized_by_channel():
     assert np.abs(answers[0] - answers[1]).max() < 0.1 * np.abs(answers[0]).max()
 
 
-def test_uint8_inputs_are_not_converted_and_outputs_are_not_quantized():
+@pytest.mark.parametrize("direct", [False, True])
+def test_uint8_inputs_are_not_converted_and_outputs_are_not_quantized(direct):
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
 
         def forward(self, x):
-            y = self.layers(x.float() * (1 / 255)).flatten(2)
-            return torch.cat([y, 2 * y], 2)
+            y = self.layers(x.float() * (1 / 255))
+            return y if direct else torch.cat([y, 2 * y], 2)
 
     torch.manual_seed(0)
     source = onnx_program(Scaled().eval(), torch.zeros(1, 3, 16, 16, dtype=torch.uint8), ["x"], ["y"], {})
@@ -160,6 +161,9 @@ def test_uint8_inputs_are_not_converted_and_outputs_are_not_quantized():
     nodes = onnx.load_from_string(small.data).graph.node
     assert [node.op_type for node in nodes if "x" in node.input] == ["DequantizeLinear"]
     assert sum(node.op_type == "QuantizeLinear" for node in nodes) == 1  # between the convolutions
+    made = {name: node.op_type for node in nodes for name in node.output}
+    weights = [made.get(node.input[1]) for node in nodes if node.op_type == "Conv"]
+    assert weights == ["DequantizeLinear"] * 2
     import onnxruntime
 
     answers = [

@@ -38,8 +38,9 @@ def test_eight_bits_answer_as_the_network_and_keep_what_they_should():
     graph = onnx.load_from_string(small.data).graph
     by_output = {name: node for node in graph.node for name in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    quantized = [node.input[1] in by_output for node in convolutions]  # its weights come from 8 bits
-    assert quantized == [True, True, True, False]
+    assert all(node.input[1] in by_output for node in convolutions)  # the weights come from 8 bits
+    read = {name for node in graph.node if node.op_type == "QuantizeLinear" for name in node.input}
+    assert [node.output[0] in read for node in convolutions] == [True, True, True, False]
     # The ReLU of a quantized convolution is the lower end of its range.
     assert "Relu" not in {node.op_type for node in graph.node}
     for feed in feeds(3, 2):
