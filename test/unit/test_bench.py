@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
-from bench import accuracy
+from bench import accuracy, engines
 from bench.record import write
 from bench.rows import against, meets, read_rows, row, table_of, write_rows
 
@@ -123,3 +124,22 @@ def test_the_record_keeps_what_was_not_measured_anew(tmp_path):
     assert "| lidar/a | 4 |" in second
     assert "| lidar/a | 2 |" not in second
     assert second.replace("lidar/a | 4", "lidar/a | 2") == first
+
+
+def test_a_model_is_compared_box_by_box_and_auto_with_the_fastest_engine():
+    boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [80, 0, 90, 9]], np.float32)
+    source = boxes, np.array([0.9, 0.8, 0.7]), np.array([1, 2, 2])
+    moved = np.add(boxes[:2], [[0.5, 0, 0, 0], [0, 0, 0, 0.25]])
+    mine = moved, np.array([0.9, 0.75]), np.array([1, 2])
+    score, box, alone = engines.difference(source, mine)
+    assert (score, box, alone) == (pytest.approx(0.05), 0.5, 1)
+    assert engines.difference(source, (mine[0], mine[1], np.array([2, 1])))[2] == 5  # of other classes
+    assert engines.difference(source, tuple(column[:0] for column in source)) == (0, 0, 3)
+    slow = engines.Measured("net", "a_fp32", (0.0, 0.0, 0), (12.0,) * 3, (20.0,) * 3, auto=True)
+    fast = engines.Measured("net", "b_fp32", (0.0, 0.0, 0), (10.0,) * 3, (20.0,) * 3)
+    refused = engines.Measured("other", note="no decoder fits")
+    rows = {entry.name: entry for entry in engines.rows_of([slow, fast, refused])}
+    assert (rows["models/net/auto_to_best"].value, rows["models/net/auto_to_best"].holds) == (1.2, False)
+    assert rows["models/net/b_fp32/busy_ms_p99"].value == 20
+    assert rows["models/other/imported/idle_ms_p50"].value is None
+    assert engines.table_of([slow, fast, refused]).row_count == 3
