@@ -84,8 +84,10 @@ class Placement:
 def _native_terms(at: Placement) -> tuple[Tensor, Tensor, Tensor]:
     """Origin, scale and greatest value of xyxy on the way from the input to the image, (4,) each."""
     height, width = at.native
-    scale = [width / at.width, height / at.height]
-    return torch.tensor([at.left, at.top] * 2), torch.tensor(scale * 2), torch.tensor([width, height] * 2)
+    terms = [at.left, at.top] * 2, [width / at.width, height / at.height] * 2, [width, height] * 2
+    with torch.inference_mode(False):  # they are kept, and `bundle explain` asks for gradients
+        origin, scale, most = (torch.tensor(term) for term in terms)
+    return origin, scale, most
 
 
 def labels_to_native(labels: Tensor, place: Placement) -> Tensor:
