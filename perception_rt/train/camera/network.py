@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from perception_rt.train.blocks import ConvBnRelu, down_stage
 
 INPUT_SIZE = (960, 540)  # width, height: what larger and smaller images are resized to
-WIDTHS = (32, 48, 96, 128, 128)  # channels at strides 4 to 64
-NECKS = (16, 40, 48, 48, 48)
+WIDTHS = (24, 32, 64, 64, 64)  # channels at strides 4 to 64
+BLOCKS = (1, 2, 1, 1)  # at strides 8 to 64
+NECKS = (16, 24, 32, 32, 32)
 
 
 class CameraNetwork(nn.Module):
@@ -23,10 +24,8 @@ class CameraNetwork(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
-        self.stem = ConvBnRelu(3, 32, 6, 4, 1)
-        self.stages = nn.ModuleList(
-            [down_stage(32, 48, 1), down_stage(48, 96, 2), down_stage(96, 128, 2), down_stage(128, 128, 1)]
-        )
+        self.stem = ConvBnRelu(3, WIDTHS[0], 4, 4, 0)
+        self.stages = nn.ModuleList(map(down_stage, WIDTHS, WIDTHS[1:], BLOCKS))
         self.lateral = nn.ModuleList([nn.Conv2d(c, n, 1) for c, n in zip(WIDTHS, NECKS, strict=True)])
         self.down = nn.ModuleList([nn.Conv2d(NECKS[i + 1], NECKS[i], 1) for i in (3, 2, 1, 0)])
         self.heads = nn.ModuleList([self._head(neck, classes) for neck in NECKS[:4]])
