@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -57,5 +58,7 @@ def over_drives(
         yield from map(make, seeds, counts)
         return
     context = multiprocessing.get_context("spawn")  # torch's threads do not work after a fork
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
+    # Ctrl-C ends them at once and without a traceback.
+    at_once = signal.SIGINT, signal.SIG_DFL
+    with ProcessPoolExecutor(workers or os.cpu_count(), context, signal.signal, at_once) as pool:
         yield from pool.map(make, seeds, counts)
