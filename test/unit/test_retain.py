@@ -106,7 +106,7 @@ def test_classes_without_labels_keep_their_scores():
             loss(network, batch).backward()
             optimizer.step()
         kept.append((network(image)[:, 1:3].sigmoid()[sure] / before[sure]).mean().item())
-    assert kept[0] < 0.6 < 0.8 < kept[1], kept
+    assert kept[0] < 0.7 < 0.8 < kept[1], kept
 
 
 def test_a_wrong_weight_is_named(capsys):

@@ -18,6 +18,7 @@ from perception_rt.train.drives import moments, over_drives
 FRAMES_PER_DRIVE = 12
 CROP = (288, 512)  # height, width: a quarter of the pixels, around something
 ZOOM = 0.22  # of the logarithm of a window's size
+BLANK = 0.04  # share of windows of one dark or bright colour, as a covered or blinded camera sends: they hold nothing
 
 Vary = Callable[[np.ndarray, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """A window (h, w, 3) uint8, its boxes and labels, to what is learned from: (3, h, w) uint8, boxes, labels."""
@@ -133,6 +134,9 @@ def draw_batch(
 def _varied(
     window: np.ndarray, boxes: Tensor, labels: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if rng.random() < BLANK:
+        blank = np.clip(rng.choice((0, 255)) + rng.normal(0, 15, 3), 0, 255).astype(np.uint8)
+        return torch.from_numpy(np.full_like(window, blank)).permute(2, 0, 1), boxes[:0], labels[:0]
     window = cv2.LUT(window, _recolouring(rng))
     if rng.random() < 0.5:
         window = np.ascontiguousarray(window[:, ::-1])
