@@ -18,7 +18,7 @@ from perception_rt.train.drives import moments, over_drives
 FRAMES_PER_DRIVE = 12
 CROP = (288, 512)  # height, width: a quarter of the pixels, around something
 ZOOM = 0.22  # of the logarithm of a window's size
-BLANK = 0.04  # share of windows of one dark or bright colour, as a covered or blinded camera sends: they hold nothing
+BLANK = 0.04  # share of windows of one dark or bright colour: a covered or blinded camera sees nothing
 
 Vary = Callable[[np.ndarray, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """A window (h, w, 3) uint8, its boxes and labels, to what is learned from: (3, h, w) uint8, boxes, labels."""
