@@ -7,7 +7,7 @@ import pytest
 
 from perception_rt.stage.tracking.presets import config_3d
 from perception_rt.stage.tracking.tracker import Tracker3D
-from perception_rt.stage.tracking.view import OBJECTS, FieldOfView
+from perception_rt.stage.tracking.view import OBJECTS, FieldOfView, bearings
 from perception_rt.types import Detections3D
 
 TURNED = np.array([[0.0, -1, 0, 40], [1, 0, 0, -7], [0, 0, 1, 0], [0, 0, 0, 1]])  # odom from sensor
@@ -71,3 +71,17 @@ def test_what_leaves_the_view_does_not_coast_and_what_is_hidden_in_it_does(pose)
     beyond = [(tracks.xyzlwh_yaw[:, :3] @ left[:3] + left[3]).min() < -5 for tracks in coasting]
     assert [len(tracks) - out for tracks, out in zip(coasting, beyond, strict=True)] == [5] * 5 + [4] * 3
     assert sum(beyond) <= 2  # while a corner of it is in view
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.5, -1.1])
+def test_bearings_are_those_of_the_outermost_corners(yaw):
+    corners = 10 + 4j + np.array([2 + 1j, 2 - 1j, -2 + 1j, -2 - 1j]) * np.exp(1j * yaw)
+    low, high = bearings(np.array([[10.0, 4, 0, 4, 2, 1.5, yaw]]))
+    assert low == pytest.approx(np.angle(corners).min())
+    assert high == pytest.approx(np.angle(corners).max())
+
+
+def test_the_edge_itself_is_in_view():
+    view, point = FieldOfView(), np.array([[10.0, 0, 0, 0, 0, 0, 0]])
+    view.widen(point.repeat(OBJECTS, 0), np.arange(OBJECTS))
+    assert view.holds(point).all()
