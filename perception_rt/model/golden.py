@@ -18,7 +18,7 @@ from perception_rt.types.segmentation import UNLABELLED
 
 GOLDEN_ROWS = 32
 # Similar scores may swap in NMS on another processor, and 8-bit weights move weak boxes, so a few may differ.
-MATCHED_SHARE = {"fp32": 0.9, "fp16": 0.9, "int8": 0.8}
+MATCHED_SHARE = {"fp32": 0.9, "fp16": 0.9, "int8": 0.7}
 SAME_CELLS = {"fp32": 0.99, "fp16": 0.97, "int8": 0.9}  # share of a label map's cells that must be the same
 LOOSER = {"fp32": 1.0, "fp16": 4.0, "int8": 6.0}  # by precision, factor of the tolerances
 _BLOCKS = ((4.2, 1.8, 1.5), (0.6, 0.6, 1.75), (1.7, 0.6, 1.7)) * 2 + ((4.6, 1.9, 1.7),) * 2  # l w h, m
