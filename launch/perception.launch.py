@@ -5,6 +5,7 @@ ros2 launch perception_rt perception.launch.py params_file:=config/kitti.yaml
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Callable
 from functools import partial
@@ -139,4 +140,5 @@ def write_parameters(node_path: str, parameters: dict) -> str:
     """Write a node's entry again under its full name, as rcl matches whole names."""
     with NamedTemporaryFile("w", prefix="perception_rt_", suffix=".yaml", delete=False) as file:
         yaml.safe_dump({node_path: {"ros__parameters": parameters}}, file)
+    atexit.register(Path(file.name).unlink, missing_ok=True)  # a node that is started again reads it, too
     return file.name
