@@ -27,7 +27,7 @@ from perception_rt.train.weights import Weights, known_channels, read_weights, s
 from perception_rt.types import ConfigError
 
 EPOCHS, LEAST_STEPS, ROUND_STEPS = 30, 1000, 50
-SCRATCH_RATE = 5.0
+SCRATCH_RATE, HIGHEST_RATE = 5.0, 3e-3  # factor of the learning rate from random weights, and its limit
 BALANCED = "balanced"
 MOST_REPEATED = 10.0  # maximum factor by which a frame with a rare class is drawn more often
 LEAST_OBJECTS = 100  # set apart, that a score threshold is chosen on: fewer give one that fits them alone
@@ -132,9 +132,12 @@ def recipe_of(recipe: Recipe, settings: FolderSettings, frames: int) -> Recipe:
     """Return the recipe of a network, adapted to the settings and the number of frames.
 
     Without `steps` and `epochs` there are EPOCHS epochs, and at least LEAST_STEPS steps. A round is an epoch,
-    and at least ROUND_STEPS steps. The learning rate from random weights is SCRATCH_RATE times higher.
+    and at least ROUND_STEPS steps. The learning rate from random weights is SCRATCH_RATE times higher,
+    up to HIGHEST_RATE.
     """
-    rate = recipe.learning_rate * (SCRATCH_RATE if settings.weights is None else 1.0)
+    rate = recipe.learning_rate
+    if settings.weights is None:
+        rate = max(rate, min(rate * SCRATCH_RATE, HIGHEST_RATE))
     batch = min(settings.batch or recipe.batch, frames)
     of_epoch = -(-frames // batch)
     steps = settings.steps or (

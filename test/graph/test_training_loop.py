@@ -121,7 +121,7 @@ def test_from_a_class_that_is_missed_to_a_bundle_in_the_running_graph(run_camera
 
     # Train on the labels of what was mined, and compress.
     train = ["train", "camera", "--data", str(labels), "--weights", str(folder / "misses.pt")]
-    train += ["--steps", "200", "--batch", "4", "--val", "0.2", "--precision", "32", "--device", "cpu"]
+    train += ["--steps", "120", "--batch", "4", "--val", "0.2", "--precision", "32", "--device", "cpu"]
     assert main([*train, "--out", str(folder / "learned.pt"), "--run", str(folder / "run")]) == 0
     compress = ["bundle", "compress", str(folder / "learned.pt"), "--data", str(pictures)]
     compress += ["--labels", str(labels), "--precision", "int8", "--max-loss", "10"]

@@ -41,7 +41,7 @@ class CameraTrainee(PictureDetector):
     """`CameraNetwork` on windows of pictures at the size that its bundle resizes them to."""
 
     recipe = Recipe(
-        seed=0, frames=1, steps=1, batch=8, learning_rate=5e-4, weight_decay=0.02, average=0.99, rounds=1
+        seed=0, frames=1, steps=1, batch=8, learning_rate=2e-3, weight_decay=0.02, average=0.99, rounds=1
     )
 
     def __init__(self) -> None:
