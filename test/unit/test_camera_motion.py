@@ -149,3 +149,9 @@ def test_a_motion_and_its_inverse_leave_tracks_where_they_were(turn, scale, x, y
     filters.warp(cv2.invertAffineTransform(matrix))
     assert filters.value == pytest.approx(value, abs=1e-6)
     assert filters.rate == pytest.approx(rate, abs=1e-6)
+
+
+def test_of_pictures_too_small_to_look_far_the_motion_is_unknown():
+    camera = CameraMotion()
+    assert camera.update(texture(7, 600), NOTHING) is None
+    assert camera.update(np.zeros((7, 600, 3), np.uint8), NOTHING) is None

@@ -115,6 +115,7 @@ def test_a_line_for_each_path(columns):
     colours = [(255, 0, 51), (0, 102, 255)]
     markers = read(encode_markers(path_markers(paths, colours, width_m=0.5, alpha=0.25), STAMP_NS, "map"))
     assert [marker.type for marker in markers] == [KIND.LINE_STRIP] * 2
+    assert {(*xyz(marker.pose.position), marker.pose.orientation.w) for marker in markers} == {(0, 0, 0, 1)}
     for marker, path, colour in zip(markers, paths, colours, strict=True):
         points = np.array([xyz(point) for point in marker.points])
         np.testing.assert_array_equal(points[:, :columns], path)

@@ -174,3 +174,28 @@ def test_a_covariance_of_the_plane_lies_in_space():
     assert space.shape == (2, 6, 6)
     np.testing.assert_array_equal(space[:, [0, 1, 5]][:, :, [0, 1, 5]], plane)
     assert np.count_nonzero(space) == np.count_nonzero(plane)
+
+
+@pytest.mark.parametrize("variance", [0.25, 4.0])
+def test_a_twist_moves_to_another_frame_of_the_vehicle_with_its_covariance(variance):
+    """A sensor 2 m ahead of the axle that looks to the left: its x is the vehicle's y."""
+    base_from_child = np.eye(4)
+    base_from_child[:2, :2], base_from_child[:3, 3] = [[0, -1], [1, 0]], (2, 0, 0)
+    covariance = np.diag([variance, 2 * variance, 1, 1, 1, 0.5 * variance]) + 0.01
+    inner = make("geometry_msgs/msg/Twist", vector(0.6, -5, 0), vector(0, 0, 0.3))
+    stated = make("geometry_msgs/msg/TwistWithCovariance", inner, covariance.ravel())
+    message = make("geometry_msgs/msg/TwistWithCovarianceStamped", header("sensor"), stated)
+    found = parse_twist(cdr(message))
+    assert found.sideways == (-5, 2 * variance + 0.01)
+    moved = found.moved_to(base_from_child)
+    assert (moved.speed, moved.yaw_rate) == pytest.approx((5, 0.3))
+    assert moved.sideways == pytest.approx((0.6 - 0.3 * 2, variance + 0.01))
+    assert moved.twist_variance == pytest.approx((2 * variance + 0.01, 0.5 * variance + 0.01))
+    assert found.twist[1] == pytest.approx(covariance)  # its own stays
+
+
+def test_a_speed_of_a_negative_variance_is_none_in_another_frame_too():
+    covariance = np.diag([-0.5, 1, 1, 1, 1, 0.09]).ravel()
+    message = "geometry_msgs/msg/TwistWithCovarianceStamped", header("sensor"), twist(3, 0.5, covariance)
+    moved = parse_twist(cdr(make(*message))).moved_to(np.eye(4))
+    assert (moved.speed, moved.yaw_rate) == (None, 0.5)

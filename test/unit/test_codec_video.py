@@ -97,3 +97,17 @@ def test_what_cannot_be_played_is_named(tmp_path, kind):
         (source / "a.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match="video="):
         list(read_video(str(source)))
+
+
+@pytest.mark.parametrize("source", ["", "nowhere.mp4"])
+def test_a_source_that_is_not_there_is_refused_before_it_is_opened(source):
+    with pytest.raises(ConfigError, match="no such file, folder or device"):
+        check_source(source)
+
+
+def test_a_folder_has_the_rate_of_its_frames(tmp_path):
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(50 * number))
+    size = measure_video(str(tmp_path))
+    assert (size.frames, size.width, size.height) == (4, 64, 48)
+    assert size.rate_hz == pytest.approx(10.0)

@@ -12,7 +12,7 @@ from perception_rt.realtime.clock import VirtualClock
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import StreamStats
 from perception_rt.realtime.scheduler import BATCH, MARGIN_NS, WINDOW, FairScheduler, FixedRateScheduler
-from perception_rt.realtime.statistics import ClockOffset, RateMeter
+from perception_rt.realtime.statistics import ClockOffset, RateMeter, stamp_fault
 from perception_rt.realtime.worker import Worker
 
 MS = 1_000_000
@@ -257,3 +257,39 @@ def test_one_wrong_stamp_is_no_other_clock():
         offset.add(k, k)
     offset.add(10, 10 - 99_000 * MS)
     assert offset.behind_ns() is None
+
+
+def test_waiting_for_other_work_misses_the_periods_that_passed_whole_and_keeps_the_phase():
+    scheduler = FixedRateScheduler(10.0)
+    assert scheduler.poll(0, 0)
+    scheduler.waited(199 * MS)
+    assert (scheduler.deadline_misses, scheduler.skipped) == (0, 0)
+    scheduler.waited(310 * MS)
+    assert (scheduler.deadline_misses, scheduler.skipped) == (1, 2)
+    assert scheduler.wake_ns(310 * MS) == 310 * MS
+    assert not scheduler.poll(310 * MS, None)
+
+
+def test_lanes_have_the_period_of_the_rate_also_after_it_changed():
+    lanes = FairScheduler(10.0)
+    assert lanes.period_ns == 100 * MS
+    lanes.rate_hz = 20.0
+    assert lanes.period_ns == 50 * MS
+
+
+@pytest.mark.parametrize(
+    ("stamps", "fault"),
+    [
+        ((4, 3, 2, 1), "run backwards"),
+        ((1, 4, 3, 2), "run backwards"),
+        ((1, 3, 2, 4, 3), ""),  # as many forwards
+        ((1, 2, 2, 2), ""),
+        ((4, 3, 2), ""),  # too few to say
+        ((7, 7, 7, 7), "are the same"),
+        ((0, 0, 0, 0), "are 0"),
+    ],
+)
+def test_what_is_wrong_with_stamps_in_a_row(stamps, fault):
+    found = stamp_fault(stamps)
+    assert fault in found
+    assert bool(found) == bool(fault)

@@ -19,6 +19,8 @@ from perception_rt.stage.tracking.config import (
     TrackerConfig2D,
     TrackerConfig3D,
 )
+from perception_rt.stage.tracking.lifecycle import LifeCycle
+from perception_rt.stage.tracking.object_tracking import MOST_CLASSES, ClassNames
 from perception_rt.stage.tracking.presets import config_3d
 from perception_rt.stage.tracking.tracker import Tracker2D, Tracker3D
 from perception_rt.types import ConfigError, Detections2D, Detections3D, TrackingError, Tracks
@@ -465,3 +467,60 @@ def test_people_who_walk_side_by_side_are_two():
         )
         tracks = track.update(step * STEP, both)
     assert tracks.ids.tolist() == [0, 1]
+
+
+def test_a_detector_s_period_is_the_median_of_the_last_fifteen_steps():
+    """A detector that became faster: a track is remembered for four of the periods of now."""
+    tracks = tracker(memory_s=0.3)
+    stamps = np.cumsum([0, STEP] + [2 * STEP] * 8 + [STEP] * 8)
+    ids = [tracks.update(stamp, boxes((10, 0))).ids.tolist() for stamp in stamps.tolist()]
+    assert ids == [[0]] * len(stamps)
+    later = int(stamps[-1]) + 5 * STEP
+    tracks.update(later, boxes())
+    assert tracks.update(later + STEP, boxes((10, 0))).ids.tolist() == [1]
+
+
+def test_of_twins_the_one_of_the_higher_score_is_born():
+    found = tracker().update(0, boxes((10, 0, 0.91), (10.2, 0, 0.97), (9.8, 0, 0.93)))
+    assert found.scores.tolist() == pytest.approx([0.97])
+    assert found.detection.tolist() == [1]
+
+
+def test_a_stated_covariance_counts_where_it_is_more_than_the_class_is_known_for():
+    own, tracks = 2 * VEHICLE.position_sd**2, tracker()
+    for share, counts in ((0.99, False), (1.01, True)):
+        stated = np.diag([share * own / 2, share * own / 2, 0.0])[None]
+        tracks.update(0, boxes((10, 0)), covariance=stated)
+        assert tracks.stated == pytest.approx(stated * counts)
+
+
+@pytest.mark.parametrize("motion", [Motion2D, Motion3D])
+@pytest.mark.parametrize("value", [0.0, 1_000_000.5, float("nan"), -1.0])
+def test_a_motion_beyond_its_range_is_refused(motion, value):
+    with pytest.raises(ConfigError, match="speed="):
+        motion(speed=value)
+
+
+@pytest.mark.parametrize("name", ["least_score", "high_score", "birth_score", "sure_score"])
+@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan")])
+def test_a_score_beyond_0_and_1_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name}="):
+        Life(**{name: value})
+
+
+def test_a_track_is_reported_for_any_row_of_detections_also_outside_the_view():
+    life = LifeCycle((LIFE,))
+    life.append(np.array([0, 1]), np.array([0.95, 0.95]), np.array([0, 0]))
+    assert life.reported(np.zeros(2, bool)).tolist() == [0, 1]
+
+
+def test_a_class_that_is_heard_of_anew_gets_the_next_label():
+    names = ClassNames()
+    known = len(names.names)
+    assert names.labels(np.array([1, 0, 1]), ["car", "zebra"]).tolist() == [known, 0, known]
+    assert names.names[known:] == ["zebra"]
+    assert names.slots == [*names.names, *["unknown"] * (MOST_CLASSES - known - 1)]
+    for number in range(MOST_CLASSES - known - 1):
+        names.labels(np.array([0]), [f"animal {number}"])
+    with pytest.raises(TrackingError, match="64 classes already"):
+        names.labels(np.array([0]), ["one too many"])
