@@ -93,10 +93,23 @@ def iou_bev(a: Tensor, b: Tensor) -> Tensor:
     """
     iou = torch.zeros((a.shape[0], b.shape[0]), device=a.device)
     i, j = near_pairs(a, b)
-    inner = intersection_bev(a[i], b[j])
-    area_a, area_b = a[i, 3].double() * a[i, 4].double(), b[j, 3].double() * b[j, 4].double()
-    iou[i, j] = (inner / (area_a + area_b - inner).clamp(min=1e-9)).float()
+    iou[i, j] = pairwise_iou_bev(a[i], b[j])
     return iou
+
+
+def pairwise_iou_bev(a: Tensor, b: Tensor) -> Tensor:
+    """Return the intersection over union of pairs of footprints, row by row.
+
+    Args:
+        a: (P, 7) boxes.
+        b: (P, 7) boxes.
+
+    Returns:
+        (P,) float32 in [0, 1].
+    """
+    inner = intersection_bev(a, b)
+    area_a, area_b = a[:, 3].double() * a[:, 4].double(), b[:, 3].double() * b[:, 4].double()
+    return (inner / (area_a + area_b - inner).clamp(min=1e-9)).float()
 
 
 def iou_3d(a: Tensor, b: Tensor) -> Tensor:
@@ -127,12 +140,19 @@ def nms_bev(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float,
     """
     order = scores.argsort(descending=True, stable=True)
     ranked = boxes[order]
-    clash = iou_bev(ranked, ranked) > iou_threshold
+    i, j = near_pairs(ranked, ranked)
+    rivals = i < j
     if not across:
-        clash = clash & (labels[order][:, None] == labels[order][None])
-    clash = clash.cpu()  # the greedy pass is a chain of small steps: no work for a GPU
-    kept = torch.ones(clash.shape[0], dtype=torch.bool)
-    for i in range(clash.shape[0] - 1):
-        if bool(kept[i]):
-            kept[i + 1 :] = kept[i + 1 :] & ~clash[i, i + 1 :]  # TorchScript drops a slice's &=
+        rivals = rivals & (labels[order][i] == labels[order][j])
+    i, j = i[rivals], j[rivals]
+    over = pairwise_iou_bev(ranked[i], ranked[j]) > iou_threshold
+    i, j = i[over].cpu(), j[over].cpu()  # the greedy pass is a chain of small steps: no work for a GPU
+    count = order.shape[0]
+    clash = torch.zeros((count, count), dtype=torch.bool)
+    clash[i, j] = True
+    kept = torch.ones(count, dtype=torch.bool)
+    stronger: list[int] = clash.any(1).nonzero().squeeze(1).tolist()
+    for row in stronger:
+        if bool(kept[row]):
+            kept = kept & ~clash[row]
     return order[kept.to(order.device)]

@@ -66,26 +66,36 @@ class Pillars(nn.Module):
         inside = (x >= self.x0) & (x < self.x1) & (y >= self.y0) & (y < self.y1)
         inside &= (z >= self.z0) & (z < self.z1) & (x * x + y * y >= self.nearest**2)
         kept = inside.nonzero().squeeze(1)
-        x, y, z = x.index_select(0, kept), y.index_select(0, kept), z.index_select(0, kept)
-        frame, bright = frame.index_select(0, kept), bright.index_select(0, kept).clamp(min=0.0)
-        one = torch.ones_like(x)
-        usual = torch.zeros(frames, device=points.device).index_add_(0, frame, bright)
-        usual /= torch.zeros(frames, device=points.device).index_add_(0, frame, one).clamp(min=1.0)
-        bright = bright / (bright + usual[frame] + 1e-6)
+        x, y, z, bright = points.index_select(0, kept).t().contiguous().unbind(0)
+        bright = bright.clamp_(min=0.0)
+        cells = self.rows * self.columns
+        if frames == 1:
+            bright = bright / (bright + (bright.mean() + 1e-6))
+        else:
+            frame = frame.index_select(0, kept)
+            many = torch.zeros(frames, device=points.device).scatter_add_(0, frame, torch.ones_like(x))
+            usual = torch.zeros(frames, device=points.device).scatter_add_(0, frame, bright)
+            bright = bright / (bright + (usual / many.clamp(min=1.0) + 1e-6).index_select(0, frame))
         x, y = (x - self.x0) / self.size, (y - self.y0) / self.size
         column, row = x.long().clamp(max=self.columns - 1), y.long().clamp(max=self.rows - 1)
         up = ((z - self.slices_from) / self.slice).clamp(0.0, self.slices - 0.5)
-        cells = self.rows * self.columns
-        at = frame * (self.channels * cells) + row * self.columns + column
+        at = row * self.columns + column
+        if frames > 1:
+            at = at + frame * (self.channels * cells)
         grid = torch.zeros(frames * self.channels * cells, device=points.device)
-        grid.index_add_(0, at, bright)
-        grid[at + (1 + up.long()) * cells] = 1.0
+        held = up.long().add_(1).mul_(cells).add_(at)
+        grid.scatter_(0, held, 1.0)
+        grid.scatter_add_(0, at, bright)
         at = at + (self.slices + 1) * cells
         grid.scatter_reduce_(0, at, bright, "amax")
-        grid.index_add_(0, at + cells, x - column - 0.5)
-        grid.index_add_(0, at + 2 * cells, y - row - 0.5)
-        grid.index_add_(0, at + 3 * cells, one)
-        grid.scatter_reduce_(0, at + 4 * cells, (up + 1) / (self.slices + 2), "amax")
+        at = at + cells
+        grid.scatter_add_(0, at, (x - column).sub_(0.5))
+        at = at + cells
+        grid.scatter_add_(0, at, (y - row).sub_(0.5))
+        at = at + cells
+        grid.scatter_add_(0, at, torch.ones_like(x))
+        at = at + cells
+        grid.scatter_reduce_(0, at, (up + 1) / (self.slices + 2), "amax")
         grid = grid.view(frames, self.channels, self.rows, self.columns)
         last = self.channels - 1
         count = grid[:, last - 1 : last]
@@ -225,17 +235,24 @@ class PillarsDecoder(nn.Module):
             boxes (K, 7) float32 xyzlwh_yaw, scores (K,), labels (K,) int64; best score first.
         """
         raw = outputs[0][0].float()
-        scores = raw[:, : self.classes].sigmoid()
+        # Only cells that reach the threshold are looked at, as most do not.
+        highest = raw[:, 0]
+        for label in range(1, self.classes):
+            highest = torch.maximum(highest, raw[:, label])
+        found = (highest.sigmoid() >= score_threshold).nonzero().squeeze(1)
+        scores = raw[found, : self.classes].sigmoid()
         # A cell answers for a class where no cell around it has a higher score.
-        grid = scores.t().contiguous().view(self.classes, self.rows, self.columns)
-        around = F.pad(grid, [1, 1, 1, 1])
-        around = torch.maximum(torch.maximum(around[:, :-2], around[:, 1:-1]), around[:, 2:])
-        around = torch.maximum(torch.maximum(around[:, :, :-2], around[:, :, 1:-1]), around[:, :, 2:])
-        peak = (around == grid).view(self.classes, -1).t()
+        row, column = found // self.columns, found % self.columns
+        peak = torch.ones_like(scores, dtype=torch.bool)
+        for down in range(-1, 2):
+            for right in range(-1, 2):
+                beside = (row + down).clamp(0, self.rows - 1) * self.columns
+                beside = beside + (column + right).clamp(0, self.columns - 1)
+                peak &= raw[beside, : self.classes].sigmoid() <= scores
         scores, labels = (scores * peak).max(1)
         scores, best = scores.topk(min(self.top_k, scores.shape[0]))
         best = best[(scores >= score_threshold) & (scores > 0)]
-        scores, labels = scores[: best.shape[0]], labels[best]
+        scores, labels, best = scores[: best.shape[0]], labels[best], found[best]
         boxes = decode(raw[best, self.classes :], self.at[best])
         kept = nms_bev(boxes, scores, labels, nms_threshold, True)
         return boxes[kept], scores[kept], labels[kept]
