@@ -12,7 +12,7 @@ from rich.console import Console
 
 from perception_rt.cli.demo.film import Film
 from perception_rt.cli.demo.folder import clear_results
-from perception_rt.cli.demo.rates import SHARE, Load, measure, sustained
+from perception_rt.cli.demo.rates import ANSWERED, SHARE, Load, measure, reduced, sustained
 from perception_rt.replay.summary import broken, summary_table
 from perception_rt.types import ConfigError, PerceptionError
 
@@ -32,6 +32,28 @@ def test_rates_are_kept_up_with_and_never_above_what_is_asked(camera_s, lidar_s)
 
 def test_a_fast_machine_runs_at_full_rates():
     assert sustained(ASKED, {"camera_detector": 0.015, "lidar_detector": 0.05}) == ASKED
+
+
+@pytest.mark.parametrize(
+    ("answered", "expected"),
+    [
+        ({"camera_detector": 1.0, "lidar_detector": ANSWERED}, None),
+        ({"camera_detector": 0.5, "lidar_detector": 0.95}, {"camera_detector": 10.0, "lidar_detector": 10.0}),
+        ({"camera_detector": 1.0, "lidar_detector": 0.6}, {"camera_detector": 30.0, "lidar_detector": 5.0}),
+        ({"camera_detector": 0.3, "lidar_detector": 0.3}, {"camera_detector": 8.0, "lidar_detector": 2.0}),
+    ],
+)
+def test_rates_that_a_run_could_not_keep_are_reduced(answered, expected):
+    assert reduced(ASKED, answered) == expected
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_reduced_rates_come_to_an_end(camera, lidar):
+    used, runs = dict(ASKED), 0
+    while lower := reduced(used, {"camera_detector": camera, "lidar_detector": lidar}):
+        assert all(0 < lower[name] <= used[name] for name in used)
+        used, runs = lower, runs + 1
+        assert runs < 100
 
 
 def test_a_detector_is_timed(make_bundle):

@@ -26,6 +26,7 @@ TRIAL_S = 2.0
 LOAD_TIMEOUT_S = 180.0
 # Of the time between two frames; the rest is for receiving, tracking, fusion and other processes.
 SHARE = 0.6
+ANSWERED = 0.9  # of the frames of a detector: with fewer, the machine does not sustain the rate
 # Hz; few, so that a rendered drive can be reused.
 STEPS = (60, 50, 40, 30, 25, 20, 15, 12, 10, 8, 6, 5, 4, 3, 2, 1)
 
@@ -101,9 +102,27 @@ def sustained(asked: Mapping[str, float], seconds: Mapping[str, float]) -> dict[
 
     The camera's rate is a multiple of the lidar's if possible, as fusion needs frames of the same time.
     """
+    return _steps(asked, {name: SHARE / took for name, took in seconds.items() if took > 0})
+
+
+def reduced(used: Mapping[str, float], answered: Mapping[str, float]) -> dict[str, float] | None:
+    """Return lower rates, Hz, after a run in which a detector answered too few frames; None if all kept up.
+
+    Args:
+        used: rates of the run by node. answered: share of the frames with an answer by node, 0 to 1.
+    """
+    slow = {name: share for name, share in answered.items() if name in used and share < ANSWERED}
+    if not slow:
+        return None
+    lower = _steps(used, {name: ANSWERED * share * used[name] for name, share in slow.items()})
+    return lower if lower != dict(used) else None
+
+
+def _steps(asked: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
+    """Return the highest rates within the limits, Hz; a rate without a limit stays."""
     used = {}
     for name, rate in asked.items():
-        limit = SHARE / seconds[name] if seconds.get(name, 0.0) > 0 else np.inf
+        limit = limits.get(name, np.inf)
         step = next((step for step in STEPS if step <= limit), None)
         used[name] = rate if limit >= rate else step or max(0.1, np.floor(limit * 10) / 10)
     camera, lidar = (used.get(task.node, 0.0) for task in (DETECT2D, DETECT3D))
