@@ -72,6 +72,10 @@ class CdrReader:
         except UnicodeDecodeError as error:
             raise CodecError(field, raw, "not UTF-8") from error
 
+    def rest(self) -> tuple[str, memoryview, int]:
+        """Byte order of the struct module, the bytes after the encapsulation, how many of them have been read."""
+        return self._order, self._payload, self._position
+
     def octets(self, field: str) -> np.ndarray:
         """The next ``uint8[]``, (N,) uint8: a view, no copy."""
         (length,) = self.scalars(field, "I")

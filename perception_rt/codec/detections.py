@@ -118,13 +118,16 @@ def _box_of(box: Any) -> tuple[float, ...]:
 def _detections(rows: Rows, classes: Sequence[str]) -> Detections2D:
     theta = finite_float32("theta", rows.boxes[:, 2])
     return Detections2D(
-        _xyxy(rows.boxes), checked_scores(rows), rows.labels(classes), theta if theta.any() else None
+        _xyxy(rows.boxes),
+        checked_scores(rows),
+        rows.labels(classes),
+        theta if np.count_nonzero(theta) else None,
     )
 
 
 def _xyxy(boxes: np.ndarray) -> np.ndarray:
     """(N, 4) float32 corners, before the turn, of (N, 5) float64 centre x y, theta, size x y."""
     centre, half = boxes[:, :2], boxes[:, 3:] / 2
-    if (half < 0).any():
+    if np.count_nonzero(half < 0):
         raise CodecError("size_x, size_y", boxes[(half < 0).any(axis=1)][0, 3:].tolist(), "negative")
     return finite_float32("bbox", np.concatenate((centre - half, centre + half), axis=1))

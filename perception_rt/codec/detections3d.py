@@ -29,7 +29,9 @@ _BOX = (*IDENTITY, 0.0, 0.0, 0.0)
 _POSE = (0, 1, 2, 5, 6)  # of a pose: position x y z, orientation z w; x and y stay 0
 _PLACES = np.array([0, *(POSE_AT + i for i in _POSE), *(BOX_AT + i for i in (*_POSE, 7, 8, 9))])[:, None]
 _PLACES_COVARIANCE = np.concatenate((_PLACES, COVARIANCE_AT + np.arange(36)[:, None]))
+_CENTRE_SIZE = np.array((0, 1, 2, 7, 8, 9))
 _MAX_TILT_RAD = 0.01
+_SINE_OF_HALF = np.sin(_MAX_TILT_RAD / 2)
 
 
 class Detection3DEncoder:
@@ -138,22 +140,27 @@ def _detections(rows: Rows, classes: Sequence[str]) -> Detections3D:
 def _xyzlwh_yaw(boxes: np.ndarray) -> np.ndarray:
     """(N, 7) float32 of (N, 10) float64 centre x y z, orientation x y z w, size x y z."""
     size = boxes[:, 7:]
-    if (size < 0).any():
+    if np.count_nonzero(size < 0):
         raise CodecError("size", size[(size < 0).any(axis=1)][0].tolist(), "negative")
-    centre_size = finite_float32("bbox", boxes[:, [0, 1, 2, 7, 8, 9]])
-    return np.column_stack((centre_size, _yaw(boxes[:, 3:7]).astype(np.float32)))
+    result = np.empty((len(boxes), 7), np.float32)
+    result[:, :6] = finite_float32("bbox", boxes[:, _CENTRE_SIZE])
+    result[:, 6] = _yaw(boxes[:, 3:7])
+    return result
 
 
 def _yaw(quaternions: np.ndarray) -> np.ndarray:
     """(N,) float64 in [-pi, pi] of (N, 4) float64 x y z w, which turn about z alone."""
     largest = np.abs(quaternions).max(axis=1, initial=0)  # first, so that no square over- or underflows
-    usable = np.isfinite(largest) & (largest > 0)
-    if not usable.all():
+    usable = (largest > 0) & (largest < np.inf)
+    if np.count_nonzero(usable) < len(usable):
         raise CodecError("orientation", quaternions[~usable][0].tolist(), "no rotation")
-    x, y, z, w = (quaternions / largest[:, None]).T
-    # The tilt's half has the sine hypot(x, y) / norm.
-    tilted = np.hypot(x, y) > np.sin(_MAX_TILT_RAD / 2) * np.sqrt(x * x + y * y + z * z + w * w)
-    if tilted.any():
-        value = quaternions[tilted][0].tolist()
-        raise CodecError("orientation", value, f"tilted from the vertical by more than {_MAX_TILT_RAD} rad")
-    return np.arctan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z)
+    units = quaternions.T / largest
+    x, y, z, w = units
+    xx, yy, zz, ww = units * units
+    if np.count_nonzero(units[:2]):
+        # The tilt's half has the sine hypot(x, y) / norm.
+        tilted = np.hypot(x, y) > _SINE_OF_HALF * np.sqrt(xx + yy + zz + ww)
+        if tilted.any():
+            reason = f"tilted from the vertical by more than {_MAX_TILT_RAD} rad"
+            raise CodecError("orientation", quaternions[tilted][0].tolist(), reason)
+    return np.arctan2(2 * (w * z + x * y), ww + xx - yy - zz)
