@@ -66,7 +66,10 @@ def compatible(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     Returns:
         (N, M) bool: of one group, or one of them is unknown.
     """
-    groups = [np.array([group(name) for name in names], dtype=object) for names in (a, b)]
+    numbers: dict[str, int] = {}
+    groups = [
+        np.array([numbers.setdefault(group(name), len(numbers)) for name in names], np.int64)
+        for names in (a, b)
+    ]
     unknown = [np.array([name in UNKNOWN for name in names], dtype=bool) for names in (a, b)]
-    same = groups[0][:, None] == groups[1][None]
-    return same.astype(bool) | unknown[0][:, None] | unknown[1][None]
+    return (groups[0][:, None] == groups[1]) | unknown[0][:, None] | unknown[1]

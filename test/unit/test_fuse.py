@@ -242,6 +242,25 @@ def test_field_of_view_is_that_of_the_border():
 
 
 @settings(max_examples=100, deadline=None)
+@given(st.lists(boxes_anywhere, max_size=4))
+def test_boxes_that_the_image_does_not_cut_get_the_rectangle_of_their_outline(numbers):
+    """A trace of skew sends every box the long way, around its convex hull."""
+    boxes, model = np.array(numbers).reshape(-1, 7), camera()
+    skewed = replace(model, k=K + np.array([[0, 1e-12, 0], [0, 0, 0], [0, 0, 0]]))
+    short, long = (project_boxes(boxes, one, CAMERA_FROM_LIDAR) for one in (model, skewed))
+    np.testing.assert_array_equal(short.visible, long.visible)
+    np.testing.assert_allclose(short.xyxy, long.xyxy, atol=1e-3)  # float32
+
+
+def test_the_lens_of_a_camera_is_looked_at_again_when_it_changes():
+    wide, narrow = (field_of_view(camera(size=size)) for size in ((1280, 720), (640, 360)))
+    assert (wide[2:] > narrow[2:]).all()
+    wide[:] = 0  # belongs to the caller
+    assert field_of_view(camera()).any()
+    assert valid_radius(camera(FOLDED)) < valid_radius(camera(RATIONAL, "rational_polynomial"))
+
+
+@settings(max_examples=100, deadline=None)
 @given(boxes_anywhere, st.sampled_from([(), PLUMB_BOB]))
 @example((0, 0, 1.84375, 1, 1, 3.75, 0), PLUMB_BOB)  # around the camera
 @example((1.5, 0, 0, 2.8, 3, 0.3, 0.3), PLUMB_BOB)  # cut by the near plane
@@ -338,6 +357,21 @@ def test_what_the_image_cuts_off_below_is_near_and_unsure():
     boxes, covariance, _ = place(cut, ["pedestrian"], camera(), CAMERA_FROM_LIDAR, GROUND_Z)
     assert boxes[0, 0] < 4  # the ground at the lower border is 3.3 m away
     assert covariance[0, 0, 0] > 1.5**2
+
+
+@pytest.mark.parametrize("d", [(), PLUMB_BOB])
+@pytest.mark.parametrize("ground_z", [GROUND_Z, None])
+def test_each_object_is_placed_as_if_it_were_alone(d, ground_z):
+    rng = np.random.default_rng(0)
+    low = rng.uniform((-5, -5), (1200, 700), (60, 2))
+    xyxy = np.clip(np.hstack((low, low + rng.uniform(0, 300, (60, 2)))), 0, (1280, 720, 1280, 720))
+    names = ["car", "pedestrian", "traffic light", "bus"] * 15
+    together = place(xyxy, names, camera(d), CAMERA_FROM_LIDAR, ground_z)
+    assert 20 < together[2].sum() < 50
+    for row, name in enumerate(names):
+        alone = place(xyxy[row : row + 1], [name], camera(d), CAMERA_FROM_LIDAR, ground_z)
+        for one, all_ in zip(alone, together, strict=True):
+            np.testing.assert_allclose(one[0], all_[row], rtol=1e-6, atol=1e-12)
 
 
 def test_what_has_no_usual_size_or_no_height_is_not_placed():

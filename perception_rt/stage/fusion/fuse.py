@@ -142,7 +142,7 @@ def fuse_views(
     Raises:
         CodecError: a camera's lens cannot be used (see `project`).
     """
-    lidar_names = [canonical(lidar_classes[label]) for label in lidar.labels]
+    lidar_names = _names(lidar, [canonical(name) for name in lidar_classes])
     seen = [_see(view, lidar, lidar_names, iou_threshold) for view in views]
     partners = np.full((len(lidar), 1 + len(views)), -1)
     partners[:, 0] = np.arange(len(lidar))
@@ -154,10 +154,11 @@ def fuse_views(
     scores = lidar.scores.astype(np.float64)
     scores[missed & ~matched] = _lowered(scores[missed & ~matched], camera_recall)
     names, sources = list(lidar_names), [LIDAR] * len(lidar)
-    for row in np.flatnonzero(matched):
+    camera_scores = [view.detections.scores.tolist() for view in views]
+    for row in np.flatnonzero(matched).tolist():
         score, name = max(
-            (float(view.detections.scores[column]), one.names[column])
-            for view, one, column in zip(views, seen, partners[row, 1:], strict=True)
+            (given[column], one.names[column])
+            for given, one, column in zip(camera_scores, seen, partners[row, 1:].tolist(), strict=True)
             if column >= 0
         )
         names[row] = _named(names[row], scores[row], name, score)
@@ -167,7 +168,9 @@ def fuse_views(
     placed, unplaced = _Placed.none(len(views)), []
     begin = 0
     for index, (view, one) in enumerate(zip(views, seen, strict=True)):
-        alone = np.setdiff1d(np.flatnonzero(one.distinct), one.columns)
+        unmatched = one.distinct.copy()
+        unmatched[one.columns] = False
+        alone = np.flatnonzero(unmatched)
         elsewhere = matched & (partners[:, 1 + index] < 0)
         alone = alone[~_is_shown_elsewhere(view, one, alone, elsewhere, lidar_names)]
         alone_names = [one.names[column] for column in alone]
@@ -218,20 +221,27 @@ class _Seen(NamedTuple):
 
 
 def _see(view: CameraView, lidar: Detections3D, lidar_names: Sequence[str], iou_threshold: float) -> _Seen:
-    names = [canonical(view.classes[label]) for label in view.detections.labels]
+    classes = [canonical(name) for name in view.classes]
+    names = _names(view.detections, classes)
     projected = project_boxes(lidar.xyzlwh_yaw, view.model, view.camera_from_lidar)
     distinct = _distinct(view.detections, names)
     rows, columns = _match(projected, lidar_names, view.detections, names, distinct, iou_threshold)
-    known = {group(canonical(name)) for name in view.classes}
+    known = {group(name) for name in classes}
     return _Seen(
         names, distinct, projected, rows, columns, _missed(projected, lidar_names, view.detections, known)
     )
+
+
+def _names(detections: Detections2D | Detections3D, classes: Sequence[str]) -> list[str]:
+    return [classes[label] for label in detections.labels.tolist()]
 
 
 def _is_shown_elsewhere(
     view: CameraView, one: _Seen, alone: np.ndarray, elsewhere: np.ndarray, lidar_names: Sequence[str]
 ) -> np.ndarray:
     """Return (M,) bool: the detection shows a part of a lidar object that another camera has matched."""
+    if not (len(alone) and elsewhere.any()):
+        return np.zeros(len(alone), bool)
     xyxy, others = view.detections.xyxy[alone], one.projected.xyxy[elsewhere]
     least = np.minimum(_area(xyxy)[:, None], _area(others)[None])
     names = [lidar_names[row] for row in np.flatnonzero(elsewhere).tolist()]
@@ -256,6 +266,10 @@ class _Placed(NamedTuple):
 
 def _merged(known: _Placed, found: _Placed, views: Sequence[CameraView]) -> _Placed:
     """Merge the objects of several cameras with those of another one, by position and group."""
+    if not found.names:
+        return known
+    if not known.names:
+        return found._replace(boxes=found.boxes.astype(np.float64))
     away = found.boxes[None, :, :2].astype(np.float64) - known.boxes[:, None, :2]
     both = known.covariance[:, None, :2, :2] + found.covariance[None, :, :2, :2]
     square = np.einsum("kfi,kfij,kfj->kf", away, np.linalg.inv(both), away)
@@ -295,7 +309,7 @@ def lidar_alone(lidar: Detections3D, lidar_classes: Sequence[str]) -> Fused:
     return _joined(
         lidar.xyzlwh_yaw,
         lidar.scores,
-        [canonical(lidar_classes[label]) for label in lidar.labels],
+        _names(lidar, [canonical(name) for name in lidar_classes]),
         [LIDAR] * count,
         _lidar_covariance(count),
         np.stack((np.arange(count), np.full(count, -1)), 1),
@@ -312,22 +326,25 @@ def iou_2d(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
-    size = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    return np.prod(np.maximum(size, 0), axis=2)
+    size = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
+    return size[..., 0] * size[..., 1]
 
 
 def _area(xyxy: np.ndarray) -> np.ndarray:
-    return np.prod(np.maximum(xyxy[:, 2:] - xyxy[:, :2], 0).astype(np.float64), axis=1)
+    size = np.maximum(xyxy[:, 2:] - xyxy[:, :2], 0).astype(np.float64)
+    return size[:, 0] * size[:, 1]
 
 
 def _distinct(camera: Detections2D, names: Sequence[str]) -> np.ndarray:
     """Return (M,) bool, false if a box of the same group with a better score has the same position."""
     order = np.argsort(-camera.scores, kind="stable")
     same = (iou_2d(camera.xyxy, camera.xyxy) > SAME_OBJECT_IOU) & compatible(names, names)
+    np.fill_diagonal(same, False)
     distinct = np.ones(len(camera), bool)
-    for rank, row in enumerate(order):
-        if distinct[row]:
-            distinct[order[rank + 1 :]] &= ~same[row, order[rank + 1 :]]
+    alike = same.any(1)
+    for rank in np.flatnonzero(alike[order]).tolist():
+        if distinct[order[rank]]:
+            distinct[order[rank + 1 :]] &= ~same[order[rank], order[rank + 1 :]]
     return distinct
 
 
@@ -368,6 +385,8 @@ def _is_part(
 ) -> np.ndarray:
     """Return (M,) bool: the camera's object is the rider or the vehicle of one of the lidar's cyclists."""
     cyclists = np.flatnonzero([name == "cyclist" for name in lidar_names])
+    if not (len(cyclists) and names):
+        return np.zeros(len(names), bool)
     inside = _intersection(xyxy, projected.xyxy[cyclists]) / np.maximum(_area(xyxy), 1e-9)[:, None]
     ranges = np.hypot(boxes[:, 0], boxes[:, 1]).astype(np.float64)
     away = np.hypot(lidar.xyzlwh_yaw[cyclists, 0], lidar.xyzlwh_yaw[cyclists, 1])[None] - ranges[:, None]
@@ -401,7 +420,8 @@ def _ground(lidar: Detections3D) -> float | None:
     """Return the median height of the boxes' lower faces; None for fewer than three boxes."""
     if len(lidar) < 3:
         return None
-    return float(np.median(lidar.xyzlwh_yaw[:, 2] - lidar.xyzlwh_yaw[:, 5] / 2))
+    lower = np.sort(lidar.xyzlwh_yaw[:, 2] - lidar.xyzlwh_yaw[:, 5] / 2)
+    return float(lower[(len(lower) - 1) // 2 : len(lower) // 2 + 1].mean())  # np.median, 5 times as fast
 
 
 def _lidar_covariance(count: int) -> np.ndarray:

@@ -6,6 +6,7 @@ OpenCV is imported on use, so that nodes without a camera do not need its 16 MB.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,7 +26,8 @@ _PINHOLE = ("plumb_bob", "rational_polynomial")
 _FISHEYE = ("equidistant", "fisheye")
 _BORDER_STEPS = 16
 _BENT_STEPS = 8  # segments of an edge under a distorted lens
-_FISHEYE_STEPS = 16  # which distorts more
+_BENT_ALONG = np.linspace(0, 1, _BENT_STEPS, endpoint=False)[:, None, None]
+_FISHEYE_ALONG = np.linspace(0, 1, 2 * _BENT_STEPS, endpoint=False)[:, None, None]  # which distorts more
 _CONVERGED_PX = 1.0
 _NOUGHT = 1e-12  # smaller coefficients have no effect, and overflow as divisors
 _LARGEST_D = 1e6  # real ones stay below some thousands
@@ -96,7 +98,12 @@ def valid_radius(model: CameraModel) -> float:
     Raises:
         CodecError: as `project`.
     """
-    lens, d = _lens(model), model.d
+    return _valid_radius(_lens(model), tuple(model.d.tolist()))
+
+
+@lru_cache(maxsize=64)
+def _valid_radius(lens: str, coefficients: tuple[float, ...]) -> float:
+    d = np.array(coefficients)
     if lens == "fisheye":  # of the angle t: t (1 + k1 t^2 + k2 t^4 + k3 t^6 + k4 t^8)
         slope = np.polynomial.Polynomial((1, *(d[:4] * (3, 5, 7, 9))))
         return float(np.tan(min(np.sqrt(_first_root(slope)), np.arctan(_WIDEST))))
@@ -176,6 +183,16 @@ def field_of_view(model: CameraModel) -> np.ndarray:
 
     Where the border of the image has no ray in front of the camera, up to the lens's valid radius.
     """
+    # By values, as each CameraInfo makes a model of its own.
+    d, k = tuple(model.d.tolist()), tuple(model.k.ravel().tolist())
+    return _field_of_view(model.width, model.height, model.distortion_model, d, k).copy()
+
+
+@lru_cache(maxsize=64)
+def _field_of_view(
+    width: int, height: int, distortion_model: str, d: tuple[float, ...], k: tuple[float, ...]
+) -> np.ndarray:
+    model = CameraModel(0, "", height, width, distortion_model, np.array(d), np.array(k).reshape(3, 3))
     along = np.linspace(0, 1, _BORDER_STEPS + 1)
     ends = np.zeros_like(along)
     border = np.concatenate([np.stack(side, 1) for side in ((along, ends), (along, ends + 1))])
@@ -215,7 +232,13 @@ def project_boxes(boxes: np.ndarray, model: CameraModel, camera_from_lidar: np.n
     xyxy = np.zeros((len(corners), 4))
     image = np.array((0.0, 0.0, model.width, model.height))
     widest = valid_radius(model) if model.d.any() else _WIDEST
-    rows = np.flatnonzero(visible)
+    uncut = np.zeros(len(corners), bool)
+    if not model.d.any() and np.count_nonzero(model.k[:2, :2]) == 2:
+        # Without distortion and skew, a box that the image does not cut lies between its own corners.
+        between = _to_pixels(np.stack((low, high), 1), model).reshape(-1, 4)
+        uncut = visible & ((between[:, :2] >= 0) & (between[:, 2:] <= image[2:])).all(1)
+        xyxy[uncut] = between[uncut]
+    rows = np.flatnonzero(visible & ~uncut)
     outlines = [_outline(rays[row][valid[row]], field, model, widest) for row in rows]
     # In one call: the overhead of a call exceeds the time for the points of a box.
     pixels = _to_pixels(np.concatenate([np.zeros((0, 2)), *outlines]), model)
@@ -251,10 +274,9 @@ def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel, widest: fl
         return polygon
     # Even steps of angle, not of x / z.
     units = np.concatenate((polygon, np.ones((len(polygon), 1))), 1)
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    steps = _FISHEYE_STEPS if model.distortion_model in _FISHEYE else _BENT_STEPS
-    along = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
-    points = (units + along * (np.roll(units, -1, 0) - units)).reshape(-1, 3)
+    units /= np.sqrt((units * units).sum(1, keepdims=True))
+    along = _FISHEYE_ALONG if model.distortion_model in _FISHEYE else _BENT_ALONG
+    points = (units + along * (np.concatenate((units[1:], units[:1])) - units)).reshape(-1, 3)
     outline = points[:, :2] / points[:, 2:]
     radius = np.hypot(*outline.T)
     if (radius <= widest).all():
@@ -265,17 +287,24 @@ def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel, widest: fl
 
 def _clip(polygon: np.ndarray, limits: np.ndarray) -> np.ndarray:
     """Clip a (P, 2) polygon to (4,) least and greatest x y (Sutherland and Hodgman, 1974)."""
-    for axis, sign, limit in ((0, 1, limits[0]), (1, 1, limits[1]), (0, -1, limits[2]), (1, -1, limits[3])):
-        inside = sign * (polygon[:, axis] - limit)
-        if (inside >= 0).all():
-            continue
-        following, inside_following = np.roll(polygon, -1, 0), np.roll(inside, -1)
-        crosses = inside * inside_following < 0
-        share = np.where(crosses, inside / np.where(crosses, inside - inside_following, 1), 0)[:, None]
-        # Each corner that is inside, then the crossing of the side after it.
-        both = np.stack((polygon, polygon + share * (following - polygon)), 1)
-        polygon = both[np.stack((inside >= 0, crosses), 1)]
-    return polygon
+    if (polygon >= limits[:2]).all() and (polygon <= limits[2:]).all():
+        return polygon
+    # Without NumPy, whose calls take longer than the few points of a polygon.
+    points = polygon.tolist()
+    for axis, sign, limit in zip((0, 1, 0, 1), (1, 1, -1, -1), limits.tolist(), strict=True):
+        inside = [sign * (point[axis] - limit) for point in points]
+        kept = []
+        for k, point in enumerate(points):
+            following = (k + 1) % len(points)
+            if inside[k] >= 0:
+                kept.append(point)
+            if inside[k] * inside[following] < 0:
+                share = inside[k] / (inside[k] - inside[following])
+                kept.append(
+                    [one + share * (other - one) for one, other in zip(point, points[following], strict=True)]
+                )
+        points = kept
+    return np.array(points, np.float64).reshape(-1, 2)
 
 
 def _is_inside(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
@@ -320,9 +349,8 @@ def along_edges(segments: np.ndarray, model: CameraModel) -> np.ndarray:
 
 def _bounds(points: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return least and greatest (N, 2) of the valid points of (N, P, 2)."""
-    mask = np.broadcast_to(valid[..., None], points.shape)
-    low = points.min(1, initial=np.inf, where=mask)
-    high = points.max(1, initial=-np.inf, where=mask)
+    low = np.where(valid[..., None], points, np.inf).min(1)
+    high = np.where(valid[..., None], points, -np.inf).max(1)
     none = ~valid.any(1)
     low[none], high[none] = 0, 0
     return low, high
