@@ -73,7 +73,7 @@ class CdrReader:
             raise CodecError(field, raw, "not UTF-8") from error
 
     def rest(self) -> tuple[str, memoryview, int]:
-        """Byte order of the struct module, the bytes after the encapsulation, how many of them have been read."""
+        """The struct module's byte order, the bytes after the encapsulation, how many of them were read."""
         return self._order, self._payload, self._position
 
     def octets(self, field: str) -> np.ndarray:

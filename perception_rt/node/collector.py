@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry, Path
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import deserialize_message
 from tf2_msgs.msg import TFMessage
 
 from perception_rt.codec.detections import decode_named_detections
@@ -38,12 +41,16 @@ PATH = "/vehicle_state/predicted_path"
 class Collector:
     """Records detection topics, odometry, transforms and the latest diagnostics; use it in a `with`.
 
+    While the graph runs, the messages are kept as bytes, which takes the graph least of its time; the end of
+    the `with` decodes them.
+
     Args:
         topics: name of the task and class names by label, by topic.
         odometry: topics of nav_msgs/Odometry.
         tracks_2d: the `topics` whose Detection2DArray contains track ids.
 
     Attributes:
+        counts: messages so far by topic.
         detections: by topic, by stamp in ns.
         ids: ids of the detections; same keys.
         frames: by topic, the frame of the latest detections.
@@ -59,6 +66,7 @@ class Collector:
         odometry: Sequence[str] = (),
         tracks_2d: Sequence[str] = (),
     ) -> None:
+        self.counts: Counter[str] = Counter()
         self.detections: dict[str, dict[int, Detections2D | Detections3D]] = {topic: {} for topic in topics}
         self.ids: dict[str, dict[int, list[str]]] = {topic: {} for topic in topics}
         self.frames: dict[str, str] = {}
@@ -68,59 +76,56 @@ class Collector:
         self.statuses: dict[str, dict[str, str]] = {}
         self._topics = topics
         self._tracks_2d = tracks_2d
+        self._received: list[tuple[Callable[[bytes], None], bytes]] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Collector:
         node = self._stack.enter_context(spinning_node("perception_rt_collector"))
+
+        def listen(kind: type, topic: str, read: Callable[[bytes], None], qos: QoSProfile = KEEP_ALL) -> None:
+            node.create_subscription(kind, topic, partial(self._on_message, topic, read), qos, raw=True)
+
         for topic, (task, classes) in self._topics.items():
             decode = decode_tracks2d if topic in self._tracks_2d else TASKS[task].decoder()
-            node.create_subscription(
-                installed_class(TASKS[task].message_type),
-                topic,
-                lambda data, topic=topic, decode=decode, classes=classes: self._on_detections(
-                    topic, *decode(data, classes)
-                ),
-                KEEP_ALL,
-                raw=True,
-            )
+            read = partial(self._read_detections, topic, decode, classes)
+            listen(installed_class(TASKS[task].message_type), topic, read)
         for topic in self.motions:
-            node.create_subscription(
-                Odometry, topic, lambda data, topic=topic: self._on_odometry(topic, data), KEEP_ALL, raw=True
-            )
-        node.create_subscription(Path, PATH, self._on_path, KEEP_ALL)
-        for topic, qos in (("/tf", KEEP_ALL), ("/tf_static", LATCHED)):
-            node.create_subscription(
-                TFMessage,
-                topic,
-                lambda data, topic=topic: self._on_transforms(data, topic == "/tf_static"),
-                qos,
-                raw=True,
-            )
-        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, KEEP_ALL)
+            listen(Odometry, topic, partial(self._read_odometry, topic))
+        listen(Path, PATH, self._read_path)
+        listen(TFMessage, "/tf", partial(self.transforms.add_message, static=False))
+        listen(TFMessage, "/tf_static", partial(self.transforms.add_message, static=True), LATCHED)
+        listen(DiagnosticArray, "/diagnostics", self._read_diagnostics)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stack.close()
+        received, self._received = self._received, []
+        if kind is None:
+            for read, data in received:
+                read(data)
 
-    def _on_detections(
-        self, topic: str, stamp_ns: int, frame: str, detections: Detections2D | Detections3D, *ids: list[str]
+    def _on_message(self, topic: str, read: Callable[[bytes], None], data: bytes) -> None:
+        self._received.append((read, data))
+        self.counts[topic] += 1
+
+    def _read_detections(
+        self, topic: str, decode: Callable[..., tuple], classes: Sequence[str], data: bytes
     ) -> None:
+        stamp_ns, frame, detections, *ids = decode(data, classes)
         self.frames[topic] = frame
         self.detections[topic][stamp_ns] = detections
         self.ids[topic][stamp_ns] = ids[0] if ids else []
 
-    def _on_odometry(self, topic: str, data: bytes) -> None:
+    def _read_odometry(self, topic: str, data: bytes) -> None:
         reading = parse_odometry(data)
         self.motions[topic][reading.stamp_ns] = reading
 
-    def _on_path(self, message: Path) -> None:
+    def _read_path(self, data: bytes) -> None:
+        message = deserialize_message(data, Path)
         stamp = message.header.stamp
         xy = [(pose.pose.position.x, pose.pose.position.y) for pose in message.poses]
         self.paths[stamp.sec * 10**9 + stamp.nanosec] = message.header.frame_id, np.array(xy)
 
-    def _on_transforms(self, data: bytes, static: bool) -> None:
-        self.transforms.add_message(data, static)
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
+    def _read_diagnostics(self, data: bytes) -> None:
+        for status in deserialize_message(data, DiagnosticArray).status:
             self.statuses[status.name] = {item.key: item.value for item in status.values}
