@@ -26,6 +26,7 @@ from perception_rt.types.status import Level, Status
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 POLL_S = 0.01  # period of the checks for partners and transforms
 KEPT_IMAGES = 15
+_STAMP = slice(4, 12)  # of a serialized message with a header
 
 
 class CameraStream:
@@ -35,6 +36,7 @@ class CameraStream:
         self.detections_topic, self.info_topic, self.image_topic = detections, info, image
         self.stats = StreamStats()
         self.images: OrderedDict[int, Parsed] = OrderedDict()
+        self.info_content = b""  # the latest CameraInfo in use, without its stamp
         self.annotated: Publisher | None = None
 
 
@@ -229,12 +231,16 @@ class Fusion(Component):
         return not self._stage.lacks_transform(group.anchor.item, *self._split(group))
 
     def _on_camera_info(self, index: int, data: bytes) -> None:
-        known = self._stage.cameras[index]
+        known, camera = self._stage.cameras[index], self._cameras[index]
+        content = b"".join((data[: _STAMP.start], data[_STAMP.stop :]))
+        if known.model is not None and content == camera.info_content:
+            return  # as usual: one comes with each image
         try:
             known.model = parse_camera_info(data, self.values["image_is_rectified"])
+            camera.info_content = content
         except PerceptionError as error:
             known.model, known.no_model = None, f"CameraInfo: {error}"
-            self.host.warn(self.host.resolve_topic_name(self._cameras[index].info_topic), error)
+            self.host.warn(self.host.resolve_topic_name(camera.info_topic), error)
 
     def _on_image(self, index: int, data: bytes) -> None:
         """Note the size; keep the latest images while ~/image_annotated has subscribers."""

@@ -76,13 +76,13 @@ class Collector:
         self.statuses: dict[str, dict[str, str]] = {}
         self._topics = topics
         self._tracks_2d = tracks_2d
-        self._received: list[tuple[Callable[[bytes], None], bytes]] = []
+        self._received: list[tuple[Callable[[bytes], object], bytes]] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Collector:
         node = self._stack.enter_context(spinning_node("perception_rt_collector"))
 
-        def listen(kind: type, topic: str, read: Callable[[bytes], None], qos: QoSProfile = KEEP_ALL) -> None:
+        def listen(kind: type, topic: str, read: Callable[[bytes], object], qos: QoSProfile = KEEP_ALL) -> None:
             node.create_subscription(kind, topic, partial(self._on_message, topic, read), qos, raw=True)
 
         for topic, (task, classes) in self._topics.items():
@@ -104,7 +104,7 @@ class Collector:
             for read, data in received:
                 read(data)
 
-    def _on_message(self, topic: str, read: Callable[[bytes], None], data: bytes) -> None:
+    def _on_message(self, topic: str, read: Callable[[bytes], object], data: bytes) -> None:
         self._received.append((read, data))
         self.counts[topic] += 1
 
