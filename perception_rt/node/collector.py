@@ -82,7 +82,9 @@ class Collector:
     def __enter__(self) -> Collector:
         node = self._stack.enter_context(spinning_node("perception_rt_collector"))
 
-        def listen(kind: type, topic: str, read: Callable[[bytes], object], qos: QoSProfile = KEEP_ALL) -> None:
+        def listen(
+            kind: type, topic: str, read: Callable[[bytes], object], qos: QoSProfile = KEEP_ALL
+        ) -> None:
             node.create_subscription(kind, topic, partial(self._on_message, topic, read), qos, raw=True)
 
         for topic, (task, classes) in self._topics.items():
