@@ -17,6 +17,8 @@ BYTES_LIKE = (bytes, bytearray, memoryview)
 MAX_BYTES = 1 << 28
 """Default limit on one image or cloud, received or decoded: 256 MiB, above any sensor of today."""
 _HEADER_SIZE = 4
+CDR_LITTLE_ENDIAN = b"\x00\x01\x00\x00"
+"""The encapsulation header of what is written here."""
 _BYTE_ORDERS = {b"\x00\x00": ">", b"\x00\x01": "<"}
 _SIZES = {code: struct.calcsize(f"<{code}") for code in "bBHIifd"}
 
@@ -104,7 +106,7 @@ class CdrWriter:
     __slots__ = ("_buffer",)
 
     def __init__(self) -> None:
-        self._buffer = bytearray(b"\x00\x01\x00\x00")
+        self._buffer = bytearray(CDR_LITTLE_ENDIAN)
 
     def align(self, size: int) -> None:
         """Pad to the next multiple of `size`."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Quaternion, TransformStamped
-from nav_msgs.msg import Odometry
-from sensor_msgs.msg import CameraInfo, Imu
 
+from perception_rt.codec.cdr import CdrWriter, stamp_bytes
 from perception_rt.node.source import to_time
 from perception_rt.sim.camera import Camera
 from perception_rt.sim.drive import ACCEL_SIGMA, GYRO_SIGMA, ODOM_V_SIGMA, ODOM_YAW_RATE_SIGMA, ImuSample
@@ -18,52 +20,101 @@ from perception_rt.sim.path import SimulatedEgo
 
 OPTICAL_FRAME = "camera_optical_frame"
 
-
-def camera_info(camera: Camera, stamp_ns: int) -> CameraInfo:
-    """Return the CameraInfo of an ideal pinhole camera."""
-    info = CameraInfo(width=camera.size[0], height=camera.size[1])
-    info.header.stamp, info.header.frame_id = to_time(stamp_ns), OPTICAL_FRAME
-    info.distortion_model, info.d = "plumb_bob", [0.0] * 5
-    info.k = camera.k.ravel()
-    info.r = np.eye(3).ravel()
-    info.p = np.hstack([camera.k, np.zeros((3, 1))]).ravel()
-    return info
+# Messages are joined from parts that are serialized once: message objects take several times as long.
+_STAMP_AT, _STAMP_SIZE = 4, 8  # the header's, where a message begins with one
+_3_DOUBLES, _6_DOUBLES, _7_DOUBLES = (struct.Struct(f"<{count}d").pack for count in (3, 6, 7))
 
 
-def imu(reading: ImuSample, stamp_ns: int) -> Imu:
-    """Return an Imu message in base_link, without orientation."""
-    message = Imu()
-    message.header.stamp, message.header.frame_id = to_time(stamp_ns), "base_link"
-    _fill(message.angular_velocity, reading.angular_velocity)
-    _fill(message.linear_acceleration, reading.linear_acceleration)
-    message.orientation_covariance[0] = -1.0  # no orientation (sensor_msgs/Imu)
-    message.angular_velocity_covariance = np.diag([GYRO_SIGMA**2] * 3).ravel()
-    message.linear_acceleration_covariance = np.diag([ACCEL_SIGMA**2] * 3).ravel()
-    return message
+def camera_info(camera: Camera, stamp_ns: int) -> bytes:
+    """Return the serialized CameraInfo of an ideal pinhole camera."""
+    start, rest = _camera(camera)
+    return start + stamp_bytes(stamp_ns) + rest
 
 
-def odometry(frame: str, pose: Any, v: float, yaw_rate: float, stamp_ns: int) -> Odometry:
-    """Return an Odometry message: pose (x y yaw) of base_link in `frame` and its twist, in m, rad and s."""
-    message = Odometry(child_frame_id="base_link")
-    message.header.stamp, message.header.frame_id = to_time(stamp_ns), frame
-    _fill(message.pose.pose.position, (pose[0], pose[1], 0.0))
-    message.pose.pose.orientation = _yaw_quaternion(pose[2])
-    message.twist.twist.linear.x, message.twist.twist.angular.z = v, yaw_rate
-    message.twist.covariance[0] = ODOM_V_SIGMA**2
-    message.twist.covariance[35] = ODOM_YAW_RATE_SIGMA**2
-    return message
+@lru_cache(maxsize=8)
+def _camera(camera: Camera) -> tuple[bytes, bytes]:
+    writer = CdrWriter()
+    writer.header(0, OPTICAL_FRAME)
+    writer.scalars("I", camera.size[1], camera.size[0])
+    writer.string("plumb_bob")
+    writer.scalars("I", 5)  # coefficients
+    writer.scalars("d", *[0.0] * 5)
+    for matrix in (camera.k, np.eye(3), np.hstack([camera.k, np.zeros((3, 1))])):
+        writer.scalars("d", *matrix.ravel().tolist())
+    writer.scalars("I", *[0] * 6)  # not binned, no region of interest
+    writer.scalars("B", 0)
+    return _around_stamp(writer.bytes())
 
 
-def true_odometry(ego: SimulatedEgo, stamp_ns: int) -> Odometry:
-    """Return the true state as Odometry in the frame map."""
+def imu(reading: ImuSample, stamp_ns: int) -> bytes:
+    """Return a serialized Imu in base_link, without orientation."""
+    start, rest = _IMU
+    turn, push = _3_DOUBLES(*reading.angular_velocity), _3_DOUBLES(*reading.linear_acceleration)
+    return b"".join((start, stamp_bytes(stamp_ns), rest, turn, _GYRO_COVARIANCE, push, _ACCEL_COVARIANCE))
+
+
+def odometry(frame: str, pose: Sequence[float], v: float, yaw_rate: float, stamp_ns: int) -> bytes:
+    """Return a serialized Odometry: pose (x y yaw) of base_link in `frame` and its twist, in m, rad and s."""
+    start, rest = _of_base(frame)
+    twist = _6_DOUBLES(v, 0.0, 0.0, 0.0, 0.0, yaw_rate)
+    stamp = stamp_bytes(stamp_ns)
+    return b"".join((start, stamp, rest, _pose(pose), _POSE_COVARIANCE, twist, _TWIST_COVARIANCE))
+
+
+def true_odometry(ego: SimulatedEgo, stamp_ns: int) -> bytes:
+    """Return the true state as a serialized Odometry in the frame map."""
     return odometry("map", (ego.x, ego.y, ego.yaw), ego.v, ego.yaw_rate, stamp_ns)
 
 
-def base_transform(pose: Any, stamp_ns: int) -> TransformStamped:
-    """Return the transform from odom to base_link at a pose (x y yaw), m and rad."""
-    transform = _transform("odom", "base_link", (pose[0], pose[1], 0.0), stamp_ns)
-    transform.transform.rotation = _yaw_quaternion(pose[2])
-    return transform
+def base_transform(pose: Sequence[float], stamp_ns: int) -> bytes:
+    """Return a serialized TFMessage: from odom to base_link at a pose (x y yaw), m and rad."""
+    start, rest = _TRANSFORM
+    return b"".join((start, stamp_bytes(stamp_ns), rest, _pose(pose)))
+
+
+def _pose(pose: Sequence[float]) -> bytes:
+    x, y, yaw = pose
+    return _7_DOUBLES(x, y, 0.0, 0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
+
+
+def _around_stamp(message: bytes, at: int = _STAMP_AT) -> tuple[bytes, bytes]:
+    return message[:at], message[at + _STAMP_SIZE :]
+
+
+@lru_cache(maxsize=8)
+def _of_base(frame: str) -> tuple[bytes, bytes]:
+    writer = CdrWriter()
+    writer.header(0, frame)
+    writer.string("base_link")
+    writer.align(8)
+    return _around_stamp(writer.bytes())
+
+
+def _transform_of_base() -> tuple[bytes, bytes]:
+    writer = CdrWriter()
+    writer.scalars("I", 1)  # transforms
+    writer.header(0, "odom")
+    writer.string("base_link")
+    writer.align(8)
+    return _around_stamp(writer.bytes(), _STAMP_AT + 4)
+
+
+def _imu_of_base() -> tuple[bytes, bytes]:
+    writer = CdrWriter()
+    writer.header(0, "base_link")
+    writer.scalars("d", 0.0, 0.0, 0.0, 1.0)
+    writer.scalars("d", -1.0, *[0.0] * 8)  # no orientation (sensor_msgs/Imu)
+    return _around_stamp(writer.bytes())
+
+
+def _variances(*values: float) -> bytes:
+    return np.diag(values).astype("<f8").tobytes()
+
+
+_IMU, _TRANSFORM = _imu_of_base(), _transform_of_base()
+_GYRO_COVARIANCE, _ACCEL_COVARIANCE = _variances(*[GYRO_SIGMA**2] * 3), _variances(*[ACCEL_SIGMA**2] * 3)
+_POSE_COVARIANCE = _variances(*[0.0] * 6)
+_TWIST_COVARIANCE = _variances(ODOM_V_SIGMA**2, 0.0, 0.0, 0.0, 0.0, ODOM_YAW_RATE_SIGMA**2)
 
 
 def camera_mount(camera: Camera, stamp_ns: int) -> TransformStamped:
@@ -88,7 +139,3 @@ def _transform(parent: str, child: str, translation: Any, stamp_ns: int) -> Tran
 
 def _fill(vector: Any, values: Any) -> None:
     vector.x, vector.y, vector.z = (float(value) for value in values)
-
-
-def _yaw_quaternion(yaw: float) -> Quaternion:
-    return Quaternion(z=math.sin(yaw / 2), w=math.cos(yaw / 2))

@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from nav_msgs.msg import Odometry
+from nav_msgs.msg import Odometry as OdometryMessage
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2
@@ -30,13 +29,14 @@ from perception_rt.node.drive_messages import OPTICAL_FRAME
 from perception_rt.node.run import run
 from perception_rt.node.source import SOURCE_PARAMETERS, Event, SourceNode
 from perception_rt.sim import SIM_CLASSES
-from perception_rt.sim.drive import Drive, DriveSample
+from perception_rt.sim.drive import Drive, DriveSample, Odometry
 from perception_rt.sim.lidar import LIDAR_FRAME, MIN_POINTS, LidarSample
-from perception_rt.sim.recording import Course, RecordedImage, Recording
+from perception_rt.sim.recording import IMU_HZ, ODOMETRY_HZ, Course, RecordedImage, Recording
 from perception_rt.types import ConfigError
 
 _COURSE = Course()
-IMU_PERIOD_NS = 10_000_000  # 100 Hz; odometry and /tf at every second tick
+IMU_PERIOD_NS = round(1e9 / IMU_HZ)
+ODOMETRY_STEP_S = 1 / ODOMETRY_HZ  # odometry and /tf at every second tick
 
 # Time since the start, ns, and a function that publishes with a given stamp.
 Timed = tuple[int, Callable[[int], None]]
@@ -61,13 +61,13 @@ class DriveSimulatorNode(SourceNode):
 
     def __init__(self, node_name: str = "drive_simulator", **kwargs: Any) -> None:
         super().__init__(node_name, **kwargs)
-        self._sensors: list[SimulatedSensor] = []
+        self._sensors: list[RecordedSensor] = []
         self._advertised: list[Publisher] = []
 
     def setup(self) -> None:
         """Build the world and the publishers."""
         self._drive = Drive(self.values["seed"], (self.values["width"], self.values["height"]))
-        sensors = self._open_recording() or self._drive
+        self._source = self._open_recording() or self._drive
         camera_hz, lidar_hz = self.values["camera_hz"], self.values["lidar_hz"]
         if not camera_hz and not lidar_hz:
             raise ConfigError("camera_hz=0.0, lidar_hz=0.0: give one of them a rate")
@@ -77,7 +77,7 @@ class DriveSimulatorNode(SourceNode):
             self._points = self._advertise(PointCloud2, "lidar/points", 5)
             self._truth_3d = self._advertise(Detection3DArray, "~/ground_truth_3d", 50)
             self._encoder_3d = Detection3DEncoder(SIM_CLASSES)
-            self._sensors.append(SimulatedSensor("lidar", lidar_hz, sensors.lidar, self._emit_lidar))
+            self._sensors.append(self._sensor("lidar", lidar_hz, self._source.lidar, self._emit_lidar))
             self._listened.append(self._points)
             mounts.append(messages.lidar_mount(stamp_ns))
         if camera_hz:
@@ -85,11 +85,11 @@ class DriveSimulatorNode(SourceNode):
             self._info = self._advertise(CameraInfo, "camera/camera_info", 5)
             self._truth = self._advertise(Detection2DArray, "~/ground_truth", 50)
             self._encoder = DetectionEncoder(SIM_CLASSES)
-            self._sensors.append(SimulatedSensor("camera", camera_hz, sensors.sample, self._emit_camera))
+            self._sensors.append(self._sensor("camera", camera_hz, self._source.sample, self._emit_camera))
             self._listened.append(self._image)
             mounts.append(messages.camera_mount(self._drive.camera, stamp_ns))
-        self._odometry = self._advertise(Odometry, "odom", 10)
-        self._true_odometry = self._advertise(Odometry, "~/ground_truth_odometry", 10)
+        self._odometry = self._advertise(OdometryMessage, "odom", 10)
+        self._true_odometry = self._advertise(OdometryMessage, "~/ground_truth_odometry", 10)
         self._imu = self._advertise(Imu, "imu", 10)
         self._tf = self._advertise(TFMessage, "/tf", 100)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -103,6 +103,13 @@ class DriveSimulatorNode(SourceNode):
             if self.values[name] != recorded:
                 raise ConfigError(f"{name}={self.values[name]}: the recording is of a drive with {recorded}")
         return recording
+
+    def _sensor(
+        self, name: str, rate_hz: float, sample: Callable[[float], Any], emit: Callable[[Any, int], None]
+    ) -> RecordedSensor:
+        if self.values["recording"]:
+            return RecordedSensor(rate_hz, sample, emit)
+        return SimulatedSensor(name, rate_hz, sample, emit)
 
     def _advertise(self, message_type: type, topic: str, qos: int | QoSProfile) -> Publisher:
         self._advertised.append(self.create_publisher(message_type, topic, qos))
@@ -158,35 +165,67 @@ class DriveSimulatorNode(SourceNode):
         self._points.publish(encode_points(sample.points, stamp_ns, LIDAR_FRAME))
 
     def _vehicle(self) -> Iterator[Timed]:
-        pose = np.zeros(3)
+        self._pose = 0.0, 0.0, 0.0
         for tick in itertools.count():
-            t_ns = tick * IMU_PERIOD_NS
-            if tick % 2 == 0:
-                pose = self._dead_reckon(pose, t_ns)
-            yield t_ns, partial(self._emit_vehicle, t_ns, pose)
+            yield tick * IMU_PERIOD_NS, partial(self._emit_vehicle, tick)
 
-    def _dead_reckon(self, pose: np.ndarray, t_ns: int) -> np.ndarray:
-        """Integrate the measured twist; like real wheel odometry it drifts."""
-        measured = self._drive.odometry(t_ns / 1e9)
-        step = 2 * IMU_PERIOD_NS / 1e9 if t_ns else 0.0
-        x, y, yaw = pose
-        middle = yaw + measured.yaw_rate * step / 2
-        travelled = measured.v * step
-        yaw += measured.yaw_rate * step
-        return np.array([x + travelled * math.cos(middle), y + travelled * math.sin(middle), yaw])
-
-    def _emit_vehicle(self, t_ns: int, pose: np.ndarray, stamp_ns: int) -> None:
-        t_s = t_ns / 1e9
-        self._imu.publish(messages.imu(self._drive.imu(t_s), stamp_ns))
-        if t_ns // IMU_PERIOD_NS % 2:
+    def _emit_vehicle(self, tick: int, stamp_ns: int) -> None:
+        t_s = tick * IMU_PERIOD_NS / 1e9
+        self._imu.publish(messages.imu(self._source.imu(t_s), stamp_ns))
+        if tick % 2:
             return
-        measured, true = self._drive.odometry(t_s), self._drive.ego(t_s)
-        self._odometry.publish(messages.odometry("odom", pose, measured.v, measured.yaw_rate, stamp_ns))
+        measured, true = self._source.odometry(t_s), self._source.ego(t_s)
+        if tick:
+            self._pose = _moved(self._pose, measured)
+        self._odometry.publish(messages.odometry("odom", self._pose, measured.v, measured.yaw_rate, stamp_ns))
         self._true_odometry.publish(messages.true_odometry(true, stamp_ns))
-        self._tf.publish(TFMessage(transforms=[messages.base_transform(pose, stamp_ns)]))
+        self._tf.publish(messages.base_transform(self._pose, stamp_ns))
 
 
-class SimulatedSensor:
+def _moved(pose: tuple[float, float, float], measured: Odometry) -> tuple[float, float, float]:
+    """Integrate the measured twist; like real wheel odometry it drifts."""
+    x, y, yaw = pose
+    turned, travelled = measured.yaw_rate * ODOMETRY_STEP_S, measured.v * ODOMETRY_STEP_S
+    middle = yaw + turned / 2
+    return x + travelled * math.cos(middle), y + travelled * math.sin(middle), yaw + turned
+
+
+class RecordedSensor:
+    """Takes samples that are rendered already.
+
+    Args:
+        rate_hz: of the samples. sample: returns the sample of a time, s.
+        emit: publishes a sample with a stamp, ns.
+    """
+
+    def __init__(
+        self, rate_hz: float, sample: Callable[[float], Any], emit: Callable[[Any, int], None]
+    ) -> None:
+        self._rate_hz, self._sample, self._emit = rate_hz, sample, emit
+
+    def rewind(self, ahead_s: float, duration_s: float) -> None:
+        """Do nothing: all is there."""
+
+    def ready(self) -> bool:
+        """Return True."""
+        return True
+
+    def events(self) -> Iterator[Timed]:
+        """Yield all samples by time."""
+        for number in itertools.count():
+            yield self._time_ns(number), partial(self._emit_sample, self._time_ns(number) / 1e9)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _emit_sample(self, t_s: float, stamp_ns: int) -> None:
+        self._emit(self._sample(t_s), stamp_ns)
+
+    def _time_ns(self, number: int) -> int:
+        return round(number * 1e9 / self._rate_hz)
+
+
+class SimulatedSensor(RecordedSensor):
     """Renders samples ahead on a thread of its own, so that a stamp is the time of publishing.
 
     Args:
@@ -197,7 +236,7 @@ class SimulatedSensor:
     def __init__(
         self, name: str, rate_hz: float, sample: Callable[[float], Any], emit: Callable[[Any, int], None]
     ) -> None:
-        self._rate_hz, self._sample, self._emit = rate_hz, sample, emit
+        super().__init__(rate_hz, sample, emit)
         self._thread = ThreadPoolExecutor(1, name)
         self._ahead: deque[Future] = deque()
 
@@ -214,16 +253,11 @@ class SimulatedSensor:
         """Return whether all started samples are rendered."""
         return self._ahead[-1].done()
 
-    def events(self) -> Iterator[Timed]:
-        """Yield all samples by time."""
-        for number in itertools.count():
-            yield self._time_ns(number), self._emit_ahead
-
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _emit_ahead(self, stamp_ns: int) -> None:
+    def _emit_sample(self, t_s: float, stamp_ns: int) -> None:
         sample = self._ahead.popleft().result()
         self._make()
         self._emit(sample, stamp_ns)
@@ -232,9 +266,6 @@ class SimulatedSensor:
         if self._next < self._count:
             self._ahead.append(self._thread.submit(self._sample, self._time_ns(self._next) / 1e9))
             self._next += 1
-
-    def _time_ns(self, number: int) -> int:
-        return round(number * 1e9 / self._rate_hz)
 
 
 def main(args: list[str] | None = None) -> int:

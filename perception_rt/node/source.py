@@ -13,6 +13,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
+from perception_rt.codec.cdr import CDR_LITTLE_ENDIAN, stamp_bytes
 from perception_rt.component.parameters import Parameter
 from perception_rt.node.shell import PerceptionNode
 
@@ -174,7 +175,7 @@ class SourceNode(PerceptionNode):
         with self._publishing:
             if not self.halt.is_set():
                 self._clock_ns = time_ns
-                self._clock_publisher.publish(Clock(clock=to_time(time_ns)))
+                self._clock_publisher.publish(CDR_LITTLE_ENDIAN + stamp_bytes(time_ns))
 
 
 def to_time(stamp_ns: int) -> Time:

@@ -1,4 +1,4 @@
-"""A drive rendered in advance: images, clouds and ground truth in memory-mapped files.
+"""A drive rendered in advance: images, clouds, ground truth and the vehicle's signals, mostly memory-mapped.
 
 Images are stored as raw pixels, as decoding a JPEG costs more than a tenth of a detector's time.
 """
@@ -11,6 +11,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +20,15 @@ import cv2
 import numpy as np
 
 from perception_rt.sim.camera import Camera
-from perception_rt.sim.drive import Drive
+from perception_rt.sim.drive import Drive, ImuSample, Odometry
 from perception_rt.sim.lidar import AZIMUTH_STEPS, ELEVATIONS, LidarSample
+from perception_rt.sim.path import SimulatedEgo
 from perception_rt.types import ConfigError, Detections2D, Detections3D
 
 IMAGES, POINTS, TRUTH, INDEX = "images.npy", "points.npy", "truth.npz", "index.json"
 CLOUD_BYTES = AZIMUTH_STEPS * len(ELEVATIONS) * 16
+IMU_HZ, ODOMETRY_HZ = 100.0, 50.0
+_VEHICLE_BYTES = 8 * int(6 * IMU_HZ + 8 * ODOMETRY_HZ)  # a second
 _BLOCK = 1 << 22
 
 
@@ -47,7 +51,8 @@ class Course(NamedTuple):
         """The maximum size of a recording."""
         images = len(self.times(self.camera_hz)) if self.camera_hz else 0
         clouds = len(self.times(self.lidar_hz)) if self.lidar_hz else 0
-        return images * self.width * self.height * 3 + clouds * CLOUD_BYTES
+        vehicle = math.ceil(self.duration_s) * _VEHICLE_BYTES
+        return images * self.width * self.height * 3 + clouds * CLOUD_BYTES + vehicle
 
     @property
     def key(self) -> str:
@@ -137,11 +142,24 @@ def finish(
         "truth_points": _joined([cloud.truth_points for cloud in clouds], np.zeros(0, np.int64)),
         "ids": _joined([cloud.truth_ids for cloud in clouds], np.zeros(0, np.int64)),
         "velocity": _joined([cloud.truth_velocity for cloud in clouds], np.zeros((0, 2))),
+        **_vehicle(course),
     }
     stored: dict[str, Any] = {name: np.asarray(values) for name, values in arrays.items()}
     np.savez(folder / TRUTH, **stored)
     sums = {name: _checksum(folder / name) for name in (IMAGES, POINTS, TRUTH)}
     (folder / INDEX).write_text(json.dumps({"key": course.key, "course": course._asdict(), "crc32": sums}))
+
+
+def _vehicle(course: Course) -> dict[str, list]:
+    """Return the vehicle's signals at each of their times; storing them costs less than seeding their noise."""
+    drive = _drive(course.seed, (course.width, course.height))
+    imu = [drive.imu(t_s) for t_s in course.times(IMU_HZ)]
+    times = course.times(ODOMETRY_HZ)
+    return {
+        "imu": [np.concatenate([one.angular_velocity, one.linear_acceleration]) for one in imu],
+        "odometry": [astuple(drive.odometry(t_s)) for t_s in times],
+        "ego": [astuple(drive.ego(t_s)) for t_s in times],
+    }
 
 
 def _joined(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:
@@ -184,6 +202,9 @@ class Recording:
             points = np.load(folder / POINTS, mmap_mode="r" if self.course.lidar_hz else None)
             with np.load(folder / TRUTH) as truth:
                 self._truths, self._clouds = list(_truths(truth)), list(_clouds(truth, points))
+                self._imu = [ImuSample(row[:3], row[3:]) for row in truth["imu"]]
+                self._odometry = [Odometry(*row) for row in truth["odometry"].tolist()]
+                self._ego = [SimulatedEgo(*row) for row in truth["ego"].tolist()]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"recording={folder}: {error}") from error
         self.camera = Camera.of_size((self.course.width, self.course.height))
@@ -196,6 +217,18 @@ class Recording:
     def lidar(self, t_s: float) -> LidarSample:
         """Return the cloud at t_s [s] and its truth."""
         return self._clouds[_number(t_s, self.course.lidar_hz, len(self._clouds))]
+
+    def imu(self, t_s: float) -> ImuSample:
+        """Return the IMU's reading at t_s [s], at IMU_HZ."""
+        return self._imu[_number(t_s, IMU_HZ, len(self._imu))]
+
+    def odometry(self, t_s: float) -> Odometry:
+        """Return measured speed and yaw rate at t_s [s], at ODOMETRY_HZ."""
+        return self._odometry[_number(t_s, ODOMETRY_HZ, len(self._odometry))]
+
+    def ego(self, t_s: float) -> SimulatedEgo:
+        """Return the true state at t_s [s], at ODOMETRY_HZ."""
+        return self._ego[_number(t_s, ODOMETRY_HZ, len(self._ego))]
 
 
 def _number(t_s: float, rate_hz: float, count: int) -> int:
