@@ -151,7 +151,7 @@ def finish(
 
 
 def _vehicle(course: Course) -> dict[str, list]:
-    """Return the vehicle's signals at each of their times; storing them costs less than seeding their noise."""
+    """Return the vehicle's signals at each of their times: to seed their noise costs more than to read it."""
     drive = _drive(course.seed, (course.width, course.height))
     imu = [drive.imu(t_s) for t_s in course.times(IMU_HZ)]
     times = course.times(ODOMETRY_HZ)

@@ -10,6 +10,7 @@ import pytest
 from geometry_msgs.msg import TransformStamped, TwistWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
 from rclpy.qos import DurabilityPolicy
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Imu, NavSatFix
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
@@ -61,11 +62,12 @@ class Vehicle:
         return self.began + round(t * 1e9)
 
     def imu(self, t: float) -> Imu:
-        return messages.imu(self.drive.imu(t), self.stamp(t))
+        return deserialize_message(messages.imu(self.drive.imu(t), self.stamp(t)), Imu)
 
     def odom(self, t: float) -> Odometry:
         measured = self.drive.odometry(t)
-        return messages.odometry("odom", np.zeros(3), measured.v, measured.yaw_rate, self.stamp(t))
+        data = messages.odometry("odom", np.zeros(3), measured.v, measured.yaw_rate, self.stamp(t))
+        return deserialize_message(data, Odometry)
 
     def fix(self, t: float, off: float = 0.0) -> NavSatFix:
         ego = self.drive.ego(t)

@@ -11,7 +11,7 @@ import pytest
 from perception_rt.cli.demo import cache
 from perception_rt.sim import recording as recordings
 from perception_rt.sim.drive import Drive
-from perception_rt.sim.recording import Course, Recording, create, finish, render
+from perception_rt.sim.recording import IMU_HZ, ODOMETRY_HZ, Course, Recording, create, finish, render
 from perception_rt.types import ConfigError
 
 COURSE = Course(seed=5, width=96, height=64, camera_hz=15.0, lidar_hz=5.0, duration_s=0.4)
@@ -55,6 +55,14 @@ def test_samples_are_those_of_the_drive(tmp_path):
         np.testing.assert_array_equal(found.truth.xyzlwh_yaw, expected.truth.xyzlwh_yaw)
         for name in ("points", "truth_points", "truth_ids", "truth_velocity"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    for t_s in COURSE.times(IMU_HZ):
+        read, made = recording.imu(t_s), drive.imu(t_s)
+        np.testing.assert_array_equal(read.angular_velocity, made.angular_velocity)
+        np.testing.assert_array_equal(read.linear_acceleration, made.linear_acceleration)
+    for t_s in COURSE.times(ODOMETRY_HZ):
+        assert (recording.odometry(t_s), recording.ego(t_s)) == (drive.odometry(t_s), drive.ego(t_s))
+    size = sum(file.stat().st_size for file in (tmp_path / "one").iterdir())
+    assert size < COURSE.bytes() + (1 << 16)
 
 
 @pytest.mark.parametrize("sensor", ["camera_hz", "lidar_hz"])
@@ -69,6 +77,9 @@ def test_a_time_between_or_beyond_samples_is_refused(tmp_path, t_s):
     recording = Recording(write(tmp_path / "one"))
     with pytest.raises(ConfigError, match="t_s="):
         recording.sample(t_s)
+    for read in (recording.imu, recording.odometry, recording.ego):
+        with pytest.raises(ConfigError, match="t_s="):
+            read(t_s + 0.003)
 
 
 @pytest.mark.parametrize("name", ["images.npy", "points.npy", "truth.npz", "index.json"])
