@@ -29,6 +29,7 @@ CREEP_M_S = (
 LEAST_KEPT, MOST_KEPT = 0.2, 10.0  # of a keep time, at most twice as fast as normal
 _LEGENDRE, _WEIGHTS = np.polynomial.legendre.leggauss(3)
 _NODES, _WEIGHTS = (_LEGENDRE + 1) / 2, _WEIGHTS / 2  # of Gauss-Legendre quadrature on [0, 1]
+_MOMENTS, _MOMENT_WEIGHTS = np.append(_NODES, 1.0), np.append(_WEIGHTS, 0.0)  # the last one is the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,25 +176,26 @@ def _fade(
 
     Acceleration and yaw rate are reset to their prior, ready for a change to `turn`.
     """
-    left, gain, position = (part[:, None] for part in fading(motion[name], dt))
-    variance = variance[:, None]
+    left, gain, position = fading(motion[name], dt)
     moved = np.zeros_like(mean)
-    moved[:, :2] = mean[:, :2] + gain * mean[:, 2:4]
-    moved[:, 2:4] = left * mean[:, 2:4]
-    jacobian, noise = (np.zeros((len(mean), STATES, STATES)) for _ in range(2))
-    jacobian[:, [X, Y], [X, Y]] = 1
-    jacobian[:, [X, Y], [VX, VY]], jacobian[:, [VX, VY], [VX, VY]] = gain, left
-    _isotropic(noise, variance * position, variance * gain * (1 - left), variance * (1 - left**2))
+    moved[:, :2] = mean[:, :2] + gain[:, None] * mean[:, 2:4]
+    moved[:, 2:4] = left[:, None] * mean[:, 2:4]
+    jacobian = np.zeros((len(mean), STATES, STATES))
+    for at, rate in ((X, VX), (Y, VY)):
+        jacobian[:, at, at], jacobian[:, at, rate], jacobian[:, rate, rate] = 1.0, gain, left
+    noise = _isotropic(variance * position, variance * gain * (1 - left), variance * (1 - left**2))
     noise[:, ACCELERATION, ACCELERATION] = motion["acceleration"] ** 2
     noise[:, YAW_RATE, YAW_RATE] = motion["yaw_rate"] ** 2
     return moved, jacobian, noise
 
 
-def _isotropic(noise: np.ndarray, position: np.ndarray, mixed: np.ndarray, velocity: np.ndarray) -> None:
-    """Add (N, 1) variances of position and velocity and their covariance to (N, 6, 6), equally in x and y."""
-    noise[:, [X, Y], [X, Y]] += position
-    noise[:, [X, Y, VX, VY], [VX, VY, X, Y]] += mixed
-    noise[:, [VX, VY], [VX, VY]] += velocity
+def _isotropic(position: np.ndarray, mixed: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    """Return (N, 6, 6) of (N,) variances of position and velocity and their covariance, equal in x and y."""
+    noise = np.zeros((len(position), STATES, STATES))
+    for at, rate in ((X, VX), (Y, VY)):
+        noise[:, at, at], noise[:, rate, rate] = position, velocity
+        noise[:, at, rate] = noise[:, rate, at] = mixed
+    return noise
 
 
 def turn(mean: np.ndarray, motion: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -205,51 +207,78 @@ def turn(mean: np.ndarray, motion: np.ndarray, dt: float) -> tuple[np.ndarray, n
     Returns:
         The mean after dt (N, 6), the Jacobian (N, 6, 6), and the noise's covariance (N, 6, 6).
     """
-    velocity, acceleration = mean[:, 2:4], mean[:, ACCELERATION]
-    speed = np.hypot(velocity[:, 0], velocity[:, 1])
-    along = velocity / np.hypot(speed, CREEP_M_S)[:, None]
-    moments = np.append(_NODES, 1.0) * dt  # the last one is the end
-    # Braking ends at rest: the acceleration acts until the speed is zero.
-    acts = np.minimum(moments, (speed / np.maximum(-acceleration, 1e-9))[:, None])
-    angle = mean[:, YAW_RATE, None] * moments
-    cos, sin = np.cos(angle), np.sin(angle)
-    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)  # (N, 4, 2, 2)
-    forward = (rotation @ along[:, None, :, None])[..., 0]
-    velocities = (rotation @ velocity[:, None, :, None])[..., 0]
-    velocities += (acceleration[:, None] * acts)[..., None] * forward
-    sideways = np.stack([-velocities[..., 1], velocities[..., 0]], -1)
-    # d velocity / d (velocity x, velocity y, acceleration, yaw rate), (N, 4, 2, 4); along counts as fixed.
-    by_state = np.concatenate(
-        [rotation, (forward * acts[..., None])[..., None], (sideways * moments[:, None])[..., None]], -1
-    )
-    weights = np.append(_WEIGHTS, 0.0) * dt
-    fades = [np.exp(-dt / motion[name]) for name in ("acceleration_time_s", "yaw_rate_time_s")]
-
-    moved = np.concatenate([mean[:, :2] + weights @ velocities, velocities[:, -1], mean[:, 4:]], -1)
-    jacobian = np.zeros((len(mean), STATES, STATES))
-    jacobian[:, [X, Y], [X, Y]] = 1
-    jacobian[:, :2, 2:] = np.einsum("t,ntij->nij", weights, by_state)
-    jacobian[:, 2:4, 2:] = by_state[:, -1]
-    for row, fade in zip((ACCELERATION, YAW_RATE), fades, strict=True):
-        moved[:, row] *= fade
-        jacobian[:, row, row] = fade
-    return moved, jacobian, _turn_noise(forward[:, -1], sideways[:, -1], motion, dt)
+    return TurnStep(motion, dt).of(mean)
 
 
-def _turn_noise(forward: np.ndarray, sideways: np.ndarray, motion: np.ndarray, dt: float) -> np.ndarray:
-    """Return (N, 6, 6) the noise of acceleration and yaw rate, integrated over dt, and of wandering."""
-    remaining = (1 - _NODES) * dt
-    kicks = np.zeros((len(forward), STATES, 2 * len(_NODES)))
-    for row, name, direction, place in (
-        (ACCELERATION, "acceleration", forward, slice(0, 3)),
-        (YAW_RATE, "yaw_rate", sideways, slice(3, 6)),
-    ):
-        time_s = motion[name + "_time_s"][:, None]
-        size = motion[name][:, None] * np.sqrt(2 / time_s * dt * _WEIGHTS)  # (N, 3)
-        kicks[:, :2, place] = direction[:, :, None] * (size * remaining**2 / 2)[:, None]
-        kicks[:, 2:4, place] = direction[:, :, None] * (size * remaining)[:, None]
-        kicks[:, row, place] = size * np.exp(-remaining / time_s)
-    noise = kicks @ kicks.swapaxes(-1, -2)
-    power = motion["walk"][:, None] ** 2
-    _isotropic(noise, power * dt**3 / 3, power * dt**2 / 2, power * dt)
-    return noise
+class TurnStep:
+    """Steps of `turn` of one length: what depends on the motion alone is computed once.
+
+    Vectors in the plane are complex numbers, x + iy, as turning them is then one product.
+
+    Args:
+        motion: (N,) of `columns`. dt: some tenths of a second at most.
+    """
+
+    def __init__(self, motion: np.ndarray, dt: float) -> None:
+        self.dt = dt
+        self._moments, self._weights = _MOMENTS * dt, _MOMENT_WEIGHTS * dt
+        remaining = (1 - _NODES) * dt
+        count, nodes = len(motion), len(_NODES)
+        # What each kick of the acceleration or of the yaw rate at a node does until the end: to the position
+        # and to the velocity along its direction, (N, 2, 2, 3), and to itself.
+        self._pushes = np.empty((count, 2, 2, nodes))
+        self._kicks = np.zeros((count, STATES, 2 * nodes))
+        self._fades = []
+        for mode, (row, name) in enumerate(((ACCELERATION, "acceleration"), (YAW_RATE, "yaw_rate"))):
+            time_s = motion[name + "_time_s"]
+            self._fades.append((row, np.exp(-dt / time_s)))
+            size = motion[name][:, None] * np.sqrt(2 / time_s[:, None] * dt * _WEIGHTS)  # (N, 3)
+            self._pushes[:, 0, mode] = size * remaining**2 / 2
+            self._pushes[:, 1, mode] = size * remaining
+            place = slice(mode * nodes, (mode + 1) * nodes)
+            self._kicks[:, row, place] = size * np.exp(-remaining / time_s[:, None])
+        power = motion["walk"] ** 2
+        self._wander = _isotropic(power * dt**3 / 3, power * dt**2 / 2, power * dt)
+
+    def of(self, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Advance (N, 6) by one step; returns the same as `turn`."""
+        count, moments = len(mean), self._moments
+        velocity = np.ascontiguousarray(mean[:, 2:4]).view(np.complex128)  # (N, 1)
+        acceleration = mean[:, ACCELERATION, None]
+        speed = np.abs(velocity)
+        # Braking ends at rest: the acceleration acts until the speed is zero.
+        acts = np.minimum(moments, speed / np.maximum(-acceleration, 1e-9))
+        angle = mean[:, YAW_RATE, None] * moments
+        # d velocity / d (velocity x, velocity y, acceleration, yaw rate), (N, 4, 4); along counts as fixed.
+        by_state = np.empty((count, len(moments), 4), np.complex128)
+        rotation = by_state[..., 0]
+        rotation.real, rotation.imag = np.cos(angle), np.sin(angle)
+        forward = rotation * (velocity / np.hypot(speed, CREEP_M_S))
+        velocities = rotation * velocity + acceleration * acts * forward
+        sideways = 1j * velocities
+        by_state[..., 1], by_state[..., 2], by_state[..., 3] = 1j * rotation, forward * acts, sideways * moments
+
+        moved = mean.copy()
+        moved[:, :2] += _plane(velocities @ self._weights)
+        moved[:, 2:4] = _plane(velocities[:, -1].copy())
+        jacobian = np.zeros((count, STATES, STATES))
+        jacobian[:, X, X] = jacobian[:, Y, Y] = 1
+        integral, last = np.einsum("t,ntj->nj", self._weights, by_state), by_state[:, -1]
+        jacobian[:, X, 2:], jacobian[:, Y, 2:] = integral.real, integral.imag
+        jacobian[:, VX, 2:], jacobian[:, VY, 2:] = last.real, last.imag
+        for row, fade in self._fades:
+            moved[:, row] *= fade
+            jacobian[:, row, row] = fade
+        return moved, jacobian, self._noise(np.stack([forward[:, -1], sideways[:, -1]], 1))
+
+    def _noise(self, directions: np.ndarray) -> np.ndarray:
+        """Return (N, 6, 6) the noise of acceleration and yaw rate along (N, 2), integrated, and of wandering."""
+        pushed = (directions[:, None, :, None] * self._pushes).reshape(len(directions), 2, 2 * len(_NODES))
+        kicks = self._kicks.copy()
+        kicks[:, X : VX + 1 : 2], kicks[:, Y : VY + 1 : 2] = pushed.real, pushed.imag
+        return kicks @ kicks.swapaxes(-1, -2) + self._wander
+
+
+def _plane(vectors: np.ndarray) -> np.ndarray:
+    """Return (N, 2) of (N,) complex."""
+    return vectors.view(np.float64).reshape(-1, 2)

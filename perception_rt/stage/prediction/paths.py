@@ -9,10 +9,10 @@ from perception_rt.stage.prediction.motion import (
     CONSTANT_VELOCITY,
     STOP,
     TURN,
+    TurnStep,
     fading,
     keep_times,
     kept_variance,
-    turn,
 )
 
 LONGEST_STEP_S = 0.5
@@ -61,22 +61,24 @@ def _straight(
     covariance[:, mode] = (
         spread[..., :2, :2] + gain * (cross + cross.swapaxes(-1, -2)) + gain**2 * spread[..., 2:4, 2:4]
     )
-    covariance[:, mode, :, [0, 1], [0, 1]] += noise
+    for axis in range(2):
+        covariance[:, mode, :, axis, axis] += noise
 
 
 def _turning(bank: Bank, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     state, spread = bank.mean[:, TURN], bank.covariance[:, TURN]
-    mean, covariance, angle = [], [], []
-    turned, now = np.zeros(len(bank)), 0.0
-    for until in times_s:
+    n, moments = len(bank), len(times_s)
+    mean, covariance, angle = np.empty((n, moments, 2)), np.empty((n, moments, 2, 2)), np.empty((n, moments))
+    turned, now, step = np.zeros(n), 0.0, None
+    for moment, until in enumerate(times_s.tolist()):
         steps = int(np.ceil((until - now) / LONGEST_STEP_S - 1e-9))
+        dt = (until - now) / steps
+        if step is None or step.dt != dt:
+            step = TurnStep(bank.motion, dt)
         for _ in range(steps):
-            dt = (until - now) / steps
             turned = turned + state[:, 5] * dt
-            state, jacobian, noise = turn(state, bank.motion, dt)
+            state, jacobian, noise = step.of(state)
             spread = jacobian @ spread @ jacobian.swapaxes(-1, -2) + noise
         now = until
-        mean.append(state[:, :2])
-        covariance.append(spread[:, :2, :2])
-        angle.append(turned)
-    return np.stack(mean, 1), np.stack(covariance, 1), np.stack(angle, 1)
+        mean[:, moment], covariance[:, moment], angle[:, moment] = state[:, :2], spread[:, :2, :2], turned
+    return mean, covariance, angle

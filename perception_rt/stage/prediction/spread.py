@@ -31,6 +31,7 @@ TREND = (1 / 3, 1 / 2)  # how much of the factors' trend over the last two leads
 MOST_TREND = 1.0  # power of the time at most
 PRIOR_WEIGHT, MEMORY = 20.0, 4000.0  # errors that the recordings count as, and after which old ones fade
 _BINS = np.geomspace(1e-2, 1e2, 129)  # of errors over their expected median
+_EDGES = np.log(_BINS[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +153,25 @@ class Errors:
         counts *= np.minimum(MEMORY / counts.sum(1), 1.0)[:, None]
         np.add.at(counts, (labels, place), 1.0)
 
-    def factors(self) -> np.ndarray:
-        """Return (2, L, C): current errors relative to recordings at each lead, at 50 % and at 95 %."""
-        below = np.cumsum(self._counts, axis=-1) / self._counts.sum(-1, keepdims=True)
-        edges = np.log(_BINS[1:])
-        found = [[[np.interp(share, row, edges) for row in lead] for lead in below] for share in SHARES]
-        return np.exp(found) * self._lead[0] / self._lead
+    def factors(self, labels: np.ndarray | None = None) -> np.ndarray:
+        """Return (2, L, C): current errors relative to recordings at each lead, at 50 % and at 95 %.
 
-    def growth(self, times_s: np.ndarray) -> np.ndarray:
-        """Return (2, C, T): the factors at times ahead; beyond the last lead with a damped trend."""
-        logs, x, at = np.log(self.factors()), np.log(times_s), np.log(LEADS_S)
+        Args:
+            labels: (C,) the classes; None for all.
+        """
+        some = slice(None) if labels is None else labels
+        counts, leads = self._counts[:, some], self._lead[:, :, some]
+        below = np.cumsum(counts, axis=-1) / counts.sum(-1, keepdims=True)
+        found = [[[np.interp(share, row, _EDGES) for row in lead] for lead in below] for share in SHARES]
+        return np.exp(found) * leads[0] / leads
+
+    def growth(self, times_s: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        """Return (2, C, T): the factors at times ahead; beyond the last lead with a damped trend.
+
+        Args:
+            times_s: (T,) ahead, s. labels: (C,) the classes; None for all.
+        """
+        logs, x, at = np.log(self.factors(labels)), np.log(times_s), np.log(LEADS_S)
         trend = (logs[:, -1] - logs[:, -2]) / (at[-1] - at[-2])
         power = (np.reshape(TREND, (-1, 1)) * trend).clip(-MOST_TREND, MOST_TREND)
         beyond = power[..., None] * (x - at[-1]).clip(min=0)
@@ -171,11 +181,14 @@ class Errors:
     def radii(self, labels: np.ndarray, times_s: np.ndarray) -> np.ndarray:
         """Return (2, N, T) radii that contain 50 % and 95 %, m; infinite if unknown."""
         radii = np.full((2, len(labels), len(times_s)), np.inf)
-        factors, unrest = self.growth(times_s), self.unrest(labels)
-        for label in np.unique(labels):
+        learned = np.unique(labels[self._learned[labels]])
+        if not len(learned):
+            return radii
+        factors, unrest = self.growth(times_s, learned), self.unrest(labels)
+        for place, label in enumerate(learned.tolist()):
             spread = self._spreads[label]
-            if spread is not None:
-                mine = labels == label
-                scaled = spread.radii(times_s) * factors[:, label]
-                radii[:, mine] = scaled[:, None] * unrest[mine][:, None]
+            assert spread is not None  # as it is learned
+            mine = labels == label
+            scaled = spread.radii(times_s) * factors[:, place]
+            radii[:, mine] = scaled[:, None] * unrest[mine][:, None]
         return radii
