@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isfinite, sqrt
 from typing import Any
 
 import numpy as np
@@ -85,12 +86,13 @@ def _transform(stamp_ns: int, parent: str, child: str, numbers: tuple[float, ...
             raise CodecError(field, name, f"no name, from {parent!r} to {child!r}")
     if parent == child:
         raise CodecError("child_frame_id", child, "a frame in itself")
-    translation, quaternion = np.array(numbers[:3]), np.array(numbers[3:])
-    largest = np.abs(quaternion).max()  # first, so that no square over- or underflows
-    if not np.isfinite(translation).all():
-        raise CodecError("translation", translation.tolist(), f"not finite, from {parent!r} to {child!r}")
-    if not (np.isfinite(largest) and largest > 0):
-        raise CodecError("rotation", quaternion.tolist(), f"no rotation, from {parent!r} to {child!r}")
-    quaternion /= largest
-    quaternion /= np.linalg.norm(quaternion)
-    return Transform(stamp_ns, parent, child, translation, quaternion)
+    translation, quaternion = list(numbers[:3]), list(numbers[3:])
+    if not all(map(isfinite, translation)):
+        raise CodecError("translation", translation, f"not finite, from {parent!r} to {child!r}")
+    if not (all(map(isfinite, quaternion)) and any(quaternion)):
+        raise CodecError("rotation", quaternion, f"no rotation, from {parent!r} to {child!r}")
+    largest = max(map(abs, quaternion))  # first, so that no square over- or underflows
+    quaternion = [value / largest for value in quaternion]
+    length = sqrt(sum([value * value for value in quaternion]))
+    unit = np.array([value / length for value in quaternion])
+    return Transform(stamp_ns, parent, child, np.array(translation), unit)

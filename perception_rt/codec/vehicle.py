@@ -7,17 +7,20 @@ nav_msgs/Odometry and nav_msgs/Path out.
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from perception_rt.codec.cdr import CdrReader, CdrWriter
+from perception_rt.codec.cdr import CdrReader, CdrWriter, stamp_bytes
 from perception_rt.types.state import EgoPath, EgoState
 
 _NO_FIX = -1
 _UNKNOWN_COVARIANCE = 0
 _PLANE = (0, 1, 5)  # of x y z and the turns about x y z: what a vehicle on the ground has
+_PLANE_BLOCK = np.ix_(_PLANE, _PLANE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,17 +112,17 @@ def parse_imu(data: bytes) -> ImuReading:
     """
     reader = CdrReader(data)
     stamp_ns, frame_id = reader.header()
-    reader.doubles("orientation", 4 + 9)
+    reader.scalars("orientation", "d", 4 + 9)
     turning, turning_covariance = _measured(reader, "angular_velocity")
     pushing, pushing_covariance = _measured(reader, "linear_acceleration")
     return ImuReading(stamp_ns, frame_id, turning, turning_covariance, pushing, pushing_covariance)
 
 
 def _measured(reader: CdrReader, field: str) -> tuple[np.ndarray | None, np.ndarray | None]:
-    values, covariance = reader.doubles(field, 3), reader.doubles(f"{field}_covariance", 9).reshape(3, 3)
-    if covariance[0, 0] == -1:
+    values, covariance = reader.scalars(field, "d", 3), reader.scalars(f"{field}_covariance", "d", 9)
+    if covariance[0] == -1:
         return None, None
-    return values, covariance if covariance.any() else None
+    return np.array(values), np.array(covariance).reshape(3, 3) if any(covariance) else None
 
 
 def parse_fix(data: bytes) -> FixReading:
@@ -160,8 +163,8 @@ def parse_odometry(data: bytes) -> MotionReading:
     reader = CdrReader(data)
     stamp_ns, frame_id = reader.header()
     child = reader.string("child_frame_id")
-    x, y, _, qx, qy, qz, qw = reader.doubles("pose", 7).tolist()
-    covariance = reader.doubles("pose.covariance", 36).reshape(6, 6)[np.ix_(_PLANE, _PLANE)]
+    x, y, _, qx, qy, qz, qw = reader.scalars("pose", "d", 7)
+    covariance = reader.doubles("pose.covariance", 36).reshape(6, 6)[_PLANE_BLOCK]
     norm = math.sqrt(qx * qx + qy * qy + qz * qz + qw * qw)
     yaw = math.atan2(2 * (qw * qz + qx * qy), qw * qw + qx * qx - qy * qy - qz * qz)
     known = 0.5 < norm < 2 and covariance[0, 0] >= 0  # drivers without a pose leave zeros, or say -1
@@ -192,10 +195,14 @@ def encode_odometry(state: EgoState, frame_id: str, child_frame_id: str) -> byte
     writer = CdrWriter()
     writer.header(state.stamp_ns, frame_id)
     writer.string(child_frame_id)
-    _write_pose(writer, state.x, state.y, state.yaw)
-    writer.scalars("d", *_in_space(state.covariance[:3, :3], _PLANE))
-    writer.scalars("d", state.speed, state.sideways, 0.0, 0.0, 0.0, state.yaw_rate)
-    writer.scalars("d", *_in_space(state.covariance[3:5, 3:5], (0, 5)))
+    covariance = state.covariance.tolist()
+    writer.scalars(
+        "d",
+        *_pose(state.x, state.y, state.yaw),
+        *_in_space([row[:3] for row in covariance[:3]], _PLANE),
+        *(state.speed, state.sideways, 0.0, 0.0, 0.0, state.yaw_rate),
+        *_in_space([row[3:5] for row in covariance[3:5]], (0, 5)),
+    )
     return writer.bytes()
 
 
@@ -204,24 +211,36 @@ def encode_path(path: EgoPath, frame_id: str) -> bytes:
     writer = CdrWriter()
     writer.header(int(path.stamps_ns[0]), frame_id)
     writer.scalars("I", len(path))
-    for stamp_ns, (x, y, yaw) in zip(path.stamps_ns.tolist(), path.states[:, :3].tolist(), strict=True):
-        writer.header(stamp_ns, frame_id)
-        _write_pose(writer, x, y, yaw)
+    frame = CdrWriter()
+    frame.string(frame_id)
+    name = frame.bytes()[4:]
+    # All poses but the first begin where float64s end, so that their padding is the same.
+    later = struct.Struct(f"<8s{len(name)}s{-len(name) % 8}x7d")
+    for row, (stamp_ns, pose) in enumerate(
+        zip(path.stamps_ns.tolist(), path.states[:, :3].tolist(), strict=True)
+    ):
+        if row:
+            writer.raw(later.pack(stamp_bytes(stamp_ns), name, *_pose(*pose)))
+        else:
+            writer.header(stamp_ns, frame_id)
+            writer.scalars("d", *_pose(*pose))
     return writer.bytes()
 
 
 def pose_covariance(plane: np.ndarray) -> np.ndarray:
     """(N, 36) of a geometry_msgs/PoseWithCovariance from (N, 3, 3) of x y yaw."""
     space = np.zeros((len(plane), 6, 6))
-    space[np.ix_(range(len(plane)), _PLANE, _PLANE)] = plane
+    space[:, _PLANE_BLOCK[0], _PLANE_BLOCK[1]] = plane
     return space.reshape(-1, 36)
 
 
-def _write_pose(writer: CdrWriter, x: float, y: float, yaw: float) -> None:
-    writer.scalars("d", x, y, 0.0, 0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
+def _pose(x: float, y: float, yaw: float) -> tuple[float, ...]:
+    return x, y, 0.0, 0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2)
 
 
-def _in_space(covariance: np.ndarray, axes: tuple[int, ...]) -> list[float]:
-    space = np.zeros((6, 6))
-    space[np.ix_(axes, axes)] = covariance
-    return space.ravel().tolist()
+def _in_space(covariance: Sequence[Sequence[float]], axes: tuple[int, ...]) -> list[float]:
+    space = [0.0] * 36
+    for i, row in zip(axes, covariance, strict=True):
+        for k, value in zip(axes, row, strict=True):
+            space[6 * i + k] = value
+    return space

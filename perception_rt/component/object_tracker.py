@@ -270,9 +270,12 @@ class ObjectTracker(Component):
     def _publish(self, tracked: Tracked, stamp_ns: int, frame_id: str) -> None:
         tracks, ids = tracked.tracks, _texts(tracked.tracks.ids)
         encoder = Detection3DEncoder(self._tracking.classes.names)
-        found = Detections3D(tracks.xyzlwh_yaw, tracks.scores, tracks.labels)
-        covariances = pose_covariance(tracks.covariance[:, :3, :3].astype(np.float64))
-        self._tracks.publish(encoder.encode(found, stamp_ns, frame_id, ids, covariances=covariances))
+        if self._tracks.get_subscription_count():
+            found = Detections3D(tracks.xyzlwh_yaw, tracks.scores, tracks.labels)
+            covariances = pose_covariance(tracks.covariance[:, :3, :3].astype(np.float64))
+            self._tracks.publish(encoder.encode(found, stamp_ns, frame_id, ids, covariances=covariances))
+        if not self._predictions.get_subscription_count():
+            return
         ahead, stamps, plane = boxes_of(tracked.predictions, tracks)
         ids = np.repeat(ids, len(tracked.predictions.stamps_ns)).tolist()
         covariances = pose_covariance(plane)

@@ -41,6 +41,7 @@ from perception_rt.stage.vehicle_state.readings import (
 from perception_rt.types import ConfigError, Detections3D, TransformError, state
 from perception_rt.types.status import Level, Status
 
+_UNTURNED = np.eye(4)
 PATH_COLOUR = (255, 255, 255)
 SENSORS = ("odometry", "imu", "fix", "twist")
 MEASURED = (
@@ -131,7 +132,8 @@ class VehicleState(Component):
             raise ConfigError("odometry_topic, imu_topic, fix_topic, twist_topic: all are empty")
         if len(values["fix_lever_arm_m"]) != 2:
             raise ConfigError(f"fix_lever_arm_m={list(values['fix_lever_arm_m'])}: must be x and y")
-        unknown = sorted({*values["ignored_quantities"]} - {"", *MEASURED})
+        self._ignored = {*values["ignored_quantities"]} - {""}
+        unknown = sorted(self._ignored - {*MEASURED})
         if unknown:
             raise ConfigError(f"ignored_quantities={unknown}: must be of {', '.join(MEASURED)}")
         if values["imu_gravity"] not in GRAVITY:
@@ -225,7 +227,7 @@ class VehicleState(Component):
 
     def _on_imu(self, data: bytes, entry: Entry) -> None:
         reading = parse_imu(data)
-        mounting = np.eye(4)
+        mounting = _UNTURNED
         if reading.frame_id != self.values["base_frame"]:
             try:
                 mounting = self._transforms.lookup(
@@ -284,9 +286,8 @@ class VehicleState(Component):
         """Pass each measurement of a message to the filter; the message counts as used if one of them was."""
         stats, now = self._sensors[sensor], self.host.now_ns()
         stats.note_stamp(entry, stamp_ns)
-        measurements = [
-            without(measurement, self.values["ignored_quantities"]) for measurement in measurements
-        ]
+        if self._ignored:
+            measurements = [without(measurement, self._ignored) for measurement in measurements]
         measurements = [measurement for measurement in measurements if measurement.values]
         if not measurements:
             reason = "nothing to use: variances of -1, or ignored_quantities"
@@ -319,7 +320,8 @@ class VehicleState(Component):
                 return
             self._published_ns = now
             frame = self.values["frame_id"]
-            self._odometry.publish(encode_odometry(present, frame, self.values["base_frame"]))
+            if self._odometry.get_subscription_count():
+                self._odometry.publish(encode_odometry(present, frame, self.values["base_frame"]))
             if not 0 <= self._path_due_ns - now <= 1e9 / self.values["path_rate_hz"]:
                 self._path_due_ns = now + round(1e9 / self.values["path_rate_hz"])
                 self._publish_predictions(present, frame)
@@ -332,20 +334,25 @@ class VehicleState(Component):
         return self._filter.state_at(now_ns - min(offsets, key=abs)) if offsets else None
 
     def _publish_predictions(self, now: state.EgoState, frame: str) -> None:
+        outputs = self._path, self._predictions, self._markers
+        to_path, to_predictions, to_markers = [output.get_subscription_count() for output in outputs]
+        if not (to_path or to_predictions or to_markers):
+            return
         path = predict_path(now, self._config.motion, self.values["horizon_s"], self.values["step_s"])
-        self._path.publish(encode_path(path, frame))
-        self._predictions.publish(
-            self._encoder.encode(
-                _boxes(path),
-                now.stamp_ns,
-                frame,
-                ["ego"] * len(path),
-                covariances=pose_covariance(path.covariance[:, :3, :3]),
-                stamps_ns=path.stamps_ns.tolist(),
+        if to_path:
+            self._path.publish(encode_path(path, frame))
+        if to_predictions:
+            self._predictions.publish(
+                self._encoder.encode(
+                    _boxes(path),
+                    now.stamp_ns,
+                    frame,
+                    ["ego"] * len(path),
+                    covariances=pose_covariance(path.covariance[:, :3, :3]),
+                    stamps_ns=path.stamps_ns.tolist(),
+                )
             )
-        )
-
-        if self._markers.get_subscription_count():
+        if to_markers:
             self.visualize(self._publish_markers, path, frame)
 
     def _publish_markers(self, path: state.EgoPath, frame: str) -> None:

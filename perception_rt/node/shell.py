@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import wraps
+from inspect import signature
 from typing import Any, ClassVar
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -113,13 +114,15 @@ class PerceptionNode(LifecycleNode):
     def guard(self, callback: Callable[..., None]) -> Callable[..., None]:
         """Return the callback with its exceptions logged and counted instead of raised."""
 
-        @wraps(callback)  # rclpy looks at the signature of timer callbacks
+        @wraps(callback)
         def guarded(*args: Any) -> None:
             try:
                 callback(*args)
             except Exception as error:  # noqa: BLE001 - one callback must not end the node
                 self.count_error(error)
 
+        # rclpy asks for the signature of a timer's callback at every call: found once, it costs a tenth.
+        guarded.__signature__ = signature(callback)  # type: ignore[attr-defined]
         return guarded
 
     def count_error(self, error: Exception) -> None:

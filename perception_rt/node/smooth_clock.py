@@ -36,9 +36,9 @@ class SmoothClock:
 
     def now_ns(self) -> int:
         """Return the time, ns."""
-        told = self._clock.now().nanoseconds
         if not self._clock.ros_time_is_active:
-            return told
+            return time.time_ns()  # what the clock says then, for a fifth of the price
+        told = self._clock.now().nanoseconds
         with self._lock:
             known = bool(self._ticks) and told == self._ticks[-1][0]  # else a tick is arriving now
             time_ns = told + (self._ahead_ns() if known else 0)

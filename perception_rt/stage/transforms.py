@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from math import acos, isfinite, sin, sqrt
+from operator import mul
 
 import numpy as np
 
@@ -121,10 +123,11 @@ class TransformBuffer:
         target, source = target.removeprefix("/"), source.removeprefix("/")
         if target == source:
             return np.eye(4)
-        parents = {frame.parent for frame in self._frames.values()}
         for name in (target, source):
-            if name not in self._frames and name not in parents:
-                raise TransformError(target, source, f"no frame {name!r}; known: {self._known(parents)}")
+            if name not in self._frames:
+                parents = {frame.parent for frame in self._frames.values()}
+                if name not in parents:
+                    raise TransformError(target, source, f"no frame {name!r}; known: {self._known(parents)}")
         down, up = self._way_up(target), self._way_up(source)
         common = next((name for name in up if name in down), None)
         if common is None:
@@ -136,8 +139,9 @@ class TransformBuffer:
             moving = [frame for frame in map(self._frames.__getitem__, up + down) if not frame.static]
             stamp_ns = min((frame.newest_ns for frame in moving), default=0)
         common_from_source = self._compose(up, target, source, stamp_ns)
-        common_from_target = self._compose(down, target, source, stamp_ns)
-        return inverse(common_from_target) @ common_from_source
+        if not down:
+            return common_from_source
+        return inverse(self._compose(down, target, source, stamp_ns)) @ common_from_source
 
     def copy(self) -> TransformBuffer:
         """Return an independent copy."""
@@ -163,7 +167,7 @@ class TransformBuffer:
 
     def _compose(self, names: list[str], target: str, source: str, stamp_ns: int) -> np.ndarray:
         """Return the matrix from the first of `names` to the parent of the last."""
-        matrix = np.eye(4)
+        matrix: np.ndarray | None = None
         for name in names:
             frame = self._frames[name]
             beyond = frame.beyond_ns(stamp_ns)
@@ -171,21 +175,22 @@ class TransformBuffer:
                 side = "after the newest" if beyond > 0 else "before the oldest"
                 reason = f"{abs(beyond) / 1e6:.1f} ms {side} transform {frame.parent} <- {name}"
                 raise TransformError(target, source, f"stamp {stamp_ns / 1e9:.6f} s is {reason}")
-            matrix = frame.at(stamp_ns) @ matrix
-        return matrix
+            step = frame.at(stamp_ns)
+            matrix = step if matrix is None else step @ matrix
+        return np.eye(4) if matrix is None else matrix
 
     def _known(self, parents: set[str]) -> str:
         return ", ".join(sorted(parents | set(self._frames))) or "none"
 
 
 class _Frame:
-    """Poses of one frame in its parent: stamps in order, and (7,) x y z, quaternion x y z w for each."""
+    """Poses of one frame in its parent: stamps in order, and x y z, quaternion x y z w for each."""
 
     def __init__(self, parent: str, static: bool) -> None:
         self.parent = parent
         self.static = static
         self._stamps: list[int] = []
-        self._poses: list[np.ndarray] = []
+        self._poses: list[list[float]] = []
 
     def copy(self) -> _Frame:
         other = _Frame(self.parent, self.static)
@@ -197,7 +202,7 @@ class _Frame:
         """The newest stamp."""
         return self._stamps[-1]
 
-    def add(self, stamp_ns: int, pose: np.ndarray, history_ns: int) -> bool:
+    def add(self, stamp_ns: int, pose: list[float], history_ns: int) -> bool:
         """Add a pose; return False if it is older than the history."""
         if self._stamps and self._stamps[-1] - stamp_ns > history_ns:
             return False
@@ -227,7 +232,8 @@ class _Frame:
         first, last = self._stamps[after - 1], self._stamps[after]
         share = (stamp_ns - first) / (last - first)
         a, b = self._poses[after - 1], self._poses[after]
-        return to_matrix(a[:3] + share * (b[:3] - a[:3]), slerp(a[3:], b[3:], share))
+        between = [one + share * (other - one) for one, other in zip(a[:3], b[:3], strict=True)]
+        return to_matrix(between, slerp(a[3:], b[3:], share))
 
 
 def _checked_pose(
@@ -235,52 +241,56 @@ def _checked_pose(
     child: str,
     translation: Sequence[float] | np.ndarray,
     quaternion: Sequence[float] | np.ndarray,
-) -> np.ndarray:
-    pose = np.concatenate((np.asarray(translation, np.float64), np.asarray(quaternion, np.float64)))
-    if pose.shape != (7,) or not np.isfinite(pose).all():
-        raise TransformError(
-            parent, child, f"translation and quaternion {pose.tolist()} are not 7 finite numbers"
-        )
-    length = np.linalg.norm(pose[3:])
+) -> list[float]:
+    pose: list[float] = (
+        np.asarray(translation, np.float64).tolist() + np.asarray(quaternion, np.float64).tolist()
+    )
+    if len(pose) != 7 or not all(map(isfinite, pose)):
+        raise TransformError(parent, child, f"translation and quaternion {pose} are not 7 finite numbers")
+    length = sqrt(sum([value * value for value in pose[3:]]))
     if length < 1e-6:
-        raise TransformError(parent, child, f"quaternion {pose[3:].tolist()} is no rotation")
-    pose[3:] /= length
-    return pose
+        raise TransformError(parent, child, f"quaternion {pose[3:]} is no rotation")
+    return [*pose[:3], *(value / length for value in pose[3:])]
 
 
-def slerp(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
+def slerp(a: Sequence[float], b: Sequence[float], share: float) -> list[float]:
     """Interpolate unit quaternions spherically (Shoemake, 1985), along the shorter arc.
 
     Args:
-        a: (4,) x y z w, the result at share 0.
-        b: (4,) the result at share 1.
+        a: x y z w, the result at share 0.
+        b: the result at share 1.
         share: in [0, 1].
 
     Returns:
-        (4,) a unit quaternion.
+        x y z w of a unit quaternion.
     """
-    cosine = float(a @ b)
+    cosine = sum(map(mul, a, b))
+    sign = 1.0
     if cosine < 0:
-        b, cosine = -b, -cosine
-    angle = np.arccos(min(cosine, 1.0))
-    if angle < 1e-6:  # too close for the sines; a straight line is the same there
-        mixed = a + share * (b - a)
-    else:
-        mixed = np.sin((1 - share) * angle) * a + np.sin(share * angle) * b
-    return mixed / np.linalg.norm(mixed)
+        sign, cosine = -1.0, -cosine
+    angle = acos(min(cosine, 1.0))
+    of_a, of_b = 1 - share, share
+    if angle >= 1e-6:  # nearer, the sines are too close to 0; a straight line is the same there
+        of_a, of_b = sin(of_a * angle), sin(of_b * angle)
+    of_b *= sign
+    mixed = [of_a * one + of_b * other for one, other in zip(a, b, strict=True)]
+    length = sqrt(sum([value * value for value in mixed]))
+    return [value / length for value in mixed]
 
 
-def to_matrix(translation: np.ndarray, quaternion_xyzw: np.ndarray) -> np.ndarray:
-    """Return (4, 4) float64 of (3,) m and a (4,) unit quaternion."""
-    x, y, z, w = quaternion_xyzw
-    matrix = np.eye(4)
-    matrix[:3, :3] = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+def to_matrix(
+    translation: Sequence[float] | np.ndarray, quaternion_xyzw: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """Return (4, 4) float64 of 3 values in m and a unit quaternion."""
+    (x, y, z, w), place = map(float, quaternion_xyzw), [float(value) for value in translation]
+    return np.array(
+        (
+            (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w), place[0]),
+            (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w), place[1]),
+            (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y), place[2]),
+            (0.0, 0.0, 0.0, 1.0),
+        )
     )
-    matrix[:3, 3] = translation
-    return matrix
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:

@@ -79,7 +79,8 @@ class Imu:
     @property
     def values(self) -> tuple[float, ...]:
         """What was measured."""
-        return tuple(value for value in (self.yaw_rate, self.acceleration) if value is not None)
+        values = self.yaw_rate, self.acceleration
+        return tuple([value for value in values if value is not None])
 
     @property
     def noise(self) -> Noise:
@@ -241,6 +242,8 @@ class EgoPath:
 def _diagonal(*quantities: tuple[float | None, float | None]) -> Noise:
     """The covariance of the quantities that are given; NaN stands for a variance that is missing."""
     variances = [nan if variance is None else variance for value, variance in quantities if value is not None]
+    if len(variances) == 2:  # the most frequent, and so without loops
+        return [[variances[0], 0.0], [0.0, variances[1]]]
     return [[v if i == k else 0.0 for k in range(len(variances))] for i, v in enumerate(variances)]
 
 

@@ -50,11 +50,14 @@ def predict_path(
     parts = int(np.ceil(step_s / MAX_STEP_S - 1e-9))
     for row in range(1, count + 1):
         for _ in range(parts):
-            x, y = slide(mean, state.sideways, step_s / parts)
-            mean = _moved(mean, step_s / parts, noise, transition, spread)
-            mean[X], mean[Y] = mean[X] + x, mean[Y] + y
-            covariance = transition @ covariance @ transition.T
-            covariance = (covariance + covariance.T) / 2 + spread
+            before, mean = mean, _moved(mean, step_s / parts, noise, transition, spread)
+            if state.sideways:
+                x, y = slide(before, state.sideways, step_s / parts)
+                mean[X], mean[Y] = mean[X] + x, mean[Y] + y
+            covariance = transition.dot(covariance).dot(transition.T)
+            covariance = covariance + covariance.T
+            covariance *= 0.5
+            covariance += spread
         mean[YAW] = wrapped(mean[YAW])
         states[row], covariances[row] = mean, covariance
     return EgoPath(stamps, states, covariances)

@@ -256,7 +256,11 @@ class TurnStep:
         forward = rotation * (velocity / np.hypot(speed, CREEP_M_S))
         velocities = rotation * velocity + acceleration * acts * forward
         sideways = 1j * velocities
-        by_state[..., 1], by_state[..., 2], by_state[..., 3] = 1j * rotation, forward * acts, sideways * moments
+        by_state[..., 1], by_state[..., 2], by_state[..., 3] = (
+            1j * rotation,
+            forward * acts,
+            sideways * moments,
+        )
 
         moved = mean.copy()
         moved[:, :2] += _plane(velocities @ self._weights)

@@ -17,7 +17,7 @@ from perception_rt.stage.quantiles import chi_square_quantile
 from perception_rt.stage.vehicle_state.config import VehicleStateConfig
 from perception_rt.stage.vehicle_state.estimate import Estimate, Rejection, UpdateStatus
 from perception_rt.stage.vehicle_state.geodesy import enu_from_geodetic
-from perception_rt.stage.vehicle_state.kalman import correct, inverse_factor
+from perception_rt.stage.vehicle_state.kalman import Sight, correct, inverse_factor, sight
 from perception_rt.stage.vehicle_state.motion import (
     ACCELERATION,
     MAX_STEP_S,
@@ -240,12 +240,13 @@ class Estimator:
         assert now.stamp_ns is not None  # a prediction's
         outcome = UpdateStatus.ACCEPTED
         declared = sum([row[i] for i, row in enumerate(noise if fix is None else fix.noise)])
-        scale, excess = self._noise_scale(now, key, observation, declared)
+        seen = sight(now.covariance, jacobian)
+        scale, excess = self._noise_scale(now, key, observation, seen, declared)
         if scale != 1.0 or left_out:
             noise = [[scale * value for value in row] for row in noise]
             noise[0][0] += left_out  # only quantities of one value have it
         gate = self._gates[len(residual) - 1]
-        corrected = correct(now.x, now.covariance, residual, jacobian, noise, gate)
+        corrected = correct(now.x, now.covariance, residual, jacobian, noise, gate, seen)
         if corrected is None:
             first = Rejection(now.stamp_ns, 0, tuple(residual))
             since, count, *_ = rejected = now.rejections.get(key, first)
@@ -272,7 +273,7 @@ class Estimator:
         kept = now.rejections
         if key in kept:
             kept = {name: seen for name, seen in kept.items() if name != key}
-        accepted = {**now.accepted, key: (now.stamp_ns, _agreement(now, key, observation))}
+        accepted = {**now.accepted, key: (now.stamp_ns, _agreement(now, key, observation, seen))}
         after = now._replace(x=x, covariance=covariance, rejections=kept, excess=excess, accepted=accepted)
         return after, outcome
 
@@ -300,7 +301,7 @@ class Estimator:
         return agree and (key.endswith(".speed") or _is_outvoted(now, key, rejected.since_ns))
 
     def _noise_scale(
-        self, now: Estimate, key: str, observation: Observation, declared: float
+        self, now: Estimate, key: str, observation: Observation, seen: Sight, declared: float
     ) -> tuple[float, Mapping[str, float]]:
         """Return by how much the declared variance is multiplied, and what was learned from this residual.
 
@@ -309,13 +310,13 @@ class Estimator:
         of a yaw rate, whose lasting errors are the gyro's bias and the wheels' slip. The errors of wheel
         speeds last, and innovations do not tell how long. Of a fix it is the white part.
         """
-        residual, jacobian, _, left_out = observation
+        residual, _, _, left_out = observation
         of_fix = key.endswith(".position")
         white = 1 - self.config.fix_correlated_share if of_fix else 1.0
         known = now.excess.get(key, white)
         used = known > EXCESS_USED * white or (known < 1 / EXCESS_USED and key.endswith(".yaw_rate"))
         scale = known / white if used else 1.0
-        expected = float((jacobian.dot(now.covariance) * jacobian).sum()) + left_out
+        expected = sum([row[i] for i, row in enumerate(seen.spread)]) + left_out
         if of_fix and now.left is not None:
             # Two fixes and the way between them disagree by twice the noise, whatever the state's error.
             residual = [(new - old) / sqrt(2) for new, old in zip(residual, now.left, strict=True)]
@@ -380,12 +381,12 @@ def _step(now: Estimate, residual: list[float]) -> float:
     return hypot(*[new - old for new, old in zip(residual, now.left or residual, strict=True)])
 
 
-def _agreement(now: Estimate, key: str, observation: Observation) -> float:
+def _agreement(now: Estimate, key: str, observation: Observation, seen: Sight) -> float:
     """Mean normalised innovation squared of a quantity of one value, by its declared noise, smoothed."""
-    residual, jacobian, noise, left_out = observation
+    residual, _, noise, left_out = observation
     if len(residual) > 1:
         return 1.0
-    spread = float((jacobian.dot(now.covariance) * jacobian).sum()) + noise[0][0] + left_out
+    spread = seen.spread[0][0] + noise[0][0] + left_out
     before = now.accepted[key][1] if key in now.accepted else 1.0
     return before + AGREES_GAIN * (min(residual[0] ** 2 / spread, EXCESS_CLIP) - before)
 

@@ -85,13 +85,14 @@ class VehicleStateFilter:
         if outcome is not None:
             self.counters[sensor][outcome] += 1
         else:
-            reason = f"{type(measurement).__name__} {measurement.values} at {stamp_ns} ns: "
             try:
                 outcome = self._insert(measurement, stamp_ns)
-                reason += outcome.value
+                reason = outcome.value
             except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
                 outcome = self._fail(sensor)
-                reason += str(error)
+                reason = str(error)
+            if not outcome.used:
+                reason = f"{type(measurement).__name__} {measurement.values} at {stamp_ns} ns: {reason}"
         if not outcome.used:
             self.reasons[sensor] = reason
         return outcome
@@ -214,8 +215,10 @@ def summary(outcomes: dict[str, UpdateStatus]) -> UpdateStatus:
 
 def _is_sound(estimate: Estimate) -> bool:
     """Whether the state is finite and its variances positive; a full decomposition would cost too much."""
-    variances = np.diagonal(estimate.covariance)
-    return bool(isfinite(estimate.x.sum()) and variances.min() > 0 and isfinite(estimate.covariance.sum()))
+    variances = estimate.covariance.diagonal().tolist()
+    if not (min(variances) > 0 and isfinite(sum(estimate.x.tolist()))):
+        return False
+    return isfinite(np.add.reduce(estimate.covariance, None))
 
 
 def _key(entry: _Entry) -> Key:

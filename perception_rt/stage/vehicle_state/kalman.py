@@ -9,8 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 from operator import mul
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Sight(NamedTuple):
+    """What a measurement sees of a state.
+
+    Attributes:
+        cross: (m, n) covariance of the expected values and the state.
+        spread: m rows of m, the expected values' covariance.
+    """
+
+    cross: np.ndarray
+    spread: list[list[float]]
+
+
+def sight(covariance: np.ndarray, jacobian: np.ndarray) -> Sight:
+    """What m values with this (m, n) Jacobian see of a state with this (n, n) covariance."""
+    cross = jacobian.dot(covariance)
+    return Sight(cross, cross.dot(jacobian.T).tolist())
 
 
 def correct(
@@ -20,6 +39,7 @@ def correct(
     jacobian: np.ndarray,
     noise: Sequence[Sequence[float]],
     gate: float,
+    seen: Sight | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Fuse one to three values.
 
@@ -29,15 +49,19 @@ def correct(
         jacobian: (m, n) of the expected values.
         noise: m rows of m, the values' covariance, positive definite.
         gate: the largest squared Mahalanobis distance of the residual that is taken.
+        seen: the `sight` of covariance and jacobian, where it is known already.
 
     Returns:
         The new mean and covariance; None when the residual is outside the gate.
     """
-    cross = jacobian.dot(covariance)
-    whitening = inverse_factor(cross.dot(jacobian.T).tolist(), noise)
+    cross, spread = seen or sight(covariance, jacobian)
+    whitening = inverse_factor(spread, noise)
     white = [sum(map(mul, row, residual)) for row in whitening]
     if not sum([y * y for y in white]) <= gate:
         return None
+    if len(white) == 1:  # the same products without a matrix of one number
+        row = whitening[0][0] * cross[0]
+        return x + white[0] * row, covariance - row[:, None] * row
     gain = np.array(whitening).dot(cross)
     return x + np.array(white).dot(gain), covariance - gain.T.dot(gain)
 

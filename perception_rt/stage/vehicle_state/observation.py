@@ -205,6 +205,8 @@ def _positive(noise: Noise) -> bool:
     diagonal = [row[i] for i, row in enumerate(noise)]
     if not (min(diagonal) > 0 and sum(diagonal) < inf):
         return False
+    if len(noise) == 1:
+        return True
     beside = sum([abs(value) for i, row in enumerate(noise) for value in row[:i]])
     return beside == 0 or (isfinite(beside) and bool(np.linalg.eigvalsh(noise)[0] > 0))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from math import exp
+from math import exp, hypot, isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,19 +71,23 @@ class AngularAcceleration:
     """The angular acceleration of an IMU, smoothed, from its successive turns."""
 
     def __init__(self) -> None:
-        self._value = np.zeros(3)
-        self._last: tuple[int, np.ndarray] | None = None
+        self._value = [0.0] * 3
+        self._last: tuple[int, list[float]] | None = None
 
-    def add(self, stamp_ns: int, turn: np.ndarray) -> np.ndarray:
-        """Return (3,) rad/s^2 after a turn, rad/s; a late or a broken one, or a gap, tells nothing."""
-        if not np.isfinite(turn).all():
+    def add(self, stamp_ns: int, turned: np.ndarray) -> list[float]:
+        """Return 3 values, rad/s^2, after a turn (3,) rad/s; a late or a broken one, or a gap, tells nothing."""
+        turn = turned.tolist()
+        if not isfinite(sum(turn)):
             return self._value
         dt = 0.0 if self._last is None else (stamp_ns - self._last[0]) * 1e-9
         if self._last is not None and 0 < dt <= SPIN_TIME_S:
-            change = (turn - self._last[1]) / dt
-            self._value = self._value + (1 - exp(-dt / SPIN_TIME_S)) * (change - self._value)
+            share, before = 1 - exp(-dt / SPIN_TIME_S), self._last[1]
+            self._value = [
+                value + share * ((new - old) / dt - value)
+                for value, new, old in zip(self._value, turn, before, strict=True)
+            ]
         elif dt > SPIN_TIME_S:
-            self._value = np.zeros(3)
+            self._value = [0.0] * 3
         if dt >= 0:
             self._last = stamp_ns, turn
         return self._value
@@ -93,7 +97,7 @@ def measured_imu(
     reading: ImuReading,
     base_from_imu: np.ndarray,
     defaults: DefaultVariances,
-    spin: np.ndarray | None = None,
+    spin: Sequence[float] | None = None,
 ) -> Imu:
     """Return yaw rate and forward acceleration in base_link, each where the message has it.
 
@@ -104,22 +108,25 @@ def measured_imu(
         reading: in the IMU's own frame.
         base_from_imu: (4, 4) mounting, m.
         defaults: where the message does not know its variances.
-        spin: (3,) angular acceleration w' in the IMU's frame, rad/s^2, where it is known.
+        spin: angular acceleration w' about the 3 axes of the IMU's frame, rad/s^2, where it is known.
     """
-    turn, push = reading.angular_velocity, reading.linear_acceleration
-    up, ahead, arm = base_from_imu[2, :3], base_from_imu[0, :3], base_from_imu[:3, 3]
+    # In plain floats: of three numbers, every call of NumPy costs more than the sum.
+    ahead, left, up, _ = base_from_imu.tolist()
+    arm = ahead[3], left[3], up[3]
     yaw_rate = acceleration = yaw_rate_variance = acceleration_variance = None
     of_turn = 0.0
-    if turn is not None:
-        yaw_rate = float(up @ turn)
+    if reading.angular_velocity is not None:
+        turn = reading.angular_velocity.tolist()
+        about = _dot(ahead, turn), _dot(left, turn), _dot(up, turn)
+        yaw_rate = about[2]
         yaw_rate_variance = _along(reading.angular_covariance, up, defaults.yaw_rate)
-        of_turn = float((ahead @ turn) * (base_from_imu[:3, :3] @ turn @ arm) - arm[0] * (turn @ turn))
+        of_turn = about[0] * _dot(about, arm) - arm[0] * _dot(turn, turn)
     if spin is not None:
-        of_turn += float((base_from_imu[1, :3] @ spin) * arm[2] - (up @ spin) * arm[1])
-    if push is not None:
-        acceleration = float(ahead @ push) - of_turn
+        of_turn += _dot(left, spin) * arm[2] - _dot(up, spin) * arm[1]
+    if reading.linear_acceleration is not None:
+        acceleration = _dot(ahead, reading.linear_acceleration.tolist()) - of_turn
         acceleration_variance = _along(reading.linear_covariance, ahead, defaults.acceleration)
-        acceleration_variance += ANGULAR_ACCELERATION_SIGMA**2 * float(arm[1:] @ arm[1:])
+        acceleration_variance += ANGULAR_ACCELERATION_SIGMA**2 * (arm[1] * arm[1] + arm[2] * arm[2])
     return Imu(reading.stamp_ns, yaw_rate, yaw_rate_variance, acceleration, acceleration_variance)
 
 
@@ -128,35 +135,44 @@ class Gravity:
 
     Attributes:
         included: None until `GRAVITY_READINGS` readings have come.
-        mean: (3,) m/s^2, in base_link's axes.
+        mean: 3 values, m/s^2, in base_link's axes.
     """
 
     def __init__(self) -> None:
         self.included: bool | None = None
-        self.mean = np.zeros(3)
+        self.mean = [0.0] * 3
         self._count = 0
 
     def add(self, push: np.ndarray, base_from_imu: np.ndarray) -> None:
         """Take an acceleration in the IMU's frame; one that is not finite tells nothing."""
-        felt = base_from_imu[:3, :3] @ push
-        if not np.isfinite(felt).all():
+        pushed = push.tolist()
+        felt = [_dot(row, pushed) for row in base_from_imu.tolist()[:3]]
+        if not isfinite(sum(felt)):
             return
         self._count += 1
-        self.mean += (felt - self.mean) / min(self._count, 10 * GRAVITY_READINGS)
+        count = min(self._count, 10 * GRAVITY_READINGS)
+        self.mean = [mean + (new - mean) / count for mean, new in zip(self.mean, felt, strict=True)]
         if self._count >= GRAVITY_READINGS:
-            self.included = float(np.linalg.norm(self.mean)) > STANDARD_GRAVITY / 2
+            self.included = hypot(*self.mean) > STANDARD_GRAVITY / 2
 
     @property
     def fault(self) -> str:
         """Empty where gravity is felt along z of base_link; else the mounting is wrong, and this says it."""
-        if not self.included or self.mean[2] > GRAVITY_COSINE * np.linalg.norm(self.mean):
+        x, y, z = self.mean
+        if not self.included or z > GRAVITY_COSINE * hypot(x, y, z):
             return ""
-        x, y, z = self.mean.tolist()
         return f"gravity is felt along ({x:.1f}, {y:.1f}, {z:.1f}) of the base frame, not along z: check /tf"
 
 
-def _along(covariance: np.ndarray | None, axis: np.ndarray, unknown: float) -> float:
-    return unknown if covariance is None else float(axis @ covariance @ axis) or unknown
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    """Product of the first three values of each."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _along(covariance: np.ndarray | None, axis: Sequence[float], unknown: float) -> float:
+    if covariance is None:
+        return unknown
+    return _dot([_dot(row, axis) for row in covariance.T.tolist()], axis) or unknown
 
 
 def measured_fix(
