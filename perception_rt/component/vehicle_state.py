@@ -338,7 +338,8 @@ class VehicleState(Component):
         to_path, to_predictions, to_markers = [output.get_subscription_count() for output in outputs]
         if not (to_path or to_predictions or to_markers):
             return
-        path = predict_path(now, self._config.motion, self.values["horizon_s"], self.values["step_s"])
+        horizon_s, step_s = self.values["horizon_s"], self.values["step_s"]
+        path = predict_path(now, self._config.motion, horizon_s, step_s, with_covariance=bool(to_predictions))
         if to_path:
             self._path.publish(encode_path(path, frame))
         if to_predictions:

@@ -168,6 +168,16 @@ def test_the_path_has_the_stamps_that_its_poses_are_for():
         assert 2 * math.atan2(pose.pose.orientation.z, pose.pose.orientation.w) == pytest.approx(state[2])
 
 
+@pytest.mark.parametrize("length", range(9))
+def test_a_path_is_padded_after_frames_of_any_length(length):
+    frame, path = "f" * length, EgoPath(STAMP + np.arange(3), np.ones((3, 6)), np.zeros((3, 6, 6)))
+    data = encode_path(path, frame)
+    message = STORE.deserialize_cdr(data, "nav_msgs/msg/Path")
+    assert bytes(STORE.serialize_cdr(message, "nav_msgs/msg/Path")) == data
+    assert [pose.header.frame_id for pose in message.poses] == [frame] * 3
+    assert [pose.pose.position.y for pose in message.poses] == [1.0] * 3
+
+
 def test_a_covariance_of_the_plane_lies_in_space():
     plane = np.arange(18.0).reshape(2, 3, 3)
     space = pose_covariance(plane).reshape(2, 6, 6)

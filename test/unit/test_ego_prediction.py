@@ -100,3 +100,12 @@ def test_steps_longer_than_the_model_s_are_divided():
 def test_a_horizon_that_cannot_be_is_named(horizon_s, step_s):
     with pytest.raises(ConfigError, match="horizon_s"):
         predict_path(at(0.0, 0.0, 0.0, 1.0, 0.0, 0.0), None, horizon_s, step_s)
+
+
+@pytest.mark.parametrize("sideways", [0.0, 0.7])
+def test_without_covariance_the_path_is_the_same(sideways):
+    now = EgoState(5, 1.0, 2.0, 0.3, 9.0, 0.2, -4.0, np.eye(6), sideways)
+    full, quick = predict_path(now), predict_path(now, with_covariance=False)
+    np.testing.assert_array_equal(quick.states, full.states)
+    np.testing.assert_array_equal(quick.stamps_ns, full.stamps_ns)
+    assert np.isnan(quick.covariance).all()

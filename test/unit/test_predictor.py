@@ -127,6 +127,32 @@ def test_acceleration_and_yaw_rate_fade():
     assert bank.mean[0, TURN, 5] == pytest.approx(0.3 * np.exp(-10 / VEHICLE.yaw_rate_time_s), rel=1e-6)
 
 
+def test_noise_of_turn_is_that_of_kicks_along_and_across_the_way():
+    """One node after the other, in plain loops; and a step that is used again is the same."""
+    rng, dt, kinds = np.random.default_rng(0), 0.4, [VEHICLE, PEDESTRIAN, CYCLIST]
+    state, table, step = rng.normal(0, 3, (3, 6)), columns(kinds), motion.TurnStep(columns(kinds), dt)
+    step.of(rng.normal(0, 3, (3, 6)))
+    moved, _, noise = step.of(state)
+    np.testing.assert_array_equal(noise, turn(state, table, dt)[2])
+    nodes, weights = np.polynomial.legendre.leggauss(3)
+    for row, kind in enumerate(kinds):
+        vx, vy = state[row, 2:4]
+        angle, creep = state[row, 5] * dt, np.hypot(np.hypot(vx, vy), motion.CREEP_M_S)
+        ahead = np.array([np.cos(angle) * vx - np.sin(angle) * vy, np.sin(angle) * vx + np.cos(angle) * vy])
+        across = np.array([-moved[row, 3], moved[row, 2]])
+        expected = np.zeros((6, 6))
+        for axis in ((0, 2), (1, 3)):
+            expected[np.ix_(axis, axis)] = kind.walk**2 * np.array([[dt**3 / 3, dt**2 / 2], [dt**2 / 2, dt]])
+        for name, own, direction in (("acceleration", 4, ahead / creep), ("yaw_rate", 5, across)):
+            size, time_s = getattr(kind, name), getattr(kind, name + "_time_s")
+            for node, weight in zip(nodes, weights, strict=True):
+                left, kick = (1 - (node + 1) / 2) * dt, size * np.sqrt(2 / time_s * dt * weight / 2)
+                vector = np.array([*direction * kick * left**2 / 2, *direction * kick * left, 0, 0])
+                vector[own] = kick * np.exp(-left / time_s)
+                expected += np.outer(vector, vector)
+        np.testing.assert_allclose(noise[row], expected, rtol=1e-11, atol=1e-14)
+
+
 @pytest.mark.parametrize(("column", "still"), [(2, True), (3, True), (4, False), (5, False)])
 def test_jacobian_of_turn(column, still):
     """By differences; of the velocity without acceleration, whose direction counts as fixed."""

@@ -24,7 +24,7 @@ from perception_rt.stage.vehicle_state.geodesy import (
     geodetic_from_ecef,
     geodetic_from_enu,
 )
-from perception_rt.stage.vehicle_state.kalman import correct
+from perception_rt.stage.vehicle_state.kalman import correct, sight
 from perception_rt.stage.vehicle_state.motion import advance
 from perception_rt.stage.vehicle_state.observation import wrapped
 from perception_rt.types import ConfigError
@@ -692,3 +692,18 @@ def test_the_wheels_straight_ahead_tell_the_gyro_s_bias_where_fixes_mislead():
     assert ego.estimate.excess["odometry.yaw_rate"] < 0.01
     assert ego.estimate.excess["imu.yaw_rate"] < 0.3
     assert ego.estimate.x[6] == pytest.approx(0.002, abs=0.001)
+
+
+def test_the_correction_by_one_value_is_that_of_the_matrices():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(11, 11))
+    x, covariance, jacobian = rng.normal(size=11), root @ root.T, rng.normal(size=(1, 11))
+    found = correct(x, covariance, [0.3], jacobian, [[0.2]], inf)
+    assert found is not None
+    cross = jacobian @ covariance
+    gain = cross / np.sqrt(cross @ jacobian.T + 0.2)
+    np.testing.assert_allclose(found[1], covariance - gain.T @ gain, rtol=1e-12, atol=1e-12)
+    shift = cross[0] * 0.3 / (cross @ jacobian.T + 0.2)[0, 0]
+    np.testing.assert_allclose(found[0], x + shift, rtol=1e-12, atol=1e-12)
+    again = correct(x, covariance, [0.3], jacobian, [[0.2]], inf, sight(covariance, jacobian))
+    np.testing.assert_array_equal(again[1], found[1])

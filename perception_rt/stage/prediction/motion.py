@@ -276,7 +276,11 @@ class TurnStep:
         return moved, jacobian, self._noise(np.stack([forward[:, -1], sideways[:, -1]], 1))
 
     def _noise(self, directions: np.ndarray) -> np.ndarray:
-        """Return (N, 6, 6) the noise of acceleration and yaw rate along (N, 2), integrated, and of wandering."""
+        """Return (N, 6, 6) the noise of acceleration and yaw rate, integrated, and of wandering.
+
+        Args:
+            directions: (N, 2) complex, along which each of the two acts on the velocity at the end.
+        """
         pushed = (directions[:, None, :, None] * self._pushes).reshape(len(directions), 2, 2 * len(_NODES))
         kicks = self._kicks.copy()
         kicks[:, X : VX + 1 : 2], kicks[:, Y : VY + 1 : 2] = pushed.real, pushed.imag

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -58,6 +59,12 @@ class Spread:
         """Return (2, T) radii of 50 % and of 95 %, s; powers of the time between the horizons and beyond."""
         at, x = np.log(self.horizons_s), np.log(times_s)
         return np.exp([_line(x, at, np.log(radii)) for radii in (self.half, self.most)])
+
+
+@lru_cache(64)
+def _radii(spread: Spread, times_s: tuple[float, ...]) -> np.ndarray:
+    """`Spread.radii` of moments that hardly ever change."""
+    return spread.radii(np.array(times_s))
 
 
 def _line(x: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -137,7 +144,8 @@ class Errors:
         for lead, lead_s in enumerate(LEADS_S):
             age = self._checked[rows, lead, 5]
             due = age >= lead_s - 1e-6
-            self._check(lead, self._checked[rows[due], lead], xy[due], labels[rows[due]])
+            if due.any():
+                self._check(lead, self._checked[rows[due], lead], xy[due], labels[rows[due]])
             fresh = known & (due | np.isnan(age))
             self._checked[rows[fresh], lead] = now[fresh]
 
@@ -189,6 +197,6 @@ class Errors:
             spread = self._spreads[label]
             assert spread is not None  # as it is learned
             mine = labels == label
-            scaled = spread.radii(times_s) * factors[:, place]
+            scaled = _radii(spread, tuple(times_s.tolist())) * factors[:, place]
             radii[:, mine] = scaled[:, None] * unrest[mine][:, None]
         return radii

@@ -40,7 +40,11 @@ class MotionNoise:
 
 
 def advance(
-    state: Sequence[float], dt: float, noise: MotionNoise, transition: np.ndarray, spread: np.ndarray
+    state: Sequence[float],
+    dt: float,
+    noise: MotionNoise,
+    transition: np.ndarray | None,
+    spread: np.ndarray | None,
 ) -> list[float]:
     """One step of at most MAX_STEP_S.
 
@@ -48,7 +52,8 @@ def advance(
         state: x, y, yaw, speed, yaw_rate, acceleration; further entries are left out.
         dt: s.
         noise: of the vehicle.
-        transition: the identity, of (6, 6) or more; its upper left becomes the Jacobian of the step.
+        transition: the identity, of (6, 6) or more; its upper left becomes the Jacobian of the step. None,
+            with `spread`: only the values are wanted.
         spread: zero, of (6, 6) or more; its upper left becomes the covariance of the step's noise.
 
     Returns:
@@ -62,6 +67,10 @@ def advance(
     yaw1, yaw2 = yaw + yaw_rate * low, yaw + yaw_rate * high
     c1, s1, c2, s2 = cos(yaw1) * half, sin(yaw1) * half, cos(yaw2) * half, sin(yaw2) * half
     dx, dy = v1 * c1 + v2 * c2, v1 * s1 + v2 * s2
+    turned, sped = yaw_rate * turn_gain, acceleration * gain
+    moved = [x + dx, y + dy, yaw + turned, speed + sped, yaw_rate * turn_fade, acceleration * fade]
+    if transition is None or spread is None:
+        return moved
     transition[X, YAW], transition[Y, YAW] = -dy, dx
     transition[X, SPEED], transition[Y, SPEED] = c1 + c2, s1 + s2
     transition[X, YAW_RATE] = -(low * v1 * s1 + high * v2 * s2)
@@ -73,8 +82,7 @@ def advance(
     _integrate(spread, SPEED, ACCELERATION, noise.jerk * noise.jerk * dt, dt)
     yaw_acceleration = noise.lateral_jerk / max(abs(speed), SLOW_M_S)
     _integrate(spread, YAW, YAW_RATE, yaw_acceleration * yaw_acceleration * dt, dt)
-    turned, sped = yaw_rate * turn_gain, acceleration * gain
-    return [x + dx, y + dy, yaw + turned, speed + sped, yaw_rate * turn_fade, acceleration * fade]
+    return moved
 
 
 def slide(

@@ -75,7 +75,7 @@ class AngularAcceleration:
         self._last: tuple[int, list[float]] | None = None
 
     def add(self, stamp_ns: int, turned: np.ndarray) -> list[float]:
-        """Return 3 values, rad/s^2, after a turn (3,) rad/s; a late or a broken one, or a gap, tells nothing."""
+        """Return 3 values, rad/s^2, after a turn (3,), rad/s; late or broken ones, or gaps, tell nothing."""
         turn = turned.tolist()
         if not isfinite(sum(turn)):
             return self._value
