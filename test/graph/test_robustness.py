@@ -106,7 +106,7 @@ from perception_rt.node import run
 from perception_rt.node.vehicle_state import VehicleStateNode
 
 class Broken(run.SingleThreadedExecutor):
-    def spin_once(self, timeout_sec=None):
+    def spin_until_future_complete(self, future, timeout_sec=None):
         raise RuntimeError("broken for a test")
 
 run.make_executor = lambda context=None: Broken(context=context)
