@@ -26,8 +26,8 @@ _PINHOLE = ("plumb_bob", "rational_polynomial")
 _FISHEYE = ("equidistant", "fisheye")
 _BORDER_STEPS = 16
 _BENT_STEPS = 8  # segments of an edge under a distorted lens
-_BENT_ALONG = np.linspace(0, 1, _BENT_STEPS, endpoint=False)[:, None, None]
-_FISHEYE_ALONG = np.linspace(0, 1, 2 * _BENT_STEPS, endpoint=False)[:, None, None]  # which distorts more
+_BENT_ALONG = np.linspace(0, 1, _BENT_STEPS, endpoint=False)[:, None]
+_FISHEYE_ALONG = np.linspace(0, 1, 2 * _BENT_STEPS, endpoint=False)[:, None]  # which distorts more
 _CONVERGED_PX = 1.0
 _NOUGHT = 1e-12  # smaller coefficients have no effect, and overflow as divisors
 _LARGEST_D = 1e6  # real ones stay below some thousands
@@ -276,7 +276,10 @@ def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel, widest: fl
     units = np.concatenate((polygon, np.ones((len(polygon), 1))), 1)
     units /= np.sqrt((units * units).sum(1, keepdims=True))
     along = _FISHEYE_ALONG if model.distortion_model in _FISHEYE else _BENT_ALONG
-    points = (units + along * (np.concatenate((units[1:], units[:1])) - units)).reshape(-1, 3)
+    sides = np.concatenate((units[1:], units[:1])) - units
+    points = (units[:, None] + along * sides[:, None]).reshape(
+        -1, 3
+    )  # one side after the other, as `_clip` wants
     outline = points[:, :2] / points[:, 2:]
     radius = np.hypot(*outline.T)
     if (radius <= widest).all():
