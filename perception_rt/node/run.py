@@ -30,7 +30,8 @@ from perception_rt.node.shell import PerceptionNode
 from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
 
-SPIN_S = 0.1  # period at which an idle executor checks for a stop
+SPIN_S = 0.1  # period at which the main thread checks for a stop
+SLICE_S = 0.02  # of spinning: then stops are seen, and coroutines that await something go on
 DRAIN_S = 1.0  # idle time after the last played message, until no more messages are expected
 DRAINED_S = 15.0  # maximum time for the graph to answer the last messages
 MAX_FAILURES = 200  # failed slices in a row within a second, until the executor counts as broken
@@ -94,7 +95,7 @@ def spin(
     while not stop.is_set() and rclpy.ok(context=context):
         try:
             # `spin_once` sets everything up again for each callback, some 80 µs.
-            executor.spin_until_future_complete(Future(), timeout_sec=SPIN_S)
+            executor.spin_until_future_complete(Future(), timeout_sec=SLICE_S)
             failures = 0
         except ExternalShutdownException:
             return

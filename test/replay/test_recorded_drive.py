@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,11 +45,15 @@ def arguments(**changes) -> argparse.Namespace:
 
 @pytest.fixture(scope="module")
 def played(fastestdet, drive, tmp_path_factory):
-    """The drive, played at 10 Hz through rclpy topics: (plan, collector)."""
+    """The drive, played at half its speed through rclpy topics: (plan, collector).
+
+    Every frame is to be answered, whatever else this machine computes.
+    """
     pytest.importorskip("rclpy", reason="rclpy is not installed: run `make setup`")
     domain, _lock = claim_domain()
     out = tmp_path_factory.mktemp("drive")
     plan = plan_bag(arguments(bag=drive, bundle=str(fastestdet), out=out))
+    plan = replace(plan, overrides=(*plan.overrides, "bag_player:speed:=0.5"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROS_DOMAIN_ID", str(domain))
         return plan, session.run_graph(plan, Console())
