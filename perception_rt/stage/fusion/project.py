@@ -277,9 +277,8 @@ def _outline(rays: np.ndarray, field: np.ndarray, model: CameraModel, widest: fl
     units /= np.sqrt((units * units).sum(1, keepdims=True))
     along = _FISHEYE_ALONG if model.distortion_model in _FISHEYE else _BENT_ALONG
     sides = np.concatenate((units[1:], units[:1])) - units
-    points = (units[:, None] + along * sides[:, None]).reshape(
-        -1, 3
-    )  # one side after the other, as `_clip` wants
+    # One side after the other, as `_clip` wants them.
+    points = (units[:, None] + along * sides[:, None]).reshape(-1, 3)
     outline = points[:, :2] / points[:, 2:]
     radius = np.hypot(*outline.T)
     if (radius <= widest).all():
