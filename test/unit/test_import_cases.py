@@ -575,17 +575,36 @@ def test_bad_options_are_one_line(network, tmp_path, capsys, arguments, why):
     assert not (tmp_path / "x.pt").exists()
 
 
-def test_weights_that_are_not_numbers_are_refused(network, tmp_path):
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_numbers_are_refused(network, tmp_path, number):
     path, _, _ = network
     model = onnx.load(path)
     for tensor in model.graph.initializer:
         if tensor.name == "w":
             values = numpy_helper.to_array(tensor).copy()
-            values[0, 0, 0, 0] = np.nan
+            values[0, 0, 0, 0] = number
             tensor.CopyFrom(numpy_helper.from_array(values, "w"))
-    onnx.save(model, tmp_path / "nan.onnx")
+    onnx.save(model, tmp_path / "bad.onnx")
     with pytest.raises(BundleError, match="weights 'w' hold NaN or infinity"):
-        import_onnx(tmp_path / "nan.onnx", "yolov8", CLASSES)
+        import_onnx(tmp_path / "bad.onnx", "yolov8", CLASSES)
+
+
+def limited(path, to, number):
+    """Write a network whose output is limited by a constant, as RT-DETR's invalid anchors are."""
+    model = onnx.load(path)
+    model.graph.node[-1].output[0] = "unlimited"
+    model.graph.node.append(helper.make_node("Min", ["unlimited", "limit"], ["out"]))
+    limit = np.array([np.finfo(np.float32).max] * 4 + [1, number, number], np.float32).reshape(1, -1, 1)
+    model.graph.initializer.append(numpy_helper.from_array(limit, "limit"))
+    onnx.save(model, to)
+    return to
+
+
+def test_infinity_may_stand_among_constants_that_are_no_weights(network, tmp_path):
+    path, answer, picture = network
+    same(answer_of(limited(path, tmp_path / "inf.onnx", np.inf), picture)[0], answer)
+    with pytest.raises(BundleError, match="weights 'limit' hold NaN or infinity"):
+        import_onnx(limited(path, tmp_path / "nan.onnx", np.nan), "yolov8", CLASSES)
 
 
 def test_an_unknown_operator_is_one_line(tmp_path):

@@ -109,6 +109,24 @@ def read_onnx(path: Path, input_size: tuple[int, int] | None) -> OnnxNetwork:
     )
 
 
+WEIGHTED = frozenset(
+    {
+        "BatchNormalization",
+        "Conv",
+        "ConvTranspose",
+        "GRU",
+        "Gemm",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "LSTM",
+        "LayerNormalization",
+        "MatMul",
+        "PRelu",
+        "RNN",
+    }
+)
+"""Operators whose constant inputs are weights."""
+
 _DTYPES = {1: "float32", 10: "float16", 2: "uint8"}  # TensorProto.DataType
 
 
@@ -120,8 +138,9 @@ def load_model(path: Path) -> Any:
     """
     model = parse_model(path)
     _load_external(model, path)
+    weights = {name for node in model.graph.node if node.op_type in WEIGHTED for name in node.input}
     for tensor in model.graph.initializer:
-        _check_finite(tensor, path)
+        _check_finite(tensor, tensor.name in weights, path)
     return model
 
 
@@ -172,7 +191,7 @@ def _load_external(model: Any, path: Path) -> None:
         raise BundleError(f"{path}: external data cannot be read: {first_line(error)}") from error
 
 
-def _check_finite(tensor: Any, path: Path) -> None:
+def _check_finite(tensor: Any, weights: bool, path: Path) -> None:
     from onnx import numpy_helper
 
     if tensor.data_type not in (1, 10, 11):  # float32, float16, float64
@@ -181,8 +200,8 @@ def _check_finite(tensor: Any, path: Path) -> None:
         values = numpy_helper.to_array(tensor)
     except Exception as error:
         raise BundleError(f"{path}: weights {tensor.name!r} are damaged: {first_line(error)}") from error
-    # A scalar infinity is a usual mask constant; among weights it is an error.
-    if np.isnan(values).any() or (values.size > 1 and np.isinf(values).any()):
+    # Infinity is usual in masks and in the anchors of RT-DETR; among weights it is an error.
+    if np.isnan(values).any() or (weights and np.isinf(values).any()):
         raise BundleError(f"{path}: weights {tensor.name!r} hold NaN or infinity")
 
 
