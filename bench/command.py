@@ -1,7 +1,8 @@
-"""Shared by the commands of this folder: their graph and their shutdown."""
+"""Shared by the commands of this folder: their graph, --help and shutdown."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import signal
@@ -17,6 +18,13 @@ def use_private_graph() -> None:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 200))
     os.environ.update(transport_environment())
+
+
+def no_arguments(doc: str | None) -> None:
+    """Answer --help with the module's docstring; end the process at any other argument."""
+    prog = f"python -m bench.{os.path.basename(sys.argv[0]).removesuffix('.py')}"
+    formatter = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(prog=prog, description=doc, formatter_class=formatter).parse_args()
 
 
 def command(work: Callable[[], None]) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from bench.command import command
+from bench.command import command, no_arguments
 from bench.rows import Row, row, table_of, write_rows
 from perception_rt.model.runtime import Runtime
 from perception_rt.sim.drive import Drive
@@ -79,6 +79,7 @@ def deskew_rows() -> list[Row]:
 
 def main() -> int:
     """Measure, print, write."""
+    no_arguments(__doc__)
 
     def work() -> None:
         rows = deskew_rows()

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from bench.command import command
+from bench.command import command, no_arguments
 from bench.inputs import DATA
 from bench.rows import Row, row, table_of, write_rows
 
@@ -30,19 +30,32 @@ RUNS = 5
 CLI = [sys.executable, "-m", "perception_rt.cli.main"]
 LIGHT = ("fusion", "object_tracker", "sensor_health", "vehicle_state")
 READY_S = 60.0
+DISCOVERY_S = 1.0  # that `topic list` waits for other nodes
+POLL_S = 0.002  # of the memory of a process that runs
 
 
 def run(arguments: Sequence[str]) -> tuple[float, float]:
     """Run a process to its end; return the median wall time, ms, and the peak memory, MB."""
-    times, peak = [], 0.0
+    times = []
     for _ in range(RUNS):
         began = time.perf_counter()
-        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, _, usage = os.wait4(process.pid, 0)
-        process.returncode = 0  # waited for here
+        subprocess.run(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         times.append(1e3 * (time.perf_counter() - began))
-        peak = max(peak, usage.ru_maxrss / 1024)
-    return statistics.median(times), peak
+    return statistics.median(times), peak_mb(arguments)
+
+
+def peak_mb(arguments: Sequence[str]) -> float:
+    """Return the most resident memory of a process, MB.
+
+    It is read while the process runs: `ru_maxrss` would count this process, from which it was forked.
+    """
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak = 0.0
+    while process.poll() is None:
+        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+        peak = max(peak, int(found[1]) / 1024 if found else 0.0)
+        time.sleep(POLL_S)
+    return peak
 
 
 def node_figures(node: str, sign: str) -> tuple[float, float]:
@@ -67,6 +80,16 @@ def node_figures(node: str, sign: str) -> tuple[float, float]:
         process.terminate()
         process.wait(20)
     return float("nan"), float("nan")
+
+
+def model_load_s() -> float:
+    """Return how long a process takes for importing torch, loading the node's bundle and its engine, s."""
+    code = (
+        "import time; began = time.perf_counter(); from perception_rt.model.runtime import Runtime;"
+        "Runtime.open('sim_camera'); print(time.perf_counter() - began)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def forecast_error(bag: Path) -> float | None:
@@ -97,9 +120,10 @@ def face_rows() -> list[Row]:
     help_ms, help_mb = run([*CLI, "--help"])
     bad_ms, bad_mb = run([*CLI, "up", "/nonexistent.yaml"])
     doctor_ms, doctor_mb = run([*CLI, "doctor"])
-    topic_ms, topic_mb = run([*CLI, "topic", "list"])
+    topic_ms, topic_mb = run([*CLI, "topic", "list", "--spin-time", str(DISCOVERY_S)])
     completion_ms, completion_mb = run([*CLI, "completion", "bash"])
     light = {node: node_figures(node, "active: subscribes") for node in LIGHT}
+    load_s = model_load_s()
     camera_s, camera_mb = node_figures("camera_detector", r" on (cpu|cuda), ")
     tests = [sys.executable, "-m", "pytest", "-q", "test/unit/test_cli.py"]
     fuzz = subprocess.run(tests, cwd=ROOT, capture_output=True, text=True)
@@ -110,11 +134,13 @@ def face_rows() -> list[Row]:
         row("face/bad_argument_mb", bad_mb, "MB", "< 80"),
         row("face/doctor_ms", doctor_ms, "ms", "< 500"),
         row("face/doctor_mb", doctor_mb, "MB", "< 80"),
-        row("face/topic_list_ms", topic_ms, "ms", "< 500 beyond the wait for discovery"),
+        row("face/topic_list_beyond_discovery_ms", topic_ms - 1e3 * DISCOVERY_S, "ms", "< 500"),
         row("face/topic_list_mb", topic_mb, "MB", "< 80"),
         row("face/completion_ms", completion_ms, "ms", "< 500"),
         row("face/completion_mb", completion_mb, "MB", "< 80"),
-        row("face/node_up_s", camera_s, "s", "<= 2.5 s plus the load of its model"),
+        row("face/node_up_s", camera_s, "s"),
+        row("face/node_model_load_s", load_s, "s"),
+        row("face/node_up_beyond_load_s", camera_s - load_s, "s", "<= 2.5"),
         row("face/node_mb", camera_mb, "MB"),
         row("face/light_node_up_s", max(took for took, _ in light.values()), "s", "<= 2.5"),
         *(
@@ -133,6 +159,7 @@ def face_rows() -> list[Row]:
 
 def main() -> int:
     """Measure, print, write."""
+    no_arguments(__doc__)
 
     def work() -> None:
         rows = face_rows()

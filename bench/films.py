@@ -24,7 +24,7 @@ from rich.console import Console
 from sensor_msgs.msg import PointCloud2, PointField
 from tf2_msgs.msg import TFMessage
 
-from bench.command import command
+from bench.command import command, no_arguments
 from bench.deskew import ODOMETRY, TWISTS, bent, centre_errors
 from bench.inputs import CITY, DATA
 from perception_rt.cli.demo.film import Film
@@ -314,4 +314,5 @@ def make_films() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     sys.exit(command(make_films))

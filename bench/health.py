@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from bench.command import command
+from bench.command import command, no_arguments
 from bench.health_faults import (
     CAMERA,
     FAULTS,
@@ -210,4 +210,5 @@ def pair_row() -> Row:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     raise SystemExit(command(lambda: measure_all(Console())))

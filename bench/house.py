@@ -23,6 +23,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.command import no_arguments
 from bench.mutants import OUT as MUTANTS
 from bench.record import OUT
 from bench.rows import Row, row, table_of, write_rows
@@ -133,6 +134,7 @@ def run(command: Sequence[object], folder: str | Path = ROOT, **environment: str
 
 def main() -> int:
     """Measure, print and write."""
+    no_arguments(__doc__)
     began = time.monotonic()
     rows = house_rows()
     Console().print(table_of(rows))

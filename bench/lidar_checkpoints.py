@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.command import no_arguments
 from bench.inputs import cloud
 from bench.rows import Row, row
 from perception_rt.model.centerpoint import PARTS, BranchShape, CenterDecoding, CenterHead, ClassGroup
@@ -161,6 +162,7 @@ def lowest_of(raw: Sequence[torch.Tensor], centres: bool) -> float:
 
 def main() -> int:
     """Print the times as JSON."""
+    no_arguments(__doc__)
     torch.set_num_threads(1)
     points = cloud("120k")
     found = {

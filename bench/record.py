@@ -6,6 +6,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
+from bench.command import no_arguments
 from bench.rows import Row, read_rows, show
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -64,5 +65,6 @@ def line(row: Row) -> str:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     print(write())
     sys.exit(0)

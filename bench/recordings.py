@@ -27,7 +27,7 @@ from rich.console import Console
 from scipy.spatial.transform import Rotation
 
 from bench.accuracy import OUT
-from bench.command import command, use_private_graph
+from bench.command import command, no_arguments, use_private_graph
 from bench.inputs import DATA
 from bench.rows import Row, row, table_of, write_rows
 from perception_rt.cli.main import main as perception_rt
@@ -373,4 +373,5 @@ def measure_all() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments(__doc__)
     sys.exit(command(measure_all))
