@@ -1,7 +1,8 @@
-"""bench/RESULTS.md: the committed record, made from the result files of the latest runs."""
+"""bench/RESULTS.md and bench/load.png: the committed record, made from the results of the latest runs."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,12 +22,17 @@ Absolute times are those of the machine named; ratios are measured side by side 
 
 
 def write(out: Path = OUT, results: Path = RESULTS) -> Path:
-    """Write the record of every result file below `out`, keep other sections, and return its path."""
+    """Write the record of every result file below `out`, keep other sections, and return its path.
+
+    The plot of rising loads goes beside it.
+    """
     sections = recorded(results.read_text()) if results.is_file() else {}
     for kind in COMMANDS:
         for path in sorted((out / kind).glob("*.json")):
             sections[_name(kind, path.stem)] = section(kind, path)
     results.write_text("\n".join([HEAD, *(sections[name] for name in sorted(sections))]))
+    if (plot := out / "bench" / "load.png").is_file():
+        shutil.copy(plot, results.with_name(plot.name))
     return results
 
 

@@ -309,10 +309,14 @@ class Processes:
                 descriptors = len(os.listdir(f"/proc/{pid}/fd"))
             except OSError:
                 continue
-            for line in status.splitlines():
-                key, _, value = line.partition(":")
-                if key in ("VmRSS", "RssShmem", "Threads"):
-                    self.samples[pid, key].append((now, float(value.split()[0])))
+            values = dict(line.split(":", 1) for line in status.splitlines())
+            resident, shared, threads = (
+                float(values[key].split()[0]) for key in ("VmRSS", "RssShmem", "Threads")
+            )
+            # Pages of other processes' segments count apart: a reader touches up to the whole segment, in time.
+            self.samples[pid, "memory"].append((now, resident - shared))
+            self.samples[pid, "shared_memory"].append((now, shared))
+            self.samples[pid, "threads"].append((now, threads))
             self.samples[pid, "descriptors"].append((now, descriptors))
 
     def end(self) -> None:
@@ -596,22 +600,25 @@ def usage_rows(processes: Processes, since_s: float) -> list[Row]:
     """Return memory, descriptors and threads of the processes that ran from `since_s` to the end."""
     rows = []
     for pid, name in processes.names.items():
-        if pid in processes.killed or not processes.samples[pid, "VmRSS"]:
+        if pid in processes.killed or not processes.samples[pid, "memory"]:
             continue
-        if processes.samples[pid, "VmRSS"][0][0] > since_s + 5:
+        if processes.samples[pid, "memory"][0][0] > since_s + 5:
             continue
         label = name.strip("/").replace("/", "_")
-        for key in ("VmRSS", "descriptors", "Threads"):
+        for key in ("memory", "shared_memory", "descriptors", "threads"):
             values = [value for at, value in processes.samples[pid, key] if at >= since_s]
             fifth = max(1, len(values) // 5)
             first, last = statistics.median(values[:fifth]), statistics.median(values[-fifth:])
-            if key == "VmRSS":
+            if key == "shared_memory":
+                rows.append(row(f"soak/shared_memory/{label}", last / 1024, "MB"))
+                rows.append(row(f"soak/shared_memory_more/{label}", (last - first) / 1024, "MB"))
+            elif key == "memory":
                 rows.append(row(f"soak/memory/{label}", last / 1024, "MB"))
                 rows.append(row(f"soak/memory_growth/{label}", 100 * (last / first - 1), "%"))
                 allowed = max(first / 100, 10 * 1024)
                 rows.append(row(f"soak/memory_of_allowed/{label}", (last - first) / allowed, "share", "<= 1"))
             else:
-                rows.append(row(f"soak/{key.lower()}_more/{label}", last - first, key.lower(), "<= 0"))
+                rows.append(row(f"soak/{key}_more/{label}", last - first, key, "<= 0"))
     return sorted(rows, key=lambda entry: entry.name.rpartition("/")[0])
 
 

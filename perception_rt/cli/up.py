@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
     whole = read_graph(args.params_file)
     whole = with_sensor_health(whole) if args.sensor_health else whole
-    check_names_of(whole, parse_parameters(args.param))
+    check_names_of(whole, graph, parse_parameters(args.param))
     words = [*ros_args, *args.ros_args]
     images = sends_images(graph) or any("image_topic" in word for word in words)
     with _live(args.live):

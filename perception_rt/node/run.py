@@ -10,10 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError, RCLInvalidROSArgsError, UnknownROSArgsError
@@ -24,14 +25,14 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from perception_rt.component.graph import GraphNode, class_of
-from perception_rt.component.parameters import check_inherited, check_names
+from perception_rt.component.parameters import Parameter, check_names
 from perception_rt.node.shared_memory import clean_shared_memory, shortage
 from perception_rt.node.shell import PerceptionNode
 from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
 
 SPIN_S = 0.1  # period at which the main thread checks for a stop
-SLICE_S = 0.02  # of spinning: then stops are seen, and coroutines that await something go on
+SLICE_S = 0.5  # of spinning, at most: each leaks 32 bytes in rclpy's EventsExecutor
 DRAIN_S = 1.0  # idle time after the last played message, until no more messages are expected
 DRAINED_S = 15.0  # maximum time for the graph to answer the last messages
 MAX_FAILURES = 200  # failed slices in a row within a second, until the executor counts as broken
@@ -74,6 +75,16 @@ def make_executor(context: Context | None = None) -> Executor:
     return EventsExecutor(context=context)
 
 
+_slices: WeakKeyDictionary[Executor, Future] = WeakKeyDictionary()
+"""What ends the current slice of each executor that spins."""
+
+
+def end_slice(executor: Executor | None) -> None:
+    """Let `spin` look at its `stop` and at coroutines now; from any thread."""
+    if executor is not None and (current := _slices.get(executor)) is not None:
+        current.set_result(None)
+
+
 def spin(
     executor: Executor,
     stop: threading.Event,
@@ -81,6 +92,8 @@ def spin(
     on_error: Callable[[Exception], None] | None = None,
 ) -> None:
     """Spin until `stop` is set or the context ends; `EventsExecutor.spin()` would hang, so in slices.
+
+    `end_slice` ends one early: coroutines that await something go on with the next, and a stop is seen.
 
     Args:
         executor: with its nodes.
@@ -95,7 +108,9 @@ def spin(
     while not stop.is_set() and rclpy.ok(context=context):
         try:
             # `spin_once` sets everything up again for each callback, some 80 µs.
-            executor.spin_until_future_complete(Future(), timeout_sec=SLICE_S)
+            _slices[executor] = Future()
+            if not stop.is_set():
+                executor.spin_until_future_complete(_slices[executor], timeout_sec=SLICE_S)
             failures = 0
         except ExternalShutdownException:
             return
@@ -131,6 +146,7 @@ def spinning_node(name: str, domain_id: int | None = None, args: list[str] | Non
         yield node
     finally:
         stop.set()
+        end_slice(executor)
         thread.join()
         executor.shutdown()
         node.destroy_node()
@@ -184,6 +200,8 @@ class Graph:
     def end(self) -> None:
         """Stop spinning, then shut every node down and destroy it."""
         self._stop.set()  # first: no callback runs while publishers and timers are destroyed
+        for executor in self._executors:
+            end_slice(executor)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
@@ -195,28 +213,47 @@ class Graph:
             node.destroy_node()
 
 
-def check_names_of(graph: Sequence[GraphNode], overrides: Mapping[str, Mapping[str, Any]]) -> None:
+def check_names_of(
+    graph: Sequence[GraphNode], own: Sequence[GraphNode], overrides: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Refuse names in wildcard entries (`/**`) and overrides that no node of a graph declares.
 
+    Other nodes' classes, which may import torch, are read only for a name that the own nodes lack.
+
     Args:
-        graph: all nodes of a parameter file. overrides: values by node name ("" for all) and name.
+        graph: all nodes of a parameter file.
+        own: those of this process; overrides of other nodes are left to their processes.
+        overrides: values by node name ("" for all) and name.
 
     Raises:
         ConfigError: lists the names, each with the nearest ones that exist.
     """
-    classes: dict[str, type[PerceptionNode]] = {
-        node.path: class_of("perception_rt.node", node.name, "Node") for node in graph
-    }
-    tables = {path: node_class.PARAMETERS for path, node_class in classes.items()}
-    check_inherited([(tables[node.path], node.inherited) for node in graph])
-    for name, values in overrides.items():
-        named = [tables[node.path] for node in graph if name in ("", node.name, node.path)]
-        if not named:
-            raise ConfigError(f"-p {name}:...: no such node; the nodes are {', '.join(tables)}")
+
+    def check(nodes: Sequence[GraphNode], names: Iterable[str], where: str) -> None:
         try:
-            check_names([one for table in named for one in table], values)
-        except ConfigError as error:
-            raise ConfigError(f"-p: {error}") from error
+            check_names(_declared([node for node in nodes if node in own]), names)
+        except ConfigError:
+            try:
+                check_names(_declared(nodes), names)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from error
+
+    check(graph, dict.fromkeys(name for node in graph for name in node.inherited), "/**")
+    for name, values in overrides.items():
+        named = [node for node in graph if name in ("", node.name, node.path)]
+        if not named:
+            paths = ", ".join(node.path for node in graph)
+            raise ConfigError(f"-p {name}:...: no such node; the nodes are {paths}")
+        if any(node in own for node in named):
+            check(named, values, "-p")
+
+
+def _declared(nodes: Sequence[GraphNode]) -> list[Parameter]:
+    """Return the parameters that nodes declare."""
+    classes: list[type[PerceptionNode]] = [
+        class_of("perception_rt.node", node.name, "Node") for node in nodes
+    ]
+    return [parameter for node_class in classes for parameter in node_class.PARAMETERS]
 
 
 def node_factory(spec: GraphNode) -> Callable[[], PerceptionNode]:

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import yaml
 from nav_msgs.msg import Odometry
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -153,3 +154,25 @@ def test_a_graph_winds_down_in_silence_however_often(bench, repetitions):
         assert drive.callback_errors == vehicle.callback_errors == 0
     loud = [line for line in bench.logs if "ERROR" in line or "Traceback" in line or "Invalid" in line]
     assert not loud, loud
+
+
+LIGHT = """
+import sys
+from perception_rt.component.graph import read_graph
+from perception_rt.node.run import check_names_of
+graph = read_graph(sys.argv[1])
+own = [node for node in graph if node.name == "vehicle_state"]
+check_names_of(graph, own, {"": {"autostart": True}, "camera_detector": {"rate_hz": 5.0}})
+assert "torch" not in sys.modules
+check_names_of(graph, own, {"": {"bundle": "sim_camera"}})  # which the camera alone declares
+assert "torch" in sys.modules
+"""
+
+
+def test_a_light_node_beside_a_detector_does_not_import_torch(tmp_path):
+    """In a process of its own, as with `up --separate`."""
+    config = tmp_path / "graph.yaml"
+    shared = {"ros__parameters": {"use_sim_time": True}}
+    nodes = {name: {"ros__parameters": {}} for name in ("camera_detector", "vehicle_state")}
+    config.write_text(yaml.safe_dump({"/**": shared, **nodes}))
+    subprocess.run([sys.executable, "-c", LIGHT, str(config)], check=True)

@@ -10,6 +10,7 @@ from lifecycle_msgs.msg import Transition
 from std_srvs.srv import Trigger
 
 from perception_rt.model.archive import read_manifest
+from perception_rt.node import run
 
 from .conftest import TALL, wait_for
 
@@ -21,7 +22,7 @@ def feed():
     """Keep asking a camera, one frame at a time, until the test is over; the count of answers grows."""
     stop, answers, threads = threading.Event(), [], []
 
-    def run(camera) -> list:
+    def begin(camera) -> list:
         def ask() -> None:
             while not stop.is_set():
                 answers.append(camera.ask())
@@ -30,9 +31,9 @@ def feed():
         threads[-1].start()
         return answers
 
-    run.end = lambda: (stop.set(), [thread.join() for thread in threads])
-    yield run
-    run.end()
+    begin.end = lambda: (stop.set(), [thread.join() for thread in threads])
+    yield begin
+    begin.end()
 
 
 def test_a_good_bundle_takes_over_and_every_frame_is_answered(run_camera, make_bundle, feed):
@@ -191,3 +192,11 @@ def test_all_swaps_load_on_one_thread(run_camera, monkeypatch):
         others[-1].start()  # takes the identity that a thread which ended would leave
     assert len(threads) == 3
     assert len(set(threads)) == 1
+
+
+def test_a_swap_is_answered_though_the_executor_has_nothing_else_to_do(run_camera, monkeypatch):
+    monkeypatch.setattr(run, "SLICE_S", 60.0)  # of the node: the swap itself has to end the slice
+    bench = run_camera().bench
+    swaps = [bench.swap() for _ in range(3)]
+    assert wait_for(lambda: all(swap.done() for swap in swaps))
+    assert any(swap.result().success for swap in swaps)
