@@ -313,7 +313,7 @@ class Processes:
             resident, shared, threads = (
                 float(values[key].split()[0]) for key in ("VmRSS", "RssShmem", "Threads")
             )
-            # Pages of other processes' segments count apart: a reader touches up to the whole segment, in time.
+            # Pages of others' segments count apart: in time, a reader touches up to the whole segment.
             self.samples[pid, "memory"].append((now, resident - shared))
             self.samples[pid, "shared_memory"].append((now, shared))
             self.samples[pid, "threads"].append((now, threads))
