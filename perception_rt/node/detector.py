@@ -20,7 +20,7 @@ from perception_rt.component.component import InferenceWorker
 from perception_rt.component.detector import DetectorComponent, allowed_folders
 from perception_rt.node import parameters
 from perception_rt.node.host import ComponentNode
-from perception_rt.node.run import end_slice, release_memory
+from perception_rt.node.run import release_memory
 from perception_rt.realtime.cores import use_normal_priority
 from perception_rt.types import BundleError
 from perception_rt.types.status import Status
@@ -28,7 +28,7 @@ from perception_rt.types.status import Status
 SWAP_DEPTH = (
     1000  # queue size of service calls: with the default of 10, DDS drops further calls without an answer
 )
-REFUSAL_PERIOD_S = 0.005  # between two refusals: by default a client keeps only 10 unread answers
+REFUSAL_PERIOD_S = 0.02  # between two: a client keeps 10 unread answers, and several come in one slice
 
 
 class DetectorNode(ComponentNode):
@@ -129,7 +129,6 @@ class DetectorNode(ComponentNode):
                     self._pacing = False
                     return
             self._refused.get().set_result(None)
-            end_slice(self.executor)
             time.sleep(REFUSAL_PERIOD_S)
 
     def _swap(self, detector: DetectorComponent, worker: InferenceWorker, done: Future) -> None:
@@ -151,4 +150,3 @@ class DetectorNode(ComponentNode):
             release_memory()
             self._swapping.release()
             done.set_result(outcome)
-            end_slice(self.executor)

@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger
 
 from perception_rt.component.parameters import Parameter
 from perception_rt.node.messages import message_class
-from perception_rt.node.run import end_slice, run
+from perception_rt.node.run import run
 from perception_rt.node.shell import PerceptionNode
 from perception_rt.replay.events import EventBuffer, EventFolder, KeptMessage
 from perception_rt.replay.message_types import is_latched, typestore
@@ -207,7 +207,6 @@ class EventRecorderNode(PerceptionNode):
         finally:
             if done is not None:
                 done.set_result(answer)
-                end_slice(self.executor)
 
     def _fail(self, error: PerceptionError) -> str:
         self._failed += 1

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
-from weakref import WeakKeyDictionary
 
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError, RCLInvalidROSArgsError, UnknownROSArgsError
@@ -32,7 +31,7 @@ from perception_rt.node.transport import transport_environment
 from perception_rt.types import ConfigError
 
 SPIN_S = 0.1  # period at which the main thread checks for a stop
-SLICE_S = 0.5  # of spinning, at most: each leaks 32 bytes in rclpy's EventsExecutor
+SLICE_S = 0.1  # of spinning: then stops are seen, and coroutines go on; each leaks 32 bytes in EventsExecutor
 DRAIN_S = 1.0  # idle time after the last played message, until no more messages are expected
 DRAINED_S = 15.0  # maximum time for the graph to answer the last messages
 MAX_FAILURES = 200  # failed slices in a row within a second, until the executor counts as broken
@@ -75,16 +74,6 @@ def make_executor(context: Context | None = None) -> Executor:
     return EventsExecutor(context=context)
 
 
-_slices: WeakKeyDictionary[Executor, Future] = WeakKeyDictionary()
-"""What ends the current slice of each executor that spins."""
-
-
-def end_slice(executor: Executor | None) -> None:
-    """Let `spin` look at its `stop` and at coroutines now; from any thread."""
-    if executor is not None and (current := _slices.get(executor)) is not None:
-        current.set_result(None)
-
-
 def spin(
     executor: Executor,
     stop: threading.Event,
@@ -92,8 +81,6 @@ def spin(
     on_error: Callable[[Exception], None] | None = None,
 ) -> None:
     """Spin until `stop` is set or the context ends; `EventsExecutor.spin()` would hang, so in slices.
-
-    `end_slice` ends one early: coroutines that await something go on with the next, and a stop is seen.
 
     Args:
         executor: with its nodes.
@@ -108,9 +95,7 @@ def spin(
     while not stop.is_set() and rclpy.ok(context=context):
         try:
             # `spin_once` sets everything up again for each callback, some 80 µs.
-            _slices[executor] = Future()
-            if not stop.is_set():
-                executor.spin_until_future_complete(_slices[executor], timeout_sec=SLICE_S)
+            executor.spin_until_future_complete(Future(), timeout_sec=SLICE_S)
             failures = 0
         except ExternalShutdownException:
             return
@@ -146,7 +131,6 @@ def spinning_node(name: str, domain_id: int | None = None, args: list[str] | Non
         yield node
     finally:
         stop.set()
-        end_slice(executor)
         thread.join()
         executor.shutdown()
         node.destroy_node()
@@ -200,8 +184,6 @@ class Graph:
     def end(self) -> None:
         """Stop spinning, then shut every node down and destroy it."""
         self._stop.set()  # first: no callback runs while publishers and timers are destroyed
-        for executor in self._executors:
-            end_slice(executor)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()

@@ -25,7 +25,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray  # noqa: E402
 from perception_rt.codec.encode import encode_compressed, encode_image, encode_points  # noqa: E402
 from perception_rt.model import bundle  # noqa: E402
 from perception_rt.model.manifest import CloudSpec, ImageSpec  # noqa: E402
-from perception_rt.node.run import Graph, end_slice, make_executor, spin  # noqa: E402
+from perception_rt.node.run import Graph, make_executor, spin  # noqa: E402
 from perception_rt.node.transport import transport_environment  # noqa: E402
 from test.detectors import TallBox  # noqa: E402
 from test.domains import claim_domain  # noqa: E402
@@ -211,7 +211,6 @@ class Bench:
             self.check_ledgers()
         finally:
             self._stop.set()
-            end_slice(self.executor)
             self._thread.join()
             self.executor.shutdown()
             self.node.destroy_node()

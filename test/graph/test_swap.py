@@ -10,7 +10,6 @@ from lifecycle_msgs.msg import Transition
 from std_srvs.srv import Trigger
 
 from perception_rt.model.archive import read_manifest
-from perception_rt.node import run
 
 from .conftest import TALL, wait_for
 
@@ -192,11 +191,3 @@ def test_all_swaps_load_on_one_thread(run_camera, monkeypatch):
         others[-1].start()  # takes the identity that a thread which ended would leave
     assert len(threads) == 3
     assert len(set(threads)) == 1
-
-
-def test_a_swap_is_answered_though_the_executor_has_nothing_else_to_do(run_camera, monkeypatch):
-    monkeypatch.setattr(run, "SLICE_S", 60.0)  # of the node: the swap itself has to end the slice
-    bench = run_camera().bench
-    swaps = [bench.swap() for _ in range(3)]
-    assert wait_for(lambda: all(swap.done() for swap in swaps))
-    assert any(swap.result().success for swap in swaps)
