@@ -21,7 +21,7 @@ def feed():
     """Keep asking a camera, one frame at a time, until the test is over; the count of answers grows."""
     stop, answers, threads = threading.Event(), [], []
 
-    def begin(camera) -> list:
+    def run(camera) -> list:
         def ask() -> None:
             while not stop.is_set():
                 answers.append(camera.ask())
@@ -30,9 +30,9 @@ def feed():
         threads[-1].start()
         return answers
 
-    begin.end = lambda: (stop.set(), [thread.join() for thread in threads])
-    yield begin
-    begin.end()
+    run.end = lambda: (stop.set(), [thread.join() for thread in threads])
+    yield run
+    run.end()
 
 
 def test_a_good_bundle_takes_over_and_every_frame_is_answered(run_camera, make_bundle, feed):
