@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 FIRST_S = 0.5  # before the first restart; doubles with each further one
 LONGEST_S = 30.0
-HEALTHY_S = 60.0  # a process that ran this long resets its count
+HEALTHY_S = 30.0  # longer than a start takes; a process that ran this long resets its count
 RESTARTS = 10
 END_S = 5.0  # from a signal until running processes are killed
 PR_SET_PDEATHSIG = 1

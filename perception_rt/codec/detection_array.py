@@ -107,7 +107,7 @@ def encode_array(
         return prefix
     parts = _templates(classes, header.frame_id, numbers.box)
     keys, tails = _keys(labels, len(classes), len(prefix) - _ENCAPSULATION, ids)
-    buffer, starts = _join(parts, keys, tails, prefix, _stamps(header))
+    buffer, starts = _join(parts, keys, tails, prefix, header)
     doubles = np.frombuffer(buffer, "<f8", len(buffer) // 8 - 1, 8)
     doubles[(starts + parts.score_at[keys]) // 8 + numbers.places] = numbers.values
     return bytes(memoryview(buffer)[_ENCAPSULATION:])
@@ -169,21 +169,25 @@ def _stamps(header: Header) -> Iterable[bytes]:
 
 
 def _join(
-    templates: _Templates, keys: np.ndarray, tails: list[bytes] | None, prefix: bytes, stamps: Iterable[bytes]
+    templates: _Templates, keys: np.ndarray, tails: list[bytes] | None, prefix: bytes, header: Header
 ) -> tuple[bytearray, np.ndarray]:
     """The message without its numbers, four bytes late to align them, and where each detection starts."""
-    bodies = map(templates.bodies.__getitem__, keys.tolist())
+    bodies = list(map(templates.bodies.__getitem__, keys.tolist()))
     sizes = templates.sizes[keys] + _STAMP
-    if tails is None:
-        last = _EMPTY_TAIL
+    first = bytes(8 - _ENCAPSULATION) + prefix
+    if tails is None and header.stamps_ns is None:
+        # The same bytes stand between all of them, so that one join of the bodies does.
+        last, stamp = _EMPTY_TAIL, stamp_bytes(header.stamp_ns)
         sizes += len(last)
-        parts = zip(stamps, bodies, repeat(last), strict=False)
+        bodies[0] = first + stamp + bodies[0]
+        buffer = bytearray(last + stamp).join(bodies)
+        buffer += last
     else:
+        tails = [_EMPTY_TAIL] * len(bodies) if tails is None else tails
         last = tails[-1]
         sizes += np.array([len(tail) for tail in tails], np.int64)
-        parts = zip(stamps, bodies, tails, strict=False)
-    first = (bytes(8 - _ENCAPSULATION), prefix)
-    buffer = bytearray().join(chain(first, chain.from_iterable(parts)))
+        parts = zip(_stamps(header), bodies, tails, strict=False)
+        buffer = bytearray().join(chain((first,), chain.from_iterable(parts)))
     del buffer[
         len(buffer) - len(last) + 4 + int.from_bytes(last[:4], "little") :
     ]  # nothing follows: no padding
