@@ -78,29 +78,37 @@ def get(name: str, source: Path | None = None, out: Path | None = None, check: P
         )
 
 
-def get_missing(name: str) -> None:
+def get_missing(name: str) -> str:
     """Download the pretrained network of a bundle's name if it is not here yet.
 
     Args:
         name: a file, or the bare name of a shipped or downloaded bundle, or of a network that `get` knows.
 
+    Returns:
+        The name by which `resolve_bundle` finds it, which is not that of torchvision's weights.
+
     Raises:
         BundleError: an unknown bare name, or as `get`.
     """
     from perception_rt.model.runtime import resolve_bundle
-    from perception_rt.model.zoo import find_entry
+    from perception_rt.model.zoo import find_entry, zoo_bundle
     from perception_rt.types.errors import BundleError
 
+    published = "_Weights." in name and not Path(name).exists()
     try:
-        resolve_bundle(name)
-        return
+        if not published:
+            resolve_bundle(name)
+            return name
+        absent = BundleError(f"{name}: no such file, nor weights of torchvision")
     except BundleError as error:
         absent = error
     try:
-        find_entry(name)
+        own = find_entry(name).name
     except BundleError:
         raise absent from None
-    get(name)
+    if own == name or zoo_bundle(own) is None:
+        get(name)
+    return own
 
 
 def _print_list() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,18 +75,18 @@ def parse_camera_info(source: Any, image_is_rectified: bool = False) -> CameraMo
         rows, columns = height - y, width - x
     if min(rows, columns) < 1 or x + columns > width or y + rows > height:
         raise CodecError("roi", (x, y, columns, rows), f"outside of {width} x {height} px")
-    fields = {"d": np.array(d, np.float64), "k": np.array(k, np.float64).reshape(3, 3)}
+    fields = {"d": np.array(d, np.float64), "k": _matrix("k", k, 3)}
     if not np.isfinite(fields["d"]).all():
         raise CodecError("d", fields["d"].tolist(), "not finite")
     camera_from_frame = np.eye(4)
     if image_is_rectified:
-        projection = np.array(p, np.float64).reshape(3, 4)
+        projection = _matrix("p", p, 4)
         _check("p", projection[:, :3], width)
         fields = {"d": np.zeros(0), "k": projection[:, :3].copy()}
         camera_from_frame[:2, 3] = projection[:2, 3] / projection[[0, 1], [0, 1]]
     else:
         _check("k", fields["k"], width)
-        camera_from_frame[:3, :3] = _rotation(np.array(r, np.float64).reshape(3, 3)).T
+        camera_from_frame[:3, :3] = _rotation(_matrix("r", r, 3)).T
     across, down = (max(1, factor) for factor in binning)
     fields["k"][0, 2] -= x
     fields["k"][1, 2] -= y
@@ -100,6 +101,14 @@ def parse_camera_info(source: Any, image_is_rectified: bool = False) -> CameraMo
         fields["k"],
         camera_from_frame,
     )
+
+
+def _matrix(name: str, values: Sequence[float], columns: int) -> np.ndarray:
+    """Three rows of float64."""
+    matrix = np.array(values, np.float64)
+    if matrix.size != 3 * columns:
+        raise CodecError(name, matrix.tolist(), f"must be {3 * columns} numbers")
+    return matrix.reshape(3, columns)
 
 
 def _check(name: str, matrix: np.ndarray, width: int) -> None:

@@ -23,7 +23,7 @@ from perception_rt.model.importers.common import sha256_of
 from perception_rt.types.errors import BundleError
 
 TIMEOUT_S = 30.0  # without a byte from the server
-MAX_BYTES = 2 << 30
+MAX_BYTES = 4 << 30
 _BLOCK = 1 << 18
 
 
@@ -97,7 +97,8 @@ def find_entry(name: str) -> ZooEntry:
 
     Args:
         name: for torchvision ``SSDLite320_MobileNet_V3_Large_Weights.COCO_V1``, as torchvision calls its
-            weights, or ``ssdlite320_mobilenet_v3_large`` for a model's default weights.
+            weights, or ``ssdlite320_mobilenet_v3_large`` for a model's default weights. The bundle has the
+            model's name, and for other weights than the default ones theirs too.
 
     Raises:
         BundleError: the name is not known.
@@ -112,15 +113,16 @@ def find_entry(name: str) -> ZooEntry:
     else:
         try:
             weights = models.get_weight(name)
-        except ValueError:
+        except (ValueError, KeyError):
             known = f"{', '.join(ZOO)}, or torchvision's models and weights"
             raise BundleError(f"{name}: not a known network; known are {known}") from None
     if "categories" not in weights.meta:
         raise BundleError(f"{name}: torchvision's {weights} have no classes")
     model = next(one for one in models.list_models() if models.get_model_weights(one) is type(weights))
     file = weights.url.rpartition("/")[2]
+    default = weights == models.get_model_weights(model).DEFAULT
     return ZooEntry(
-        model,
+        model if default else f"{model}_{weights.name.lower()}",
         weights.url,
         file.rpartition("-")[2].partition(".")[0],
         None,

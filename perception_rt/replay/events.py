@@ -47,7 +47,7 @@ class EventBuffer:
     def add(self, message: KeptMessage) -> None:
         """Add a message; drop all earlier ones if time was set back."""
         if is_latched(message.topic, message.message_type):
-            if message.data not in [kept.data for kept in self._static]:
+            if not any((kept.topic, kept.data) == (message.topic, message.data) for kept in self._static):
                 self._static.append(message)
             return
         if self._messages and message.log_ns < self._messages[-1].log_ns:

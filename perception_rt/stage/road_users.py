@@ -51,6 +51,13 @@ def canonical(name: str) -> str:
     return SYNONYMS.get(plain, plain)
 
 
+def matching_labels(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Return the index in `classes` of each name: the same name, or else one that means the same, or -1."""
+    exact = {name: label for label, name in enumerate(classes)}
+    alike = {canonical(name): label for label, name in reversed(list(enumerate(classes)))}
+    return [exact.get(name, alike.get(canonical(name), -1)) for name in names]
+
+
 def group(name: str) -> str:
     """Return the group of a canonical name; other classes have a group of their own."""
     return ROAD_USERS[name].group if name in ROAD_USERS else name

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
 from perception_rt.model.task import CLASSIFY, DETECT2D, DETECT3D
-from perception_rt.stage.road_users import canonical
+from perception_rt.stage.road_users import canonical, matching_labels
 from perception_rt.train.dataset.read import Samples, read_samples
 from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.train.retain import Teacher
@@ -105,6 +105,7 @@ def prepare(settings: FolderSettings, report: Report = lambda phase, done, total
         () if weights is None else [name for name in weights.classes if name not in trainee.names(())],
         trainee.clouds,
         settings.mend,
+        trainee.boxes,
         _counted(report),
     )
     items = trainee.items(samples.frames, samples.labels)
@@ -309,8 +310,7 @@ def score_bundle(
         items: the items to score on. classes: names, by label.
         report: called for each item.
     """
-    label_of = {canonical(name): label for label, name in enumerate(classes)}
-    mine = np.array([label_of.get(canonical(name), -1) for name in runtime.manifest.classes], np.int64)
+    mine = np.array(matching_labels(runtime.manifest.classes, classes), np.int64)
     answers: list[Any] = []
     for number, item in enumerate(items, 1):
         answer = trainee.answer(runtime, item)
@@ -350,7 +350,8 @@ def evaluate_folder(
     if manifest.task not in TRAINEES:
         raise ConfigError(f"--evaluate={manifest.name}: task {manifest.task} is not scored on folders")
     trainee = find_trainee(TRAINEES[manifest.task])
-    samples = read_samples(data, None, classes, manifest.classes, trainee.clouds, mend, _counted(report))
+    kinds = trainee.clouds, mend, trainee.boxes
+    samples = read_samples(data, None, classes, manifest.classes, *kinds, _counted(report))
     items = trainee.items(samples.frames, samples.labels)
     known = {canonical(name) for name in manifest.classes}
     if not known & {canonical(samples.classes[label]) for item in items for label in item.labels}:

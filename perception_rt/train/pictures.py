@@ -21,6 +21,7 @@ class PictureDetector:
     """Base class of image detectors."""
 
     clouds = False
+    boxes = True
     metric = "ap50"
     augmentations: tuple[str, ...] = ("flip", "colour")
     sigmoid = True

@@ -160,6 +160,7 @@ class ClassifierTrainee:
     """
 
     clouds = False
+    boxes = False
     metric = "accuracy"
     augmentations: tuple[str, ...] = ("crop", "flip", "colour")
     sigmoid = False

@@ -51,6 +51,7 @@ class Trainee(Protocol):
 
     Attributes:
         clouds: whether it takes clouds instead of pictures.
+        boxes: whether it needs labels with boxes, not of whole pictures.
         recipe: the hyperparameters for 1 frame; `perception_rt.train.folder` sets steps and rounds.
         metric: the metric that selects the weights to keep.
         augmentations: the default augmentations.
@@ -58,6 +59,7 @@ class Trainee(Protocol):
     """
 
     clouds: bool
+    boxes: bool
     recipe: Recipe
     metric: str
     augmentations: tuple[str, ...]

@@ -14,7 +14,7 @@ from perception_rt.model.bundle import load
 from perception_rt.model.importers.common import sha256_of
 from perception_rt.model.importers.torchvision import read_state
 from perception_rt.model.runtime import resolve_bundle
-from perception_rt.stage.road_users import canonical
+from perception_rt.stage.road_users import matching_labels
 from perception_rt.train.blocks import fused
 from perception_rt.train.prune import narrow
 from perception_rt.types import BundleError
@@ -138,8 +138,8 @@ def known_channels(
 
 def _known(classes: Sequence[str], weights: Weights) -> list[tuple[int, int]]:
     """Labels of the classes that both have, in `classes` and in `weights`."""
-    old = {canonical(name): label for label, name in enumerate(weights.classes)}
-    return [(new, old[canonical(name)]) for new, name in enumerate(classes) if canonical(name) in old]
+    found = matching_labels(classes, weights.classes)
+    return [(new, old) for new, old in enumerate(found) if old >= 0]
 
 
 def _heads(make: Callable[[int], nn.Module], classes: int) -> dict[str, int]:

@@ -82,6 +82,12 @@ def test_camera_info_truncated_anywhere_is_an_error():
             parse_camera_info(raw[:end])
     with pytest.raises(CodecError, match="not a sensor_msgs/CameraInfo"):
         parse_camera_info(object())
+    for field, rectified in (("k", False), ("r", False), ("p", True)):
+        msg = message()
+        setattr(msg, field, [1.0, 2.0])
+        with pytest.raises(CodecError, match="numbers") as error:
+            parse_camera_info(msg, image_is_rectified=rectified)
+        assert error.value.field == field
 
 
 @pytest.mark.parametrize("form", ["object", "bytes"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from perception_rt.train.dataset.coco import element_lines
-from perception_rt.train.dataset.labels import SHOWN, LabelledFrame, Problems, read_picture
+from perception_rt.train.dataset.labels import SHOWN, LabelledFrame, Problems, read_picture, size_of
 from perception_rt.train.dataset.read import choose_classes, read_dataset, read_samples, split
 from perception_rt.types import ConfigError
 
@@ -424,3 +424,46 @@ def test_a_record_changes_with_the_labels(tmp_path):
     (tmp_path / "labels" / "b.txt").write_text("0 .5 .5 .1 .1\n")
     after = read_samples(tmp_path, "0.25", ()).record()
     assert after["sha256"] != before["sha256"]
+
+
+def test_pictures_and_labels_without_a_list_of_classes_are_no_class_folders(tmp_path):
+    yolo(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    with pytest.raises(ConfigError, match="holds images and labels, but no"):
+        read_samples(tmp_path, "0.25", ())
+
+
+def test_one_folder_of_pictures_is_no_data_set(tmp_path):
+    write_pictures(tmp_path / "holiday")
+    with pytest.raises(ConfigError, match="at least two classes"):
+        read_samples(tmp_path, "0.25", ())
+
+
+def test_a_detector_does_not_learn_from_classes_of_whole_pictures(tmp_path):
+    for name in NAMES:
+        write_pictures(tmp_path / name)
+    with pytest.raises(ConfigError, match="the class of a folder has no boxes: train a classifier"):
+        read_samples(tmp_path, "0.25", (), boxes=True)
+    assert read_samples(tmp_path, "0.25", ()).classes == NAMES
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_turned_picture_has_the_size_that_training_sees(tmp_path, suffix):
+    path = turned(tmp_path / f"turned.{suffix}")
+    problems = Problems(tmp_path)
+    assert size_of(path, problems, path) == read_picture(path).shape[1::-1] == SIZE[::-1]
+
+
+def test_a_picture_that_training_cannot_read_is_found_before_it(tmp_path):
+    for name in NAMES:
+        write_pictures(tmp_path / name)
+    turned(tmp_path / NAMES[0] / "turned.tiff")
+    with pytest.raises(ConfigError, match=r"turned\.tiff: cannot be decoded by OpenCV: make it a PNG"):
+        read_samples(tmp_path, "0.25", ())
+
+
+def turned(path: Path) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", SIZE).save(path, exif=exif)
+    return path

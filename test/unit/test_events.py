@@ -56,6 +56,14 @@ def test_what_is_published_once_stays_and_comes_first_once_each(topic, message_t
     assert [(m.topic, m.log_ns) for m in buffer.messages()] == [(topic, 100 * SECOND), ("/x", 100 * SECOND)]
 
 
+def test_equal_messages_of_two_topics_are_both_kept():
+    buffer = EventBuffer(1.0, 1000)
+    for topic in ("/left/label_info", "/right/label_info"):
+        buffer.add(kept(5, topic=topic)._replace(message_type=LABEL_INFO))
+    buffer.add(kept(6))
+    assert [m.topic for m in buffer.messages()] == ["/left/label_info", "/right/label_info", "/x"]
+
+
 def test_a_bag_of_an_event_reads_as_what_was_kept(tmp_path):
     buffer = EventBuffer(1.0, 10**9)
     with Bag(write_drive(tmp_path / "drive", 2.0)) as bag:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sqlite3
 import zipfile
 from pathlib import Path
@@ -151,6 +152,15 @@ def test_a_compressed_file_that_unpacks_without_end_is_cut_at_the_limit(tmp_path
     path = tmp_path / "drive.mcap.zstd"
     path.write_bytes(zstd.compress(b"\x89MCAP0\r\n" + bytes(64 << 20)))
     with pytest.raises(BagError, match=r"more than .* bytes"):
+        Bag(path)
+
+
+def test_a_compressed_file_for_which_the_disk_has_no_room_is_refused(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=2 << 20)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage)
+    path = tmp_path / "drive.mcap.zstd"
+    path.write_bytes(zstd.compress(b"\x89MCAP0\r\n" + bytes(4 << 20)))
+    with pytest.raises(BagError, match=r"more than 1048576 bytes decompressed.* set TMPDIR"):
         Bag(path)
 
 

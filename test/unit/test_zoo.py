@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from perception_rt.cli import bundle_get
 from perception_rt.cli.main import main
 from perception_rt.model import zoo
 from perception_rt.model.runtime import resolve_bundle
@@ -155,6 +156,8 @@ def test_torchvision_weights_by_their_own_name():
     assert found == zoo.find_entry("ssdlite320_mobilenet_v3_large")
     assert found.url.endswith(f"-{found.sha256}.pth")
     assert len(found.sha256) == 8
+    older, newer = (zoo.find_entry(f"ResNet50_Weights.IMAGENET1K_V{version}").name for version in (1, 2))
+    assert (older, newer) == ("resnet50_imagenet1k_v1", "resnet50")
     with pytest.raises(BundleError, match="no_such_net: not a known network; known are fastestdet"):
         zoo.find_entry("no_such_net")
 
@@ -197,6 +200,22 @@ def test_a_demo_gets_a_pretrained_network_once(serve, tmp_path, monkeypatch, cap
     assert main([*demo[:2], "no_such_net", *demo[3:]]) == 2
     assert "no_such_net: no such file, nor a shipped bundle" in capsys.readouterr().err
     assert main([*demo, "--lidar-bundle", "/nonexistent.pt"]) == 2
+
+
+def test_a_demo_finds_weights_by_the_name_that_torchvision_gives_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(bundle_get, "get", asked.append)
+    weights = "ResNet50_Weights.IMAGENET1K_V1"
+    assert bundle_get.get_missing(weights) == "resnet50_imagenet1k_v1"
+    folder = tmp_path / "perception_rt/zoo"
+    folder.mkdir(parents=True)
+    (folder / "resnet50_imagenet1k_v1.pt").touch()
+    assert bundle_get.get_missing(weights) == "resnet50_imagenet1k_v1"
+    assert asked == [weights]
+    with pytest.raises(BundleError, match=r"ResNet50_Weights\.V9: no such file, nor weights"):
+        bundle_get.get_missing("ResNet50_Weights.V9")
+    assert bundle_get.get_missing("sim_camera") == "sim_camera"
 
 
 def test_get_from_a_file_checks_its_hash(tmp_path, monkeypatch, capsys):

@@ -62,8 +62,9 @@ def run(args: argparse.Namespace) -> int:
     check(args)
     from perception_rt.cli.bundle_get import get_missing
 
-    for name in filter(None, (args.bundle, args.lidar_bundle)):
-        get_missing(name)
+    for option in ("bundle", "lidar_bundle"):
+        if getattr(args, option):
+            setattr(args, option, get_missing(getattr(args, option)))
     from perception_rt.cli.demo.session import run_demo  # imports torch: not for --help or invalid arguments
 
     return run_demo(args)

@@ -13,7 +13,7 @@ from perception_rt.replay.storage import records, rosbag1, sqlite
 from perception_rt.replay.storage.mcap import McapFile
 from perception_rt.replay.storage.rosbag1 import Rosbag1File
 from perception_rt.replay.storage.sqlite import SqliteFile
-from perception_rt.replay.storage.unpack import MAGIC, unpack_file
+from perception_rt.replay.storage.unpack import MAGIC, OutOfRoom, unpack_file
 from perception_rt.replay.storage.values import BagMessage, Damage, FormatError, Report
 
 SUFFIXES = {".mcap": McapFile, ".db3": SqliteFile, ".bag": Rosbag1File}
@@ -86,11 +86,23 @@ def open_file(path: Path, unpacked: Path, report: Report) -> StorageFile:
 
 
 def _unpack(file: IO[bytes], compression: str, unpacked: Path, report: Report) -> None:
-    packed = os.fstat(file.fileno()).st_size
-    limit = min(max(UNPACKED_BYTES, packed * UNPACKED_RATIO), shutil.disk_usage(unpacked.parent).free // 2)
+    """Decompress a file as far as it is intact.
+
+    Raises:
+        FormatError: the disk has no room for it: how far it was read would depend on the machine.
+    """
+    allowed = max(UNPACKED_BYTES, os.fstat(file.fileno()).st_size * UNPACKED_RATIO)
+    room = shutil.disk_usage(unpacked.parent).free // 2
     with unpacked.open("wb") as into:
         try:
-            unpack_file(file, compression, into, limit)
+            unpack_file(file, compression, into, min(allowed, room))
+        except OutOfRoom as error:
+            if room < allowed:
+                raise FormatError(
+                    f"takes more than {room} bytes decompressed, half of what is free in {unpacked.parent}: "
+                    "set TMPDIR to a folder on a larger disk"
+                ) from error
+            report(Damage("", None, None, f"from byte {into.tell()} of the decompressed data: {error}"))
         except FormatError as error:
             report(Damage("", None, None, f"from byte {into.tell()} of the decompressed data: {error}"))
 

@@ -28,6 +28,10 @@ _ERRORS = (zstd.ZstdError, RuntimeError, EOFError, MemoryError)  # lz4 raises Ru
 _PIECE = 1 << 16  # up to this many bytes before a damaged place are lost
 
 
+class OutOfRoom(FormatError):
+    """Decompressed data are larger than allowed."""
+
+
 class Unpacked(NamedTuple):
     """Decompressed bytes; `whole` is false if the compressed data ended early."""
 
@@ -65,12 +69,13 @@ def unpack_file(packed: IO[bytes], compression: str, into: IO[bytes], limit: int
 
     Raises:
         FormatError: the file is damaged or ends early; `into` has the data before that.
+        OutOfRoom: there is more.
     """
     try:
         with OPENERS[compression](packed) as unpacked:
             while piece := unpacked.read(_PIECE):
                 if into.tell() + len(piece) > limit:
-                    raise FormatError(f"{compression}: more than {limit} bytes")
+                    raise OutOfRoom(f"{compression}: more than {limit} bytes")
                 into.write(piece)
     except _ERRORS as error:
         raise FormatError(f"{compression}: {error}") from error

@@ -165,8 +165,9 @@ def size_of(path: Path, problems: Problems, file: Path, line: Line = None) -> tu
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # A PNG would be decoded completely for this.
-            turned = image.format != "PNG" and image.getexif().get(ORIENTATION) in TURNED
+            # A PNG without EXIF data before its pixels would be decoded completely for this.
+            stated = image.format != "PNG" or "exif" in image.info
+            turned = stated and image.getexif().get(ORIENTATION) in TURNED
     except FileNotFoundError:
         problems.add(file, line, f"picture {path}: is missing")
         return None
@@ -198,8 +199,12 @@ def _damage(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
             image.load()
+            form = image.format
     except PICTURE_ERRORS as error:
         return f"cannot be decoded: {error}"
+    # Training reads with OpenCV, which knows fewer kinds of the other formats.
+    if form not in ("JPEG", "PNG") and cv2.imread(str(path), cv2.IMREAD_COLOR) is None:
+        return f"cannot be decoded by OpenCV: make it a PNG or JPEG (it is {form})"
     return None
 
 

@@ -27,6 +27,7 @@ from perception_rt.train.dataset.yolo import description_of, read_yolo
 from perception_rt.types import ConfigError
 
 APART = ("val", "valid", "validation")
+CLASS_FOLDERS = "class folders"  # the form of labels without boxes
 
 
 def read_dataset(path: Path, problems: Problems, clouds: bool = False) -> Dataset:
@@ -57,11 +58,15 @@ def read_dataset(path: Path, problems: Problems, clouds: bool = False) -> Datase
         return read_yolo(description, problems)
     if label_files(path):
         return read_folder(path, problems)
+    if {"images", "labels"} <= {part.name for part in path.iterdir()}:
+        raise ConfigError(
+            f"--data={path}: holds images and labels, but no data.yaml, which names the classes"
+        )
     dataset = _class_folders(path, problems)
-    if not dataset.frames:
+    if not dataset.declared:
         raise ConfigError(
             f"--data={path}: holds no labels: neither COCO's .json, YOLO's data.yaml nor KITTI's label_2, "
-            "nor a folder of pictures for each class"
+            "nor a folder of pictures for each of at least two classes"
         )
     return dataset
 
@@ -81,7 +86,7 @@ def _class_folders(path: Path, problems: Problems) -> Dataset:
                     frames.append(LabelledFrame(picture, (folder.name,), whole, np.zeros(1, bool)))
         parts.append(frames)
     names = sorted({frame.names[0] for frame in parts[0]})
-    return Dataset("class folders", tuple(names) if len(names) > 1 else (), *parts)
+    return Dataset(CLASS_FOLDERS, tuple(names) if len(names) > 1 else (), *parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,7 @@ def read_samples(
     known: Sequence[str] = (),
     clouds: bool = False,
     mend: bool = False,
+    boxes: bool = False,
     on_frame: Callable[[int], None] = lambda total: None,
 ) -> Samples:
     """Read, check and split a data set.
@@ -142,6 +148,7 @@ def read_samples(
         known: classes of the weights that are trained on, which come first.
         clouds: see `read_dataset`.
         mend: see `Problems`.
+        boxes: refuse labels of whole pictures.
         on_frame: called for each picture that was decoded, with their number.
 
     Raises:
@@ -150,6 +157,10 @@ def read_samples(
     """
     problems = Problems(path, mend)
     dataset = read_dataset(path, problems, clouds)
+    if boxes and dataset.form == CLASS_FOLDERS:
+        raise ConfigError(
+            f"--data={path}: the class of a folder has no boxes: train a classifier on it, as resnet18"
+        )
     share = None if validation is None else _share(validation)
     if validation is not None and share is None:
         other = read_dataset(Path(validation), problems, clouds)

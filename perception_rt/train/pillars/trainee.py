@@ -38,6 +38,7 @@ class PillarsTrainee:
     """`PillarsNetwork` on what a camera sees of a cloud, where labels are of a camera's view."""
 
     clouds = True
+    boxes = True
     metric = "ap50"
     augmentations: tuple[str, ...] = ()
     sigmoid = True
