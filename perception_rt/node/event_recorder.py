@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import datetime, timezone
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from perception_rt.types import BagError, PerceptionError
 from perception_rt.types.status import Level, Status
 
 NEVER_KEPT = ("/rosout", "/parameter_events")
-DEPTH = 50
+MOVING = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(depth=50, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STOP_S = 5.0  # to finish a bag
 LEVELS = {"none": 9, "warn": 1, "error": 2}
 
@@ -67,11 +70,12 @@ class EventRecorderNode(PerceptionNode):
         super().__init__(node_name, **kwargs)
         self._buffer: EventBuffer | None = None
         self._store: EventFolder | None = None
-        self._kept_topics: dict[str, Any] = {}
+        self._kept_topics: dict[str, list[Any]] = {}
         self._diagnostics_subscription: Any = None
         self._levels: dict[str, int] = {}
-        self._due: tuple[int, str] | None = None  # when the bag of a fault is written, and why
-        self._last_ns: int | None = None
+        # On the machine's monotonic clock, as the system's may be set.
+        self._due: tuple[float, str] | None = None  # when the bag of a fault is written, s, and why
+        self._last_s: float | None = None  # of the last fault with a bag
         self._writer: threading.Thread | None = None
         self._written = self._failed = 0
         self._last = self._error = ""
@@ -93,9 +97,17 @@ class EventRecorderNode(PerceptionNode):
         """Find the topics."""
         self._discover()
 
+    def stop(self) -> None:
+        """Write the bag of a fault now that would be due later."""
+        self._write_due()
+
+    def finishing(self) -> bool:
+        """Return whether a bag is being written."""
+        return self._writer is not None and self._writer.is_alive()
+
     def teardown(self) -> None:
         """Unsubscribe, and finish the current bag."""
-        for subscription in (*self._kept_topics.values(), self._diagnostics_subscription):
+        for subscription in (*chain(*self._kept_topics.values()), self._diagnostics_subscription):
             if subscription is not None:
                 self.destroy_subscription(subscription)
         self._kept_topics, self._diagnostics_subscription = {}, None
@@ -108,17 +120,23 @@ class EventRecorderNode(PerceptionNode):
         """Drop all messages, as times would run backwards."""
         if self._buffer is not None:
             self._buffer.clear()
-        self._due = self._last_ns = None
+        self._due = self._last_s = None
 
     def every_second(self) -> None:
         """Find new topics, and write a bag that is due."""
         self._discover()
-        if self._due is not None and self.now_ns() >= self._due[0]:
-            reason, self._due = self._due[1], None
-            try:
-                self._begin(reason)
-            except PerceptionError as error:
-                self._fail(error)
+        if self._due is not None and time.monotonic() >= self._due[0]:
+            self._write_due()
+
+    def _write_due(self) -> None:
+        """Begin the bag of a fault; while another one is being written, it stays due."""
+        if self._due is None or self.finishing():
+            return
+        reason, self._due = self._due[1], None
+        try:
+            self._begin(reason)
+        except PerceptionError as error:
+            self._fail(error)
 
     # Messages.
 
@@ -134,13 +152,12 @@ class EventRecorderNode(PerceptionNode):
             message_type = message_class(types[0])
             if message_type is not None:
                 latched = is_latched(topic, types[0])
-                qos = QoSProfile(
-                    depth=DEPTH,
-                    reliability=ReliabilityPolicy.BEST_EFFORT,
-                    durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-                )
                 keep = self.guard(partial(self._keep, topic, types[0]))
-                self._kept_topics[topic] = self.create_subscription(message_type, topic, keep, qos, raw=True)
+                # Only a reliable reader gets what was published before it came.
+                self._kept_topics[topic] = [
+                    self.create_subscription(message_type, topic, keep, qos, raw=True)
+                    for qos in ((LATCHED, MOVING) if latched else (MOVING,))
+                ]
 
     def _keep(self, topic: str, message_type: str, data: bytes) -> None:
         now_ns = self.now_ns()
@@ -157,16 +174,17 @@ class EventRecorderNode(PerceptionNode):
                 self._on_event(f"{status.name}: {status.message}")
 
     def _on_event(self, reason: str) -> None:
-        now_ns = self.now_ns()
-        quiet_ns = round(self.values["quiet_s"] * 1e9)
-        if self._due is None and (self._last_ns is None or now_ns - self._last_ns >= quiet_ns):
-            self._last_ns = now_ns
-            self._due = now_ns + round(self.values["after_s"] * 1e9), reason
+        now_s = time.monotonic()
+        if self._due is None and (self._last_s is None or now_s - self._last_s >= self.values["quiet_s"]):
+            self._last_s = now_s
+            self._due = now_s + self.values["after_s"], reason
 
     async def _on_save(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Respond with the folder of the complete bag, or with the reason for a failure."""
         done: Future = Future(executor=self.executor)
         try:
+            if not self.active:
+                raise BagError("event_recorder is not active: nothing is kept")
             self._begin("asked for by ~/save", done)
         except PerceptionError as error:
             response.message = self._fail(error)
@@ -180,9 +198,9 @@ class EventRecorderNode(PerceptionNode):
     def _begin(self, reason: str, done: Future | None = None) -> None:
         """Start to write the kept messages; raises BagError if that is impossible."""
         store, buffer = self._store, self._buffer
-        if store is None or buffer is None or not self.active:
-            raise BagError("event_recorder is not active: nothing is kept")
-        if self._writer is not None and self._writer.is_alive():
+        assert store is not None
+        assert buffer is not None
+        if self.finishing():
             raise BagError("another bag is being written: call again when it is complete")
         messages = buffer.messages()
         if not messages:

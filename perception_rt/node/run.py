@@ -39,6 +39,7 @@ FAILED = 70  # exit code, EX_SOFTWARE of sysexits.h
 REFUSED = (RCLError, RCLInvalidROSArgsError, UnknownROSArgsError)  # by rcl: arguments, or keys of SROS 2
 SWITCH_S = 0.001  # after which a thread that waits for the interpreter gets it
 END_S = 1.5  # maximum time from a signal to the end of the process
+FINISH_S = 3.0  # more for a node that is writing a file; launch and `up` kill after 5 s
 
 
 def keep_large_blocks() -> None:
@@ -281,10 +282,12 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: exit_codes.put(0))
     stop = threading.Event()
-    threading.Thread(target=_exit_soon, args=(exit_codes, stop), daemon=True).start()
+    nodes: list[PerceptionNode] = []
+    threading.Thread(target=_exit_soon, args=(exit_codes, stop, nodes), daemon=True).start()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        graph = Graph([factory() for factory in factories])
+        nodes += [factory() for factory in factories]
+        graph = Graph(nodes)
     except (ConfigError, *REFUSED) as error:
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         print(kind + " ".join(str(error).split()), file=sys.stderr)
@@ -319,11 +322,16 @@ def _drain(graph: Graph, stop: threading.Event) -> None:
             idle_s = now_s
 
 
-def _exit_soon(exit_codes: queue.SimpleQueue[int], stop: threading.Event) -> None:
+def _exit_soon(
+    exit_codes: queue.SimpleQueue[int], stop: threading.Event, nodes: Sequence[PerceptionNode]
+) -> None:
     """End the process soon after the first exit code, as a model cannot be interrupted."""
     code = exit_codes.get()
     stop.set()
     time.sleep(END_S)
+    end_s = time.monotonic() + FINISH_S
+    while any(node.finishing() for node in nodes) and time.monotonic() < end_s:
+        time.sleep(SPIN_S)
     _exit(code)
 
 

@@ -94,6 +94,10 @@ class PerceptionNode(LifecycleNode):
         """Return the number of messages that the node has not finished."""
         return 0
 
+    def finishing(self) -> bool:
+        """Return whether the node writes what would be lost if the process ended now."""
+        return False
+
     def on_clock_reset(self) -> None:
         """Called when ROS time jumped backward, by any amount, or simulated time was switched on or off."""
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from perception_rt.codec.transforms import parse_transforms
 from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.message_types import is_latched
-from perception_rt.types import BagError
+from perception_rt.types import BagError, CodecError
 
 PREFIX, PART = "event_", ".part"
 OVERHEAD_BYTES = 64  # of a message in a bag
 SPARE_BYTES = 50_000_000  # left free on the disk
 KEPT_STATIC = 100
+STEP_NS = 1_000_000_000  # by which the clock may be set back without the loss of earlier messages
+LEFT_S = 60.0  # after which a bag that nobody writes on is one of a process that was killed
 
 
 class KeptMessage(NamedTuple):
@@ -42,16 +46,20 @@ class EventBuffer:
         self.held_bytes = self.cut = 0
         self._window_ns, self._max_bytes = round(seconds * 1e9), max_bytes
         self._messages: deque[KeptMessage] = deque()
-        self._static: deque[KeptMessage] = deque(maxlen=KEPT_STATIC)
+        self._static: dict[tuple[str, object], KeptMessage] = {}
 
     def add(self, message: KeptMessage) -> None:
-        """Add a message; drop all earlier ones if time was set back."""
+        """Add a message; drop all earlier ones if time was set back by a second or more."""
         if is_latched(message.topic, message.message_type):
-            if not any((kept.topic, kept.data) == (message.topic, message.data) for kept in self._static):
-                self._static.append(message)
+            self._static[message.topic, _content(message)] = message
+            if len(self._static) > KEPT_STATIC:
+                del self._static[next(iter(self._static))]
             return
-        if self._messages and message.log_ns < self._messages[-1].log_ns:
-            self.clear()
+        if self._messages and message.log_ns < (last_ns := self._messages[-1].log_ns):
+            if last_ns - message.log_ns < STEP_NS:
+                message = message._replace(log_ns=last_ns)
+            else:
+                self.clear()
         if len(message.data) > self._max_bytes:
             self.cut += 1
             return
@@ -76,7 +84,17 @@ class EventBuffer:
         if not self._messages:
             return []
         first_ns = self._messages[0].log_ns
-        return [kept._replace(log_ns=first_ns) for kept in self._static] + list(self._messages)
+        return [kept._replace(log_ns=first_ns) for kept in self._static.values()] + list(self._messages)
+
+
+def _content(message: KeptMessage) -> object:
+    """Return what a message replaces if it says it again: transforms of the same frames, or equal bytes."""
+    if message.message_type == "tf2_msgs/msg/TFMessage":
+        try:
+            return tuple((one.parent, one.child) for one in parse_transforms(message.data))
+        except CodecError:
+            pass
+    return message.data
 
 
 class EventFolder:
@@ -106,7 +124,7 @@ class EventFolder:
             raise BagError(f"{target}: {size} bytes, over the limit of {self._max_bytes}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(part, ignore_errors=True)
+            self._remove_left()
             self._make_room(size)
             free = shutil.disk_usage(self._folder).free
             if free < size + SPARE_BYTES:
@@ -127,6 +145,13 @@ class EventFolder:
         """Return the bags of events, oldest first."""
         found = [path for path in self._folder.glob(f"{PREFIX}*") if path.suffix != PART and path.is_dir()]
         return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+    def _remove_left(self) -> None:
+        """Remove what a process that was killed had not finished."""
+        for part in self._folder.glob(f"{PREFIX}*{PART}"):
+            touched_s = max(path.stat().st_mtime for path in (part, *part.iterdir()))
+            if time.time() - touched_s > LEFT_S:
+                shutil.rmtree(part, ignore_errors=True)
 
     def _make_room(self, size: int) -> None:
         """Remove the oldest bags until another of `size` bytes is within the limits."""

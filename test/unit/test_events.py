@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections import namedtuple
 
 import pytest
@@ -16,10 +17,11 @@ from perception_rt.replay.bag import Bag
 from perception_rt.replay.events import EventBuffer, EventFolder, KeptMessage
 from perception_rt.replay.message_types import LABEL_INFO, STATIC
 from perception_rt.types import BagError
-from test.drives import TOPICS, write_drive
+from test.drives import TOPICS, transforms, write_drive
 
 SECOND = 10**9
 STRING = "std_msgs/msg/String"
+TF = "tf2_msgs/msg/TFMessage"
 
 
 def kept(log_ns: int, size: int = 20, topic: str = "/x") -> KeptMessage:
@@ -114,3 +116,35 @@ def test_a_full_disk_is_a_typed_error_that_leaves_nothing_and_removes_nothing(tm
     assert [path.name for path in tmp_path.iterdir()] == ["event_0"]
     store.write("2", [kept(SECOND)])
     assert len(store.bags()) == 2
+
+
+def test_transforms_that_are_said_again_replace_their_earlier_message():
+    buffer = EventBuffer(1.0, 10**6)
+    mount = transforms([(0, "base_link", "imu", (0.0, 0.0, 1.0), 0.0)])
+    buffer.add(KeptMessage(5, STATIC, TF, mount))
+    for number in range(events.KEPT_STATIC + 5):
+        again = transforms([(number, "base_link", "lidar", (0.0, 0.0, 2.0), 0.0)])
+        buffer.add(KeptMessage(6, STATIC, TF, again))
+    buffer.add(KeptMessage(7, STATIC, TF, b"damaged"))
+    buffer.add(kept(8))
+    assert [m.data for m in buffer.messages()[:3]] == [mount, again, b"damaged"]
+
+
+def test_a_small_step_of_the_clock_costs_no_message():
+    buffer = EventBuffer(60.0, 10**6)
+    for log_ns in (5 * SECOND, 5 * SECOND - 1, 6 * SECOND):
+        buffer.add(kept(log_ns))
+    assert [m.log_ns for m in buffer.messages()] == [5 * SECOND, 5 * SECOND, 6 * SECOND]
+    buffer.add(kept(4 * SECOND))
+    assert [m.log_ns for m in buffer.messages()] == [4 * SECOND]
+
+
+def test_what_a_killed_process_left_is_removed_before_the_next_bag(tmp_path):
+    left, current = tmp_path / "event_0.part", tmp_path / "event_1.part"
+    for folder, age_s in ((left, 2 * events.LEFT_S), (current, 0)):
+        folder.mkdir()
+        (folder / "x.mcap").touch()
+        for path in (folder / "x.mcap", folder):
+            os.utime(path, (time.time() - age_s,) * 2)
+    EventFolder(tmp_path, 5, 10**6).write("2", [kept(SECOND)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["event_1.part", "event_2"]
