@@ -408,8 +408,13 @@ def test_local_weights_and_own_classes(tmp_path):
 def test_googlenet_weights_convert_their_input_as_torchvisions_own_do(tmp_path):
     """Published files, and what was fine-tuned from them, with or without the heads for training."""
     torch.manual_seed(0)
-    model = torchvision.models.googlenet(num_classes=3, transform_input=True, init_weights=False).eval()
-    own = model.state_dict()
+    model = torchvision.models.googlenet(num_classes=3, transform_input=True, init_weights=False)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        model(torch.rand(4, 3, 224, 224))  # else the random network answers the same to everything
+    own = model.eval().state_dict()
     torch.save({k: v for k, v in own.items() if not k.startswith("aux")}, tmp_path / "tuned.pth")
     torch.save(own, tmp_path / "whole.pth")
     x = torch.rand(1, 3, 224, 224)
