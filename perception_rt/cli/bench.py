@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
             for archive, choice in combinations:
                 row, runtime = measure(name, archive, choice, data, args.calls, on_frame)
                 key = score_key(choice)
-                if labelled and runtime is not None and key not in precision:
+                if labelled and runtime is not None and runtime.has_boxes and key not in precision:
                     sensor_data = TASKS[archive.manifest.task].sensor_data
                     precision[key] = average_precision(runtime, labelled, sensor_data, on_frame)
                 value = precision.get(key)

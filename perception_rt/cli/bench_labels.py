@@ -75,8 +75,10 @@ def scored_scenes(
 ) -> tuple[list[Any], list[str]]:
     """Run a bundle on labelled frames; return a `ScoredScene` for each, and the scored classes.
 
-    Classes are compared by canonical name, and only classes that both the labels and the bundle have count.
+    Classes are compared by canonical name, and only classes that both the labels and the bundle have count;
+    it has those that it keeps. Its thresholds of single classes do not apply.
     """
+    from perception_rt.model.class_thresholds import one_threshold
     from perception_rt.replay.score.detection import as_seen, scenes_of
     from perception_rt.replay.score.outputs import Outputs, RecordedOutput
     from perception_rt.replay.score.scene import SceneBuilder
@@ -86,7 +88,8 @@ def scored_scenes(
     own = np.array([index.setdefault(canonical(name), len(index)) for name in runtime.manifest.classes])
     outputs = []
     for frame in labelled.frames():
-        boxes, scores, labels = runtime(data_of(frame), score_threshold=lowest_score)[:3]
+        with one_threshold(runtime):
+            boxes, scores, labels = runtime(data_of(frame), score_threshold=lowest_score)[:3]
         ids, stamp = [""] * len(scores), frame.stamp_ns
         outputs.append(
             RecordedOutput(
@@ -95,7 +98,8 @@ def scored_scenes(
         )
         on_frame()
     found = Outputs("bench", tuple(index), outputs)
-    builder = SceneBuilder(labelled.truth, found, runtime.manifest.classes, labelled.places)
+    known = runtime.manifest.classes_keep or runtime.manifest.classes
+    builder = SceneBuilder(labelled.truth, found, known, labelled.places)
     scenes, _ = scenes_of(as_seen(labelled.truth, found), builder)
     return scenes, builder.classes
 

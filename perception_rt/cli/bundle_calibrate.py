@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     if manifest.schema_version == 1 or manifest.calibration is not None:
         why = "of format 1: export it again" if manifest.schema_version == 1 else "calibrated already"
         raise BundleError(f"{args.bundle}: is {why}")
+    if not runtime.has_boxes:
+        raise BundleError(f"{args.bundle}: answers no boxes (task {manifest.task}), which labels could judge")
     labelled = labelled_data(runtime, args)
     with frame_bar("calibrate", labelled.count) as on_frame:
         halves = _judged_halves(runtime, labelled, on_frame)
@@ -184,7 +186,6 @@ def _judged_halves(runtime: Any, labelled: Any, on_frame: Callable[[], None]) ->
     from perception_rt.replay.score.counting import precision_of
 
     data_of = TASKS[runtime.manifest.task].sensor_data
-    runtime.class_thresholds = np.full(len(runtime.manifest.classes), np.nan)
     scenes, classes = scored_scenes(runtime, labelled, data_of, on_frame, LOWEST_SCORE)
     middle = len(scenes) // 2
     judged = []

@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="POINTS",
-        help="of mAP50, or without labels of agreement with fp32, from 0 to 100; more is refused (1.0)",
+        help="of mAP50, or of agreement with fp32 where there are no labels, or no boxes that they could "
+        "judge; from 0 to 100; more is refused (1.0)",
     )
 
 
@@ -222,7 +223,7 @@ def _data(plain: Any, archive: Any, args: argparse.Namespace) -> tuple[list[np.n
     from perception_rt.model.task import TASKS
 
     task = TASKS[archive.manifest.task]
-    labelled = labelled_of(archive, args.data, args.labels, args.frames)
+    labelled = labelled_of(archive, args.data, args.labels, args.frames) if plain.has_boxes else None
     if labelled is not None and labelled.count >= 2:
         first, second = _halves(labelled)
         step = -(-first.count // CALIBRATION_FRAMES)
@@ -281,19 +282,28 @@ def answers_of(
     Raises:
         ConfigError: it finds nothing in these frames.
     """
-    from perception_rt.model.segmenter import SegmenterRuntime
     from perception_rt.types.segmentation import UNLABELLED
 
-    maps = isinstance(runtime, SegmenterRuntime)
     answers = []
     for frame in frames:
-        answers.append(runtime(frame)[4] if maps else runtime(frame)[:3])
+        answers.append(_answer(runtime, frame))
         on_frame()
-    if not any((one != UNLABELLED).any() if maps else len(one[1]) for one in answers):
+    if not any(len(one[1]) if isinstance(one, tuple) else (one != UNLABELLED).any() for one in answers):
         raise ConfigError(
             "the network finds nothing in these frames: they cannot show what compression loses"
         )
     return answers
+
+
+def _answer(runtime: Any, frame: np.ndarray) -> Any:
+    """Return what is compared: the label of every pixel, a classifier's best class, or all boxes."""
+    from perception_rt.model.runtime import ClassifierRuntime
+
+    found = runtime(frame)
+    if len(found) > 4:
+        return found[4]
+    rows = slice(1 if isinstance(runtime, ClassifierRuntime) else None)
+    return tuple(column[rows] for column in found[:3])
 
 
 def agreement_of(
@@ -313,7 +323,8 @@ def agreement_of(
     Returns:
         ``after``: 2 M / (K + L) of K and L boxes, M of them matched (same class, IoU 0.5); ``before`` is 1.
         ``score_difference``: the mean of the matched ones. Of networks that label pixels ``after`` is the
-        part with the same label, of the pixels that either of them labels.
+        part with the same label, of the pixels that either of them labels; of classifiers, the part of the
+        frames with the same best class.
     """
     from perception_rt.model.compress import matched_scores
     from perception_rt.types.segmentation import UNLABELLED
@@ -321,11 +332,11 @@ def agreement_of(
     boxes, pairs, same, labelled = [0, 0], [np.zeros((0, 2))], 0, 0
     for before, frame in zip(answers, frames, strict=True):
         if isinstance(before, tuple):
-            after = small(frame)[:3]
+            after = _answer(small, frame)
             boxes = [boxes[0] + len(before[1]), boxes[1] + len(after[1])]
             pairs.append(matched_scores(before, after))
         else:
-            after = small(frame)[4]
+            after = _answer(small, frame)
             either = (before != UNLABELLED) | (after != UNLABELLED)
             labelled += int(either.sum())
             same += int((before == after)[either].sum())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -63,3 +65,17 @@ def lowest_scores(
     if wanted:
         least[[name not in wanted for name in classes]] = np.inf
     return least
+
+
+@contextmanager
+def one_threshold(runtime: Any) -> Iterator[None]:
+    """Let the threshold of a call apply to every class that a runtime keeps.
+
+    Average precision needs the weak boxes, which the bundle's own thresholds of classes would cut off.
+    """
+    saved = runtime.class_thresholds
+    runtime.class_thresholds = np.where(np.isposinf(saved), saved, np.nan)
+    try:
+        yield
+    finally:
+        runtime.class_thresholds = saved

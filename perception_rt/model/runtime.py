@@ -83,6 +83,7 @@ class Runtime:
         class_thresholds: (C,) lowest score of each class: NaN to use `score_threshold`, infinity for an
             unwanted class. May be replaced at any time; a call uses the value at its start.
         calibration: of the scores; None returns those of the network.
+        has_boxes: whether it answers boxes of objects.
         extras: by name, more values of each box of the last output: ``keypoints`` (K, P, 3), x y in px
             of the image and visibility; ``theta`` (K,) rad.
     """
@@ -189,6 +190,7 @@ class Runtime:
         """Detect objects; see the subclasses."""
         raise NotImplementedError
 
+    has_boxes = True
     COLUMNS: ClassVar[tuple[str, ...]]
     """What the network answers of each box."""
 
@@ -386,6 +388,8 @@ class ImageRuntime(Runtime):
 
 class ClassifierRuntime(ImageRuntime):
     """Runs a bundle of task `classify`: a row for each class; the box is the visible part of the image."""
+
+    has_boxes = False
 
     def _load(self, archive: Archive, choice: Choice) -> Any:
         if archive.manifest.decoder is None:

@@ -108,7 +108,7 @@ class SegmenterRuntime(ImageRuntime):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.has_boxes: bool = self._detect.has_boxes
+        self.has_boxes = self._detect.has_boxes
 
     def _load(self, archive: Archive, choice: Choice) -> Any:
         if archive.manifest.decoder is None:

@@ -121,12 +121,13 @@ def find_entry(name: str) -> ZooEntry:
     model = next(one for one in models.list_models() if models.get_model_weights(one) is type(weights))
     file = weights.url.rpartition("/")[2]
     default = weights == models.get_model_weights(model).DEFAULT
+    swag = "SWAG" in weights.meta.get("license", "")  # the one licence that torchvision states: Meta's own
     return ZooEntry(
         model if default else f"{model}_{weights.name.lower()}",
         weights.url,
         file.rpartition("-")[2].partition(".")[0],
         None,
-        "BSD-3-Clause",
+        "CC-BY-NC-4.0" if swag else "BSD-3-Clause",
         "https://pytorch.org/vision",
         f"torchvision {weights}, {len(weights.meta['categories'])} classes",
         model=model,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from perception_rt.model.class_thresholds import one_threshold
 from perception_rt.model.manifest import Manifest
 from perception_rt.model.runtime import Runtime
 from perception_rt.model.task import CLASSIFY, DETECT2D, DETECT3D
@@ -302,7 +303,9 @@ def score_bundle(
     classes: Sequence[str],
     report: Report = lambda phase, done, total, note: None,
 ) -> dict[str, Any]:
-    """Score an open bundle on items; classes that it lacks count as misses.
+    """Score an open bundle on items; classes that it lacks or does not keep count as misses.
+
+    Its thresholds of single classes do not apply.
 
     Args:
         runtime: a bundle of the trainee's task.
@@ -313,7 +316,8 @@ def score_bundle(
     mine = np.array(matching_labels(runtime.manifest.classes, classes), np.int64)
     answers: list[Any] = []
     for number, item in enumerate(items, 1):
-        answer = trainee.answer(runtime, item)
+        with one_threshold(runtime):
+            answer = trainee.answer(runtime, item)
         if isinstance(answer, tuple):
             labels = mine[answer[2]]
             answers.append((answer[0][labels >= 0], answer[1][labels >= 0], labels[labels >= 0]))

@@ -20,6 +20,7 @@ from perception_rt.model.manifest import ImageSpec
 from perception_rt.model.runtime import Runtime, resolve_bundle
 from perception_rt.replay.score.confidence import calibration as error_of
 from perception_rt.types.errors import BundleError
+from test.classifiers import save_colours
 
 RNG = np.random.default_rng(3)
 
@@ -194,6 +195,10 @@ def test_the_command_fits_one_half_and_measures_the_other(tmp_path, capsys):
         assert text in error
         assert error.count("\n") == 1, error
         assert not refused.exists()
+    save_colours(tmp_path / "colours.pt")
+    colours = str(tmp_path / "colours.pt")
+    assert main(["bundle", "calibrate", colours, "--data", str(data), "--out", str(refused)]) == 2
+    assert "answers no boxes (task classify)" in capsys.readouterr().err
     for path in few.glob("*.txt"):
         path.unlink()
     assert main(["bundle", "calibrate", str(source), "--data", str(few), "--out", str(refused)]) == 2

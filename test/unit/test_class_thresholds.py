@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,12 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from perception_rt.cli.bench_labels import LabelledFrames, average_precision, scored_scenes
 from perception_rt.model import bundle
 from perception_rt.model.class_thresholds import check_classes, lowest_scores, parse_score_threshold
 from perception_rt.model.manifest import ImageSpec
 from perception_rt.model.runtime import Runtime
+from perception_rt.model.task import DETECT2D
 from perception_rt.model.torchscript import module_bytes, trace_module
-from perception_rt.types import ConfigError, ModelError
+from perception_rt.replay.score.truth import BoxTruth, Moment
+from perception_rt.train.dataset.labels import LabelledFrame
+from perception_rt.train.folder import score_bundle
+from perception_rt.train.trainee import TrainingItem, find_trainee
+from perception_rt.types import CameraFrame, ConfigError, ModelError
 
 CLASSES = ("car", "person", "dog")
 # One box of each class side by side, the dogs' best: cx of boxes 20 px wide, score, label.
@@ -107,6 +114,27 @@ def test_thresholds_and_classes_of_the_bundle_hold_and_can_be_changed(tmp_path):
         runtime.thresholds_of({}, ["cra"])
     with pytest.raises(ConfigError, match=r"class 'Dog'.*did you mean dog\?"):
         runtime.thresholds_of({"Dog": 0.1}, ())
+
+
+def test_a_score_counts_weak_boxes_of_the_kept_classes(tmp_path):
+    """Thresholds of single classes do not cut the curve of precision; what is not kept is not answered."""
+    save(tmp_path / "rows.pt", score_thresholds={"car": 0.6, "person": 0.7}, classes_keep=["car", "person"])
+    runtime = Runtime.open(tmp_path / "rows.pt", "cpu")
+    assert labels_of(runtime) == []
+    boxes = np.array([[0, 5, 20, 25], [30, 5, 50, 25], [60, 5, 80, 25]], np.float64)
+    moment = Moment(0, boxes, np.arange(3), np.full(3, -1), np.zeros(3, bool))
+    truth = BoxTruth("", "camera", ("car", "pedestrian", "dog"), [moment], flat=True)
+    frames = LabelledFrames(lambda: iter([CameraFrame(IMAGE[0], False, 0, "camera")]), 1, truth, None)
+    assert average_precision(runtime, frames, DETECT2D.sensor_data, lambda: None) == pytest.approx(1.0)
+    _, classes = scored_scenes(runtime, frames, DETECT2D.sensor_data, lambda: None)
+    assert classes == ["car", "pedestrian"]
+    assert labels_of(runtime) == []  # they hold again
+
+    cv2.imwrite(str(tmp_path / "a.png"), IMAGE[0])
+    picture = LabelledFrame(tmp_path / "a.png", CLASSES, boxes.astype(np.float32), np.zeros(3, bool))
+    item = TrainingItem(picture, np.arange(3))
+    score = score_bundle(runtime, find_trainee("camera"), [item], CLASSES)
+    assert [score["per_class"][name]["ap50"] for name in CLASSES] == pytest.approx([1, 1, 0])
 
 
 def test_what_is_not_wanted_takes_no_place_among_the_best(tmp_path):

@@ -1,5 +1,7 @@
 """bundle compress: what it writes runs, is smaller and is measured; what loses too much is not written."""
 
+import shutil
+
 import cv2
 import numpy as np
 import onnx
@@ -13,9 +15,12 @@ from perception_rt.model import bundle
 from perception_rt.model.archive import read_archive, read_manifest
 from perception_rt.model.compress import compressed, matched_scores, onnx_runtime
 from perception_rt.model.export import int8_program, onnx_program
+from perception_rt.model.importers import import_onnx, save_checked
 from perception_rt.sim.drive import Drive
 from perception_rt.types.errors import BundleError
 from test.drives import TRUTH, write_drive
+
+from .test_classify import NAMES, export
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,20 @@ def test_labels_of_a_recording_give_average_precision(tmp_path, capsys):
     assert record["before"] > 0
     assert record["evaluated_frames"] == 5  # half of them, as with int8
     assert f"--labels {TRUTH}" in record["command"]
+
+
+def test_a_classifier_is_measured_by_its_best_class_whatever_labels_lie_there(pictures, tmp_path, capsys):
+    """Labels of boxes cannot judge it: before and after were 0, and any loss passed."""
+    export(tmp_path / "net.onnx", False, {})
+    save_checked(tmp_path / "net.pt", import_onnx(tmp_path / "net.onnx", classes=NAMES), None, name="net")
+    data, out = tmp_path / "data", tmp_path / "small.pt"
+    shutil.copytree(pictures, data)
+    for path in data.glob("*.png"):
+        path.with_suffix(".txt").write_text("0 .5 .5 .2 .2\n")
+    command = ["bundle", "compress", str(tmp_path / "net.pt"), "--data", str(data), "--out", str(out)]
+    assert main([*command, "--precision", "fp16"]) == 0, capsys.readouterr().err
+    record = read_manifest(out).provenance["compression"]
+    assert (record["measure"], record["before"], record["boxes"]) == ("agreement", 1.0, [8, 8])
 
 
 def test_what_cannot_be_compressed_is_said_in_one_line(pictures, tmp_path, capsys):

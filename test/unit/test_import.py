@@ -1,19 +1,23 @@
 """Imported detectors answer as the frameworks that they come from."""
 
+import io
+import re
+
 import cv2
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+import torchvision
 from onnx import TensorProto, helper, numpy_helper
 
 from perception_rt.cli.main import main
-from perception_rt.model.importers.common import COCO80
+from perception_rt.model.importers.common import COCO80, sha256_of
 from perception_rt.model.importers.export import save_checked
 from perception_rt.model.importers.onnx import import_onnx
 from perception_rt.model.importers.onnx_torch import slice_shuffles
-from perception_rt.model.importers.torchvision import TorchvisionDetector, import_torchvision
+from perception_rt.model.importers.torchvision import TorchvisionDetector, build_model, import_torchvision
 from perception_rt.model.runtime import Runtime
 from perception_rt.types import BundleError, ModelError
 
@@ -398,6 +402,68 @@ def test_local_weights_and_own_classes(tmp_path):
         BundleError, match=r"mine\.pth' has 3 classes, the first of them the background: give --classes"
     ):
         import_torchvision(VISION[0], str(tmp_path / "mine.pth"))
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_googlenet_weights_convert_their_input_as_torchvisions_own_do(tmp_path):
+    """Published files, and what was fine-tuned from them, with or without the heads for training."""
+    torch.manual_seed(0)
+    model = torchvision.models.googlenet(num_classes=3, transform_input=True, init_weights=False)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        model(torch.rand(4, 3, 224, 224))  # else the random network answers the same to everything
+    own = model.eval().state_dict()
+    torch.save({k: v for k, v in own.items() if not k.startswith("aux")}, tmp_path / "tuned.pth")
+    torch.save(own, tmp_path / "whole.pth")
+    x = torch.rand(1, 3, 224, 224)
+    for name in ("tuned.pth", "whole.pth"):
+        imported = import_torchvision("googlenet", str(tmp_path / name), ["a", "b", "c"])
+        traced = torch.jit.load(io.BytesIO(imported.programs[0].data))
+        with torch.no_grad():
+            torch.testing.assert_close(traced(x)[0], model(x), atol=1e-4, rtol=1e-3)
+
+
+def test_the_published_file_of_an_old_detector_has_no_epsilon(tmp_path, monkeypatch):
+    """As torchvision loads it; a file of one's own keeps the usual one."""
+    name, path = "fasterrcnn_resnet50_fpn", tmp_path / "w.pth"
+    torch.save(build_model(name, 91).state_dict(), path)
+
+    def epsilons():
+        model = import_torchvision(name, str(path)).module.model
+        return {module.eps for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+
+    assert epsilons() == {1e-5}
+    published = torchvision.models.get_model_weights(name).COCO_V1
+    monkeypatch.setattr(
+        "perception_rt.model.importers.torchvision._hash_in_name",
+        {weights: sha256_of(path) if weights is published else "none" for weights in type(published)}.get,
+    )
+    assert epsilons() == {0.0}
+
+
+def test_published_densenets_have_the_names_of_an_older_torchvision(tmp_path):
+    state = build_model("densenet121", 3).state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): v for key, v in state.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "w.pth")
+    imported = import_torchvision("densenet121", str(tmp_path / "w.pth"), ["a", "b", "c"])
+    assert imported.classes == ("a", "b", "c")
+
+
+def test_a_vision_transformer_takes_pictures_of_the_size_of_its_weights(tmp_path, monkeypatch):
+    """SWAG's take 384 to 518 px; here one of two small layers."""
+
+    def small(name, count, image_size=224):
+        sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
+        return torchvision.models.VisionTransformer(image_size, 16, **sizes, num_classes=count)
+
+    monkeypatch.setattr("perception_rt.model.importers.torchvision.build_model", small)
+    torch.save(small("", 3, image_size=384).state_dict(), tmp_path / "w.pth")
+    imported = import_torchvision("vit_b_16", str(tmp_path / "w.pth"), ["a", "b", "c"])
+    assert (imported.input_spec.size, imported.input_spec.resize) == ((384, 384), "crop_384")
+    assert imported.notes[-1].startswith("resize: to 384 x 384, which the weights are for")
 
 
 def test_torchvision_names_that_are_not_are_refused(tmp_path):

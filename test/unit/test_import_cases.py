@@ -362,6 +362,46 @@ def test_coco_is_never_taken_in_silence(shared_data):
     assert any("COCO's 80 names are taken" in note for note in notes)
 
 
+@pytest.mark.parametrize("tool", ["tensorflow", "torchvision"])
+def test_labels_of_detectors_without_names_are_cocos_ids(tmp_path, tool):
+    """Ids have gaps: of 80 names, person (1) would be bicycle, and stop sign (13) parking meter."""
+    boxes, scores = np.array([[8, 8, 24, 24], [32, 32, 60, 60]], np.float32), np.array([0.9, 0.8], np.float32)
+    ids = np.array([1, 13])
+    outputs = {"boxes": boxes, "scores": scores, "labels": ids}
+    if tool == "tensorflow":
+        columns = boxes[None] / 64, scores[None], ids[None].astype(np.float32)
+        outputs = dict(
+            zip(("detection_boxes", "detection_scores", "detection_classes"), columns, strict=True)
+        )
+    imported = import_onnx(constant_network(tmp_path / "n.onnx", [IMAGE], outputs))
+    found = imported.reference(GREY[0], 0.5)
+    assert [imported.classes[label] for label in found[2]] == ["person", "stop sign"]
+    assert len(imported.classes) == (90 if tool == "tensorflow" else 91)
+    assert any(f"COCO's {len(imported.classes)} names are taken" in note for note in imported.notes)
+    few = import_onnx(tmp_path / "n.onnx", classes=["a", "b"])
+    with pytest.raises(BundleError, match=r"classes: 2 names, but the check picture has label 1[23]:"):
+        save_checked(tmp_path / "n.pt", few, GREY[0], name="n")
+
+
+def test_a_torchvision_detector_of_other_classes_needs_their_names(tmp_path):
+    """Its outputs do not tell how many there are, but the weights of its head do."""
+    outputs = {
+        "boxes": np.zeros((1, 4), np.float32),
+        "scores": np.ones(1, np.float32),
+        "labels": np.array([1]),
+    }
+    path = constant_network(tmp_path / "n.onnx", [IMAGE], outputs)
+    model = onnx.load(path)
+    bias = numpy_helper.from_array(np.zeros(7, np.float32), "roi_heads.box_predictor.cls_score.bias")
+    model.graph.initializer.append(bias)
+    onnx.save(model, path)
+    with pytest.raises(BundleError, match=r"classes: 91 names, but .*cls_score\.bias of .* has 7 values"):
+        import_onnx(path)
+    with pytest.raises(BundleError, match="6 names, but"):
+        import_onnx(path, classes=list("abcdef"))
+    assert import_onnx(path, classes=list("abcdefg")).classes == tuple("abcdefg")
+
+
 # --- second inputs, other families by their names --------------------------------------------------------
 
 

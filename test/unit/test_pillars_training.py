@@ -202,6 +202,7 @@ def test_whoever_answers_the_truth_scores_one_in_every_band():
     runtime.manifest = SimpleNamespace(
         classes=SIM_CLASSES, input=SimpleNamespace(range=(-32, -32, -3, 64, 32, 3))
     )
+    runtime.class_thresholds = np.full(len(SIM_CLASSES), np.nan)
     score = evaluate(runtime, seeds, 2)
     assert score["map"] == pytest.approx(1.0)
     assert score["min_points"] == MIN_POINTS

@@ -162,6 +162,12 @@ def test_torchvision_weights_by_their_own_name():
         zoo.find_entry("no_such_net")
 
 
+def test_torchvision_weights_of_swag_keep_their_own_licence():
+    for name in ("RegNet_Y_16GF_Weights.IMAGENET1K_SWAG_E2E_V1", "vit_h_14"):  # all of the latter are SWAG's
+        assert zoo.find_entry(name).licence == "CC-BY-NC-4.0"
+    assert zoo.find_entry("vit_b_16").licence == "BSD-3-Clause"
+
+
 @pytest.mark.skipif(not FASTESTDET.is_file(), reason="the published file is not here")
 def test_get_makes_a_bundle_that_is_found_by_its_name(serve, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

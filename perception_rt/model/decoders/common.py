@@ -70,6 +70,8 @@ class Match(NamedTuple):
         parameters: of the decoder.
         outputs: names of the outputs that the decoder takes, in its order.
         preset: where it differs from the decoder's own.
+        coco: COCO's numbering that labels follow where nothing names them and the outputs do not tell their
+            number: 80 classes, 90 ids from 1 on, or 91 ids with the background.
     """
 
     by: str
@@ -77,6 +79,7 @@ class Match(NamedTuple):
     parameters: Mapping[str, Any]
     outputs: tuple[str, ...]
     preset: Preset | None = None
+    coco: int = 80
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:

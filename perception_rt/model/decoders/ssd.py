@@ -74,7 +74,8 @@ class Ssd:
         names, found = set(network.names), None
         if {"detection_boxes", "detection_scores", "detection_classes"} <= names:
             found = ("detection_boxes", "detection_scores", "detection_classes")
-            return Match("names", "TensorFlow's detection_boxes and so on", {"yx": True}, found, BYTES)
+            why = "TensorFlow's detection_boxes and so on"
+            return Match("names", why, {"yx": True}, found, BYTES, coco=90)
         if {"bboxes", "labels", "scores"} <= names:
             return Match("names", "outputs bboxes, labels, scores", {}, ("bboxes", "scores", "labels"))
         if not {"boxes", "scores"} <= names or "orig_target_sizes" in network.inputs:
@@ -86,5 +87,5 @@ class Ssd:
         if "labels" in names and boxes.ndim == 2:
             why = "outputs boxes, scores, labels in px, as torchvision writes them"
             parameters = {"fractions": False, "first_label": 0}
-            return Match("names", why, parameters, ("boxes", "scores", "labels"), UNIT)
+            return Match("names", why, parameters, ("boxes", "scores", "labels"), UNIT, coco=91)
         return None

@@ -174,6 +174,7 @@ def class_names(
     count: int | None,
     notes: list[str],
     task: str = DETECT2D.name,
+    coco: int = 80,
 ) -> tuple[str, ...]:
     """Return the class names of a network.
 
@@ -183,6 +184,7 @@ def class_names(
         count: number of classes of the network; None if its outputs do not show it.
         notes: gets a line if the names of COCO, or of ImageNet for a classifier, are used.
         task: of the network.
+        coco: as of `perception_rt.model.decoders.common.Match`.
 
     Raises:
         BundleError: their number differs from the network's, or there are none.
@@ -200,14 +202,15 @@ def class_names(
         )
         return imagenet
     # A network of pixels or of whole images whose outputs do not tell their number may have any.
-    known = count or (80 if task == DETECT2D.name else 0)
-    coco = {80: COCO80, 91: coco91()}.get(known) if task != CLASSIFY.name else None
-    if coco is None:
+    known = count or (coco if task == DETECT2D.name else 0)
+    by_size = {80: COCO80, 91: coco91()} | ({} if count else {90: coco91()[1:]})
+    assumed = by_size.get(known) if task != CLASSIFY.name else None
+    if assumed is None:
         has = f"the network has {count}" if count else "the outputs do not tell how many there are"
         raise BundleError(f"classes: {has}, the file names none: give --classes FILE")
-    has = f"the network has {len(coco)}" if count else "the outputs do not tell how many there are"
+    has = f"the network has {count}" if count else "the outputs do not tell how many there are"
     notes.append(
-        f"classes: the file names none and {has}: COCO's {len(coco)} names are taken; give --classes FILE "
-        "where they are others"
+        f"classes: the file names none and {has}: COCO's {len(assumed)} names are taken; give --classes "
+        "FILE where they are others"
     )
-    return coco
+    return assumed

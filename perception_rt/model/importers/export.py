@@ -63,7 +63,7 @@ def save_checked(
         classes_keep: class names that are kept; empty for all.
 
     Raises:
-        BundleError: the outputs differ, or as `perception_rt.model.bundle.save`.
+        BundleError: the outputs differ, a label has no name, or as `perception_rt.model.bundle.save`.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -86,6 +86,7 @@ def save_checked(
     source = None
     if picture is not None and imported.reference is not None:
         source = imported.reference(picture, imported.score_threshold)
+        _check_labels(source[2], imported.classes)
     golden = cloud if picture is None or source is None or not finds_something(source) else picture[None]
     scratch = path.with_name(f".{path.name}.unchecked")  # renamed only after all checks have passed
     try:
@@ -109,6 +110,15 @@ def save_checked(
     finally:
         scratch.unlink(missing_ok=True)
     return Report(manifest, lines, warnings)
+
+
+def _check_labels(labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Raise BundleError for a label without a name: every message with it would be refused."""
+    if len(labels) and labels.max() >= len(classes):
+        raise BundleError(
+            f"classes: {len(classes)} names, but the check picture has label {labels.max()}: give --classes "
+            "FILE with more"
+        )
 
 
 def _compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from perception_rt.types.errors import BundleError
 from perception_rt.types.segmentation import UNLABELLED
 
 UNKNOWN_TASKS = {"depth"}
+# The bias of a score of each class, for every anchor of a cell.
+_TORCHVISION_HEAD = re.compile(r"(cls_score|classification_head\.(cls_logits|module_list\.\d+(\.1)?))\.bias$")
 
 
 def import_onnx(
@@ -84,7 +87,9 @@ def import_onnx(
     decode = make_decoder(name, match, spec, [signature.of(output) for output in match.outputs])
     count = decode.class_count([signature.of(output) for output in match.outputs])
     task = task_of(name)
-    names = class_names(classes, own, count, notes, task)
+    names = class_names(classes, own, count, notes, task, match.coco)
+    if count is None and match.coco == 91:
+        _check_head(network, names)
     check_names(names, task)
     notes.insert(0, f"decoder: {name} ({match.why})")
     if is_open and spec.step is None:
@@ -152,6 +157,21 @@ def only_output(signature: Signature, name: str | None) -> Signature:
     if name not in signature.names:
         raise BundleError(f"output={name!r}: must be one of {', '.join(signature.names)}")
     return replace(signature, names=(name,), outputs=[signature.of(name)])
+
+
+def _check_head(network: OnnxNetwork, names: Sequence[str]) -> None:
+    """Check the number of names by the weights of a torchvision detector, whose outputs do not tell it.
+
+    Raises:
+        BundleError: a head scores another number of classes.
+    """
+    for tensor in network.model.graph.initializer:
+        values = int(np.prod(tensor.dims))
+        if _TORCHVISION_HEAD.search(tensor.name) and values % len(names):
+            raise BundleError(
+                f"classes: {len(names)} names, but {tensor.name} of {network.path} has {values} values: give "
+                "--classes FILE, the background first"
+            )
 
 
 def check_names(names: Sequence[str], task: str) -> None:

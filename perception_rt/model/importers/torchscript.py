@@ -212,7 +212,7 @@ def import_torchscript(
         raise BundleError(f"{path}: its outputs are not in the order of decoder {name}")
     program = ProgramSource("torchscript", data, ("images",), match.outputs, "fp32", False)
     task = task_of(name)
-    classes = class_names(classes, own, decode.class_count(chosen), notes, task)
+    classes = class_names(classes, own, decode.class_count(chosen), notes, task, match.coco)
     check_names(classes, task)
 
     def reference(image: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +30,20 @@ from perception_rt.types.errors import BundleError, first_line
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "ema", "net", "weights")
 _OUT, _TRAINING = "out", f"{AUXILIARY}_classifier."  # of its segmentation models
 PREFIXES = ("module.", "model.", "_orig_mod.")
+_AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception-v3, for training alone
+# Detectors whose published COCO_V1 is of a time when frozen batch normalisation had no epsilon.
+_NO_EPSILON = (
+    "fasterrcnn_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+)
+_TRANSFORMING = ("googlenet", "inception_v3")
+_OLD_DENSE_NAME = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 # What trainers of OpenMMLab put beside the weights: logs and configurations.
 INERT = ("mmengine.", "mmcv.", "numpy.", "getattr", "__builtin__.getattr")
 MAX_INERT = 32
+MAX_VIT_SIDE = 1792  # px: the places of so many patches are 84 MB of weights
 
 
 class TorchvisionDetector(nn.Module):
@@ -92,7 +104,8 @@ def import_torchvision(
         name: as torchvision's, e.g. ``fasterrcnn_mobilenet_v3_large_320_fpn``, ``resnet18`` or
             ``lraspp_mobilenet_v3_large``.
         weights: a local ``.pth`` state dict, or one of torchvision's own names (``DEFAULT``, ``COCO_V1``;
-            downloaded by torchvision); None draws random weights from `seed`.
+            downloaded by torchvision); None draws random weights from `seed`. GoogLeNet and Inception-v3 of a
+            file convert their input as torchvision's own weights do (`transform_input`).
         classes: class names from label 0 (of all but a classifier: torchvision's background) on; None takes
             those of torchvision's weights, where they have as many classes.
         seed: of random weights.
@@ -130,27 +143,27 @@ def import_torchvision(
             notes.append("weights: random; it is not trained")
         else:
             path = Path(weights)
-            state = read_state(path, list(known.__members__))
-            if name in segmenters:
-                state = {key: value for key, value in state.items() if not key.startswith(_TRAINING)}
-            plain = build_model(name, len(coco))
+            state = _state_for(name, read_state(path, list(known.__members__)), name in segmenters)
+            options = _options_for(name, state)
+            plain = build_model(name, len(coco), **options)
             if name in segmenters:
                 chosen = _segment_names(_last_size(plain, state), classes, coco, path, notes)
             elif is_classifier:
                 chosen = class_names(classes, None, _head_size(plain, state), notes, CLASSIFY.name)
             else:
                 chosen = _names_for(_class_count(plain, state, len(coco)), classes, coco, path, notes)
-            model = build_model(name, len(chosen))
+            model = build_model(name, len(chosen), **options)
             fill(model, state, path)
+            if name in _NO_EPSILON and _with_hash_of(known, weights) is known["COCO_V1"]:
+                _remove_epsilon(model)
             provenance["weights"] = f"{path.name} sha256 {sha256_of(path)}"
-    if name in segmenters:
-        published = known[weights] if weights in known.__members__ else _published(known, weights, notes)
+    if name in segmenters or is_classifier:
+        published = known[weights] if weights in known.__members__ else _with_hash_of(known, weights)
+        transforms = _transforms(known, published, getattr(model, "image_size", None), notes)
         score = 0.0 if score_threshold is None else score_threshold
-        return _segmenter(model.eval(), published.transforms(), chosen, provenance, score, notes)
-    if is_classifier:
-        published = known[weights] if weights in known.__members__ else _published(known, weights, notes)
-        score = 0.0 if score_threshold is None else score_threshold
-        return imported_classifier(model, published.transforms(), chosen, provenance, score, notes)
+        if is_classifier:
+            return imported_classifier(model, transforms, chosen, provenance, score, notes)
+        return _segmenter(model.eval(), transforms, chosen, provenance, score, notes)
     return imported_detector(model, chosen, provenance, score_threshold, nms_threshold, notes)
 
 
@@ -186,14 +199,64 @@ def imported_detector(
     )
 
 
-def _published(known: Any, path: str | None, notes: list[str]) -> Any:
-    """Return the torchvision weights whose hash a file has, or the default ones."""
+def _state_for(name: str, state: dict[str, Tensor], segments: bool) -> dict[str, Tensor]:
+    """Return the weights that the model needs, by the names that it has for them."""
+    if name.startswith("densenet"):  # torchvision's published files are older than its names
+        state = {_OLD_DENSE_NAME.sub(r"\1\2", key): value for key, value in state.items()}
+    unused = (_TRAINING,) if segments else _AUXILIARY_HEADS if name in _TRANSFORMING else ()
+    return {key: value for key, value in state.items() if not key.startswith(unused)}
+
+
+def _options_for(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the arguments of torchvision's builder that weights are for, besides their number of classes.
+
+    A state dict does not tell whether GoogLeNet and Inception-v3 convert their input from ImageNet's
+    normalisation to their own. Those made with `weights=`, and so the fine-tuned ones, do: it is assumed.
+    """
+    if name in _TRANSFORMING:
+        return {"transform_input": True, "aux_logits": False, "init_weights": False}
+    position = state.get("encoder.pos_embedding")
+    if name.startswith("vit_") and position is not None and position.ndim == 3:
+        patches = math.isqrt(max(position.shape[1] - 1, 1))  # along a side; one more is the class
+        return {"image_size": min(patches * int(name.rpartition("_")[2]), MAX_VIT_SIDE)}
+    return {}
+
+
+def _remove_epsilon(model: nn.Module) -> None:
+    """Do what torchvision's `overwrite_eps` does for frozen batch normalisation."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0
+
+
+def _with_hash_of(known: Any, path: str | None) -> Any:
+    """Return the torchvision weights whose hash a file has; None where it is another file."""
     sha256 = "" if path is None else sha256_of(Path(path))
-    for weights in known:
-        if sha256.startswith(weights.url.rpartition("-")[2].partition(".")[0]):
-            return weights
-    notes.append(f"resize: as of {known.DEFAULT}")
-    return known.DEFAULT
+    named = (weights for weights in known if sha256.startswith(_hash_in_name(weights)))
+    return next(named, None)
+
+
+def _hash_in_name(weights: Any) -> str:
+    return weights.url.rpartition("-")[2].partition(".")[0]
+
+
+def _transforms(known: Any, published: Any, size: int | None, notes: list[str]) -> Any:
+    """Return how torchvision prepares pictures.
+
+    Args:
+        known: the published weights of the model.
+        published: those that it has; None for others.
+        size: side of the picture that the model is built for, px; None for any.
+        notes: gets a line where it is a guess.
+    """
+    if published is not None:
+        return published.transforms()
+    made = known.DEFAULT.transforms()
+    if size is None or made.crop_size == [size]:
+        notes.append(f"resize: as of {known.DEFAULT}")
+        return made
+    notes.append(f"resize: to {size} x {size}, which the weights are for; the rest as of {known.DEFAULT}")
+    return known.DEFAULT.transforms(crop_size=size, resize_size=size)
 
 
 def _head_size(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
@@ -306,13 +369,13 @@ class _Logits(nn.Module):
         return (self.model(images),)
 
 
-def build_model(name: str, count: int) -> nn.Module:
-    """Return a torchvision model with `count` classes and random weights."""
+def build_model(name: str, count: int, **options: Any) -> nn.Module:
+    """Return a torchvision model with `count` classes and random weights; `options` are of its builder."""
     import torchvision
 
     segmenters = torchvision.models.list_models(module=torchvision.models.segmentation)
     backbone = {"weights_backbone": None} if name in (*_detectors(torchvision), *segmenters) else {}
-    return torchvision.models.get_model(name, weights=None, num_classes=count, **backbone)
+    return torchvision.models.get_model(name, weights=None, num_classes=count, **backbone, **options)
 
 
 def _detectors(torchvision: Any) -> list[str]:

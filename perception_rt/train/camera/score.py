@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from perception_rt.model.class_thresholds import one_threshold
 from perception_rt.model.runtime import Runtime
 from perception_rt.replay.metrics import average_precision
 from perception_rt.sim import SIM_CLASSES
@@ -17,7 +18,7 @@ LOWEST_SCORE = 0.01  # average precision wants the weak boxes too
 def evaluate(
     runtime: Runtime, seeds: Sequence[int], frames: int, on_frame: Callable[[], None] = lambda: None
 ) -> dict:
-    """Score a bundle on simulated frames at their native size.
+    """Score a bundle on simulated frames at their native size, without its thresholds of single classes.
 
     Args:
         runtime: an open bundle whose classes are the simulator's.
@@ -36,7 +37,8 @@ def evaluate(
     truths, found = [], []
     for seed, count in zip(seeds, shares(frames, len(seeds)), strict=True):
         for sample in drive_samples(seed, count):
-            boxes, scores, labels, _ = runtime(sample.image[None], score_threshold=LOWEST_SCORE)
+            with one_threshold(runtime):
+                boxes, scores, labels, _ = runtime(sample.image[None], score_threshold=LOWEST_SCORE)
             truths.append(sample.truth)
             found.append(Detections2D(boxes, scores, labels))
             on_frame()

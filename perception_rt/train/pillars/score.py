@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from perception_rt.model.class_thresholds import one_threshold
 from perception_rt.model.manifest import CloudSpec
 from perception_rt.model.runtime import CloudRuntime
 from perception_rt.replay.metrics3d import average_precision_bev
@@ -28,7 +29,7 @@ def evaluate(
     """Score a bundle on simulated clouds: average precision at BEV IoU 0.5.
 
     What lies outside the range that the bundle names, or has fewer than MIN_POINTS points, need not be found
-    and is no error when it is.
+    and is no error when it is. The bundle's thresholds of single classes do not apply.
 
     Args:
         runtime: an open bundle whose classes are the simulator's.
@@ -50,7 +51,8 @@ def evaluate(
     for seed, count in zip(seeds, shares(frames, len(seeds)), strict=True):
         for sample in drive_samples(seed, count):
             truths.append(sample.truth)
-            found.append(Detections3D(*runtime(sample.points, score_threshold=LOWEST_SCORE)))
+            with one_threshold(runtime):
+                found.append(Detections3D(*runtime(sample.points, score_threshold=LOWEST_SCORE)))
             idle.append((sample.truth_points < MIN_POINTS) | ~_inside(sample.truth, spec.range))
             on_frame()
     return {
