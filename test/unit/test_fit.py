@@ -246,6 +246,17 @@ def test_patience_ends_a_run_that_gets_no_better():
     assert task.steps == 12
 
 
+def test_a_round_without_an_object_to_score_on_scores_0():
+    class Empty(Task):
+        def score(self, answers):
+            self.scored.append(None)
+            return {"fit": None}
+
+    task = Empty()
+    task.fit()
+    assert task.scored == [None] * 3
+
+
 def test_progress_tells_loss_and_score(tmp_path):
     told = []
     task = Task()
