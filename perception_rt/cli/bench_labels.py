@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -219,7 +221,7 @@ def _coco(pictures: Sequence[Path], labels: Path | None) -> dict[Path, _Boxes] |
             raise BagError(f"{file}: not JSON: {error}") from error
         if isinstance(data, dict) and {"images", "annotations", "categories"} <= data.keys():
             try:
-                return _of_coco(data, {path.name: path for path in pictures})
+                return _of_coco(data, pictures)
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise BagError(f"{file}: not COCO's labels: {type(error).__name__} {error}") from error
         if labels is not None:
@@ -227,21 +229,20 @@ def _coco(pictures: Sequence[Path], labels: Path | None) -> dict[Path, _Boxes] |
     return None
 
 
-def _of_coco(data: dict[str, Any], pictures: dict[str, Path]) -> dict[Path, _Boxes]:
+def _of_coco(data: dict[str, Any], pictures: Sequence[Path]) -> dict[Path, _Boxes]:
     from perception_rt.train.dataset.coco import annotation_row
 
     names = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
-    files = {entry["id"]: Path(str(entry["file_name"])).name for entry in data["images"]}
-    rows: dict[Path, list[tuple[str, list[float], bool]]] = {
-        pictures[name]: [] for name in files.values() if name in pictures
-    }
+    files = {entry["id"]: Path(str(entry["file_name"])) for entry in data["images"]}
+    picture_of = _pictures_of(files, pictures)
+    rows: dict[Path, list[tuple[str, list[float], bool]]] = {path: [] for path in picture_of.values()}
     for entry in data["annotations"]:
         row = annotation_row(entry, names, files.keys())
         if isinstance(row, str):
             raise ValueError(row)
         if min(entry["bbox"][2:]) < 0:
             raise ValueError(f"annotation {entry.get('id')}: bbox={entry['bbox']}: size must not be negative")
-        path = pictures.get(files[entry["image_id"]])
+        path = picture_of.get(entry["image_id"])
         if path is not None:
             rows[path].append(row)
     found = {}
@@ -250,6 +251,30 @@ def _of_coco(data: dict[str, Any], pictures: dict[str, Path]) -> dict[Path, _Box
         boxes = np.array([box for _, box, _ in entries], np.float64).reshape(-1, 4)
         found[path] = _Boxes([name for name, _, _ in entries], boxes, crowd, boxes[crowd])
     return found
+
+
+def _pictures_of(files: dict[Any, Path], pictures: Sequence[Path]) -> dict[Any, Path]:
+    """Return the picture of each image of a COCO file that has one in this folder, by id.
+
+    A file may have the same names for several cameras (`cam0/1.jpg`, `cam1/1.jpg`), so the end of the path
+    decides. Where it fits no picture, they may have been moved, and a base name counts that is there once.
+    """
+    by_name = {path.name: path for path in pictures}
+    named = {key: by_name[file.name] for key, file in files.items() if file.name in by_name}
+    found = {key: path for key, path in named.items() if _ends_with(path, files[key])}
+    if not found:
+        alike = Counter(file.name for file in files.values())
+        found = {key: path for key, path in named.items() if alike[path.name] == 1}
+    owners: dict[Path, Any] = {}
+    for key, path in found.items():
+        if path in owners:
+            raise ValueError(f"images {owners[path]!r} and {key!r}: are both {path}")
+        owners[path] = key
+    return found
+
+
+def _ends_with(path: Path, end: Path) -> bool:
+    return Path(os.path.abspath(path)).parts[-len(end.parts) :] == end.parts
 
 
 def _texts(
