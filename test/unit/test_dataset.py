@@ -243,6 +243,19 @@ def test_mending_cuts_boxes_and_leaves_the_rest_out(tmp_path):
     assert samples.labels[0].tolist() == [0, 1]
 
 
+def test_mending_leaves_out_pictures_of_another_size(tmp_path):
+    file = coco(tmp_path)
+    data = json.loads(file.read_text())
+    data["images"][0] |= {"width": SIZE[0] * 2, "height": SIZE[1] * 2}
+    coco(tmp_path, images=data["images"])
+    samples = read_samples(tmp_path, "0.3", (), mend=True)
+    assert [frame.path.name for frame in (*samples.frames, *samples.validation)] == [
+        "b.png",
+        "c.png",
+        "d.png",
+    ]
+
+
 def test_boxes_that_tools_rounded_over_the_edge_are_no_problem(tmp_path):
     boxes = [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [-1, 0, 66, 49]}]
     coco(tmp_path, annotations=boxes)

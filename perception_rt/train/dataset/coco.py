@@ -98,8 +98,7 @@ def read_coco(file: Path, problems: Problems) -> Dataset:
         stated = entry.get("width", size[0]), entry.get("height", size[1])
         if stated != size:
             note("images", number, f"image {path}: stated {stated[0]}x{stated[1]} px, is {size[0]}x{size[1]}")
-            if not problems.mend:
-                continue
+            continue  # its boxes are of another scale
         if entry["id"] in pictures:
             note("images", number, f"image id {entry['id']!r}: stands there twice")
             continue
