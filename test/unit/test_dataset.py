@@ -111,6 +111,16 @@ def test_a_folder_for_each_class(tmp_path):
     assert [frame.names[0] for frame in samples.validation] == ["stop", "yield"]  # of each class one
 
 
+def test_every_class_is_learned_where_its_pictures_lie_in_folders_of_its_folder(tmp_path):
+    for name in ("go", "stop", "yield"):
+        for day in ("day1", "day2"):
+            write_pictures(tmp_path / name / day, ["0.png", "1.png"])
+    samples = read_samples(tmp_path, "0.25", ())
+    assert [len(part) for part in (samples.frames, samples.validation)] == [9, 3]
+    assert samples.counts(samples.labels).tolist() == [3, 3, 3]
+    assert {frame.path.parent.name for frame in samples.validation} == {"day2"}
+
+
 def problems_of(path: Path) -> list[str]:
     problems = Problems(path)
     read_dataset(path, problems)

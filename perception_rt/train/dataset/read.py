@@ -27,6 +27,7 @@ from perception_rt.train.dataset.yolo import description_of, read_yolo
 from perception_rt.types import ConfigError
 
 APART = ("val", "valid", "validation")
+CLASS_FOLDERS = "class folders"
 
 
 def read_dataset(path: Path, problems: Problems, clouds: bool = False) -> Dataset:
@@ -81,7 +82,7 @@ def _class_folders(path: Path, problems: Problems) -> Dataset:
                     frames.append(LabelledFrame(picture, (folder.name,), whole, np.zeros(1, bool)))
         parts.append(frames)
     names = sorted({frame.names[0] for frame in parts[0]})
-    return Dataset("class folders", tuple(names) if len(names) > 1 else (), *parts)
+    return Dataset(CLASS_FOLDERS, tuple(names) if len(names) > 1 else (), *parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def read_samples(
     if validation is None:
         frames, apart = [*frames, *apart], []
     elif not apart:
-        frames, apart = split(frames, 0.2 if share is None else share)
+        frames, apart = split(frames, 0.2 if share is None else share, dataset.form == CLASS_FOLDERS)
     found = Counter(name for frame in (*frames, *apart) for name in frame.names)
     classes, label_of = choose_classes(wanted, dataset.declared, found, known)
     learned, labels = _labelled(frames, label_of, classes)
@@ -187,22 +188,26 @@ def _share(text: str) -> float | None:
     return share
 
 
-def split(frames: Sequence[LabelledFrame], share: float) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+def split(
+    frames: Sequence[LabelledFrame], share: float, by_class: bool = False
+) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
     """Split off the last frames, as neighbouring frames of a recording are similar and must be on the same
     side.
 
-    If there is a folder for each class, split each folder.
+    Args:
+        frames: of the data set.
+        share: of the frames that is split off.
+        by_class: split the frames of each class, where a frame has one.
 
     Raises:
         ConfigError: there are fewer than two frames.
     """
-    folders: dict[Path, list[LabelledFrame]] = {}
-    single = all(len(frame) == 1 and frame.names[0] == frame.path.parent.name for frame in frames)
+    parts: dict[str, list[LabelledFrame]] = {}
     for frame in frames:
-        folders.setdefault(frame.path.parent if single else Path(), []).append(frame)
+        parts.setdefault(frame.names[0] if by_class else "", []).append(frame)
     learned: list[LabelledFrame] = []
     apart: list[LabelledFrame] = []
-    for part in folders.values():
+    for part in parts.values():
         count = min(len(part) - 1, max(1, round(share * len(part))))
         learned += part[: len(part) - count]
         apart += part[len(part) - count :]
