@@ -23,7 +23,8 @@ from perception_rt.types import BagError, CameraFrame, ConfigError, LidarFrame
 
 LOWEST_SCORE = 0.01  # average precision needs low scores too
 FOLDERS = ("labels", "label_2")  # next to the folder of the pictures
-NAME_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
+DESCRIPTIONS = ("data.yaml", "dataset.yaml")
+NAME_FILES = (*DESCRIPTIONS, "classes.txt")
 
 Frame = CameraFrame | LidarFrame
 
@@ -281,7 +282,8 @@ def _texts(
     pictures: Sequence[Path], labels: Path | None, classes: Sequence[str], most: int
 ) -> dict[Path, _Boxes]:
     """Return the YOLO or KITTI labels of each picture."""
-    from perception_rt.train.dataset.yolo import label_file
+    from perception_rt.model.importers.common import read_class_names
+    from perception_rt.train.dataset.yolo import keypoint_values, label_file
 
     folder = pictures[0].parent
     asked = [labels] if labels is not None else [folder, *(folder.parent / name for name in FOLDERS)]
@@ -291,22 +293,21 @@ def _texts(
         files = {path: place / f"{path.stem}.txt" for path in pictures}
         files = {path: file for path, file in files.items() if file.is_file()}
         if files:
-            names = _names(place) or list(classes)
-            return {path: _of_text(file, path, names) for path, file in islice(files.items(), most)}
+            named, described = _above(place, NAME_FILES), _above(place, DESCRIPTIONS)
+            names = list(classes) if named is None else read_class_names(named)
+            keypoints = 0 if described is None else keypoint_values(described)
+            chosen = islice(files.items(), most)
+            return {path: _of_text(file, path, names, keypoints) for path, file in chosen}
     return {}
 
 
-def _names(place: Path) -> list[str] | None:
-    from perception_rt.model.importers.common import read_class_names
-
-    for folder in (place, place.parent, place.parent.parent):
-        for name in NAME_FILES:
-            if (folder / name).is_file():
-                return read_class_names(folder / name)
-    return None
+def _above(place: Path, names: Sequence[str]) -> Path | None:
+    """Return the first file with one of these names, in a folder or the two above."""
+    folders = (place, place.parent, place.parent.parent)
+    return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
 
 
-def _of_text(file: Path, picture: Path, names: Sequence[str]) -> _Boxes:
+def _of_text(file: Path, picture: Path, names: Sequence[str], keypoints: int) -> _Boxes:
     from perception_rt.train.dataset.labels import text_of
     from perception_rt.train.dataset.yolo import label_row
 
@@ -319,7 +320,7 @@ def _of_text(file: Path, picture: Path, names: Sequence[str]) -> _Boxes:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        row = label_row(line, names)
+        row = label_row(line, names, keypoints)
         if isinstance(row, str):
             raise BagError(f"{file}:{number}: {row}")
         found.append(row[0])

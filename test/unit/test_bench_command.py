@@ -122,6 +122,14 @@ def test_labels_of_several_cameras_in_one_file_stay_apart(tmp_path):
         boxes()
 
 
+def test_labels_with_keypoints_are_boxes(tmp_path):
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((20, 20, 3), np.uint8))
+    (tmp_path / "1.txt").write_text("0 .5 .5 .5 .5 .1 .1 .9 .9\n")
+    (tmp_path / "data.yaml").write_text("names: [car]\nkpt_shape: [2, 2]\n")
+    labelled = of_pictures([tmp_path / "1.png"], None, ["car"], 9)
+    assert labelled.truth.moments[0].boxes.tolist() == [[5, 5, 15, 15]]
+
+
 def test_a_recording_is_scored_by_its_own_truth(tmp_path, capsys):
     bag = write_drive(tmp_path / "bag", seconds=0.3)
     for name, topic in (("sim_camera", TRUTH), ("pillars", TRUTH_3D)):

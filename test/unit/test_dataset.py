@@ -204,6 +204,19 @@ def test_what_does_not_fit_in_yolo_is_named_with_its_line(tmp_path):
     assert found[6].startswith(f"{tmp_path}/labels/b.txt: picture {tmp_path}/images/b.png: cannot be read")
 
 
+def test_keypoints_after_the_box_are_no_polygon(tmp_path):
+    file = yolo(tmp_path)
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .25 .5 .1 .1 2 .9 .9 2\n")
+    file.write_text(file.read_text() + "kpt_shape: [2, 3]\n")
+    frame = read_dataset(tmp_path, Problems(tmp_path)).frames[0]
+    np.testing.assert_allclose(frame.xyxy, [[24, 12, 40, 36]])
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .25 .5 .1 .1 .9 .9 .9 .9 .9 .9\n")
+    assert "a.txt:1: 12 values: must be 4 of a box, and 6 of keypoints" in problems_of(tmp_path)[0]
+    file.write_text(file.read_text().replace("[2, 3]", "[2, -3]"))
+    with pytest.raises(ConfigError, match=r"kpt_shape=\[2, -3\]: must be"):
+        read_dataset(tmp_path, Problems(tmp_path))
+
+
 def test_what_does_not_fit_in_kitti_is_named_with_its_line(tmp_path):
     folder = kitti(tmp_path) / "training" / "label_2"
     row = "Car 0 0 0 {} 1.5 2 4 0 1 9 0\n"
