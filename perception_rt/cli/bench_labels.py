@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from perception_rt.types import BagError, CameraFrame, ConfigError, LidarFrame
+from perception_rt.types.folders import is_hidden
 
 LOWEST_SCORE = 0.01  # average precision needs low scores too
 FOLDERS = ("labels", "label_2")  # next to the folder of the pictures
@@ -214,7 +215,9 @@ def _coco(pictures: Sequence[Path], labels: Path | None) -> dict[Path, _Boxes] |
     """Return the labels of a COCO `.json` by picture; None if there is none."""
     from perception_rt.train.dataset.labels import text_of
 
-    files = [labels] if labels is not None else sorted(pictures[0].parent.glob("*.json"))
+    folder = pictures[0].parent
+    beside = (file for file in sorted(folder.glob("*.json")) if not is_hidden(file, folder))
+    files = beside if labels is None else [labels]
     for file in files:
         try:
             data = json.loads(text_of(file))

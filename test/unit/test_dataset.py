@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from perception_rt.cli.bench import picture_files
 from perception_rt.train.dataset.coco import element_lines
 from perception_rt.train.dataset.labels import SHOWN, LabelledFrame, Problems, read_picture
 from perception_rt.train.dataset.read import choose_classes, read_dataset, read_samples, split
@@ -97,6 +99,39 @@ def test_each_format_says_the_same(tmp_path, form):
         np.testing.assert_allclose(frame.xyxy, np.reshape([box for _, box in boxes], (-1, 4)), atol=1e-4)
         assert read_picture(frame.path).shape == (SIZE[1], SIZE[0], 3)
     assert dataset.validation == []
+
+
+def litter(folder: Path, name: str) -> None:
+    """Copy a file of a folder as Jupyter, macOS and its archives do."""
+    for place in (".ipynb_checkpoints", "__MACOSX", "."):
+        (folder / place).mkdir(exist_ok=True)
+        (folder / place / f"._{name}").write_bytes(b"\0\5\x16\7")
+        if place != ".":
+            shutil.copy(folder / name, folder / place / name)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_copies_that_tools_leave_are_no_data(tmp_path, form):
+    WRITERS[form](tmp_path)
+    for file in sorted(file for file in tmp_path.rglob("*.*") if file.is_file()):
+        litter(file.parent, file.name)
+    problems = Problems(tmp_path)
+    dataset = read_dataset(tmp_path, problems)
+    assert not problems.lines
+    assert [frame.path.name for frame in dataset.frames] == list(BOXES)
+
+
+def test_copies_that_tools_leave_are_no_class(tmp_path):
+    for place in ("stop", "yield", "__MACOSX/stop", ".ipynb_checkpoints", "stop/.ipynb_checkpoints"):
+        write_pictures(tmp_path / place, ["0.png"])
+    dataset = read_dataset(tmp_path, Problems(tmp_path))
+    assert [str(frame.path.relative_to(tmp_path)) for frame in dataset.frames] == [
+        "stop/0.png",
+        "yield/0.png",
+    ]
+    assert [path.name for path in picture_files(tmp_path / "stop")] == ["0.png"]
+    litter(tmp_path / "stop", "0.png")
+    assert [path.name for path in picture_files(tmp_path / "stop")] == ["0.png"]
 
 
 def test_a_folder_for_each_class(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 
 from perception_rt.train.dataset.labels import Dataset, LabelledFrame, Problems, objects, size_of, text_of
 from perception_rt.types import ConfigError
+from perception_rt.types.folders import is_hidden
 
 KEYS = ("images", "annotations", "categories")
 OTHERS = ("moments.json",)  # of `replay --mine`
@@ -22,7 +23,8 @@ TRAINING, VALIDATION = ("train",), ("val", "valid", "validation", "test")
 def label_files(folder: Path) -> list[Path]:
     """Return the files of a folder that may contain COCO labels."""
     places = (".", "annotations", "coco", *TRAINING, *VALIDATION)
-    found = {file for place in places for file in (folder / place).glob("*.json")}
+    every = (file for place in places for file in (folder / place).glob("*.json"))
+    found = {file for file in every if not is_hidden(file, folder)}
     instances = {file for file in found if file.name.startswith("instances_")}
     return sorted(instances or (file for file in found if file.name not in OTHERS))
 

@@ -26,6 +26,7 @@ from perception_rt.train.dataset.labels import (
     text_of,
 )
 from perception_rt.types import BagError, ConfigError
+from perception_rt.types.folders import is_hidden
 
 LABELS, PICTURES, CLOUDS, CALIBRATIONS = "label_2", "image_2", "velodyne", "calib"
 
@@ -41,7 +42,7 @@ def read_kitti(root: Path, clouds: bool, problems: Problems) -> Dataset:
     Raises:
         ConfigError: there are no labels, pictures or clouds.
     """
-    files = sorted((root / LABELS).rglob("*.txt"))
+    files = sorted(file for file in (root / LABELS).rglob("*.txt") if not is_hidden(file, root))
     if not files:
         raise ConfigError(f"--data={root}: {LABELS} holds no .txt")
     kind = CLOUDS if clouds else PICTURES

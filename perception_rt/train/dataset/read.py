@@ -25,6 +25,7 @@ from perception_rt.train.dataset.labels import (
 )
 from perception_rt.train.dataset.yolo import description_of, read_yolo
 from perception_rt.types import ConfigError
+from perception_rt.types.folders import is_hidden
 
 APART = ("val", "valid", "validation")
 CLASS_FOLDERS = "class folders"
@@ -71,18 +72,20 @@ def _class_folders(path: Path, problems: Problems) -> Dataset:
     """Read pictures of one class each, whose folder has the name of the class."""
     learned = path / "train" if (path / "train").is_dir() else path
     apart = next((path / name for name in APART if (path / name).is_dir()), None) if learned != path else None
-    parts: list[list[LabelledFrame]] = []
-    for root in (learned, apart):
-        frames = []
-        for folder in sorted(root.iterdir()) if root is not None else ():
-            for picture in pictures_in(folder) if folder.is_dir() else ():
-                size = size_of(picture, problems, picture)
-                if size is not None:
-                    whole = objects([[0.0, 0.0, *map(float, size)]])
-                    frames.append(LabelledFrame(picture, (folder.name,), whole, np.zeros(1, bool)))
-        parts.append(frames)
+    parts = [[] if root is None else _by_folder(root, problems) for root in (learned, apart)]
     names = sorted({frame.names[0] for frame in parts[0]})
     return Dataset(CLASS_FOLDERS, tuple(names) if len(names) > 1 else (), *parts)
+
+
+def _by_folder(root: Path, problems: Problems) -> list[LabelledFrame]:
+    frames = []
+    for folder in sorted(root.iterdir()):
+        for picture in pictures_in(folder) if folder.is_dir() and not is_hidden(folder, root) else ():
+            size = size_of(picture, problems, picture)
+            if size is not None:
+                whole = objects([[0.0, 0.0, *map(float, size)]])
+                frames.append(LabelledFrame(picture, (folder.name,), whole, np.zeros(1, bool)))
+    return frames
 
 
 @dataclass(frozen=True, slots=True)
