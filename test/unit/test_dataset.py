@@ -378,6 +378,19 @@ def test_several_files_of_labels_are_training_and_validation_or_a_question(tmp_p
     assert len(read_dataset(tmp_path / "instances_more.json", Problems(tmp_path)).frames) == 4
 
 
+def test_a_file_for_testing_is_the_validation_where_there_is_no_other(tmp_path):
+    for part, count in (("train", 4), ("valid", 1), ("test", 2)):  # as Roboflow writes them
+        write_pictures(tmp_path / part)
+        file = coco(tmp_path / part, "_annotations.coco.json")
+        data = json.loads(file.read_text())
+        coco(tmp_path / part, file.name, images=data["images"][:count], annotations=[])
+    dataset = read_dataset(tmp_path, Problems(tmp_path))
+    assert (len(dataset.frames), len(dataset.validation)) == (4, 1)
+    (tmp_path / "valid" / file.name).unlink()
+    dataset = read_dataset(tmp_path, Problems(tmp_path))
+    assert (len(dataset.frames), len(dataset.validation)) == (4, 2)
+
+
 def test_crowds_are_regions(tmp_path):
     boxes = [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 30, 40], "iscrowd": 1}]
     coco(tmp_path, annotations=boxes)
