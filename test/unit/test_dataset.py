@@ -101,6 +101,18 @@ def test_each_format_says_the_same(tmp_path, form):
     assert dataset.validation == []
 
 
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, form):
+    WRITERS[form](tmp_path)
+    before = [frame.names for frame in read_dataset(tmp_path, Problems(tmp_path)).frames]
+    for file in tmp_path.rglob("*.*"):
+        if file.suffix in (".json", ".yaml", ".txt"):
+            file.write_text(file.read_text(), encoding="utf-8-sig")  # as of Notepad and Excel
+    problems = Problems(tmp_path)
+    assert [frame.names for frame in read_dataset(tmp_path, problems).frames] == before
+    assert not problems.lines
+
+
 def litter(folder: Path, name: str) -> None:
     """Copy a file of a folder as Jupyter, macOS and its archives do."""
     for place in (".ipynb_checkpoints", "__MACOSX", "."):

@@ -156,7 +156,7 @@ def text_of(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_LABELS:
             raise ConfigError(f"{path}: over {MAX_LABELS} bytes")
-        return path.read_text()
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
