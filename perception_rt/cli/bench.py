@@ -28,6 +28,7 @@ from perception_rt.cli.bench_labels import (
     of_recording,
 )
 from perception_rt.types import BundleError, CameraFrame, ConfigError, ModelError
+from perception_rt.types.folders import is_hidden
 
 if TYPE_CHECKING:
     from perception_rt.model.task import Task
@@ -274,7 +275,7 @@ def frames_of(archive: Any, source: Path | None, most: int = MOST_FRAMES) -> lis
 def picture_files(source: Path) -> list[Path]:
     """Return the pictures of a folder, by name; empty if it is not a folder."""
     files = sorted(source.glob("*")) if source.is_dir() else []
-    return [path for path in files if path.suffix.lower() in SUFFIXES]
+    return [path for path in files if path.suffix.lower() in SUFFIXES and not is_hidden(path, source)]
 
 
 def _pictures(files: Sequence[Path], task: Task) -> list[np.ndarray]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from perception_rt.types import BagError, CameraFrame, ConfigError, LidarFrame
+from perception_rt.types.folders import is_hidden
 
 LOWEST_SCORE = 0.01  # average precision needs low scores too
 FOLDERS = ("labels", "label_2")  # next to the folder of the pictures
-NAME_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
+DESCRIPTIONS = ("data.yaml", "dataset.yaml")
+NAME_FILES = (*DESCRIPTIONS, "classes.txt")
 
 Frame = CameraFrame | LidarFrame
 
@@ -215,7 +219,9 @@ def _coco(pictures: Sequence[Path], labels: Path | None) -> dict[Path, _Boxes] |
     """Return the labels of a COCO `.json` by picture; None if there is none."""
     from perception_rt.train.dataset.labels import text_of
 
-    files = [labels] if labels is not None else sorted(pictures[0].parent.glob("*.json"))
+    folder = pictures[0].parent
+    beside = (file for file in sorted(folder.glob("*.json")) if not is_hidden(file, folder))
+    files = beside if labels is None else [labels]
     for file in files:
         try:
             data = json.loads(text_of(file))
@@ -223,7 +229,7 @@ def _coco(pictures: Sequence[Path], labels: Path | None) -> dict[Path, _Boxes] |
             raise BagError(f"{file}: not JSON: {error}") from error
         if isinstance(data, dict) and {"images", "annotations", "categories"} <= data.keys():
             try:
-                return _of_coco(data, {path.name: path for path in pictures})
+                return _of_coco(data, pictures)
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise BagError(f"{file}: not COCO's labels: {type(error).__name__} {error}") from error
         if labels is not None:
@@ -231,21 +237,20 @@ def _coco(pictures: Sequence[Path], labels: Path | None) -> dict[Path, _Boxes] |
     return None
 
 
-def _of_coco(data: dict[str, Any], pictures: dict[str, Path]) -> dict[Path, _Boxes]:
+def _of_coco(data: dict[str, Any], pictures: Sequence[Path]) -> dict[Path, _Boxes]:
     from perception_rt.train.dataset.coco import annotation_row
 
     names = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
-    files = {entry["id"]: Path(str(entry["file_name"])).name for entry in data["images"]}
-    rows: dict[Path, list[tuple[str, list[float], bool]]] = {
-        pictures[name]: [] for name in files.values() if name in pictures
-    }
+    files = {entry["id"]: Path(str(entry["file_name"])) for entry in data["images"]}
+    picture_of = _pictures_of(files, pictures)
+    rows: dict[Path, list[tuple[str, list[float], bool]]] = {path: [] for path in picture_of.values()}
     for entry in data["annotations"]:
         row = annotation_row(entry, names, files.keys())
         if isinstance(row, str):
             raise ValueError(row)
         if min(entry["bbox"][2:]) < 0:
             raise ValueError(f"annotation {entry.get('id')}: bbox={entry['bbox']}: size must not be negative")
-        path = pictures.get(files[entry["image_id"]])
+        path = picture_of.get(entry["image_id"])
         if path is not None:
             rows[path].append(row)
     found = {}
@@ -256,11 +261,36 @@ def _of_coco(data: dict[str, Any], pictures: dict[str, Path]) -> dict[Path, _Box
     return found
 
 
+def _pictures_of(files: dict[Any, Path], pictures: Sequence[Path]) -> dict[Any, Path]:
+    """Return the picture of each image of a COCO file that has one in this folder, by id.
+
+    A file may have the same names for several cameras (`cam0/1.jpg`, `cam1/1.jpg`), so the end of the path
+    decides. Where it fits no picture, they may have been moved, and a base name counts that is there once.
+    """
+    by_name = {path.name: path for path in pictures}
+    named = {key: by_name[file.name] for key, file in files.items() if file.name in by_name}
+    found = {key: path for key, path in named.items() if _ends_with(path, files[key])}
+    if not found:
+        alike = Counter(file.name for file in files.values())
+        found = {key: path for key, path in named.items() if alike[path.name] == 1}
+    owners: dict[Path, Any] = {}
+    for key, path in found.items():
+        if path in owners:
+            raise ValueError(f"images {owners[path]!r} and {key!r}: are both {path}")
+        owners[path] = key
+    return found
+
+
+def _ends_with(path: Path, end: Path) -> bool:
+    return Path(os.path.abspath(path)).parts[-len(end.parts) :] == end.parts
+
+
 def _texts(
     pictures: Sequence[Path], labels: Path | None, classes: Sequence[str], most: int
 ) -> dict[Path, _Boxes]:
     """Return the YOLO or KITTI labels of each picture."""
-    from perception_rt.train.dataset.yolo import label_file
+    from perception_rt.model.importers.common import read_class_names
+    from perception_rt.train.dataset.yolo import keypoint_values, label_file
 
     folder = pictures[0].parent
     asked = [labels] if labels is not None else [folder, *(folder.parent / name for name in FOLDERS)]
@@ -270,22 +300,21 @@ def _texts(
         files = {path: place / f"{path.stem}.txt" for path in pictures}
         files = {path: file for path, file in files.items() if file.is_file()}
         if files:
-            names = _names(place) or list(classes)
-            return {path: _of_text(file, path, names) for path, file in islice(files.items(), most)}
+            named, described = _above(place, NAME_FILES), _above(place, DESCRIPTIONS)
+            names = list(classes) if named is None else read_class_names(named)
+            keypoints = 0 if described is None else keypoint_values(described)
+            chosen = islice(files.items(), most)
+            return {path: _of_text(file, path, names, keypoints) for path, file in chosen}
     return {}
 
 
-def _names(place: Path) -> list[str] | None:
-    from perception_rt.model.importers.common import read_class_names
-
-    for folder in (place, place.parent, place.parent.parent):
-        for name in NAME_FILES:
-            if (folder / name).is_file():
-                return read_class_names(folder / name)
-    return None
+def _above(place: Path, names: Sequence[str]) -> Path | None:
+    """Return the first file with one of these names, in a folder or the two above."""
+    folders = (place, place.parent, place.parent.parent)
+    return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
 
 
-def _of_text(file: Path, picture: Path, names: Sequence[str]) -> _Boxes:
+def _of_text(file: Path, picture: Path, names: Sequence[str], keypoints: int) -> _Boxes:
     from perception_rt.train.dataset.labels import text_of
     from perception_rt.train.dataset.yolo import label_row
 
@@ -298,7 +327,7 @@ def _of_text(file: Path, picture: Path, names: Sequence[str]) -> _Boxes:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        row = label_row(line, names)
+        row = label_row(line, names, keypoints)
         if isinstance(row, str):
             raise BagError(f"{file}:{number}: {row}")
         found.append(row[0])

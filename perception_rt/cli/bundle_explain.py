@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from perception_rt.types.errors import BagError, ConfigError
+from perception_rt.types.folders import is_hidden
 
 MOST_CALLS = 100_000
 
@@ -148,7 +149,9 @@ def _files(path: Path, flat: bool) -> list[Path]:
     from perception_rt.cli.bench import SUFFIXES
 
     suffixes = SUFFIXES if flat else (".bin",)
-    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    found = (
+        [file for file in sorted(path.iterdir()) if not is_hidden(file, path)] if path.is_dir() else [path]
+    )
     return [file for file in found if file.suffix.lower() in suffixes]
 
 

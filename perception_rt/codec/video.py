@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from perception_rt.types import ConfigError
+from perception_rt.types.folders import is_hidden
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 
@@ -106,7 +107,11 @@ def measure_video(source: str) -> VideoSize:
 
 
 def _folder(folder: Path, rate_hz: float) -> Iterator[VideoFrame]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path, folder)
+    ]
     if not files:
         raise ConfigError(f"video={str(folder)!r}: no image in this folder")
     for number, path in enumerate(files):

@@ -201,7 +201,7 @@ def read_velodyne(path: str | Path) -> np.ndarray:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BagError(f"{path}: cannot be read: {error}") from error
     return [line for line in text.splitlines() if line.strip()]

@@ -42,7 +42,7 @@ def read_mot(path: str | Path) -> dict[int, MotFrame]:
         BagError: the file cannot be read; names the line.
     """
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BagError(f"{path}: cannot be read: {error}") from error
     rows = np.array([_row(path, n, line) for n, line in enumerate(lines, 1) if line.strip()])

@@ -99,6 +99,29 @@ class WholeCheckpoints(TorchCheckpointIO):
             raise
 
 
+class MovedRun(pl.Callback):
+    """Keeps the best score of a run whose folder was moved.
+
+    `ModelCheckpoint` drops its state where its folder is another one, and the next round, however bad, would
+    replace the best weights.
+    """
+
+    def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Change the paths in the state to the folder of this run, before it is loaded."""
+        keeper = trainer.checkpoint_callback
+        state = checkpoint["callbacks"].get(keeper.state_key, {})
+        folder = Path(keeper.dirpath)
+        best = {
+            str(folder / Path(path).name): score for path, score in state.get("best_k_models", {}).items()
+        }
+        if not all(map(os.path.isfile, best)):
+            return  # the best weights were left behind
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            if state.get(name):
+                state[name] = str(folder / Path(state[name]).name)
+        state.update(dirpath=keeper.dirpath, best_k_models=best)
+
+
 def checkpoints(run: Path, metric: str | None) -> ModelCheckpoint:
     """Return a callback that keeps the last weights and, with validation, the best ones."""
     return ModelCheckpoint(

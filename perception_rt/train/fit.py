@@ -21,7 +21,15 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from perception_rt.train.checkpoints import BEST, LAST, Stopped, StopRequest, WholeCheckpoints, checkpoints
+from perception_rt.train.checkpoints import (
+    BEST,
+    LAST,
+    MovedRun,
+    Stopped,
+    StopRequest,
+    WholeCheckpoints,
+    checkpoints,
+)
 from perception_rt.train.learner import Learner, TrainingData, TrainingProgress, Validation
 from perception_rt.train.recipe import Hardware, Recipe
 from perception_rt.types import ConfigError, ModelError
@@ -70,7 +78,7 @@ def fit(
     if validation is not None and recipe.patience:
         callbacks.append(EarlyStopping(validation.metric, 0.0, recipe.patience, mode="max"))
     if run is not None:
-        callbacks.append(checkpoints(run, None if validation is None else validation.metric))
+        callbacks += [MovedRun(), checkpoints(run, None if validation is None else validation.metric)]
     last = run / LAST if run is not None and resume and (run / LAST).is_file() else None
     with warnings.catch_warnings(), stop.on_signal():
         warnings.simplefilter("ignore")  # about numbers of workers, existing folders and so on

@@ -114,6 +114,12 @@ def prepare(settings: FolderSettings, report: Report = lambda phase, done, total
     if not items or not examples or not any(len(item.labels) for item in examples):
         which = "to learn from" if not items else "to score on"
         raise ConfigError(f"--data={settings.data}: no object of {', '.join(samples.classes)} {which}")
+    if all(item.frame.ignored.all() for item in examples):
+        count = sum(len(item.labels) for item in examples)
+        raise ConfigError(
+            f"--data={settings.data}: each of {count} objects to score on is ignored, as mostly hidden, "
+            "cut off or too low: give others with --val"
+        )
     recipe = recipe_of(trainee.recipe, settings, len(items))
     frame_weights = weights_of_items(items, samples.classes, settings.class_weights)
     return Prepared(trainee, recipe, samples, items, examples, weights, frame_weights)

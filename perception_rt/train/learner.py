@@ -171,8 +171,8 @@ class Learner(pl.LightningModule):
             answers = [answer for part in every for answer in part]
         ordered = [answer for _, answer in sorted(answers, key=lambda pair: pair[0])]
         self.scores = self._validation.score(ordered)
-        value = float(self.scores[self._validation.metric])
-        value = 0.0 if np.isnan(value) else value  # there are no objects
+        found = self.scores[self._validation.metric]
+        value = 0.0 if found is None or np.isnan(found) else float(found)  # there are no objects
         self.log(self._validation.metric, value, rank_zero_only=True)
         for name, row in self.scores.get("per_class", {}).items():
             if self._validation.metric in row:

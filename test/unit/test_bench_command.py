@@ -4,10 +4,13 @@ import json
 
 import cv2
 import numpy as np
+import pytest
 
+from perception_rt.cli.bench_labels import of_pictures
 from perception_rt.cli.main import main
 from perception_rt.model import bundle
 from perception_rt.model.manifest import ImageSpec
+from perception_rt.types import BagError
 from test.detectors import BrightBox
 from test.drives import TRUTH, TRUTH_3D, write_drive
 
@@ -92,6 +95,39 @@ def test_accuracy_is_told_where_labels_are(tmp_path, capsys):
     coco.write_text('{"images": [{}], "annotations": [], "categories": []}')
     assert main(["bench", str(bundle_file), "--on", str(folder), "--labels", str(coco)]) == 2
     assert "not COCO's labels" in capsys.readouterr().err
+
+
+def test_labels_of_several_cameras_in_one_file_stay_apart(tmp_path):
+    folders = [tmp_path / name for name in ("cam0", "cam1", "moved")]
+    names = {0: "cam0/1.png", 1: "cam1/1.png", 2: "cam1/2.png"}
+    for folder in folders:
+        folder.mkdir()
+        for name in ("1.png", "2.png"):
+            cv2.imwrite(str(folder / name), np.zeros((20, 20, 3), np.uint8))
+
+    def boxes() -> list:
+        images = [{"id": key, "file_name": name} for key, name in names.items()]
+        annotations = [
+            {"id": key, "image_id": key, "category_id": 1, "bbox": [key, 0, 5, 5]} for key in names
+        ]
+        data = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "car"}]}
+        file = tmp_path / "coco.json"
+        file.write_text(json.dumps(data))
+        found = (of_pictures(sorted(folder.iterdir()), file, ["car"], 9) for folder in folders)
+        return [[moment.boxes[:, 0].tolist() for moment in labelled.truth.moments] for labelled in found]
+
+    assert boxes() == [[[0]], [[1], [2]], [[2]]]  # where they were moved, 1.png may be either
+    names[3] = "cam1/1.png"
+    with pytest.raises(BagError, match=r"images 1 and 3: are both .*cam1/1\.png"):
+        boxes()
+
+
+def test_labels_with_keypoints_are_boxes(tmp_path):
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((20, 20, 3), np.uint8))
+    (tmp_path / "1.txt").write_text("0 .5 .5 .5 .5 .1 .1 .9 .9\n")
+    (tmp_path / "data.yaml").write_text("names: [car]\nkpt_shape: [2, 2]\n")
+    labelled = of_pictures([tmp_path / "1.png"], None, ["car"], 9)
+    assert labelled.truth.moments[0].boxes.tolist() == [[5, 5, 15, 15]]
 
 
 def test_a_recording_is_scored_by_its_own_truth(tmp_path, capsys):

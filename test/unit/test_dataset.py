@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from perception_rt.cli.bench import picture_files
 from perception_rt.train.dataset.coco import element_lines
 from perception_rt.train.dataset.labels import SHOWN, LabelledFrame, Problems, read_picture, size_of
 from perception_rt.train.dataset.read import choose_classes, read_dataset, read_samples, split
@@ -99,6 +101,51 @@ def test_each_format_says_the_same(tmp_path, form):
     assert dataset.validation == []
 
 
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, form):
+    WRITERS[form](tmp_path)
+    before = [frame.names for frame in read_dataset(tmp_path, Problems(tmp_path)).frames]
+    for file in tmp_path.rglob("*.*"):
+        if file.suffix in (".json", ".yaml", ".txt"):
+            file.write_text(file.read_text(), encoding="utf-8-sig")  # as of Notepad and Excel
+    problems = Problems(tmp_path)
+    assert [frame.names for frame in read_dataset(tmp_path, problems).frames] == before
+    assert not problems.lines
+
+
+def litter(folder: Path, name: str) -> None:
+    """Copy a file of a folder as Jupyter, macOS and its archives do."""
+    for place in (".ipynb_checkpoints", "__MACOSX", "."):
+        (folder / place).mkdir(exist_ok=True)
+        (folder / place / f"._{name}").write_bytes(b"\0\5\x16\7")
+        if place != ".":
+            shutil.copy(folder / name, folder / place / name)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_copies_that_tools_leave_are_no_data(tmp_path, form):
+    WRITERS[form](tmp_path)
+    for file in sorted(file for file in tmp_path.rglob("*.*") if file.is_file()):
+        litter(file.parent, file.name)
+    problems = Problems(tmp_path)
+    dataset = read_dataset(tmp_path, problems)
+    assert not problems.lines
+    assert [frame.path.name for frame in dataset.frames] == list(BOXES)
+
+
+def test_copies_that_tools_leave_are_no_class(tmp_path):
+    for place in ("stop", "yield", "__MACOSX/stop", ".ipynb_checkpoints", "stop/.ipynb_checkpoints"):
+        write_pictures(tmp_path / place, ["0.png"])
+    dataset = read_dataset(tmp_path, Problems(tmp_path))
+    assert [str(frame.path.relative_to(tmp_path)) for frame in dataset.frames] == [
+        "stop/0.png",
+        "yield/0.png",
+    ]
+    assert [path.name for path in picture_files(tmp_path / "stop")] == ["0.png"]
+    litter(tmp_path / "stop", "0.png")
+    assert [path.name for path in picture_files(tmp_path / "stop")] == ["0.png"]
+
+
 def test_a_folder_for_each_class(tmp_path):
     for part, count in (("train", 3), ("val", 1)):
         for name in ("stop", "yield"):
@@ -109,6 +156,16 @@ def test_a_folder_for_each_class(tmp_path):
     assert len(dataset.validation) == 2
     samples = read_samples(tmp_path / "train", "0.34", ())
     assert [frame.names[0] for frame in samples.validation] == ["stop", "yield"]  # of each class one
+
+
+def test_every_class_is_learned_where_its_pictures_lie_in_folders_of_its_folder(tmp_path):
+    for name in ("go", "stop", "yield"):
+        for day in ("day1", "day2"):
+            write_pictures(tmp_path / name / day, ["0.png", "1.png"])
+    samples = read_samples(tmp_path, "0.25", ())
+    assert [len(part) for part in (samples.frames, samples.validation)] == [9, 3]
+    assert samples.counts(samples.labels).tolist() == [3, 3, 3]
+    assert {frame.path.parent.name for frame in samples.validation} == {"day2"}
 
 
 def problems_of(path: Path) -> list[str]:
@@ -194,6 +251,19 @@ def test_what_does_not_fit_in_yolo_is_named_with_its_line(tmp_path):
     assert found[6].startswith(f"{tmp_path}/labels/b.txt: picture {tmp_path}/images/b.png: cannot be read")
 
 
+def test_keypoints_after_the_box_are_no_polygon(tmp_path):
+    file = yolo(tmp_path)
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .25 .5 .1 .1 2 .9 .9 2\n")
+    file.write_text(file.read_text() + "kpt_shape: [2, 3]\n")
+    frame = read_dataset(tmp_path, Problems(tmp_path)).frames[0]
+    np.testing.assert_allclose(frame.xyxy, [[24, 12, 40, 36]])
+    (tmp_path / "labels" / "a.txt").write_text("0 .5 .5 .25 .5 .1 .1 .9 .9 .9 .9 .9 .9\n")
+    assert "a.txt:1: 12 values: must be 4 of a box, and 6 of keypoints" in problems_of(tmp_path)[0]
+    file.write_text(file.read_text().replace("[2, 3]", "[2, -3]"))
+    with pytest.raises(ConfigError, match=r"kpt_shape=\[2, -3\]: must be"):
+        read_dataset(tmp_path, Problems(tmp_path))
+
+
 def test_what_does_not_fit_in_kitti_is_named_with_its_line(tmp_path):
     folder = kitti(tmp_path) / "training" / "label_2"
     row = "Car 0 0 0 {} 1.5 2 4 0 1 9 0\n"
@@ -241,6 +311,19 @@ def test_mending_cuts_boxes_and_leaves_the_rest_out(tmp_path):
     samples = read_samples(tmp_path, "0.25", (), mend=True)
     np.testing.assert_allclose(samples.frames[0].xyxy, [[51.2, 12, 64, 36], [24, 12, 40, 36]], atol=1e-3)
     assert samples.labels[0].tolist() == [0, 1]
+
+
+def test_mending_leaves_out_pictures_of_another_size(tmp_path):
+    file = coco(tmp_path)
+    data = json.loads(file.read_text())
+    data["images"][0] |= {"width": SIZE[0] * 2, "height": SIZE[1] * 2}
+    coco(tmp_path, images=data["images"])
+    samples = read_samples(tmp_path, "0.3", (), mend=True)
+    assert [frame.path.name for frame in (*samples.frames, *samples.validation)] == [
+        "b.png",
+        "c.png",
+        "d.png",
+    ]
 
 
 def test_boxes_that_tools_rounded_over_the_edge_are_no_problem(tmp_path):
@@ -305,6 +388,19 @@ def test_several_files_of_labels_are_training_and_validation_or_a_question(tmp_p
     with pytest.raises(ConfigError, match=r"give one of instances_more\.json, instances_train2017\.json"):
         read_dataset(tmp_path, Problems(tmp_path))
     assert len(read_dataset(tmp_path / "instances_more.json", Problems(tmp_path)).frames) == 4
+
+
+def test_a_file_for_testing_is_the_validation_where_there_is_no_other(tmp_path):
+    for part, count in (("train", 4), ("valid", 1), ("test", 2)):  # as Roboflow writes them
+        write_pictures(tmp_path / part)
+        file = coco(tmp_path / part, "_annotations.coco.json")
+        data = json.loads(file.read_text())
+        coco(tmp_path / part, file.name, images=data["images"][:count], annotations=[])
+    dataset = read_dataset(tmp_path, Problems(tmp_path))
+    assert (len(dataset.frames), len(dataset.validation)) == (4, 1)
+    (tmp_path / "valid" / file.name).unlink()
+    dataset = read_dataset(tmp_path, Problems(tmp_path))
+    assert (len(dataset.frames), len(dataset.validation)) == (4, 2)
 
 
 def test_crowds_are_regions(tmp_path):

@@ -225,6 +225,24 @@ def test_the_best_round_is_kept_not_the_last(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {BEST, LAST, LOGS}
 
 
+def test_a_run_that_was_moved_keeps_its_best(tmp_path):
+    class Scored(Task):
+        def score(self, answers):
+            self.scored.append(self.value)
+            return {"fit": self.value}
+
+    first, rest = Scored(6, lambda: os.kill(os.getpid(), signal.SIGINT)), Scored()
+    first.value, rest.value = 0.9, 0.1
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(tmp_path / "old")
+    best = (tmp_path / "old" / BEST).read_bytes()
+    (tmp_path / "old").rename(tmp_path / "new")
+    rest.fit(tmp_path / "new", resume=True)
+    assert rest.scored == [0.1, 0.1]
+    assert (tmp_path / "new" / BEST).read_bytes() == best
+    assert not (tmp_path / "old").exists()
+
+
 def test_without_validation_the_last_weights_are_kept(tmp_path):
     whole = Task().fit(scored=False)
     stopped = Task(5, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -244,6 +262,17 @@ def test_patience_ends_a_run_that_gets_no_better():
     task.fit(recipe=replace(RECIPE, steps=40, rounds=10, patience=2))
     assert len(task.scored) == 3
     assert task.steps == 12
+
+
+def test_a_round_without_an_object_to_score_on_scores_0():
+    class Empty(Task):
+        def score(self, answers):
+            self.scored.append(None)
+            return {"fit": None}
+
+    task = Empty()
+    task.fit()
+    assert task.scored == [None] * 3
 
 
 def test_progress_tells_loss_and_score(tmp_path):

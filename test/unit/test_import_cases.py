@@ -317,8 +317,9 @@ def test_int8_runs_as_onnx(network, tmp_path, way):
     ],
 )
 def test_names_come_from_any_usual_file(tmp_path, file, text):
-    (tmp_path / file).write_text(text)
-    assert read_class_names(tmp_path / file) == list(CLASSES)
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / file).write_text(text, encoding=encoding)
+        assert read_class_names(tmp_path / file) == list(CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,10 @@ def test_object_labels(write):
     assert labels[labels.types == "Car"].types.tolist() == ["Car"]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_type(write):
+    assert read_object_labels(write(f"\ufeff{CAR}\n")).types.tolist() == ["Car"]
+
+
 def test_tracking_labels_by_frame(write):
     labels = read_tracking_labels(write(f"7 3 {CAR}\n2 4 {CAR}\n2 -1 {DONT_CARE}\n"))
     assert list(labels) == [2, 7]

@@ -30,6 +30,10 @@ def test_boxes_by_frame_without_gaps_and_without_what_does_not_count(write):
     assert frames[3].scores.tolist() == pytest.approx([0.7, 1.0])
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_number(write):
+    assert list(read_mot(write("\ufeff1,1,2,3,4,5,1\n"))) == [1]
+
+
 def test_an_empty_file_has_no_frames(write):
     assert read_mot(write("")) == {}
 

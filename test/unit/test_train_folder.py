@@ -25,7 +25,7 @@ from perception_rt.train.camera.data import CROP, drive_samples
 from perception_rt.train.dataset.labels import LabelledFrame
 from perception_rt.train.dataset.read import read_samples
 from perception_rt.train.fit import fit
-from perception_rt.train.folder import FolderSettings, draw_items, recipe_of, weights_of_items
+from perception_rt.train.folder import FolderSettings, draw_items, prepare, recipe_of, weights_of_items
 from perception_rt.train.learner import TrainingData
 from perception_rt.train.pictures import training_picture
 from perception_rt.train.recipe import Hardware
@@ -229,6 +229,22 @@ def test_pillars_learn_from_what_the_camera_sees_of_a_cloud(tmp_path):
     with torch.inference_mode():
         boxes, scores, _ = trainee.predict(network, items[0])
     assert boxes.shape == (len(scores), 7)
+
+
+def test_objects_of_clouds_count_without_a_box_in_the_image_and_hidden_ones_alone_are_refused(tmp_path):
+    _write_kitti(tmp_path)
+    for file in (tmp_path / "label_2").iterdir():
+        file.write_text(file.read_text().replace("500 150 650 280", "0 0 0 0"))
+    settings = FolderSettings("pillars", str(tmp_path), "0.5")
+    prepared = prepare(settings)
+    (item,) = prepared.examples
+    assert item.frame.ignored.tolist() == [False]
+    answer = item.frame.solid, np.ones(1, np.float32), item.labels
+    assert prepared.trainee.score([item], [answer], ("Car",))["ap50"] == pytest.approx(1)
+    last = tmp_path / "label_2" / "000001.txt"
+    last.write_text(last.read_text().replace("Car 0 0", "Car 0 3"))
+    with pytest.raises(ConfigError, match="each of 1 objects to score on is ignored"):
+        prepare(settings)
 
 
 def _write_kitti(folder: Path) -> None:

@@ -108,7 +108,7 @@ def read_class_names(path: Path) -> list[str]:
     try:
         if path.stat().st_size > MAX_NAMES_FILE:
             raise BundleError(f"classes={str(path)!r}: over {MAX_NAMES_FILE} bytes: not a file of names")
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"classes={str(path)!r}: cannot be read: {error}") from error
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):

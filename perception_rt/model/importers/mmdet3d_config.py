@@ -87,7 +87,7 @@ def _read(path: Path, files: list[int], chain: tuple[Path, ...]) -> dict[str, An
     try:
         if path.stat().st_size > MAX_CONFIG:
             raise BundleError(f"{what}: over {MAX_CONFIG} bytes")
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{what}: cannot be read: {error}") from error
 

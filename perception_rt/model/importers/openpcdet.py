@@ -147,7 +147,7 @@ def _read_config(path: Path, notes: list[str], depth: int = 0) -> dict[str, Any]
     try:
         if path.stat().st_size > MAX_CONFIG:
             raise BundleError(f"{what}: over {MAX_CONFIG} bytes")
-        data = load_yaml(path.read_text())
+        data = load_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{what}: cannot be read: {error}") from error
     except yaml.YAMLError as error:

@@ -128,7 +128,7 @@ def _kitti(
                 boxes=boxes.astype(np.float64),
                 labels=np.array([classes.index(canonical(t)) for t in objects.types], np.int64),
                 ids=objects.track_ids,
-                ignored=_need_not_be_found(objects, most_truncated, sensor.flat),
+                ignored=need_not_be_found(objects, most_truncated, sensor.flat),
                 regions=found[found.types == DONT_CARE].xyxy.astype(np.float64),
             )
         )
@@ -146,11 +146,12 @@ def _kitti(
 def image_labels(found: Labels) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """Names, (N, 4) float64 xyxy in px and (N,) bool "need not be found" of the objects, (R, 4) DontCare."""
     objects, regions = found[found.types != DONT_CARE], found[found.types == DONT_CARE]
-    ignored = _need_not_be_found(objects, MOST_TRUNCATED, flat=True)
+    ignored = need_not_be_found(objects, MOST_TRUNCATED, flat=True)
     return objects.types.tolist(), objects.xyxy.astype(np.float64), ignored, regions.xyxy.astype(np.float64)
 
 
-def _need_not_be_found(objects: Labels, most_truncated: float, flat: bool) -> np.ndarray:
+def need_not_be_found(objects: Labels, most_truncated: float, flat: bool) -> np.ndarray:
+    """Return (N,) bool: which objects are ignored; low ones in the image alone (`flat`)."""
     hidden = (objects.occluded > MOST_OCCLUDED) | (objects.truncated > most_truncated)
     sitting = objects.types == "Person_sitting"
     low = objects.xyxy[:, 3] - objects.xyxy[:, 1] <= LEAST_HEIGHT

@@ -13,16 +13,18 @@ import numpy as np
 
 from perception_rt.train.dataset.labels import Dataset, LabelledFrame, Problems, objects, size_of, text_of
 from perception_rt.types import ConfigError
+from perception_rt.types.folders import is_hidden
 
 KEYS = ("images", "annotations", "categories")
 OTHERS = ("moments.json",)  # of `replay --mine`
-TRAINING, VALIDATION = ("train",), ("val", "valid", "validation", "test")
+TRAINING, VALIDATION, TEST = ("train",), ("val", "valid", "validation"), ("test",)
 
 
 def label_files(folder: Path) -> list[Path]:
     """Return the files of a folder that may contain COCO labels."""
-    places = (".", "annotations", "coco", *TRAINING, *VALIDATION)
-    found = {file for place in places for file in (folder / place).glob("*.json")}
+    places = (".", "annotations", "coco", *TRAINING, *VALIDATION, *TEST)
+    every = (file for place in places for file in (folder / place).glob("*.json"))
+    found = {file for file in every if not is_hidden(file, folder)}
     instances = {file for file in found if file.name.startswith("instances_")}
     return sorted(instances or (file for file in found if file.name not in OTHERS))
 
@@ -30,12 +32,16 @@ def label_files(folder: Path) -> list[Path]:
 def read_folder(folder: Path, problems: Problems) -> Dataset:
     """Read the label file of a folder, or its two files for training and validation.
 
+    A file for testing is the validation where there is no other, and else left out.
+
     Raises:
         ConfigError: there are other files; see also `read_coco`.
     """
     files = label_files(folder)
     apart = [file for file in files if _names(file, folder) & set(VALIDATION)]
-    learned = [file for file in files if file not in apart]
+    tests = [file for file in files if file not in apart and _names(file, folder) & set(TEST)]
+    learned = [file for file in files if file not in (*apart, *tests)]
+    apart = apart or tests
     if len(learned) != 1 or len(apart) > 1:
         shown = ", ".join(str(file.relative_to(folder)) for file in files[:8])
         raise ConfigError(f"--data={folder}: has {len(files)} files of labels: give one of {shown}")
@@ -98,8 +104,7 @@ def read_coco(file: Path, problems: Problems) -> Dataset:
         stated = entry.get("width", size[0]), entry.get("height", size[1])
         if stated != size:
             note("images", number, f"image {path}: stated {stated[0]}x{stated[1]} px, is {size[0]}x{size[1]}")
-            if not problems.mend:
-                continue
+            continue  # its boxes are of another scale
         if entry["id"] in pictures:
             note("images", number, f"image id {entry['id']!r}: stands there twice")
             continue

@@ -15,7 +15,7 @@ from perception_rt.replay.kitti import (
     read_calibration,
     read_velodyne,
 )
-from perception_rt.replay.score.labels import IMAGE_SIZE, image_labels
+from perception_rt.replay.score.labels import IMAGE_SIZE, MOST_TRUNCATED, image_labels, need_not_be_found
 from perception_rt.train.dataset.labels import (
     SUFFIXES,
     Dataset,
@@ -26,6 +26,7 @@ from perception_rt.train.dataset.labels import (
     text_of,
 )
 from perception_rt.types import BagError, ConfigError
+from perception_rt.types.folders import is_hidden
 
 LABELS, PICTURES, CLOUDS, CALIBRATIONS = "label_2", "image_2", "velodyne", "calib"
 
@@ -41,7 +42,7 @@ def read_kitti(root: Path, clouds: bool, problems: Problems) -> Dataset:
     Raises:
         ConfigError: there are no labels, pictures or clouds.
     """
-    files = sorted((root / LABELS).rglob("*.txt"))
+    files = sorted(file for file in (root / LABELS).rglob("*.txt") if not is_hidden(file, root))
     if not files:
         raise ConfigError(f"--data={root}: {LABELS} holds no .txt")
     kind = CLOUDS if clouds else PICTURES
@@ -108,13 +109,12 @@ def _cloud(root: Path, file: Path, problems: Problems) -> LabelledFrame | None:
             problems.add(file, lines[row], f"{labels.types[row]}: height, width and length must be positive")
             kept[row] = False
     regions, labels = labels[labels.types == DONT_CARE].xyxy, labels[kept]
-    names, xyxy, ignored, _ = image_labels(labels)
     return LabelledFrame(
         path,
-        tuple(names),
-        xyxy.astype(np.float32),
-        ignored,
-        regions.astype(np.float32),
+        tuple(labels.types.tolist()),
+        labels.xyxy,
+        need_not_be_found(labels, MOST_TRUNCATED, flat=False),  # boxes in the image may be 0 0 0 0
+        regions,
         boxes_in_velodyne(labels.hwlxyz_ry, camera),
         calibration,
         view or IMAGE_SIZE,

@@ -14,6 +14,7 @@ from PIL import Image
 
 from perception_rt.replay.score.labels import IMAGE_SIZE
 from perception_rt.types import ConfigError
+from perception_rt.types.folders import is_hidden
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 MAX_LABELS = 1 << 30  # bytes of a file of labels
@@ -155,7 +156,7 @@ def text_of(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_LABELS:
             raise ConfigError(f"{path}: over {MAX_LABELS} bytes")
-        return path.read_text()
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
@@ -221,8 +222,10 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def pictures_in(folder: Path) -> Iterator[Path]:
-    """Yield the pictures below a folder, by name."""
-    yield from (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+    """Yield the pictures below a folder, by name; copies of tools are left out, see `is_hidden`."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and not is_hidden(path, folder):
+            yield path
 
 
 def objects(boxes: Sequence[Sequence[float]]) -> np.ndarray:

@@ -25,6 +25,7 @@ from perception_rt.train.dataset.labels import (
 )
 from perception_rt.train.dataset.yolo import description_of, read_yolo
 from perception_rt.types import ConfigError
+from perception_rt.types.folders import is_hidden
 
 APART = ("val", "valid", "validation")
 CLASS_FOLDERS = "class folders"  # the form of labels without boxes
@@ -75,18 +76,20 @@ def _class_folders(path: Path, problems: Problems) -> Dataset:
     """Read pictures of one class each, whose folder has the name of the class."""
     learned = path / "train" if (path / "train").is_dir() else path
     apart = next((path / name for name in APART if (path / name).is_dir()), None) if learned != path else None
-    parts: list[list[LabelledFrame]] = []
-    for root in (learned, apart):
-        frames = []
-        for folder in sorted(root.iterdir()) if root is not None else ():
-            for picture in pictures_in(folder) if folder.is_dir() else ():
-                size = size_of(picture, problems, picture)
-                if size is not None:
-                    whole = objects([[0.0, 0.0, *map(float, size)]])
-                    frames.append(LabelledFrame(picture, (folder.name,), whole, np.zeros(1, bool)))
-        parts.append(frames)
+    parts = [[] if root is None else _by_folder(root, problems) for root in (learned, apart)]
     names = sorted({frame.names[0] for frame in parts[0]})
     return Dataset(CLASS_FOLDERS, tuple(names) if len(names) > 1 else (), *parts)
+
+
+def _by_folder(root: Path, problems: Problems) -> list[LabelledFrame]:
+    frames = []
+    for folder in sorted(root.iterdir()):
+        for picture in pictures_in(folder) if folder.is_dir() and not is_hidden(folder, root) else ():
+            size = size_of(picture, problems, picture)
+            if size is not None:
+                whole = objects([[0.0, 0.0, *map(float, size)]])
+                frames.append(LabelledFrame(picture, (folder.name,), whole, np.zeros(1, bool)))
+    return frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,7 @@ def read_samples(
     if validation is None:
         frames, apart = [*frames, *apart], []
     elif not apart:
-        frames, apart = split(frames, 0.2 if share is None else share)
+        frames, apart = split(frames, 0.2 if share is None else share, dataset.form == CLASS_FOLDERS)
     found = Counter(name for frame in (*frames, *apart) for name in frame.names)
     classes, label_of = choose_classes(wanted, dataset.declared, found, known)
     learned, labels = _labelled(frames, label_of, classes)
@@ -198,22 +201,26 @@ def _share(text: str) -> float | None:
     return share
 
 
-def split(frames: Sequence[LabelledFrame], share: float) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+def split(
+    frames: Sequence[LabelledFrame], share: float, by_class: bool = False
+) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
     """Split off the last frames, as neighbouring frames of a recording are similar and must be on the same
     side.
 
-    If there is a folder for each class, split each folder.
+    Args:
+        frames: of the data set.
+        share: of the frames that is split off.
+        by_class: split the frames of each class, where a frame has one.
 
     Raises:
         ConfigError: there are fewer than two frames.
     """
-    folders: dict[Path, list[LabelledFrame]] = {}
-    single = all(len(frame) == 1 and frame.names[0] == frame.path.parent.name for frame in frames)
+    parts: dict[str, list[LabelledFrame]] = {}
     for frame in frames:
-        folders.setdefault(frame.path.parent if single else Path(), []).append(frame)
+        parts.setdefault(frame.names[0] if by_class else "", []).append(frame)
     learned: list[LabelledFrame] = []
     apart: list[LabelledFrame] = []
-    for part in folders.values():
+    for part in parts.values():
         count = min(len(part) - 1, max(1, round(share * len(part))))
         learned += part[: len(part) - count]
         apart += part[len(part) - count :]

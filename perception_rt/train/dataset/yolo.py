@@ -41,12 +41,12 @@ def read_yolo(file: Path, problems: Problems) -> Dataset:
     """
     try:
         if file.suffix in (".txt", ".names"):
-            names = read_class_names(file)
+            names, keypoints = read_class_names(file), 0
             learned, apart = [file.parent / "images"], []
             learned = learned if learned[0].is_dir() else [file.parent]
         else:
             data = _described(file)
-            names = named_list(data["names"], f"{file}: names")
+            names, keypoints = named_list(data["names"], f"{file}: names"), _keypoint_values(data, file)
             learned, apart = (_places(file, data, keys) for keys in (("train",), ("val", "valid")))
     except BundleError as error:
         raise ConfigError(str(error)) from error
@@ -57,7 +57,9 @@ def read_yolo(file: Path, problems: Problems) -> Dataset:
             f"{file}: none of {len(paths)} pictures has a file of labels; that of "
             f"{paths[0] if paths else 'the first'} would be {label_file(paths[0]) if paths else 'a .txt'}"
         )
-    frames, validation = ([_frame(path, names, problems) for path in part] for part in (paths, others))
+    frames, validation = (
+        [_frame(path, names, keypoints, problems) for path in part] for part in (paths, others)
+    )
     return Dataset(
         "YOLO",
         tuple(names),
@@ -66,14 +68,37 @@ def read_yolo(file: Path, problems: Problems) -> Dataset:
     )
 
 
-def _described(file: Path) -> dict[str, Any]:
+def _loaded(file: Path) -> Any:
     try:
-        data = load_yaml(text_of(file))
+        return load_yaml(text_of(file))
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _described(file: Path) -> dict[str, Any]:
+    data = _loaded(file)
     if not isinstance(data, dict) or "names" not in data or "train" not in data:
         raise ConfigError(f"{file}: must have names and train")
     return data
+
+
+def keypoint_values(file: Path) -> int:
+    """Return how many values of keypoints follow the box in a line, by the `kpt_shape` of a `data.yaml`.
+
+    Raises:
+        ConfigError: it cannot be read, or is invalid.
+    """
+    return _keypoint_values(_loaded(file), file)
+
+
+def _keypoint_values(data: Any, file: Path) -> int:
+    shape = data.get("kpt_shape") if isinstance(data, dict) else None
+    if shape is None:
+        return 0
+    sound = isinstance(shape, list) and len(shape) == 2 and all(isinstance(value, int) for value in shape)
+    if not sound or shape[0] < 1 or shape[1] not in (2, 3):
+        raise ConfigError(f"{file}: kpt_shape={shape!r}: must be the number of keypoints, and 2 or 3")
+    return math.prod(shape)
 
 
 def _places(file: Path, data: dict[str, Any], keys: Sequence[str]) -> list[Path]:
@@ -109,7 +134,7 @@ def label_file(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _frame(path: Path, names: Sequence[str], problems: Problems) -> LabelledFrame | None:
+def _frame(path: Path, names: Sequence[str], keypoints: int, problems: Problems) -> LabelledFrame | None:
     file = label_file(path)
     size = size_of(path, problems, file if file.is_file() else path)
     if size is None:
@@ -118,7 +143,7 @@ def _frame(path: Path, names: Sequence[str], problems: Problems) -> LabelledFram
     for number, line in enumerate(text_of(file).split("\n") if file.is_file() else (), 1):
         if not line.strip():
             continue
-        row = label_row(line, names)
+        row = label_row(line, names, keypoints)
         if isinstance(row, str):
             problems.add(file, number, row)
             continue
@@ -129,8 +154,14 @@ def _frame(path: Path, names: Sequence[str], problems: Problems) -> LabelledFram
     return LabelledFrame(path, tuple(found), objects(boxes), np.zeros(len(found), bool))
 
 
-def label_row(line: str, names: Sequence[str]) -> tuple[str, list[float]] | str:
-    """Return the class name and xyxy as fractions of the picture, or what is wrong with a line."""
+def label_row(line: str, names: Sequence[str], keypoints: int = 0) -> tuple[str, list[float]] | str:
+    """Return the class name and xyxy as fractions of the picture, or what is wrong with a line.
+
+    Args:
+        line: of a label file.
+        names: of the classes.
+        keypoints: see `keypoint_values`; without, a line of keypoints cannot be told from a polygon.
+    """
     try:
         label, *values = (float(word) for word in line.split())
     except ValueError:
@@ -139,9 +170,11 @@ def label_row(line: str, names: Sequence[str]) -> tuple[str, list[float]] | str:
         return f"class {label:g}: must be from 0 to {len(names) - 1}"
     if not all(map(math.isfinite, values)):
         return f"{line[:60]!r}: must be finite"
-    if len(values) in (4, 5):  # a fifth value is a score
+    if len(values) in (4, 5, 4 + keypoints, 5 + keypoints):  # a value at the end is a score
         x, y, width, height = values[:4]
         return names[int(label)], [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    if keypoints:
+        return f"{len(values)} values: must be 4 of a box, and {keypoints} of keypoints (kpt_shape)"
     if len(values) < 6 or len(values) % 2:
         return f"{len(values)} values: must be 4 of a box, or the points of a polygon"
     points = np.reshape(values, (-1, 2))
