@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -257,7 +258,7 @@ class Bag:
         def report(damage: Damage) -> None:
             self._report(replace(damage, reason=f"{path.name}: {damage.reason}"))
 
-        if not path.exists():
+        if not os.path.exists(path):  # also answers for names that are too long
             report(Damage("", None, None, "is missing"))
             return
         try:
