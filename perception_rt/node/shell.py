@@ -55,6 +55,7 @@ class PerceptionNode(LifecycleNode):
         )
         self._system_lead_ns = _system_lead_ns()
         self._table = (*NODE_PARAMETERS, *self.PARAMETERS)
+        self._configuring = False  # from the reading of the parameters to the end of `setup`
         self._configured = False
         self.active = False
         self.spin_thread: int | None = None  # native id of the thread that spins the node
@@ -166,10 +167,14 @@ class PerceptionNode(LifecycleNode):
         """Read and check the parameters, then `setup`."""
 
         def configure() -> None:
-            self.values = parameters.read(self, self._table)
-            with self._scheduled():
-                self.setup()
-            self._configured = True
+            self._configuring = True  # first: a parameter that is set after it was read would not be used
+            try:
+                self.values = parameters.read(self, self._table)
+                with self._scheduled():
+                    self.setup()
+                self._configured = True
+            finally:
+                self._configuring = False
 
         return self._attempt("configure", configure, self.teardown)
 
@@ -251,7 +256,7 @@ class PerceptionNode(LifecycleNode):
     # Parameters and diagnostics.
 
     def _check_parameters(self, changes: list) -> Any:
-        result = parameters.check_set(self._table, changes, self._configured)
+        result = parameters.check_set(self._table, changes, self._configured, self._configuring)
         if result.successful and self._configured:
             try:
                 self.check_values({**self.values, **{change.name: change.value for change in changes}})
