@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from perception_rt.types import (
     ConfigError,
     Detections2D,
     LidarFrame,
-    PerceptionError,
+    TransformError,
 )
 
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
@@ -37,6 +38,8 @@ CLOUD, CAMERA_INFO = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/CameraInfo"
 _FOLDERS = {"yolo": "{}/images", "kitti": "{}/image_2"}
 """Where the tools of a format look for the pictures of a topic."""
 FORMATS = ("coco", "kitti", "mot", "yolo", "csv")
+_SEEN = ("coco", "kitti", "yolo")
+"""Formats of boxes as a camera sees them."""
 NEAR_NS = 60_000_000
 """How far the stamps of boxes in space may be from those of the picture, ns."""
 UNKNOWN_3D = "-1 -1 -1 -1000 -1000 -1000 -10"  # what KITTI writes for "not known"
@@ -44,10 +47,15 @@ UNKNOWN_3D = "-1 -1 -1 -1000 -1000 -1000 -10"  # what KITTI writes for "not know
 
 @dataclass(frozen=True)
 class ExportCamera:
-    """A camera, and its pose: (4, 4) takes points of the boxes' frame to the optical frame."""
+    """A camera, and where it is for each message of boxes.
+
+    Attributes:
+        poses: (4, 4) by stamp of the message, takes points of its frame to the optical frame; none where the
+            recording has no transforms of that time.
+    """
 
     model: CameraModel
-    camera_from_boxes: np.ndarray
+    poses: Mapping[int, np.ndarray]
 
 
 @dataclass
@@ -99,6 +107,11 @@ class ExportTopic:
         return any(ids) and all(len(set(one)) == len(one) for one in ids)
 
     @property
+    def unposed(self) -> int:
+        """Of how many messages the camera's pose is not known."""
+        return 0 if self.view is None else len(self.messages.keys() - self.view.poses.keys())
+
+    @property
     def unfit(self) -> str:
         """Why the boxes are not those of a picture or frame; empty if they are."""
         if self.stamps:
@@ -133,7 +146,7 @@ def read_topics(detections: Bag, recording: Bag, topics: Sequence[str] = ()) -> 
     if not there:
         raise ConfigError("there is no topic of type Detection2DArray or Detection3DArray")
     sensors = {name: _stamps(recording, name) for name in recording.of_type(*IMAGES, CLOUD)}
-    survey, found = survey_bag(recording), []
+    survey, found = survey_bag(recording, None), []
     for name in topics or there:
         kind = detections.topics[name][0]
         topic = ExportTopic(name, kind == ARRAY_3D)
@@ -186,7 +199,7 @@ def _find_pictures(
     if recording.topics.get(picture, ("",))[0] not in IMAGES or not len(stamps):
         return
     topic.picture = picture
-    for stamp_ns in topic.messages:
+    for stamp_ns in topic.messages if topic.view is None else topic.view.poses:
         nearest = int(np.abs(stamps - stamp_ns).argmin())
         if abs(int(stamps[nearest]) - stamp_ns) <= NEAR_NS * topic.is_3d:
             topic.pictures[stamp_ns] = nearest
@@ -199,7 +212,8 @@ def find_view(topic: ExportTopic, survey: Survey, frame: str = "") -> str:
     """Set the first camera from which transforms lead to the boxes; return the topic of its images.
 
     Args:
-        topic: of boxes in space. survey: of the recording. frame: only the camera of this frame.
+        topic: of boxes in space. survey: of the recording, with all transforms: between a vehicle and a
+            fixed frame they change from message to message. frame: only the camera of this frame.
     """
     cameras = {one.frame_id: one.name for one in reversed(survey.of_type(*IMAGES))}
     for info in survey.of_type(CAMERA_INFO):
@@ -207,15 +221,20 @@ def find_view(topic: ExportTopic, survey: Survey, frame: str = "") -> str:
             continue
         try:
             model = parse_camera_info(info.sample or b"")
-            stamp_ns, message = next(iter(topic.messages.items()))
-            pose = survey.transforms.lookup(
-                model.frame_id.removeprefix("/"), message.frame_id.removeprefix("/"), stamp_ns
-            )
-        except (PerceptionError, StopIteration):
+        except CodecError:
             continue
-        topic.view = ExportCamera(model, pose)
-        return cameras.get(info.frame_id, "")
+        if poses := _poses(topic, model, survey):
+            topic.view = ExportCamera(model, poses)
+            return cameras.get(info.frame_id, "")
     return ""
+
+
+def _poses(topic: ExportTopic, model: CameraModel, survey: Survey) -> dict[int, np.ndarray]:
+    poses = {}
+    for stamp_ns, message in topic.messages.items():
+        with suppress(TransformError):
+            poses[stamp_ns] = survey.transforms.lookup(model.frame_id, message.frame_id, stamp_ns)
+    return poses
 
 
 def export(topics: Sequence[ExportTopic], recording: Bag, how: str, out: Path, images: bool) -> list[str]:
@@ -236,6 +255,8 @@ def export(topics: Sequence[ExportTopic], recording: Bag, how: str, out: Path, i
     for topic in topics:
         told, count = writers[how](topic, out, images)
         lines.append(f"{topic.name}: {told}")
+        if how in _SEEN and count and topic.unposed:
+            lines.append(f"{topic.name}: {topic.unposed} messages left out: no transforms of their times")
         written += count
         if images and count and topic.pictures:
             folder = out / _FOLDERS.get(how, "images").format(topic.file_name)
@@ -272,9 +293,7 @@ def write_clouds(recording: Bag, topic: ExportTopic, folder: Path) -> int:
     assert topic.view is not None  # it has pictures
     if recording.topics.get(topic.sensor, ("",))[0] != CLOUD:
         return 0
-    k, pose = (matrix.copy() for matrix in (topic.view.model.k, topic.view.camera_from_boxes[:3]))
-    rows = {"P2": np.column_stack([k, np.zeros(3)]), "R0_rect": np.eye(3), "Tr_velo_to_cam": pose}
-    calibration = "".join(f"{key}: {' '.join(f'{v:.9e}' for v in m.ravel())}\n" for key, m in rows.items())
+    rows = {"P2": np.column_stack([topic.view.model.k, np.zeros(3)]), "R0_rect": np.eye(3)}
     count = 0
     for message in recording.messages([topic.sensor]):
         stamp = header_stamp_ns(message.data)
@@ -287,7 +306,9 @@ def write_clouds(recording: Bag, topic: ExportTopic, folder: Path) -> int:
         for kind in ("velodyne", "calib"):
             (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
         np.ascontiguousarray(frame.points, "<f4").tofile((folder / "velodyne" / name).with_suffix(".bin"))
-        (folder / "calib" / name).with_suffix(".txt").write_text(calibration)
+        rows["Tr_velo_to_cam"] = topic.view.poses[stamp][:3]
+        lines = [f"{key}: {' '.join(f'{v:.9e}' for v in m.ravel())}\n" for key, m in rows.items()]
+        (folder / "calib" / name).with_suffix(".txt").write_text("".join(lines))
         count += 1
     return count
 
@@ -312,7 +333,8 @@ def boxes_in_picture(topic: ExportTopic, message: NamedDetections) -> tuple[np.n
     if not topic.is_3d:
         return _upright(message), np.ones(len(message.detections), bool)
     assert topic.view is not None
-    projected = project_boxes(message.detections.xyzlwh_yaw, topic.view.model, topic.view.camera_from_boxes)
+    pose = topic.view.poses[message.stamp_ns]
+    projected = project_boxes(message.detections.xyzlwh_yaw, topic.view.model, pose)
     return projected.xyxy, projected.visible
 
 
@@ -367,6 +389,8 @@ def _kitti(topic: ExportTopic, out: Path, images: bool) -> tuple[str, int]:
     tracked, ids = [], _Numbers()
     count = 0
     for frame, message in topic.pictured() if paired else topic.numbered():
+        if view is not None and message.stamp_ns not in view.poses:
+            continue
         xyxy, shown = boxes_in_picture(topic, message)
         lines = []
         for k, kind in enumerate(_names(message)):
@@ -374,7 +398,8 @@ def _kitti(topic: ExportTopic, out: Path, images: bool) -> tuple[str, int]:
                 continue
             solid, alpha = UNKNOWN_3D, -10.0
             if view is not None:
-                solid, alpha = kitti_box(message.detections.xyzlwh_yaw[k], view.camera_from_boxes)
+                pose = view.poses[message.stamp_ns]
+                solid, alpha = kitti_box(message.detections.xyzlwh_yaw[k], pose)
             box = " ".join(f"{value:.2f}" for value in xyxy[k])
             label = f"{kind.replace(' ', '_') or 'DontCare'} -1 -1 {alpha:.4f} {box} {solid}"
             label += f" {message.detections.scores[k]:.4f}"

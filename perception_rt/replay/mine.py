@@ -80,7 +80,7 @@ def mine(folder: Path, recording: Path, metrics: Mapping[str, Any], count: int) 
         outputs = stack.enter_context(Bag(folder / "bag"))
         sensors = stack.enter_context(Bag(recording, salvage=True))
         topics = {topic.name: topic for topic in read_topics(outputs, sensors)}
-        survey = survey_bag(sensors)
+        survey = survey_bag(sensors, None)
         found = [
             *_camera_and_lidar(topics, metrics, survey),
             *_detector_and_tracker(topics, metrics),
@@ -126,7 +126,7 @@ def _camera_and_lidar(
                 continue
             for stamp_ns, message in camera.messages.items():
                 other = _nearest(lidar, stamp_ns)
-                if other is not None:
+                if other is not None and seen.view is not None and other.stamp_ns in seen.view.poses:
                     yield _in_image(camera, message, seen, other)
 
 
@@ -145,7 +145,8 @@ def _in_image(
 ) -> MinedMoment:
     """Compare the road users of a camera with those of a lidar that should be in its image."""
     assert lidar.view is not None
-    projected = project_boxes(other.detections.xyzlwh_yaw, lidar.view.model, lidar.view.camera_from_boxes)
+    pose = lidar.view.poses[other.stamp_ns]
+    projected = project_boxes(other.detections.xyzlwh_yaw, lidar.view.model, pose)
     asked = (projected.share >= 0.5) & (projected.depth <= FARTHEST_M)
     boxes, _ = boxes_in_picture(camera, seen)
     same = iou_2d(boxes, projected.xyxy) >= IOU
@@ -257,11 +258,11 @@ def _draw(
         image = _image(recording, picture, moment.stamp_ns)
         parts = []
         for name in names:
-            topic = replace(topics[name])
-            message = _nearest(topic, moment.stamp_ns) if moment.topics else None
-            if topic.is_3d and message is not None:
-                frame = "" if image is None else image.frame_id
-                find_view(topic, survey, frame)
+            message = _nearest(topics[name], moment.stamp_ns) if moment.topics else None
+            shown = {} if message is None else {message.stamp_ns: message}
+            topic = replace(topics[name], messages=shown, view=None)
+            if topic.is_3d and image is not None:
+                find_view(topic, survey, image.frame_id)
             parts.append(_side(topic, message, image, moment))
         width = max(part.shape[1] for part in parts)
         parts = [cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT) for p in parts]
@@ -288,9 +289,8 @@ def _side(
     if message is not None and not topic.is_3d and pixels is not None:
         drawn = draw_detections(pixels, message.detections, message.classes)
     elif message is not None and topic.view is not None and pixels is not None:
-        drawn = draw_boxes3d(
-            pixels, message.detections, message.classes, topic.view.model, topic.view.camera_from_boxes
-        )
+        pose = topic.view.poses[message.stamp_ns]
+        drawn = draw_boxes3d(pixels, message.detections, message.classes, topic.view.model, pose)
     elif message is not None and topic.is_3d:
         drawn = draw_bev(np.zeros((0, 4), np.float32), message.detections, message.classes)
     else:

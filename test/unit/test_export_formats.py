@@ -37,26 +37,46 @@ AXES = np.array([[0, -1, 0, 0.1], [0, 0, -1, 0.2], [1, 0, 0, 0.3], [0, 0, 0, 1.0
 CLASSES = ("car", "traffic light")
 
 
-def camera_info() -> bytes:
+def camera_info(r: np.ndarray | None = None) -> bytes:
     types = typestore().types
     time = types["builtin_interfaces/msg/Time"](1, 0)
     header = types["std_msgs/msg/Header"](time, "camera")
     k = np.array([100, 0, 80, 0, 100, 60, 0, 0, 1.0])
     roi = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
     info = types["sensor_msgs/msg/CameraInfo"](
-        header, 120, 160, "plumb_bob", np.zeros(5), k, np.eye(3).ravel(), np.zeros(12), 0, 0, roi
+        header,
+        120,
+        160,
+        "plumb_bob",
+        np.zeros(5),
+        k,
+        (np.eye(3) if r is None else r).ravel(),
+        np.zeros(12),
+        0,
+        0,
+        roi,
     )
     return bytes(typestore().serialize_cdr(info, "sensor_msgs/msg/CameraInfo"))
 
 
 def transform() -> bytes:
+    return transform_of("camera", "lidar", S, tuple(AXES[:3, 3].tolist()), (0.5, -0.5, 0.5, 0.5))
+
+
+def transform_of(
+    parent: str,
+    child: str,
+    stamp_ns: int,
+    place: tuple[float, ...],
+    quaternion: tuple[float, ...] = (0.0, 0.0, 0.0, 1.0),
+) -> bytes:
     types = typestore().types
-    time = types["builtin_interfaces/msg/Time"](1, 0)
-    move = types["geometry_msgs/msg/Vector3"](*AXES[:3, 3].tolist())
-    turn = types["geometry_msgs/msg/Quaternion"](0.5, -0.5, 0.5, 0.5)
+    time = types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, S))
+    move = types["geometry_msgs/msg/Vector3"](*place)
+    turn = types["geometry_msgs/msg/Quaternion"](*quaternion)
     pose = types["geometry_msgs/msg/Transform"](move, turn)
     stamped = types["geometry_msgs/msg/TransformStamped"](
-        types["std_msgs/msg/Header"](time, "camera"), "lidar", pose
+        types["std_msgs/msg/Header"](time, parent), child, pose
     )
     message = types["tf2_msgs/msg/TFMessage"]([stamped])
     return bytes(typestore().serialize_cdr(message, "tf2_msgs/msg/TFMessage"))
@@ -130,6 +150,35 @@ def test_kitti_labels_are_read_back_as_the_same_boxes(recording, tmp_path):
     np.testing.assert_allclose(boxes_in_velodyne(space.hwlxyz_ry, calibration), BOX, atol=2e-3)
     tracks = read_tracking_labels(out / "tracks_tracking.txt")
     assert [list(labels.track_ids) for labels in tracks.values()] == [[7], [7]]
+
+
+def test_boxes_in_a_fixed_frame_are_seen_from_where_the_vehicle_is_then(tmp_path, capsys):
+    folder, space = tmp_path / "bag", Detection3DEncoder(CLASSES)
+    seconds = (1, 2, 7, 8)  # the last one is after the transforms
+    with BagWriter(folder) as bag:
+        bag.write("/tf_static", "tf2_msgs/msg/TFMessage", S, transform())
+        bag.write("/camera_info", "sensor_msgs/msg/CameraInfo", S, camera_info())
+        for stamp in range(S, 7 * S + 1, 10 * MS):  # 10 m/s along x; the way is camera, lidar, odom
+            data = transform_of("lidar", "odom", stamp, (-10 * (stamp / S - 1), 0.0, 0.0))
+            bag.write("/tf", "tf2_msgs/msg/TFMessage", stamp, data)
+        for second in seconds:
+            stamp = second * S
+            pixels = np.zeros((120, 160, 3), np.uint8)
+            bag.write("/image_raw", IMAGE, stamp, encode_image(pixels, "rgb8", stamp, "camera"))
+            ahead = BOX + np.float32([[10 * (second - 1), 0, 0, 0, 0, 0, 0]])
+            box = Detections3D(ahead, np.array([0.8], np.float32), np.array([0]))
+            bag.write("/tracks", ARRAY_3D, stamp, space.encode(box, stamp, "odom", ["7"]))
+    out = written(folder, tmp_path / "kitti", "kitti")
+    assert "/tracks: 1 messages left out: no transforms of their times" in capsys.readouterr().out
+    labels = sorted((out / "tracks").glob("*.txt"))
+    assert [label.name for label in labels] == ["000000.txt", "000001.txt", "000002.txt"]
+    for label in labels:  # always at the same place before the vehicle
+        found = boxes_in_velodyne(read_object_labels(label).hwlxyz_ry, Calibration(np.zeros((3, 4)), AXES))
+        np.testing.assert_allclose(found, BOX, atol=2e-3)
+    seen = COCO(str(written(folder, tmp_path / "coco", "coco") / "tracks.json"))
+    boxes = [seen.imgToAnns[number][0]["bbox"] for number in sorted(seen.imgs)]
+    assert len(boxes) == 3
+    np.testing.assert_allclose(boxes, boxes[:1] * 3, atol=0.01)
 
 
 @pytest.mark.parametrize("yaw", np.linspace(-3.1, 3.1, 9))
