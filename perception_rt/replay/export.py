@@ -21,7 +21,7 @@ from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.replay.message_types import header_stamp_ns, typestore
 from perception_rt.replay.survey import Survey, survey_bag
 from perception_rt.stage.fusion.project import project_boxes
-from perception_rt.stage.transforms import transform
+from perception_rt.stage.transforms import camera_way, transform
 from perception_rt.types import (
     BagError,
     CameraFrame,
@@ -50,8 +50,8 @@ class ExportCamera:
     """A camera, and where it is for each message of boxes.
 
     Attributes:
-        poses: (4, 4) by stamp of the message, takes points of its frame to the optical frame; none where the
-            recording has no transforms of that time.
+        poses: (4, 4) by stamp of the message, takes points of its frame to where K and D of the model hold;
+            none where the recording has no transforms of that time.
     """
 
     model: CameraModel
@@ -233,7 +233,7 @@ def _poses(topic: ExportTopic, model: CameraModel, survey: Survey) -> dict[int, 
     poses = {}
     for stamp_ns, message in topic.messages.items():
         with suppress(TransformError):
-            poses[stamp_ns] = survey.transforms.lookup(model.frame_id, message.frame_id, stamp_ns)
+            poses[stamp_ns] = camera_way(survey.transforms.lookup, model, message.frame_id, stamp_ns)
     return poses
 
 

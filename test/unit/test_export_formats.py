@@ -181,6 +181,24 @@ def test_boxes_in_a_fixed_frame_are_seen_from_where_the_vehicle_is_then(tmp_path
     np.testing.assert_allclose(boxes, boxes[:1] * 3, atol=0.01)
 
 
+def test_boxes_in_the_raw_image_of_a_stereo_camera_have_no_rectification(tmp_path):
+    folder, space = tmp_path / "bag", Detection3DEncoder(CLASSES)
+    turn = cv2.Rodrigues(np.array([0.0, 0.1, 0.2]))[0]
+    with BagWriter(folder) as bag:
+        bag.write("/tf_static", "tf2_msgs/msg/TFMessage", S, transform())
+        bag.write("/camera_info", "sensor_msgs/msg/CameraInfo", S, camera_info(turn))
+        pixels = np.zeros((120, 160, 3), np.uint8)
+        bag.write("/image_raw", IMAGE, S, encode_image(pixels, "rgb8", S, "camera"))
+        small = BOX * np.float32([1, 1, 1, 0.01, 0.01, 0.01, 1])
+        box = Detections3D(small, np.array([0.8], np.float32), np.array([0]))
+        bag.write("/tracks", ARRAY_3D, S, space.encode(box, S, "lidar"))
+    seen = COCO(str(written(folder, tmp_path / "coco", "coco") / "tracks.json"))
+    x, y, width, height = seen.anns[1]["bbox"]
+    raw = turn.T @ (AXES @ np.array([10, 1, 0.5, 1]))[:3]
+    expected = 100 * raw[:2] / raw[2] + [80, 60]
+    np.testing.assert_allclose([x + width / 2, y + height / 2], expected, atol=0.1)
+
+
 @pytest.mark.parametrize("yaw", np.linspace(-3.1, 3.1, 9))
 def test_boxes_go_to_the_camera_and_back(yaw):
     box = np.array([12.0, -3.0, 0.4, 4.2, 1.8, 1.6, yaw])

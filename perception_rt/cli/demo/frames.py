@@ -17,7 +17,7 @@ from perception_rt.node.collector import Collector
 from perception_rt.replay.bag import Bag, frame_of
 from perception_rt.sim.drive import Drive
 from perception_rt.sim.lidar import LIDAR_POSITION
-from perception_rt.stage.transforms import TransformBuffer, inverse
+from perception_rt.stage.transforms import TransformBuffer, camera_way, inverse
 from perception_rt.types import CameraFrame, CodecError
 
 
@@ -80,8 +80,7 @@ def rig(plan: DemoPlan) -> Rig | None:
         camera = parse_camera_info(next(bag.messages([plan.camera_info])).data)
         (lidar,) = plan.of("lidar_detector")
         cloud = frame_of(next(bag.messages([lidar.topic])))
-    way = buffer.lookup(camera.frame_id, cloud.frame_id, cloud.stamp_ns)
-    return Rig(camera, camera.camera_from_frame @ way)
+    return Rig(camera, camera_way(buffer.lookup, camera, cloud.frame_id, cloud.stamp_ns))
 
 
 def _simulated_rig(drive: Drive) -> Rig:
