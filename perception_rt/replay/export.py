@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from perception_rt.codec.camera_info import CameraModel, parse_camera_info
 from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.codec.detections import decode_named_detections
 from perception_rt.codec.detections3d import decode_named_detections3d
-from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.replay.bag import Bag, frames_of
 from perception_rt.replay.message_types import header_stamp_ns, typestore
 from perception_rt.replay.survey import Survey, survey_bag
 from perception_rt.stage.fusion.project import project_boxes
@@ -198,14 +198,14 @@ def _find_pictures(
     stamps = np.array(sensors.get(picture, []), np.int64)
     if recording.topics.get(picture, ("",))[0] not in IMAGES or not len(stamps):
         return
-    topic.picture = picture
+    shown = next((frame for _, frame in frames_of(recording.messages([picture]))), None)
+    if not isinstance(shown, CameraFrame):
+        return  # none of the images can be decoded
+    topic.picture, topic.size = picture, (shown.pixels.shape[1], shown.pixels.shape[0])
     for stamp_ns in topic.messages if topic.view is None else topic.view.poses:
         nearest = int(np.abs(stamps - stamp_ns).argmin())
         if abs(int(stamps[nearest]) - stamp_ns) <= NEAR_NS * topic.is_3d:
             topic.pictures[stamp_ns] = nearest
-    frame = next(frame_of(message) for message in recording.messages([picture]))
-    assert isinstance(frame, CameraFrame)
-    topic.size = frame.pixels.shape[1], frame.pixels.shape[0]
 
 
 def find_view(topic: ExportTopic, survey: Survey, frame: str = "") -> str:
@@ -253,15 +253,20 @@ def export(topics: Sequence[ExportTopic], recording: Bag, how: str, out: Path, i
     out.mkdir(parents=True, exist_ok=True)
     lines, written = [], 0
     for topic in topics:
+        folder = out / _FOLDERS.get(how, "images").format(topic.file_name)
+        asked = set(topic.pictures.values()) if images and (how == "csv" or not topic.unfit) else set()
+        there = write_images(recording, topic.picture, asked, folder) if asked else set()
+        if asked:  # none is labelled that cannot be decoded
+            shown = {stamp: number for stamp, number in topic.pictures.items() if number in there}
+            topic = replace(topic, pictures=shown)
         told, count = writers[how](topic, out, images)
         lines.append(f"{topic.name}: {told}")
         if how in _SEEN and count and topic.unposed:
             lines.append(f"{topic.name}: {topic.unposed} messages left out: no transforms of their times")
         written += count
-        if images and count and topic.pictures:
-            folder = out / _FOLDERS.get(how, "images").format(topic.file_name)
-            number = write_images(recording, topic.picture, set(topic.pictures.values()), folder)
-            lines.append(f"{topic.picture}: {number} pictures")
+        if asked:
+            broken = f", {len(asked - there)} cannot be decoded" if asked - there else ""
+            lines.append(f"{topic.picture}: {len(there)} pictures{broken}")
             if how == "kitti" and topic.is_3d and (number := write_clouds(recording, topic, folder.parent)):
                 lines.append(f"{topic.sensor}: {number} clouds")
     if not written:
@@ -269,20 +274,21 @@ def export(topics: Sequence[ExportTopic], recording: Bag, how: str, out: Path, i
     return lines
 
 
-def write_images(recording: Bag, sensor: str, numbers: Collection[int], folder: Path) -> int:
-    """Write some images of a camera as PNG, numbered from 0; return how many."""
-    count = 0
+def write_images(recording: Bag, sensor: str, numbers: Collection[int], folder: Path) -> set[int]:
+    """Write some images of a camera as PNG, numbered from 0; return those that could be decoded."""
+    written: set[int] = set()
     for number, message in enumerate(recording.messages([sensor])):
-        if number not in numbers:
-            continue
-        frame = frame_of(message)
-        assert isinstance(frame, CameraFrame)
-        path = folder / image_name(sensor, number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = frame.pixels if frame.bgr else frame.pixels[:, :, ::-1]
-        cv2.imwrite(str(path), np.ascontiguousarray(pixels))
-        count += 1
-    return count
+        for _, frame in frames_of([message]) if number in numbers else ():
+            assert isinstance(frame, CameraFrame)
+            _write_image(frame, folder / image_name(sensor, number))
+            written.add(number)
+    return written
+
+
+def _write_image(frame: CameraFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = frame.pixels if frame.bgr else frame.pixels[:, :, ::-1]
+    cv2.imwrite(str(path), np.ascontiguousarray(pixels))
 
 
 def write_clouds(recording: Bag, topic: ExportTopic, folder: Path) -> int:
@@ -295,11 +301,10 @@ def write_clouds(recording: Bag, topic: ExportTopic, folder: Path) -> int:
         return 0
     rows = {"P2": np.column_stack([topic.view.model.k, np.zeros(3)]), "R0_rect": np.eye(3)}
     count = 0
-    for message in recording.messages([topic.sensor]):
-        stamp = header_stamp_ns(message.data)
-        if stamp not in topic.pictures or stamp not in topic.messages:
-            continue
-        frame = frame_of(message)
+    stamps = topic.pictures.keys() & topic.messages.keys()
+    seen = (one for one in recording.messages([topic.sensor]) if header_stamp_ns(one.data) in stamps)
+    for _, frame in frames_of(seen):
+        stamp = frame.stamp_ns
         if not isinstance(frame, LidarFrame) or frame.frame_id != topic.messages[stamp].frame_id:
             continue
         name = Path(image_name(topic.picture, topic.pictures[stamp]))

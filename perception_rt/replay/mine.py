@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from perception_rt.codec.detection_array import NamedDetections
-from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.replay.bag import Bag, frames_of
 from perception_rt.replay.export import (
     ARRAY_2D,
     ARRAY_3D,
@@ -25,7 +25,7 @@ from perception_rt.replay.export import (
     find_view,
     read_topics,
 )
-from perception_rt.replay.message_types import typestore
+from perception_rt.replay.message_types import header_stamp_ns, typestore
 from perception_rt.replay.report.choose import sensors_of
 from perception_rt.replay.survey import Survey, survey_bag
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
@@ -240,7 +240,8 @@ def _write_labels(
         if pictures and not topic.stamps:
             chosen.append(replace(topic, messages=messages, pictures=pictures))
     for how in ("coco", "kitti") if chosen else ():
-        export(chosen, recording, how, out / how, True)
+        with suppress(ConfigError):  # none of these pictures can be decoded
+            export(chosen, recording, how, out / how, True)
 
 
 def _draw(
@@ -252,10 +253,12 @@ def _draw(
 ) -> None:
     """Draw each moment: both sides, one below the other; a fault of a sensor as its plain picture."""
     folder.mkdir()
+    pictured = [name for name, topic in topics.items() if topic.picture]
+    times = {picture: _times(recording, picture) for picture in {topics[name].picture for name in pictured}}
     for number, moment in enumerate(moments):
-        names = moment.topics or tuple(name for name, topic in topics.items() if topic.size[0])[:1]
+        names = moment.topics or (pictured or list(topics))[:1]
         picture = next((topics[name].picture for name in names if topics[name].picture), "")
-        image = _image(recording, picture, moment.stamp_ns)
+        image = _image(recording, picture, times.get(picture, []), moment.stamp_ns)
         parts = []
         for name in names:
             message = _nearest(topics[name], moment.stamp_ns) if moment.topics else None
@@ -270,15 +273,19 @@ def _draw(
         cv2.imwrite(str(path), np.vstack(parts)[:, :, ::-1])
 
 
-def _image(recording: Bag, topic: str, stamp_ns: int) -> CameraFrame | None:
-    """Return the image of a camera nearest to a stamp."""
-    best: CameraFrame | None = None
-    for message in recording.messages([topic]) if topic else ():
-        frame = frame_of(message)
-        assert isinstance(frame, CameraFrame)
-        if best is None or abs(frame.stamp_ns - stamp_ns) < abs(best.stamp_ns - stamp_ns):
-            best = frame
-    return best
+def _times(recording: Bag, topic: str) -> list[tuple[int, int]]:
+    """Return stamp and log time of each image of a camera."""
+    stamped = ((header_stamp_ns(one.data), one.log_ns) for one in recording.messages([topic]))
+    return [(stamp_ns, log_ns) for stamp_ns, log_ns in stamped if stamp_ns is not None]
+
+
+def _image(recording: Bag, topic: str, times: Sequence[tuple[int, int]], stamp_ns: int) -> CameraFrame | None:
+    """Return the image of a camera nearest to a stamp, of those that can be decoded."""
+    for at_ns, log_ns in sorted(times, key=lambda one: abs(one[0] - stamp_ns)):
+        for _, frame in frames_of(recording.messages([topic], log_ns, log_ns + 1)):
+            if isinstance(frame, CameraFrame) and frame.stamp_ns == at_ns:
+                return frame
+    return None
 
 
 def _side(

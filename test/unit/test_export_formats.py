@@ -260,12 +260,36 @@ def test_what_cannot_be_exported_is_said(recording, tmp_path, capsys):
     assert "--recording" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("broken", [1, 2])
+def test_images_that_cannot_be_decoded_are_left_out(tmp_path, capsys, broken):
+    folder, encoder = tmp_path / "bag", DetectionEncoder(CLASSES)
+    found = Detections2D(np.array([[10, 20, 50, 60]], np.float32), np.ones(1, np.float32), np.array([0]))
+    with BagWriter(folder) as bag:
+        for number in range(2):
+            stamp = S + number * 100 * MS
+            image = encode_image(np.zeros((120, 160, 3), np.uint8), "rgb8", stamp, "camera")
+            bag.write("/image_raw", IMAGE, stamp, image[:80] if number < broken else image)
+            bag.write("/detections", ARRAY_2D, stamp, encoder.encode(found, stamp, "camera"))
+    out = written(folder, tmp_path / "csv", "csv")
+    assert len((out / "detections.csv").read_text().splitlines()) == 3
+    given = ["--format", "coco", "--images", "--out", str(tmp_path / "coco")]
+    if broken == 2:
+        assert main(["export", str(folder), *given]) == 2
+        assert "no pictures of their times" in capsys.readouterr().err
+        return
+    written(folder, tmp_path / "coco", "coco", "--images")
+    assert "/image_raw: 1 pictures, 1 cannot be decoded" in capsys.readouterr().out
+    (image,) = COCO(str(tmp_path / "coco" / "detections.json")).imgs.values()
+    assert (image["width"], image["height"]) == (160, 120)
+    assert [path.name for path in (tmp_path / "coco").glob("images/*/*")] == [Path(image["file_name"]).name]
+
+
 def test_ctrl_c_leaves_no_half_of_a_folder(recording, tmp_path, monkeypatch, capsys):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
-    monkeypatch.setattr(cv2, "imwrite", interrupt)  # the boxes are written by then
+    monkeypatch.setattr(cv2, "imwrite", interrupt)  # the folder is there by then
     assert main(["export", str(recording), "--format", "coco", "--images", "--out", str(out)]) == 130
     assert capsys.readouterr().err == "perception-rt export: interrupted\n"
     assert not out.exists()
