@@ -215,6 +215,7 @@ def find_view(topic: ExportTopic, survey: Survey, frame: str = "") -> str:
         topic: of boxes in space. survey: of the recording, with all transforms: between a vehicle and a
             fixed frame they change from message to message. frame: only the camera of this frame.
     """
+    frame = frame.removeprefix("/")
     cameras = {one.frame_id: one.name for one in reversed(survey.of_type(*IMAGES))}
     for info in survey.of_type(CAMERA_INFO):
         if frame and info.frame_id != frame:

@@ -120,6 +120,18 @@ def test_fewer_are_the_strongest_and_a_second_call_replaces_the_first(run):
     assert len(list((folder / "mined" / "pictures").iterdir())) == 1
 
 
+def test_a_leading_slash_of_the_cameras_frame_hides_no_disagreement(run):
+    folder, recording = run
+    slashed, flat = folder.with_name("slashed"), DetectionEncoder(("car",))
+    with BagWriter(slashed / "bag") as bag, Bag(folder / "bag") as old:
+        for message in old.messages():
+            data = message.data
+            if message.topic == CAMERA:
+                data = flat.encode(Detections2D.empty(), message.log_ns, "/camera")
+            bag.write(message.topic, message.message_type, message.log_ns, data)
+    assert CAMERA_LIDAR in {one.kind for one in mine(slashed, recording, METRICS, 5)}
+
+
 def test_an_image_that_cannot_be_decoded_gives_way_to_its_neighbour(run):
     folder, recording = run
     damaged = recording.with_name("damaged")
