@@ -21,9 +21,9 @@ from perception_rt.replay.storage.merge import Source, merged
 from perception_rt.replay.storage.metadata import NAME, Metadata, read_metadata
 from perception_rt.replay.storage.unpack import DECOMPRESSORS, MAGIC, unpack
 from perception_rt.replay.storage.values import BagMessage, Damage, FormatError
-from perception_rt.types import BagError, CameraFrame, LidarFrame
+from perception_rt.types import BagError, CameraFrame, CodecError, LidarFrame
 
-__all__ = ["Bag", "BagMessage", "Damage", "frame_of"]
+__all__ = ["Bag", "BagMessage", "Damage", "frame_of", "frames_of"]
 
 _PARSERS: dict[str, Callable[[bytes], RawImage | EncodedImage | RawCloud]] = {
     "sensor_msgs/msg/Image": parse_image,
@@ -287,3 +287,13 @@ def frame_of(message: BagMessage) -> CameraFrame | LidarFrame:
         CodecError: the message is malformed.
     """
     return _PARSERS[message.message_type](message.data).decode()
+
+
+def frames_of(messages: Iterable[BagMessage]) -> Iterator[tuple[BagMessage, CameraFrame | LidarFrame]]:
+    """Yield recorded images and point clouds with their frames; those that cannot be decoded are skipped."""
+    for message in messages:
+        try:
+            frame = frame_of(message)
+        except CodecError:
+            continue
+        yield message, frame

@@ -31,6 +31,8 @@ from perception_rt.stage.health.timing import TimingHealth
 from perception_rt.types import CodecError, TransformError
 from perception_rt.types.status import Level
 
+from .test_export_formats import camera_info
+
 SECOND = 10**9
 
 
@@ -62,6 +64,17 @@ def test_a_wrong_calibration_is_found_and_a_right_one_is_none():
     drive, fault = simulated(21, 7.0, (480, 270)), FAULTS["extrinsics/yaw_+3"]
     assert play(drive, None, 0.0, 7.0).findings == []
     assert found_s(play(drive, fault, 0.0, 7.0), fault, 0.0) <= 10
+
+
+def test_the_calibration_of_a_raw_stereo_camera_is_checked_without_rectification(drive, monkeypatch):
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
+    monitor = HealthMonitor({CAMERA: IMAGE, LIDAR: POINTS}, lambda *_: np.eye(4))
+    monitor.take_camera_info(CAMERA, camera_info(turn))
+    looks = []
+    monkeypatch.setattr(monitor.sensors[CAMERA].alignment, "look", lambda *given: looks.append(given[-1]))
+    monitor.take(CAMERA, encode_image(drive.pictures[0], "bgr8", START_NS, "camera"), START_NS)
+    monitor.take(LIDAR, encode_points(drive.clouds[0], START_NS, "lidar"), START_NS)
+    np.testing.assert_allclose([look[:3, :3] for look in looks], [turn.T])
 
 
 def test_a_fault_ends_and_its_span_is_known(drive):

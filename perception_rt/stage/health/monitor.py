@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from perception_rt.stage.health.checks import Check, Finding, Limits
 from perception_rt.stage.health.cloud import CloudHealth, measure_cloud
 from perception_rt.stage.health.picture import PictureHealth, fingerprint, measure_picture
 from perception_rt.stage.health.timing import TimingHealth
+from perception_rt.stage.transforms import Lookup, camera_way
 from perception_rt.types import CodecError, PerceptionError
 from perception_rt.types.status import Level
 
@@ -35,9 +36,6 @@ PAIRED_NS = 30_000_000  # stamps of a cloud and a picture may differ by this
 KEPT_PICTURES = 4
 BROKEN = Limits(0.3, 0.8, "messages cannot be read")
 LAST_MESSAGES = 10
-
-Lookup = Callable[[str, str, int], np.ndarray]
-"""Target frame, source frame and time, ns, to (4, 4); raises TransformError."""
 
 
 class SensorReport(NamedTuple):
@@ -261,7 +259,7 @@ class HealthMonitor:
             return
         camera.aligned_ns = now_ns
         try:
-            matrix = self._lookup(camera.model.frame_id, lidar.frame_id, stamp_ns)
+            matrix = camera_way(self._lookup, camera.model, lidar.frame_id, stamp_ns)
         except PerceptionError:
             return  # without a transform there is no calibration to check
         camera.alignment.look(now_ns, pixels_of(picture), points, camera.model, matrix)
