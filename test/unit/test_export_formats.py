@@ -37,24 +37,15 @@ AXES = np.array([[0, -1, 0, 0.1], [0, 0, -1, 0.2], [1, 0, 0, 0.3], [0, 0, 0, 1.0
 CLASSES = ("car", "traffic light")
 
 
-def camera_info(r: np.ndarray | None = None) -> bytes:
+def camera_info(r: np.ndarray | None = None, p: np.ndarray | None = None) -> bytes:
     types = typestore().types
     time = types["builtin_interfaces/msg/Time"](1, 0)
     header = types["std_msgs/msg/Header"](time, "camera")
     k = np.array([100, 0, 80, 0, 100, 60, 0, 0, 1.0])
     roi = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    matrices = k, (np.eye(3) if r is None else r).ravel(), (np.zeros((3, 4)) if p is None else p).ravel()
     info = types["sensor_msgs/msg/CameraInfo"](
-        header,
-        120,
-        160,
-        "plumb_bob",
-        np.zeros(5),
-        k,
-        (np.eye(3) if r is None else r).ravel(),
-        np.zeros(12),
-        0,
-        0,
-        roi,
+        header, 120, 160, "plumb_bob", np.zeros(5), *matrices, 0, 0, roi
     )
     return bytes(typestore().serialize_cdr(info, "sensor_msgs/msg/CameraInfo"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,10 +23,22 @@ from bench.health_faults import (
     simulated,
 )
 from perception_rt.codec import encode_compressed, encode_image, encode_points
+from perception_rt.component.fusion import Fusion
+from perception_rt.component.parameters import resolve
+from perception_rt.replay.bag import BagMessage
+from perception_rt.replay.lockstep.health import SensorWatch
 from perception_rt.stage.health.agreement import AgreementHealth
+from perception_rt.stage.health.alignment import AlignmentHealth
 from perception_rt.stage.health.checks import CLEAR_S, Check, Limits
 from perception_rt.stage.health.cloud import CloudHealth, measure_cloud
-from perception_rt.stage.health.monitor import COMPRESSED, IMAGE, POINTS, HealthMonitor
+from perception_rt.stage.health.monitor import (
+    CAMERA_INFO,
+    COMPRESSED,
+    IMAGE,
+    POINTS,
+    HealthMonitor,
+    camera_info_topic,
+)
 from perception_rt.stage.health.picture import PictureHealth, measure_picture
 from perception_rt.stage.health.timing import TimingHealth
 from perception_rt.types import CodecError, TransformError
@@ -75,6 +88,26 @@ def test_the_calibration_of_a_raw_stereo_camera_is_checked_without_rectification
     monitor.take(CAMERA, encode_image(drive.pictures[0], "bgr8", START_NS, "camera"), START_NS)
     monitor.take(LIDAR, encode_points(drive.clouds[0], START_NS, "lidar"), START_NS)
     np.testing.assert_allclose([look[:3, :3] for look in looks], [turn.T])
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_the_health_of_a_recording_takes_the_pictures_as_fusion_does(drive, monkeypatch, rectified):
+    kinds = {CAMERA: IMAGE, LIDAR: POINTS, camera_info_topic(CAMERA): CAMERA_INFO}
+    transforms = SimpleNamespace(lookup=lambda *_: np.eye(4))
+    router = SimpleNamespace(users=lambda topic: True, transforms=transforms)
+    values = resolve(Fusion.PARAMETERS, {"image_is_rectified": rectified})
+    watch = SensorWatch(router, kinds, [Fusion(SimpleNamespace(), values)])
+    looks = []
+    monkeypatch.setattr(AlignmentHealth, "look", lambda *given: looks.append(given[-2:]))
+    p = np.array([[90, 0, 80, -45], [0, 90, 60, 0], [0, 0, 1.0, 0]])
+    for topic, data in (
+        (camera_info_topic(CAMERA), camera_info(p=p)),
+        (CAMERA, encode_image(drive.pictures[0], "bgr8", START_NS, "camera")),
+        (LIDAR, encode_points(drive.clouds[0], START_NS, "lidar")),
+    ):
+        watch.take(BagMessage(topic, kinds[topic], START_NS, data))
+    ((model, way),) = looks
+    assert (model.k[0, 0], way[0, 3]) == ((90, -0.5) if rectified else (100, 0))
 
 
 def test_a_fault_ends_and_its_span_is_known(drive):

@@ -191,6 +191,7 @@ class HealthMonitor:
     Args:
         sensors: by absolute topic, the message type. lookup: of transforms.
         expected_hz: by topic, where it is known. picture_hz: rate at which pictures are measured.
+        image_is_rectified: P of CameraInfo holds for the pictures, not K and D.
 
     Attributes:
         findings: all faults, newest last; bounded.
@@ -202,13 +203,14 @@ class HealthMonitor:
         lookup: Lookup,
         expected_hz: Mapping[str, float] | None = None,
         picture_hz: float = PICTURE_HZ,
+        image_is_rectified: bool = False,
     ) -> None:
         self.findings: list[Finding] = []
         self.sensors = {
             topic: Sensor(topic, kind, self.findings, (expected_hz or {}).get(topic, 0.0), picture_hz)
             for topic, kind in sensors.items()
         }
-        self._lookup = lookup
+        self._lookup, self._rectified = lookup, image_is_rectified
         self._lidars = [sensor for sensor in self.sensors.values() if sensor.cloud is not None]
 
     def take(self, topic: str, data: bytes, now_ns: int) -> None:
@@ -224,7 +226,7 @@ class HealthMonitor:
 
     def take_camera_info(self, topic: str, data: bytes) -> None:
         """Process the CameraInfo for the camera of `topic`; raises CodecError if it is invalid."""
-        self.sensors[topic].model = parse_camera_info(data)
+        self.sensors[topic].model = parse_camera_info(data, self._rectified)
 
     def poll(self, now_ns: int) -> None:
         """Check for silence; call it every `POLL_S`."""
