@@ -22,6 +22,11 @@ from bench.health_faults import (
     simulated,
 )
 from perception_rt.codec import encode_compressed, encode_image, encode_points
+from perception_rt.component.graph import GraphNode
+from perception_rt.component.sensor_health import SensorHealth
+from perception_rt.replay.lockstep.host import LockstepHost
+from perception_rt.replay.lockstep.loop import EventLoop
+from perception_rt.replay.lockstep.router import ReplayObserver, Router
 from perception_rt.stage.health.agreement import AgreementHealth
 from perception_rt.stage.health.checks import CLEAR_S, Check, Limits
 from perception_rt.stage.health.cloud import CloudHealth, measure_cloud
@@ -266,6 +271,26 @@ def test_messages_that_cannot_be_read_are_a_fault_of_their_sensor(drive):
         with pytest.raises(CodecError):
             monitor.take(CAMERA, encode_compressed(b"\xff\xd8\xff garbage", "jpeg", ns, "camera"), ns)
     assert [(finding.sensor, finding.check) for finding in monitor.findings] == [(CAMERA, "broken")]
+
+
+class Unwatched(ReplayObserver):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("namespace", "remaps", "info"),
+    [
+        ("/", {}, "/camera_info"),
+        ("/car", {}, "/car/camera_info"),
+        ("/", {"/image_raw": "/front/image_raw"}, "/front/camera_info"),
+    ],
+)
+def test_the_camera_info_is_the_one_beside_the_image(namespace, remaps, info):
+    loop = EventLoop(0)
+    router = Router(loop, {}, remaps, Unwatched(), False)
+    host = LockstepHost(SensorHealth, GraphNode("health", namespace, {}), {}, loop, router, None)
+    host.component.setup()
+    assert [name for name in router.subscriptions if name.endswith("camera_info")] == [info]
 
 
 CHANGING = [(640, 360), (320, 180), (17, 9), (640, 360), (1280, 720)]
