@@ -24,6 +24,8 @@ from bench.health_faults import (
 from perception_rt.codec import encode_compressed, encode_image, encode_points
 from perception_rt.component.graph import GraphNode
 from perception_rt.component.sensor_health import SensorHealth
+from perception_rt.replay.bag import BagMessage
+from perception_rt.replay.lockstep.health import SensorWatch
 from perception_rt.replay.lockstep.host import LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.router import ReplayObserver, Router
@@ -124,6 +126,23 @@ def test_a_driver_that_starts_late_is_told_after_a_while_and_is_no_silence():
     for number in range(200):
         timing.poll(number * SECOND // 10)
     assert [finding.check for finding in findings] == ["first_s"]
+
+
+@pytest.mark.parametrize("messages", [0, 20])
+def test_a_pause_of_the_node_and_a_jump_of_the_clock_are_no_silence_but_what_follows_is(messages):
+    findings: list = []
+    timing = TimingHealth("/x", findings)
+    for number in range(20):
+        timing.poll(number * SECOND // 10)
+        if number < messages:
+            timing.update(number * SECOND // 10, number * SECOND // 10)
+    for number in range(14):  # 20 s later, before the next message
+        timing.poll(22 * SECOND + number * SECOND // 10)
+    assert findings == []
+    for number in range(14, 160):
+        timing.poll(22 * SECOND + number * SECOND // 10)
+    assert [finding.check for finding in findings] == ["silence_s" if messages else "first_s"]
+    assert findings[0].found_ns - 22 * SECOND <= (2 if messages else 15.2) * SECOND
 
 
 @pytest.mark.parametrize(("usual", "later", "found"), [(3, 0, True), (3, 2, False), (0, 0, False)])
@@ -291,6 +310,20 @@ def test_the_camera_info_is_the_one_beside_the_image(namespace, remaps, info):
     host = LockstepHost(SensorHealth, GraphNode("health", namespace, {}), {}, loop, router, None)
     host.component.setup()
     assert [name for name in router.subscriptions if name.endswith("camera_info")] == [info]
+
+
+def test_a_camera_that_is_alone_in_a_recording_is_silent_where_nothing_was_recorded(drive):
+    router = Router(EventLoop(START_NS), {CAMERA: IMAGE}, {}, Unwatched(), False)
+    router.subscribe("detector", IMAGE, CAMERA, lambda data: None)
+    watch = SensorWatch(router, {CAMERA: IMAGE}, [])
+    for number in [*range(30), *range(60, 90), 10**9]:
+        ns = START_NS + number * SECOND // 10
+        data = encode_image(drive.pictures[number % 10], "bgr8", ns, "camera")
+        watch.take(BagMessage(CAMERA, IMAGE, ns, data))
+    findings = watch.metrics(START_NS)["findings"]
+    first, jump = (one for one in findings if one["check"] == "silence_s")
+    assert 4.4 <= first["found_s"] <= 4.9
+    assert jump["found_s"] > 10**8 - 20
 
 
 CHANGING = [(640, 360), (320, 180), (17, 9), (640, 360), (1280, 720)]
