@@ -145,6 +145,22 @@ def test_a_pause_of_the_node_and_a_jump_of_the_clock_are_no_silence_but_what_fol
     assert findings[0].found_ns - 22 * SECOND <= (2 if messages else 15.2) * SECOND
 
 
+@pytest.mark.parametrize(("rate_hz", "within_s"), [(0.2, 20.2), (0.5, 8.2), (10.0, 2.0)])
+@pytest.mark.parametrize("messages", [3, 30])
+def test_a_slow_sensor_is_not_silent_at_its_start_and_silence_is_found(rate_hz, within_s, messages):
+    findings: list = []
+    timing = TimingHealth("/x", findings)
+    last_s = (messages - 1) / rate_hz
+    sent = [round(number / rate_hz * SECOND) for number in range(messages)]
+    for now in range(0, round((last_s + within_s) * SECOND), SECOND // 10):
+        timing.poll(now)
+        while sent and sent[0] <= now:
+            timing.update(now, sent.pop(0))
+    (finding,) = findings
+    assert finding.check == "silence_s"
+    assert finding.begin_ns > last_s * SECOND
+
+
 @pytest.mark.parametrize(("usual", "later", "found"), [(3, 0, True), (3, 2, False), (0, 0, False)])
 def test_sensors_that_no_longer_agree_are_a_fault(usual, later, found):
     findings: list = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 
 import numpy as np
 
@@ -87,11 +88,19 @@ class TimingHealth:
         self._polled_ns = now_ns
         if self._arrivals:
             quiet_s = (now_ns - max(self._arrivals[-1], self._watched_ns)) / 1e9
-            allowed_s = SILENCE_PERIODS * self._period_ns / 1e9
             # Slow sensors have a proportionally longer limit.
-            self.checks["silence_s"].update(now_ns, quiet_s * min(1.0, SILENCE_S / max(allowed_s, 1e-9)))
+            self.checks["silence_s"].update(now_ns, quiet_s * min(1.0, SILENCE_S / self._allowed_s()))
         else:
             self.checks["first_s"].update(now_ns, (now_ns - self._watched_ns) / 1e9)
+
+    def _allowed_s(self) -> float:
+        """Return how long the sensor may be silent; until its rate is known, by the longest gap so far."""
+        usual_ns = self._period_ns
+        if not usual_ns:
+            gaps = pairwise(self._arrivals)
+            paused_ns = self._watched_ns  # the gap around it is not the sensor's
+            usual_ns = max((end - begin for begin, end in gaps if not begin < paused_ns <= end), default=0)
+        return SILENCE_PERIODS * usual_ns / 1e9 or FIRST_S
 
     def _check_offset(self, now_ns: int, behind_s: np.ndarray) -> None:
         # The minimum, as transport delays are not clock offsets.
