@@ -195,6 +195,22 @@ def test_a_night_a_fisheye_and_bars_are_no_fault(drive):
     assert [still_findings(picture) for picture in (night, bars, fisheye)] == [[], [], []]
 
 
+@pytest.mark.parametrize(("day", "found"), [(0, []), (30, ["covered"])])
+def test_a_black_sky_over_a_lit_street_is_no_fault_but_a_flat_day_sky_that_turns_black_is(drive, day, found):
+    """The day sky is as flat as a cover, and the vehicle stands."""
+    rng, sky = np.random.default_rng(1), drive.pictures[0].shape[0] // 3
+    street = (drive.pictures[0] * 0.8).astype(np.uint8)
+    monitor = HealthMonitor({CAMERA: IMAGE}, no_transforms)
+    for number in range(50):
+        picture, ns = street.copy(), START_NS + number * SECOND // 10
+        grey = 150 if number < day else 8
+        picture[:sky] = np.clip(rng.normal(grey, 1.5, picture[:sky].shape), 0, 255)
+        monitor.take(CAMERA, encode_image(picture, "bgr8", ns, "camera"), ns)
+    assert measure_picture(street).means[3:].mean() > 50
+    assert [finding.check for finding in monitor.findings] == found
+    assert all(finding.found_ns <= START_NS + 5 * SECOND for finding in monitor.findings)
+
+
 def test_a_dark_tunnel_is_told_and_its_end_is_no_cover(drive):
     pictures = [drive.pictures[k % 10] for k in range(90)]
     shades = [1.0] * 30 + [0.03] * 30 + [1.0] * 30
