@@ -78,11 +78,11 @@ class SensorHealth(Component):
             take = partial(self._take, partial(self.monitor.take, names[topic]), names[topic])
             self.host.create_subscription(kind, topic, take, self.values["reliability"])
             if kind in (IMAGE, COMPRESSED) and POINTS in topics.values():
-                self._subscribe_info(topic, names[topic])
+                self._subscribe_info(names[topic])
         self.host.create_timer(POLL_S, self._poll)
 
-    def _subscribe_info(self, topic: str, name: str) -> None:
-        info, monitor = camera_info_topic(topic), self.monitor
+    def _subscribe_info(self, name: str) -> None:
+        info, monitor = camera_info_topic(name), self.monitor
         assert monitor is not None  # set above
         take = partial(self._take, lambda data, now_ns: monitor.take_camera_info(name, data), info)
         self.host.create_subscription(CAMERA_INFO, info, take, "best_effort")

@@ -24,9 +24,14 @@ from bench.health_faults import (
 )
 from perception_rt.codec import encode_compressed, encode_image, encode_points
 from perception_rt.component.fusion import Fusion
+from perception_rt.component.graph import GraphNode
 from perception_rt.component.parameters import resolve
+from perception_rt.component.sensor_health import SensorHealth
 from perception_rt.replay.bag import BagMessage
 from perception_rt.replay.lockstep.health import SensorWatch
+from perception_rt.replay.lockstep.host import LockstepHost
+from perception_rt.replay.lockstep.loop import EventLoop
+from perception_rt.replay.lockstep.router import ReplayObserver, Router
 from perception_rt.stage.health.agreement import AgreementHealth
 from perception_rt.stage.health.alignment import AlignmentHealth
 from perception_rt.stage.health.checks import CLEAR_S, Check, Limits
@@ -167,6 +172,39 @@ def test_a_driver_that_starts_late_is_told_after_a_while_and_is_no_silence():
     assert [finding.check for finding in findings] == ["first_s"]
 
 
+@pytest.mark.parametrize("messages", [0, 20])
+def test_a_pause_of_the_node_and_a_jump_of_the_clock_are_no_silence_but_what_follows_is(messages):
+    findings: list = []
+    timing = TimingHealth("/x", findings)
+    for number in range(20):
+        timing.poll(number * SECOND // 10)
+        if number < messages:
+            timing.update(number * SECOND // 10, number * SECOND // 10)
+    for number in range(14):  # 20 s later, before the next message
+        timing.poll(22 * SECOND + number * SECOND // 10)
+    assert findings == []
+    for number in range(14, 160):
+        timing.poll(22 * SECOND + number * SECOND // 10)
+    assert [finding.check for finding in findings] == ["silence_s" if messages else "first_s"]
+    assert findings[0].found_ns - 22 * SECOND <= (2 if messages else 15.2) * SECOND
+
+
+@pytest.mark.parametrize(("rate_hz", "within_s"), [(0.2, 20.2), (0.5, 8.2), (10.0, 2.0)])
+@pytest.mark.parametrize("messages", [3, 30])
+def test_a_slow_sensor_is_not_silent_at_its_start_and_silence_is_found(rate_hz, within_s, messages):
+    findings: list = []
+    timing = TimingHealth("/x", findings)
+    last_s = (messages - 1) / rate_hz
+    sent = [round(number / rate_hz * SECOND) for number in range(messages)]
+    for now in range(0, round((last_s + within_s) * SECOND), SECOND // 10):
+        timing.poll(now)
+        while sent and sent[0] <= now:
+            timing.update(now, sent.pop(0))
+    (finding,) = findings
+    assert finding.check == "silence_s"
+    assert finding.begin_ns > last_s * SECOND
+
+
 @pytest.mark.parametrize(("usual", "later", "found"), [(3, 0, True), (3, 2, False), (0, 0, False)])
 def test_sensors_that_no_longer_agree_are_a_fault(usual, later, found):
     findings: list = []
@@ -199,6 +237,22 @@ def test_a_night_a_fisheye_and_bars_are_no_fault(drive):
     fisheye, (y, x) = day.copy(), np.indices(day.shape[:2])
     fisheye[(y - 135) ** 2 + ((x - 240) / 480 * 270) ** 2 > 135**2] = 0
     assert [still_findings(picture) for picture in (night, bars, fisheye)] == [[], [], []]
+
+
+@pytest.mark.parametrize(("day", "found"), [(0, []), (30, ["covered"])])
+def test_a_black_sky_over_a_lit_street_is_no_fault_but_a_flat_day_sky_that_turns_black_is(drive, day, found):
+    """The day sky is as flat as a cover, and the vehicle stands."""
+    rng, sky = np.random.default_rng(1), drive.pictures[0].shape[0] // 3
+    street = (drive.pictures[0] * 0.8).astype(np.uint8)
+    monitor = HealthMonitor({CAMERA: IMAGE}, no_transforms)
+    for number in range(50):
+        picture, ns = street.copy(), START_NS + number * SECOND // 10
+        grey = 150 if number < day else 8
+        picture[:sky] = np.clip(rng.normal(grey, 1.5, picture[:sky].shape), 0, 255)
+        monitor.take(CAMERA, encode_image(picture, "bgr8", ns, "camera"), ns)
+    assert measure_picture(street).means[3:].mean() > 50
+    assert [finding.check for finding in monitor.findings] == found
+    assert all(finding.found_ns <= START_NS + 5 * SECOND for finding in monitor.findings)
 
 
 def test_a_dark_tunnel_is_told_and_its_end_is_no_cover(drive):
@@ -312,6 +366,40 @@ def test_messages_that_cannot_be_read_are_a_fault_of_their_sensor(drive):
         with pytest.raises(CodecError):
             monitor.take(CAMERA, encode_compressed(b"\xff\xd8\xff garbage", "jpeg", ns, "camera"), ns)
     assert [(finding.sensor, finding.check) for finding in monitor.findings] == [(CAMERA, "broken")]
+
+
+class Unwatched(ReplayObserver):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("namespace", "remaps", "info"),
+    [
+        ("/", {}, "/camera_info"),
+        ("/car", {}, "/car/camera_info"),
+        ("/", {"/image_raw": "/front/image_raw"}, "/front/camera_info"),
+    ],
+)
+def test_the_camera_info_is_the_one_beside_the_image(namespace, remaps, info):
+    loop = EventLoop(0)
+    router = Router(loop, {}, remaps, Unwatched(), False)
+    host = LockstepHost(SensorHealth, GraphNode("health", namespace, {}), {}, loop, router, None)
+    host.component.setup()
+    assert [name for name in router.subscriptions if name.endswith("camera_info")] == [info]
+
+
+def test_a_camera_that_is_alone_in_a_recording_is_silent_where_nothing_was_recorded(drive):
+    router = Router(EventLoop(START_NS), {CAMERA: IMAGE}, {}, Unwatched(), False)
+    router.subscribe("detector", IMAGE, CAMERA, lambda data: None)
+    watch = SensorWatch(router, {CAMERA: IMAGE}, [])
+    for number in [*range(30), *range(60, 90), 10**9]:
+        ns = START_NS + number * SECOND // 10
+        data = encode_image(drive.pictures[number % 10], "bgr8", ns, "camera")
+        watch.take(BagMessage(CAMERA, IMAGE, ns, data))
+    findings = watch.metrics(START_NS)["findings"]
+    first, jump = (one for one in findings if one["check"] == "silence_s")
+    assert 4.4 <= first["found_s"] <= 4.9
+    assert jump["found_s"] > 10**8 - 20
 
 
 CHANGING = [(640, 360), (320, 180), (17, 9), (640, 360), (1280, 720)]

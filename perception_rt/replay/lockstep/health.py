@@ -22,6 +22,8 @@ from perception_rt.stage.health.monitor import (
 )
 from perception_rt.types import PerceptionError
 
+GAP_POLLS = 200
+
 
 class SensorWatch:
     """Watches the cameras and lidars that the nodes use, where none of the nodes is a `sensor_health`.
@@ -45,16 +47,14 @@ class SensorWatch:
             for topic, kind in used.items()
             if kind != POINTS and recorded.get(info := camera_info_topic(topic)) == CAMERA_INFO
         }
-        self._polled_ns = 0
+        self._polled_ns: int | None = None
 
     def take(self, message: BagMessage) -> None:
         """Take a recorded message; what cannot be read is in the nodes' ledgers."""
         monitor, now_ns = self._own, message.log_ns
         if monitor is None:
             return
-        if not 0 <= now_ns - self._polled_ns < POLL_S * 1e9:
-            self._polled_ns = now_ns
-            monitor.poll(now_ns)
+        self._poll(monitor, now_ns)
         try:
             if message.topic in monitor.sensors:
                 if message.message_type == monitor.sensors[message.topic].message_type:
@@ -63,6 +63,18 @@ class SensorWatch:
                 monitor.take_camera_info(self._infos[message.topic], message.data)
         except PerceptionError:
             return
+
+    def _poll(self, monitor: HealthMonitor, now_ns: int) -> None:
+        """Poll as a node does, also where the recording has no message: its sensors are silent there."""
+        step_ns = round(POLL_S * 1e9)
+        last_ns = self._polled_ns
+        if last_ns is None or now_ns < last_ns:
+            last_ns = now_ns - step_ns
+        # Of a jump in the log times, the last seconds are enough.
+        first_ns = max(last_ns + step_ns, now_ns - GAP_POLLS * step_ns)
+        for time_ns in range(first_ns, now_ns + 1, step_ns):
+            monitor.poll(time_ns)
+            self._polled_ns = time_ns
 
     def metrics(self, start_ns: int) -> dict[str, Any]:
         """Return the part `health` of metrics.json, times in s after the first message."""

@@ -268,5 +268,5 @@ class HealthMonitor:
 
 
 def camera_info_topic(image_topic: str) -> str:
-    """Return the CameraInfo topic of an image topic, as in image_transport: beside the raw image."""
+    """Return the CameraInfo topic of an absolute image topic, as in image_transport: beside the raw image."""
     return image_topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"

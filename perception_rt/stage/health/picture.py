@@ -25,7 +25,11 @@ LEAST_CONTRAST = 5.0
 FLAT, BLACK = 3.0, 16.0
 """Standard deviation and mean of a tile, grey values, below which it is flat, and black."""
 BRIGHT_REST = 50.0
-"""Mean of the other tiles above which a black part is no night."""
+"""Mean of the other tiles above which a black part is no unlit night."""
+LIT = 32.0
+"""Mean of a tile above which it is no night sky: black at the next look, it was covered."""
+ACROSS = 0.8
+"""Share of the upper edge that a night sky takes at least."""
 STILL, MOVING = 1.2, 3.0
 """Mean change of a tile between two looks, below which it is still, and above which the scene moves."""
 LUMINOUS = 0.8
@@ -129,6 +133,7 @@ class PictureHealth:
         self._last: PictureFigures | None = None
         self._flat: np.ndarray | None = None  # tiles at the last measurement
         self._covered: np.ndarray | None = None  # tiles that were covered suddenly
+        self._blacked: np.ndarray | None = None  # tiles that were lit before they became black
 
     def update(self, now_ns: int, mark: int) -> None:
         """Update with the fingerprint of a picture; call it for every picture."""
@@ -142,7 +147,7 @@ class PictureHealth:
         """Update with the figures of a picture, several times a second."""
         checks = self.checks
         if self._last is not None and self._last.means.shape != figures.means.shape:
-            self._last = self._flat = self._covered = None  # the camera's resolution changed
+            self._last = self._flat = self._covered = self._blacked = None  # the camera's resolution changed
         checks["mean_grey"].update(now_ns, figures.mean_grey)
         checks["saturated"].update(now_ns, figures.saturated)
         checks["sharpness"].update(now_ns, figures.sharpness)
@@ -154,7 +159,7 @@ class PictureHealth:
         """Forget the latest pictures after the clock was set back."""
         self._prints.clear()
         self._repeats.clear()
-        self._last = self._flat = self._covered = None
+        self._last = self._flat = self._covered = self._blacked = None
         for check in self.checks.values():
             check.clear(0)
 
@@ -167,9 +172,14 @@ class PictureHealth:
     def _black(self, means: np.ndarray, flat: np.ndarray) -> float:
         """Return the black part of a picture that is otherwise bright."""
         black = flat & (means < BLACK)
+        lit = np.zeros_like(black) if self._last is None else self._last.means > LIT
+        self._blacked = black & (lit if self._blacked is None else lit | self._blacked)
         if black.all() or not black.any() or means[~black].mean() < BRIGHT_REST:
             return 0.0
-        return _largest(black).mean()
+        part = _largest(black)
+        # Over a lit street the night sky is as black as a cover, but it comes slowly.
+        sky = part[0].mean() >= ACROSS and (part & self._blacked).mean() < LIMITS["covered"].warn
+        return 0.0 if sky else part.mean()
 
     def _dead(self, figures: PictureFigures, flat: np.ndarray) -> float:
         """Return the flat part that is not bright and stays unchanged while the scene changes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,6 +13,7 @@ LEARN_S, LEARN_INTERVALS = 2.0, 5  # of messages from which the usual rate and o
 WINDOW_S, WINDOW_PERIODS = 1.0, 3.0  # over which the rate is measured, whichever is longer
 SILENCE_S, SILENCE_PERIODS = 1.5, 4.0  # of silence, whichever is longer
 FIRST_S = 15.0  # for the first message, as drivers start slowly
+PAUSE_S = 1.0  # between two polls, after which silence counts anew: the node paused, or the clock jumped
 SHIFT_S = 0.25
 JITTER_INTERVALS = 12
 ORDER_STAMPS = 10
@@ -42,7 +44,7 @@ class TimingHealth:
         self._expected_ns = 1e9 / expected_hz if expected_hz else 0.0
         self._period_ns = self._expected_ns  # 0 until it is known
         self._offset_s: float | None = None  # usual arrival minus stamp
-        self._start_ns: int | None = None
+        self._polled_ns = self._watched_ns = -(10**18)  # the latest poll, and the first without a pause since
         self.reset()
 
     def reset(self) -> None:
@@ -80,15 +82,25 @@ class TimingHealth:
             self._stamps.popleft()
 
     def poll(self, now_ns: int) -> None:
-        """Check for silence."""
-        if self._start_ns is None or now_ns < self._start_ns:
-            self._start_ns = now_ns
+        """Check for silence, which counts only while this is called more often than every `PAUSE_S`."""
+        if not 0 <= now_ns - self._polled_ns <= PAUSE_S * 1e9:
+            self._watched_ns = now_ns
+        self._polled_ns = now_ns
         if self._arrivals:
-            quiet_s, allowed_s = (now_ns - self._arrivals[-1]) / 1e9, SILENCE_PERIODS * self._period_ns / 1e9
+            quiet_s = (now_ns - max(self._arrivals[-1], self._watched_ns)) / 1e9
             # Slow sensors have a proportionally longer limit.
-            self.checks["silence_s"].update(now_ns, quiet_s * min(1.0, SILENCE_S / max(allowed_s, 1e-9)))
+            self.checks["silence_s"].update(now_ns, quiet_s * min(1.0, SILENCE_S / self._allowed_s()))
         else:
-            self.checks["first_s"].update(now_ns, (now_ns - self._start_ns) / 1e9)
+            self.checks["first_s"].update(now_ns, (now_ns - self._watched_ns) / 1e9)
+
+    def _allowed_s(self) -> float:
+        """Return how long the sensor may be silent; until its rate is known, by the longest gap so far."""
+        usual_ns = self._period_ns
+        if not usual_ns:
+            gaps = pairwise(self._arrivals)
+            paused_ns = self._watched_ns  # the gap around it is not the sensor's
+            usual_ns = max((end - begin for begin, end in gaps if not begin < paused_ns <= end), default=0)
+        return SILENCE_PERIODS * usual_ns / 1e9 or FIRST_S
 
     def _check_offset(self, now_ns: int, behind_s: np.ndarray) -> None:
         # The minimum, as transport delays are not clock offsets.
