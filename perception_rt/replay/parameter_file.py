@@ -70,8 +70,8 @@ def parameter_file(survey: Survey, source: str, use_sim_time: bool, player: Mapp
         if fusion is not None:
             sections["fusion"] = fusion
     if cameras or lidars:
-        fixed = _fixed_frame(survey, lidars[0].frame_id if lidars else "")
-        sections["object_tracker"] = _tracker(sections, cameras, lidars, fixed)
+        fixed, fixed_note = _fixed_frame(survey, lidars[0].frame_id if lidars else "", base)
+        sections["object_tracker"] = _tracker(sections, cameras, lidars, fixed, fixed_note)
     ego = _vehicle_state(survey, base)
     if ego is not None:
         sections["vehicle_state"] = ego
@@ -224,8 +224,10 @@ def _fusion(
         section.parameters[f"{name}s" if several else name] = topics if several else topics[0]
     if base:
         section.notes.append(f"base_frame: {base} publishes objects in the vehicle's frame, not the lidar's")
-    if fixed := _fixed_frame(survey, lidar.frame_id):
+    fixed, fixed_note = _fixed_frame(survey, lidar.frame_id, base)
+    if fixed:
         section.parameters["fixed_frame"] = fixed
+        section.notes += [fixed_note] if fixed_note else []
     return section
 
 
@@ -259,6 +261,7 @@ def _tracker(
     cameras: Sequence[SurveyedTopic],
     lidars: Sequence[SurveyedTopic],
     fixed: str,
+    fixed_note: str,
 ) -> _Section:
     section = _Section()
     if not lidars:
@@ -268,8 +271,7 @@ def _tracker(
     prefix = output_prefixes([lidar.name for lidar in lidars])[lidars[0].name]
     source = "fusion/detections" if "fusion" in sections else f"lidar_detector{prefix}/detections"
     section.parameters = {"detections_topic": source, "fixed_frame": fixed}
-    if not fixed:
-        section.notes.append("no moving transform to an odom or map frame: tracks live in the sensor's frame")
+    section.notes += [fixed_note] if fixed_note else []
     return section
 
 
@@ -327,12 +329,20 @@ def _base_frame(survey: Survey) -> tuple[str, str]:
     return "", "no transforms on /tf or /tf_static"
 
 
-def _fixed_frame(survey: Survey, frame: str) -> str:
-    """Return the frame nearest above `frame` in which it moves; empty if there is none."""
-    for child in survey.way_up(frame):
-        if child in survey.parents and not survey.parents[child][1]:
-            return survey.parents[child][0]
-    return ""
+def _fixed_frame(survey: Survey, frame: str, base: str) -> tuple[str, str]:
+    """Return the frame nearest above `frame` in which it moves, empty if there is none, and a note.
+
+    Where nothing moved, as while the vehicle stands, it is the topmost one on /tf that is not the vehicle's.
+    """
+    way = survey.way_up(frame)
+    moved = next((child for child in way if child in survey.moved), None)
+    if moved is not None:
+        return survey.parents[moved][0], ""
+    moving = [child for child in way if child in survey.parents and not survey.parents[child][1]]
+    top = survey.parents[moving[-1]][0] if moving else ""
+    if top in ("", base, *BASE_FRAMES):
+        return "", "no moving transform to an odom or map frame: tracks live in the sensor's frame"
+    return top, f"fixed_frame: nothing moves in the transforms that were read; {top} is the topmost of /tf"
 
 
 def _unused(survey: Survey) -> list[str]:

@@ -55,6 +55,7 @@ class Survey:
 
     Attributes:
         parents: by frame, its parent and whether the transform is static.
+        moved: frames whose poses on /tf differ; static mounts come there too in ROS 1.
         transforms: of the whole source.
         faults: messages that cannot be used, with the reason.
     """
@@ -63,6 +64,8 @@ class Survey:
     parents: dict[str, tuple[str, bool]] = field(default_factory=dict)
     transforms: TransformBuffer = field(default_factory=lambda: TransformBuffer(10**18))
     faults: list[str] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+    _first_poses: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
 
     def of_type(self, *message_types: str) -> list[SurveyedTopic]:
         """Return the topics that have one of some types, by name."""
@@ -79,6 +82,10 @@ class Survey:
                     self.transforms.add(
                         one.parent, one.child, one.stamp_ns, one.translation, one.quaternion, static
                     )
+                    pose = (*one.translation, *one.quaternion)
+                    first = self._first_poses.setdefault((one.parent, one.child), pose)
+                    if first != pose and not static:
+                        self.moved.add(one.child)
             except PerceptionError as error:
                 self.faults.append(f"{topic}: {error}")
 

@@ -155,6 +155,25 @@ def test_frames_without_a_transform_are_not_fused_and_nothing_gives_a_comment():
     assert "# no topic here that a node accepts" in parameter_file(Survey(), "x", True, {"bag": "x"})
 
 
+def test_a_mount_that_is_published_on_tf_is_no_motion():
+    points = encode_points(np.zeros((4, 4), np.float32), S, "lidar")
+    mount, unturned = ("base_link", "lidar", (1, 0, 2), (0, 0, 0, 1)), (0, 0, 0, 1)
+
+    def tracker(*rows: tuple) -> tuple[dict, str]:
+        survey = Survey([SurveyedTopic("/lidar/points", CLOUD, 10.0, points)])
+        survey.add_transforms("/tf", [drives.transforms([(S + at, *row)]) for at, row in enumerate(rows)])
+        text = parameter_file(survey, "x", False, {})
+        return yaml.safe_load(text)["object_tracker"]["ros__parameters"], text
+
+    drive = [("odom", "base_link", (x, 0, 0), unturned) for x in (0, 1)]
+    above = ("map", "odom", (5, 0, 0), unturned)
+    assert tracker(mount, drive[0], above, mount, drive[1], above)[0]["fixed_frame"] == "odom"
+    standing, text = tracker(mount, drive[0], mount, drive[0])
+    assert standing["fixed_frame"] == "odom"
+    assert "# fixed_frame: nothing moves in the transforms that were read" in text
+    assert tracker(mount, mount)[0]["fixed_frame"] == ""
+
+
 @pytest.mark.parametrize("version", [8, 9])
 def test_qos_is_read_from_the_metadata_of_any_version(tmp_path, version):
     from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
