@@ -78,7 +78,7 @@ def parameter_file(survey: Survey, source: str, use_sim_time: bool, player: Mapp
     head = [f"Parameters for {source}, by `perception-rt init`. Check the lines with a comment.", base_note]
     head += [] if cameras else camera_notes or ["no camera: no topic of type Image or CompressedImage"]
     head += [] if lidars else lidar_notes or ["no lidar: no topic of type PointCloud2"]
-    head += survey.faults[:8] + _unused(survey) + _renamed_transforms(survey)
+    head += survey.faults[:8] + _unused(survey) + _renamed_transforms(survey) + _renamed_images(cameras)
     if player and sections:
         sections["bag_player"] = _Section({"use_sim_time": False, **player})
     return _text(head, sections, use_sim_time)
@@ -177,7 +177,7 @@ def _about(topic: SurveyedTopic, size: str = "") -> str:
 
 def _cameras(cameras: Sequence[SurveyedTopic], notes: list[str]) -> _Section:
     sizes = [_image_size(camera) for camera in cameras]
-    section = _Section({"image_topics": [camera.name for camera in cameras]})
+    section = _Section({"image_topics": [_heard_as(camera) for camera in cameras]})
     section.parameters["warmup_sizes"] = list(dict.fromkeys(sizes))
     section.notes = [_about(*pair) for pair in zip(cameras, sizes, strict=True)] + notes
     section.notes.append(
@@ -355,6 +355,18 @@ def _renamed_transforms(survey: Survey) -> list[str]:
     names = [topic.name for topic in survey.of_type(TF_TYPE) if topic.name not in ("/tf", "/tf_static")]
     options = " ".join(f"-r {'/tf_static' if 'static' in name else '/tf'}:={name}" for name in names)
     return [f"transforms are on {', '.join(names)}: run with {options}"] if names else []
+
+
+def _heard_as(camera: SurveyedTopic) -> str:
+    """Return the name by which a node subscribes: it knows a CompressedImage by the end of the name."""
+    untold = camera.message_type == COMPRESSED and not camera.name.endswith("/compressed")
+    return f"{camera.name}/compressed" if untold else camera.name
+
+
+def _renamed_images(cameras: Sequence[SurveyedTopic]) -> list[str]:
+    """Return a note on compressed images whose names do not say so; replay finds them by their type."""
+    options = [f"-r {heard}:={one.name}" for one in cameras if (heard := _heard_as(one)) != one.name]
+    return [f"nodes of a running graph need {' '.join(options)}; replay does not"] if options else []
 
 
 def _text(head: Sequence[str], sections: Mapping[str, _Section], use_sim_time: bool) -> str:

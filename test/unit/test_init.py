@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from perception_rt.cli.main import main
-from perception_rt.codec import encode_image, encode_points
+from perception_rt.codec import encode_compressed, encode_image, encode_points
 from perception_rt.component.graph import read_graph
 from perception_rt.component.parameters import check_names, resolve
 from perception_rt.replay.bag import Bag
@@ -21,6 +23,7 @@ from perception_rt.replay.storage.metadata import read_metadata
 from perception_rt.replay.survey import Survey, SurveyedTopic, survey_bag
 from test import drives
 
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
 IMAGE, CLOUD, IMU = "sensor_msgs/msg/Image", "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Imu"
 S = 10**9
 
@@ -139,6 +142,26 @@ def test_cameras_and_lidars_that_share_a_namespace_are_each_used():
     assert lidars == ["/lidar_left", "/lidar_right", "/os/points"]
     assert "# not used: /cameras/a_rectified: /cameras/a is used" in text
     assert "# not used: /os/points_filtered: /os/points is used" in text
+
+
+def test_a_compressed_image_is_replayed_whatever_its_name(tmp_path, capsys):
+    with BagWriter(tmp_path / "bag") as writer:
+        for number in range(4):
+            stamp_ns = S + number * S // 10
+            jpeg = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1]
+            data = encode_compressed(jpeg, "jpeg", stamp_ns, "cam")
+            writer.write("/cam0/jpeg", COMPRESSED, stamp_ns, data)
+    nodes, text = written(tmp_path / "bag", tmp_path / "car.yaml")
+    assert nodes["camera_detector"]["image_topics"] == ["/cam0/jpeg/compressed"]
+    assert "-r /cam0/jpeg/compressed:=/cam0/jpeg; replay does not" in text
+    given = ["--config", str(tmp_path / "car.yaml"), "--inference", "fixed:20", "--no-report"]
+    assert main(["replay", str(tmp_path / "bag"), *given, "--out", str(tmp_path / "out")]) == 0
+    streams = json.loads((tmp_path / "out/metrics.json").read_text())["streams"].values()
+    assert next(one for one in streams if one["topic"] == "/cam0/jpeg")["states"]["published"] == 4
+    capsys.readouterr()
+    given += ["-p", "image_topics:=[/cam0/jpeg]", "--out", str(tmp_path / "other")]
+    assert main(["replay", str(tmp_path / "bag"), *given]) == 2
+    assert "name it /cam0/jpeg/compressed" in capsys.readouterr().err
 
 
 def test_frames_without_a_transform_are_not_fused_and_nothing_gives_a_comment():
