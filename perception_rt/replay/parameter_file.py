@@ -200,10 +200,13 @@ def _fusion(
     """Return the section for all cameras and lidars that CameraInfo and transforms connect."""
     lidar, section = lidars[0], _Section()
     usable: list[tuple[SurveyedTopic, SurveyedTopic]] = []
+    infos = {camera.name: _info_of(survey, camera) for camera in cameras}
     for camera in cameras:
-        info = _info_of(survey, camera)
+        info = infos[camera.name]
         if info is None:
             section.notes.append(f"not fused: {camera.name}: no CameraInfo")
+        elif (owner := _owner(info, [one for one in cameras if infos[one.name] is info])) is not camera:
+            section.notes.append(f"not fused: {camera.name}: {info.name} is the CameraInfo of {owner.name}")
         elif not survey.connected(camera.frame_id, lidar.frame_id):
             frames = f"{camera.frame_id!r} and {lidar.frame_id!r}"
             section.notes.append(f"not fused: {camera.name}: no transform between {frames} on /tf")
@@ -233,7 +236,7 @@ def _fusion(
 
 def _info_of(survey: Survey, camera: SurveyedTopic) -> SurveyedTopic | None:
     """Return the CameraInfo beside a camera, or else the one of its frame."""
-    beside = camera.name.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+    beside = _info_beside(camera)
     usable = []
     for info in survey.of_type(CAMERA_INFO):
         if reason := _use_sound_sample(info, lambda one: parse_camera_info(one.sample or b"")):
@@ -242,6 +245,15 @@ def _info_of(survey: Survey, camera: SurveyedTopic) -> SurveyedTopic | None:
             usable.append(info)
     same = [info for info in usable if info.name == beside or info.frame_id == camera.frame_id != ""]
     return min(same, key=lambda info: (info.name != beside, info.name), default=None)
+
+
+def _info_beside(camera: SurveyedTopic) -> str:
+    return camera.name.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+
+
+def _owner(info: SurveyedTopic, cameras: Sequence[SurveyedTopic]) -> SurveyedTopic:
+    """Return the camera that a CameraInfo is of: others of its frame show what was drawn on its images."""
+    return min(cameras, key=lambda one: (_info_beside(one) != info.name, one.frame_id != info.frame_id))
 
 
 def _mounting(survey: Survey, base: str, frame: str) -> str:

@@ -164,6 +164,17 @@ def test_a_compressed_image_is_replayed_whatever_its_name(tmp_path, capsys):
     assert "name it /cam0/jpeg/compressed" in capsys.readouterr().err
 
 
+def test_a_camera_info_goes_to_one_image(drive):
+    with Bag(drive) as bag:
+        survey = survey_bag(bag)
+    survey.topics.append(SurveyedTopic("/a/drawn", IMAGE, 10.0, image(drives.OPTICAL_FRAME)))
+    text = parameter_file(survey, "x", False, {})
+    fusion = yaml.safe_load(text)["fusion"]["ros__parameters"]
+    assert fusion["camera_info_topic"] == drives.CAMERA_INFO
+    assert fusion["detections_2d_topic"] == "camera_detector/camera/detections"
+    assert f"# not fused: /a/drawn: {drives.CAMERA_INFO} is the CameraInfo of {drives.IMAGE}" in text
+
+
 def test_frames_without_a_transform_are_not_fused_and_nothing_gives_a_comment():
     points = encode_points(np.zeros((4, 4), np.float32), S, "lidar")
     survey = Survey(
