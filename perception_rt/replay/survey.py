@@ -9,7 +9,7 @@ from itertools import islice
 from perception_rt.codec.cdr import CdrReader
 from perception_rt.codec.transforms import parse_transforms
 from perception_rt.replay.bag import Bag
-from perception_rt.replay.message_types import has_header
+from perception_rt.replay.message_types import has_header, is_static
 from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import PerceptionError
 
@@ -74,7 +74,7 @@ class Survey:
 
     def add_transforms(self, topic: str, messages: Sequence[bytes] | Iterator[bytes]) -> None:
         """Add the transforms of serialized messages of /tf or /tf_static."""
-        static = topic.endswith("tf_static")
+        static = is_static(topic)
         for data in messages:
             try:
                 for one in parse_transforms(data, lambda error: self.faults.append(f"{topic}: {error}")):
