@@ -242,6 +242,10 @@ class Bag:
         if metadata.compression and metadata.compression not in DECOMPRESSORS:
             reason = f"{NAME}: compression_format={metadata.compression!r} is not known"
             self._report(Damage("", None, None, reason))
+        by_bare = {bare(name): name for name in reversed(there)}
+        for place, name in enumerate(metadata.files):
+            if not (self._path / name).exists():  # perhaps unpacked by hand, or compressed
+                metadata.files[place] = by_bare.get(bare(name), name)
         listed = {bare(name) for name in metadata.files}
         stems = {Path(bare(name)).stem: name for name in metadata.files if (self._path / name).exists()}
         for name in there:
