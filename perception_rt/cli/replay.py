@@ -380,6 +380,7 @@ def _print_result(outcome: ReplayResult, args: argparse.Namespace, whole_s: floa
 
     from perception_rt.replay.budget import budget_table
     from perception_rt.replay.compare import comparison_table
+    from perception_rt.replay.lockstep.router import COMPRESSED, compressed_hint
     from perception_rt.replay.summary import metrics_table
 
     console = Console()
@@ -394,6 +395,8 @@ def _print_result(outcome: ReplayResult, args: argparse.Namespace, whole_s: floa
         fault = f"of another type, {there[topic]['type']}" if topic in there else "not in the recording"
         if " encoded as " in fault:
             fault += " (convert it: only CDR and ROS 1 messages are read)"
+        if fault.endswith(COMPRESSED):
+            fault = f"of another type, {compressed_hint(topic)}"
         console.print(f"{fault}: {topic}, wanted by {', '.join(nodes)}", markup=False)
     for reason, count in bag["unreadable"]["reasons"].items():
         console.print(f"could not be read: {count} x {reason}", markup=False)

@@ -86,16 +86,16 @@ class RawCloud:
         stamp or absolute; of another clock, the first point counts as measured at the stamp.
         """
         points = _points(self)
-        times = _times(self) if self.timed else None
         finite = np.isfinite(points)
         if finite.all():
+            times = _times(self) if self.timed else None
             return LidarFrame(points, 0, self.stamp_ns, self.frame_id, times)
         finite[:, 3] = True
         used = finite.view(np.uint32).ravel() == _ALL_TRUE
         kept = points.compress(used, axis=0)
         intensity = kept[:, 3]
         intensity[~np.isfinite(intensity)] = 0
-        times = None if times is None else times[used]
+        times = _times(self, used) if self.timed else None
         return LidarFrame(kept, len(points) - len(kept), self.stamp_ns, self.frame_id, times)
 
 
@@ -251,8 +251,11 @@ def _points(cloud: RawCloud) -> np.ndarray:
     return _gathered(cloud, columns, block).reshape(count, 4)
 
 
-def _times(cloud: RawCloud) -> np.ndarray | None:
-    """When each point was measured, (N,) float64 s after the stamp; None where no field tells it soundly."""
+def _times(cloud: RawCloud, used: np.ndarray | None = None) -> np.ndarray | None:
+    """When each point was measured, (N,) float64 s after the stamp; None where no field tells it soundly.
+
+    With `used`, only the points that it marks are looked at and told of.
+    """
     named = {field.name: field for field in cloud.fields}
     name = next((name for name in _TIME_NAMES if name in named), None)
     if name is None or not cloud.height * cloud.width:
@@ -262,20 +265,30 @@ def _times(cloud: RawCloud) -> np.ndarray | None:
     except CodecError:  # the points are sound, and all that is lost is the time within the sweep
         return None
     values = _field(cloud, *column).astype(np.float64).ravel()
+    values = values if used is None else values[used]
     finite = values[np.isfinite(values)]
-    if not len(finite):
-        return None
-    first, last = float(finite.min()), float(finite.max())
-    unit = next((unit for unit in _UNITS if _SWEEP_S[0] <= (last - first) * unit <= _SWEEP_S[1]), None)
+    later = finite[finite != 0]
+    unit = _unit(later)
+    if unit is not None and later.min() * unit > _SWEEP_S[1]:
+        finite = later  # drivers leave an absolute time at 0 where nothing came back
+    else:
+        unit = _unit(finite)
     if unit is None:
         return None
-    values = np.where(np.isfinite(values), values, first)
+    first, last = float(finite.min()), float(finite.max())
+    values = np.where((values >= first) & (values <= last), values, first)
     stamp_s = cloud.stamp_ns / 1e9
     if max(abs(first), abs(last)) * unit <= _SWEEP_S[1]:
         return values * unit
     if abs(first * unit - stamp_s) <= _SWEEP_S[1]:
         return values * unit - stamp_s
     return (values - first) * unit
+
+
+def _unit(times: np.ndarray) -> float | None:
+    """The unit of times that span a sweep, s; None where there is none."""
+    span = np.ptp(times) if len(times) else 0.0
+    return next((unit for unit in _UNITS if _SWEEP_S[0] <= span * unit <= _SWEEP_S[1]), None)
 
 
 def _neighbours(columns: list[_Column]) -> int:

@@ -230,9 +230,7 @@ class VehicleState(Component):
         mounting = _UNTURNED
         if reading.frame_id != self.values["base_frame"]:
             try:
-                mounting = self._transforms.lookup(
-                    self.values["base_frame"], reading.frame_id, reading.stamp_ns
-                )
+                mounting = self._imu_mounting(reading.frame_id, reading.stamp_ns)
             except TransformError as error:
                 self._missing = str(error)
                 entry.stamp_ns = reading.stamp_ns
@@ -247,6 +245,17 @@ class VehicleState(Component):
         spin = None if turn is None else self._spin.add(reading.stamp_ns, turn)
         imu = measured_imu(reading, mounting, self._default_variances, spin)
         self._measure("imu", entry, reading.stamp_ns, [imu])
+
+    def _imu_mounting(self, frame_id: str, stamp_ns: int) -> np.ndarray:
+        """The IMU's place in the base frame, the latest where none is known at its time.
+
+        A mount may come on /tf, which is slower than the IMU, so that nearly every reading is ahead of it.
+        """
+        base = self.values["base_frame"]
+        try:
+            return self._transforms.lookup(base, frame_id, stamp_ns)
+        except TransformError:
+            return self._transforms.lookup(base, frame_id, 0)
 
     def _on_fix(self, data: bytes, entry: Entry) -> None:
         reading = parse_fix(data)

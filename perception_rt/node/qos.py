@@ -22,7 +22,7 @@ REPUBLISH = {
     "FFMPEGPacket": ": run `ros2 run image_transport republish --ros-args -p in_transport:=ffmpeg "
     "-p out_transport:=raw`",
     "CompressedVideo": ": decode it to images first",
-    "CompressedImage": ": its name must end in /compressed",
+    "CompressedImage": ": its name must end in /compressed, or be remapped from one that does",
 }
 LARGE = ("Image", "CompressedImage", "PointCloud2")  # types whose messages a transport may lose
 

@@ -243,13 +243,23 @@ class Bag:
         if metadata.compression and metadata.compression not in DECOMPRESSORS:
             reason = f"{NAME}: compression_format={metadata.compression!r} is not known"
             self._report(Damage("", None, None, reason))
+        by_bare = {bare(name): name for name in reversed(there)}
+        for place, name in enumerate(metadata.files):
+            if not (self._path / name).exists():  # perhaps unpacked by hand, or compressed
+                metadata.files[place] = by_bare.get(bare(name), name)
         listed = {bare(name) for name in metadata.files}
+        stems = {Path(bare(name)).stem: name for name in metadata.files if (self._path / name).exists()}
         for name in there:
-            if bare(name) not in listed:
-                listed.add(bare(name))
-                metadata.files.append(name)
-                if metadata.topics:
-                    self._report(Damage("", None, 0, f"{NAME}: does not list {name}"))
+            if bare(name) in listed:
+                continue
+            twin = stems.setdefault(Path(bare(name)).stem, name)
+            if twin != name:  # the same messages in another storage, as `ros2 bag convert` writes them
+                self._report(Damage("", None, 0, f"{name}: not read, as {twin} is"))
+                continue
+            listed.add(bare(name))
+            metadata.files.append(name)
+            if metadata.topics:
+                self._report(Damage("", None, 0, f"{NAME}: does not list {name}"))
         return metadata
 
     def _open_file(self, path: Path) -> None:

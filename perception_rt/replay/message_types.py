@@ -27,13 +27,17 @@ VISION_MSGS = {
 """The types of vision_msgs that the nodes publish; rosbags does not include them."""
 
 
-STATIC = "/tf_static"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
+
+
+def is_static(topic: str) -> bool:
+    """Return whether transforms on a topic hold at any time: /tf_static, in a namespace too."""
+    return topic.rpartition("/")[2] == "tf_static"
 
 
 def is_latched(topic: str, message_type: str) -> bool:
     """Return whether a topic is published once, for those that come later too (transient local)."""
-    return topic == STATIC or message_type == LABEL_INFO
+    return is_static(topic) or message_type == LABEL_INFO
 
 
 @cache

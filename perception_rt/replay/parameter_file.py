@@ -70,15 +70,15 @@ def parameter_file(survey: Survey, source: str, use_sim_time: bool, player: Mapp
         if fusion is not None:
             sections["fusion"] = fusion
     if cameras or lidars:
-        fixed = _fixed_frame(survey, lidars[0].frame_id if lidars else "")
-        sections["object_tracker"] = _tracker(sections, cameras, lidars, fixed)
+        fixed, fixed_note = _fixed_frame(survey, lidars[0].frame_id if lidars else "", base)
+        sections["object_tracker"] = _tracker(sections, cameras, lidars, fixed, fixed_note)
     ego = _vehicle_state(survey, base)
     if ego is not None:
         sections["vehicle_state"] = ego
     head = [f"Parameters for {source}, by `perception-rt init`. Check the lines with a comment.", base_note]
     head += [] if cameras else camera_notes or ["no camera: no topic of type Image or CompressedImage"]
     head += [] if lidars else lidar_notes or ["no lidar: no topic of type PointCloud2"]
-    head += survey.faults[:8] + _unused(survey) + _renamed_transforms(survey)
+    head += survey.faults[:8] + _unused(survey) + _renamed_transforms(survey) + _renamed_images(cameras)
     if player and sections:
         sections["bag_player"] = _Section({"use_sim_time": False, **player})
     return _text(head, sections, use_sim_time)
@@ -177,7 +177,7 @@ def _about(topic: SurveyedTopic, size: str = "") -> str:
 
 def _cameras(cameras: Sequence[SurveyedTopic], notes: list[str]) -> _Section:
     sizes = [_image_size(camera) for camera in cameras]
-    section = _Section({"image_topics": [camera.name for camera in cameras]})
+    section = _Section({"image_topics": [_heard_as(camera) for camera in cameras]})
     section.parameters["warmup_sizes"] = list(dict.fromkeys(sizes))
     section.notes = [_about(*pair) for pair in zip(cameras, sizes, strict=True)] + notes
     section.notes.append(
@@ -200,10 +200,13 @@ def _fusion(
     """Return the section for all cameras and lidars that CameraInfo and transforms connect."""
     lidar, section = lidars[0], _Section()
     usable: list[tuple[SurveyedTopic, SurveyedTopic]] = []
+    infos = {camera.name: _info_of(survey, camera) for camera in cameras}
     for camera in cameras:
-        info = _info_of(survey, camera)
+        info = infos[camera.name]
         if info is None:
             section.notes.append(f"not fused: {camera.name}: no CameraInfo")
+        elif (owner := _owner(info, [one for one in cameras if infos[one.name] is info])) is not camera:
+            section.notes.append(f"not fused: {camera.name}: {info.name} is the CameraInfo of {owner.name}")
         elif not survey.connected(camera.frame_id, lidar.frame_id):
             frames = f"{camera.frame_id!r} and {lidar.frame_id!r}"
             section.notes.append(f"not fused: {camera.name}: no transform between {frames} on /tf")
@@ -224,14 +227,16 @@ def _fusion(
         section.parameters[f"{name}s" if several else name] = topics if several else topics[0]
     if base:
         section.notes.append(f"base_frame: {base} publishes objects in the vehicle's frame, not the lidar's")
-    if fixed := _fixed_frame(survey, lidar.frame_id):
+    fixed, fixed_note = _fixed_frame(survey, lidar.frame_id, base)
+    if fixed:
         section.parameters["fixed_frame"] = fixed
+        section.notes += [fixed_note] if fixed_note else []
     return section
 
 
 def _info_of(survey: Survey, camera: SurveyedTopic) -> SurveyedTopic | None:
     """Return the CameraInfo beside a camera, or else the one of its frame."""
-    beside = camera.name.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+    beside = _info_beside(camera)
     usable = []
     for info in survey.of_type(CAMERA_INFO):
         if reason := _use_sound_sample(info, lambda one: parse_camera_info(one.sample or b"")):
@@ -240,6 +245,15 @@ def _info_of(survey: Survey, camera: SurveyedTopic) -> SurveyedTopic | None:
             usable.append(info)
     same = [info for info in usable if info.name == beside or info.frame_id == camera.frame_id != ""]
     return min(same, key=lambda info: (info.name != beside, info.name), default=None)
+
+
+def _info_beside(camera: SurveyedTopic) -> str:
+    return camera.name.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+
+
+def _owner(info: SurveyedTopic, cameras: Sequence[SurveyedTopic]) -> SurveyedTopic:
+    """Return the camera that a CameraInfo is of: others of its frame show what was drawn on its images."""
+    return min(cameras, key=lambda one: (_info_beside(one) != info.name, one.frame_id != info.frame_id))
 
 
 def _mounting(survey: Survey, base: str, frame: str) -> str:
@@ -259,6 +273,7 @@ def _tracker(
     cameras: Sequence[SurveyedTopic],
     lidars: Sequence[SurveyedTopic],
     fixed: str,
+    fixed_note: str,
 ) -> _Section:
     section = _Section()
     if not lidars:
@@ -268,8 +283,7 @@ def _tracker(
     prefix = output_prefixes([lidar.name for lidar in lidars])[lidars[0].name]
     source = "fusion/detections" if "fusion" in sections else f"lidar_detector{prefix}/detections"
     section.parameters = {"detections_topic": source, "fixed_frame": fixed}
-    if not fixed:
-        section.notes.append("no moving transform to an odom or map frame: tracks live in the sensor's frame")
+    section.notes += [fixed_note] if fixed_note else []
     return section
 
 
@@ -327,12 +341,20 @@ def _base_frame(survey: Survey) -> tuple[str, str]:
     return "", "no transforms on /tf or /tf_static"
 
 
-def _fixed_frame(survey: Survey, frame: str) -> str:
-    """Return the frame nearest above `frame` in which it moves; empty if there is none."""
-    for child in survey.way_up(frame):
-        if child in survey.parents and not survey.parents[child][1]:
-            return survey.parents[child][0]
-    return ""
+def _fixed_frame(survey: Survey, frame: str, base: str) -> tuple[str, str]:
+    """Return the frame nearest above `frame` in which it moves, empty if there is none, and a note.
+
+    Where nothing moved, as while the vehicle stands, it is the topmost one on /tf that is not the vehicle's.
+    """
+    way = survey.way_up(frame)
+    moved = next((child for child in way if child in survey.moved), None)
+    if moved is not None:
+        return survey.parents[moved][0], ""
+    moving = [child for child in way if child in survey.parents and not survey.parents[child][1]]
+    top = survey.parents[moving[-1]][0] if moving else ""
+    if top in ("", base, *BASE_FRAMES):
+        return "", "no moving transform to an odom or map frame: tracks live in the sensor's frame"
+    return top, f"fixed_frame: nothing moves in the transforms that were read; {top} is the topmost of /tf"
 
 
 def _unused(survey: Survey) -> list[str]:
@@ -345,6 +367,18 @@ def _renamed_transforms(survey: Survey) -> list[str]:
     names = [topic.name for topic in survey.of_type(TF_TYPE) if topic.name not in ("/tf", "/tf_static")]
     options = " ".join(f"-r {'/tf_static' if 'static' in name else '/tf'}:={name}" for name in names)
     return [f"transforms are on {', '.join(names)}: run with {options}"] if names else []
+
+
+def _heard_as(camera: SurveyedTopic) -> str:
+    """Return the name by which a node subscribes: it knows a CompressedImage by the end of the name."""
+    untold = camera.message_type == COMPRESSED and not camera.name.endswith("/compressed")
+    return f"{camera.name}/compressed" if untold else camera.name
+
+
+def _renamed_images(cameras: Sequence[SurveyedTopic]) -> list[str]:
+    """Return a note on compressed images whose names do not say so; replay finds them by their type."""
+    options = [f"-r {heard}:={one.name}" for one in cameras if (heard := _heard_as(one)) != one.name]
+    return [f"nodes of a running graph need {' '.join(options)}; replay does not"] if options else []
 
 
 def _text(head: Sequence[str], sections: Mapping[str, _Section], use_sim_time: bool) -> str:

@@ -9,7 +9,7 @@ from itertools import islice
 from perception_rt.codec.cdr import CdrReader
 from perception_rt.codec.transforms import parse_transforms
 from perception_rt.replay.bag import Bag
-from perception_rt.replay.message_types import has_header
+from perception_rt.replay.message_types import has_header, is_static
 from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import PerceptionError
 
@@ -54,6 +54,7 @@ class Survey:
 
     Attributes:
         parents: by frame, its parent and whether the transform is static.
+        moved: frames whose poses on /tf differ; static mounts come there too in ROS 1.
         transforms: as many as were read.
         faults: messages that cannot be used, with the reason.
     """
@@ -62,6 +63,8 @@ class Survey:
     parents: dict[str, tuple[str, bool]] = field(default_factory=dict)
     transforms: TransformBuffer = field(default_factory=lambda: TransformBuffer(10**18))
     faults: list[str] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+    _first_poses: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
 
     def of_type(self, *message_types: str) -> list[SurveyedTopic]:
         """Return the topics that have one of some types, by name."""
@@ -70,7 +73,7 @@ class Survey:
 
     def add_transforms(self, topic: str, messages: Sequence[bytes] | Iterator[bytes]) -> None:
         """Add the transforms of serialized messages of /tf or /tf_static."""
-        static = topic.endswith("tf_static")
+        static = is_static(topic)
         for data in messages:
             try:
                 for one in parse_transforms(data, lambda error: self.faults.append(f"{topic}: {error}")):
@@ -78,6 +81,10 @@ class Survey:
                     self.transforms.add(
                         one.parent, one.child, one.stamp_ns, one.translation, one.quaternion, static
                     )
+                    pose = (*one.translation, *one.quaternion)
+                    first = self._first_poses.setdefault((one.parent, one.child), pose)
+                    if first != pose and not static:
+                        self.moved.add(one.child)
             except PerceptionError as error:
                 self.faults.append(f"{topic}: {error}")
 

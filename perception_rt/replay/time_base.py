@@ -11,7 +11,7 @@ from typing import NamedTuple
 from perception_rt.codec.transforms import parse_transforms
 from perception_rt.realtime.statistics import ANOTHER_CLOCK_NS, stamp_fault
 from perception_rt.replay.bag import Bag, BagMessage
-from perception_rt.replay.message_types import has_header, header_stamp_ns
+from perception_rt.replay.message_types import has_header, header_stamp_ns, is_static
 from perception_rt.types import ConfigError, PerceptionError
 
 AUTO, LOG, STAMPS = "auto", "log", "stamps"
@@ -115,7 +115,7 @@ def _stamps(bag: Bag, topics: Sequence[str]) -> Iterator[tuple[str, list[tuple[i
     """Yield log times and stamps of samples of every stamped topic; static transforms have any stamp."""
     for topic in topics:
         kind = bag.topics[topic][0]
-        if has_header(kind) or (kind == TF_TYPE and not topic.endswith("tf_static")):
+        if has_header(kind) or (kind == TF_TYPE and not is_static(topic)):
             samples = ((m.log_ns, _stamp_ns(m)) for m in _samples(bag, topic))
             yield topic, [(log_ns, stamp_ns) for log_ns, stamp_ns in samples if stamp_ns is not None]
 

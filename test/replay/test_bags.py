@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import yaml
+from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rosbags.interfaces import QosDurability, QosReliability
@@ -299,6 +300,21 @@ def test_messages_of_unread_topics_cost_nothing_but_their_bytes_in_the_file(stor
         else:
             with pytest.raises(AssertionError, match="every message"):
                 list(bag.messages())
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_files_unpacked_or_packed_by_hand_are_read(storage, tmp_path):
+    logged = messages()
+    packed = write(tmp_path / "packed", logged, storage, mode=CompressionMode.FILE)
+    (file,) = packed.glob("*.zstd")
+    file.with_suffix("").write_bytes(zstd.decompress(file.read_bytes()))
+    file.unlink()
+    assert read(packed) == logged
+    plain = write(tmp_path / "plain", logged, storage)
+    file = next(path for path in plain.iterdir() if path.suffix != ".yaml")
+    file.with_name(f"{file.name}.zst").write_bytes(zstd.compress(file.read_bytes()))
+    file.unlink()
+    assert read(plain) == logged
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from(["", "lz4", "zstd"]), st.booleans())

@@ -256,6 +256,18 @@ def test_a_file_that_metadata_does_not_list_is_read_too(tmp_path):
     assert "does not list drive_2.mcap" in reasons(damage)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_copy_in_another_storage_is_not_read_too(listed, tmp_path):
+    logged = messages(30)
+    folder = write(tmp_path / "drive", logged, SQLITE)
+    shutil.copy(write(tmp_path / "copy", logged) / "copy.mcap", folder / "drive.mcap")
+    if not listed:
+        (folder / "metadata.yaml").unlink()
+    found, damage = salvage(folder)
+    assert found == logged
+    assert "drive.mcap: not read, as drive.db3 is" in reasons(damage)
+
+
 def test_a_damaged_compressed_message_costs_that_message(tmp_path):
     logged = messages(60)
     folder = write(tmp_path / "drive", logged, mode=CompressionMode.MESSAGE)

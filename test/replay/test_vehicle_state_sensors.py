@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import json
 from collections.abc import Iterator
 from math import cos, hypot, pi, sin
 from pathlib import Path
@@ -99,6 +101,21 @@ def test_mountings_come_from_tf_or_from_parameters(tmp_path, antenna_in_tf, para
     assert last.speed == pytest.approx(SPEED, abs=0.05)
     assert status["imu_gravity"] == "included"
     assert ("by /tf" in status.get("antenna", "")) == (not parameters)
+
+
+def test_an_imu_whose_mount_comes_on_tf_is_used_between_its_transforms(tmp_path):
+    """As of a static_transform_publisher of ROS 1, at 10 Hz: the IMU's 50 Hz are ahead of it."""
+    stamps = [drives.START_NS + tick * 100_000_000 for tick in range(round(SECONDS * 10))]
+    mount = ("base_link", "imu_link", (*IMU_AT, 0.5), (1.0, 0.0, 0.0, 0.0))
+    mounts = [(stamp, "/tf", transforms([(stamp, *mount)])) for stamp in stamps]
+    others = [one for one in messages(0.0, antenna_in_tf=False) if one[1] != "/tf_static"]
+    merged = heapq.merge(mounts, others, key=lambda logged: logged[0])
+    bag = drives.write_bag(tmp_path / "drive", {**TOPICS, "/tf": TOPICS["/tf_static"]}, merged)
+    _, status = replayed(bag, tmp_path, {})
+    assert not status["missing"]
+    streams = json.loads((tmp_path / "out/metrics.json").read_text())["streams"].values()
+    imu = next(stream for stream in streams if stream["topic"] == "/imu")
+    assert imu["states"].get("unsynced", 0) == 0
 
 
 def test_an_antenna_that_nothing_places_is_said(tmp_path):

@@ -66,6 +66,25 @@ def test_points_that_are_left_out_take_their_times_with_them():
     assert frame.times_s == pytest.approx([0, 0.02, 0.03])
 
 
+@pytest.mark.parametrize("missing", [0.0, np.nan])
+@pytest.mark.parametrize("scale", [1.0, 1e9])
+def test_missing_returns_of_the_time_0_cost_no_times(missing, scale):
+    """Those without coordinates go; those at the sensor count as measured first."""
+    stamps = STAMP_NS / 1e9 + OFFSETS_S
+    layout = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("timestamp", "<f8")])
+    points = np.zeros(len(stamps) + 2, layout)
+    points["x"], points["timestamp"] = [missing, *OFFSETS_S, missing], [0, *stamps * scale, 0]
+    fields = tuple(
+        Field(name, layout.fields[name][1], 8 if name == "timestamp" else 7, 1) for name in points.dtype.names
+    )
+    data, step = np.frombuffer(points.tobytes(), np.uint8), layout.itemsize
+    frame = RawCloud(
+        STAMP_NS, "lidar", 1, len(points), fields, False, step, step * len(points), data, True
+    ).decode()
+    expected = OFFSETS_S if np.isnan(missing) else [0.0, *OFFSETS_S, 0.0]
+    assert frame.times_s == pytest.approx(expected, abs=2e-6)
+
+
 def test_times_are_read_where_they_are_asked_for_only(encoded_cloud):
     assert parse_points(encoded_cloud).decode().times_s is None
     assert parse_points(encoded_cloud, timed=True).decode().times_s is None  # it has none

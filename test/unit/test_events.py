@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from perception_rt.replay import events
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.events import EventBuffer, EventFolder, KeptMessage
-from perception_rt.replay.message_types import LABEL_INFO, STATIC
+from perception_rt.replay.message_types import LABEL_INFO
 from perception_rt.types import BagError
 from test.drives import TOPICS, transforms, write_drive
 
@@ -48,7 +48,8 @@ def test_the_buffer_is_bounded_in_time_and_bytes(steps, seconds, limit):
 
 
 @pytest.mark.parametrize(
-    ("topic", "message_type"), [(STATIC, STRING), ("/camera_segmenter/label_info", LABEL_INFO)]
+    ("topic", "message_type"),
+    [("/tf_static", STRING), ("/robot/tf_static", STRING), ("/camera_segmenter/label_info", LABEL_INFO)],
 )
 def test_what_is_published_once_stays_and_comes_first_once_each(topic, message_type):
     buffer = EventBuffer(1.0, 1000)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from perception_rt.cli.main import main
-from perception_rt.codec import encode_image, encode_points
+from perception_rt.codec import encode_compressed, encode_image, encode_points
 from perception_rt.component.graph import read_graph
 from perception_rt.component.parameters import check_names, resolve
 from perception_rt.replay.bag import Bag
@@ -21,6 +23,7 @@ from perception_rt.replay.storage.metadata import read_metadata
 from perception_rt.replay.survey import Survey, SurveyedTopic, survey_bag
 from test import drives
 
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
 IMAGE, CLOUD, IMU = "sensor_msgs/msg/Image", "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Imu"
 S = 10**9
 
@@ -141,6 +144,37 @@ def test_cameras_and_lidars_that_share_a_namespace_are_each_used():
     assert "# not used: /os/points_filtered: /os/points is used" in text
 
 
+def test_a_compressed_image_is_replayed_whatever_its_name(tmp_path, capsys):
+    with BagWriter(tmp_path / "bag") as writer:
+        for number in range(4):
+            stamp_ns = S + number * S // 10
+            jpeg = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1]
+            data = encode_compressed(jpeg, "jpeg", stamp_ns, "cam")
+            writer.write("/cam0/jpeg", COMPRESSED, stamp_ns, data)
+    nodes, text = written(tmp_path / "bag", tmp_path / "car.yaml")
+    assert nodes["camera_detector"]["image_topics"] == ["/cam0/jpeg/compressed"]
+    assert "-r /cam0/jpeg/compressed:=/cam0/jpeg; replay does not" in text
+    given = ["--config", str(tmp_path / "car.yaml"), "--inference", "fixed:20", "--no-report"]
+    assert main(["replay", str(tmp_path / "bag"), *given, "--out", str(tmp_path / "out")]) == 0
+    streams = json.loads((tmp_path / "out/metrics.json").read_text())["streams"].values()
+    assert next(one for one in streams if one["topic"] == "/cam0/jpeg")["states"]["published"] == 4
+    capsys.readouterr()
+    given += ["-p", "image_topics:=[/cam0/jpeg]", "--out", str(tmp_path / "other")]
+    assert main(["replay", str(tmp_path / "bag"), *given]) == 2
+    assert "name it /cam0/jpeg/compressed" in capsys.readouterr().err
+
+
+def test_a_camera_info_goes_to_one_image(drive):
+    with Bag(drive) as bag:
+        survey = survey_bag(bag)
+    survey.topics.append(SurveyedTopic("/a/drawn", IMAGE, 10.0, image(drives.OPTICAL_FRAME)))
+    text = parameter_file(survey, "x", False, {})
+    fusion = yaml.safe_load(text)["fusion"]["ros__parameters"]
+    assert fusion["camera_info_topic"] == drives.CAMERA_INFO
+    assert fusion["detections_2d_topic"] == "camera_detector/camera/detections"
+    assert f"# not fused: /a/drawn: {drives.CAMERA_INFO} is the CameraInfo of {drives.IMAGE}" in text
+
+
 def test_frames_without_a_transform_are_not_fused_and_nothing_gives_a_comment():
     points = encode_points(np.zeros((4, 4), np.float32), S, "lidar")
     survey = Survey(
@@ -153,6 +187,25 @@ def test_frames_without_a_transform_are_not_fused_and_nothing_gives_a_comment():
     assert "fusion" not in nodes
     assert nodes["object_tracker"]["ros__parameters"]["detections_topic"] == "lidar_detector/detections"
     assert "# no topic here that a node accepts" in parameter_file(Survey(), "x", True, {"bag": "x"})
+
+
+def test_a_mount_that_is_published_on_tf_is_no_motion():
+    points = encode_points(np.zeros((4, 4), np.float32), S, "lidar")
+    mount, unturned = ("base_link", "lidar", (1, 0, 2), (0, 0, 0, 1)), (0, 0, 0, 1)
+
+    def tracker(*rows: tuple) -> tuple[dict, str]:
+        survey = Survey([SurveyedTopic("/lidar/points", CLOUD, 10.0, points)])
+        survey.add_transforms("/tf", [drives.transforms([(S + at, *row)]) for at, row in enumerate(rows)])
+        text = parameter_file(survey, "x", False, {})
+        return yaml.safe_load(text)["object_tracker"]["ros__parameters"], text
+
+    drive = [("odom", "base_link", (x, 0, 0), unturned) for x in (0, 1)]
+    above = ("map", "odom", (5, 0, 0), unturned)
+    assert tracker(mount, drive[0], above, mount, drive[1], above)[0]["fixed_frame"] == "odom"
+    standing, text = tracker(mount, drive[0], mount, drive[0])
+    assert standing["fixed_frame"] == "odom"
+    assert "# fixed_frame: nothing moves in the transforms that were read" in text
+    assert tracker(mount, mount)[0]["fixed_frame"] == ""
 
 
 @pytest.mark.parametrize("version", [8, 9])

@@ -16,6 +16,7 @@ from perception_rt.replay.score import BoxTruth, EgoTruth, Places, load_truth
 from perception_rt.replay.score.places import moved
 from perception_rt.replay.score.truth import Moment, latest
 from perception_rt.types import BagError, ConfigError, Detections2D, Detections3D, TransformError
+from test import drives
 from test.drives import (
     IMAGE,
     ODOM,
@@ -116,6 +117,13 @@ def test_a_moving_frame_takes_truth_of_another_moment_to_where_it_is_seen():
         places.between("elsewhere", 0, "lidar", 0)
     with pytest.raises(TransformError, match="after the newest"):
         places.between("odom", 3 * S, "lidar", 3 * S)
+
+
+def test_static_transforms_of_a_namespace_hold_at_any_time(tmp_path):
+    mount = drives.transforms([(S, "base", "lidar", (0, 0, 2), (0, 0, 0, 1))])
+    kinds = {"/robot/tf_static": "tf2_msgs/msg/TFMessage"}
+    with Bag(drives.write_bag(tmp_path / "bag", kinds, [(S, "/robot/tf_static", mount)])) as bag:
+        assert Places.of(bag).between("base", 9 * S, "lidar", 9 * S)[2, 3] == 2
 
 
 def test_truth_of_topics(drive):

@@ -17,6 +17,7 @@ import rerun.blueprint as rrb
 
 from perception_rt.replay.live.address import parse_address
 from perception_rt.replay.live.drawing import Drawing, LiveDrawing
+from perception_rt.replay.message_types import is_static
 from perception_rt.types import CodecError, ConfigError
 
 TIMELINE = "bag_time"
@@ -97,7 +98,7 @@ class Rerun:
         self._follow(topic, drawn)
         place = [rr.CoordinateFrame(drawn.frame)] if drawn.frame else []
         for name, parts in drawn.parts.items():
-            self._log(entity(topic, name), [*parts, *place], static=topic == "/tf_static")
+            self._log(entity(topic, name), [*parts, *place], static=is_static(topic))
 
     def ages(self, topic: str, log_ns: int, age_ms: float) -> None:
         """Add a point to the age curve of the topic."""

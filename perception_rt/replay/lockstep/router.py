@@ -11,10 +11,16 @@ from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.stage.transforms import TransformBuffer
 from perception_rt.types import ConfigError, PerceptionError
 
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
 VISUALIZATION_TYPES = ("sensor_msgs/msg/Image", "visualization_msgs/msg/MarkerArray")
 TF, TF_STATIC = "/tf", "/tf_static"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 DIAGNOSTICS, DIAGNOSTICS_TYPE = "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray"
+
+
+def compressed_hint(topic: str) -> str:
+    """Return how a node gets a CompressedImage whose name does not say that it is one."""
+    return f"a CompressedImage: name it {topic}/compressed in the node's parameters"
 
 
 class RouterSubscription(NamedTuple):
@@ -82,9 +88,16 @@ class Router:
         self._watched = watched
 
     def remapped(self, topic: str) -> str:
-        """Return the name of a topic after remapping."""
+        """Return the name of a topic after remapping.
+
+        Nodes know a CompressedImage by a name that ends in /compressed, and so get one of any name.
+        """
         self._unused.pop(topic, None)
-        return self._remaps.get(topic, topic)
+        topic = self._remaps.get(topic, topic)
+        whole = topic.removesuffix("/compressed")
+        if topic not in self._recorded and self._recorded.get(whole) == COMPRESSED:
+            return whole
+        return topic
 
     def check_remaps(self) -> None:
         """Check that every remapping was used; call it after all nodes were created.
@@ -110,6 +123,8 @@ class Router:
         others = [topic for topic in self._recorded if topic not in wanted]
         near = [found for topic in wanted for found in get_close_matches(topic, others, 1)]
         guess = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+        compressed = [topic for topic in wanted if self._recorded.get(topic) == COMPRESSED]
+        guess += "".join(f"; {topic} is {compressed_hint(topic)}" for topic in compressed)
         recorded = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(self._recorded.items()))
         if " encoded as " in recorded:
             guess += "; only CDR and ROS 1 messages are read: convert the recording"

@@ -13,8 +13,10 @@ import numpy as np
 from perception_rt.codec import decode_named_detections3d
 from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.replay.bag import Bag
+from perception_rt.replay.message_types import is_static
 from perception_rt.replay.report import svg
 from perception_rt.replay.report.box_statistics import FUSED, TRACKS, kinds_of
+from perception_rt.replay.score.places import TRANSFORMS
 from perception_rt.stage.transforms import TransformBuffer, transform
 from perception_rt.types import Detections3D, TransformError
 
@@ -113,9 +115,9 @@ class _MovingTransforms:
 
     def __init__(self, recording: Bag) -> None:
         self.buffer = TransformBuffer()
-        there = [topic for topic in ("/tf_static", "/tf") if topic in recording.topics]
-        static = recording.messages(there[:1]) if "/tf_static" in there else iter(())
-        moving = recording.messages(["/tf"]) if "/tf" in there else iter(())
+        there = recording.of_type(TRANSFORMS)
+        static = recording.messages([topic for topic in there if is_static(topic)])
+        moving = recording.messages([topic for topic in there if not is_static(topic)])
         self._messages = chain(
             ((m.data, True, 0) for m in static), ((m.data, False, m.log_ns) for m in moving)
         )

@@ -16,7 +16,9 @@ from perception_rt.codec import (
 from perception_rt.codec.cdr import CdrReader
 from perception_rt.codec.segmentation import decode_segmentation
 from perception_rt.replay.bag import Bag, BagMessage, frame_of
+from perception_rt.replay.message_types import is_static
 from perception_rt.replay.report.choose import ARRAY_3D, DECODERS, IMAGES, MomentChoice, SensorStream
+from perception_rt.replay.score.places import TRANSFORMS
 from perception_rt.stage.transforms import TransformBuffer, camera_way, transform
 from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFrame, TransformError
 from perception_rt.types.segmentation import Segmentation
@@ -136,7 +138,9 @@ class SceneReader:
         )
         paths = [topic for topic, kind in sorted(kinds.items()) if kind == "nav_msgs/msg/Path"]
         self._ego = next((self._beside(path, boxes) for path in paths), None)
-        self._static = [m.data for m in bag.messages(["/tf_static"])] if "/tf_static" in bag.topics else []
+        transforms = bag.of_type(TRANSFORMS)
+        self._static = [m.data for m in bag.messages([topic for topic in transforms if is_static(topic)])]
+        self._moving = [topic for topic in transforms if not is_static(topic)]
 
     @staticmethod
     def _beside(topic: str | None, boxes: list[str]) -> str | None:
@@ -243,10 +247,8 @@ class SceneReader:
             scene.camera = self._look(cloud, fused.frame_id, objects, inputs, transforms)
 
     def _transforms(self, near_ns: int) -> TransformBuffer:
-        buffer, moving = TransformBuffer(), []
-        if "/tf" in self._bag.topics:
-            start_ns, stop_ns = near_ns - _BEFORE_NS, near_ns + _AFTER_NS
-            moving = [message.data for message in self._bag.messages(["/tf"], start_ns, stop_ns)]
+        buffer, start_ns, stop_ns = TransformBuffer(), near_ns - _BEFORE_NS, near_ns + _AFTER_NS
+        moving = [message.data for message in self._bag.messages(self._moving, start_ns, stop_ns)]
         for messages, static in ((self._static, True), (moving, False)):
             for data in messages:
                 buffer.add_message(data, static)  # the nodes report what is wrong on /diagnostics

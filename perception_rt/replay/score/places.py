@@ -6,11 +6,11 @@ import numpy as np
 
 from perception_rt.codec.transforms import Transform, parse_transforms
 from perception_rt.replay.bag import Bag
+from perception_rt.replay.message_types import is_static
 from perception_rt.stage.transforms import TransformBuffer, transform
 from perception_rt.types import CodecError, PerceptionError, TransformError
 
 TRANSFORMS = "tf2_msgs/msg/TFMessage"
-STATIC_TOPIC = "/tf_static"
 TOLERANCE_NS = 100_000_000  # extrapolation at both ends: results are published a little after the last /tf
 FOREVER_NS = 1 << 62
 
@@ -39,7 +39,7 @@ class Places:
         for message in bag.messages(topics) if topics else ():
             try:
                 for found in parse_transforms(message.data, refuse):
-                    places.add(found, message.topic == STATIC_TOPIC)
+                    places.add(found, is_static(message.topic))
             except (CodecError, TransformError) as error:
                 refuse(error)
         return places

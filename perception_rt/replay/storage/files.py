@@ -17,7 +17,7 @@ from perception_rt.replay.storage.unpack import MAGIC, OutOfRoom, unpack_file
 from perception_rt.replay.storage.values import BagMessage, Damage, FormatError, Report
 
 SUFFIXES = {".mcap": McapFile, ".db3": SqliteFile, ".bag": Rosbag1File}
-COMPRESSED = (".zstd", ".lz4")
+COMPRESSED = (".zstd", ".zst", ".lz4")  # by rosbag2; by the programs zstd and lz4
 UNPACKED_BYTES, UNPACKED_RATIO = 512 << 20, 500
 """Limits for decompressing a file: bytes and multiple of its size, whichever is more."""
 LFS_POINTER = b"version https://git-lfs."
