@@ -48,7 +48,7 @@ from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
 from perception_rt.stage.fusion.fuse import SHORT
 from perception_rt.stage.fusion.lidars import move_boxes
 from perception_rt.stage.fusion.project import box_corners
-from perception_rt.stage.transforms import TransformBuffer, transform
+from perception_rt.stage.transforms import TransformBuffer, camera_way, transform
 from perception_rt.types import ConfigError, Detections3D, LidarFrame
 
 OUT = Path("out/films")
@@ -127,8 +127,9 @@ def _rig(bag: Bag) -> tuple[dict[str, Camera], np.ndarray, np.ndarray]:
     assert cloud is not None
     cameras = {}
     for name in (name for row in ROWS for name in row):
-        model, way = models[name], transforms.lookup(f"cam_{name}", "base_link", 0)
-        cameras[name] = Camera(pictures[name], model, model.camera_from_frame @ way)
+        model = models[name]
+        way = camera_way(transforms.lookup, model, "base_link", 0, f"cam_{name}")
+        cameras[name] = Camera(pictures[name], model, way)
     points = cloud.points.copy()
     base_from_lidar = transforms.lookup("base_link", cloud.frame_id, 0)
     points[:, :3] = transform(base_from_lidar, points[:, :3].astype(float))

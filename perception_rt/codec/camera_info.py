@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,7 +102,7 @@ def parse_camera_info(source: Any, image_is_rectified: bool = False) -> CameraMo
     )
 
 
-def _matrix(name: str, values: Sequence[float], columns: int) -> np.ndarray:
+def _matrix(name: str, values: Any, columns: int) -> np.ndarray:
     """Three rows of float64."""
     matrix = np.array(values, np.float64)
     if matrix.size != 3 * columns:

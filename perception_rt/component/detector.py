@@ -216,22 +216,25 @@ class DetectorComponent(Component):
         self.worker = self.pipeline = self.runtime = None  # type: ignore[assignment]
 
     def check_parameters(self, values: Mapping[str, Any]) -> None:
-        """Check the classes against the running bundle; for another bundle this happens when it is loaded.
+        """Check the classes against the running bundle, which `bundle` need not name before a swap.
 
         Raises:
             ConfigError: a class that the bundle does not have, or a threshold of another form.
         """
         thresholds = _score_thresholds(values)
-        if values["bundle"] == self.runtime.source:
+        try:
             self.runtime.thresholds_of(thresholds, _wanted(values))
+        except ConfigError as error:
+            if values["bundle"] == self.runtime.source:
+                raise
+            raise ConfigError(f"{error}; {self.runtime.source} runs until bundle is swapped") from error
 
     def on_parameters(self) -> None:
         """Rate, thresholds and limits change between two frames."""
         self.scheduler.rate_hz = self.values["rate_hz"]
         self.watchdog.rate_changed()
         self.pipeline.max_age_ms = self.values["max_age_ms"]
-        if self.values["bundle"] == self.runtime.source:
-            self._set_class_thresholds(self.runtime)
+        self._set_class_thresholds(self.runtime)
 
     # Processing of a frame.
 

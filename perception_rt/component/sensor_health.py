@@ -48,6 +48,7 @@ class SensorHealth(Component):
             "Rates of the sensors in the order of the topics, Hz; 0: measured in the first two seconds.",
         ),
         Parameter("picture_hz", 3.0, "Maximum rate of image checks, Hz.", (0.5, 60.0)),
+        Parameter("image_is_rectified", False, "The images are rectified: use P of CameraInfo."),
         RELIABILITY,
     )
 
@@ -70,6 +71,7 @@ class SensorHealth(Component):
             self.host.transforms().lookup,
             dict(zip(names.values(), rates, strict=False)),
             self.values["picture_hz"],
+            self.values["image_is_rectified"],
         )
         self._levels = self.monitor.levels()
         for topic, kind in topics.items():

@@ -162,7 +162,9 @@ class DetectorWatchdog:
             self._job = self._detector.worker.call(self._return)
 
     def _fall_back(self) -> None:
-        primary, fallback = self._detector.runtime, self._detector.open(FALLBACK)
+        primary = self._detector.runtime
+        # Not the bundle of the parameter, which may not have been swapped in, or was refused.
+        fallback = self._detector.open({**FALLBACK, "bundle": primary.source})
         self._detector.use(fallback)
         self._primary, self._fallback = primary, fallback
 

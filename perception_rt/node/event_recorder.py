@@ -117,10 +117,8 @@ class EventRecorderNode(PerceptionNode):
         self._levels.clear()
 
     def on_clock_reset(self) -> None:
-        """Drop all messages, as times would run backwards."""
-        if self._buffer is not None:
-            self._buffer.clear()
-        self._due = self._last_s = None
+        """Write a bag that is due now, as the messages of the new time replace those of the old one."""
+        self._write_due()
 
     def every_second(self) -> None:
         """Find new topics, and write a bag that is due."""

@@ -273,11 +273,12 @@ class ComponentNode(PerceptionNode):
     def on_clock_reset(self) -> None:
         """Drop transforms and other state that depends on the order of time."""
         component, host = self.component, self._host  # another thread may be cleaning up
-        if component is None or host is None or not component.active:
+        if component is None or host is None:
             return
-        self.get_logger().warning("ROS time jumped back: starting over")
-        host.clear_transforms()
-        component.reset_clock()
+        host.clear_transforms()  # an inactive node receives them, too
+        if self._configured:
+            self.get_logger().warning("ROS time jumped back: starting over")
+            component.reset_clock()
 
     def diagnostics(self) -> list[Status]:
         """Return the component's diagnostics."""

@@ -57,7 +57,7 @@ def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
 
 
 def check_set(
-    table: Sequence[Parameter], changes: Sequence[RclParameter], configured: bool
+    table: Sequence[Parameter], changes: Sequence[RclParameter], configured: bool, configuring: bool
 ) -> SetParametersResult:
     """Return whether `changes` may be applied now, without applying them."""
     known = {parameter.name: parameter for parameter in table}
@@ -65,6 +65,11 @@ def check_set(
         parameter = known.get(change.name)
         if parameter is None:
             continue
+        if configuring:
+            return SetParametersResult(
+                successful=False,
+                reason=f"{change.name} cannot be set while the node is being configured: set it after that",
+            )
         if configured and not parameter.live:
             return SetParametersResult(
                 successful=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,7 @@ from perception_rt.types.status import Level, Status
 
 DIAGNOSTICS_PERIOD_S = 1.0
 FINAL_DIAGNOSTICS_S = 0.3  # for the last diagnostics to reach their subscribers
+SET_BACK_NS = 1_000_000_000  # step back of the system's clock that is a new beginning, as for `StampOrder`
 
 
 class PerceptionNode(LifecycleNode):
@@ -51,7 +53,9 @@ class PerceptionNode(LifecycleNode):
         self._jump_handle = self.get_clock().create_jump_callback(
             backward, post_callback=self.guard(lambda _: self.on_clock_reset())
         )
+        self._system_lead_ns = _system_lead_ns()
         self._table = (*NODE_PARAMETERS, *self.PARAMETERS)
+        self._configuring = False  # from the reading of the parameters to the end of `setup`
         self._configured = False
         self.active = False
         self.spin_thread: int | None = None  # native id of the thread that spins the node
@@ -99,7 +103,10 @@ class PerceptionNode(LifecycleNode):
         return False
 
     def on_clock_reset(self) -> None:
-        """Called when ROS time jumped backward, by any amount, or simulated time was switched on or off."""
+        """Called, also while inactive, when time was set back or simulated time was switched on or off.
+
+        Simulated time counts at any step, the system's clock at one of more than a second.
+        """
 
     def diagnostics(self) -> list[Status]:
         """Return the diagnostics to publish at 1 Hz."""
@@ -164,10 +171,14 @@ class PerceptionNode(LifecycleNode):
         """Read and check the parameters, then `setup`."""
 
         def configure() -> None:
-            self.values = parameters.read(self, self._table)
-            with self._scheduled():
-                self.setup()
-            self._configured = True
+            self._configuring = True  # first: a parameter that is set after it was read would not be used
+            try:
+                self.values = parameters.read(self, self._table)
+                with self._scheduled():
+                    self.setup()
+                self._configured = True
+            finally:
+                self._configuring = False
 
         return self._attempt("configure", configure, self.teardown)
 
@@ -249,7 +260,7 @@ class PerceptionNode(LifecycleNode):
     # Parameters and diagnostics.
 
     def _check_parameters(self, changes: list) -> Any:
-        result = parameters.check_set(self._table, changes, self._configured)
+        result = parameters.check_set(self._table, changes, self._configured, self._configuring)
         if result.successful and self._configured:
             try:
                 self.check_values({**self.values, **{change.name: change.value for change in changes}})
@@ -263,9 +274,16 @@ class PerceptionNode(LifecycleNode):
             self.on_parameters()
 
     def _on_second(self) -> None:
+        self._watch_system_clock()
         if self.active:
             self.every_second()
         self.publish_diagnostics()
+
+    def _watch_system_clock(self) -> None:
+        """Start over after a step of the system's clock: rcl reports the jumps of simulated time only."""
+        before, self._system_lead_ns = self._system_lead_ns, _system_lead_ns()
+        if self.steady() and before - self._system_lead_ns > SET_BACK_NS:
+            self.on_clock_reset()
 
     def publish_diagnostics(self) -> None:
         """Publish the diagnostics now."""
@@ -286,3 +304,8 @@ class PerceptionNode(LifecycleNode):
             changes |= {"level": max(first.level, Level.WARN)}
             changes |= {"message": f"a callback raised {self._last_callback_error}"}
         return [replace(first, **changes), *statuses[1:]]
+
+
+def _system_lead_ns() -> int:
+    """Return how far the system's clock is ahead of the monotonic one, ns; only a step changes it much."""
+    return time.time_ns() - time.monotonic_ns()

@@ -132,6 +132,8 @@ class Tf2Listener:
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
         """See `TransformBuffer.lookup`."""
+        if stamp_ns < 0:  # asked for by a look back from the first moments of simulated time, or from stamp 0
+            raise TransformError(target, source, f"stamp {stamp_ns / 1e9:.6f} s is negative")
         try:
             found = self._buffer.lookup_transform(
                 target.removeprefix("/"), source.removeprefix("/"), Time(nanoseconds=stamp_ns)

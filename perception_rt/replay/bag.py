@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,9 +21,9 @@ from perception_rt.replay.storage.merge import Source, merged
 from perception_rt.replay.storage.metadata import NAME, Metadata, read_metadata
 from perception_rt.replay.storage.unpack import DECOMPRESSORS, MAGIC, unpack
 from perception_rt.replay.storage.values import BagMessage, Damage, FormatError
-from perception_rt.types import BagError, CameraFrame, LidarFrame
+from perception_rt.types import BagError, CameraFrame, CodecError, LidarFrame
 
-__all__ = ["Bag", "BagMessage", "Damage", "frame_of"]
+__all__ = ["Bag", "BagMessage", "Damage", "frame_of", "frames_of"]
 
 _PARSERS: dict[str, Callable[[bytes], RawImage | EncodedImage | RawCloud]] = {
     "sensor_msgs/msg/Image": parse_image,
@@ -257,7 +258,7 @@ class Bag:
         def report(damage: Damage) -> None:
             self._report(replace(damage, reason=f"{path.name}: {damage.reason}"))
 
-        if not path.exists():
+        if not os.path.exists(path):  # also answers for names that are too long
             report(Damage("", None, None, "is missing"))
             return
         try:
@@ -286,3 +287,13 @@ def frame_of(message: BagMessage) -> CameraFrame | LidarFrame:
         CodecError: the message is malformed.
     """
     return _PARSERS[message.message_type](message.data).decode()
+
+
+def frames_of(messages: Iterable[BagMessage]) -> Iterator[tuple[BagMessage, CameraFrame | LidarFrame]]:
+    """Yield recorded images and point clouds with their frames; those that cannot be decoded are skipped."""
+    for message in messages:
+        try:
+            frame = frame_of(message)
+        except CodecError:
+            continue
+        yield message, frame

@@ -20,7 +20,7 @@ OVERHEAD_BYTES = 64  # of a message in a bag
 SPARE_BYTES = 50_000_000  # left free on the disk
 KEPT_STATIC = 100
 STEP_NS = 1_000_000_000  # by which the clock may be set back without the loss of earlier messages
-LEFT_S = 60.0  # after which a bag that nobody writes on is one of a process that was killed
+LEFT_S = 60.0  # without a write, after which an unfinished bag is that of a killed process
 
 
 class KeptMessage(NamedTuple):

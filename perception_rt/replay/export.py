@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from perception_rt.codec.camera_info import CameraModel, parse_camera_info
 from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.codec.detections import decode_named_detections
 from perception_rt.codec.detections3d import decode_named_detections3d
-from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.replay.bag import Bag, frames_of
 from perception_rt.replay.message_types import header_stamp_ns, typestore
 from perception_rt.replay.survey import Survey, survey_bag
 from perception_rt.stage.fusion.project import project_boxes
-from perception_rt.stage.transforms import transform
+from perception_rt.stage.transforms import camera_way, transform
 from perception_rt.types import (
     BagError,
     CameraFrame,
@@ -28,7 +29,7 @@ from perception_rt.types import (
     ConfigError,
     Detections2D,
     LidarFrame,
-    PerceptionError,
+    TransformError,
 )
 
 ARRAY_2D, ARRAY_3D = "vision_msgs/msg/Detection2DArray", "vision_msgs/msg/Detection3DArray"
@@ -37,6 +38,8 @@ CLOUD, CAMERA_INFO = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/CameraInfo"
 _FOLDERS = {"yolo": "{}/images", "kitti": "{}/image_2"}
 """Where the tools of a format look for the pictures of a topic."""
 FORMATS = ("coco", "kitti", "mot", "yolo", "csv")
+_SEEN = ("coco", "kitti", "yolo")
+"""Formats of boxes as a camera sees them."""
 NEAR_NS = 60_000_000
 """How far the stamps of boxes in space may be from those of the picture, ns."""
 UNKNOWN_3D = "-1 -1 -1 -1000 -1000 -1000 -10"  # what KITTI writes for "not known"
@@ -44,10 +47,15 @@ UNKNOWN_3D = "-1 -1 -1 -1000 -1000 -1000 -10"  # what KITTI writes for "not know
 
 @dataclass(frozen=True)
 class ExportCamera:
-    """A camera, and its pose: (4, 4) takes points of the boxes' frame to the optical frame."""
+    """A camera, and where it is for each message of boxes.
+
+    Attributes:
+        poses: (4, 4) by stamp of the message, takes points of its frame to where K and D of the model hold;
+            none where the recording has no transforms of that time.
+    """
 
     model: CameraModel
-    camera_from_boxes: np.ndarray
+    poses: Mapping[int, np.ndarray]
 
 
 @dataclass
@@ -99,6 +107,11 @@ class ExportTopic:
         return any(ids) and all(len(set(one)) == len(one) for one in ids)
 
     @property
+    def unposed(self) -> int:
+        """Of how many messages the camera's pose is not known."""
+        return 0 if self.view is None else len(self.messages.keys() - self.view.poses.keys())
+
+    @property
     def unfit(self) -> str:
         """Why the boxes are not those of a picture or frame; empty if they are."""
         if self.stamps:
@@ -133,7 +146,7 @@ def read_topics(detections: Bag, recording: Bag, topics: Sequence[str] = ()) -> 
     if not there:
         raise ConfigError("there is no topic of type Detection2DArray or Detection3DArray")
     sensors = {name: _stamps(recording, name) for name in recording.of_type(*IMAGES, CLOUD)}
-    survey, found = survey_bag(recording), []
+    survey, found = survey_bag(recording, None), []
     for name in topics or there:
         kind = detections.topics[name][0]
         topic = ExportTopic(name, kind == ARRAY_3D)
@@ -185,37 +198,44 @@ def _find_pictures(
     stamps = np.array(sensors.get(picture, []), np.int64)
     if recording.topics.get(picture, ("",))[0] not in IMAGES or not len(stamps):
         return
-    topic.picture = picture
-    for stamp_ns in topic.messages:
+    shown = next((frame for _, frame in frames_of(recording.messages([picture]))), None)
+    if not isinstance(shown, CameraFrame):
+        return  # none of the images can be decoded
+    topic.picture, topic.size = picture, (shown.pixels.shape[1], shown.pixels.shape[0])
+    for stamp_ns in topic.messages if topic.view is None else topic.view.poses:
         nearest = int(np.abs(stamps - stamp_ns).argmin())
         if abs(int(stamps[nearest]) - stamp_ns) <= NEAR_NS * topic.is_3d:
             topic.pictures[stamp_ns] = nearest
-    frame = next(frame_of(message) for message in recording.messages([picture]))
-    assert isinstance(frame, CameraFrame)
-    topic.size = frame.pixels.shape[1], frame.pixels.shape[0]
 
 
 def find_view(topic: ExportTopic, survey: Survey, frame: str = "") -> str:
     """Set the first camera from which transforms lead to the boxes; return the topic of its images.
 
     Args:
-        topic: of boxes in space. survey: of the recording. frame: only the camera of this frame.
+        topic: of boxes in space. survey: of the recording, with all transforms: between a vehicle and a
+            fixed frame they change from message to message. frame: only the camera of this frame.
     """
+    frame = frame.removeprefix("/")
     cameras = {one.frame_id: one.name for one in reversed(survey.of_type(*IMAGES))}
     for info in survey.of_type(CAMERA_INFO):
         if frame and info.frame_id != frame:
             continue
         try:
             model = parse_camera_info(info.sample or b"")
-            stamp_ns, message = next(iter(topic.messages.items()))
-            pose = survey.transforms.lookup(
-                model.frame_id.removeprefix("/"), message.frame_id.removeprefix("/"), stamp_ns
-            )
-        except (PerceptionError, StopIteration):
+        except CodecError:
             continue
-        topic.view = ExportCamera(model, pose)
-        return cameras.get(info.frame_id, "")
+        if poses := _poses(topic, model, survey):
+            topic.view = ExportCamera(model, poses)
+            return cameras.get(info.frame_id, "")
     return ""
+
+
+def _poses(topic: ExportTopic, model: CameraModel, survey: Survey) -> dict[int, np.ndarray]:
+    poses = {}
+    for stamp_ns, message in topic.messages.items():
+        with suppress(TransformError):
+            poses[stamp_ns] = camera_way(survey.transforms.lookup, model, message.frame_id, stamp_ns)
+    return poses
 
 
 def export(topics: Sequence[ExportTopic], recording: Bag, how: str, out: Path, images: bool) -> list[str]:
@@ -234,13 +254,20 @@ def export(topics: Sequence[ExportTopic], recording: Bag, how: str, out: Path, i
     out.mkdir(parents=True, exist_ok=True)
     lines, written = [], 0
     for topic in topics:
+        folder = out / _FOLDERS.get(how, "images").format(topic.file_name)
+        asked = set(topic.pictures.values()) if images and (how == "csv" or not topic.unfit) else set()
+        there = write_images(recording, topic.picture, asked, folder) if asked else set()
+        if asked:  # none is labelled that cannot be decoded
+            shown = {stamp: number for stamp, number in topic.pictures.items() if number in there}
+            topic = replace(topic, pictures=shown)
         told, count = writers[how](topic, out, images)
         lines.append(f"{topic.name}: {told}")
+        if how in _SEEN and count and topic.unposed:
+            lines.append(f"{topic.name}: {topic.unposed} messages left out: no transforms of their times")
         written += count
-        if images and count and topic.pictures:
-            folder = out / _FOLDERS.get(how, "images").format(topic.file_name)
-            number = write_images(recording, topic.picture, set(topic.pictures.values()), folder)
-            lines.append(f"{topic.picture}: {number} pictures")
+        if asked:
+            broken = f", {len(asked - there)} cannot be decoded" if asked - there else ""
+            lines.append(f"{topic.picture}: {len(there)} pictures{broken}")
             if how == "kitti" and topic.is_3d and (number := write_clouds(recording, topic, folder.parent)):
                 lines.append(f"{topic.sensor}: {number} clouds")
     if not written:
@@ -248,20 +275,21 @@ def export(topics: Sequence[ExportTopic], recording: Bag, how: str, out: Path, i
     return lines
 
 
-def write_images(recording: Bag, sensor: str, numbers: Collection[int], folder: Path) -> int:
-    """Write some images of a camera as PNG, numbered from 0; return how many."""
-    count = 0
+def write_images(recording: Bag, sensor: str, numbers: Collection[int], folder: Path) -> set[int]:
+    """Write some images of a camera as PNG, numbered from 0; return those that could be decoded."""
+    written: set[int] = set()
     for number, message in enumerate(recording.messages([sensor])):
-        if number not in numbers:
-            continue
-        frame = frame_of(message)
-        assert isinstance(frame, CameraFrame)
-        path = folder / image_name(sensor, number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = frame.pixels if frame.bgr else frame.pixels[:, :, ::-1]
-        cv2.imwrite(str(path), np.ascontiguousarray(pixels))
-        count += 1
-    return count
+        for _, frame in frames_of([message]) if number in numbers else ():
+            assert isinstance(frame, CameraFrame)
+            _write_image(frame, folder / image_name(sensor, number))
+            written.add(number)
+    return written
+
+
+def _write_image(frame: CameraFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = frame.pixels if frame.bgr else frame.pixels[:, :, ::-1]
+    cv2.imwrite(str(path), np.ascontiguousarray(pixels))
 
 
 def write_clouds(recording: Bag, topic: ExportTopic, folder: Path) -> int:
@@ -272,22 +300,21 @@ def write_clouds(recording: Bag, topic: ExportTopic, folder: Path) -> int:
     assert topic.view is not None  # it has pictures
     if recording.topics.get(topic.sensor, ("",))[0] != CLOUD:
         return 0
-    k, pose = (matrix.copy() for matrix in (topic.view.model.k, topic.view.camera_from_boxes[:3]))
-    rows = {"P2": np.column_stack([k, np.zeros(3)]), "R0_rect": np.eye(3), "Tr_velo_to_cam": pose}
-    calibration = "".join(f"{key}: {' '.join(f'{v:.9e}' for v in m.ravel())}\n" for key, m in rows.items())
+    rows = {"P2": np.column_stack([topic.view.model.k, np.zeros(3)]), "R0_rect": np.eye(3)}
     count = 0
-    for message in recording.messages([topic.sensor]):
-        stamp = header_stamp_ns(message.data)
-        if stamp not in topic.pictures or stamp not in topic.messages:
-            continue
-        frame = frame_of(message)
+    stamps = topic.pictures.keys() & topic.messages.keys()
+    seen = (one for one in recording.messages([topic.sensor]) if header_stamp_ns(one.data) in stamps)
+    for _, frame in frames_of(seen):
+        stamp = frame.stamp_ns
         if not isinstance(frame, LidarFrame) or frame.frame_id != topic.messages[stamp].frame_id:
             continue
         name = Path(image_name(topic.picture, topic.pictures[stamp]))
         for kind in ("velodyne", "calib"):
             (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
         np.ascontiguousarray(frame.points, "<f4").tofile((folder / "velodyne" / name).with_suffix(".bin"))
-        (folder / "calib" / name).with_suffix(".txt").write_text(calibration)
+        rows["Tr_velo_to_cam"] = topic.view.poses[stamp][:3]
+        lines = [f"{key}: {' '.join(f'{v:.9e}' for v in m.ravel())}\n" for key, m in rows.items()]
+        (folder / "calib" / name).with_suffix(".txt").write_text("".join(lines))
         count += 1
     return count
 
@@ -312,7 +339,8 @@ def boxes_in_picture(topic: ExportTopic, message: NamedDetections) -> tuple[np.n
     if not topic.is_3d:
         return _upright(message), np.ones(len(message.detections), bool)
     assert topic.view is not None
-    projected = project_boxes(message.detections.xyzlwh_yaw, topic.view.model, topic.view.camera_from_boxes)
+    pose = topic.view.poses[message.stamp_ns]
+    projected = project_boxes(message.detections.xyzlwh_yaw, topic.view.model, pose)
     return projected.xyxy, projected.visible
 
 
@@ -367,6 +395,8 @@ def _kitti(topic: ExportTopic, out: Path, images: bool) -> tuple[str, int]:
     tracked, ids = [], _Numbers()
     count = 0
     for frame, message in topic.pictured() if paired else topic.numbered():
+        if view is not None and message.stamp_ns not in view.poses:
+            continue
         xyxy, shown = boxes_in_picture(topic, message)
         lines = []
         for k, kind in enumerate(_names(message)):
@@ -374,7 +404,8 @@ def _kitti(topic: ExportTopic, out: Path, images: bool) -> tuple[str, int]:
                 continue
             solid, alpha = UNKNOWN_3D, -10.0
             if view is not None:
-                solid, alpha = kitti_box(message.detections.xyzlwh_yaw[k], view.camera_from_boxes)
+                pose = view.poses[message.stamp_ns]
+                solid, alpha = kitti_box(message.detections.xyzlwh_yaw[k], pose)
             box = " ".join(f"{value:.2f}" for value in xyxy[k])
             label = f"{kind.replace(' ', '_') or 'DontCare'} -1 -1 {alpha:.4f} {box} {solid}"
             label += f" {message.detections.scores[k]:.4f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from perception_rt.codec.detection_array import NamedDetections
-from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.replay.bag import Bag, frames_of
 from perception_rt.replay.export import (
     ARRAY_2D,
     ARRAY_3D,
@@ -25,7 +25,7 @@ from perception_rt.replay.export import (
     find_view,
     read_topics,
 )
-from perception_rt.replay.message_types import typestore
+from perception_rt.replay.message_types import header_stamp_ns, typestore
 from perception_rt.replay.report.choose import sensors_of
 from perception_rt.replay.survey import Survey, survey_bag
 from perception_rt.stage.draw import draw_bev, draw_boxes3d, draw_detections
@@ -80,7 +80,7 @@ def mine(folder: Path, recording: Path, metrics: Mapping[str, Any], count: int) 
         outputs = stack.enter_context(Bag(folder / "bag"))
         sensors = stack.enter_context(Bag(recording, salvage=True))
         topics = {topic.name: topic for topic in read_topics(outputs, sensors)}
-        survey = survey_bag(sensors)
+        survey = survey_bag(sensors, None)
         found = [
             *_camera_and_lidar(topics, metrics, survey),
             *_detector_and_tracker(topics, metrics),
@@ -126,7 +126,7 @@ def _camera_and_lidar(
                 continue
             for stamp_ns, message in camera.messages.items():
                 other = _nearest(lidar, stamp_ns)
-                if other is not None:
+                if other is not None and seen.view is not None and other.stamp_ns in seen.view.poses:
                     yield _in_image(camera, message, seen, other)
 
 
@@ -145,7 +145,8 @@ def _in_image(
 ) -> MinedMoment:
     """Compare the road users of a camera with those of a lidar that should be in its image."""
     assert lidar.view is not None
-    projected = project_boxes(other.detections.xyzlwh_yaw, lidar.view.model, lidar.view.camera_from_boxes)
+    pose = lidar.view.poses[other.stamp_ns]
+    projected = project_boxes(other.detections.xyzlwh_yaw, lidar.view.model, pose)
     asked = (projected.share >= 0.5) & (projected.depth <= FARTHEST_M)
     boxes, _ = boxes_in_picture(camera, seen)
     same = iou_2d(boxes, projected.xyxy) >= IOU
@@ -239,7 +240,8 @@ def _write_labels(
         if pictures and not topic.stamps:
             chosen.append(replace(topic, messages=messages, pictures=pictures))
     for how in ("coco", "kitti") if chosen else ():
-        export(chosen, recording, how, out / how, True)
+        with suppress(ConfigError):  # none of these pictures can be decoded
+            export(chosen, recording, how, out / how, True)
 
 
 def _draw(
@@ -251,17 +253,19 @@ def _draw(
 ) -> None:
     """Draw each moment: both sides, one below the other; a fault of a sensor as its plain picture."""
     folder.mkdir()
+    pictured = [name for name, topic in topics.items() if topic.picture]
+    times = {picture: _times(recording, picture) for picture in {topics[name].picture for name in pictured}}
     for number, moment in enumerate(moments):
-        names = moment.topics or tuple(name for name, topic in topics.items() if topic.size[0])[:1]
+        names = moment.topics or (pictured or list(topics))[:1]
         picture = next((topics[name].picture for name in names if topics[name].picture), "")
-        image = _image(recording, picture, moment.stamp_ns)
+        image = _image(recording, picture, times.get(picture, []), moment.stamp_ns)
         parts = []
         for name in names:
-            topic = replace(topics[name])
-            message = _nearest(topic, moment.stamp_ns) if moment.topics else None
-            if topic.is_3d and message is not None:
-                frame = "" if image is None else image.frame_id
-                find_view(topic, survey, frame)
+            message = _nearest(topics[name], moment.stamp_ns) if moment.topics else None
+            shown = {} if message is None else {message.stamp_ns: message}
+            topic = replace(topics[name], messages=shown, view=None)
+            if topic.is_3d and image is not None:
+                find_view(topic, survey, image.frame_id)
             parts.append(_side(topic, message, image, moment))
         width = max(part.shape[1] for part in parts)
         parts = [cv2.copyMakeBorder(p, 0, 0, 0, width - p.shape[1], cv2.BORDER_CONSTANT) for p in parts]
@@ -269,15 +273,19 @@ def _draw(
         cv2.imwrite(str(path), np.vstack(parts)[:, :, ::-1])
 
 
-def _image(recording: Bag, topic: str, stamp_ns: int) -> CameraFrame | None:
-    """Return the image of a camera nearest to a stamp."""
-    best: CameraFrame | None = None
-    for message in recording.messages([topic]) if topic else ():
-        frame = frame_of(message)
-        assert isinstance(frame, CameraFrame)
-        if best is None or abs(frame.stamp_ns - stamp_ns) < abs(best.stamp_ns - stamp_ns):
-            best = frame
-    return best
+def _times(recording: Bag, topic: str) -> list[tuple[int, int]]:
+    """Return stamp and log time of each image of a camera."""
+    stamped = ((header_stamp_ns(one.data), one.log_ns) for one in recording.messages([topic]))
+    return [(stamp_ns, log_ns) for stamp_ns, log_ns in stamped if stamp_ns is not None]
+
+
+def _image(recording: Bag, topic: str, times: Sequence[tuple[int, int]], stamp_ns: int) -> CameraFrame | None:
+    """Return the image of a camera nearest to a stamp, of those that can be decoded."""
+    for at_ns, log_ns in sorted(times, key=lambda one: abs(one[0] - stamp_ns)):
+        for _, frame in frames_of(recording.messages([topic], log_ns, log_ns + 1)):
+            if isinstance(frame, CameraFrame) and frame.stamp_ns == at_ns:
+                return frame
+    return None
 
 
 def _side(
@@ -288,9 +296,8 @@ def _side(
     if message is not None and not topic.is_3d and pixels is not None:
         drawn = draw_detections(pixels, message.detections, message.classes)
     elif message is not None and topic.view is not None and pixels is not None:
-        drawn = draw_boxes3d(
-            pixels, message.detections, message.classes, topic.view.model, topic.view.camera_from_boxes
-        )
+        pose = topic.view.poses[message.stamp_ns]
+        drawn = draw_boxes3d(pixels, message.detections, message.classes, topic.view.model, pose)
     elif message is not None and topic.is_3d:
         drawn = draw_bev(np.zeros((0, 4), np.float32), message.detections, message.classes)
     else:

@@ -15,8 +15,7 @@ from perception_rt.types import PerceptionError
 
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 SAMPLES = 5  # messages of a topic that are read
-MOST_TRANSFORMS = 500
-"""Number of messages that are read of each topic of transforms."""
+MOST_TRANSFORMS = 500  # enough to know the tree
 
 
 @dataclass
@@ -55,7 +54,7 @@ class Survey:
 
     Attributes:
         parents: by frame, its parent and whether the transform is static.
-        transforms: of the whole source.
+        transforms: as many as were read.
         faults: messages that cannot be used, with the reason.
     """
 
@@ -94,8 +93,12 @@ class Survey:
         return bool(one) and (one == other or bool(set(self.way_up(one)) & set(self.way_up(other))))
 
 
-def survey_bag(bag: Bag) -> Survey:
-    """Survey a recording; reads the first messages of each topic and the first transforms."""
+def survey_bag(bag: Bag, most_transforms: int | None = MOST_TRANSFORMS) -> Survey:
+    """Survey a recording; reads the first messages of each topic and the first transforms.
+
+    Args:
+        most_transforms: number of messages that are read of each topic of transforms; None for all.
+    """
     survey = Survey()
     for name, (kind, count) in bag.topics.items():
         samples = [message.data for message in islice(bag.messages([name]), SAMPLES)]
@@ -104,6 +107,6 @@ def survey_bag(bag: Bag) -> Survey:
         topic.spare = tuple(samples[1:])
         survey.topics.append(topic)
     for topic in survey.of_type(TF_TYPE):
-        messages = islice(bag.messages([topic.name]), MOST_TRANSFORMS)
+        messages = islice(bag.messages([topic.name]), most_transforms)
         survey.add_transforms(topic.name, (message.data for message in messages))
     return survey

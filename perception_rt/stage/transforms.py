@@ -9,11 +9,14 @@ from operator import mul
 
 import numpy as np
 
+from perception_rt.codec.camera_info import CameraModel
 from perception_rt.codec.transforms import parse_transforms
 from perception_rt.types import PerceptionError, TransformError
 
 HISTORY_NS = 10_000_000_000  # tf2's default
 MAX_FRAMES = 1024  # a further frame replaces the least recently updated one
+Lookup = Callable[[str, str, int], np.ndarray]
+"""Target frame, source frame and time, ns, to (4, 4); raises TransformError."""
 
 
 class TransformBuffer:
@@ -234,6 +237,22 @@ class _Frame:
         a, b = self._poses[after - 1], self._poses[after]
         between = [one + share * (other - one) for one, other in zip(a[:3], b[:3], strict=True)]
         return to_matrix(between, slerp(a[3:], b[3:], share))
+
+
+def camera_way(
+    lookup: Lookup, model: CameraModel, frame: str, stamp_ns: int, optical: str = ""
+) -> np.ndarray:
+    """Return (4, 4) from points of `frame` at a time to where the camera's K and D hold.
+
+    For a stereo camera that is not its optical frame: transforms lead to the rectified one.
+
+    Args:
+        optical: the camera's frame, if it is known from elsewhere than CameraInfo.
+
+    Raises:
+        TransformError: see `TransformBuffer.lookup`.
+    """
+    return model.camera_from_frame @ lookup(optical or model.frame_id, frame, stamp_ns)
 
 
 def _checked_pose(

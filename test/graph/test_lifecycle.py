@@ -12,6 +12,7 @@ import pytest
 from lifecycle_msgs.msg import Transition
 
 from perception_rt.node.camera_detector import CameraDetectorNode
+from perception_rt.node.vehicle_state import VehicleStateNode
 
 from .conftest import TALL, square, stamp_of, wait_for
 
@@ -174,6 +175,27 @@ def test_what_is_fixed_while_configured_may_be_set_before(run_camera):
     assert bench.change_state(CONFIGURE)
     assert bench.change_state(ACTIVATE)
     assert camera.node.values["batch_wait_ms"] == 1.0
+
+
+def test_a_parameter_is_refused_while_the_node_is_being_configured(bench, monkeypatch):
+    reached, go_on, own = threading.Event(), threading.Event(), VehicleStateNode.setup
+
+    def setup(node) -> None:
+        reached.set()
+        assert go_on.wait(30)
+        own(node)
+
+    monkeypatch.setattr(VehicleStateNode, "setup", setup)
+    bring_up = threading.Thread(target=lambda: bench.start(VehicleStateNode, rate_hz=20.0))
+    bring_up.start()
+    assert reached.wait(30)
+    result = bench.set_parameter("rate_hz", 10.0, "vehicle_state")
+    go_on.set()
+    bring_up.join()
+    assert bench.up
+    assert (result.successful, "being configured" in result.reason) == (False, True)
+    node = bench.graph.nodes[0]
+    assert node.values["rate_hz"] == node.get_parameter("rate_hz").value == 20.0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity is of Linux")

@@ -9,6 +9,7 @@ from threading import Thread
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
+from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
@@ -148,6 +149,20 @@ def test_without_a_transform_the_message_is_unsynced_and_says_why(bench):
     assert driver.boxes(0, (10, 0, 0)) == {"unsynced": 1}
     assert "odom" in driver.book()["reasons"]["unsynced"]
     assert wait_for(lambda: bench.message("object_tracker").startswith("not tracked: "))
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_system_clock_that_is_set_back_makes_room_for_new_transforms(bench, monkeypatch, active):
+    driver = Driver(bench, fixed_frame="odom")
+    if not active:
+        assert bench.change_state(Transition.TRANSITION_DEACTIVATE, "object_tracker")
+    driver.pose(600, 0)
+    assert wait_for(lambda: known(driver, 600))
+    real_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() - 600 * STEP)
+    assert wait_for(lambda: not known(driver, 600))
+    driver.pose(0, 0)
+    assert wait_for(lambda: known(driver, 0))
 
 
 def test_what_is_late_or_broken_is_counted_and_loses_nothing_else(bench):

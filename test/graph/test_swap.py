@@ -79,6 +79,22 @@ def test_a_bad_bundle_leaves_the_running_one(run_camera, tmp_path, feed, kind):
     assert camera.count("published") == camera.book()["received"]
 
 
+def test_settings_and_the_fallback_concern_the_running_bundle_until_a_swap(run_camera, failing, tmp_path):
+    camera = run_camera()
+    bench, detector = camera.bench, camera.node.component
+    assert bench.set_parameter("bundle", str(tmp_path / "not_swapped_in.pt")).successful
+    assert bench.set_parameter("score_thresholds", ["bright=0.95"]).successful  # BrightBox says 0.9
+    assert len(camera.ask().detections) == 0
+    refused = bench.set_parameter("classes", ["brihgt"])
+    assert not refused.successful
+    assert f"did you mean bright?; {failing} runs until bundle is swapped" in refused.reason
+    primary = detector.runtime
+    detector.worker.call(detector.watchdog._fall_back).result()
+    assert detector.runtime is not primary
+    assert detector.runtime.source == failing
+    assert len(camera.ask().detections) == 0
+
+
 def test_two_swaps_at_once_are_one_too_many(run_camera):
     camera = run_camera(**SLOW_TO_LOAD)
     swaps = [camera.bench.swap() for _ in range(2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,13 @@ from rich.console import Console
 
 from perception_rt.cli.demo.film import Film
 from perception_rt.cli.demo.folder import clear_results
+from perception_rt.cli.demo.plan import bag_graph
 from perception_rt.cli.demo.rates import ANSWERED, SHARE, Load, measure, reduced, sustained
+from perception_rt.codec import encode_image
+from perception_rt.replay.bag import Bag
+from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.summary import broken, summary_table
-from perception_rt.types import ConfigError, PerceptionError
+from perception_rt.types import BagError, ConfigError, PerceptionError
 
 ASKED = {"camera_detector": 30.0, "lidar_detector": 10.0}
 
@@ -68,6 +73,21 @@ def test_a_bundle_that_cannot_be_timed_is_named(tmp_path):
     file.write_bytes(b"no archive")
     with pytest.raises(PerceptionError, match=r"camera_detector: bundle=.*broken\.pt"):
         measure({"camera_detector": Load(str(file), "cpu", 1)})
+
+
+def test_the_first_image_that_can_be_decoded_says_the_size(tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        kind = "sensor_msgs/msg/Image"
+        for number in range(2):
+            data = encode_image(np.zeros((120, 160, 3), np.uint8), "rgb8", number, "camera")
+            bag.write("/image_raw", kind, number, data if number else data[:80])
+            bag.write("/dead", kind, number, data[:80])
+    args = Namespace(bag=tmp_path / "bag", bundle="any", lidar_bundle=None)
+    with Bag(args.bag) as bag:
+        graph = bag_graph(bag, ["/image_raw"], args)
+        assert graph["camera_detector"]["warmup_sizes"] == ["160x120"]
+        with pytest.raises(BagError, match="/dead: none of its 2 images can be decoded"):
+            bag_graph(bag, ["/dead"], args)
 
 
 def test_results_of_an_earlier_run_are_removed_and_other_files_stay(tmp_path):

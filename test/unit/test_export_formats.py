@@ -37,26 +37,37 @@ AXES = np.array([[0, -1, 0, 0.1], [0, 0, -1, 0.2], [1, 0, 0, 0.3], [0, 0, 0, 1.0
 CLASSES = ("car", "traffic light")
 
 
-def camera_info() -> bytes:
+def camera_info(r: np.ndarray | None = None, p: np.ndarray | None = None) -> bytes:
     types = typestore().types
     time = types["builtin_interfaces/msg/Time"](1, 0)
     header = types["std_msgs/msg/Header"](time, "camera")
     k = np.array([100, 0, 80, 0, 100, 60, 0, 0, 1.0])
     roi = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    matrices = k, (np.eye(3) if r is None else r).ravel(), (np.zeros((3, 4)) if p is None else p).ravel()
     info = types["sensor_msgs/msg/CameraInfo"](
-        header, 120, 160, "plumb_bob", np.zeros(5), k, np.eye(3).ravel(), np.zeros(12), 0, 0, roi
+        header, 120, 160, "plumb_bob", np.zeros(5), *matrices, 0, 0, roi
     )
     return bytes(typestore().serialize_cdr(info, "sensor_msgs/msg/CameraInfo"))
 
 
 def transform() -> bytes:
+    return transform_of("camera", "lidar", S, tuple(AXES[:3, 3].tolist()), (0.5, -0.5, 0.5, 0.5))
+
+
+def transform_of(
+    parent: str,
+    child: str,
+    stamp_ns: int,
+    place: tuple[float, ...],
+    quaternion: tuple[float, ...] = (0.0, 0.0, 0.0, 1.0),
+) -> bytes:
     types = typestore().types
-    time = types["builtin_interfaces/msg/Time"](1, 0)
-    move = types["geometry_msgs/msg/Vector3"](*AXES[:3, 3].tolist())
-    turn = types["geometry_msgs/msg/Quaternion"](0.5, -0.5, 0.5, 0.5)
+    time = types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, S))
+    move = types["geometry_msgs/msg/Vector3"](*place)
+    turn = types["geometry_msgs/msg/Quaternion"](*quaternion)
     pose = types["geometry_msgs/msg/Transform"](move, turn)
     stamped = types["geometry_msgs/msg/TransformStamped"](
-        types["std_msgs/msg/Header"](time, "camera"), "lidar", pose
+        types["std_msgs/msg/Header"](time, parent), child, pose
     )
     message = types["tf2_msgs/msg/TFMessage"]([stamped])
     return bytes(typestore().serialize_cdr(message, "tf2_msgs/msg/TFMessage"))
@@ -132,6 +143,53 @@ def test_kitti_labels_are_read_back_as_the_same_boxes(recording, tmp_path):
     assert [list(labels.track_ids) for labels in tracks.values()] == [[7], [7]]
 
 
+def test_boxes_in_a_fixed_frame_are_seen_from_where_the_vehicle_is_then(tmp_path, capsys):
+    folder, space = tmp_path / "bag", Detection3DEncoder(CLASSES)
+    seconds = (1, 2, 7, 8)  # the last one is after the transforms
+    with BagWriter(folder) as bag:
+        bag.write("/tf_static", "tf2_msgs/msg/TFMessage", S, transform())
+        bag.write("/camera_info", "sensor_msgs/msg/CameraInfo", S, camera_info())
+        for stamp in range(S, 7 * S + 1, 10 * MS):  # 10 m/s along x; the way is camera, lidar, odom
+            data = transform_of("lidar", "odom", stamp, (-10 * (stamp / S - 1), 0.0, 0.0))
+            bag.write("/tf", "tf2_msgs/msg/TFMessage", stamp, data)
+        for second in seconds:
+            stamp = second * S
+            pixels = np.zeros((120, 160, 3), np.uint8)
+            bag.write("/image_raw", IMAGE, stamp, encode_image(pixels, "rgb8", stamp, "camera"))
+            ahead = BOX + np.float32([[10 * (second - 1), 0, 0, 0, 0, 0, 0]])
+            box = Detections3D(ahead, np.array([0.8], np.float32), np.array([0]))
+            bag.write("/tracks", ARRAY_3D, stamp, space.encode(box, stamp, "odom", ["7"]))
+    out = written(folder, tmp_path / "kitti", "kitti")
+    assert "/tracks: 1 messages left out: no transforms of their times" in capsys.readouterr().out
+    labels = sorted((out / "tracks").glob("*.txt"))
+    assert [label.name for label in labels] == ["000000.txt", "000001.txt", "000002.txt"]
+    for label in labels:  # always at the same place before the vehicle
+        found = boxes_in_velodyne(read_object_labels(label).hwlxyz_ry, Calibration(np.zeros((3, 4)), AXES))
+        np.testing.assert_allclose(found, BOX, atol=2e-3)
+    seen = COCO(str(written(folder, tmp_path / "coco", "coco") / "tracks.json"))
+    boxes = [seen.imgToAnns[number][0]["bbox"] for number in sorted(seen.imgs)]
+    assert len(boxes) == 3
+    np.testing.assert_allclose(boxes, boxes[:1] * 3, atol=0.01)
+
+
+def test_boxes_in_the_raw_image_of_a_stereo_camera_have_no_rectification(tmp_path):
+    folder, space = tmp_path / "bag", Detection3DEncoder(CLASSES)
+    turn = cv2.Rodrigues(np.array([0.0, 0.1, 0.2]))[0]
+    with BagWriter(folder) as bag:
+        bag.write("/tf_static", "tf2_msgs/msg/TFMessage", S, transform())
+        bag.write("/camera_info", "sensor_msgs/msg/CameraInfo", S, camera_info(turn))
+        pixels = np.zeros((120, 160, 3), np.uint8)
+        bag.write("/image_raw", IMAGE, S, encode_image(pixels, "rgb8", S, "camera"))
+        small = BOX * np.float32([1, 1, 1, 0.01, 0.01, 0.01, 1])
+        box = Detections3D(small, np.array([0.8], np.float32), np.array([0]))
+        bag.write("/tracks", ARRAY_3D, S, space.encode(box, S, "lidar"))
+    seen = COCO(str(written(folder, tmp_path / "coco", "coco") / "tracks.json"))
+    x, y, width, height = seen.anns[1]["bbox"]
+    raw = turn.T @ (AXES @ np.array([10, 1, 0.5, 1]))[:3]
+    expected = 100 * raw[:2] / raw[2] + [80, 60]
+    np.testing.assert_allclose([x + width / 2, y + height / 2], expected, atol=0.1)
+
+
 @pytest.mark.parametrize("yaw", np.linspace(-3.1, 3.1, 9))
 def test_boxes_go_to_the_camera_and_back(yaw):
     box = np.array([12.0, -3.0, 0.4, 4.2, 1.8, 1.6, yaw])
@@ -193,12 +251,36 @@ def test_what_cannot_be_exported_is_said(recording, tmp_path, capsys):
     assert "--recording" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("broken", [1, 2])
+def test_images_that_cannot_be_decoded_are_left_out(tmp_path, capsys, broken):
+    folder, encoder = tmp_path / "bag", DetectionEncoder(CLASSES)
+    found = Detections2D(np.array([[10, 20, 50, 60]], np.float32), np.ones(1, np.float32), np.array([0]))
+    with BagWriter(folder) as bag:
+        for number in range(2):
+            stamp = S + number * 100 * MS
+            image = encode_image(np.zeros((120, 160, 3), np.uint8), "rgb8", stamp, "camera")
+            bag.write("/image_raw", IMAGE, stamp, image[:80] if number < broken else image)
+            bag.write("/detections", ARRAY_2D, stamp, encoder.encode(found, stamp, "camera"))
+    out = written(folder, tmp_path / "csv", "csv")
+    assert len((out / "detections.csv").read_text().splitlines()) == 3
+    given = ["--format", "coco", "--images", "--out", str(tmp_path / "coco")]
+    if broken == 2:
+        assert main(["export", str(folder), *given]) == 2
+        assert "no pictures of their times" in capsys.readouterr().err
+        return
+    written(folder, tmp_path / "coco", "coco", "--images")
+    assert "/image_raw: 1 pictures, 1 cannot be decoded" in capsys.readouterr().out
+    (image,) = COCO(str(tmp_path / "coco" / "detections.json")).imgs.values()
+    assert (image["width"], image["height"]) == (160, 120)
+    assert [path.name for path in (tmp_path / "coco").glob("images/*/*")] == [Path(image["file_name"]).name]
+
+
 def test_ctrl_c_leaves_no_half_of_a_folder(recording, tmp_path, monkeypatch, capsys):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
-    monkeypatch.setattr(cv2, "imwrite", interrupt)  # the boxes are written by then
+    monkeypatch.setattr(cv2, "imwrite", interrupt)  # the folder is there by then
     assert main(["export", str(recording), "--format", "coco", "--images", "--out", str(out)]) == 130
     assert capsys.readouterr().err == "perception-rt export: interrupted\n"
     assert not out.exists()

@@ -196,16 +196,27 @@ def test_external_data_is_taken_in(network, tmp_path):
         import_onnx(tmp_path / "e" / "e.onnx", "yolov8", CLASSES)
 
 
-def test_external_data_of_another_folder_is_not_read(network, tmp_path):
+@pytest.mark.parametrize(
+    ("location", "why"),
+    [
+        ("../../etc/passwd", "lies outside of its folder"),
+        ("/etc/passwd", "lies outside of its folder"),
+        ("linked", "lies outside of its folder"),
+        ("a" * 300, "is missing beside it"),
+        ("a\0b", "is missing beside it"),
+    ],
+)
+def test_external_data_of_another_folder_is_not_read(network, tmp_path, location, why):
     path, _, _ = network
     model = onnx.load(path)
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     entry = tensor.external_data.add()
-    entry.key, entry.value = "location", "../../etc/passwd"
+    entry.key, entry.value = "location", location
+    (tmp_path / "linked").symlink_to("/etc/passwd")
     (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(BundleError, match="lies outside of its folder"):
+    with pytest.raises(BundleError, match=why):
         import_onnx(tmp_path / "bad.onnx", "yolov8", CLASSES)
 
 

@@ -120,6 +120,48 @@ def test_fewer_are_the_strongest_and_a_second_call_replaces_the_first(run):
     assert len(list((folder / "mined" / "pictures").iterdir())) == 1
 
 
+def test_a_leading_slash_of_the_cameras_frame_hides_no_disagreement(run):
+    folder, recording = run
+    slashed, flat = folder.with_name("slashed"), DetectionEncoder(("car",))
+    with BagWriter(slashed / "bag") as bag, Bag(folder / "bag") as old:
+        for message in old.messages():
+            data = message.data
+            if message.topic == CAMERA:
+                data = flat.encode(Detections2D.empty(), message.log_ns, "/camera")
+            bag.write(message.topic, message.message_type, message.log_ns, data)
+    assert CAMERA_LIDAR in {one.kind for one in mine(slashed, recording, METRICS, 5)}
+
+
+def test_an_image_that_cannot_be_decoded_gives_way_to_its_neighbour(run):
+    folder, recording = run
+    damaged = recording.with_name("damaged")
+    with BagWriter(damaged) as bag, Bag(recording) as old:
+        for message in old.messages():
+            broken = message.topic == "/image_raw" and message.log_ns in (S, 2 * S)
+            data = message.data[:80] if broken else message.data
+            bag.write(message.topic, message.message_type, message.log_ns, data)
+    moments = mine(folder, damaged, METRICS, 5)
+    assert [one.kind for one in moments] == [CAMERA_LIDAR, DETECTOR_TRACKER, HEALTH]
+    drawn = cv2.imread(str(min((folder / "mined" / "pictures").iterdir())))
+    assert (drawn[30:148] == 52).mean() > 0.95  # the third image
+    assert sorted(COCO(str(folder / "mined" / "coco" / "camera_detector_detections.json")).imgs) == [3, 4]
+
+
+def test_a_fault_of_a_graph_without_cameras_has_a_plain_picture(run):
+    folder, recording = run
+    lidar = folder.with_name("lidar_only")
+    with BagWriter(lidar / "bag") as bag, Bag(folder / "bag") as old:
+        for message in old.messages([LIDAR, "/diagnostics"]):
+            bag.write(message.topic, message.message_type, message.log_ns, message.data)
+    blind = recording.with_name("no_camera")
+    with BagWriter(blind) as bag:
+        bag.write("/tf_static", "tf2_msgs/msg/TFMessage", S, transform())
+    (only,) = mine(lidar, blind, {**METRICS, "outputs": {LIDAR: METRICS["outputs"][LIDAR]}}, 5)
+    assert only.kind == HEALTH
+    (picture,) = (lidar / "mined" / "pictures").iterdir()
+    assert cv2.imread(str(picture)).shape == (28 + 64, 640, 3)
+
+
 @given(
     st.lists(
         st.builds(

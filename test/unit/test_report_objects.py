@@ -12,6 +12,7 @@ from perception_rt.codec.cdr import CdrWriter
 from perception_rt.replay.bag import Bag
 from perception_rt.replay.bag_writer import BagWriter
 from perception_rt.replay.report.lives import MOST, life_sections, read_lives
+from perception_rt.replay.report.page import tracked_lives
 from perception_rt.replay.report.side_by_side import chosen, differing
 from perception_rt.types import Detections2D, Detections3D
 
@@ -30,6 +31,7 @@ METRICS = {
         "b": {"node": "/fusion", "topic": "/lidar_detector/detections"},
     },
 }
+TF = "tf2_msgs/msg/TFMessage"
 ENCODER = Detection3DEncoder(("car", "truck"))
 
 
@@ -58,17 +60,19 @@ def driving(ids=("7",), steps=range(40), speed=10.0, start=START):
         yield AHEAD, ARRAY_3D, stamp + 2, ahead
 
 
-@pytest.fixture
-def recording(tmp_path):
+def mounted(stamp: int) -> bytes:
     """The lidar is 2 m ahead of odom's origin."""
     writer = CdrWriter()
     writer.scalars("I", 1)
-    writer.header(START, "odom")
+    writer.header(stamp, "odom")
     writer.string("lidar")
     writer.scalars("d", 2, 0, 0, 0, 0, 0, 1)
-    with Bag(
-        write(tmp_path / "in", [("/tf_static", "tf2_msgs/msg/TFMessage", START, writer.bytes())])
-    ) as bag:
+    return writer.bytes()
+
+
+@pytest.fixture
+def recording(tmp_path):
+    with Bag(write(tmp_path / "in", [("/tf_static", TF, START, mounted(START))])) as bag:
         yield bag
 
 
@@ -100,6 +104,20 @@ def test_a_track_is_seen_by_the_sensors_of_the_fused_object_at_its_place(tmp_pat
     said += [fused(k, "camera", 100.0) for k in range(35, 40)]
     (life,) = lives_of(tmp_path, recording, [*driving(), *said])
     assert life.sources == ["camera+lidar"] * 30 + ["lidar"] * 5 + [""] * 5
+
+
+def test_lives_follow_the_clock_of_the_replay(tmp_path):
+    late = 1000 * 10**9  # the machine that recorded /tf had another clock
+    moving = [("/tf", TF, START + k * STEP + late, mounted(START + k * STEP)) for k in range(41)]
+    said = []
+    for k in range(40):
+        stamp = START + k * STEP
+        data = ENCODER.encode(boxes([(k - 2.0, 0)]), stamp, "lidar", ["camera"])
+        said.append((FUSED, ARRAY_3D, stamp, data))
+    write(tmp_path / "run" / "bag", [*driving(), *said])
+    metrics = METRICS | {"bag": {"clock": {"behind_ns": {"/tf": late}}}}
+    (life,) = tracked_lives(tmp_path / "run", write(tmp_path / "in", moving), metrics)
+    assert life.sources == ["camera"] * 40
 
 
 def test_a_track_may_continue_one_that_ended_before_where_it_would_be(tmp_path, recording):

@@ -11,6 +11,7 @@ from perception_rt.codec import Detection3DEncoder, DetectionEncoder
 from perception_rt.codec.estimates import parse_estimates
 from perception_rt.codec.transforms import Transform
 from perception_rt.replay.bag import Bag
+from perception_rt.replay.message_types import typestore
 from perception_rt.replay.score import BoxTruth, EgoTruth, Places, load_truth
 from perception_rt.replay.score.places import moved
 from perception_rt.replay.score.truth import Moment, latest
@@ -29,6 +30,7 @@ from test.drives import (
 )
 
 S = 1_000_000_000
+ARRAY_3D = "vision_msgs/msg/Detection3DArray"
 LABEL = "Car 0.00 0 0.0 100.0 150.0 200.0 250.0 1.5 1.8 4.2 2.0 1.6 20.0 -1.57"
 CALIBRATION = """P2: 700 0 600 0 0 700 180 0 0 0 1 0
 R0_rect: 1 0 0 0 1 0 0 0 1
@@ -152,6 +154,19 @@ def test_an_id_twice_in_one_array_is_refused(tmp_path):
     folder = write_bag(tmp_path / "bag", {TRUTH: TOPICS[TRUTH]}, [(START_NS, TRUTH, data)])
     with Bag(folder) as bag, pytest.raises(BagError, match="duplicate id"):
         load_truth(TRUTH, bag)
+
+
+def test_a_truth_with_a_box_that_is_none_is_refused_not_scored_without_it(tmp_path):
+    rows = np.array([[*box(5.0)], [*box(9.0)]], np.float32)
+    two = Detections3D(rows, np.ones(2, np.float32), np.zeros(2, np.int64))
+    message = Detection3DEncoder(("car",)).encode(two, START_NS, "lidar")
+    array = typestore().deserialize_cdr(message, ARRAY_3D)
+    array.detections[1].bbox.size.x = -4.0
+    data = bytes(typestore().serialize_cdr(array, ARRAY_3D))
+    folder = write_bag(tmp_path / "bag", {TRUTH_3D: TOPICS[TRUTH_3D]}, [(START_NS, TRUTH_3D, data)])
+    said = rf"{TRUTH_3D} at {START_NS} ns: 1 of 2 boxes are no truth: detections\[1\]: .*negative"
+    with Bag(folder) as bag, pytest.raises(BagError, match=said):
+        load_truth(TRUTH_3D, bag)
 
 
 def test_people_of_motchallenge(drive, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from bench.health_faults import (
     simulated,
 )
 from perception_rt.codec import encode_compressed, encode_image, encode_points
+from perception_rt.component.fusion import Fusion
 from perception_rt.component.graph import GraphNode
+from perception_rt.component.parameters import resolve
 from perception_rt.component.sensor_health import SensorHealth
 from perception_rt.replay.bag import BagMessage
 from perception_rt.replay.lockstep.health import SensorWatch
@@ -30,13 +33,23 @@ from perception_rt.replay.lockstep.host import LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.router import ReplayObserver, Router
 from perception_rt.stage.health.agreement import AgreementHealth
+from perception_rt.stage.health.alignment import AlignmentHealth
 from perception_rt.stage.health.checks import CLEAR_S, Check, Limits
 from perception_rt.stage.health.cloud import CloudHealth, measure_cloud
-from perception_rt.stage.health.monitor import COMPRESSED, IMAGE, POINTS, HealthMonitor
+from perception_rt.stage.health.monitor import (
+    CAMERA_INFO,
+    COMPRESSED,
+    IMAGE,
+    POINTS,
+    HealthMonitor,
+    camera_info_topic,
+)
 from perception_rt.stage.health.picture import PictureHealth, measure_picture
 from perception_rt.stage.health.timing import TimingHealth
 from perception_rt.types import CodecError, TransformError
 from perception_rt.types.status import Level
+
+from .test_export_formats import camera_info
 
 SECOND = 10**9
 
@@ -69,6 +82,37 @@ def test_a_wrong_calibration_is_found_and_a_right_one_is_none():
     drive, fault = simulated(21, 7.0, (480, 270)), FAULTS["extrinsics/yaw_+3"]
     assert play(drive, None, 0.0, 7.0).findings == []
     assert found_s(play(drive, fault, 0.0, 7.0), fault, 0.0) <= 10
+
+
+def test_the_calibration_of_a_raw_stereo_camera_is_checked_without_rectification(drive, monkeypatch):
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
+    monitor = HealthMonitor({CAMERA: IMAGE, LIDAR: POINTS}, lambda *_: np.eye(4))
+    monitor.take_camera_info(CAMERA, camera_info(turn))
+    looks = []
+    monkeypatch.setattr(monitor.sensors[CAMERA].alignment, "look", lambda *given: looks.append(given[-1]))
+    monitor.take(CAMERA, encode_image(drive.pictures[0], "bgr8", START_NS, "camera"), START_NS)
+    monitor.take(LIDAR, encode_points(drive.clouds[0], START_NS, "lidar"), START_NS)
+    np.testing.assert_allclose([look[:3, :3] for look in looks], [turn.T])
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_the_health_of_a_recording_takes_the_pictures_as_fusion_does(drive, monkeypatch, rectified):
+    kinds = {CAMERA: IMAGE, LIDAR: POINTS, camera_info_topic(CAMERA): CAMERA_INFO}
+    transforms = SimpleNamespace(lookup=lambda *_: np.eye(4))
+    router = SimpleNamespace(users=lambda topic: True, transforms=transforms)
+    values = resolve(Fusion.PARAMETERS, {"image_is_rectified": rectified})
+    watch = SensorWatch(router, kinds, [Fusion(SimpleNamespace(), values)])
+    looks = []
+    monkeypatch.setattr(AlignmentHealth, "look", lambda *given: looks.append(given[-2:]))
+    p = np.array([[90, 0, 80, -45], [0, 90, 60, 0], [0, 0, 1.0, 0]])
+    for topic, data in (
+        (camera_info_topic(CAMERA), camera_info(p=p)),
+        (CAMERA, encode_image(drive.pictures[0], "bgr8", START_NS, "camera")),
+        (LIDAR, encode_points(drive.clouds[0], START_NS, "lidar")),
+    ):
+        watch.take(BagMessage(topic, kinds[topic], START_NS, data))
+    ((model, way),) = looks
+    assert (model.k[0, 0], way[0, 3]) == ((90, -0.5) if rectified else (100, 0))
 
 
 def test_a_fault_ends_and_its_span_is_known(drive):

@@ -14,11 +14,11 @@ from perception_rt.codec.camera_info import CameraModel, parse_camera_info
 from perception_rt.codec.video import read_video
 from perception_rt.model.task import DETECT2D, TASKS
 from perception_rt.node.collector import Collector
-from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.replay.bag import Bag, frames_of
 from perception_rt.sim.drive import Drive
 from perception_rt.sim.lidar import LIDAR_POSITION
-from perception_rt.stage.transforms import TransformBuffer, inverse
-from perception_rt.types import CameraFrame, CodecError
+from perception_rt.stage.transforms import TransformBuffer, camera_way, inverse
+from perception_rt.types import CameraFrame
 
 
 class Rig(NamedTuple):
@@ -60,11 +60,8 @@ def _drive(plan: DemoPlan) -> Drive:
 def _bag_frames(plan: DemoPlan, path: Path) -> Iterator[tuple[str, Frame]]:
     topics = [stream.topic for name in DETECTORS for stream in plan.of(name)]
     with Bag(path) as bag:
-        for message in bag.messages(topics):
-            try:
-                yield message.topic, frame_of(message)
-            except CodecError:
-                continue  # the node counted a decode_error
+        for message, frame in frames_of(bag.messages(topics)):  # of the others the node counted decode_errors
+            yield message.topic, frame
 
 
 def rig(plan: DemoPlan) -> Rig | None:
@@ -79,9 +76,10 @@ def rig(plan: DemoPlan) -> Rig | None:
             buffer.add_message(message.data, static=True)
         camera = parse_camera_info(next(bag.messages([plan.camera_info])).data)
         (lidar,) = plan.of("lidar_detector")
-        cloud = frame_of(next(bag.messages([lidar.topic])))
-    way = buffer.lookup(camera.frame_id, cloud.frame_id, cloud.stamp_ns)
-    return Rig(camera, camera.camera_from_frame @ way)
+        cloud = next((frame for _, frame in frames_of(bag.messages([lidar.topic]))), None)
+    if cloud is None:  # nothing was fused
+        return None
+    return Rig(camera, camera_way(buffer.lookup, camera, cloud.frame_id, cloud.stamp_ns))
 
 
 def _simulated_rig(drive: Drive) -> Rig:

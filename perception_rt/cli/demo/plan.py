@@ -19,10 +19,10 @@ from perception_rt.component.graph import output_prefixes
 from perception_rt.model.archive import read_manifest
 from perception_rt.model.runtime import resolve_bundle
 from perception_rt.model.task import DETECT2D, DETECT3D, TASKS
-from perception_rt.replay.bag import Bag, frame_of
+from perception_rt.replay.bag import Bag, frames_of
 from perception_rt.sim.recording import Course, Recording
 from perception_rt.stage.road_users import ROAD_USERS, canonical
-from perception_rt.types import CameraFrame, ConfigError
+from perception_rt.types import BagError, CameraFrame, ConfigError
 
 TRUE_ODOMETRY = "/drive_simulator/ground_truth_odometry"
 
@@ -328,20 +328,30 @@ def _ahead(nodes: dict[str, Any]) -> str:
     return "/object_tracker/predictions" if "object_tracker" in nodes else ""
 
 
+def _size(bag: Bag, topic: str) -> str:
+    """Return the size of a camera's images, as the detector's `warmup_sizes` has it.
+
+    Raises:
+        BagError: none of them can be decoded.
+    """
+    for _, frame in frames_of(bag.messages([topic])):
+        assert isinstance(frame, CameraFrame)
+        height, width, _ = frame.pixels.shape
+        return f"{width}x{height}"
+    raise BagError(f"{topic}: none of its {bag.topics[topic][1]} images can be decoded")
+
+
 def bag_graph(bag: Bag, chosen: list[str], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return nodes and their parameters for the chosen topics of a bag."""
     cameras = [topic for topic in chosen if bag.topics[topic][0] in DETECT2D.sensor_types]
     lidars = [topic for topic in chosen if bag.topics[topic][0] in DETECT3D.sensor_types]
     graph: dict[str, dict[str, Any]] = {}
     if cameras:
-        frame = frame_of(next(bag.messages(cameras[:1])))
-        assert isinstance(frame, CameraFrame)
-        height, width, _ = frame.pixels.shape
         graph["camera_detector"] = {
             "use_sim_time": True,
             "bundle": str(args.bundle),
             "image_topics": cameras,
-            "warmup_sizes": [f"{width}x{height}"],
+            "warmup_sizes": [_size(bag, cameras[0])],
         }
     if lidars:
         bundle = str(args.lidar_bundle or _default("lidar_detector", "bundle"))

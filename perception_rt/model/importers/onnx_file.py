@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,11 +175,12 @@ def _load_external(model: Any, path: Path) -> None:
     total = 0
     for tensor in tensors:
         info = external.ExternalDataInfo(tensor)
-        file = (path.parent / info.location).resolve()
-        if path.parent.resolve() not in file.parents:
-            raise BundleError(f"{path}: external data {info.location!r} lies outside of its folder")
-        if not file.is_file():
+        file = path.parent / info.location
+        outside = os.path.isabs(info.location) or os.path.normpath(info.location).split(os.sep)[0] == ".."
+        if not outside and not os.path.isfile(file):  # also answers for names that no file can have
             raise BundleError(f"{path}: external data {info.location!r} is missing beside it")
+        if outside or path.parent.resolve() not in file.resolve().parents:
+            raise BundleError(f"{path}: external data {info.location!r} lies outside of its folder")
         total += info.length or file.stat().st_size
     if total + path.stat().st_size > MAX_BYTES:
         raise BundleError(f"{path}: {total} bytes of external data: 2 GiB at most with the file")

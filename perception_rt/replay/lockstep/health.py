@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from perception_rt.component.component import Component
+from perception_rt.component.fusion import Fusion
 from perception_rt.component.sensor_health import SensorHealth
 from perception_rt.replay.bag import BagMessage
 from perception_rt.replay.lockstep.router import Router
@@ -27,14 +28,19 @@ GAP_POLLS = 200
 class SensorWatch:
     """Watches the cameras and lidars that the nodes use, where none of the nodes is a `sensor_health`.
 
+    Whether the pictures are rectified, the graph says only to its `fusion`.
+
     Args:
         router: after all nodes have subscribed. recorded: message types by topic. components: of the graph.
     """
 
-    def __init__(self, router: Router, recorded: dict[str, str], components: Iterable[Component]) -> None:
+    def __init__(self, router: Router, recorded: dict[str, str], components: Collection[Component]) -> None:
         own = [one.monitor for one in components if isinstance(one, SensorHealth) and one.monitor is not None]
         used = {t: k for t, k in recorded.items() if k in (IMAGE, COMPRESSED, POINTS) and router.users(t)}
-        self._own = HealthMonitor(used, router.transforms.lookup) if used and not own else None
+        fusions = [one for one in components if isinstance(one, Fusion)]
+        rectified = any(one.values["image_is_rectified"] for one in fusions)
+        watched = HealthMonitor(used, router.transforms.lookup, image_is_rectified=rectified)
+        self._own = watched if used and not own else None
         self._monitors = own if self._own is None else [self._own]
         self._infos = {
             info: topic

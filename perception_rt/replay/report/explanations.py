@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def read_explanations(folder: Path) -> list[dict[str, Any]]:
     """The records of `explain.json` whose pictures are there; none without that file."""
     try:
         found = list(json.loads((folder / EXPLANATIONS).read_text())["records"])
-        return [record for record in found if (folder / str(record["picture"])).is_file()]
+        return [record for record in found if os.path.isfile(folder / str(record["picture"]))]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 

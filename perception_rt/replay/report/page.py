@@ -63,7 +63,7 @@ def write_report(
     findings = run["findings"] if "findings" in run else findings_of(folder, metrics)
     verdict = judge(metrics, checks, findings)
     strips = [] if bag is None else picture_strips(folder, Path(bag), metrics, view, truths)
-    lives = _lives(folder, bag, metrics)
+    lives = tracked_lives(folder, bag, metrics)
     shown = life_sections(lives, view.start_ns)
     streams, scores = stream_sections(metrics["streams"], view), score_sections(metrics["scores"])
     values: dict[str, Any] = {
@@ -106,10 +106,12 @@ def write_report(
     write_figure(folder / "report.png", values["title"], verdict.text, drawn)
 
 
-def _lives(folder: Path, bag: Path | None, metrics: Mapping) -> list[ObjectLife]:
+def tracked_lives(folder: Path, bag: Path | None, metrics: Mapping) -> list[ObjectLife]:
+    """Return the lives of a run's objects, by the clock of the replay; none without a recording."""
     if bag is None or not (folder / "bag").is_dir():
         return []
     with Bag(bag, salvage=True) as recording, Bag(folder / "bag") as outputs:
+        recording.retime(metrics["bag"].get("clock", {}).get("behind_ns", {}))
         return read_lives(recording, outputs, metrics)
 
 

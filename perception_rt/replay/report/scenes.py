@@ -17,7 +17,7 @@ from perception_rt.codec.cdr import CdrReader
 from perception_rt.codec.segmentation import decode_segmentation
 from perception_rt.replay.bag import Bag, BagMessage, frame_of
 from perception_rt.replay.report.choose import ARRAY_3D, DECODERS, IMAGES, MomentChoice, SensorStream
-from perception_rt.stage.transforms import TransformBuffer, transform
+from perception_rt.stage.transforms import TransformBuffer, camera_way, transform
 from perception_rt.types import CameraFrame, CodecError, Detections3D, LidarFrame, TransformError
 from perception_rt.types.segmentation import Segmentation
 
@@ -263,8 +263,7 @@ class SceneReader:
         """Return the image nearest to a cloud, its camera and the objects; None if none matches."""
         for model, image in inputs.cameras():
             try:
-                way = transforms.lookup(model.frame_id, frame_id, cloud.stamp_ns)
-                camera_from_lidar = model.camera_from_frame @ way
+                camera_from_lidar = camera_way(transforms.lookup, model, frame_id, cloud.stamp_ns)
             except TransformError:
                 continue
             return image, objects, model, camera_from_lidar

@@ -104,6 +104,11 @@ def _of_topic(topic: str, bag: Bag) -> Truth:
             named = decode(message.data)
         except CodecError as error:
             raise BagError(f"{topic} at {message.log_ns} ns: {error}") from error
+        if named.rejected:
+            raise BagError(
+                f"{topic} at {message.log_ns} ns: {len(named.rejected)} of "
+                f"{len(named.rejected) + len(named.detections)} boxes are no truth: {named.rejected[0]}"
+            )
         if moments and named.frame_id != frame_id:
             raise BagError(f"{topic}: frame_id={named.frame_id!r} after {frame_id!r}: must stay the same")
         frame_id = named.frame_id

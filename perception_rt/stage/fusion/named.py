@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,11 @@ from perception_rt.codec.detection_array import NamedDetections
 from perception_rt.stage.fusion.fuse import CameraView, Fused, fuse_views, lidar_alone
 from perception_rt.stage.fusion.lidars import merge_lidars
 from perception_rt.stage.fusion.project import valid_radius
+from perception_rt.stage.transforms import Lookup, camera_way
 from perception_rt.types import Detections2D, Detections3D, PerceptionError, TransformError
 
 CameraDetections = NamedDetections[Detections2D]
 LidarDetections = NamedDetections[Detections3D]
-Lookup = Callable[[str, str, int], np.ndarray]
-"""Target frame, source frame, stamp in ns to (4, 4); raises TransformError."""
 
 REACH_MESSAGES = 50  # for which a box beyond the image is remembered
 REACH_SLACK = 1.1  # detectors round, and some do not clip boxes
@@ -224,11 +223,11 @@ class FusionStage:
         self, model: CameraModel, message: CameraDetections, frame: str, stamp_ns: int
     ) -> np.ndarray:
         """Return (4, 4) from points of `frame` at a time to the frame of the model."""
-        optical = message.frame_id.removeprefix("/") or model.frame_id
+        optical = message.frame_id.removeprefix("/")
         if not self.fixed_frame:
-            return model.camera_from_frame @ self._lookup(optical, frame, stamp_ns)
-        camera_from_fixed = self._lookup(optical, self.fixed_frame, message.stamp_ns)
-        return model.camera_from_frame @ camera_from_fixed @ self._lookup(self.fixed_frame, frame, stamp_ns)
+            return camera_way(self._lookup, model, frame, stamp_ns, optical)
+        camera_from_fixed = camera_way(self._lookup, model, self.fixed_frame, message.stamp_ns, optical)
+        return camera_from_fixed @ self._lookup(self.fixed_frame, frame, stamp_ns)
 
     def _way(self, frame: str, stamp_ns: int, lidar: LidarDetections) -> np.ndarray:
         """Return (4, 4) from points of a lidar's message to `frame` at a time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from perception_rt.stage.health.checks import Check, Finding, Limits
 from perception_rt.stage.health.cloud import CloudHealth, measure_cloud
 from perception_rt.stage.health.picture import PictureHealth, fingerprint, measure_picture
 from perception_rt.stage.health.timing import TimingHealth
+from perception_rt.stage.transforms import Lookup, camera_way
 from perception_rt.types import CodecError, PerceptionError
 from perception_rt.types.status import Level
 
@@ -35,9 +36,6 @@ PAIRED_NS = 30_000_000  # stamps of a cloud and a picture may differ by this
 KEPT_PICTURES = 4
 BROKEN = Limits(0.3, 0.8, "messages cannot be read")
 LAST_MESSAGES = 10
-
-Lookup = Callable[[str, str, int], np.ndarray]
-"""Target frame, source frame and time, ns, to (4, 4); raises TransformError."""
 
 
 class SensorReport(NamedTuple):
@@ -193,6 +191,7 @@ class HealthMonitor:
     Args:
         sensors: by absolute topic, the message type. lookup: of transforms.
         expected_hz: by topic, where it is known. picture_hz: rate at which pictures are measured.
+        image_is_rectified: P of CameraInfo holds for the pictures, not K and D.
 
     Attributes:
         findings: all faults, newest last; bounded.
@@ -204,13 +203,14 @@ class HealthMonitor:
         lookup: Lookup,
         expected_hz: Mapping[str, float] | None = None,
         picture_hz: float = PICTURE_HZ,
+        image_is_rectified: bool = False,
     ) -> None:
         self.findings: list[Finding] = []
         self.sensors = {
             topic: Sensor(topic, kind, self.findings, (expected_hz or {}).get(topic, 0.0), picture_hz)
             for topic, kind in sensors.items()
         }
-        self._lookup = lookup
+        self._lookup, self._rectified = lookup, image_is_rectified
         self._lidars = [sensor for sensor in self.sensors.values() if sensor.cloud is not None]
 
     def take(self, topic: str, data: bytes, now_ns: int) -> None:
@@ -226,7 +226,7 @@ class HealthMonitor:
 
     def take_camera_info(self, topic: str, data: bytes) -> None:
         """Process the CameraInfo for the camera of `topic`; raises CodecError if it is invalid."""
-        self.sensors[topic].model = parse_camera_info(data)
+        self.sensors[topic].model = parse_camera_info(data, self._rectified)
 
     def poll(self, now_ns: int) -> None:
         """Check for silence; call it every `POLL_S`."""
@@ -261,7 +261,7 @@ class HealthMonitor:
             return
         camera.aligned_ns = now_ns
         try:
-            matrix = self._lookup(camera.model.frame_id, lidar.frame_id, stamp_ns)
+            matrix = camera_way(self._lookup, camera.model, lidar.frame_id, stamp_ns)
         except PerceptionError:
             return  # without a transform there is no calibration to check
         camera.alignment.look(now_ns, pixels_of(picture), points, camera.model, matrix)

@@ -65,6 +65,7 @@ def read_dataset(path: Path, problems: Problems, clouds: bool = False) -> Datase
         )
     dataset = _class_folders(path, problems)
     if not dataset.declared:
+        problems.check()
         raise ConfigError(
             f"--data={path}: holds no labels: neither COCO's .json, YOLO's data.yaml nor KITTI's label_2, "
             "nor a folder of pictures for each of at least two classes"

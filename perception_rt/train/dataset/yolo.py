@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def read_yolo(file: Path, problems: Problems) -> Dataset:
         raise ConfigError(str(error)) from error
     paths = list(dict.fromkeys(_pictures(learned, file)))
     others = [path for path in dict.fromkeys(_pictures(apart, file)) if path not in set(paths)]
-    if not any(label_file(path).is_file() for path in paths):
+    if not any(os.path.isfile(label_file(path)) for path in paths):
         raise ConfigError(
             f"{file}: none of {len(paths)} pictures has a file of labels; that of "
             f"{paths[0] if paths else 'the first'} would be {label_file(paths[0]) if paths else 'a .txt'}"
@@ -109,7 +110,7 @@ def _places(file: Path, data: dict[str, Any], keys: Sequence[str]) -> list[Path]
     for name in found if isinstance(found, list) else [found]:
         roots = (file.parent / root, root, file.parent)  # `path` is often that of another machine
         options = [base / str(name) for base in roots] + [file.parent / str(name).removeprefix("../")]
-        place = next((option for option in options if option.exists()), None)
+        place = next((option for option in options if os.path.exists(option)), None)
         if place is None:
             raise ConfigError(f"{file}: {keys[0]}={str(name)!r}: no such folder or list")
         places.append(place)
@@ -136,11 +137,11 @@ def label_file(picture: Path) -> Path:
 
 def _frame(path: Path, names: Sequence[str], keypoints: int, problems: Problems) -> LabelledFrame | None:
     file = label_file(path)
-    size = size_of(path, problems, file if file.is_file() else path)
+    size = size_of(path, problems, file if os.path.isfile(file) else path)
     if size is None:
         return None
     found, boxes = [], []
-    for number, line in enumerate(text_of(file).split("\n") if file.is_file() else (), 1):
+    for number, line in enumerate(text_of(file).split("\n") if os.path.isfile(file) else (), 1):
         if not line.strip():
             continue
         row = label_row(line, names, keypoints)
