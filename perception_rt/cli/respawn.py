@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 FIRST_S = 0.5  # before the first restart; doubles with each further one
 LONGEST_S = 30.0
+DOUBLINGS = 10  # more than it takes to the longest delay
 HEALTHY_S = 30.0  # longer than a start takes; a process that ran this long resets its count
 RESTARTS = 10
 END_S = 5.0  # from a signal until running processes are killed
@@ -29,6 +31,7 @@ class Backoff:
     def __init__(self, most: int = RESTARTS) -> None:
         self.most = most
         self.restarts = 0
+        self._came_up = False
 
     def after(self, code: int, lived_s: float) -> float | None:
         """Return the seconds to wait before the next start; None for no restart.
@@ -40,10 +43,11 @@ class Backoff:
         """
         if lived_s >= HEALTHY_S:
             self.restarts = 0
-        if code in (0, 2) or (code == 1 and not self.restarts) or self.restarts >= self.most:
+        if code in (0, 2) or (code == 1 and not self._came_up) or self.restarts >= self.most:
             return None
+        self._came_up = True
         self.restarts += 1
-        return min(FIRST_S * 2 ** (self.restarts - 1), LONGEST_S)
+        return min(FIRST_S * 2 ** min(self.restarts - 1, DOUBLINGS), LONGEST_S)
 
 
 @dataclass
@@ -56,8 +60,15 @@ class _Process:
     due_s: float | None = field(default_factory=time.monotonic)
 
     def start(self) -> None:
+        """Start; where the system has no room for a process, try again later: others must not end for it."""
         self.began_s, self.due_s = time.monotonic(), None
-        self.popen = subprocess.Popen(self.command, preexec_fn=_end_with_parent)
+        try:
+            self.popen = subprocess.Popen(self.command, preexec_fn=_end_with_parent)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+                raise
+            self.due_s = self.began_s + FIRST_S
+            print(f"{self.name} cannot be started: {error.strerror}: again in {FIRST_S:g} s", file=sys.stderr)
 
 
 def _end_with_parent() -> None:

@@ -9,8 +9,15 @@ from perception_rt.realtime.ledger import Outcome
 from perception_rt.realtime.pipeline import StreamStats
 from perception_rt.types.status import Level, Status
 
-DEPTH = 5  # of subscriptions; with 1, DDS would replace frames without counting them
+DEPTH = 5  # of subscriptions; with 1, DDS would replace messages without counting them
+FAST_DEPTH = 200  # of which hundreds may come each second, and all count, also while the process is held up
+FAST = ("Imu", "Odometry", "NavSatFix", "TwistWithCovarianceStamped")
 STALE_NS = 2_000_000_000  # time without messages until diagnostics warn
+
+
+def depth_of(message_type: str) -> int:
+    """Return the depth of a subscription of a type, like `Image` or `sensor_msgs/msg/Image`."""
+    return FAST_DEPTH if message_type.rpartition("/")[2] in FAST else DEPTH
 
 
 class Subscription(Protocol):

@@ -172,10 +172,11 @@ class EventRecorderNode(PerceptionNode):
                 self._on_event(f"{status.name}: {status.message}")
 
     def _on_event(self, reason: str) -> None:
-        now_s = time.monotonic()
-        if self._due is None and (self._last_s is None or now_s - self._last_s >= self.values["quiet_s"]):
-            self._last_s = now_s
-            self._due = now_s + self.values["after_s"], reason
+        if self._due is None:
+            now_s = time.monotonic()
+            quiet_until_s = 0.0 if self._last_s is None else self._last_s + self.values["quiet_s"]
+            self._last_s = max(now_s, quiet_until_s)
+            self._due = self._last_s + self.values["after_s"], reason
 
     async def _on_save(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Respond with the folder of the complete bag, or with the reason for a failure."""

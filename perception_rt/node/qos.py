@@ -10,7 +10,7 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from perception_rt.component.streams import DEPTH
+from perception_rt.component.streams import depth_of
 from perception_rt.node.transport import PROFILE
 
 STARVED_S = 3  # seconds with more messages lost than received, until the other reliability is tried
@@ -53,6 +53,7 @@ class AdaptiveSubscription:
         self._asked = self._reliability = RELIABLE if reliability == "reliable" else BEST_EFFORT
         self._adapted = False
         self._trial_s: int | None = None  # seconds since a change on trial
+        self._silence_tried = False  # in vain, with these publishers
         self._incompatible = False
         self._received = 0
         self._starved_s = 0
@@ -132,10 +133,11 @@ class AdaptiveSubscription:
     def _check_losses(self, received: int, lost: int, offers: set[ReliabilityPolicy]) -> None:
         """Change to reliable if messages are lost and the publishers offer it."""
         if not offers:
-            self._adapted, self._starved_s = False, 0
+            self._adapted, self._starved_s, self._silence_tried = False, 0, False
             return
         # Silence counts only until the first message; later the publisher may be silent.
-        silent = self._received == 0 and self.lost == 0 and self._type.__name__ in LARGE
+        never = self._received == 0 and self.lost == 0 and self._type.__name__ in LARGE
+        silent = never and not self._silence_tried
         self._starved_s = self._starved_s + 1 if lost > received or silent else 0
         if lost > received and self._starved_s == STARVED_S and BEST_EFFORT in offers:
             self._warn_of_losses(lost, received)
@@ -165,12 +167,13 @@ class AdaptiveSubscription:
         """Go back to best effort if reliable had no effect, or its publishers are gone."""
         if not offers:
             self._change(BEST_EFFORT, "its publishers are gone")
-            self._adapted, self._trial_s = False, None
+            self._adapted, self._trial_s, self._silence_tried = False, None, False
         elif self._trial_s is not None:
             self._trial_s = None if received else self._trial_s + 1
             if self._trial_s == TRIAL_S:
-                self._trial_s = None
+                self._trial_s, self._silence_tried = None, True
                 self._change(BEST_EFFORT, "no message came as reliable either: the publisher is silent")
+                self._adapted = False  # it may still lose messages once it sends
 
     def publisher_count(self) -> int:
         """Return the number of discovered publishers on the topic."""
@@ -182,7 +185,7 @@ class AdaptiveSubscription:
     def _profile(self) -> QoSProfile:
         return QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
-            depth=DEPTH,
+            depth=depth_of(self._type.__name__),
             reliability=self._reliability,
             durability=DurabilityPolicy.VOLATILE,
         )

@@ -168,7 +168,7 @@ class FairScheduler:
     @rate_hz.setter
     def rate_hz(self, rate_hz: float) -> None:
         self._pattern = FixedRateScheduler(rate_hz)
-        for lane in self._lanes.values():
+        for lane in self._every_lane():
             lane.rate_hz = rate_hz
 
     @property
@@ -176,20 +176,23 @@ class FairScheduler:
         """The period of each lane, ns."""
         return self._pattern.period_ns
 
+    def _every_lane(self) -> list[FixedRateScheduler]:
+        return list(self._lanes.values())  # at once: the worker's thread may add lanes meanwhile
+
     @property
     def empty(self) -> int:
         """Ticks that passed without a new frame, of all lanes."""
-        return sum(lane.empty for lane in self._lanes.values())
+        return sum(lane.empty for lane in self._every_lane())
 
     @property
     def skipped(self) -> int:
         """Ticks that passed while the worker was busy, of all lanes."""
-        return sum(lane.skipped for lane in self._lanes.values())
+        return sum(lane.skipped for lane in self._every_lane())
 
     @property
     def deadline_misses(self) -> int:
         """Runs that ended after the next tick of their lane, and those that had to wait for a period."""
-        return sum(lane.deadline_misses for lane in self._lanes.values())
+        return sum(lane.deadline_misses for lane in self._every_lane())
 
     def poll(self, now_ns: int, ready: Mapping[str, int]) -> str | None:
         """Return the lane to run now; None if nothing is due.

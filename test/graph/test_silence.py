@@ -53,9 +53,15 @@ def test_a_silent_publisher_of_images_is_tried_as_reliable_once_and_left_again(b
     assert bench.said("/sensor", "the publisher is silent")
     seconds(one, 60)
     assert one.reliability == "best_effort"
+    for _ in range(qos.STARVED_S):  # it begins to send, and most of it is lost
+        one.lost += 10
+        seconds(one, 1)
+    assert one.reliability == "reliable"
     bench.node.destroy_publisher(publisher)
     assert wait_for(lambda: not one.publisher_count())
     seconds(one, 1)
+    assert one.reliability == "best_effort"
+    one.lost = 0
     bench.publisher("/sensor", "reliable")  # another one: it may be tried
     assert wait_for(one.publisher_count)
     seconds(one, qos.SILENT_S)

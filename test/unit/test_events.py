@@ -122,11 +122,11 @@ def test_a_full_disk_is_a_typed_error_that_leaves_nothing_and_removes_nothing(tm
 def test_transforms_that_are_said_again_replace_their_earlier_message():
     buffer = EventBuffer(1.0, 10**6)
     mount = transforms([(0, "base_link", "imu", (0.0, 0.0, 1.0), 0.0)])
-    buffer.add(KeptMessage(5, STATIC, TF, mount))
+    buffer.add(KeptMessage(5, "/tf_static", TF, mount))
     for number in range(events.KEPT_STATIC + 5):
         again = transforms([(number, "base_link", "lidar", (0.0, 0.0, 2.0), 0.0)])
-        buffer.add(KeptMessage(6, STATIC, TF, again))
-    buffer.add(KeptMessage(7, STATIC, TF, b"damaged"))
+        buffer.add(KeptMessage(6, "/tf_static", TF, again))
+    buffer.add(KeptMessage(7, "/tf_static", TF, b"damaged"))
     buffer.add(kept(8))
     assert [m.data for m in buffer.messages()[:3]] == [mount, again, b"damaged"]
 

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from perception_rt.component.component import Component
 from perception_rt.component.graph import GraphNode
 from perception_rt.component.parameters import Parameter
+from perception_rt.component.streams import DEPTH
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FairScheduler
 from perception_rt.replay.bag import BagMessage
 from perception_rt.replay.lockstep.graph import check_overrides, overrides_of
-from perception_rt.replay.lockstep.host import DEPTH, LockstepHost
+from perception_rt.replay.lockstep.host import LockstepHost
 from perception_rt.replay.lockstep.loop import EventLoop
 from perception_rt.replay.lockstep.router import Router
 from perception_rt.replay.lockstep.timing import parse_inference

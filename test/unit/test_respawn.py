@@ -45,6 +45,14 @@ def test_the_delay_doubles_to_a_limit_and_the_restarts_are_counted():
     assert delays[:3] == [FIRST_S, 2 * FIRST_S, 4 * FIRST_S]
     assert delays[9] == LONGEST_S
     assert delays[10] is None
+    endless = Backoff(10**6)
+    assert [endless.after(-9, 1.0) for _ in range(2000)][-1] == LONGEST_S
+
+
+def test_what_came_up_and_was_healthy_may_fail_to_come_up_again():
+    backoff = Backoff()
+    assert backoff.after(-9, 1.0) is not None
+    assert backoff.after(1, HEALTHY_S) == FIRST_S  # a slow start that failed
 
 
 def test_a_process_that_was_healthy_begins_anew():

@@ -11,7 +11,7 @@ from perception_rt.codec.diagnostics import encode_diagnostics
 from perception_rt.component.component import Component
 from perception_rt.component.graph import GraphNode
 from perception_rt.component.parameters import check_names, resolve
-from perception_rt.component.streams import DEPTH
+from perception_rt.component.streams import depth_of
 from perception_rt.realtime.mailbox import Mailbox
 from perception_rt.realtime.pipeline import FramePipeline
 from perception_rt.realtime.scheduler import FairScheduler
@@ -102,10 +102,11 @@ class LockstepHost:
         self._subscribed.add(resolved)
         subscription = LockstepInput(self._router, resolved, reliability)
         waiting: deque[bytes] = deque()
+        depth = depth_of(message_type)
 
         def arrive(data: bytes) -> None:
             waiting.append(data)
-            if len(waiting) > DEPTH:
+            if len(waiting) > depth:
                 waiting.popleft()  # its pending call takes the next message instead
                 subscription.lost += 1
             else:
