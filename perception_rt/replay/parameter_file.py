@@ -225,6 +225,12 @@ def _fusion(
         # CameraInfo is given like the detections: one name, or a list.
         several = len(found["detections_2d_topic" if name != "detections_3d_topic" else name]) > 1
         section.parameters[f"{name}s" if several else name] = topics if several else topics[0]
+    rectified = [camera.name for camera, info in usable if _is_rectified(camera, info)]
+    if len(rectified) == len(usable):
+        section.parameters["image_is_rectified"] = True
+        section.notes.append("image_is_rectified: by the images' names; P of CameraInfo holds, not K and D")
+    elif rectified:
+        section.notes.append(f"image_is_rectified: true would hold for {', '.join(rectified)} only")
     if base:
         section.notes.append(f"base_frame: {base} publishes objects in the vehicle's frame, not the lidar's")
     fixed, fixed_note = _fixed_frame(survey, lidar.frame_id, base)
@@ -254,6 +260,18 @@ def _info_beside(camera: SurveyedTopic) -> str:
 def _owner(info: SurveyedTopic, cameras: Sequence[SurveyedTopic]) -> SurveyedTopic:
     """Return the camera that a CameraInfo is of: others of its frame show what was drawn on its images."""
     return min(cameras, key=lambda one: (_info_beside(one) != info.name, one.frame_id != info.frame_id))
+
+
+def _is_rectified(camera: SurveyedTopic, info: SurveyedTopic) -> bool:
+    """Return whether the name, as image_rect_color, says that an image is rectified, and P is a camera's."""
+    last = camera.name.removesuffix("/compressed").rpartition("/")[2]
+    if not any(word.startswith("rect") for word in last.split("_")):
+        return False
+    try:
+        parse_camera_info(info.sample or b"", image_is_rectified=True)
+    except PerceptionError:
+        return False
+    return True
 
 
 def _mounting(survey: Survey, base: str, frame: str) -> str:

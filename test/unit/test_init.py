@@ -175,6 +175,18 @@ def test_a_camera_info_goes_to_one_image(drive):
     assert f"# not fused: /a/drawn: {drives.CAMERA_INFO} is the CameraInfo of {drives.IMAGE}" in text
 
 
+def test_the_name_of_an_image_tells_whether_it_is_rectified(drive):
+    def rectified(name: str) -> bool:
+        with Bag(drive) as bag:
+            survey = survey_bag(bag)
+        next(topic for topic in survey.topics if topic.name == drives.IMAGE).name = name
+        fusion = yaml.safe_load(parameter_file(survey, "x", False, {}))["fusion"]["ros__parameters"]
+        return fusion.get("image_is_rectified", False)
+
+    names = ("image_rect_color", "image_rectified/compressed", "image_unrectified", "direct", "image_raw")
+    assert [rectified(f"/camera/{name}") for name in names] == [True, True, False, False, False]
+
+
 def test_frames_without_a_transform_are_not_fused_and_nothing_gives_a_comment():
     points = encode_points(np.zeros((4, 4), np.float32), S, "lidar")
     survey = Survey(
