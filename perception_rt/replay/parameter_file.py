@@ -39,6 +39,14 @@ DERIVED = (
     "cluster",
     "costmap",
 )
+# Words at the end of a topic's name that say how its data were made from the sensor's.
+# fmt: off
+PROCESSED = (
+    "raw", "color", "colour", "mono", "rgb", "bgr", "rect", "rectified", "compressed", "decompressed",
+    "jpeg", "resized", "xyz", "xyzi", "xyzrgb", "filtered", "registered", "corrected", "deskewed",
+    "undistorted", "transformed", "downsampled", "cropped", "nonground",
+)
+# fmt: on
 NOT_COLOUR = ("16UC1", "32FC1")
 
 
@@ -119,8 +127,17 @@ def _same_sensor(one: SurveyedTopic, other: SurveyedTopic) -> bool:
     spaces, names = zip(
         *(topic.name.removesuffix("/compressed").rpartition("/")[::2] for topic in (one, other)), strict=True
     )
-    usual = any(name.startswith(("image", "points", "pointcloud")) for name in names)
-    return spaces[0] == spaces[1] and (usual or names[0] == names[1] or one.frame_id == other.frame_id)
+    frames = one.frame_id, other.frame_id
+    alike = _sensor_name(names[0]) == _sensor_name(names[1]) or ("" != frames[0] == frames[1])
+    return spaces[0] == spaces[1] and alike
+
+
+def _sensor_name(name: str) -> str:
+    """Return the last part of a topic without the words that say how the data were made from the sensor's."""
+    words = name.split("_")
+    while len(words) > 1 and words[-1] in PROCESSED:
+        words.pop()
+    return "_".join(words)
 
 
 def _use_sound_sample(topic: SurveyedTopic, read: Callable[[SurveyedTopic], object]) -> str:

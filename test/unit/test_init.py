@@ -126,6 +126,17 @@ def test_of_several_topics_of_a_camera_one_is_used_and_the_others_are_told():
     assert "use_sim_time" not in text
 
 
+@pytest.mark.parametrize("frames", [("left", "right"), ("", "")])
+def test_cameras_whose_names_begin_alike_are_each_used(frames):
+    names = "/image_left", "/image_right"
+    survey = Survey(
+        [SurveyedTopic(name, IMAGE, 10.0, image(frame)) for name, frame in zip(names, frames, strict=True)]
+        + [SurveyedTopic("/image_left_rect_color", IMAGE, 10.0, image(frames[0]))]
+    )
+    nodes = yaml.safe_load(parameter_file(survey, "x", False, {}))
+    assert nodes["camera_detector"]["ros__parameters"]["image_topics"] == list(names)
+
+
 def test_cameras_and_lidars_that_share_a_namespace_are_each_used():
     points = {frame: encode_points(np.zeros((4, 4), np.float32), S, frame) for frame in ("left", "right")}
     survey = Survey(
