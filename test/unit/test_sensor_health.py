@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -366,6 +368,18 @@ def test_messages_that_cannot_be_read_are_a_fault_of_their_sensor(drive):
         with pytest.raises(CodecError):
             monitor.take(CAMERA, encode_compressed(b"\xff\xd8\xff garbage", "jpeg", ns, "camera"), ns)
     assert [(finding.sensor, finding.check) for finding in monitor.findings] == [(CAMERA, "broken")]
+
+
+def test_pictures_that_cannot_be_decoded_are_a_fault_at_any_rate():
+    """Only some pictures a second are decoded, and their headers are whole."""
+    _, stream = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))
+    broken = stream.tobytes().replace(b"\xff\xdb", b"\xff\xfe")  # the quantization tables: a comment
+    monitor = HealthMonitor({CAMERA: COMPRESSED}, no_transforms)
+    for number in range(60):
+        ns = START_NS + number * SECOND // 30
+        with contextlib.suppress(CodecError):
+            monitor.take(CAMERA, encode_compressed(broken, "jpeg", ns, "camera"), ns)
+    assert "broken" in [finding.check for finding in monitor.findings]
 
 
 class Unwatched(ReplayObserver):

@@ -134,8 +134,8 @@ class Sensor:
         self.timing.update(now_ns, image.stamp_ns)
         health.update(now_ns, fingerprint(image.data))
         if not 0 <= now_ns - self._look_ns < self._look_every_ns:
-            self._look_ns = now_ns
             health.look(now_ns, measure_picture(pixels_of(image)))
+            self._look_ns = now_ns  # after one that cannot be decoded, the next is tried at once
         self.pictures.append(image)
 
     def _take_cloud(self, health: CloudHealth, data: bytes, now_ns: int) -> None:
