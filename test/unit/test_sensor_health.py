@@ -382,6 +382,20 @@ def test_pictures_that_cannot_be_decoded_are_a_fault_at_any_rate():
     assert "broken" in [finding.check for finding in monitor.findings]
 
 
+def test_broken_messages_are_forgotten_when_the_clock_is_set_back(drive):
+    monitor = HealthMonitor({LIDAR: POINTS}, no_transforms)
+    for number in range(20):
+        with pytest.raises(CodecError):
+            monitor.take(LIDAR, b"garbage", START_NS + number * SECOND // 10)
+    assert monitor.sensors[LIDAR].report().level == Level.ERROR
+    monitor.reset()
+    assert monitor.sensors[LIDAR].report().level == Level.OK
+    for number in range(7):
+        ns = START_NS - 100 * SECOND + number * SECOND // 10
+        monitor.take(LIDAR, encode_points(drive.clouds[0], ns, "lidar"), ns)
+    assert [finding.check for finding in monitor.findings] == ["broken"]
+
+
 class Unwatched(ReplayObserver):
     pass
 

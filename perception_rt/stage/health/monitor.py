@@ -96,6 +96,8 @@ class Sensor:
         """Forget the latest messages after the clock was set back."""
         for part in self._parts():
             part.reset()
+        self._broken.clear(0)
+        self._failures.clear()
         self._look_ns = self.aligned_ns = -(10**18)
         self.pictures.clear()
         self.points = None
