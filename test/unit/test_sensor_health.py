@@ -25,6 +25,7 @@ from bench.health_faults import (
     simulated,
 )
 from perception_rt.codec import encode_compressed, encode_image, encode_points
+from perception_rt.codec.cdr import CdrWriter
 from perception_rt.component.fusion import Fusion
 from perception_rt.component.graph import GraphNode
 from perception_rt.component.parameters import resolve
@@ -394,6 +395,50 @@ def test_broken_messages_are_forgotten_when_the_clock_is_set_back(drive):
         ns = START_NS - 100 * SECOND + number * SECOND // 10
         monitor.take(LIDAR, encode_points(drive.clouds[0], ns, "lidar"), ns)
     assert [finding.check for finding in monitor.findings] == ["broken"]
+
+
+def mono16(grey: np.ndarray, stamp_ns: int) -> bytes:
+    writer = CdrWriter()
+    writer.header(stamp_ns, "camera")
+    writer.scalars("I", *grey.shape)
+    writer.string("mono16")
+    writer.scalars("B", 0)
+    writer.scalars("I", 2 * grey.shape[1])
+    return writer.bytes_with(grey.view(np.uint8))
+
+
+def test_the_health_of_a_recording_takes_the_bits_of_the_detectors():
+    kinds, detector = {CAMERA: IMAGE}, SimpleNamespace(values={"significant_bits": 12})
+    router = SimpleNamespace(users=lambda topic: True, transforms=SimpleNamespace(lookup=no_transforms))
+    watch = SensorWatch(router, kinds, [detector])
+    rng = np.random.default_rng(1)
+    for number in range(10):
+        ns = START_NS + number * SECOND // 10
+        grey = rng.integers(0, 1 << 12, (90, 120), np.uint16)
+        watch.take(BagMessage(CAMERA, IMAGE, ns, mono16(grey, ns)))
+    assert watch.metrics(START_NS)["findings"] == []
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_12_bit_camera_is_not_dark(drive, compressed):
+    values = resolve(SensorHealth.PARAMETERS, {"significant_bits": 12})
+    if compressed:
+        values["image_topics"] = ["image_raw/compressed"]
+    loop = EventLoop(0)
+    router = Router(loop, {}, {}, Unwatched(), False)
+    host = LockstepHost(SensorHealth, GraphNode("health", "/", {}), values, loop, router, None)
+    host.component.setup()
+    monitor = host.component.monitor
+    topic = next(iter(monitor.sensors))
+    for number, picture in enumerate(drive.pictures):
+        ns = START_NS + number * SECOND // 10
+        grey = picture[..., 1].astype(np.uint16) << 4
+        if compressed:
+            _, stream = cv2.imencode(".png", grey)
+            monitor.take(topic, encode_compressed(stream.tobytes(), "png", ns, "camera"), ns)
+        else:
+            monitor.take(topic, mono16(grey, ns), ns)
+    assert monitor.findings == []
 
 
 class Unwatched(ReplayObserver):
