@@ -12,7 +12,7 @@ from perception_rt.codec.encode import encode_image
 from perception_rt.codec.image import parse_image
 from perception_rt.component.detector import DETECTOR_PARAMETERS, DetectorComponent
 from perception_rt.component.graph import output_prefixes
-from perception_rt.component.parameters import Parameter
+from perception_rt.component.parameters import MAX_IMAGE_MB, SIGNIFICANT_BITS, Parameter
 from perception_rt.model.task import DETECT2D
 from perception_rt.stage.detect2d import detect2d
 from perception_rt.stage.draw import draw_detections
@@ -33,15 +33,8 @@ class CameraDetector(DetectorComponent):
         Parameter(
             "nms_threshold", -1.0, "IoU threshold of NMS; negative: the bundle's.", (-1.0, 1.0), live=True
         ),
-        Parameter(
-            "max_image_mb", 64.0, "Maximum size of an image, MB; larger ones are refused.", (0.1, 1024.0)
-        ),
-        Parameter(
-            "significant_bits",
-            16,
-            "Used bits of 16-bit pixels, from the lowest: 12 for a 12-bit camera.",
-            (8, 16),
-        ),
+        MAX_IMAGE_MB,
+        SIGNIFICANT_BITS,
         Parameter("warmup_sizes", ["1280x720"], "Image sizes (WxH) to run once at configure."),
         *DETECTOR_PARAMETERS,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -29,6 +29,11 @@ SENSORS = {
     "lidar_detector": ("points_topics", "points"),
 }
 """By detector, the parameter with its sensor topics and the default topic."""
+IMAGE_OPTIONS: Mapping[str, tuple[Any, Callable]] = {
+    "significant_bits": (16, min),
+    "max_image_mb": (64.0, max),
+}
+"""By parameter of a camera's detector, its default and the choice for all; cameras of 8 bits need none."""
 WITHOUT_IMAGES = ("fusion", "object_tracker", "sensor_health", "vehicle_state")
 
 
@@ -102,20 +107,37 @@ def with_sensor_health(nodes: Sequence[GraphNode]) -> list[GraphNode]:
     if any(node.name == "sensor_health" for node in nodes):
         return list(nodes)
     topics: dict[str, list[str]] = {parameter: [] for parameter, _ in SENSORS.values()}
+    cameras: list[dict[str, Any]] = []
     for node in nodes:
         if node.name in SENSORS:
             parameter, default = SENSORS[node.name]
-            given = {**node.inherited, **node.parameters}.get(parameter, [default])
+            values = {**node.inherited, **node.parameters}
+            given = values.get(parameter, [default])
             # Relative to the graph's namespace, which a launch file may prepend.
             prefix = f"{node.namespace.strip('/')}/".lstrip("/")
             topics[parameter] += [topic if topic.startswith("/") else prefix + topic for topic in given]
+            if parameter == "image_topics":
+                cameras.append(values)
     if not any(topics.values()):
         raise ConfigError(f"sensor_health: no detector among {', '.join(node.path for node in nodes)}")
-    values: dict[str, Any] = {name: list(dict.fromkeys(found)) or [""] for name, found in topics.items()}
+    added: dict[str, Any] = {name: list(dict.fromkeys(found)) or [""] for name, found in topics.items()}
+    added |= _image_options(cameras)
     fusions = [node.path.lstrip("/") for node in nodes if node.name == "fusion"]
     if len(fusions) == 1:
-        values["fusion_topic"] = f"{fusions[0]}/detections"
-    return [*nodes, GraphNode("sensor_health", "/", values)]
+        added["fusion_topic"] = f"{fusions[0]}/detections"
+    return [*nodes, GraphNode("sensor_health", "/", added)]
+
+
+def _image_options(cameras: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one value for all cameras of each option that the parameters of a detector set."""
+    options = {}
+    for name, (usual, choose) in IMAGE_OPTIONS.items():
+        values = [camera.get(name, usual) for camera in cameras]
+        # What is no number, the detector refuses with its reason.
+        numbers = [value for value in values if isinstance(value, int | float)]
+        if numbers and any(name in camera for camera in cameras):
+            options[name] = choose(numbers)
+    return options
 
 
 def sends_images(nodes: Sequence[GraphNode]) -> bool:

@@ -136,6 +136,13 @@ RELIABILITY = Parameter(
     choices=("best_effort", "reliable"),
 )
 """Of every component that subscribes to sensors."""
+MAX_IMAGE_MB = Parameter(
+    "max_image_mb", 64.0, "Maximum size of an image, MB; larger ones are refused.", (0.1, 1024.0)
+)
+SIGNIFICANT_BITS = Parameter(
+    "significant_bits", 16, "Used bits of 16-bit pixels, from the lowest: 12 for a 12-bit camera.", (8, 16)
+)
+"""Of every component that reads images of cameras, as `MAX_IMAGE_MB`."""
 
 
 def resolve(table: Sequence[Parameter], given: Mapping[str, object]) -> dict[str, Any]:

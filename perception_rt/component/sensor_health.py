@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from perception_rt.component.component import Component, Host
-from perception_rt.component.parameters import RELIABILITY, Parameter
+from perception_rt.component.parameters import MAX_IMAGE_MB, RELIABILITY, SIGNIFICANT_BITS, Parameter
 from perception_rt.stage.health.monitor import (
     CAMERA_INFO,
     COMPRESSED,
@@ -49,6 +49,8 @@ class SensorHealth(Component):
         ),
         Parameter("picture_hz", 3.0, "Maximum rate of image checks, Hz.", (0.5, 60.0)),
         Parameter("image_is_rectified", False, "The images are rectified: use P of CameraInfo."),
+        MAX_IMAGE_MB,
+        SIGNIFICANT_BITS,
         RELIABILITY,
     )
 
@@ -72,6 +74,10 @@ class SensorHealth(Component):
             dict(zip(names.values(), rates, strict=False)),
             self.values["picture_hz"],
             self.values["image_is_rectified"],
+            {
+                "max_bytes": round(self.values["max_image_mb"] * 1e6),
+                "significant_bits": self.values["significant_bits"],
+            },
         )
         self._levels = self.monitor.levels()
         for topic, kind in topics.items():

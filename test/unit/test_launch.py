@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_rt.cli.respawn import Backoff
-from perception_rt.component.graph import SENSORS, GraphNode, class_of, read_graph, with_sensor_health
+from perception_rt.component.graph import (
+    IMAGE_OPTIONS,
+    SENSORS,
+    GraphNode,
+    class_of,
+    read_graph,
+    with_sensor_health,
+)
 from perception_rt.component.parameters import NODE_PARAMETERS
 from perception_rt.node import transport
 from perception_rt.node.transport import transport_environment
@@ -104,6 +111,9 @@ def test_sensor_health_watches_the_sensors_of_the_detectors(write):
     added = with_sensor_health(read_graph(path))[-1]
     values = {"image_topics": ["front/image_raw", "/rear/image_raw"], "points_topics": ["points"]}
     assert added == GraphNode("sensor_health", "/", {**values, "fusion_topic": "fusion/detections"})
+    options = {"significant_bits": 12, "max_image_mb": 99.0}
+    cameras = [GraphNode("camera_detector", "/a", dict(options)), GraphNode("camera_detector", "/b", {})]
+    assert options.items() <= with_sensor_health(cameras)[-1].parameters.items()
     own = read_graph(ROOT / "config" / "sensor_health.yaml")
     assert with_sensor_health(own) == own
     with pytest.raises(ConfigError, match="sensor_health: no detector among /object_tracker"):
@@ -115,6 +125,8 @@ def test_the_sensors_of_a_detector_are_known_by_its_own_parameter(name):
     parameter, default = SENSORS[name]
     table = {one.name: one.default for one in class_of("perception_rt.component", name).PARAMETERS}
     assert table[parameter] == [default]
+    if parameter == "image_topics":
+        assert all(table[option] == usual for option, (usual, _) in IMAGE_OPTIONS.items())
 
 
 names = st.text("abcdefgh_", min_size=1, max_size=8)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,6 +25,7 @@ from bench.health_faults import (
     simulated,
 )
 from perception_rt.codec import encode_compressed, encode_image, encode_points
+from perception_rt.codec.cdr import CdrWriter
 from perception_rt.component.fusion import Fusion
 from perception_rt.component.graph import GraphNode
 from perception_rt.component.parameters import resolve
@@ -366,6 +369,76 @@ def test_messages_that_cannot_be_read_are_a_fault_of_their_sensor(drive):
         with pytest.raises(CodecError):
             monitor.take(CAMERA, encode_compressed(b"\xff\xd8\xff garbage", "jpeg", ns, "camera"), ns)
     assert [(finding.sensor, finding.check) for finding in monitor.findings] == [(CAMERA, "broken")]
+
+
+def test_pictures_that_cannot_be_decoded_are_a_fault_at_any_rate():
+    """Only some pictures a second are decoded, and their headers are whole."""
+    _, stream = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))
+    broken = stream.tobytes().replace(b"\xff\xdb", b"\xff\xfe")  # the quantization tables: a comment
+    monitor = HealthMonitor({CAMERA: COMPRESSED}, no_transforms)
+    for number in range(60):
+        ns = START_NS + number * SECOND // 30
+        with contextlib.suppress(CodecError):
+            monitor.take(CAMERA, encode_compressed(broken, "jpeg", ns, "camera"), ns)
+    assert "broken" in [finding.check for finding in monitor.findings]
+
+
+def test_broken_messages_are_forgotten_when_the_clock_is_set_back(drive):
+    monitor = HealthMonitor({LIDAR: POINTS}, no_transforms)
+    for number in range(20):
+        with pytest.raises(CodecError):
+            monitor.take(LIDAR, b"garbage", START_NS + number * SECOND // 10)
+    assert monitor.sensors[LIDAR].report().level == Level.ERROR
+    monitor.reset()
+    assert monitor.sensors[LIDAR].report().level == Level.OK
+    for number in range(7):
+        ns = START_NS - 100 * SECOND + number * SECOND // 10
+        monitor.take(LIDAR, encode_points(drive.clouds[0], ns, "lidar"), ns)
+    assert [finding.check for finding in monitor.findings] == ["broken"]
+
+
+def mono16(grey: np.ndarray, stamp_ns: int) -> bytes:
+    writer = CdrWriter()
+    writer.header(stamp_ns, "camera")
+    writer.scalars("I", *grey.shape)
+    writer.string("mono16")
+    writer.scalars("B", 0)
+    writer.scalars("I", 2 * grey.shape[1])
+    return writer.bytes_with(grey.view(np.uint8))
+
+
+def test_the_health_of_a_recording_takes_the_bits_of_the_detectors():
+    kinds, detector = {CAMERA: IMAGE}, SimpleNamespace(values={"significant_bits": 12})
+    router = SimpleNamespace(users=lambda topic: True, transforms=SimpleNamespace(lookup=no_transforms))
+    watch = SensorWatch(router, kinds, [detector])
+    rng = np.random.default_rng(1)
+    for number in range(10):
+        ns = START_NS + number * SECOND // 10
+        grey = rng.integers(0, 1 << 12, (90, 120), np.uint16)
+        watch.take(BagMessage(CAMERA, IMAGE, ns, mono16(grey, ns)))
+    assert watch.metrics(START_NS)["findings"] == []
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_12_bit_camera_is_not_dark(drive, compressed):
+    values = resolve(SensorHealth.PARAMETERS, {"significant_bits": 12})
+    if compressed:
+        values["image_topics"] = ["image_raw/compressed"]
+    loop = EventLoop(0)
+    router = Router(loop, {}, {}, Unwatched(), False)
+    host = LockstepHost(SensorHealth, GraphNode("health", "/", {}), values, loop, router, None)
+    host.component.setup()
+    monitor = host.component.monitor
+    topic = next(iter(monitor.sensors))
+    for number, picture in enumerate(drive.pictures):
+        ns = START_NS + number * SECOND // 10
+        grey = picture[..., 1].astype(np.uint16) << 4
+        if compressed:
+            _, stream = cv2.imencode(".png", grey)
+            monitor.take(topic, encode_compressed(stream.tobytes(), "png", ns, "camera"), ns)
+        else:
+            monitor.take(topic, mono16(grey, ns), ns)
+    assert monitor.findings == []
 
 
 class Unwatched(ReplayObserver):

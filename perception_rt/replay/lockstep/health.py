@@ -28,7 +28,8 @@ GAP_POLLS = 200
 class SensorWatch:
     """Watches the cameras and lidars that the nodes use, where none of the nodes is a `sensor_health`.
 
-    Whether the pictures are rectified, the graph says only to its `fusion`.
+    Whether the pictures are rectified, the graph says only to its `fusion`, and how many of their bits count
+    only to the detectors.
 
     Args:
         router: after all nodes have subscribed. recorded: message types by topic. components: of the graph.
@@ -39,7 +40,13 @@ class SensorWatch:
         used = {t: k for t, k in recorded.items() if k in (IMAGE, COMPRESSED, POINTS) and router.users(t)}
         fusions = [one for one in components if isinstance(one, Fusion)]
         rectified = any(one.values["image_is_rectified"] for one in fusions)
-        watched = HealthMonitor(used, router.transforms.lookup, image_is_rectified=rectified)
+        bits = [one.values["significant_bits"] for one in components if "significant_bits" in one.values]
+        watched = HealthMonitor(
+            used,
+            router.transforms.lookup,
+            image_is_rectified=rectified,
+            image_options={"significant_bits": min(bits, default=16)},
+        )
         self._own = watched if used and not own else None
         self._monitors = own if self._own is None else [self._own]
         self._infos = {

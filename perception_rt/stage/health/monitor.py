@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -58,6 +59,7 @@ class Sensor:
     Args:
         topic: absolute. message_type: of any type with a header. findings: list that faults are added to.
         expected_hz: 0 to learn it. picture_hz: rate at which pictures are measured.
+        image_options: `max_bytes` and `significant_bits` of `parse_image`.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Sensor:
         findings: list[Finding],
         expected_hz: float = 0.0,
         picture_hz: float = PICTURE_HZ,
+        image_options: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.topic, self.message_type = topic, message_type
         self.frame_id = ""
@@ -76,6 +79,7 @@ class Sensor:
         self.cloud = CloudHealth(topic, findings) if message_type == POINTS else None
         self.alignment = AlignmentHealth(topic, findings) if self.picture else None
         self.agreement = AgreementHealth(topic, findings) if message_type == FUSED else None
+        self._image_options = image_options
         self._broken = Check(topic, "broken", BROKEN, findings)
         self._failures: deque[bool] = deque(maxlen=LAST_MESSAGES)
         self._look_ns, self._look_every_ns = -(10**18), 1e9 / picture_hz
@@ -96,6 +100,8 @@ class Sensor:
         """Forget the latest messages after the clock was set back."""
         for part in self._parts():
             part.reset()
+        self._broken.clear(0)
+        self._failures.clear()
         self._look_ns = self.aligned_ns = -(10**18)
         self.pictures.clear()
         self.points = None
@@ -129,13 +135,14 @@ class Sensor:
         from perception_rt.codec.compressed import parse_compressed
         from perception_rt.codec.image import parse_image
 
-        image = parse_compressed(data) if self.message_type == COMPRESSED else parse_image(data)
+        parse = parse_compressed if self.message_type == COMPRESSED else parse_image
+        image = parse(data, **self._image_options)
         self.frame_id = image.frame_id
         self.timing.update(now_ns, image.stamp_ns)
         health.update(now_ns, fingerprint(image.data))
         if not 0 <= now_ns - self._look_ns < self._look_every_ns:
-            self._look_ns = now_ns
             health.look(now_ns, measure_picture(pixels_of(image)))
+            self._look_ns = now_ns  # after one that cannot be decoded, the next is tried at once
         self.pictures.append(image)
 
     def _take_cloud(self, health: CloudHealth, data: bytes, now_ns: int) -> None:
@@ -172,17 +179,17 @@ def pixels_of(image: RawImage | EncodedImage) -> np.ndarray:
     """
     import cv2
 
-    from perception_rt.codec.image import RawImage
+    from perception_rt.codec.image import RawImage, to_8_bit
 
     if isinstance(image, RawImage):
         return image.decode().pixels
     try:
-        grey = cv2.imdecode(image.data, cv2.IMREAD_GRAYSCALE)
+        grey = cv2.imdecode(image.data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         raise CodecError("data", bytes(image.data[:16]), f"not decodable: {error.err}") from error
     if grey is None:
         raise CodecError("data", bytes(image.data[:16]), f"not a decodable {image.encoding}")
-    return grey
+    return grey if grey.dtype == np.uint8 else to_8_bit(grey, image.significant_bits)
 
 
 class HealthMonitor:
@@ -192,6 +199,7 @@ class HealthMonitor:
         sensors: by absolute topic, the message type. lookup: of transforms.
         expected_hz: by topic, where it is known. picture_hz: rate at which pictures are measured.
         image_is_rectified: P of CameraInfo holds for the pictures, not K and D.
+        image_options: `max_bytes` and `significant_bits` of `parse_image`.
 
     Attributes:
         findings: all faults, newest last; bounded.
@@ -204,10 +212,13 @@ class HealthMonitor:
         expected_hz: Mapping[str, float] | None = None,
         picture_hz: float = PICTURE_HZ,
         image_is_rectified: bool = False,
+        image_options: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.findings: list[Finding] = []
         self.sensors = {
-            topic: Sensor(topic, kind, self.findings, (expected_hz or {}).get(topic, 0.0), picture_hz)
+            topic: Sensor(
+                topic, kind, self.findings, (expected_hz or {}).get(topic, 0.0), picture_hz, image_options
+            )
             for topic, kind in sensors.items()
         }
         self._lookup, self._rectified = lookup, image_is_rectified
