@@ -20,6 +20,7 @@ from bench.health_faults import (
     LIDAR,
     START_NS,
     SensorDrive,
+    covered,
     found_s,
     play,
     simulated,
@@ -256,6 +257,22 @@ def test_a_black_sky_over_a_lit_street_is_no_fault_but_a_flat_day_sky_that_turns
     assert measure_picture(street).means[3:].mean() > 50
     assert [finding.check for finding in monitor.findings] == found
     assert all(finding.found_ns <= START_NS + 5 * SECOND for finding in monitor.findings)
+
+
+@pytest.mark.parametrize(("covered_from", "found"), [(60, []), (30, ["covered"])])
+def test_a_black_sky_is_no_cover_on_a_drive_at_night_but_a_cover_of_the_road_is(drive, covered_from, found):
+    sky = drive.pictures[0].shape[0] // 3
+    monitor = HealthMonitor({CAMERA: IMAGE}, no_transforms)
+    for number in range(50):
+        picture, ns = (drive.pictures[number % 10] * 0.55).astype(np.uint8), START_NS + number * SECOND // 10
+        picture[:sky] = 3
+        figures = measure_picture(picture)
+        assert figures.means[3:].mean() < 50
+        if number >= covered_from:
+            picture = covered("bottom", 0, picture)
+        monitor.take(CAMERA, encode_image(picture, "bgr8", ns, "camera"), ns)
+    assert [finding.check for finding in monitor.findings] == found
+    assert all(3 <= (finding.found_ns - START_NS) / SECOND <= 5 for finding in monitor.findings)
 
 
 def test_a_dark_tunnel_is_told_and_its_end_is_no_cover(drive):

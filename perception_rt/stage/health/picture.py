@@ -173,6 +173,8 @@ class PictureHealth:
         """Return the black part of a picture that is otherwise bright."""
         black = flat & (means < BLACK)
         lit = np.zeros_like(black) if self._last is None else self._last.means > LIT
+        if (black & lit).mean() < LIMITS["covered"].warn / 2:
+            lit = np.zeros_like(black)  # a lamp that passed
         self._blacked = black & (lit if self._blacked is None else lit | self._blacked)
         if black.all() or not black.any() or means[~black].mean() < BRIGHT_REST:
             return 0.0
@@ -194,6 +196,13 @@ class PictureHealth:
         if flat.all() or np.median(change[~flat]) < MOVING:
             return 0.0
         dim = figures.means < LUMINOUS * np.percentile(figures.means, 95)
+        black = flat & (figures.means < BLACK)
+        if figures.means[~black].mean() < BRIGHT_REST:
+            # At night the sky is as black and still as a cover, but a cover of the lit road comes at once;
+            # what comes at once along the upper edge is the sky after a lit tunnel.
+            came = self._blacked
+            assert came is not None  # set by `_black`
+            dim &= ~black if came[0].mean() >= ACROSS else ~black | came
         return _largest(flat & dim & (change < STILL)).mean()
 
     def _lost(self, means: np.ndarray, flat: np.ndarray) -> float:
