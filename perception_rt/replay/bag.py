@@ -245,10 +245,10 @@ class Bag:
             self._report(Damage("", None, None, reason))
         by_bare = {bare(name): name for name in reversed(there)}
         for place, name in enumerate(metadata.files):
-            if not (self._path / name).exists():  # perhaps unpacked by hand, or compressed
+            if not os.path.exists(self._path / name):  # perhaps unpacked by hand, or compressed
                 metadata.files[place] = by_bare.get(bare(name), name)
         listed = {bare(name) for name in metadata.files}
-        stems = {Path(bare(name)).stem: name for name in metadata.files if (self._path / name).exists()}
+        stems = {Path(bare(name)).stem: name for name in metadata.files if os.path.exists(self._path / name)}
         for name in there:
             if bare(name) in listed:
                 continue

@@ -317,6 +317,18 @@ def test_files_unpacked_or_packed_by_hand_are_read(storage, tmp_path):
     assert read(plain) == logged
 
 
+def test_a_listed_name_that_no_file_can_have_is_missing(tmp_path):
+    logged = messages()
+    path = write(tmp_path / "bag", logged, MCAP)
+    metadata = path / "metadata.yaml"
+    name = next(file.name for file in path.iterdir() if file != metadata)
+    metadata.write_text(metadata.read_text().replace(f"- {name}", f"- {'a' * 300}.mcap\n  - {name}", 1))
+    with pytest.raises(BagError, match="is missing"):
+        Bag(path)
+    with Bag(path, salvage=True) as bag:
+        assert list(bag.messages()) == logged
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from(["", "lz4", "zstd"]), st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_one_topic_is_what_all_topics_have_of_it(seed, in_chunk, compression, checksums):
